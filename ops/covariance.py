@@ -1,0 +1,139 @@
+"""Genotype-defined covariance components as weights in variant space: K_g = Z diag(w_g) Z' / c_g."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import sparse
+
+from .cpu import CpuProducts
+
+INNER_ROWS = 1 << 14  # variants whose products are held in float64 at once
+
+
+@dataclass(frozen=True)
+class GenotypeCovariance:
+    """G components over one standardised genotype matrix Z (n, m); build it with :func:`make_covariance`.
+
+    ``weights``: (m, G) sparse, already divided by c_g and zero for variants that do not vary.
+    A *pass* is one read of the packed genotypes for both directions of a product; its cost does not depend on G.
+    """
+
+    products: CpuProducts
+    weights: sparse.csr_array
+    names: tuple[str, ...]
+    num_variants: tuple[int, ...]
+
+    @property
+    def num_samples(self) -> int:
+        return self.products.num_samples
+
+    @property
+    def num_components(self) -> int:
+        return len(self.names)
+
+    @property
+    def dtype(self) -> type:
+        return self.products.dtype
+
+    @property
+    def backend(self) -> str:
+        return self.products.name
+
+    @property
+    def overlap(self) -> float:
+        """Components a variant belongs to, on average: the cost of :meth:`apply_each` relative to one component."""
+        return max(1.0, self.weights.nnz / max(1, len(np.unique(self.weights.nonzero()[0]))))
+
+    @property
+    def traces(self) -> np.ndarray:
+        """(G,) tr(K_g), exact: a standardised variant's squared norm is its number of called genotypes."""
+        genotypes = self.products.genotypes
+        return self.weights.T @ (genotypes.num_called * (genotypes.inv_sd > 0)).astype(np.float64)
+
+    def apply(self, theta: np.ndarray, B: np.ndarray) -> np.ndarray:
+        """sum_g theta_g K_g B, (n, k) -> (n, k), in one pass for any number of components."""
+        return self.products.weighted(B, self.weights @ np.asarray(theta, np.float64))
+
+    def features(self, B: np.ndarray) -> np.ndarray:
+        """Z' B (m, k), from which every a'K_g b follows without a further pass; half a pass."""
+        return self.products.zt(B)
+
+    def inner(self, FA: np.ndarray, FB: np.ndarray) -> np.ndarray:
+        """(G, k) a_k' K_g b_k, column by column, from features of A and B; no pass."""
+        out = np.zeros((self.num_components, FA.shape[1]))
+        for first in range(0, len(FA), INNER_ROWS):
+            rows = slice(first, first + INNER_ROWS)
+            out += self.weights[rows].T @ (FA[rows].astype(np.float64) * FB[rows])
+        return out
+
+    def gram(self, F: np.ndarray) -> np.ndarray:
+        """(G, k, k) B' K_g B from features of B; no pass."""
+        columns = self.weights.tocsc()
+        out = np.empty((self.num_components, F.shape[1], F.shape[1]))
+        for g in range(self.num_components):
+            entries = slice(columns.indptr[g], columns.indptr[g + 1])
+            out[g] = _weighted_gram(F, columns.indices[entries], columns.data[entries])
+        return out
+
+    def apply_each(self, F: np.ndarray) -> np.ndarray:
+        """(G, n, k) K_g B for every g from features of B; half a pass with ``overlap`` k columns."""
+        return self.products.grouped(F, self.weights)
+
+    def diagonals(self) -> np.ndarray:
+        """(n, G) the diagonal of every K_g; half a pass."""
+        return self.products.squared_norms_by_sample(self.weights)
+
+
+def _weighted_gram(F: np.ndarray, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """F[rows]' diag(w) F[rows] in float64 sums over slabs of rows."""
+    total = np.zeros((F.shape[1], F.shape[1]))
+    for first in range(0, len(rows), INNER_ROWS):
+        slab = F[rows[first : first + INNER_ROWS]]
+        total += slab.T @ (slab * w[first : first + INNER_ROWS, None].astype(F.dtype))
+    return (total + total.T) / 2
+
+
+def make_covariance(
+    products: CpuProducts,
+    weights: np.ndarray | sparse.sparray | None = None,
+    names: Sequence[str] | None = None,
+    normalise: Literal["weights", "trace"] = "weights",
+) -> GenotypeCovariance:
+    """Components from non-negative variant weights (m, G); ``None`` is one GRM of all variants, weight 1.
+
+    normalise: "weights" divides by c_g = sum of the weights of the variants that vary (a GRM's usual m);
+    "trace" makes tr(K_g) = n exactly.  Variants that do not vary are left out of c_g and of every product.
+    Raises ValueError that names the component when its weights are negative, not finite, or all on variants that do
+    not vary.
+    """
+    m = products.num_variants
+    weights = sparse.csr_array(np.ones((m, 1)) if weights is None else weights, dtype=np.float64)
+    names = tuple(names) if names is not None else tuple(f"component_{g:03d}" for g in range(weights.shape[1]))
+    if weights.shape != (m, len(names)):
+        raise ValueError(
+            f"weights: expected ({m}, {len(names)}) for {m} variants and {len(names)} names, found {weights.shape}"
+        )
+    bad = ~np.isfinite(weights.data) | (weights.data < 0)
+    if bad.any():
+        name = names[weights.indices[np.argmax(bad)]]
+        raise ValueError(f"component {name}: weights must be finite and not negative")
+    varies = products.genotypes.inv_sd > 0
+    weights = sparse.csr_array(sparse.diags_array(varies.astype(np.float64)) @ weights)
+    weights.eliminate_zeros()
+    counts = np.diff(weights.tocsc().indptr)
+    for name, count in zip(names, counts, strict=True):
+        if count == 0:
+            raise ValueError(
+                f"component {name}: none of its variants varies among the {products.num_samples} analysed samples; "
+                "remove it or give it polymorphic variants"
+            )
+    if normalise == "trace":
+        scale = (weights.T @ products.genotypes.num_called.astype(np.float64)) / products.num_samples
+    elif normalise == "weights":
+        scale = weights.sum(axis=0)
+    else:
+        raise ValueError(f"normalise: expected 'weights' or 'trace', found {normalise!r}")
+    scaled = sparse.csr_array(weights @ sparse.diags_array(1.0 / np.asarray(scale)))
+    return GenotypeCovariance(products, scaled, names, tuple(int(count) for count in counts))

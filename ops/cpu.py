@@ -1,0 +1,183 @@
+"""Genotype products on the CPU: decode a tile with numba, multiply it with BLAS, while it is in cache.
+
+Z (n, m) is the standardised genotype matrix of ``genotypes``; it exists only one tile at a time.  A block of variants
+is decoded in chunks of samples.  With one chunk (n up to ``CHUNK_BYTES``-worth) the decoded tile serves both
+directions of a product; with more, decoding again is cheaper than writing the tile to memory.
+
+Only numpy's BLAS is called: scipy brings a second OpenBLAS, whose threads spin against the first's.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from .cpu_kernels import as_pairs, decode, pair_table
+from .genotypes import Block, PackedGenotypes, blocks, code_values
+
+BLOCK_WIDTH = 512  # variants a tile: enough rows for BLAS to run at speed, few enough to stay in cache
+CHUNK_BYTES = 1 << 15  # bytes of one variant's decoded values in a tile (8,192 samples in float32)
+GROUPED_BYTES = 1 << 28  # right-hand sides of a grouped product that are laid out at once
+
+
+@dataclass(frozen=True)
+class CpuProducts:
+    """Products with Z of ``genotypes`` in ``dtype`` (float32 tiles by default, float64 for exact comparisons).
+
+    Every method costs one read of the packed genotypes; a *pass* is both directions, Z (Z' B).
+    """
+
+    genotypes: PackedGenotypes
+    dtype: type = np.float32
+    block_width: int = BLOCK_WIDTH
+    chunk_bytes: int = CHUNK_BYTES
+
+    name = "cpu"
+
+    def __post_init__(self):
+        if np.dtype(self.dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
+            raise ValueError(f"dtype: expected float32 or float64, found {self.dtype}")
+        if self.block_width < 1 or self.chunk_bytes < 64:
+            raise ValueError(
+                f"expected block_width >= 1 and chunk_bytes >= 64, found {self.block_width}, {self.chunk_bytes}"
+            )
+
+    @property
+    def num_samples(self) -> int:
+        return self.genotypes.num_samples
+
+    @property
+    def num_variants(self) -> int:
+        return self.genotypes.num_variants
+
+    def zt(self, B: np.ndarray) -> np.ndarray:
+        """Z' B, (n, k) -> (m, k); half a pass."""
+        B = self._padded(B)
+        U = np.zeros((self.num_variants, B.shape[1]), self.dtype)
+        for_each_tile(self, lambda block, samples, T: _add(U[block.rows], T @ B[samples]))
+        return U
+
+    def z(self, U: np.ndarray) -> np.ndarray:
+        """Z U, (m, k) -> (n, k); half a pass."""
+        U = np.ascontiguousarray(U, self.dtype)
+        out = self._zero_rows(U.shape[1])
+        for_each_tile(self, lambda block, samples, T: _add(out[samples], T.T @ U[block.rows]))
+        return out[: self.num_samples]
+
+    def weighted(self, B: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """Z diag(w) Z' B, (n, k) -> (n, k), for weights w (m,); one pass."""
+        B = self._padded(B)
+        w = np.asarray(w, self.dtype)[:, None]
+        out = self._zero_rows(B.shape[1])
+        decoder = _Decoder(self)
+        for block in blocks(self.genotypes, self.block_width):
+            U = np.zeros((block.stop - block.start, B.shape[1]), self.dtype)
+            for samples, T in decoder.tiles(block):
+                U += T @ B[samples]
+            U *= w[block.rows]
+            # the last tile decoded is still in the buffer, so the way back starts with it
+            for samples, T in decoder.tiles(block, backwards=True):
+                _add(out[samples], T.T @ U)
+        return out[: self.num_samples]
+
+    def grouped(self, U: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:
+        """Z diag(W_g) Z-side products for every column g of ``weights`` (m, G): (m, k) -> (G, n, k); half a pass.
+
+        Cost: a block of variants multiplies only by the groups that have weight in it, so disjoint contiguous
+        groups together cost k columns, and groups that overlap everywhere G k.
+        """
+        U = np.ascontiguousarray(U, self.dtype)
+        weights = sparse.csr_array(weights)
+        k, groups = U.shape[1], weights.shape[1]
+        out = np.zeros((groups, 4 * self._num_bytes, k), self.dtype)
+
+        def add_block(block: Block, samples: slice, T: np.ndarray) -> None:
+            rows = weights[block.start : block.stop]
+            active = np.unique(rows.indices)
+            per_batch = max(1, GROUPED_BYTES // (len(T) * k * U.itemsize))
+            for first in range(0, len(active), per_batch):
+                batch = active[first : first + per_batch]
+                factors = rows[:, batch].toarray().astype(self.dtype)
+                right = (factors[:, :, None] * U[block.rows][:, None, :]).reshape(len(T), -1)
+                product = (T.T @ right).reshape(-1, len(batch), k)
+                for position, group in enumerate(batch):
+                    out[group, samples] += product[:, position]
+
+        for_each_tile(self, add_block)
+        return out[:, : self.num_samples]
+
+    def squared_norms_by_sample(self, weights: sparse.spmatrix) -> np.ndarray:
+        """(n, G) float64: sum_j W_jg z_ij^2, the diagonals of Z diag(W_g) Z'; half a pass."""
+        weights = sparse.csr_array(weights)
+        out = np.zeros((4 * self._num_bytes, weights.shape[1]))
+
+        def add_block(block: Block, samples: slice, T: np.ndarray) -> None:
+            out[samples] += (T * T).T @ weights[block.start : block.stop].toarray().astype(self.dtype)
+
+        for_each_tile(self, add_block)
+        return out[: self.num_samples]
+
+    @property
+    def _num_bytes(self) -> int:
+        return (self.num_samples + 3) // 4
+
+    def _zero_rows(self, k: int) -> np.ndarray:
+        return np.zeros((4 * self._num_bytes, k), self.dtype)
+
+    def _padded(self, B: np.ndarray) -> np.ndarray:
+        """B in the working type with zero rows for the bits after the last sample."""
+        if B.ndim != 2 or len(B) != self.num_samples:
+            raise ValueError(f"B: expected ({self.num_samples}, k), found {B.shape}")
+        if len(B) == 4 * self._num_bytes:
+            return np.ascontiguousarray(B, self.dtype)
+        padded = self._zero_rows(B.shape[1])
+        padded[: len(B)] = B
+        return padded
+
+
+def _add(target: np.ndarray, term: np.ndarray) -> None:
+    np.add(target, term, out=target)
+
+
+class _Decoder:
+    """Decodes tiles into one reused buffer; a tile that is asked for twice running is decoded once."""
+
+    def __init__(self, products: CpuProducts):
+        self._values = code_values(products.genotypes).astype(products.dtype)
+        self._chunk = min(products._num_bytes, products.chunk_bytes // (4 * np.dtype(products.dtype).itemsize))
+        self._num_bytes = products._num_bytes
+        self._buffer = np.empty((products.block_width, 4 * self._chunk), products.dtype)
+        self._held: tuple[int, int] | None = None
+
+    def tiles(self, block: Block, backwards: bool = False) -> Iterator[tuple[slice, np.ndarray]]:
+        """(samples, tile) for each chunk of samples; the tile (b, samples) holds until the next one is asked for."""
+        starts = range(0, self._num_bytes, self._chunk)
+        for first in reversed(starts) if backwards else starts:
+            last = min(first + self._chunk, self._num_bytes)
+            tile = self._buffer[: len(block.packed), : 4 * (last - first)]
+            if self._held != (block.start, first):
+                pairs = pair_table(self._values[block.rows])
+                decode(block.packed[:, first:last], pairs, as_pairs(tile))
+                self._held = (block.start, first)
+            yield slice(4 * first, 4 * last), tile
+
+
+def for_each_tile(products: CpuProducts, use: Callable[[Block, slice, np.ndarray], None]) -> None:
+    """Call ``use(block, samples, tile)`` for every tile of Z', in variant then sample order.
+
+    ``tile`` (variants of the block, samples) is valid only during the call.
+    """
+    decoder = _Decoder(products)
+    for block in blocks(products.genotypes, products.block_width):
+        for samples, tile in decoder.tiles(block):
+            use(block, samples, tile)
+
+
+def to_dense(genotypes: PackedGenotypes) -> np.ndarray:
+    """Z (n, m) float64, for small cohorts and tests; the one function that holds n x m numbers."""
+    rows = []
+    for_each_tile(
+        CpuProducts(genotypes, np.float64, chunk_bytes=1 << 40), lambda block, samples, T: rows.append(T.copy())
+    )
+    return np.ascontiguousarray(np.concatenate(rows).T[: genotypes.num_samples])

@@ -1,0 +1,37 @@
+"""Numba kernels of the CPU backend: decode packed bytes to a tile of values."""
+
+import numpy as np
+from numba import njit, prange
+
+
+def pair_table(values: np.ndarray) -> np.ndarray:
+    """(b, 16): the two values of four bits as one item of twice the width, so that a byte costs two moves.
+
+    values: (b, 4) float32 or float64, the value of each two-bit code of b variants.
+    """
+    half_byte = np.arange(16)
+    pairs = np.empty((len(values), 16, 2), values.dtype)
+    pairs[:, :, 0] = values[:, half_byte & 3]
+    pairs[:, :, 1] = values[:, half_byte >> 2]
+    return as_pairs(pairs)[:, :, 0]
+
+
+def as_pairs(values: np.ndarray) -> np.ndarray:
+    """The same memory, two values an item."""
+    return values.view(np.uint64 if values.dtype == np.float32 else np.complex128)
+
+
+@njit(parallel=True, cache=True)
+def decode(packed, pairs, tile):
+    """Write the values of bytes ``packed`` (b, nbytes) to ``tile`` (b, 2 * nbytes), items of two values each.
+
+    Bits past the last sample decode to some value: callers multiply them by zero rows or drop them.
+    """
+    for j in prange(packed.shape[0]):
+        table = pairs[j]
+        row = packed[j]
+        out = tile[j]
+        for i in range(len(row)):
+            byte = row[i]
+            out[2 * i] = table[byte & 15]
+            out[2 * i + 1] = table[byte >> 4]

@@ -1,0 +1,158 @@
+"""REML log-likelihood, score and average information at one theta, as functions of their own.
+
+All of them work in the complement of the fixed effects: P = A (A'VA)^-1 A' for orthonormal A with A'X = 0, so
+P B solves (I-QQ') V (I-QQ') X = (I-QQ') B.  y's units are kept: theta is in units squared.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from .covariance import as_covariance
+from .lanczos import slq
+from .linalg import column_dots, orthonormal_basis, project, symmetric
+from .pcg import pcg
+from .precondition import Preconditioner, ProjectedCore, precondition
+from .probes import probes_are_exact
+from .traces import probe_images, trace_estimates
+
+Apply = Callable[[np.ndarray], np.ndarray]
+
+
+class Loglik(NamedTuple):
+    """``value`` of the error contrasts with -(n-c)/2 log 2 pi, its Monte-Carlo SE, and its parts."""
+
+    value: float
+    mc_se: float
+    logdet: float
+    ypy: float
+    Py: np.ndarray
+
+
+class Score(NamedTuple):
+    """``score`` (G + 1,), its Monte-Carlo covariance, and the trace estimates behind it."""
+
+    score: np.ndarray
+    mc_covariance: np.ndarray
+    traces: np.ndarray
+
+
+def on_complement(Q: np.ndarray, apply_v: Apply) -> Apply:
+    """B -> (I-QQ') V B for B in the complement of Q."""
+    return lambda B: project(Q, apply_v(B))
+
+
+def apply_v_at(covariance, theta: np.ndarray) -> Apply:
+    """B -> V(theta) B = sum_g theta_g K_g B + theta_e B; one pass."""
+    theta = np.asarray(theta, np.float64)
+    return lambda B: covariance.apply(theta[:-1], B) + B.dtype.type(theta[-1]) * B
+
+
+def solve(Q, apply_v, B, preconditioner: Preconditioner | None = None, **options):
+    """P B by PCG on the complement of Q; B is projected first.  ``options`` are those of :func:`pcg`."""
+    apply_minv = None if preconditioner is None else preconditioner.apply_minv
+    return pcg(on_complement(Q, apply_v), project(Q, B), apply_minv=apply_minv, **options)
+
+
+def loglik(
+    y: np.ndarray,
+    X: np.ndarray,
+    apply_v: Apply,
+    probes: np.ndarray,
+    *,
+    preconditioner: Preconditioner | None = None,
+    tol: float = 1e-6,
+    slq_tol: float = 1e-6,
+    max_steps: int = 60,
+    Py0: np.ndarray | None = None,
+    dtype=np.float64,
+) -> Loglik:
+    """REML log-likelihood at the covariance ``apply_v`` (n, k) -> V B, from probes (n, s).
+
+    ell_R = -1/2 [log|A'VA| + y'Py] - (n-c)/2 log 2 pi (Patterson & Thompson 1971, Biometrika 58:545).  The
+    log-determinant is log|M| exactly plus tr log(M^-1/2 V M^-1/2) by Lanczos quadrature; M = I without preconditioner.
+    y (n,), X (n, c).  Cost: the Lanczos steps' passes of s columns and one column for y.
+    """
+    Q = orthonormal_basis(X)
+    n, c = Q.shape
+    target = project(Q, np.asarray(y, np.float64)[:, None]).astype(dtype)
+    solved = solve(Q, apply_v, target, preconditioner, tol=tol, X0=Py0, check=False)
+    Z = project(Q, probes.astype(dtype))
+    apply_a = on_complement(Q, apply_v)
+    control_mean, log_m = None, 0.0
+    if preconditioner is not None:
+        inner = apply_a
+
+        def apply_a(B):
+            return preconditioner.apply_power(inner(preconditioner.apply_power(B, -0.5)), -0.5)
+
+        control_mean, log_m = float(n - c), preconditioner.logdet
+    quadrature = slq(apply_a, Z, np.log, max_steps=max_steps, tol=slq_tol, control_mean=control_mean)
+    logdet = quadrature.estimate + log_m
+    ypy = float(column_dots(target, solved.X)[0])
+    value = -0.5 * (logdet + ypy) - 0.5 * (n - c) * np.log(2 * np.pi)
+    mc_se = 0.0 if probes_are_exact(probes) else 0.5 * quadrature.mc_se
+    return Loglik(value, mc_se, logdet, ypy, solved.X)
+
+
+def score(
+    theta: np.ndarray,
+    y: np.ndarray,
+    X: np.ndarray,
+    covariance,
+    probes: np.ndarray,
+    *,
+    core: ProjectedCore | None = None,
+    tol: float = 1e-6,
+) -> Score:
+    """d ell_R / d theta = 1/2 [y'P K_g P y - tr(P K_g)] for g = 1..G and the residual, last.
+
+    covariance: any :class:`~gpu_reml.reml.covariance.Covariance` or dense matrices [K_1, ...].  ``core`` brings the
+    preconditioner and the control variates; without it the traces are plain Hutchinson.
+    """
+    covariance = as_covariance(covariance)
+    theta = np.asarray(theta, np.float64)
+    Q = orthonormal_basis(X)
+    preconditioner = None if core is None else precondition(core, theta)
+    B = np.column_stack([np.asarray(y, np.float64), probes]).astype(covariance.dtype)
+    PB = solve(Q, apply_v_at(covariance, theta), B, preconditioner, tol=tol).X
+    images = probe_images(covariance, core, project(Q, B[:, 1:]))
+    traces = trace_estimates(covariance, theta, images, PB[:, 1:], preconditioner)
+    mc = np.zeros((len(theta),) * 2) if probes_are_exact(probes) else traces.covariance / 4
+    return Score((quadratic_forms(covariance, PB[:, :1]) - traces.mean) / 2, mc, traces.mean)
+
+
+def quadratic_forms(covariance, Py: np.ndarray) -> np.ndarray:
+    """(G + 1,) y'P K_g P y, residual last, from Py (n, 1); half a pass of one column."""
+    F = covariance.features(Py)
+    return np.append(covariance.inner(F, F)[:, 0], column_dots(Py, Py)[0])
+
+
+def component_images(covariance, Py: np.ndarray) -> np.ndarray:
+    """(n, G + 1) [K_1 Py, .., K_G Py, Py]; a pass of one column, times the overlap."""
+    images = covariance.apply_each(covariance.features(Py))
+    return np.column_stack([*(image[:, 0] for image in images), Py[:, 0]])
+
+
+def average_information(
+    theta: np.ndarray, y: np.ndarray, X: np.ndarray, covariance, *, core: ProjectedCore | None = None, tol: float = 1e-6
+) -> np.ndarray:
+    """(G + 1, G + 1) AI_gh = 1/2 y'P K_g P K_h P y: no traces, so no Monte-Carlo error.
+
+    Source: Gilmour, Thompson & Cullis 1995, Biometrics 51:1440, equation 7 (there for a different parameterisation).
+    """
+    covariance = as_covariance(covariance)
+    theta = np.asarray(theta, np.float64)
+    Q = orthonormal_basis(X)
+    preconditioner = None if core is None else precondition(core, theta)
+    apply_v = apply_v_at(covariance, theta)
+    B = np.asarray(y, np.float64)[:, None].astype(covariance.dtype)
+    Py = solve(Q, apply_v, B, preconditioner, tol=tol).X
+    F = project(Q, component_images(covariance, Py))
+    return ai_matrix(F, solve(Q, apply_v, F, preconditioner, tol=tol).X)
+
+
+def ai_matrix(F: np.ndarray, PF: np.ndarray) -> np.ndarray:
+    """1/2 F'PF in float64 from F = [K_g Py] and its solves (n, G + 1)."""
+    return symmetric(F.T.astype(np.float64) @ PF.astype(np.float64)) / 2

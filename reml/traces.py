@@ -1,0 +1,77 @@
+"""Hutchinson traces tr(P K_g) with control variates of known expectation, and their per-probe values (DESIGN 5)."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .covariance import Covariance
+from .lanczos import regression_slope
+from .linalg import column_dots
+from .precondition import Preconditioner, ProjectedCore
+
+
+class ProbeImages(NamedTuple):
+    """Probes (n, s) projected off X, their features, and the control z'(I-UU')K_g z (G, s); fixed for a whole fit."""
+
+    Z: np.ndarray
+    features: Any
+    control: np.ndarray | None
+
+
+class TraceEstimates(NamedTuple):
+    """``per_probe`` (G + 1, s): unbiased values of tr(P K_1) .. tr(P K_G), tr(P); ``slope`` of the pooled control."""
+
+    per_probe: np.ndarray
+    slope: float
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self.per_probe.mean(axis=1)
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Monte-Carlo covariance (G + 1, G + 1) of :attr:`mean`; one degree of freedom goes to the slope."""
+        s = self.per_probe.shape[1]
+        if s < 3:
+            return np.full((len(self.per_probe),) * 2, np.nan)
+        centred = self.per_probe - self.mean[:, None]
+        return centred @ centred.T / (s * (s - 1 - (self.slope != 0)))
+
+
+def probe_images(covariance: Covariance, core: ProjectedCore | None, Z: np.ndarray) -> ProbeImages:
+    """Features of projected probes, and the control of ``core``; half a pass, another for the control."""
+    F = covariance.features(Z)
+    if core is None:
+        return ProbeImages(Z, F, None)
+    if not core.rank:
+        return ProbeImages(Z, F, covariance.inner(F, F))
+    tail = Z - core.U @ (core.U.T @ Z)
+    return ProbeImages(Z, F, covariance.inner(covariance.features(tail), F))
+
+
+def trace_estimates(
+    covariance: Covariance,
+    theta: np.ndarray,
+    images: ProbeImages,
+    PZ: np.ndarray,
+    preconditioner: Preconditioner | None,
+) -> TraceEstimates:
+    """tr(P K_g) and tr(P) from solves P Z of the probes (n, s); half a pass.
+
+    With a preconditioner M:  tr(P K_g) = tr(M^-1 K_g) + mean z'(P - M^-1)K_g z - a (mean z'(I-UU')K_g z - tr),
+    where M's trace and the control's are exact and a is one regression slope over probes and components.  Without:
+    plain Hutchinson (Hutchinson 1990, Comm. Stat. Simul. 19:433).  tr(P) follows from sum_h theta_h tr(P K_h) = n - c,
+    so the residual's error is the mirror image of the components'.
+    """
+    Z = images.Z
+    if preconditioner is None:
+        genetic = covariance.inner(covariance.features(PZ), images.features)
+        return TraceEstimates(np.vstack([genetic, column_dots(PZ, Z)]), 0.0)
+    core = preconditioner.core
+    difference = PZ - preconditioner.apply_minv(Z)
+    values = covariance.inner(covariance.features(difference), images.features)
+    slope = regression_slope(values, images.control) if Z.shape[1] > 2 else 0.0
+    genetic = preconditioner.inverse_traces[:, None] + values
+    genetic -= slope * (images.control - core.tail_traces[:, None])
+    residual = (core.dimension - theta[:-1] @ genetic) / theta[-1]
+    return TraceEstimates(np.vstack([genetic, residual]), slope)
