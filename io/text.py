@@ -1,0 +1,140 @@
+"""Delimited text as strings: one reader for every table, which can name the line of any row.
+
+pandas does the parsing.  Line numbers are not kept but recovered when an error has to be reported, so a file without
+errors pays nothing for them.
+"""
+
+import csv
+import gzip
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import pandas as pd
+
+from .errors import InputError
+
+WHITESPACE = r"\s+"
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """``fields``: one string column (0, 1, ...) for each field and one row for each line that is not blank."""
+
+    path: Path
+    sep: str
+    fields: pd.DataFrame
+
+    def line(self, row: int) -> int:
+        """One-based number of the line that row ``row`` came from (reads the file again)."""
+        for position, (number, _) in enumerate(_lines(self.path, self.sep)):
+            if position == row:
+                return number
+        raise IndexError(f"{self.path} has no row {row}")
+
+    def where(self, row: int) -> str:
+        """``path, line 12``: the start of an error message."""
+        return f"{self.path}, line {self.line(row)}"
+
+
+def open_text(path: Path) -> TextIO:
+    """Open text (also gzip, by suffix) as UTF-8 and drop the byte-order mark that spreadsheets write."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return open(path, encoding="utf-8-sig", newline="")
+
+
+def _lines(path: Path, sep: str) -> Iterator[tuple[int, str]]:
+    """Lines that hold something, with their one-based numbers."""
+    with open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip(" \t\r\n" + ("," if sep == "," else "")):
+                yield number, line.rstrip("\r\n")
+
+
+def _split(line: str, sep: str) -> list[str]:
+    if sep == ",":
+        return next(csv.reader([line]))
+    if sep == "\t":
+        return line.split("\t")
+    return re.split(r"[ \t]+", line.strip(" \t"))
+
+
+def _find_separator(path: Path, line: str) -> str:
+    """Comma in a .csv file; tab where every field of the first line is one word; else any run of blanks."""
+    if path.name.removesuffix(".gz").endswith(".csv") and "," in line:
+        return ","
+    words = [field.strip() for field in line.split("\t")]
+    return "\t" if len(words) > 1 and not any(" " in word for word in words) else WHITESPACE
+
+
+def _raise_if_ragged(path: Path, sep: str, width: int) -> None:
+    for position, (number, line) in enumerate(_lines(path, sep)):
+        fields = _split(line, sep)
+        if position == 0:
+            first = number
+        if len(fields) != width:
+            ids = " ".join(fields[:2])
+            raise InputError(
+                f"{path}, line {number} ({ids}): expected {width} fields as in line {first}, found {len(fields)}; "
+                f"fields are separated by {_SEPARATOR_NAMES[sep]}: complete the line, writing NA for a missing value"
+            )
+
+
+_SEPARATOR_NAMES = {WHITESPACE: "blanks or tabs", "\t": "tabs", ",": "commas"}
+
+
+def read_text_table(path: str | Path, what: str, layout: str, min_width: int, sep: str | None = None) -> TextTable:
+    """Read a delimited text file; every line has as many fields as the first.
+
+    ``what`` names the file in errors ("phenotype"), ``layout`` the fields it should have ("FID IID value");
+    ``sep=None`` finds the separator from the file name and the first line.  An empty file gives no rows.
+
+    Raises:
+        InputError: no such file, not text, a first line of fewer than ``min_width`` fields, or a line of another length.
+    """
+    path = Path(path)
+    try:
+        return _read_text_table(path, layout, min_width, sep)
+    except FileNotFoundError:
+        raise InputError(f"{what} file not found: {path}; check the path") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: the {what} file is not UTF-8 text ({error.reason}); save it as plain text") from None
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: the {what} file cannot be read ({reason}); check it and its permissions") from None
+
+
+def _read_text_table(path: Path, layout: str, min_width: int, sep: str | None) -> TextTable:
+    start = next(_lines(path, ""), None)
+    if start is None:
+        return TextTable(path, sep or WHITESPACE, pd.DataFrame(columns=range(min_width), dtype=str))
+    number, line = start
+    sep = sep or _find_separator(path, line)
+    width = len(_split(line, sep))
+    if width < min_width:
+        commas = "; commas separate fields only in a file named .csv" if sep != "," and "," in line else ""
+        raise InputError(f"{path}, line {number}: expected {layout}, found {width} field(s){commas}")
+    try:
+        with open_text(path) as file:
+            fields = pd.read_csv(
+                file,
+                sep=sep,
+                header=None,
+                names=range(width + 1),  # one more than expected: a long line shows there
+                index_col=False,
+                dtype=str,
+                keep_default_na=False,
+                quoting=csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE,
+            )
+    except pd.errors.ParserError as error:
+        _raise_if_ragged(path, sep, width)
+        raise InputError(f"{path}: {str(error).strip()}; check quotes and separators") from None
+    if sep != WHITESPACE:
+        fields = fields.apply(lambda column: column.str.strip())
+        fields = fields[(fields != "").any(axis=1)].reset_index(drop=True)
+    if (fields[width] != "").any() or (fields[width - 1] == "").any():
+        _raise_if_ragged(path, sep, width)
+    return TextTable(path, sep, fields.drop(columns=width))

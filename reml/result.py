@@ -1,0 +1,207 @@
+"""What a fit returns: one frozen result, its status, and its views (frame, dict, text)."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .inference import Derived, Lrt, heritability, shares_of_genetic, total_variance
+
+
+class Status(Enum):
+    """How a fit ended; the value is the message, with the remedy."""
+
+    CONVERGED = "converged"
+    MAX_ITERATIONS = (
+        "the iteration limit was reached before the step fell under the tolerance; raise --max-iterations, or look for "
+        "components that can hardly be told apart"
+    )
+    SOLVER_STALLED = (
+        "a linear solve did not reach its tolerance within the PCG iteration limit; raise --precond-rank, or use "
+        "float64 products (--dtype float64)"
+    )
+
+
+class Record(NamedTuple):
+    """One iteration, scalars only.  ``theta`` in y's units squared, residual last; ``decrement`` before the step."""
+
+    iteration: int
+    theta: tuple[float, ...]
+    decrement: float
+    score_norm: float
+    pcg_iterations: int
+    num_probes: int
+    column_passes: float
+
+
+class FixedEffects(NamedTuple):
+    """Generalised least squares: ``estimate`` (c,) and ``covariance`` (c, c) = (X'V^-1X)^-1."""
+
+    estimate: np.ndarray
+    covariance: np.ndarray
+
+    @property
+    def se(self) -> np.ndarray:
+        return np.sqrt(np.diag(self.covariance))
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A REML fit.  Variances are in the phenotype's units squared; ``theta`` has the residual last.
+
+    ``covariance``: sampling covariance of theta, the inverse average information.  ``mc_covariance``: Monte-Carlo
+    covariance from the probes, a separate error that more probes reduce (zero on components held at their bound).
+    ``loglik``: log-likelihood of the error contrasts, with -(n-c)/2 log 2 pi; ``loglik_gcta``: the convention of GCTA,
+    -1/2 (log|V| + log|X'V^-1X| + y'Py), which depends on how X is coded.
+    """
+
+    status: Status
+    names: tuple[str, ...]
+    theta: np.ndarray
+    covariance: np.ndarray
+    mc_covariance: np.ndarray
+    mean_traces: np.ndarray
+    at_bound: np.ndarray
+    num_samples: int
+    num_fixed: int
+    loglik: float
+    loglik_gcta: float
+    loglik_null: float
+    loglik_mc_se: float
+    lrt: Lrt
+    fixed_effects: FixedEffects
+    num_probes: int
+    mc_ratio: float
+    mc_target: float
+    rank: int
+    column_passes: float
+    history: tuple[Record, ...]
+
+    @property
+    def converged(self) -> bool:
+        return self.status is Status.CONVERGED
+
+    @property
+    def se(self) -> np.ndarray:
+        """(G + 1,) sampling standard errors of theta."""
+        return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def mc_se(self) -> np.ndarray:
+        """(G + 1,) Monte-Carlo standard errors of theta."""
+        return np.sqrt(np.maximum(np.diag(self.mc_covariance), 0))
+
+    def _derived(self, function) -> Derived:
+        return function(self.theta, self.mean_traces, self.covariance, self.mc_covariance)
+
+    @property
+    def h2(self) -> Derived:
+        """h2 of every component, then of all together (G + 1,); weighted by tr(K_g) / n."""
+        return self._derived(heritability)
+
+    @property
+    def shares(self) -> Derived:
+        """(G,) shares of the genetic variance."""
+        return self._derived(shares_of_genetic)
+
+    @property
+    def vp(self) -> Derived:
+        """Phenotypic variance given the fixed effects, (1,)."""
+        return self._derived(total_variance)
+
+    @property
+    def mc_target_met(self) -> bool:
+        return bool(self.mc_ratio <= self.mc_target)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per variance component, residual last."""
+        G = len(self.names)
+        h2, shares = self.h2, self.shares
+        return pd.DataFrame(
+            {
+                "component": [*self.names, "residual"],
+                "variance": self.theta,
+                "se": self.se,
+                "mc_se": self.mc_se,
+                "h2": np.append(h2.estimate[:G], np.nan),
+                "h2_se": np.append(h2.se[:G], np.nan),
+                "h2_mc_se": np.append(h2.mc_se[:G], np.nan),
+                "share": np.append(shares.estimate, np.nan),
+                "share_se": np.append(shares.se, np.nan),
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, ready for JSON; the keys of OUT.json that belong to the fit."""
+        frame = self.to_frame()
+        h2 = self.h2
+        rows = frame.to_dict("records")
+        components = [
+            {**row, "name": row["component"], "trace": float(t * self.num_samples), "at_bound": bool(b)}
+            for row, t, b in zip(rows[:-1], self.mean_traces, self.at_bound, strict=False)
+        ]
+        for component in components:
+            del component["component"]
+        residual = {"name": "residual", **{key: rows[-1][key] for key in ("variance", "se", "mc_se")}}
+        return {
+            "status": self.status.name.lower(),
+            "message": self.status.value,
+            "converged": self.converged,
+            "n": self.num_samples,
+            "loglik": self.loglik,
+            "loglik_convention": "error contrasts, including -(n-c)/2 log(2 pi)",
+            "loglik_gcta": self.loglik_gcta,
+            "loglik_null": self.loglik_null,
+            "loglik_mc_se": self.loglik_mc_se,
+            "lrt": self.lrt.statistic,
+            "lrt_mc_se": self.lrt.mc_se,
+            "lrt_df": self.lrt.df,
+            "lrt_p": self.lrt.p,
+            "lrt_weights": self.lrt.weights,
+            "h2": {"estimate": h2.estimate[-1], "se": h2.se[-1], "mc_se": h2.mc_se[-1]},
+            "vp": {"estimate": self.vp.estimate[0], "se": self.vp.se[0], "mc_se": self.vp.mc_se[0]},
+            "components": components,
+            "residuals": [residual],
+            "covariance": self.covariance,
+            "mc_covariance": self.mc_covariance,
+            "num_probes": self.num_probes,
+            "mc_se_over_se": self.mc_ratio,
+            "mc_target": self.mc_target,
+            "mc_target_met": self.mc_target_met,
+            "precond_rank": self.rank,
+            "passes": self.column_passes,
+            "iterations": len(self.history),
+        }
+
+    def summary(self) -> str:
+        """The table a person reads."""
+        G = len(self.names)
+        h2, shares = self.h2, self.shares
+        width = max(12, *(len(name) for name in self.names))
+        lines = [f"{'component':{width}s} {'variance':>12s} {'SE':>10s} {'MC error':>10s} {'h2':>9s} {'SE':>8s} {'share':>7s}"]
+        for g, name in enumerate([*self.names, "residual"]):
+            line = f"{name:{width}s} {self.theta[g]:12.6g} {self.se[g]:10.4g} {self.mc_se[g]:10.2g}"
+            if g < G:
+                share = f"{shares.estimate[g]:7.1%}" if np.isfinite(shares.estimate[g]) else f"{'-':>7s}"
+                line += f" {h2.estimate[g]:9.5f} {h2.se[g]:8.5f} {share}"
+                line += "  at bound" if self.at_bound[g] else ""
+            lines.append(line)
+        vp = self.vp
+        lines.append(f"{'phenotypic':{width}s} {vp.estimate[0]:12.6g} {vp.se[0]:10.4g} {vp.mc_se[0]:10.2g}")
+        lines += [
+            "",
+            f"h2 = {h2.estimate[-1]:.6f}  SE {h2.se[-1]:.6f}  Monte-Carlo error {h2.mc_se[-1]:.2g}",
+            f"log-likelihood {self.loglik:.4f} (Monte-Carlo error {self.loglik_mc_se:.2g}), null {self.loglik_null:.4f}; "
+            f"LRT {self.lrt.statistic:.3f} on {self.lrt.df} df, p = {self.lrt.p:.3g}",
+        ]
+        return "\n".join(lines)
+
+
+class ConvergenceError(ArithmeticError):
+    """A fit that did not converge; ``result`` holds where it stood (None when not even a first step was possible)."""
+
+    def __init__(self, message: str, result: FitResult | None = None):
+        super().__init__(message)
+        self.result = result
