@@ -32,7 +32,11 @@ MOMENT_BYTES = 1 << 28  # most memory that K_g z of the start's probes may take
 
 @dataclass(frozen=True)
 class SolverSettings:
-    """Relative residuals at which linear solves stop, by what they are for."""
+    """Relative residuals at which linear solves stop, by what they are for.
+
+    ``probes`` is the loosest for probe solves: a step that changes V by a share of it needs solves that see the change,
+    so they tighten to a tenth of the last step's relative size (a warm start would otherwise pass unchanged).
+    """
 
     y: float = 1e-4
     probes: float = 1e-2
@@ -178,6 +182,14 @@ def prepare(covariance, Q, y, probes: Probes, settings: FitSettings) -> Problem:
     return Problem(covariance, Q, y, lower, found, core, settings)
 
 
+def probe_tolerance(solver: SolverSettings, theta: np.ndarray, warm: Evaluation | None) -> float:
+    """Tolerance of the probe solves at theta: a tenth of the relative change of V since ``warm``, at most the loosest."""
+    if warm is None:
+        return solver.probes
+    change = np.abs(theta - warm.theta).sum() / theta.sum()
+    return float(np.clip(0.1 * change, min(solver.final, solver.probes), solver.probes))
+
+
 def evaluate(problem: Problem, theta: np.ndarray, images: ProbeImages, warm: Evaluation | None) -> Evaluation:
     """Score and average information at theta, with solves that start from ``warm``."""
     covariance, Q, solver = problem.covariance, problem.Q, problem.settings.solver
@@ -191,7 +203,7 @@ def evaluate(problem: Problem, theta: np.ndarray, images: ProbeImages, warm: Eva
         if PB0.shape[1] < 1 + s:
             fresh = preconditioner.apply_minv(images.Z[:, PB0.shape[1] - 1 :])
             PB0 = np.concatenate([PB0, fresh], axis=1)
-    tol = np.append(solver.y, np.full(s, solver.probes))
+    tol = np.append(solver.y, np.full(s, probe_tolerance(solver, theta, warm)))
     options = {"max_iterations": solver.max_iterations, "check": False}
     solved = likelihood.solve(Q, apply_v, B, preconditioner, tol=tol, X0=PB0, **options)
     Py = solved.X[:, :1]
