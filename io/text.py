@@ -93,7 +93,7 @@ def read_text_table(path: str | Path, what: str, layout: str, min_width: int, se
     ``sep=None`` finds the separator from the file name and the first line.  An empty file gives no rows.
 
     Raises:
-        InputError: no such file, not text, a first line of fewer than ``min_width`` fields, or a line of another length.
+        InputError: no such file, not text, fewer than ``min_width`` fields, or a line of another length than the first.
     """
     path = Path(path)
     try:

@@ -4,6 +4,7 @@ from .threads import prefer_sleeping_threads
 
 prefer_sleeping_threads()
 
+from .backend import make_products, resolve_backend  # noqa: E402
 from .covariance import GenotypeCovariance, make_covariance  # noqa: E402
 from .cpu import CpuProducts, to_dense  # noqa: E402
 from .genotypes import PackedGenotypes, code_values, standardise  # noqa: E402
@@ -16,7 +17,9 @@ __all__ = [
     "PackedGenotypes",
     "code_values",
     "make_covariance",
+    "make_products",
     "pack",
+    "resolve_backend",
     "standardise",
     "take_samples",
     "to_dense",

@@ -27,6 +27,7 @@ from .result import ConvergenceError, FitResult, FixedEffects, Record, Status
 from .step import SingularInformationError, Step, ai_step
 from .traces import ProbeImages, TraceEstimates, probe_images, trace_estimates
 
+SMALL_STEP = 1e-2  # decrement (0.1 standard errors) from which steps are trusted and Monte-Carlo errors known
 MOMENT_BYTES = 1 << 28  # most memory that K_g z of the start's probes may take
 
 
@@ -69,7 +70,7 @@ class FitSettings:
     """``tol``: the Newton decrement (squared step in standard errors) that ends a fit, after that step is taken."""
 
     max_iterations: int = 50
-    tol: float = 1e-5
+    tol: float = 1e-4
     residual_floor: float = 1e-6  # smallest residual variance, as a share of y's
     solver: SolverSettings = field(default_factory=SolverSettings)
     probes: ProbeSettings = field(default_factory=ProbeSettings)
@@ -249,7 +250,7 @@ def step(problem: Problem, state: FitState) -> tuple[FitState, Evaluation]:
     if state.step is not None and state.halvings < 8:
         direction = state.step.direction
         before, now = state.last.score @ direction, here.score @ direction
-        if now < -0.5 * abs(before):
+        if state.step.decrement > SMALL_STEP and now < -0.5 * abs(before):
             cut = state.step._replace(direction=direction * (before / (before - now)))
             theta = np.maximum(state.last.theta + cut.direction, problem.lower)
             kept = state.last._replace(PB=here.PB, PF=here.PF)
@@ -285,12 +286,13 @@ def iterate(problem: Problem, probes: Probes, start, scale: float, callback):
             callback(record)
         if not here.solved:
             return state, here, history, Status.SOLVER_STALLED
-        if converged(problem, state):
-            wanted = probes_wanted(problem, probes, state, here)
-            if wanted <= state.images.Z.shape[1]:
-                return state, here, history, Status.CONVERGED
-            images = extend_images(problem, probes, state.images, wanted)
-            state = FitState(state.theta, images, here)
+        if state.halvings or state.step.decrement > max(SMALL_STEP, settings.tol):
+            continue
+        wanted = probes_wanted(problem, probes, state, here)
+        if wanted > state.images.Z.shape[1]:
+            state = FitState(state.theta, extend_images(problem, probes, state.images, wanted), here)
+        elif converged(problem, state):
+            return state, here, history, Status.CONVERGED
     return state, here, history, Status.MAX_ITERATIONS
 
 

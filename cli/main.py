@@ -1,0 +1,58 @@
+"""Entry point of ``gpu-reml``: threads first, then the work, then one line and an exit code for what went wrong.
+
+Nothing heavy is imported before the number of threads is in the environment, where BLAS and numba look for it once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from .options import make_parser
+
+EXIT_OK, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_INTERRUPTED = 0, 2, 3, 130
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def limit_threads(threads: int) -> int:
+    """Put the number of threads where BLAS and numba read it; 0 means those this process may run on."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = threads or available
+    for name in THREAD_VARIABLES:
+        os.environ[name] = str(threads)
+    return threads
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run gpu-reml; returns the exit code."""
+    options = make_parser(version("gpu-reml")).parse_args(argv)
+    threads = limit_threads(options.threads)
+    try:
+        from .reml import reml_command
+
+        converged = reml_command(options, threads)
+    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
+        return report_failure(error)
+    except KeyboardInterrupt:
+        print("gpu-reml: interrupted; nothing was written", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_OK if converged else EXIT_NOT_CONVERGED
+
+
+def report_failure(error: Exception) -> int:
+    """One line on stderr and the exit code, for errors that a user can mend; others are re-raised."""
+    from gpu_reml.reml import BreakdownError, ConvergenceError
+
+    if isinstance(error, ConvergenceError | BreakdownError):
+        print(f"gpu-reml: not converged: {error}", file=sys.stderr)
+        return EXIT_NOT_CONVERGED
+    if isinstance(error, MemoryError):
+        error = MemoryError(f"out of memory ({error}); use fewer --max-probes, a smaller --precond-rank or fewer components")
+    elif isinstance(error, ArithmeticError):
+        raise error
+    print(f"gpu-reml: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return EXIT_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

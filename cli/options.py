@@ -1,0 +1,130 @@
+"""The command line of gpu-reml: PLINK and GCTA spelling first, the reference system's flags as aliases."""
+
+import argparse
+
+EPILOG = """\
+examples:
+  gpu-reml --bfile data --pheno pheno.txt --pheno-name height --qcovar age.txt --covar sex.txt --out height
+  gpu-reml --bfile common,rare --pheno pheno.txt --out two_components
+  gpu-reml --bfile data --component-spec sets.json --pheno pheno.txt --out partitioned
+
+exit codes: 0 converged, 2 invalid input or unwritable output, 3 not converged (results are written), 130 interrupted.
+"""
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, found {text}")
+    return value
+
+
+def count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, found {text}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
+    return value
+
+
+def make_parser(version: str) -> argparse.ArgumentParser:
+    """The parser of gpu-reml."""
+    parser = argparse.ArgumentParser(
+        prog="gpu-reml",
+        description="REML variance components and SNP heritability from packed genotypes, matrix-free.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"gpu-reml {version}")
+    add_data(parser.add_argument_group("data"))
+    add_model(parser.add_argument_group("model and accuracy"))
+    add_compute(parser.add_argument_group("compute"))
+    add_output(parser.add_argument_group("output"))
+    return parser
+
+
+def add_data(group) -> None:
+    group.add_argument(
+        "--bfile", "--bed-prefix", dest="bfile", metavar="PREFIX[,PREFIX...]", required=True,
+        help="PLINK 1 filesets; several, separated by commas, are one variance component each",
+    )  # fmt: skip
+    group.add_argument(
+        "--pheno", "--pheno-txt", dest="pheno", metavar="FILE", required=True,
+        help="phenotypes: FID IID value..., with or without a header; NA, nan, -9 and empty are missing",
+    )  # fmt: skip
+    which = group.add_mutually_exclusive_group()
+    which.add_argument("--pheno-name", metavar="NAME", help="phenotype column by name")
+    which.add_argument("--mpheno", type=positive_int, metavar="N", help="phenotype column by number (default 1)")
+    numeric = group.add_mutually_exclusive_group()
+    numeric.add_argument("--qcovar", metavar="FILE", help="quantitative covariates: FID IID value...")
+    numeric.add_argument("--covar-txt", dest="qcovar", metavar="FILE", help="the same (the reference system's name)")
+    group.add_argument("--covar", metavar="FILE", help="categorical covariates: FID IID level...")
+    group.add_argument("--keep", "--keep-path", dest="keep", metavar="FILE", help="analyse only these samples")
+    group.add_argument("--remove", metavar="FILE", help="leave these samples out")
+
+
+def add_model(group) -> None:
+    group.add_argument(
+        "--component-spec", metavar="FILE",
+        help="variance components as sets of variants of one fileset: .json or .npz with zero-based variant indices",
+    )  # fmt: skip
+    group.add_argument(
+        "--normalise", choices=("weights", "trace"), default="weights",
+        help="scale of K: divide by the sum of weights (a GRM's usual m), or so that tr(K) = n",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-probes", "--n-rand-vec", dest="max_probes", type=positive_int, default=256, metavar="N",
+        help="most probes to use for the traces (default 256)",
+    )  # fmt: skip
+    group.add_argument("--first-probes", type=positive_int, default=16, metavar="N", help="probes to start with")
+    group.add_argument(
+        "--mc-target", type=positive_float, default=0.1, metavar="X",
+        help="add probes until every Monte-Carlo error is at most X standard errors (default 0.1)",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-iterations", "--minq-iter", dest="max_iterations", type=positive_int, default=50, metavar="N"
+    )
+    group.add_argument("--seed", type=count, default=0, help="seed of the probes (default 0)")
+
+
+def add_compute(group) -> None:
+    group.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "gpu"), default="auto",
+        help="auto takes a CUDA device when there is one; gpu is another name of cuda",
+    )  # fmt: skip
+    group.add_argument(
+        "--threads", "--cpu-threads", "--thread-num", dest="threads", type=count, default=0, metavar="N",
+        help="CPU threads (default 0: all that this process may use)",
+    )  # fmt: skip
+    group.add_argument(
+        "--dtype", choices=("float32", "float64"), default="float32", help="precision of the genotype products"
+    )
+    group.add_argument(
+        "--precond-rank", type=count, metavar="R", help="rank of the preconditioner (default 3 sqrt(n), at most n / 4)"
+    )
+    group.add_argument(
+        "--gpu-budget-gib", "--gpu-budget-gb", dest="gpu_budget_gib", type=float, default=0.0, metavar="GIB",
+        help="device memory to stay within (0: no limit); refused when the packed genotypes do not fit",
+    )  # fmt: skip
+    group.add_argument(
+        "--ring-depth", type=count, default=0, metavar="N",
+        help="accepted for compatibility: genotypes stay on the device, nothing is streamed",
+    )  # fmt: skip
+
+
+def add_output(group) -> None:
+    group.add_argument(
+        "--out", "--out-prefix", dest="out", metavar="PREFIX", default="gpu_reml",
+        help="results go to PREFIX.json, .hsq, .log and .history.tsv (default gpu_reml)",
+    )  # fmt: skip
+    group.add_argument("--keep-out", metavar="FILE", help="write the analysed samples")
+    group.add_argument("--dropped-out", metavar="FILE", help="write the samples left out, with the reason")
+    group.add_argument("--verbose", action="store_true", help="print every iteration")
+    group.add_argument("--non-verbose", "--quiet", dest="quiet", action="store_true", help="print only the results")

@@ -1,0 +1,41 @@
+"""Progress on stderr: a bar when it is a terminal, silence when it is not."""
+
+import math
+import sys
+import time
+
+from tqdm import tqdm
+
+from gpu_reml.reml import Record
+
+
+class Progress:
+    """Follows column-passes and iterations of one fit; ``seconds`` since the start at every iteration."""
+
+    def __init__(self, tol: float, verbose: bool, quiet: bool):
+        self._tol, self._verbose = tol, verbose
+        self._bar = tqdm(unit="pass", leave=False, file=sys.stderr, disable=True if quiet else None, smoothing=0.1)
+        self._start = time.perf_counter()
+        self.seconds: list[float] = []
+
+    def passes(self, done: float) -> None:
+        """Called after every product with the column-passes done so far."""
+        self._bar.update(done - self._bar.n)
+
+    def iteration(self, record: Record) -> None:
+        """Called after every iteration; the expected total extrapolates how fast the step shrinks."""
+        self.seconds.append(time.perf_counter() - self._start)
+        each = record.column_passes / record.iteration
+        left = max(1.0, math.log10(max(record.decrement / self._tol, 1.0)) / 2) + 1.5
+        self._bar.total = record.column_passes + each * left
+        self._bar.set_postfix_str(f"iteration {record.iteration}, change {math.sqrt(record.decrement):.2g} SE")
+        if self._verbose:
+            theta = " ".join(f"{value:.6g}" for value in record.theta)
+            tqdm.write(
+                f"iteration {record.iteration}: variances {theta}; step {math.sqrt(record.decrement):.3g} SE; "
+                f"{record.pcg_iterations} PCG steps; {record.num_probes} probes; {record.column_passes:.0f} passes",
+                file=sys.stderr,
+            )
+
+    def close(self) -> None:
+        self._bar.close()

@@ -1,0 +1,129 @@
+"""What a user reads: the plan before the work, GCTA's .hsq, and the JSON record."""
+
+from argparse import Namespace
+from typing import Any
+
+import pandas as pd
+
+from gpu_reml import io
+from gpu_reml.reml import FitResult
+
+from .inputs import Inputs
+
+
+def memory_plan(inputs: Inputs, rank: int, probes: int) -> dict[str, float]:
+    """Peak host memory by item, in MiB, for ``probes`` probes: n-sized and m-sized blocks and the packed genotypes."""
+    covariance = inputs.covariance
+    n, m, G = covariance.num_samples, covariance.products.num_variants, covariance.num_components
+    width = 4 if covariance.dtype().itemsize == 4 else 8
+    items = {
+        "packed genotypes": covariance.products.genotypes.num_bytes,
+        "variant blocks": width * m * (2 * probes + max(rank, 1) + 4),
+        "sample blocks": width * n * (8 * probes + 3 * G + 2 * rank),
+        "tile": width * min(512 * 4 * ((n + 3) // 4), 512 * 8192),
+    }
+    return {name: size / 2**20 for name, size in items.items()}
+
+
+def plan_lines(inputs: Inputs, rank: int, options: Namespace, threads: int) -> list[str]:
+    """The plan: who and what is analysed, on what, in how much memory."""
+    alignment, covariance = inputs.alignment, inputs.covariance
+    genotypes = covariance.products.genotypes
+    varying = int((genotypes.inv_sd > 0).sum())
+    dropped = alignment.dropped_counts
+    reasons = "; ".join(f"{count} {reason}" for reason, count in dropped.items())
+    lines = [
+        f"phenotype {inputs.phenotype}: {alignment.num_samples} samples analysed, {sum(dropped.values())} dropped"
+        + (f" ({reasons})" if reasons else ""),
+        f"variants: {genotypes.num_variants} read, {varying} vary among the analysed samples, "
+        f"{genotypes.num_variants - varying} monomorphic or never called dropped",
+        "standardised by mean and SD (ddof 0) of the analysed samples; A1 counted; missing genotype = mean",
+        f"fixed effects: {', '.join(inputs.design.names)}",
+    ]
+    lines += [f"reference level of {name}: {level}" for name, level in inputs.design.reference_levels.items()]
+    for name, count in zip(covariance.names, covariance.num_variants, strict=True):
+        lines.append(f"component {name}: {count} variants")
+    plan = memory_plan(inputs, rank, min(options.max_probes, 4 * options.first_probes))
+    lines.append(
+        f"device {covariance.backend}, {threads} thread(s), {options.dtype} products; preconditioner rank {rank}; "
+        f"{options.first_probes} to {options.max_probes} probes, seed {options.seed}"
+    )
+    lines.append(
+        f"memory about {sum(plan.values()) + 150:.0f} MiB: "
+        + ", ".join(f"{name} {size:.0f}" for name, size in plan.items())
+        + ", program 150"
+    )
+    return [*lines, *(f"note: {note}" for note in inputs.notes)]
+
+
+def hsq_text(result: FitResult) -> str:
+    """GCTA's .hsq: its rows and columns, variances in the phenotype's units squared.
+
+    V(Gi) is the variance that the component explains, theta_i tr(K_i) / n; logL and logL0 follow GCTA's convention,
+    without the (n - c)/2 log(2 pi).
+    """
+    G = len(result.names)
+    label = ["V(G)"] if G == 1 else [f"V(G{g + 1})" for g in range(G)]
+    scale = [*result.mean_traces, 1.0]
+    variances = [(value * s, se * s) for value, se, s in zip(result.theta, result.se, scale, strict=True)]
+    h2 = result.h2
+    rows = [f"{name}\t{value:.6f}\t{se:.6f}" for name, (value, se) in zip([*label, "V(e)"], variances, strict=True)]
+    rows.append(f"Vp\t{result.vp.estimate[0]:.6f}\t{result.vp.se[0]:.6f}")
+    rows += [f"{name}/Vp\t{h2.estimate[g]:.6f}\t{h2.se[g]:.6f}" for g, name in enumerate(label)]
+    if G > 1:
+        rows.append(f"Sum of V(G)/Vp\t{h2.estimate[G]:.6f}\t{h2.se[G]:.6f}")
+    null = result.loglik_null + result.loglik_gcta - result.loglik
+    rows += [
+        f"logL\t{result.loglik_gcta:.3f}",
+        f"logL0\t{null:.3f}",
+        f"LRT\t{result.lrt.statistic:.3f}",
+        f"df\t{result.lrt.df}",
+        f"Pval\t{result.lrt.p:.4E}",
+        f"n\t{result.num_samples}",
+    ]
+    return "\n".join(["Source\tVariance\tSE", *rows]) + "\n"
+
+
+def json_record(result: FitResult, inputs: Inputs, context: dict[str, Any]) -> dict[str, Any]:
+    """Everything about the run, ready for OUT.json."""
+    record = result.to_dict()
+    for component, count in zip(record["components"], inputs.covariance.num_variants, strict=True):
+        component["num_variants"] = count
+    genotypes = inputs.covariance.products.genotypes
+    effects = result.fixed_effects
+    record.update(
+        phenotype=inputs.phenotype,
+        num_variants=int((genotypes.inv_sd > 0).sum()),
+        num_variants_dropped=int((genotypes.inv_sd == 0).sum()),
+        fixed_effects=[
+            {"name": name, "estimate": value, "se": se}
+            for name, value, se in zip(inputs.design.names, effects.estimate, effects.se, strict=True)
+        ],
+        reference_levels=inputs.design.reference_levels,
+        samples={"analysed": inputs.alignment.num_samples, "dropped": inputs.alignment.dropped_counts},
+        standardisation="mean and SD (ddof 0) of the analysed samples; missing = mean; A1 counted",
+        units="phenotype units squared",
+        backend=inputs.covariance.backend,
+        notes=list(inputs.notes),
+        **context,
+    )
+    return record
+
+
+def history_text(result: FitResult, seconds: list[float]) -> str:
+    """OUT.history.tsv: one row an iteration."""
+    names = [*result.names, "residual"]
+    rows = [
+        {
+            "iteration": record.iteration,
+            **{f"variance_{name}": value for name, value in zip(names, record.theta, strict=True)},
+            "decrement": record.decrement,
+            "score_norm": record.score_norm,
+            "pcg_iterations": record.pcg_iterations,
+            "num_probes": record.num_probes,
+            "column_passes": record.column_passes,
+            "seconds": elapsed,
+        }
+        for record, elapsed in zip(result.history, seconds, strict=True)
+    ]
+    return io.table_text(pd.DataFrame(rows))

@@ -1,0 +1,208 @@
+"""Variant components: which variants form each genetic variance component."""
+
+import json
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from .bed import BedFile
+from .errors import InputError
+
+# Arrays of an .npz that describe components instead of being one.
+NPZ_NAMES = "component_names"
+NPZ_ANNOTATIONS = "component_annotations_json"
+NPZ_PROVENANCE = "component_provenance_json"
+
+
+@dataclass(frozen=True)
+class ComponentSpec:
+    """``indices``: int64, zero-based variants in the user's order.  ``annotation``, ``provenance``: kept, not used."""
+
+    name: str
+    indices: np.ndarray
+    annotation: Mapping[str, Any] | None = None
+    provenance: Mapping[str, Any] | None = None
+
+    @property
+    def num_variants(self) -> int:
+        return len(self.indices)
+
+
+def read_component_spec(path: str | Path, num_variants: int) -> list[ComponentSpec]:
+    """Read components from JSON or NPZ; variants may be in several components, or in none.
+
+    JSON: a list of objects, or an object with the list ``components``.  Each has ``variant_indices`` (zero-based) and
+    may have ``name`` (default component_000, ...), ``annotation`` and ``provenance`` (objects).  NPZ: each array is a
+    component, named by its key (component_000, ... for unnamed arrays arr_0, arr_1, ..., taken in numeric order);
+    ``component_names``, ``component_annotations_json`` and ``component_provenance_json`` have one string for each.
+
+    Raises:
+        InputError: no such file, not JSON or NPZ, or a component that is empty, out of 0..num_variants-1, repeats an
+            index, holds something other than integers, or shares its name.
+    """
+    path = Path(path)
+    readers = {".json": _read_json, ".npz": _read_npz}
+    if path.suffix not in readers:
+        raise InputError(f"{path}: expected a component file named .json or .npz, found {path.suffix or 'no suffix'!r}")
+    try:
+        specs = readers[path.suffix](path)
+    except FileNotFoundError:
+        raise InputError(f"component file not found: {path}; check the path") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not specs:
+        raise InputError(f"{path}: holds no component")
+    for spec in specs:
+        _check_indices(path, spec, num_variants)
+    _check_names(str(path), specs)
+    return specs
+
+
+def components_from_prefixes(bed_files: Sequence[BedFile]) -> list[ComponentSpec]:
+    """One component for each fileset, its variants numbered as ``load_genotypes`` stacks them.
+
+    Named by the last part of the prefix, or by the whole prefix where two end alike.
+
+    Raises:
+        InputError: a prefix given twice.
+    """
+    basenames = [Path(bed.prefix).name for bed in bed_files]
+    specs, offset = [], 0
+    for bed, basename in zip(bed_files, basenames, strict=True):
+        name = basename if basenames.count(basename) == 1 else bed.prefix
+        specs.append(ComponentSpec(name, np.arange(offset, offset + bed.num_variants)))
+        offset += bed.num_variants
+    _check_names("genotypes", specs)
+    return specs
+
+
+def component_weights(specs: Sequence[ComponentSpec], num_variants: int) -> tuple[csr_array, tuple[str, ...]]:
+    """(m, G) float64 0/1 weights, variants by components, and the components' names."""
+    rows = np.concatenate([spec.indices for spec in specs])
+    columns = np.repeat(np.arange(len(specs)), [spec.num_variants for spec in specs])
+    weights = csr_array((np.ones(len(rows)), (rows, columns)), shape=(num_variants, len(specs)))
+    return weights, tuple(spec.name for spec in specs)
+
+
+def _default_name(position: int) -> str:
+    return f"component_{position:03d}"
+
+
+def _read_json(path: Path) -> list[ComponentSpec]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: not JSON ({error.msg}, column {error.colno})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason}); save it as JSON") from None
+    entries = content.get("components") if isinstance(content, dict) else content
+    if not isinstance(entries, list):
+        raise InputError(f"{path}: expected a list of components, or an object with the list 'components'")
+    return [_json_component(path, position, entry) for position, entry in enumerate(entries)]
+
+
+def _json_component(path: Path, position: int, entry: Any) -> ComponentSpec:
+    where = f"{path}: component {position}"
+    if not isinstance(entry, dict) or "variant_indices" not in entry:
+        raise InputError(f"{where}: expected an object with 'variant_indices'")
+    indices = entry["variant_indices"]
+    if not isinstance(indices, list):
+        raise InputError(f"{where}: expected a list of integers in 'variant_indices', found {type(indices).__name__}")
+    # type() and not isinstance: True is an int to Python.
+    strange = next((value for value in indices if type(value) is not int), None)
+    if strange is not None or None in indices:
+        raise InputError(f"{where}: variant_indices holds {strange!r}; expected integers, zero-based")
+    name = entry.get("name", _default_name(position))
+    described = [_json_object(where, key, entry.get(key)) for key in ("annotation", "provenance")]
+    return ComponentSpec(name, _as_int64(where, indices), *described)
+
+
+def _json_object(where: str, key: str, value: Any) -> dict[str, Any] | None:
+    if value is not None and not isinstance(value, dict):
+        raise InputError(f"{where}: expected an object in {key!r}, found {type(value).__name__}")
+    return value
+
+
+def _as_int64(where: str, indices: Sequence[int]) -> np.ndarray:
+    try:
+        return np.array(indices, dtype=np.int64)
+    except OverflowError:
+        raise InputError(f"{where}: variant index {max(indices, key=abs)} is out of any range") from None
+
+
+def _read_npz(path: Path) -> list[ComponentSpec]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (zipfile.BadZipFile, ValueError, EOFError, AttributeError) as error:
+        raise InputError(f"{path}: not an .npz of plain arrays ({error}); write it with numpy.savez") from None
+    described = {key: arrays.pop(key, None) for key in (NPZ_NAMES, NPZ_ANNOTATIONS, NPZ_PROVENANCE)}
+    keys = list(arrays)
+    unnamed = all(re.fullmatch(r"arr_\d+", key) for key in keys)
+    if unnamed:
+        keys.sort(key=lambda key: int(key.removeprefix("arr_")))
+    names = [_default_name(k) for k in range(len(keys))] if unnamed else keys
+    names = _npz_strings(path, NPZ_NAMES, described[NPZ_NAMES], len(keys)) or names
+    annotations = _npz_objects(path, NPZ_ANNOTATIONS, described[NPZ_ANNOTATIONS], len(keys))
+    provenance = _npz_objects(path, NPZ_PROVENANCE, described[NPZ_PROVENANCE], len(keys))
+    for key in keys:
+        if arrays[key].ndim != 1 or arrays[key].dtype.kind not in "iu":
+            found = f"{arrays[key].dtype} of shape {arrays[key].shape}"
+            raise InputError(f"{path}: array {key}: expected a vector of integers, found {found}")
+    vectors = [arrays[key].astype(np.int64) for key in keys]
+    return [ComponentSpec(*fields) for fields in zip(names, vectors, annotations, provenance, strict=True)]
+
+
+def _npz_strings(path: Path, key: str, array: np.ndarray | None, count: int) -> list[str] | None:
+    if array is None:
+        return None
+    if array.dtype.kind != "U" or array.shape != (count,):
+        raise InputError(
+            f"{path}: expected {count} strings in {key}, one for each component, found {array.dtype} {array.shape}"
+        )
+    return [str(value) for value in array]
+
+
+def _npz_objects(path: Path, key: str, array: np.ndarray | None, count: int) -> list[dict[str, Any] | None]:
+    """One JSON object, null or empty string for each component."""
+    values: list[dict[str, Any] | None] = []
+    for position, text in enumerate(_npz_strings(path, key, array, count) or [""] * count):
+        try:
+            value = json.loads(text) if text else None
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}: {key}[{position}] is not JSON ({error.msg})") from None
+        values.append(_json_object(f"{path}: component {position}", key, value))
+    return values
+
+
+def _check_indices(path: Path, spec: ComponentSpec, num_variants: int) -> None:
+    indices = spec.indices
+    if not len(indices):
+        raise InputError(f"{path}: component {spec.name} is empty; remove it or list its variants")
+    outside = indices[(indices < 0) | (indices >= num_variants)]
+    if len(outside):
+        raise InputError(
+            f"{path}: component {spec.name}: variant index {outside[0]} is out of 0..{num_variants - 1} "
+            f"({len(outside)} of {len(indices)} are); indices are zero-based rows of the genotype file"
+        )
+    values, counts = np.unique(indices, return_counts=True)
+    if len(values) < len(indices):
+        raise InputError(
+            f"{path}: component {spec.name}: variant index {values[counts > 1][0]} occurs more than once; list it once"
+        )
+
+
+def _check_names(where: str, specs: Sequence[ComponentSpec]) -> None:
+    names = [spec.name for spec in specs]
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"{where}: component name {name!r}: expected a string that is not empty")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{where}: component name(s) {', '.join(twice)} occur more than once; make them unique")

@@ -1,0 +1,174 @@
+"""Who is analysed: the samples that every source has, in one order, and why each of the others is out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .errors import InputError
+from .ids import SampleTable, first_ids, locate, repeated, sample_keys
+from .tables import Covariates, Phenotype
+from .writers import write_text
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The analysed samples and where they are in every source.
+
+    ``samples``: fid, iid, in the order of the first genotype source.  ``indices``: for each genotype source, (n,)
+    int64, the row of every analysed sample.  ``y``: (n,) float64, the phenotype in its own units.  ``dropped``: fid,
+    iid, reason, one row for every genotyped or phenotyped sample that is out.
+    """
+
+    samples: pd.DataFrame
+    indices: tuple[np.ndarray, ...]
+    y: np.ndarray
+    dropped: pd.DataFrame
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.samples)
+
+    @property
+    def dropped_counts(self) -> dict[str, int]:
+        """Number of samples out, by reason, most frequent first."""
+        return {str(reason): int(count) for reason, count in self.dropped["reason"].value_counts().items()}
+
+
+def align(
+    genotype_samples: Sequence[pd.DataFrame],
+    phenotype: Phenotype,
+    covariates: Sequence[Covariates] = (),
+    keep: SampleTable | None = None,
+    remove: SampleTable | None = None,
+    source_names: Sequence[str] | None = None,
+) -> Alignment:
+    """Choose the samples with genotypes in every source, a phenotype, complete covariates, kept and not removed.
+
+    ``genotype_samples``: one table (fid, iid) for each genotype source; ``source_names``: their names in reasons and
+    errors ("genotypes 1", ... by default).  A sample is dropped for the first reason that applies: not in keep, in
+    remove, not in <source>, no phenotype, missing phenotype, no covariates, missing covariate <name>.
+
+    Raises:
+        InputError: a sample twice in a source, a table that shares no sample with the genotypes (with one id from each
+            side), a header line that is a sample, nobody left, or a phenotype that does not vary.
+    """
+    names = list(source_names or [f"genotypes {k + 1}" for k in range(len(genotype_samples))])
+    if not genotype_samples or len(names) != len(genotype_samples):
+        raise InputError(f"genotype_samples: expected one table for each of {names}, found {len(genotype_samples)}")
+    sources = [samples[["fid", "iid"]].reset_index(drop=True) for samples in genotype_samples]
+    for name, samples in zip(names, sources, strict=True):
+        twice = repeated(samples)
+        if len(twice):
+            raise InputError(f"{name}: samples occur more than once ({first_ids(twice)}); make FID + IID unique")
+    first = sources[0]
+    for table in (phenotype, *covariates):
+        _check_heading(first, table)
+
+    reasons = _Reasons(len(first))
+    if keep is not None:
+        reasons.mark(_locate_some(first, keep) < 0, "not in keep")
+    if remove is not None:
+        reasons.mark(locate(first, remove) >= 0, "in remove")
+    positions = [_locate_source(first, samples, name, names[0]) for name, samples in zip(names, sources, strict=True)]
+    for name, rows in zip(names[1:], positions[1:], strict=True):
+        reasons.mark(rows < 0, f"not in {name}")
+    phenotype_rows = _locate_some(first, phenotype)
+    reasons.mark(phenotype_rows < 0, "no phenotype")
+    y = phenotype.values[phenotype_rows]  # the last value where the row is -1: marked already
+    reasons.mark(np.isnan(y), "missing phenotype")
+    for table in covariates:
+        _mark_covariates(reasons, first, table)
+
+    taken = reasons.unmarked
+    dropped = pd.concat(
+        [first[~taken].assign(reason=reasons.text[~taken]), _elsewhere(sources, names, phenotype)], ignore_index=True
+    )
+    aligned = Alignment(
+        first[taken].reset_index(drop=True), tuple(rows[taken] for rows in positions), y[taken], dropped
+    )
+    _check_analysable(aligned, phenotype)
+    return aligned
+
+
+def write_samples(path: str | Path, samples: pd.DataFrame) -> None:
+    """Write fid and iid, tab-separated below ``#FID IID``: a file that ``read_sample_list`` and PLINK take."""
+    lines = [f"{fid}\t{iid}\n" for fid, iid in samples[["fid", "iid"]].itertuples(index=False)]
+    write_text(path, "".join(["#FID\tIID\n", *lines]))
+
+
+class _Reasons:
+    """The first reason that applies to each sample; empty where none does."""
+
+    def __init__(self, num_samples: int) -> None:
+        self.text = np.full(num_samples, "", dtype=object)
+
+    @property
+    def unmarked(self) -> np.ndarray:
+        return self.text == ""
+
+    def mark(self, mask: np.ndarray, reason: str) -> None:
+        self.text[mask & self.unmarked] = reason
+
+
+def _mark_covariates(reasons: _Reasons, first: pd.DataFrame, table: Covariates) -> None:
+    rows = _locate_some(first, table)
+    reasons.mark(rows < 0, "no covariates")
+    for name in table.values.columns:
+        reasons.mark(table.values[name].isna().to_numpy()[rows], f"missing covariate {name}")
+
+
+def _locate_some(first: pd.DataFrame, table: SampleTable) -> np.ndarray:
+    rows = locate(first, table)
+    if (rows < 0).all():
+        theirs = first_ids(table.samples.head(1)) if table.num_samples else "nobody"
+        raise InputError(
+            f"{table.path} shares no sample with the genotypes: it has {theirs}, they have {first_ids(first.head(1))}; "
+            "make FID and IID agree, or give IIDs alone below a header that starts with IID"
+        )
+    return rows
+
+
+def _locate_source(first: pd.DataFrame, samples: pd.DataFrame, name: str, first_name: str) -> np.ndarray:
+    rows = sample_keys(samples, True).get_indexer(sample_keys(first, True)).astype(np.int64)
+    if (rows < 0).all():
+        raise InputError(
+            f"{name} shares no sample with {first_name}: it has {first_ids(samples.head(1))}, {first_name} has "
+            f"{first_ids(first.head(1))}; make FID and IID agree in all genotype files"
+        )
+    return rows
+
+
+def _check_heading(first: pd.DataFrame, table: SampleTable) -> None:
+    """A first line of words was taken for a header; it was not one if it begins with a genotyped sample."""
+    if not table.heading:
+        return
+    fid, iid = table.heading[:2]
+    if ((first["fid"] == fid) & (first["iid"] == iid)).any():
+        raise InputError(
+            f"{table.path}: the first line ({' '.join(table.heading)}) is sample {iid} with no number, not a header; "
+            "write NA for a missing value"
+        )
+
+
+def _elsewhere(sources: Sequence[pd.DataFrame], names: Sequence[str], phenotype: Phenotype) -> pd.DataFrame:
+    """Samples that only a later genotype source, or only the phenotype, has."""
+    later = pd.concat([*sources[1:], sources[0].iloc[:0]], ignore_index=True).drop_duplicates()
+    later = later[~sample_keys(later, True).isin(sample_keys(sources[0], True))]
+    genotyped = pd.concat([sources[0], later], ignore_index=True)
+    mine, theirs = (sample_keys(samples, phenotype.has_fid) for samples in (phenotype.samples, genotyped))
+    only_phenotype = phenotype.samples[~mine.isin(theirs)]
+    return pd.concat([later.assign(reason=f"not in {names[0]}"), only_phenotype.assign(reason="not genotyped")])
+
+
+def _check_analysable(aligned: Alignment, phenotype: Phenotype) -> None:
+    if not aligned.num_samples:
+        counts = ", ".join(f"{reason}: {count}" for reason, count in aligned.dropped_counts.items())
+        raise InputError(f"no samples are left to analyse ({counts}); loosen the filters or complete the tables")
+    if np.ptp(aligned.y) == 0:
+        raise InputError(
+            f"{phenotype.path}: phenotype {phenotype.name} is {aligned.y[0]:g} for all {aligned.num_samples} analysed "
+            "samples; choose one that varies"
+        )

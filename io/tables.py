@@ -1,0 +1,279 @@
+"""Phenotypes, covariates and sample lists: text tables keyed by FID and IID.
+
+Fields are separated by blanks or tabs, or by commas in a file named .csv; .gz is read as it is.  A first line that
+starts with FID or IID (also #FID, #IID) is a header.  A file whose header starts with IID has no FID column and
+matches by IID alone.  Without such a header the first two fields are FID and IID.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from .errors import InputError
+from .ids import SampleTable, first_ids, repeated
+from .text import TextTable, read_text_table
+
+MISSING_WORDS = frozenset(["", "na", "nan", "."])
+MISSING_NUMBER = -9.0
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
+
+Kind = Literal["quantitative", "categorical"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phenotype(SampleTable):
+    """One trait: ``values`` (rows of ``samples``,) float64 in the file's units, NaN where missing."""
+
+    name: str
+    values: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Covariates(SampleTable):
+    """Named covariates: ``values`` has float64 columns with NaN (quantitative) or strings with None (categorical)."""
+
+    kind: Kind
+    values: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _KeyedTable:
+    """A text table taken apart: who the rows are, and which columns hold values."""
+
+    text: TextTable
+    first_row: int
+    samples: pd.DataFrame
+    has_fid: bool
+    names: list[str]
+    heading: tuple[str, ...]
+
+    @property
+    def first_column(self) -> int:
+        return 2 if self.has_fid else 1
+
+    def column(self, position: int) -> pd.Series:
+        """Strings of value column ``position`` (0 is the first after the ids)."""
+        return self.text.fields[self.first_column + position].iloc[self.first_row :].reset_index(drop=True)
+
+    def where(self, row: int) -> str:
+        """``path, line 3 (FID 1 IID a)`` for row ``row`` of ``samples``."""
+        return f"{self.text.where(self.first_row + row)} ({first_ids(self.samples.iloc[[row]])})"
+
+
+def read_phenotype(path: str | Path, name: str | None = None, number: int | None = None) -> Phenotype:
+    """Read one trait from a file of FID IID value [value ...].
+
+    The trait is chosen by its ``name`` in the header or by its ``number`` (1 is the first after the ids, as GCTA's
+    ``--mpheno``); by default it is the first.  Without a header the traits are called phenotype_1, phenotype_2, ...
+    A first line that does not start with FID or IID is also a header when none of its values is a number or a missing
+    code; ``notes`` then says so.  Missing: NA, NaN (any case), ``.``, -9 in any spelling, an empty field.
+
+    Raises:
+        InputError: no file or no rows, a line of another length, a repeated sample, no such trait or several of that
+            name, a value that is text or infinite (with its line and ids).
+    """
+    if name is not None and number is not None:
+        raise InputError(f"{path}: choose the phenotype by name ({name!r}) or by number ({number}), not by both")
+    table = _read_keyed(path, "phenotype", "phenotype", guess_header=True)
+    position = _choose(table, name, number)
+    values, _ = _numbers(table, position)
+    return Phenotype(
+        path=str(path),
+        samples=table.samples,
+        has_fid=table.has_fid,
+        heading=table.heading,
+        name=table.names[position],
+        values=values,
+        notes=_heading_note(table),
+    )
+
+
+def read_covariates(path: str | Path, kind: Kind = "quantitative") -> Covariates:
+    """Read covariates from a file of FID IID value [value ...]; every column is one covariate.
+
+    As for GCTA and the phenotype, -9 is a missing value, also where it could be a true one: ``notes`` counts them by
+    column.  Categorical levels are kept as written.  Without a header the covariates are called quantitative_1, ...;
+    a categorical file has a header only if its first line starts with FID or IID, since its values may all be words.
+
+    Raises:
+        InputError: as :func:`read_phenotype`, and two columns of one name.
+    """
+    if kind not in ("quantitative", "categorical"):
+        raise InputError(f"kind: expected 'quantitative' or 'categorical', found {kind!r}")
+    table = _read_keyed(path, f"{kind} covariate", kind, guess_header=kind == "quantitative")
+    twice = sorted({name for name in table.names if table.names.count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: covariate name(s) {', '.join(twice)} occur more than once; rename the columns")
+    parse = _numbers if kind == "quantitative" else _levels
+    columns, notes = {}, list(_heading_note(table))
+    for position, name in enumerate(table.names):
+        columns[name], num_minus_nine = parse(table, position)
+        if num_minus_nine:
+            notes.append(f"{path}: {num_minus_nine} value(s) of -9 in covariate {name} taken as missing")
+    return Covariates(
+        path=str(path),
+        samples=table.samples,
+        has_fid=table.has_fid,
+        heading=table.heading,
+        kind=kind,
+        values=pd.DataFrame(columns),
+        notes=tuple(notes),
+    )
+
+
+def read_sample_list(path: str | Path) -> SampleTable:
+    """Read the samples to keep or remove: FID IID (further fields are ignored), or IIDs alone, one a line.
+
+    A first line that starts with FID or IID (also #FID, #IID) is a header.  A repeated sample counts once; an empty
+    file lists nobody.
+
+    Raises:
+        InputError: no such file, or lines of different lengths.
+    """
+    text = read_text_table(path, "sample list", "FID IID, or IID", min_width=1)
+    first = _header_words(text)[0] if len(text.fields) else ""
+    has_fid = text.fields.shape[1] > 1 and first != "iid"
+    rows = text.fields.iloc[1 if first in ("fid", "iid") else 0 :]
+    samples = _samples(rows, has_fid).drop_duplicates(["fid", "iid"]).reset_index(drop=True)
+    return SampleTable(str(path), samples, has_fid)
+
+
+def _header_words(text: TextTable) -> list[str]:
+    """The first row in lower case, without the ``#`` that PLINK 2 puts before a header."""
+    words = [str(word).casefold() for word in text.fields.iloc[0]]
+    return [words[0].removeprefix("#"), *words[1:]]
+
+
+def _samples(rows: pd.DataFrame, has_fid: bool) -> pd.DataFrame:
+    rows = rows.reset_index(drop=True)
+    fid = rows[0] if has_fid else pd.Series([""] * len(rows), dtype=str)
+    return pd.DataFrame({"fid": fid, "iid": rows[1 if has_fid else 0]})
+
+
+def _read_keyed(path: str | Path, what: str, stem: str, guess_header: bool) -> _KeyedTable:
+    layout = "FID IID value, or a header line that starts with IID and then IID value"
+    text = read_text_table(path, what, layout, min_width=2)
+    if not len(text.fields):
+        raise InputError(f"{path}: the {what} file is empty; expected {layout}")
+    words = _header_words(text)
+    has_fid = words[0] != "iid"
+    named = words[0] in ("fid", "iid")
+    first_column = 2 if has_fid else 1
+    if len(words) <= first_column:
+        raise InputError(f"{text.where(0)}: expected {layout}, found {len(words)} fields")
+    guessed = guess_header and not named and not any(_is_value(word) for word in words[first_column:])
+    header = named or guessed
+    if header and set(words[first_column:]) & {"fid", "iid"}:
+        raise InputError(f"{text.where(0)}: FID or IID among the value columns; put the ids first, as FID IID")
+    samples = _samples(text.fields.iloc[int(header) :], has_fid)
+    first_line = [str(word) for word in text.fields.iloc[0]]
+    names = first_line[first_column:] if header else [f"{stem}_{k + 1}" for k in range(len(words) - first_column)]
+    table = _KeyedTable(text, int(header), samples, has_fid, names, tuple(first_line) if guessed else ())
+    _check_ids(table, what)
+    return table
+
+
+def _check_ids(table: _KeyedTable, what: str) -> None:
+    path = table.text.path
+    if table.samples.empty:
+        raise InputError(f"{path}: the {what} file has a header and no samples")
+    empty = (table.samples["iid"] == "").to_numpy()
+    if empty.any():
+        raise InputError(f"{table.text.where(table.first_row + int(np.argmax(empty)))}: the IID is empty; fill it in")
+    twice = repeated(table.samples)
+    if len(twice):
+        raise InputError(f"{path}: {len(twice)} sample(s) occur more than once ({first_ids(twice)}); keep one row each")
+
+
+def _choose(table: _KeyedTable, name: str | None, number: int | None) -> int:
+    """Position of the chosen phenotype among the value columns."""
+    path, names = table.text.path, table.names
+    if name is not None:
+        matches = [k for k, candidate in enumerate(names) if candidate == name]
+        if len(matches) > 1:
+            raise InputError(f"{path}: {len(matches)} columns are called {name!r}; choose one by its number")
+        if not matches:
+            hint = "; a position is given by number, not by name" if name.isdecimal() else ""
+            raise InputError(f"{path}: no phenotype {name!r}; the file has {', '.join(names)}{hint}")
+        return matches[0]
+    number = 1 if number is None else number
+    if not 1 <= number <= len(names):
+        raise InputError(f"{path}: no phenotype number {number}; the file has 1 to {len(names)}: {', '.join(names)}")
+    return number - 1
+
+
+def _is_minus_nine(word: str) -> bool:
+    return "9" in word and _NUMBER.fullmatch(word) is not None and float(word) == MISSING_NUMBER
+
+
+def _is_missing(word: str) -> bool:
+    return word.casefold() in MISSING_WORDS or _is_minus_nine(word)
+
+
+def _is_infinite(word: str) -> bool:
+    if _NUMBER.fullmatch(word):
+        return math.isinf(float(word))
+    return word.casefold().lstrip("+-") in ("inf", "infinity")
+
+
+def _is_value(word: str) -> bool:
+    return _is_missing(word) or _is_infinite(word) or _NUMBER.fullmatch(word) is not None
+
+
+def _numbers(table: _KeyedTable, position: int) -> tuple[np.ndarray, int]:
+    """Float64 values of a column, NaN where missing, and how many were missing as -9."""
+    words = table.column(position)
+    values = _plain_numbers(words)
+    if values is None:
+        values = np.array([_number(table, position, row, word) for row, word in enumerate(words)])
+    minus_nine = values == MISSING_NUMBER
+    values[minus_nine] = np.nan
+    return values, int(minus_nine.sum())
+
+
+def _plain_numbers(words: pd.Series) -> np.ndarray | None:
+    """The column at once; None where a word is no number, or a number only to Python (1_000, nan with a sign)."""
+    joined = "\n".join(words)
+    if "_" in joined or not joined.isascii():
+        return None
+    missing = words.str.casefold().isin(MISSING_WORDS).to_numpy()
+    try:
+        values = words.mask(missing, "nan").to_numpy(dtype=object).astype(np.float64)
+    except ValueError:
+        return None
+    return values if (np.isfinite(values) | missing).all() else None
+
+
+def _number(table: _KeyedTable, position: int, row: int, word: str) -> float:
+    if word.casefold() in MISSING_WORDS:
+        return math.nan
+    if _is_infinite(word):
+        fault = "is not finite"
+    elif _NUMBER.fullmatch(word):
+        return float(word)
+    else:
+        fault = "is not a number"
+    raise InputError(f"{table.where(row)}: {word!r} in column {table.names[position]} {fault}; write NA if missing")
+
+
+def _levels(table: _KeyedTable, position: int) -> tuple[np.ndarray, int]:
+    """Levels of a column as written, None where missing, and how many were missing as -9."""
+    words = table.column(position)
+    counts = words.value_counts()
+    level = {word: None if _is_missing(word) else word for word in counts.index}
+    num_minus_nine = sum(int(count) for word, count in counts.items() if _is_minus_nine(word))
+    return np.array([level[word] for word in words], dtype=object), num_minus_nine
+
+
+def _heading_note(table: _KeyedTable) -> Sequence[str]:
+    if not table.heading:
+        return ()
+    return (f"{table.text.where(0)} taken as a header, as it holds no number: {' '.join(table.heading)}",)

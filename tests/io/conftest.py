@@ -1,0 +1,81 @@
+"""Small files to read: bed-reader writes the genotypes, so its encoder is the oracle for our decoder."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from bed_reader import to_bed
+
+from gpu_reml.ops import MISSING
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(name, text) -> path of a file of that text."""
+
+    def write_file(name, text):
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write_file
+
+
+@pytest.fixture
+def ids():
+    """ids("a", "b") -> samples with FID Fa, Fb and IID a, b."""
+
+    def make_samples(*iids):
+        return pd.DataFrame({"fid": [f"F{iid}" for iid in iids], "iid": list(iids)}, dtype=str)
+
+    return make_samples
+
+
+@pytest.fixture
+def make_fileset(tmp_path):
+    """make_fileset(counts, name="cohort", iids=None) -> prefix of a fileset; counts (n, m) int8, FID is F + IID."""
+
+    def write_fileset(counts, name="cohort", iids=None):
+        counts = np.asarray(counts, np.int8)
+        n, m = counts.shape
+        iids = [f"s{i}" for i in range(n)] if iids is None else list(iids)
+        properties = {
+            "fid": [f"F{iid}" for iid in iids],
+            "iid": iids,
+            "chromosome": [str(1 + j % 22) for j in range(m)],
+            "sid": [f"rs{j}" for j in range(m)],
+            "cm_position": [0.5 * j for j in range(m)],
+            "bp_position": [100 * j for j in range(m)],
+            "allele_1": ["A"] * m,
+            "allele_2": ["C"] * m,
+        }
+        prefix = tmp_path / name
+        to_bed(f"{prefix}.bed", counts, properties=properties)
+        return prefix
+
+    return write_fileset
+
+
+@pytest.fixture
+def random_counts():
+    """random_counts(n, m, seed=0) -> int8 counts of A1 with about a tenth missing."""
+
+    def draw(n, m, seed=0):
+        rng = np.random.default_rng(seed)
+        counts = rng.binomial(2, rng.uniform(0.05, 0.95, m), (n, m)).astype(np.int8)
+        counts[rng.random((n, m)) < 0.1] = MISSING
+        return counts
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def external_data():
+    """Folder of cohorts that other people made; the test is skipped where it is absent."""
+    default = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    folder = Path(os.environ.get("GPU_REML_EXTERNAL_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no external data at {folder}; set GPU_REML_EXTERNAL_DATA")
+    return folder
