@@ -264,13 +264,13 @@ def _number(table: _KeyedTable, position: int, row: int, word: str) -> float:
     raise InputError(f"{table.where(row)}: {word!r} in column {table.names[position]} {fault}; write NA if missing")
 
 
-def _levels(table: _KeyedTable, position: int) -> tuple[np.ndarray, int]:
+def _levels(table: _KeyedTable, position: int) -> tuple[pd.Series, int]:
     """Levels of a column as written, None where missing, and how many were missing as -9."""
     words = table.column(position)
     counts = words.value_counts()
     level = {word: None if _is_missing(word) else word for word in counts.index}
     num_minus_nine = sum(int(count) for word, count in counts.items() if _is_minus_nine(word))
-    return np.array([level[word] for word in words], dtype=object), num_minus_nine
+    return pd.Series([level[word] for word in words], dtype=object), num_minus_nine
 
 
 def _heading_note(table: _KeyedTable) -> Sequence[str]:

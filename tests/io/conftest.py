@@ -38,7 +38,7 @@ def make_fileset(tmp_path):
     """make_fileset(counts, name="cohort", iids=None) -> prefix of a fileset; counts (n, m) int8, FID is F + IID."""
 
     def write_fileset(counts, name="cohort", iids=None):
-        counts = np.asarray(counts, np.int8)
+        counts = np.ascontiguousarray(counts, np.int8)
         n, m = counts.shape
         iids = [f"s{i}" for i in range(n)] if iids is None else list(iids)
         properties = {

@@ -47,13 +47,17 @@ def test_file_without_header_keeps_its_first_line(write, first):
     assert phenotype.notes == ()
 
 
-@pytest.mark.parametrize("code", ["NA", "na", "nan", "NaN", "NAN", ".", "-9", "-9.0", "-9.000", "-0.9e1", "-09", "-9e0"])
+@pytest.mark.parametrize(
+    "code", ["NA", "na", "nan", "NaN", "NAN", ".", "-9", "-9.0", "-9.000", "-0.9e1", "-09", "-9e0"]
+)
 def test_every_missing_code_is_missing(write, code):
     phenotype = read_phenotype(write("p.txt", f"FID IID y\n1 a {code}\n1 b 9\n"))
     np.testing.assert_array_equal(phenotype.values, [np.nan, 9])
 
 
-@pytest.mark.parametrize(("name", "text"), [("p.csv", "FID,IID,y\n1,a,\n1,b,3\n"), ("p.tsv", "FID\tIID\ty\n1\ta\t\n1\tb\t3\n")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("p.csv", "FID,IID,y\n1,a,\n1,b,3\n"), ("p.tsv", "FID\tIID\ty\n1\ta\t\n1\tb\t3\n")]
+)
 def test_empty_field_is_missing(write, name, text):
     np.testing.assert_array_equal(read_phenotype(write(name, text)).values, [np.nan, 3])
 

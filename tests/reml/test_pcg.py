@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from gpu_reml.reml import BreakdownError, pcg
+
+
+def spd(n, rng, spread=3):
+    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    return (Q * np.logspace(0, spread, n)) @ Q.T
+
+
+def test_solves_equal_direct_solves_and_inputs_are_unmodified():
+    rng = np.random.default_rng(0)
+    V, B = spd(80, rng), rng.standard_normal((80, 6))
+    before = B.copy()
+    found = pcg(lambda P: V @ P, B, tol=1e-11)
+    np.testing.assert_allclose(found.X, np.linalg.solve(V, B), atol=1e-9)
+    np.testing.assert_array_equal(B, before)
+    assert found.converged.all() and (found.residuals <= 2e-11).all()
+
+
+def test_converged_columns_leave_the_block():
+    rng = np.random.default_rng(1)
+    V, B = spd(60, rng), rng.standard_normal((60, 3))
+    widths = []
+
+    def apply_v(P):
+        widths.append(P.shape[1])
+        return V @ P
+
+    found = pcg(apply_v, B, tol=np.array([1e-1, 1e-4, 1e-10]), check=False)
+    assert sum(widths) == found.iterations.sum()
+    assert found.iterations[0] < found.iterations[1] < found.iterations[2]
+    assert widths[-1] == 1
+
+
+def test_a_start_at_the_solution_costs_one_product():
+    rng = np.random.default_rng(2)
+    V, B = spd(40, rng, 1), rng.standard_normal((40, 2))
+    calls = []
+    found = pcg(lambda P: calls.append(1) or V @ P, B, X0=np.linalg.solve(V, B), tol=1e-8)
+    assert len(calls) == 1 and (found.iterations == 0).all() and found.converged.all()
+
+
+def test_the_exact_inverse_as_preconditioner_needs_one_iteration():
+    rng = np.random.default_rng(3)
+    V, B = spd(40, rng), rng.standard_normal((40, 2))
+    found = pcg(lambda P: V @ P, B, apply_minv=lambda R: np.linalg.solve(V, R), tol=1e-8)
+    assert (found.iterations == 1).all()
+
+
+def test_an_indefinite_operator_is_detected():
+    with pytest.raises(BreakdownError, match="not positive definite"):
+        pcg(lambda P: np.array([[1.0], [-2.0]]) * P, np.ones((2, 1)))
+
+
+def test_the_reported_residual_is_the_true_one():
+    rng = np.random.default_rng(4)
+    V, B = spd(50, rng, 5).astype(np.float32), rng.standard_normal((50, 2)).astype(np.float32)
+    found = pcg(lambda P: V @ P, B, tol=1e-9, max_iterations=500)
+    true = np.linalg.norm(B - V @ found.X, axis=0) / np.linalg.norm(B, axis=0)
+    np.testing.assert_allclose(found.residuals, true, rtol=1e-3)
+    assert (true > 1e-9).any()  # single precision cannot reach it, and the result says so
+
+
+def test_an_unfinished_solve_says_so():
+    rng = np.random.default_rng(5)
+    V, B = spd(80, rng), rng.standard_normal((80, 2))
+    found = pcg(lambda P: V @ P, B, tol=1e-12, max_iterations=3)
+    assert not found.converged.any() and (found.residuals > 1e-12).all()
+
+
+def test_a_zero_column_is_solved_by_zero():
+    found = pcg(lambda P: 2 * P, np.zeros((5, 1)))
+    assert (found.X == 0).all() and found.converged.all() and found.residuals[0] == 0

@@ -1,0 +1,50 @@
+import itertools
+
+import numpy as np
+import pytest
+from gpu_reml.reml import SingularInformationError, ai_step
+
+
+def best_by_enumeration(theta, score, ai, lower):
+    """The bounded quadratic's maximiser by trying every set of active bounds."""
+    best, value = None, -np.inf
+    p = len(theta)
+    for held in itertools.product([False, True], repeat=p):
+        held = np.array(held)
+        new = lower.copy()
+        free = ~held
+        if free.any():
+            d_held = (lower - theta)[held]
+            rhs = score[free] - ai[np.ix_(free, held)] @ d_held
+            new[free] = theta[free] + np.linalg.solve(ai[np.ix_(free, free)], rhs)
+        d = new - theta
+        q = score @ d - d @ ai @ d / 2
+        if (new >= lower - 1e-12).all() and q > value:
+            best, value = new, q
+    return best
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_step_maximises_the_bounded_quadratic(seed):
+    rng = np.random.default_rng(seed)
+    p = rng.integers(1, 5)
+    A = rng.standard_normal((p, p + 2)) * np.exp(rng.uniform(-4, 4, p))[:, None]
+    ai, theta, lower = A @ A.T, rng.random(p) + 0.1, np.zeros(p)
+    score = 5 * rng.standard_normal(p) * np.sqrt(np.diag(ai))
+    found = ai_step(theta, score, ai, lower)
+    np.testing.assert_allclose(found.theta, best_by_enumeration(theta, score, ai, lower), rtol=1e-7, atol=1e-9)
+    assert (found.theta >= lower).all()
+    np.testing.assert_allclose(found.decrement, found.direction @ ai @ found.direction)
+
+
+def test_an_interior_step_is_newtons():
+    ai = np.array([[4.0, 1.0], [1.0, 3.0]])
+    score = np.array([0.3, -0.2])
+    found = ai_step(np.array([1.0, 1.0]), score, ai, np.zeros(2))
+    np.testing.assert_allclose(found.direction, np.linalg.solve(ai, score), rtol=1e-10)
+
+
+def test_indistinguishable_components_are_named_not_regularised():
+    ai = np.array([[1.0, 1, 0], [1, 1, 0], [0, 0, 2]])
+    with pytest.raises(SingularInformationError, match="singular at parameter [01]"):
+        ai_step(np.ones(3), np.ones(3), ai, np.zeros(3))
