@@ -1,5 +1,6 @@
 """PLINK 1 binary genotypes: metadata checked line by line, genotype bytes mapped and never decoded."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def read_bed(prefix: str | Path) -> BedFile:
     """
     prefix = str(prefix).removesuffix(".bed")
     paths = {suffix: Path(f"{prefix}.{suffix}") for suffix in ("bed", "bim", "fam")}
-    absent = [str(path) for path in paths.values() if not path.is_file()]
+    absent = [str(path) for path in paths.values() if not os.path.isfile(path)]
     if absent:
         raise InputError(
             f"genotypes {prefix!r}: file(s) not found: {', '.join(absent)}; give the path shared by .bed, .bim and .fam"

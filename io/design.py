@@ -68,9 +68,11 @@ def design_matrix(quantitative: Covariates | None, categorical: Covariates | Non
     column pivoting on centred columns of norm 1, so it does not depend on units or offsets; ``X`` itself is not scaled.
 
     Raises:
-        InputError: a sample without a complete row, two covariates of one name, as many columns as samples or more,
-            or columns that depend linearly on others (all named).
+        InputError: no samples, a sample without a complete row, two covariates of one name, as many columns as
+            samples or more, or columns that depend linearly on others (all named).
     """
+    if samples.empty:
+        raise InputError("samples: expected at least one sample, found none; loosen the filters")
     terms = list(_terms(quantitative, categorical, samples))
     names = (INTERCEPT, *(name for term in terms for name in term.column_names))
     n, c = len(samples), len(names)

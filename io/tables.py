@@ -104,11 +104,15 @@ def read_covariates(path: str | Path, kind: Kind = "quantitative") -> Covariates
     a categorical file has a header only if its first line starts with FID or IID, since its values may all be words.
 
     Raises:
-        InputError: as :func:`read_phenotype`, and two columns of one name.
+        InputError: as :func:`read_phenotype`, and a column without a name or two of one name.
     """
     if kind not in ("quantitative", "categorical"):
         raise InputError(f"kind: expected 'quantitative' or 'categorical', found {kind!r}")
     table = _read_keyed(path, f"{kind} covariate", kind, guess_header=kind == "quantitative")
+    if "" in table.names:
+        raise InputError(
+            f"{table.text.where(0)}: value column {table.names.index('') + 1} has no name; name or remove it"
+        )
     twice = sorted({name for name in table.names if table.names.count(name) > 1})
     if twice:
         raise InputError(f"{path}: covariate name(s) {', '.join(twice)} occur more than once; rename the columns")
@@ -233,7 +237,7 @@ def _numbers(table: _KeyedTable, position: int) -> tuple[np.ndarray, int]:
     words = table.column(position)
     values = _plain_numbers(words)
     if values is None:
-        values = np.array([_number(table, position, row, word) for row, word in enumerate(words)])
+        raise InputError(_first_fault(table, position))
     minus_nine = values == MISSING_NUMBER
     values[minus_nine] = np.nan
     return values, int(minus_nine.sum())
@@ -252,16 +256,16 @@ def _plain_numbers(words: pd.Series) -> np.ndarray | None:
     return values if (np.isfinite(values) | missing).all() else None
 
 
-def _number(table: _KeyedTable, position: int, row: int, word: str) -> float:
-    if word.casefold() in MISSING_WORDS:
-        return math.nan
-    if _is_infinite(word):
-        fault = "is not finite"
-    elif _NUMBER.fullmatch(word):
-        return float(word)
-    else:
-        fault = "is not a number"
-    raise InputError(f"{table.where(row)}: {word!r} in column {table.names[position]} {fault}; write NA if missing")
+def _first_fault(table: _KeyedTable, position: int) -> str:
+    """Message for the first word of a column that is neither missing nor a finite number."""
+    words = table.column(position)
+    row = next(
+        row
+        for row, word in enumerate(words)
+        if not _is_missing(word) and (_is_infinite(word) or not _NUMBER.fullmatch(word))
+    )
+    fault = "is not finite" if _is_infinite(words[row]) else "is not a number"
+    return f"{table.where(row)}: {words[row]!r} in column {table.names[position]} {fault}; write NA if missing"
 
 
 def _levels(table: _KeyedTable, position: int) -> tuple[pd.Series, int]:

@@ -64,7 +64,7 @@ def check_writable(prefix: str | Path) -> None:
     Raises:
         OutputError: ``prefix`` is a directory, or its directory cannot be made or written.
     """
-    if str(prefix).endswith(("/", os.sep)) or Path(prefix).is_dir():
+    if str(prefix).endswith(("/", os.sep)) or os.path.isdir(prefix):
         raise OutputError(f"{prefix} is a directory; add the start of a file name, such as {Path(prefix) / 'result'}")
     path = Path(prefix)
     with _named(path):
@@ -117,7 +117,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _check_target(path: Path) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OutputError(f"cannot write {path}: it is a directory; give a file name")
 
 

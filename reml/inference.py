@@ -81,7 +81,7 @@ def boundary_weights(information: np.ndarray, num_points: int = 4096) -> np.ndar
     profiled = information[:G, :G] - np.outer(information[:G, G], information[G, :G]) / information[G, G]
     scale = np.sqrt(np.diag(profiled))
     upper = np.linalg.cholesky(profiled / np.outer(scale, scale)).T
-    points = stats.norm.ppf(stats.qmc.Sobol(G, scramble=False).random(num_points + 1)[1:])
+    points = stats.norm.ppf(stats.qmc.Sobol(G, scramble=False).random(num_points) + 0.5 / num_points)
     positive = [np.count_nonzero(optimize.nnls(upper, point)[0]) for point in points]
     return np.bincount(positive, minlength=G + 1) / num_points
 

@@ -1,0 +1,43 @@
+"""What results are checked against: exact dense REML, simulated cohorts of known truth, hypothesis strategies."""
+
+from .dense import (
+    dense_average_information,
+    dense_expected_information,
+    dense_loglik,
+    dense_score,
+    kernel,
+    standardised,
+)
+from .exact import ExactFit, exact_reml
+from .haplotypes import Haplotypes, Structure
+from .simulate import (
+    Cohort,
+    Trait,
+    simulate_bed,
+    simulate_cohort,
+    simulate_phenotype,
+    write_covariates,
+    write_phenotype,
+    write_plink,
+)
+
+__all__ = [
+    "Cohort",
+    "ExactFit",
+    "Haplotypes",
+    "Structure",
+    "Trait",
+    "dense_average_information",
+    "dense_expected_information",
+    "dense_loglik",
+    "dense_score",
+    "exact_reml",
+    "kernel",
+    "simulate_bed",
+    "simulate_cohort",
+    "simulate_phenotype",
+    "standardised",
+    "write_covariates",
+    "write_phenotype",
+    "write_plink",
+]

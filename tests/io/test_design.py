@@ -130,7 +130,7 @@ def test_as_many_columns_as_samples_is_refused_with_the_widths(ids, rng):
 def test_identifier_given_as_a_categorical_covariate_is_refused_before_it_fills_the_memory(ids):
     n = 200_000  # one-hot in full, it would take 320 GB
     covariates = make_covariates(ids, {"id": [str(i) for i in range(n)]}, "categorical")
-    with pytest.raises(InputError, match=r"200000 columns with the intercept for 200000 samples .*id: 199999"):
+    with pytest.raises(InputError, match=r"200000 columns with the intercept for 200000 samples.*id: 199999"):
         design_matrix(None, covariates, covariates.samples)
 
 
@@ -147,3 +147,8 @@ def test_one_name_in_both_files_is_refused(ids, rng):
     categorical = make_covariates(ids, {"sex": ["1", "2", "1", "2"]}, "categorical")
     with pytest.raises(InputError, match="covariate sex is also in the quantitative file; rename one"):
         design_matrix(quantitative, categorical, _samples(ids, 4))
+
+
+def test_no_samples_are_refused(ids):
+    with pytest.raises(InputError, match="expected at least one sample"):
+        design_matrix(None, None, ids())

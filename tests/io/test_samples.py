@@ -73,6 +73,11 @@ def test_several_sources_are_intersected_and_indexed_each_in_its_own_order(ids, 
     assert reasons(aligned)["x"] == "not in chr1"
 
 
+def test_sample_of_two_later_sources_is_dropped_once(ids, phenotype):
+    aligned = align([ids("a", "b"), ids("a", "b", "x"), ids("x", "b", "a")], phenotype)
+    assert aligned.dropped["iid"].tolist().count("x") == 1
+
+
 def test_fid_distinguishes_samples_of_one_iid(ids, write):
     genotypes = ids("a", "b", "c")
     genotypes.loc[1, "iid"] = "a"

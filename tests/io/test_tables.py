@@ -181,6 +181,11 @@ def test_malformed_covariates_are_refused(write, text, kind, message):
         read_covariates(write("c.txt", text), kind)
 
 
+def test_covariate_column_without_a_name_is_refused(write):
+    with pytest.raises(InputError, match=r"c\.csv, line 1: value column 2 has no name"):
+        read_covariates(write("c.csv", "FID,IID,age,\n1,a,40,\n"))
+
+
 @pytest.mark.parametrize(
     ("text", "fids", "iids"),
     [

@@ -1,6 +1,8 @@
 import gzip
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpu_reml.io.errors import InputError
 from gpu_reml.io.text import read_text_table
@@ -74,3 +76,25 @@ def test_missing_file_and_directory_are_named(tmp_path):
         read(tmp_path / "none.txt")
     with pytest.raises(InputError, match=r"the test file cannot be read \(Is a directory\)"):
         read(tmp_path)
+
+
+WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"], exclude_characters='"'), min_size=1)
+BLANK = st.sampled_from(["", "  ", "\t", " \t "])
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), width=st.integers(2, 5), num_rows=st.integers(1, 6))
+def test_any_words_in_any_layout_are_read_back_with_their_lines(tmp_path_factory, data, width, num_rows):
+    rows = data.draw(st.lists(st.lists(WORDS, min_size=width, max_size=width), min_size=num_rows, max_size=num_rows))
+    gap = data.draw(st.sampled_from([" ", "   ", "\t", " \t"]))
+    end = data.draw(st.sampled_from(["\n", "\r\n"]))
+    lines, numbers = [], []
+    for row in rows:
+        lines += data.draw(st.lists(BLANK, max_size=2))
+        lines.append(gap.join(row))
+        numbers.append(len(lines))
+    path = tmp_path_factory.mktemp("words") / "t.txt"
+    path.write_bytes(end.join(lines).encode())
+    table = read(path)
+    assert table.fields.to_numpy().tolist() == rows
+    assert [table.line(k) for k in range(num_rows)] == numbers

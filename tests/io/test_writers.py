@@ -92,8 +92,7 @@ def test_floats_survive_json_and_tables_to_the_last_bit(tmp_path):
     numbers = np.random.default_rng(0).normal(size=100) * 10.0 ** np.arange(-50, 50)
     assert json.loads(json_text(numbers)) == numbers.tolist()
     write_table(tmp_path / "t.tsv", pd.DataFrame({"x": numbers}))
-    read = pd.read_csv(tmp_path / "t.tsv", sep="\t", float_precision="round_trip")
-    assert read["x"].tolist() == numbers.tolist()
+    assert [float(word) for word in (tmp_path / "t.tsv").read_text().split()[1:]] == numbers.tolist()
 
 
 def test_value_that_json_cannot_hold_is_a_type_error():
@@ -124,10 +123,10 @@ def test_full_disk_leaves_every_old_file_and_no_temporary_one(tmp_path, full_dis
 
 def test_interrupted_write_leaves_no_temporary_file(tmp_path, monkeypatch):
     def interrupt(_):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("stop")
 
     monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stop"):
         write_text(tmp_path / "a", "x")
     assert os.listdir(tmp_path) == []
 
@@ -160,11 +159,9 @@ def test_file_in_the_place_of_the_directory_is_named(tmp_path):
             write(tmp_path / "file" / "out")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_unwritable_directory_is_named(tmp_path):
-    tmp_path.chmod(0o555)
-    with pytest.raises(OutputError, match="Permission denied"):
-        check_writable(tmp_path / "out")
+def test_name_that_the_file_system_refuses_is_reported_before_the_work(tmp_path):
+    with pytest.raises(OutputError, match=r"cannot write \S*xxx: File name too long"):
+        check_writable(tmp_path / ("x" * 300))
 
 
 def test_check_writable_makes_the_directory_and_leaves_it_empty(tmp_path):
