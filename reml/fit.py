@@ -36,7 +36,8 @@ class SolverSettings:
     """Relative residuals at which linear solves stop, by what they are for.
 
     ``probes`` is the loosest for probe solves: a step that changes V by a share of it needs solves that see the change,
-    so they tighten to a tenth of the last step's relative size (a warm start would otherwise pass unchanged).
+    so they tighten to a fiftieth of the last step's relative size (a warm start would otherwise pass unchanged, and
+    the errors of warm-started solves do not cancel as those of a cold start do).
     """
 
     y: float = 1e-4
@@ -184,11 +185,11 @@ def prepare(covariance, Q, y, probes: Probes, settings: FitSettings) -> Problem:
 
 
 def probe_tolerance(solver: SolverSettings, theta: np.ndarray, warm: Evaluation | None) -> float:
-    """Tolerance of the probe solves at theta: a tenth of the relative change of V since ``warm``, at most the loosest."""
+    """Tolerance of the probe solves at theta: a fiftieth of the relative change of V, at most the loosest."""
     if warm is None:
         return solver.probes
     change = np.abs(theta - warm.theta).sum() / theta.sum()
-    return float(np.clip(0.1 * change, min(solver.final, solver.probes), solver.probes))
+    return float(np.clip(0.02 * change, min(solver.final, solver.probes), solver.probes))
 
 
 def evaluate(problem: Problem, theta: np.ndarray, images: ProbeImages, warm: Evaluation | None) -> Evaluation:

@@ -9,9 +9,11 @@ from .dense import (
     standardised,
 )
 from .exact import ExactFit, exact_reml
+from .example import example_cohort
 from .haplotypes import Haplotypes, Structure
 from .simulate import (
     Cohort,
+    Genetics,
     Trait,
     simulate_bed,
     simulate_cohort,
@@ -24,6 +26,7 @@ from .simulate import (
 __all__ = [
     "Cohort",
     "ExactFit",
+    "Genetics",
     "Haplotypes",
     "Structure",
     "Trait",
@@ -32,6 +35,7 @@ __all__ = [
     "dense_loglik",
     "dense_score",
     "exact_reml",
+    "example_cohort",
     "kernel",
     "simulate_bed",
     "simulate_cohort",

@@ -47,7 +47,7 @@ class Haplotypes:
 
 @dataclass(frozen=True)
 class Structure:
-    """Who the samples are: populations of a given Fst, and the share of samples in families (two parents, two children).
+    """Who the samples are: populations of a given Fst, and the share of samples in families of four.
 
     Populations are assigned at random, a family to one.
     """
