@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     if sys.version_info < (3, 11):
         print(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
-    commands = {"example": ["-m", "gpu_reml.validation.example"], "test": ["-m", "pytest", "--quiet", "-ra"]}
+    commands = {"example": ["-m", "gpu_reml.validation.quickstart"], "test": ["-m", "pytest", "--quiet", "-ra"]}
     if not arguments or arguments[0] not in commands:
         print(__doc__)
         return 0 if arguments in (["-h"], ["--help"]) else 2

@@ -6,55 +6,12 @@ Float32 throughout; the kernels and their rounding are described in :mod:`gpu_re
 from dataclasses import dataclass
 
 import numpy as np
-from cuda import pathfinder
 from numba import cuda
-from numba.cuda import config
 from scipy import sparse
 
+from .cuda_device import cuda_available, cuda_unavailable_reason
 from .cuda_kernels import MAX_COLUMNS, MAX_THREADS, diag_kernel, launch_shape, z_kernel, zt_kernel
 from .genotypes import PackedGenotypes, code_values
-
-TOOLKIT_LIBRARIES = ("nvvm", "nvrtc", "nvJitLink", "cudart")  # what compiling and loading a kernel needs
-
-
-def simulating() -> bool:
-    """Whether numba's CUDA simulator stands in for a device (NUMBA_ENABLE_CUDASIM=1)."""
-    return bool(config.ENABLE_CUDASIM)
-
-
-def missing_toolkit_libraries() -> list[str]:
-    """CUDA toolkit libraries that kernels need and this Python cannot load."""
-    missing = []
-    for name in TOOLKIT_LIBRARIES:
-        try:
-            pathfinder.load_nvidia_dynamic_lib(name)
-        except pathfinder.DynamicLibNotFoundError:
-            missing.append(name)
-    return missing
-
-
-def cuda_available(allow_simulator: bool = False) -> bool:
-    """Whether kernels can run here: a device, its driver and the toolkit's libraries; the simulator only if allowed."""
-    if simulating():
-        return allow_simulator
-    return cuda.is_available() and not missing_toolkit_libraries()
-
-
-def cuda_unavailable_reason() -> str:
-    """One line: which of device, driver and toolkit is missing and what to install; empty when nothing is."""
-    if simulating():
-        return "NUMBA_ENABLE_CUDASIM=1 replaces the CUDA device by a simulator; unset it to use a device"
-    missing = missing_toolkit_libraries()
-    problem = None if cuda.is_available() else cuda.cuda_error()
-    if problem and "NO_DEVICE" in problem:
-        return "the CUDA driver finds no device; check that one is installed and that CUDA_VISIBLE_DEVICES shows it"
-    if problem and "library cannot be found" in problem:
-        return "no NVIDIA driver (libcuda) on this machine; install the driver of the device, or use --device cpu"
-    if problem:
-        return f"the CUDA driver does not start: {' '.join(problem.split())}"
-    if missing:
-        return f"CUDA toolkit libraries not found: {', '.join(missing)}; pip install 'gpu-reml[cuda]'"
-    return ""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,17 @@
 
 import pytest
 
-from gpu_reml.ops.cuda import cuda_available, cuda_unavailable_reason
+from gpu_reml.ops.cuda_device import cuda_available, cuda_unavailable_reason
 
 
 def pytest_addoption(parser):
     parser.addoption(
         "--require-gpu", action="store_true", help="fail, instead of skip, the gpu tests where there is no CUDA device"
     )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "device: too large for numba's simulator; with gpu, needs a real device")
 
 
 def pytest_runtest_setup(item):

@@ -11,10 +11,14 @@ from .dense import images, projection
 
 LOG_2PI = np.log(2 * np.pi)
 MAX_ITERATIONS = 200
-# Squared length of a Newton step in standard errors under which theta is final; the step is then taken once more.
-DECREMENT = 1e-14
+# Squared length of a step in standard errors under which one more step, which squares the error, ends the search.
+SHORT_STEP = 1e-10
+# Smallest curvature, relative to the expected information, that a step relies on.
+FLAT = 1e-3
+# Eigenvalue of the information in correlation form under which components cannot be told apart.
+DEPENDENT = 1e-10
 # Largest score, times the standard error, that counts as zero in the check of the optimum.
-KKT = 1e-6
+KKT = 1e-5
 
 
 @dataclass(frozen=True)
@@ -197,25 +201,28 @@ def curvature_of_contrasts(theta: np.ndarray, data: Contrasts) -> Curvature:
 
 
 def bounded_step(theta: np.ndarray, lower: np.ndarray, at: Curvature) -> tuple[np.ndarray, float]:
-    """The step that maximises the quadratic model within the bounds, and how far it is in squared standard errors.
+    """An ascent step within the bounds, and its squared length in standard errors.
 
-    Newton's model where the likelihood is concave, Fisher's scoring elsewhere, solved by bounded least squares.
+    Components at their bound with a falling likelihood stay.  For the others Newton's quadratic model is maximised by
+    bounded least squares; where the likelihood is not concave, its curvatures relative to the expected information
+    are taken by their size.
     """
     scale = 1 / np.sqrt(np.diag(at.expected))
-    factor = None
-    for information in (at.observed, at.expected):
-        unit = information * np.outer(scale, scale)
-        if np.linalg.eigvalsh(unit)[0] > 1e-10:
-            factor = linalg.cholesky(unit)
-            break
-    if factor is None:
+    unit = np.outer(scale, scale)
+    if np.linalg.eigvalsh(at.expected * unit)[0] < DEPENDENT:
         raise ValueError("Ks: the components are linearly dependent on the error contrasts; merge or drop one of them")
-    target = linalg.solve_triangular(factor, at.score * scale, trans="T")
-    room = (lower - theta) / scale
-    # bvls wants lower < upper strictly and treats rounding above the bound as infeasible.
+    free = np.flatnonzero((theta > lower) | (at.score > 0))
+    square = np.ix_(free, free)
+    relative, U = linalg.eigh((at.observed * unit)[square], (at.expected * unit)[square])
+    root = np.sqrt(np.maximum(np.abs(relative), FLAT))
+    # With U'EU = I, factor' factor = E U diag(root^2) U' E is the model's information and factor' target the score.
+    factor = root[:, None] * (U.T @ (at.expected * unit)[square])
+    target = (U.T @ (at.score * scale)[free]) / root
+    room = ((lower - theta) / scale)[free]
     found = optimize.lsq_linear(factor, target, bounds=(np.minimum(room, 0), np.inf), method="bvls", tol=1e-15)
-    length = factor @ found.x
-    return found.x * scale, float(length @ length)
+    step = np.zeros_like(theta)
+    step[free] = found.x * scale[free]
+    return step, float(step @ at.expected @ step)
 
 
 def several_components(data: Contrasts, lower: np.ndarray) -> tuple[np.ndarray, int]:
@@ -225,20 +232,25 @@ def several_components(data: Contrasts, lower: np.ndarray) -> tuple[np.ndarray, 
     theta = data.null_variance * np.append(0.5 / (G * mean_diagonals), 0.5)
     value = loglik_of_contrasts(theta, data)
     for iteration in range(1, MAX_ITERATIONS + 1):
-        step, decrement = bounded_step(theta, lower, curvature_of_contrasts(theta, data))
-        if decrement < DECREMENT:
+        at = curvature_of_contrasts(theta, data)
+        step, length = bounded_step(theta, lower, at)
+        if length < SHORT_STEP:
             return np.maximum(theta + step, lower), iteration
-        theta, value = line_search(theta, step, value, data, lower)
+        theta, value = line_search(theta, step, (value, float(at.score @ step)), data, lower)
     return theta, MAX_ITERATIONS
 
 
-def line_search(theta, step, value: float, data: Contrasts, lower) -> tuple[np.ndarray, float]:
-    """Halve the step until the likelihood does not fall by more than its rounding error; theta and likelihood there."""
+def line_search(theta, step, start: tuple[float, float], data: Contrasts, lower) -> tuple[np.ndarray, float]:
+    """Halve the step until the likelihood gains a tenth of what its slope promises, to rounding.
+
+    start: likelihood and slope along the step at theta.  Returns the new theta and its likelihood.
+    """
+    value, slope = start
     rounding = 1e-13 * (len(data.y) + abs(value))
     for halving in range(60):
         trial = np.maximum(theta + step * 0.5**halving, lower)
         reached = loglik_of_contrasts(trial, data)
-        if reached >= value - rounding:
+        if reached >= value + 0.1 * slope * 0.5**halving - rounding:
             return trial, reached
     raise ArithmeticError(f"no increase of the likelihood along an ascent direction at theta = {theta}")
 

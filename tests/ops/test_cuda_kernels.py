@@ -11,34 +11,36 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numba import cuda
 
-from gpu_reml.ops import cuda_kernels as kernels
 from gpu_reml.ops import pack, standardise
-from gpu_reml.ops.cuda import make_cuda_products, missing_toolkit_libraries, simulating
+from gpu_reml.ops.cuda_device import missing_toolkit_libraries, simulating
 
-KERNELS = {
-    "zt": (kernels.zt_kernel, kernels.SIG_ZT),
-    "z": (kernels.z_kernel, kernels.SIG_Z),
-    "diag": (kernels.diag_kernel, kernels.SIG_DIAG),
-}
+MISSING_LIBRARIES = missing_toolkit_libraries()
+if not MISSING_LIBRARIES:  # numba.cuda cannot be imported without cudart
+    from numba import cuda
+
+    from gpu_reml.ops import cuda_kernels as kernels
+    from gpu_reml.ops.cuda import make_cuda_products
+
+KERNELS = ["zt", "z", "diag"]
 ARCHITECTURES = [(8, 0), (9, 0)]
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
 STATIC_SHARED_BYTES = 48 * 1024
+SEGMENT, SEGMENTS = 512, 4
+LONG = SEGMENTS * SEGMENT + 3  # four ones after the first term
+LONG_SUM = np.float32(2**24 + SEGMENTS)
 
-compiled = pytest.mark.skipif(
-    simulating() or bool(missing_toolkit_libraries()),
-    reason="compiling kernels needs NVVM, NVRTC, nvJitLink and cudart: pip install 'gpu-reml[test]'",
-)
-in_simulator = pytest.mark.skipif(simulating(), reason="this is the simulator's process")
+importable = pytest.mark.skipif(bool(MISSING_LIBRARIES), reason=f"not found: {', '.join(MISSING_LIBRARIES)}")
+outside_simulator = pytest.mark.skipif(simulating(), reason="the simulator replaces numba's CUDA compiler")
 
 
 def compile_kernel(name, cc, output="ptx"):
-    kernel, signature = KERNELS[name]
+    kernel, signature = getattr(kernels, f"{name}_kernel"), getattr(kernels, f"SIG_{name.upper()}")
     return cuda.compile(kernel.py_func, signature, device=False, abi="numba", cc=cc, output=output)[0]
 
 
-@compiled
+@importable
+@outside_simulator
 @pytest.mark.parametrize("cc", ARCHITECTURES)
 @pytest.mark.parametrize("name", KERNELS)
 def test_float32_kernels_have_no_float64_and_no_local_memory(name, cc):
@@ -49,7 +51,8 @@ def test_float32_kernels_have_no_float64_and_no_local_memory(name, cc):
     assert ".local" not in ptx  # covers ld.local, st.local and the local depot
 
 
-@compiled
+@importable
+@outside_simulator
 @pytest.mark.parametrize("cc", ARCHITECTURES)
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_fit_the_device_without_stack_or_spills(name, cc):
@@ -66,7 +69,8 @@ def test_kernels_fit_the_device_without_stack_or_spills(name, cc):
     assert max([0, *(int(size) for size in re.findall(r"(\d+) bytes smem", report))]) <= STATIC_SHARED_BYTES, report
 
 
-@in_simulator
+@importable
+@outside_simulator
 def test_the_gpu_tests_pass_in_the_simulator():
     """Same tests as on a device; --require-gpu makes a skipped one a failure."""
     folder = Path(__file__).parent
@@ -88,17 +92,12 @@ def ones_everywhere(b, n):
     return on_device(np.zeros((b, (n + 3) // 4)), np.uint8), on_device(np.ones((b, 4)))
 
 
-def large_then_ones(terms, segment=kernels.SEGMENT):
+def large_then_ones(terms):
     """2^24 at the start, then one 1 in each later segment: a float32 sum without compensation stays at 2^24."""
     column = np.zeros(terms, np.float32)
-    column[segment::segment] = 1
+    column[SEGMENT::SEGMENT] = 1
     column[0] = 2.0**24
     return column
-
-
-SEGMENTS = 4
-LONG = SEGMENTS * kernels.SEGMENT + 3  # four ones after the first term
-LONG_SUM = np.float32(2**24 + SEGMENTS)
 
 
 @pytest.mark.gpu
@@ -141,6 +140,7 @@ def test_a_kernel_writes_only_inside_its_result():
     np.testing.assert_array_equal(guarded.copy_to_host()[:, 0], [-7, n, n, n, -7])
 
 
+@importable
 @pytest.mark.parametrize("threads", [32, 96, 256])
 @pytest.mark.parametrize("columns", [1, 8, 9, 32, 33, 130])
 def test_launch_shape_covers_the_result_within_the_shared_tiles(columns, threads):

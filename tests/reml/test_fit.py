@@ -49,7 +49,7 @@ def test_with_exact_probes_the_fit_is_the_dense_fit(cohorts, num_components):
 
 @pytest.fixture(scope="module")
 def stochastic_cohorts():
-    shapes = [(500, 1500, 1, 11, 0.5), (600, 2500, 3, 12, 0.6), (450, 3000, 2, 13, 0.4)]
+    shapes = [(500, 1500, 1, 11, 0.5), (600, 2500, 3, 12, 0.6), (1000, 3000, 2, 13, 0.4)]
     return [make_cohort(n, m, g, seed, h2) for n, m, g, seed, h2 in shapes]
 
 

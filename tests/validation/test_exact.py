@@ -59,6 +59,19 @@ def test_a_general_optimiser_finds_no_higher_likelihood(theta):
     np.testing.assert_allclose(fit.loglik, dense.dense_loglik(fit.theta, y, X, Ks), rtol=1e-13)
 
 
+@pytest.mark.parametrize("num_components", [2, 5])
+def test_newton_steps_converge_quickly_also_where_the_likelihood_is_not_concave(num_components):
+    rng = np.random.default_rng(num_components)
+    for _ in range(12):
+        Z = dense.standardised(rng.binomial(2, 0.3, (60, 100)).astype(np.int8))
+        Ks = [dense.kernel(Z, rng.random(100) < 0.4) for _ in range(num_components)]
+        y = rng.standard_normal(60) + Z[:, :20] @ rng.standard_normal(20)
+        fit = exact_reml(y, np.ones((60, 1)), Ks)
+        assert fit.converged and fit.iterations <= 15
+        for nearby in fit.theta * rng.uniform(0.9, 1.1, (5, len(fit.theta))):
+            assert dense.dense_loglik(nearby, y, np.ones((60, 1)), Ks) <= fit.loglik + 1e-10
+
+
 def test_the_optimum_has_no_score_inside_and_a_falling_one_at_the_bound():
     y, X, Ks = simulated([25.0, 0.0, 0.0, 20.0], seed=3)
     fit = exact_reml(y, X, Ks)

@@ -57,6 +57,26 @@ def test_allele_frequencies_are_log_odds_uniform_between_the_limits():
     assert np.abs(expected - (np.arange(1500) + 0.5) / 1500).max() < 1.95 / np.sqrt(1500) + 0.01
 
 
+def test_nothing_is_inherited_together_across_the_start_of_a_chromosome():
+    model = Haplotypes(num_founders=2000, switch_rate=0.0, persistence=1.0, min_maf=0.1, num_chromosomes=150)
+    R2 = np.corrcoef(standardised(simulate_cohort(400, 300, 1, missing_rate=0, haplotypes=model).counts).T) ** 2
+    within, across = np.diag(R2, 1)[::2], np.diag(R2, 1)[1::2]
+    assert within.mean() > 0.1
+    # 1 / n from the samples and 1 / F from the founders, were the two sides independent.
+    assert across.mean() < 2 * (1 / 400 + 1 / 2000)
+
+
+def test_a_chromosome_begins_anew_for_haplotypes_that_never_change_founder():
+    model = Haplotypes(num_founders=20, switch_rate=0.0, persistence=0.0, min_maf=0.3, num_chromosomes=2)
+    counts = simulate_cohort(300, 200, 1, missing_rate=0, haplotypes=model).counts
+    first, second = counts[:, :100], counts[:, 100:]
+    # Pairs of haplotypes are equal along a whole chromosome, and differ on the other one.
+    alike = np.array([[np.array_equal(a[i], a[j]) for i in range(300) for j in range(i)] for a in (first, second)])
+    both = alike.all(axis=0).mean()
+    assert 0 < alike.mean() < 0.02
+    assert both < 4 * alike.mean() ** 2 + 4 * np.sqrt(alike.mean() ** 2 / alike.shape[1])
+
+
 def test_linkage_disequilibrium_decays_with_distance_and_stops_between_chromosomes():
     model = Haplotypes(num_chromosomes=2)
     cohort = simulate_cohort(800, 400, 1, missing_rate=0, haplotypes=model)
@@ -83,6 +103,9 @@ def test_children_inherit_one_allele_of_each_parent_and_are_half_related_to_them
         assert np.all((lowest <= cohort.counts[i]) & (cohort.counts[i] <= highest))
         related += [K[i, row[father]], K[i, row[mother]]]
     assert abs(np.mean(related) - 0.5) < 0.05
+    siblings = [K[i, j] for i, j in zip(children.index[::2], children.index[1::2], strict=True)]
+    # Brothers and sisters share between nothing and all: half on average, with a spread that parents do not have.
+    assert abs(np.mean(siblings) - 0.5) < 0.1 and np.std(siblings) > 1.5 * np.std(related)
 
 
 def test_populations_differ_by_their_fst():

@@ -1,0 +1,103 @@
+"""``python -m benchmarks.kernels``: V(theta) B from packed genotypes against two GEMMs on Z already in RAM, in one run.
+
+The floor is Z'B and Z(Z'B) with Z (m, n) float32 in memory: what a program that could afford 16 times the memory pays.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import numpy as np
+
+from gpu_reml.ops import CpuProducts, make_covariance, standardise
+from gpu_reml.ops.cpu_kernels import as_pairs, decode, pair_table
+from gpu_reml.ops.genotypes import code_values
+
+
+def random_packed(n: int, m: int, seed: int = 0) -> np.ndarray:
+    """Packed genotypes with 1 % missing calls and a spread of frequencies."""
+    rng = np.random.default_rng(seed)
+    packed = np.zeros((m, (n + 3) // 4), np.uint8)
+    for j in range(m):
+        f = rng.uniform(0.05, 0.5)
+        p = np.array([f * f, 0.01, 2 * f * (1 - f), (1 - f) ** 2])
+        codes = np.searchsorted(np.cumsum(p / p.sum()), rng.random(packed.shape[1] * 4)).astype(np.uint8)
+        quads = np.minimum(codes, 3).reshape(-1, 4)
+        packed[j] = quads[:, 0] | quads[:, 1] << 2 | quads[:, 2] << 4 | quads[:, 3] << 6
+    return packed
+
+
+def alternate(functions: dict, repeats: int) -> dict[str, float]:
+    """Median seconds of each function, run in turn so that drift of the machine hits all alike."""
+    times = {name: [] for name in functions}
+    for name, function in functions.items():
+        function()
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def floor_rows(genotypes, ks: list[int], repeats: int) -> list[dict]:
+    """Packed product against the GEMM floor for every number of columns."""
+    n, m = genotypes.num_samples, genotypes.num_variants
+    products = CpuProducts(genotypes)
+    Z = np.empty((m, 4 * ((n + 3) // 4)), np.float32)
+    decode(genotypes.parts[0], pair_table(code_values(genotypes).astype(np.float32)), as_pairs(Z))
+    Z = Z[:, :n]
+    w = np.full(m, 1 / m)
+    rows = []
+    for k in ks:
+        B = np.random.default_rng(k).standard_normal((n, k)).astype(np.float32)
+        median = alternate(
+            {"packed": lambda B=B: products.weighted(B, w), "floor": lambda B=B: Z.T @ (Z @ B)}, repeats
+        )
+        gflop = 4e-9 * n * m * k
+        ratio = median["packed"] / median["floor"]
+        rows.append({"k": k, **median, "ratio": ratio, "packed_gflops": gflop / median["packed"]})
+        print(f"k={k:4d}  packed {median['packed']:8.4f} s  floor {median['floor']:8.4f} s  ratio {ratio:5.2f}", flush=True)
+    return rows
+
+
+def component_rows(genotypes, k: int, repeats: int) -> list[dict]:
+    """V(theta) B with 1, 10 and 100 overlapping components: one pass whatever their number."""
+    rng = np.random.default_rng(0)
+    B = rng.standard_normal((genotypes.num_samples, k)).astype(np.float32)
+    functions = {}
+    for groups in (1, 10, 100):
+        weights = rng.random((genotypes.num_variants, groups))
+        covariance = make_covariance(CpuProducts(genotypes), weights)
+        theta = np.full(groups, 0.5 / groups)
+        functions[groups] = lambda c=covariance, t=theta: c.apply(t, B)
+    median = alternate(functions, repeats)
+    rows = [{"components": g, "seconds": s, "ratio": s / median[1]} for g, s in median.items()]
+    for row in rows:
+        print(f"G={row['components']:4d}  {row['seconds']:8.4f} s  ratio to G=1 {row['ratio']:5.2f}", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-n", type=int, default=5000)
+    parser.add_argument("-m", type=int, default=50000)
+    parser.add_argument("-k", type=int, nargs="+", default=[1, 4, 16, 64, 100, 128])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args()
+    packed = random_packed(options.n, options.m)
+    genotypes = standardise([packed], options.n)
+    print(f"n={options.n} m={options.m}: packed {packed.nbytes / 2**20:.0f} MiB, float32 {options.n * options.m * 4 / 2**20:.0f} MiB")
+    result = {
+        "floor": floor_rows(genotypes, options.k, options.repeats),
+        "components": component_rows(genotypes, 32, options.repeats),
+    }
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(result, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

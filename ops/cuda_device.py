@@ -1,0 +1,58 @@
+"""Whether CUDA kernels can run here, and what is missing when they cannot.
+
+Importing this module needs no CUDA software.  ``numba.cuda`` cannot even be imported without the toolkit's run-time
+library, so nothing here imports it before that library has been found.
+"""
+
+from cuda import pathfinder
+from numba import config
+
+TOOLKIT_LIBRARIES = ("cudart", "nvrtc", "nvvm", "nvJitLink")  # to import numba.cuda, compile a kernel and load it
+SIMULATOR_LIBRARIES = ("cudart",)
+
+
+def simulating() -> bool:
+    """Whether numba's CUDA simulator stands in for a device (NUMBA_ENABLE_CUDASIM=1)."""
+    return bool(config.ENABLE_CUDASIM)
+
+
+def missing_toolkit_libraries() -> list[str]:
+    """CUDA toolkit libraries that are needed and that this Python cannot load."""
+    missing = []
+    for name in SIMULATOR_LIBRARIES if simulating() else TOOLKIT_LIBRARIES:
+        try:
+            pathfinder.load_nvidia_dynamic_lib(name)
+        except pathfinder.DynamicLibNotFoundError:
+            missing.append(name)
+    return missing
+
+
+def cuda_available(allow_simulator: bool = False) -> bool:
+    """Whether kernels can run here: a device, its driver and the toolkit's libraries; the simulator only if allowed."""
+    if simulating():
+        return allow_simulator and not missing_toolkit_libraries()
+    return not cuda_unavailable_reason()
+
+
+def cuda_unavailable_reason() -> str:
+    """One line: which of device, driver and toolkit is missing and what to install; empty when nothing is."""
+    missing = missing_toolkit_libraries()
+    if missing:
+        return f"CUDA toolkit libraries not found: {', '.join(missing)}; pip install 'gpu-reml[cuda]'"
+    if simulating():
+        return "NUMBA_ENABLE_CUDASIM=1 replaces the CUDA device by a simulator; unset it to use a device"
+    problem = driver_problem()
+    if problem is None:
+        return ""
+    if "NO_DEVICE" in problem:
+        return "the CUDA driver finds no device; check that one is installed and that CUDA_VISIBLE_DEVICES shows it"
+    if "library cannot be found" in problem:
+        return "no NVIDIA driver (libcuda) on this machine; install the driver of the device, or use --device cpu"
+    return f"the CUDA driver does not start: {' '.join(problem.split())}"
+
+
+def driver_problem() -> str | None:
+    """The driver's own account of why it has no device, or None; needs the toolkit's run-time library."""
+    from numba import cuda
+
+    return None if cuda.is_available() else str(cuda.cuda_error())
