@@ -17,7 +17,7 @@ def resolve_backend(device: str) -> str:
         raise ValueError(f"device: expected one of {', '.join(DEVICES)}, found {device!r}")
     if device == "cpu":
         return "cpu"
-    from .cuda import cuda_available, cuda_unavailable_reason
+    from .cuda_device import cuda_available, cuda_unavailable_reason
 
     if cuda_available():
         return "cuda"

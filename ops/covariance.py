@@ -2,14 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from scipy import sparse
 
-from .cpu import CpuProducts
+from .genotypes import PackedGenotypes
 
 INNER_ROWS = 1 << 14  # variants whose products are held in float64 at once
+
+
+class Products(Protocol):
+    """What a backend offers: products with the standardised Z (n, m) of its genotypes.  See :class:`CpuProducts`."""
+
+    name: str
+    dtype: type
+    genotypes: PackedGenotypes
+    num_samples: int
+    num_variants: int
+
+    def zt(self, B: np.ndarray) -> np.ndarray: ...
+    def z(self, U: np.ndarray) -> np.ndarray: ...
+    def weighted(self, B: np.ndarray, w: np.ndarray) -> np.ndarray: ...
+    def grouped(self, U: np.ndarray, weights: sparse.spmatrix) -> np.ndarray: ...
+    def squared_norms_by_sample(self, weights: sparse.spmatrix) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -20,7 +36,7 @@ class GenotypeCovariance:
     A *pass* is one read of the packed genotypes for both directions of a product; its cost does not depend on G.
     """
 
-    products: CpuProducts
+    products: Products
     weights: sparse.csr_array
     names: tuple[str, ...]
     num_variants: tuple[int, ...]
@@ -96,7 +112,7 @@ def _weighted_gram(F: np.ndarray, rows: np.ndarray, w: np.ndarray) -> np.ndarray
 
 
 def make_covariance(
-    products: CpuProducts,
+    products: Products,
     weights: np.ndarray | sparse.sparray | None = None,
     names: Sequence[str] | None = None,
     normalise: Literal["weights", "trace"] = "weights",

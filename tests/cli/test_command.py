@@ -1,0 +1,293 @@
+"""The command end to end: what it writes, and one line with exit code 2 for everything that is wrong with the input."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from gpu_reml.cli.main import main
+from gpu_reml.validation import dense
+from gpu_reml.validation.exact import exact_reml
+from gpu_reml.validation.simulate import simulate_cohort, write_plink
+
+N, M = 221, 500  # one sample fewer takes a byte less a variant, so a short .fam shows
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """PLINK files, a phenotype with two missing values, two covariates, and three components, one of which overlaps."""
+    folder = tmp_path_factory.mktemp("cohort")
+    people = simulate_cohort(N, M, 5)
+    write_plink(people, folder / "data")
+    rng = np.random.default_rng(2)
+    Z = dense.standardised(people.counts)
+    age, sex = rng.integers(20, 70, N).astype(float), rng.integers(1, 3, N)
+    y = 170 + 0.1 * age + 5 * sex + 4 * (Z @ rng.standard_normal(M) / np.sqrt(M)) + 4 * rng.standard_normal(N)
+    y[[3, 8]] = np.nan
+    ids = people.samples[["fid", "iid"]].set_axis(["FID", "IID"], axis=1)
+    write = {"sep": "\t", "index": False, "na_rep": "NA"}
+    ids.assign(other=1.0 + np.arange(N), height=y).to_csv(folder / "pheno.txt", **write)
+    ids.assign(age=age).to_csv(folder / "q.txt", **write)
+    ids.assign(sex=sex).to_csv(folder / "c.txt", **write)
+    ids.assign(age=age, sex=sex).to_csv(folder / "numeric.txt", **write)
+    sets = [("a", range(0, 200)), ("b", range(200, M)), ("c", range(150, 250))]
+    spec = [{"name": name, "variant_indices": list(indices)} for name, indices in sets]
+    (folder / "spec.json").write_text(json.dumps(spec))
+    return folder
+
+
+def run(folder, *arguments, out="out/result"):
+    defaults = {"--bfile": folder / "data", "--pheno": folder / "pheno.txt", "--out": folder / out}
+    given = [str(a) for a in arguments]
+    command = [part for flag, value in defaults.items() if flag not in given for part in (flag, str(value))]
+    return main([*command, "--device", "cpu", "--quiet", *given])
+
+
+def dense_fit(folder, X_columns, sets):
+    from bed_reader import open_bed
+
+    with open_bed(folder / "data.bed") as bed:
+        counts = bed.read(dtype="int8")
+    table = pd.read_csv(folder / "pheno.txt", sep="\t")
+    kept = table["height"].notna().to_numpy()
+    X = np.column_stack([np.ones(N), *X_columns])[kept]
+    Z = dense.standardised(counts[kept])
+    weights = [np.isin(np.arange(M), list(indices)).astype(float) for indices in sets]
+    return exact_reml(table["height"].to_numpy()[kept], X, [dense.kernel(Z, w) for w in weights])
+
+
+def test_one_component_gives_the_dense_answer_and_every_file(cohort):
+    assert run(cohort, "--pheno-name", "height", "--qcovar", cohort / "q.txt", "--covar", cohort / "c.txt") == 0
+    record = json.loads((cohort / "out/result.json").read_text())
+    age = pd.read_csv(cohort / "q.txt", sep="\t")["age"]
+    sex = pd.read_csv(cohort / "c.txt", sep="\t")["sex"]
+    exact = dense_fit(cohort, [age, sex == 2], [range(M)])
+    h2 = record["h2"]
+    assert abs(h2["estimate"] - exact.h2) <= 4 * h2["mc_se"] + 0.02 * h2["se"]
+    np.testing.assert_allclose(h2["se"], exact.h2_se, rtol=0.05)
+    assert abs(record["loglik"] - exact.loglik) <= 4 * record["loglik_mc_se"]
+    effects = record["fixed_effects"]
+    assert [effect["name"] for effect in effects] == ["intercept", "age", "sex[2]"]
+    for effect, value in zip(effects, exact.fixed_effects, strict=True):
+        assert abs(effect["estimate"] - value) <= 0.1 * effect["se"]
+    assert record["samples"] == {"analysed": N - 2, "dropped": {"missing phenotype": 2}}
+    for key in (
+        "status converged n num_variants loglik_null lrt lrt_mc_se lrt_df lrt_p components residuals covariance "
+        "settings seed backend version passes seconds"
+    ).split():
+        assert key in record
+    hsq = pd.read_csv(cohort / "out/result.hsq", sep="\t", index_col=0)
+    assert list(hsq.index) == ["V(G)", "V(e)", "Vp", "V(G)/Vp", "logL", "logL0", "LRT", "df", "Pval", "n"]
+    np.testing.assert_allclose(hsq.loc["V(G)/Vp"].to_numpy(float), [h2["estimate"], h2["se"]], atol=1e-6)
+    np.testing.assert_allclose(float(hsq.loc["LRT", "Variance"]), record["lrt"], atol=1e-3)
+    history = pd.read_csv(cohort / "out/result.history.tsv", sep="\t")
+    assert len(history) == record["iterations"]
+    assert "h2 =" in (cohort / "out/result.log").read_text()
+
+
+def test_the_reference_systems_flags_give_the_same_answer(cohort):
+    assert run(cohort, "--pheno-name", "height", "--qcovar", cohort / "numeric.txt", out="one") == 0
+    code = main(
+        f"--bed-prefix {cohort}/data --pheno-txt {cohort}/pheno.txt --pheno-name height --covar-txt {cohort}/numeric.txt "
+        f"--out-prefix {cohort}/two --gpu-budget-gib 40 --ring-depth 0 --device cpu --non-verbose".split()
+    )
+    assert code == 0
+    one, two = (json.loads((cohort / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one["components"] == two["components"] and one["loglik"] == two["loglik"]
+
+
+def test_overlapping_components_of_a_spec_match_the_dense_fit(cohort):
+    arguments = ("--mpheno", 2, "--component-spec", cohort / "spec.json", "--mc-target", 0.05)
+    assert run(cohort, *arguments, out="sets") == 0
+    record = json.loads((cohort / "sets.json").read_text())
+    exact = dense_fit(cohort, [], [range(0, 200), range(200, M), range(150, 250)])
+    assert [c["name"] for c in record["components"]] == ["a", "b", "c"]
+    for component, value in zip([*record["components"], *record["residuals"]], exact.theta, strict=True):
+        assert abs(component["variance"] - value) <= 4 * component["mc_se"] + 0.02 * component["se"]
+
+
+def test_prefixes_are_components_matched_by_sample_id(cohort, tmp_path):
+    from bed_reader import open_bed, to_bed
+
+    with open_bed(cohort / "data.bed") as bed:
+        order = np.random.default_rng(0).permutation(N)
+        properties = {key: np.array(value) for key, value in bed.properties.items()}
+        people = {key: value[order] for key, value in properties.items() if len(value) == N and key != "sid"}
+        variants = {key: value[250:] for key, value in properties.items() if len(value) == M}
+        to_bed(tmp_path / "second.bed", bed.read(np.s_[order, 250:], dtype="int8"), {**people, **variants})
+    both = f"{cohort}/data,{tmp_path}/second"
+    assert run(cohort, "--bfile", both, "--pheno-name", "height", out="both") == 0
+    record = json.loads((cohort / "both.json").read_text())
+    assert [c["name"] for c in record["components"]] == ["data", "second"]
+    exact = dense_fit(cohort, [], [range(M), range(250, M)])
+    for component, value in zip(record["components"], exact.theta, strict=False):
+        assert abs(component["variance"] - value) <= 4 * component["mc_se"] + 0.02 * component["se"]
+
+
+def test_keep_and_remove_and_the_sample_files(cohort, tmp_path):
+    ids = pd.read_csv(cohort / "pheno.txt", sep="\t")[["FID", "IID"]]
+    ids[:150].to_csv(tmp_path / "keep.txt", sep=" ", header=False, index=False)
+    ids[100:160].to_csv(tmp_path / "remove.txt", sep=" ", header=False, index=False)
+    files = ("--keep-out", tmp_path / "kept.txt", "--dropped-out", tmp_path / "dropped.txt")
+    lists = ("--keep", tmp_path / "keep.txt", "--remove", tmp_path / "remove.txt")
+    assert run(cohort, "--pheno-name", "height", *lists, *files, "--normalise", "trace") == 0
+    kept = pd.read_csv(tmp_path / "kept.txt", sep="\t")
+    assert list(kept["IID"].astype(str)) == [i for k, i in enumerate(ids["IID"].astype(str)[:100]) if k not in (3, 8)]
+    assert set(pd.read_csv(tmp_path / "dropped.txt", sep="\t")["reason"]) == {
+        "missing phenotype",
+        "not in keep",
+        "in remove",
+    }
+
+
+def truncate(folder):
+    path = folder / "data.bed"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def individual_major(folder):
+    path = folder / "data.bed"
+    path.write_bytes(b"\x6c\x1b\x00" + path.read_bytes()[3:])
+
+
+def drop_last_line(name):
+    def change(folder):
+        lines = (folder / name).read_text().splitlines(keepends=True)
+        (folder / name).write_text("".join(lines[:-1]))
+
+    return change
+
+
+def duplicate_sample(folder):
+    lines = (folder / "data.fam").read_text().splitlines(keepends=True)
+    (folder / "data.fam").write_text("".join([lines[1], *lines[1:]]))
+
+
+def edit_pheno(change):
+    def edit(folder):
+        table = pd.read_csv(folder / "pheno.txt", sep="\t", dtype=object)
+        change(table).to_csv(folder / "pheno.txt", sep="\t", index=False, na_rep="NA")
+
+    return edit
+
+
+def append_to_pheno(line):
+    def edit(folder):
+        with open(folder / "pheno.txt", "a", encoding="utf-8") as file:
+            file.write(line)
+
+    return edit
+
+
+def write_spec(indices):
+    def edit(folder):
+        (folder / "spec.json").write_text(json.dumps([{"name": "odd", "variant_indices": indices}]))
+
+    return edit
+
+
+def monomorphic(folder):
+    from bed_reader import to_bed
+
+    counts = np.zeros((N, M), np.int8)
+    counts[:, ::2] = -127
+    fam = [line.split() for line in (folder / "data.fam").read_text().splitlines()]
+    to_bed(folder / "data.bed", counts, {"fid": [f[0] for f in fam], "iid": [f[1] for f in fam]})
+
+
+def collinear(folder):
+    table = pd.read_csv(folder / "q.txt", sep="\t")
+    table.assign(double=2 * table["age"] + 1).to_csv(folder / "q.txt", sep="\t", index=False)
+
+
+def too_many(folder):
+    table = pd.read_csv(folder / "q.txt", sep="\t")
+    extra = pd.DataFrame(np.random.default_rng(0).standard_normal((N, N)), columns=[f"x{i}" for i in range(N)])
+    pd.concat([table, extra], axis=1).to_csv(folder / "q.txt", sep="\t", index=False)
+
+
+NOTHING = lambda folder: None  # noqa: E731
+BAD_INPUTS = {
+    "missing prefix": (NOTHING, ["--bfile", "{}/absent"], "absent.*not found"),
+    "missing phenotype file": (NOTHING, ["--pheno", "{}/absent.txt"], "absent.txt"),
+    "missing keep file": (NOTHING, ["--keep", "{}/absent.txt"], "absent.txt"),
+    "truncated bed": (truncate, [], "data.bed.*expected .* bytes"),
+    "individual-major bed": (individual_major, [], "data.bed.*individual-major"),
+    "short fam": (drop_last_line("data.fam"), [], "data.bed"),
+    "short bim": (drop_last_line("data.bim"), [], "data.bed"),
+    "duplicate id": (duplicate_sample, [], "data.fam.*(duplicate|more than once)"),
+    "short row": (append_to_pheno("x\n"), [], "pheno.txt.*line 223"),
+    "text value": (append_to_pheno("f i 1 tall\n"), [], "pheno.txt.*line 223.*tall"),
+    "infinite value": (append_to_pheno("f i 1 inf\n"), [], "pheno.txt.*line 223.*inf"),
+    "no overlap": (edit_pheno(lambda t: t.assign(IID=t["IID"] + "x")), [], "pheno.txt"),
+    "constant": (edit_pheno(lambda t: t.assign(height="5")), [], "height"),
+    "unknown name": (NOTHING, ["--pheno-name", "weight"], "weight.*(other|height)"),
+    "empty component": (write_spec([]), ["--component-spec", "{}/spec.json"], "odd.*(no|empty)"),
+    "index out of range": (write_spec([0, 500]), ["--component-spec", "{}/spec.json"], "odd.*500"),
+    "index repeated": (write_spec([4, 4]), ["--component-spec", "{}/spec.json"], "odd.*4"),
+    "nothing varies": (monomorphic, [], "none of its variants varies"),
+    "collinear": (collinear, ["--qcovar", "{}/q.txt"], "(double|age)"),
+    "too many covariates": (too_many, ["--qcovar", "{}/q.txt"], "covariates"),
+    "output is a directory": (lambda f: (f / "dir").mkdir(), ["--out", "{}/dir/"], "is a directory"),
+    "output under a file": (NOTHING, ["--out", "{}/pheno.txt/x"], "pheno.txt"),
+    "no device": (NOTHING, ["--device", "cuda"], "--device cuda: "),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input_is_one_line_exit_code_two_and_no_output(cohort, tmp_path, capsys, case):
+    change, arguments, message = BAD_INPUTS[case]
+    if case == "no device":
+        from gpu_reml.ops.cuda_device import cuda_available
+
+        if cuda_available():
+            pytest.skip("this machine has a CUDA device")
+    folder = tmp_path / "case"
+    shutil.copytree(cohort, folder, ignore=shutil.ignore_patterns("out", "*.hsq", "*.log"))
+    change(folder)
+    before = sorted(folder.rglob("*"))
+    given = [a.format(folder) for a in arguments]
+    name = [] if "--pheno-name" in given else ["--pheno-name", "height"]
+    assert run(folder, *name, *given, out="fresh") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gpu-reml: error: ") and error.count("\n") == 1
+    assert re.search(message, error), error
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_too_few_iterations_end_with_code_three_and_the_reason_in_the_results(cohort, capsys):
+    assert run(cohort, "--pheno-name", "height", "--max-iterations", 1, out="short") == 3
+    assert "not converged: the iteration limit" in capsys.readouterr().err
+    record = json.loads((cohort / "short.json").read_text())
+    assert record["status"] == "max_iterations" and record["converged"] is False
+
+
+def test_a_full_disk_leaves_nothing(cohort):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    code = subprocess.run(
+        [sys.executable, "-m", "gpu_reml.cli.main", "--bfile", cohort / "data", "--pheno", cohort / "pheno.txt",
+         "--pheno-name", "height", "--device", "cpu", "--out", "/dev/full/x"], capture_output=True, text=True,
+    )  # fmt: skip
+    assert code.returncode == 2 and code.stderr.count("\n") == 1 and "Traceback" not in code.stderr
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(cohort):
+    values = []
+    for seed in (1, 1, 2):
+        assert run(cohort, "--pheno-name", "height", "--seed", seed, out="seed") == 0
+        values.append(json.loads((cohort / "seed.json").read_text())["components"])
+    assert values[0] == values[1] != values[2]
+
+
+def test_help_names_the_flags_and_exit_codes(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    text = capsys.readouterr().out
+    for word in ("--bfile", "--component-spec", "exit codes", "--covar-txt"):
+        assert word in text
