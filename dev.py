@@ -32,7 +32,7 @@ def set_up() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  (this runs before any install could refuse)
         print(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
     commands = {"example": ["-m", "gpu_reml.validation.quickstart"], "test": ["-m", "pytest", "--quiet", "-ra"]}

@@ -31,7 +31,7 @@ def random_packed(n: int, m: int, seed: int = 0) -> np.ndarray:
 def alternate(functions: dict, repeats: int) -> dict[str, float]:
     """Median seconds of each function, run in turn so that drift of the machine hits all alike."""
     times = {name: [] for name in functions}
-    for name, function in functions.items():
+    for function in functions.values():
         function()
     for _ in range(repeats):
         for name, function in functions.items():
@@ -58,7 +58,8 @@ def floor_rows(genotypes, ks: list[int], repeats: int) -> list[dict]:
         gflop = 4e-9 * n * m * k
         ratio = median["packed"] / median["floor"]
         rows.append({"k": k, **median, "ratio": ratio, "packed_gflops": gflop / median["packed"]})
-        print(f"k={k:4d}  packed {median['packed']:8.4f} s  floor {median['floor']:8.4f} s  ratio {ratio:5.2f}", flush=True)
+        seconds = f"packed {median['packed']:.4f} s  floor {median['floor']:.4f} s"
+        print(f"k={k:4d}  {seconds}  ratio {ratio:.2f}", flush=True)
     return rows
 
 
@@ -89,7 +90,8 @@ def main() -> None:
     options = parser.parse_args()
     packed = random_packed(options.n, options.m)
     genotypes = standardise([packed], options.n)
-    print(f"n={options.n} m={options.m}: packed {packed.nbytes / 2**20:.0f} MiB, float32 {options.n * options.m * 4 / 2**20:.0f} MiB")
+    dense = 4 * options.n * options.m
+    print(f"n={options.n} m={options.m}: packed {packed.nbytes / 2**20:.0f} MiB, float32 {dense / 2**20:.0f} MiB")
     result = {
         "floor": floor_rows(genotypes, options.k, options.repeats),
         "components": component_rows(genotypes, 32, options.repeats),

@@ -47,7 +47,7 @@ def report_failure(error: Exception) -> int:
         print(f"gpu-reml: not converged: {error}", file=sys.stderr)
         return EXIT_NOT_CONVERGED
     if isinstance(error, MemoryError):
-        error = MemoryError(f"out of memory ({error}); use fewer --max-probes, a smaller --precond-rank or fewer components")
+        error = f"out of memory ({error}); use fewer --max-probes, a smaller --precond-rank or fewer components"
     elif isinstance(error, ArithmeticError):
         raise error
     print(f"gpu-reml: error: {' '.join(str(error).split())}", file=sys.stderr)

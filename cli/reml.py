@@ -89,8 +89,8 @@ def closing_lines(result: FitResult, elapsed: float) -> list[str]:
     return [
         result.summary(),
         f"{result.num_probes} probes; largest Monte-Carlo error {result.mc_ratio:.3f} standard errors{met}",
-        f"{result.status.name.lower()} after {len(result.history)} iterations, {result.column_passes:.0f} column-passes, "
-        f"{elapsed:.1f} s",
+        f"{result.status.name.lower()} after {len(result.history)} iterations, "
+        f"{result.column_passes:.0f} column-passes, {elapsed:.1f} s",
     ]
 
 

@@ -1,6 +1,6 @@
 """REML as pure functions on arrays, composed by a small fitting loop."""
 
-from .covariance import Covariance, CountingCovariance, FunctionCovariance, as_covariance
+from .covariance import CountingCovariance, Covariance, FunctionCovariance, as_covariance
 from .fit import FitSettings, ProbeSettings, SolverSettings, fit
 from .lanczos import SlqResult, slq
 from .likelihood import Loglik, Score, apply_v_at, average_information, loglik, score

@@ -171,7 +171,8 @@ def prepare(covariance, Q, y, probes: Probes, settings: FitSettings) -> Problem:
     """Moments and preconditioner: what a fit needs once.  y (n, 1) projected, of unit variance."""
     n, G = covariance.num_samples, covariance.num_components
     if len(probes.trace) != n or len(probes.sketch) != n or probes.trace.shape[1] < 1:
-        raise ValueError(f"probes: expected ({n}, s >= 1) and ({n}, r), found {probes.trace.shape}, {probes.sketch.shape}")
+        found = f"{probes.trace.shape}, {probes.sketch.shape}"
+        raise ValueError(f"probes: expected ({n}, s >= 1) and ({n}, r), found {found}")
     lower = np.append(np.zeros(G), settings.residual_floor)
     columns = int(np.clip(MOMENT_BYTES // (G * n * np.dtype(covariance.dtype).itemsize), 1, 8))
     if probes_are_exact(probes.trace):
@@ -355,13 +356,11 @@ def finish(problem, probes: Probes, state: FitState, here: Evaluation, solution:
         solution.y / scale,
         solution.X,
         apply_v,
-        probes.trace[:, :s],
+        probes.trace[:, :s].astype(covariance.dtype),
         preconditioner=preconditioner,
         tol=solver.final,
         slq_tol=solver.quadrature,
-        max_steps=covariance.num_samples if probes_are_exact(probes.trace) else 60,
         Py0=here.PB[:, :1],
-        dtype=covariance.dtype,
     )
     F = project(Q, likelihood.component_images(covariance, likely.Py))
     information = min(solver.information, 1e-3)

@@ -18,6 +18,7 @@ from .probes import probes_are_exact
 from .traces import probe_images, trace_estimates
 
 Apply = Callable[[np.ndarray], np.ndarray]
+MAX_LANCZOS = 400  # steps; quadrature settles long before, at 10 to 30
 
 
 class Loglik(NamedTuple):
@@ -70,18 +71,18 @@ def loglik(
     preconditioner: Preconditioner | None = None,
     tol: float = 1e-6,
     slq_tol: float = 1e-6,
-    max_steps: int = 60,
     Py0: np.ndarray | None = None,
-    dtype=np.float64,
 ) -> Loglik:
     """REML log-likelihood at the covariance ``apply_v`` (n, k) -> V B, from probes (n, s).
 
     ell_R = -1/2 [log|A'VA| + y'Py] - (n-c)/2 log 2 pi (Patterson & Thompson 1971, Biometrika 58:545).  The
     log-determinant is log|M| exactly plus tr log(M^-1/2 V M^-1/2) by Lanczos quadrature; M = I without preconditioner.
-    y (n,), X (n, c).  Cost: the Lanczos steps' passes of s columns and one column for y.
+    y (n,), X (n, c); the blocks have the probes' type (float64 for integer probes).
+    Cost: the Lanczos steps' passes of s columns and one column for y.
     """
     Q = orthonormal_basis(X)
     n, c = Q.shape
+    dtype = probes.dtype if probes.dtype.kind == "f" else np.float64
     target = project(Q, np.asarray(y, np.float64)[:, None]).astype(dtype)
     solved = solve(Q, apply_v, target, preconditioner, tol=tol, X0=Py0, check=False)
     Z = project(Q, probes.astype(dtype))
@@ -94,7 +95,7 @@ def loglik(
             return preconditioner.apply_power(inner(preconditioner.apply_power(B, -0.5)), -0.5)
 
         control_mean, log_m = float(n - c), preconditioner.logdet
-    quadrature = slq(apply_a, Z, np.log, max_steps=max_steps, tol=slq_tol, control_mean=control_mean)
+    quadrature = slq(apply_a, Z, np.log, max_steps=MAX_LANCZOS, tol=slq_tol, control_mean=control_mean)
     logdet = quadrature.estimate + log_m
     ypy = float(column_dots(target, solved.X)[0])
     value = -0.5 * (logdet + ypy) - 0.5 * (n - c) * np.log(2 * np.pi)

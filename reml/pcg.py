@@ -11,7 +11,7 @@ Apply = Callable[[np.ndarray], np.ndarray]
 
 
 class PcgResult(NamedTuple):
-    """``X`` (n, k); relative residuals (k,), true ones if they were checked; iterations (k,) each column took part in."""
+    """``X`` (n, k); relative residuals (k,), true ones if checked; iterations (k,) of each column."""
 
     X: np.ndarray
     residuals: np.ndarray

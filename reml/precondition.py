@@ -34,7 +34,7 @@ class ProjectedCore:
 
 
 class Preconditioner(NamedTuple):
-    """M = U H U' + d (I - UU') on the complement of X, for one theta; d is V's mean eigenvalue off U, so tr M = tr V."""
+    """M = U H U' + d (I - UU') on the complement of X; d is V's mean eigenvalue off U, so tr M = tr V."""
 
     core: ProjectedCore
     d: float

@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Probes(NamedTuple):
-    """``trace`` (n, s) probes z with E[zz'] = I, used from the left as many as needed; ``sketch`` (n, r), independent."""
+    """``trace`` (n, s) probes z with E[zz'] = I, used from the left as needed; ``sketch`` (n, r), independent."""
 
     trace: np.ndarray
     sketch: np.ndarray
@@ -18,7 +18,7 @@ def default_rank(num_samples: int) -> int:
 
 
 def draw_probes(num_samples: int, num_probes: int = 256, rank: int | None = None, seed: int = 0) -> Probes:
-    """Rademacher probes (int8, +1 or -1) and sketch from one seed; the first s probes do not depend on ``num_probes``."""
+    """Rademacher probes (int8, +1 or -1) and sketch from one seed; the first s do not depend on ``num_probes``."""
     rank = default_rank(num_samples) if rank is None else rank
     streams = np.random.SeedSequence(seed).spawn(2)
     drawn = [

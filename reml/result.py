@@ -180,7 +180,8 @@ class FitResult:
         G = len(self.names)
         h2, shares = self.h2, self.shares
         width = max(12, *(len(name) for name in self.names))
-        lines = [f"{'component':{width}s} {'variance':>12s} {'SE':>10s} {'MC error':>10s} {'h2':>9s} {'SE':>8s} {'share':>7s}"]
+        titles = f"{'variance':>12s} {'SE':>10s} {'MC error':>10s} {'h2':>9s} {'SE':>8s} {'share':>7s}"
+        lines = [f"{'component':{width}s} {titles}"]
         for g, name in enumerate([*self.names, "residual"]):
             line = f"{name:{width}s} {self.theta[g]:12.6g} {self.se[g]:10.4g} {self.mc_se[g]:10.2g}"
             if g < G:
@@ -193,8 +194,8 @@ class FitResult:
         lines += [
             "",
             f"h2 = {h2.estimate[-1]:.6f}  SE {h2.se[-1]:.6f}  Monte-Carlo error {h2.mc_se[-1]:.2g}",
-            f"log-likelihood {self.loglik:.4f} (Monte-Carlo error {self.loglik_mc_se:.2g}), null {self.loglik_null:.4f}; "
-            f"LRT {self.lrt.statistic:.3f} on {self.lrt.df} df, p = {self.lrt.p:.3g}",
+            f"log-likelihood {self.loglik:.4f} (Monte-Carlo error {self.loglik_mc_se:.2g}), "
+            f"null {self.loglik_null:.4f}; LRT {self.lrt.statistic:.3f} on {self.lrt.df} df, p = {self.lrt.p:.3g}",
         ]
         return "\n".join(lines)
 

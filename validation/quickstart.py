@@ -1,4 +1,4 @@
-"""``python -m gpu_reml.validation.quickstart``: simulate the example cohort, run gpu-reml on it, compare with the truth."""
+"""``python -m gpu_reml.validation.quickstart``: simulate a cohort, run gpu-reml on it, compare with the truth."""
 
 import argparse
 import json

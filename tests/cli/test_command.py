@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+
 from gpu_reml.cli.main import main
 from gpu_reml.validation import dense
 from gpu_reml.validation.exact import exact_reml
@@ -93,8 +94,9 @@ def test_one_component_gives_the_dense_answer_and_every_file(cohort):
 def test_the_reference_systems_flags_give_the_same_answer(cohort):
     assert run(cohort, "--pheno-name", "height", "--qcovar", cohort / "numeric.txt", out="one") == 0
     code = main(
-        f"--bed-prefix {cohort}/data --pheno-txt {cohort}/pheno.txt --pheno-name height --covar-txt {cohort}/numeric.txt "
-        f"--out-prefix {cohort}/two --gpu-budget-gib 40 --ring-depth 0 --device cpu --non-verbose".split()
+        f"--bed-prefix {cohort}/data --pheno-txt {cohort}/pheno.txt --pheno-name height "
+        f"--covar-txt {cohort}/numeric.txt --out-prefix {cohort}/two "
+        f"--gpu-budget-gib 40 --ring-depth 0 --device cpu --non-verbose".split()
     )
     assert code == 0
     one, two = (json.loads((cohort / f"{name}.json").read_text()) for name in ("one", "two"))

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from gpu_reml.ops import CpuProducts, make_covariance, pack, standardise, to_dense
 from scipy import sparse
+
+from gpu_reml.ops import CpuProducts, make_covariance, pack, standardise, to_dense
 
 MISSING = -127
 N, M = 203, 310

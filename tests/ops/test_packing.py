@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from gpu_reml.ops.genotypes import blocks, code_values, standardise
-from gpu_reml.ops.packing import MISSING, count_codes, pack, take_samples, unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from gpu_reml.ops.genotypes import blocks, code_values, standardise
+from gpu_reml.ops.packing import MISSING, count_codes, pack, take_samples, unpack
 
 counts_arrays = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=13).flatmap(
     lambda shape: hnp.arrays(np.int8, shape, elements=st.sampled_from([0, 1, 2, MISSING]))

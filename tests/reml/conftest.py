@@ -1,4 +1,5 @@
 import pytest
+
 from gpu_reml.validation.small import make_cohort
 
 

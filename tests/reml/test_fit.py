@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from gpu_reml.reml import (
     ConvergenceError,
     CountingCovariance,

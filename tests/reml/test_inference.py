@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from gpu_reml.reml.inference import boundary_weights, heritability, likelihood_ratio_test, shares_of_genetic
 from scipy import stats
+
+from gpu_reml.reml.inference import boundary_weights, heritability, likelihood_ratio_test, shares_of_genetic
 
 THETA = np.array([0.3, 0.2, 0.7])
 TRACES = np.array([0.98, 1.0])

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from gpu_reml.reml import slq
 
 

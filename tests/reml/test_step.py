@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from gpu_reml.reml import SingularInformationError, ai_step
 
 
@@ -46,5 +47,5 @@ def test_an_interior_step_is_newtons():
 
 def test_indistinguishable_components_are_named_not_regularised():
     ai = np.array([[1.0, 1, 0], [1, 1, 0], [0, 0, 2]])
-    with pytest.raises(SingularInformationError, match="singular at parameter [01]"):
+    with pytest.raises(SingularInformationError, match=r"singular at parameter [01]"):
         ai_step(np.ones(3), np.ones(3), ai, np.zeros(3))
