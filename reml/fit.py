@@ -28,6 +28,7 @@ from .step import SingularInformationError, Step, ai_step
 from .traces import ProbeImages, TraceEstimates, probe_images, trace_estimates
 
 SMALL_STEP = 1e-2  # decrement (0.1 standard errors) from which steps are trusted and Monte-Carlo errors known
+FAR = 0.25  # distance of the components' proportions at which the preconditioner is made anew
 MOMENT_BYTES = 1 << 28  # most memory that K_g z of the start's probes may take
 
 
@@ -145,7 +146,7 @@ def fit(
         raise ValueError("y: does not vary once the fixed effects are taken out; there is no variance to divide")
     problem = prepare(counting, Q, (residual / scale).astype(counting.dtype), probes, settings)
     try:
-        state, evaluation, history, status = iterate(problem, probes, start, scale, callback)
+        problem, state, evaluation, history, status = iterate(problem, probes, start, scale, callback)
         return finish(problem, probes, state, evaluation, Solution(y, X, scale, tuple(history), status), strict)
     except SingularInformationError as error:
         name = [*counting.names, "residual"][error.index]
@@ -266,8 +267,22 @@ def converged(problem: Problem, state: FitState) -> bool:
     return state.halvings == 0 and state.step is not None and state.step.decrement <= problem.settings.tol
 
 
+def refreshed(problem: Problem, probes: Probes, state: FitState) -> tuple[Problem, FitState]:
+    """The preconditioner made anew for the present theta, and the controls of the probes with it.
+
+    Where components differ in what they share with relatives, a basis made for the start's proportions leaves an order
+    of magnitude of Monte-Carlo variance (docs/performance.md).  Solves are kept.
+    """
+    theta_g, traces = state.theta[:-1], problem.core.traces
+    core = make_projected_core(problem.covariance, problem.Q, traces, theta_g, probes.sketch)
+    problem = problem._replace(core=core)
+    images = extend_images(problem, probes, None, state.images.Z.shape[1])
+    return problem, FitState(state.theta, images, state.last)
+
+
 def iterate(problem: Problem, probes: Probes, start, scale: float, callback):
-    """Steps until converged with enough probes; returns the state, last evaluation, history and status."""
+    """Steps until converged with enough probes; returns the problem (its core may be new), state, last evaluation,
+    history and status."""
     settings = problem.settings
     start = None if start is None else np.asarray(start, np.float64) / scale**2
     state = init(problem, probes, start)
@@ -287,15 +302,18 @@ def iterate(problem: Problem, probes: Probes, start, scale: float, callback):
         if callback is not None:
             callback(record)
         if not here.solved:
-            return state, here, history, Status.SOLVER_STALLED
+            return problem, state, here, history, Status.SOLVER_STALLED
+        if state.halvings == 0 and problem.core.distance(state.theta[:-1]) > FAR:
+            problem, state = refreshed(problem, probes, state)
+            continue
         if state.halvings or state.step.decrement > max(SMALL_STEP, settings.tol):
             continue
         wanted = probes_wanted(problem, probes, state, here)
         if wanted > state.images.Z.shape[1]:
             state = FitState(state.theta, extend_images(problem, probes, state.images, wanted), here)
         elif converged(problem, state):
-            return state, here, history, Status.CONVERGED
-    return state, here, history, Status.MAX_ITERATIONS
+            return problem, state, here, history, Status.CONVERGED
+    return problem, state, here, history, Status.MAX_ITERATIONS
 
 
 def free_parameters(problem: Problem, theta: np.ndarray) -> np.ndarray:

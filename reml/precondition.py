@@ -14,18 +14,24 @@ from .linalg import project, symmetric
 class ProjectedCore:
     """What makes a preconditioner for any theta at k^3 cost.
 
-    ``U`` (n, r) orthonormal in the complement of X (r may be 0); ``cores`` (G, r, r) U'K_gU; ``traces`` (G,) tr(K_g) on
-    that complement, whose dimension is ``dimension`` = n - c.
+    ``U`` (n, r) orthonormal in the complement of X (r may be 0), made for components in the proportions ``theta_g``
+    (G,); ``cores`` (G, r, r) U'K_gU; ``traces`` (G,) tr(K_g) on that complement, of ``dimension`` n - c.
     """
 
     U: np.ndarray
     cores: np.ndarray
     traces: np.ndarray
     dimension: int
+    theta_g: np.ndarray
 
     @property
     def rank(self) -> int:
         return self.U.shape[1]
+
+    def distance(self, theta_g: np.ndarray) -> float:
+        """How far other proportions of the components are from those U was made for: 0 (the same) to 1 (disjoint)."""
+        made, now = (np.maximum(value, 0) / max(float(np.sum(value)), 1e-300) for value in (self.theta_g, theta_g))
+        return 0.5 * float(np.abs(made - now).sum())
 
     @property
     def tail_traces(self) -> np.ndarray:
@@ -94,7 +100,7 @@ def make_projected_core(
             U = _range_basis(project(Q, covariance.apply(theta_g, U)))
         U = np.ascontiguousarray(project(Q, U))
     cores = covariance.gram(covariance.features(U)) if U.shape[1] else np.zeros((covariance.num_components, 0, 0))
-    return ProjectedCore(U, cores, np.asarray(traces, np.float64), dimension)
+    return ProjectedCore(U, cores, np.asarray(traces, np.float64), dimension, np.asarray(theta_g, np.float64))
 
 
 def _range_basis(image: np.ndarray) -> np.ndarray:
