@@ -28,6 +28,7 @@ from .step import SingularInformationError, Step, ai_step
 from .traces import ProbeImages, TraceEstimates, probe_images, trace_estimates
 
 SMALL_STEP = 1e-2  # decrement (0.1 standard errors) from which steps are trusted and Monte-Carlo errors known
+MOST_SHRINKAGE = 0.25  # of the residual in one step: an overshoot to zero would make V singular in float32
 FAR = 0.25  # distance of the components' proportions at which the preconditioner is made anew
 MOMENT_BYTES = 1 << 28  # most memory that K_g z of the start's probes may take
 
@@ -258,7 +259,9 @@ def step(problem: Problem, state: FitState) -> tuple[FitState, Evaluation]:
             theta = np.maximum(state.last.theta + cut.direction, problem.lower)
             kept = state.last._replace(PB=here.PB, PF=here.PF)
             return FitState(theta, state.images, kept, cut, state.halvings + 1), here
-    proposal = ai_step(state.theta, here.score, here.ai, problem.lower)
+    lower = problem.lower.copy()
+    lower[-1] = max(lower[-1], MOST_SHRINKAGE * state.theta[-1])
+    proposal = ai_step(state.theta, here.score, here.ai, lower)
     return FitState(proposal.theta, state.images, here, proposal), here
 
 
