@@ -53,10 +53,14 @@ def apply_v_at(covariance, theta: np.ndarray) -> Apply:
 def solve(Q, apply_v, B, preconditioner: Preconditioner | None = None, **options):
     """P B by PCG on the complement of Q; B is projected first.  ``options`` are those of :func:`pcg`.
 
-    Projected twice: what a column nearly in the span of Q leaves is rounding, and outside the complement after once.
+    A column within the span of Q leaves nothing but rounding, which is no vector of the complement: it counts as zero.
+    One nearly so is outside the complement to rounding after one projection, hence two.
     """
     apply_minv = None if preconditioner is None else preconditioner.apply_minv
-    return pcg(on_complement(Q, apply_v), project(Q, project(Q, B)), apply_minv=apply_minv, **options)
+    projected = project(Q, project(Q, B))
+    rounding = 64 * np.finfo(B.dtype).eps
+    projected[:, column_dots(projected, projected) <= rounding**2 * column_dots(B, B)] = 0
+    return pcg(on_complement(Q, apply_v), projected, apply_minv=apply_minv, **options)
 
 
 def loglik(
