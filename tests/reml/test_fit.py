@@ -50,7 +50,7 @@ def test_with_exact_probes_the_fit_is_the_dense_fit(cohorts, num_components):
 
 @pytest.fixture(scope="module")
 def stochastic_cohorts():
-    shapes = [(500, 1500, 1, 11, 0.5), (600, 2500, 3, 12, 0.6), (1000, 3000, 2, 13, 0.4)]
+    shapes = [(500, 1500, 1, 11, 0.5), (600, 2500, 3, 12, 0.6), (450, 3000, 2, 13, 0.4)]
     return [make_cohort(n, m, g, seed, h2) for n, m, g, seed, h2 in shapes]
 
 
@@ -72,7 +72,8 @@ def test_monte_carlo_errors_are_the_spread_over_seeds(stochastic_cohorts, which)
     cohort = stochastic_cohorts[which]
     covariance = covariance_of(cohort, np.float32)
     fixed = FitSettings(probes=ProbeSettings(first=24))
-    fits = [fit(cohort.y, cohort.X, covariance, draw_probes(cohort.n, 24, seed=seed), fixed) for seed in range(20)]
+    # the spread of 20 fits is itself known to 16 % only (one set of 20 gave 1.78 here, the next two 0.91 and 0.86)
+    fits = [fit(cohort.y, cohort.X, covariance, draw_probes(cohort.n, 24, seed=seed), fixed) for seed in range(60)]
     spread = np.std([f.theta for f in fits], axis=0, ddof=1)
     claimed = np.sqrt(np.mean([f.mc_se**2 for f in fits], axis=0))
     free = ~np.any([f.at_bound for f in fits], axis=0)
