@@ -1,13 +1,14 @@
 """REML as pure functions on arrays, composed by a small fitting loop."""
 
 from .covariance import CountingCovariance, Covariance, FunctionCovariance, as_covariance
-from .fit import FitSettings, ProbeSettings, SolverSettings, fit
+from .fit import fit, fit_traits
 from .lanczos import SlqResult, slq
 from .likelihood import Loglik, Score, apply_v_at, average_information, loglik, score
 from .pcg import BreakdownError, PcgResult, pcg
 from .precondition import complement_traces, make_projected_core, precondition
 from .probes import Probes, default_rank, draw_probes, exact_probes
 from .result import ConvergenceError, FitResult, Record, Status
+from .settings import FitSettings, ProbeSettings, SolverSettings
 from .step import SingularInformationError, Step, ai_step
 from .traces import TraceEstimates, probe_images, trace_estimates
 
@@ -40,6 +41,7 @@ __all__ = [
     "draw_probes",
     "exact_probes",
     "fit",
+    "fit_traits",
     "loglik",
     "make_projected_core",
     "pcg",

@@ -1,121 +1,18 @@
-"""The fitting loop: prepare, then init / step / converged over an explicit state, then finish.
-
-Cost in column-passes (one column through Z and Z'): the preconditioner 1.5 r, an iteration (1 + s) PCG steps for y
-and s probes plus (G + 1) PCG steps for the average information, the end s Lanczos steps for the log-determinant.
-"""
+"""``fit`` and ``fit_traits``: check the arrays, choose the engine, return results in the phenotype's units."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
-from . import likelihood
 from .covariance import CountingCovariance, as_covariance
-from .inference import boundary_weights, heritability, likelihood_ratio_test
+from .iterative import iterative_fit
+from .krylov import krylov_fits
 from .linalg import orthonormal_basis, project
-from .moments import Moments, moments, start_values
-from .precondition import (
-    Preconditioner,
-    ProjectedCore,
-    complement_traces,
-    make_projected_core,
-    precondition,
-)
-from .probes import Probes, probes_are_exact
-from .result import ConvergenceError, FitResult, FixedEffects, Record, Status
-from .step import SingularInformationError, Step, ai_step
-from .traces import ProbeImages, TraceEstimates, probe_images, trace_estimates
-
-SMALL_STEP = 1e-2  # decrement (0.1 standard errors) from which steps are trusted and Monte-Carlo errors known
-MOST_SHRINKAGE = 0.25  # of the residual in one step: an overshoot to zero would make V singular in float32
-FAR = 0.25  # distance of the components' proportions at which the preconditioner is made anew
-MOMENT_BYTES = 1 << 28  # most memory that K_g z of the start's probes may take
-
-
-@dataclass(frozen=True)
-class SolverSettings:
-    """Relative residuals at which linear solves stop, by what they are for.
-
-    ``probes`` is the loosest for probe solves: a step that changes V by a share of it needs solves that see the change,
-    so they tighten to a fiftieth of the last step's relative size (a warm start would otherwise pass unchanged, and
-    the errors of warm-started solves do not cancel as those of a cold start do).
-    """
-
-    y: float = 1e-4
-    probes: float = 1e-2
-    information: float = 1e-2
-    final: float = 1e-5
-    quadrature: float = 1e-6
-    max_iterations: int = 400
-
-    def __post_init__(self):
-        for name in ("y", "probes", "information", "final", "quadrature"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a tolerance between 0 and 1, found {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class ProbeSettings:
-    """How many probes: ``first`` at the start, more until mc_se <= ``mc_target`` se everywhere or none are left."""
-
-    first: int = 16
-    mc_target: float = 0.1
-    control_variates: bool = True
-
-    def __post_init__(self):
-        if self.first < 1 or not self.mc_target > 0:
-            raise ValueError(f"expected first >= 1 and mc_target > 0, found {self.first}, {self.mc_target}")
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """``tol``: the Newton decrement (squared step in standard errors) that ends a fit, after that step is taken."""
-
-    max_iterations: int = 50
-    tol: float = 1e-4
-    residual_floor: float = 1e-6  # smallest residual variance, as a share of y's
-    solver: SolverSettings = field(default_factory=SolverSettings)
-    probes: ProbeSettings = field(default_factory=ProbeSettings)
-
-    def __post_init__(self):
-        if self.max_iterations < 1 or not self.tol > 0 or not 0 < self.residual_floor < 1:
-            raise ValueError("expected max_iterations >= 1, tol > 0 and 0 < residual_floor < 1")
-
-
-class Problem(NamedTuple):
-    """What does not change during a fit; y (n, 1) is projected and has unit variance."""
-
-    covariance: CountingCovariance
-    Q: np.ndarray
-    y: np.ndarray
-    lower: np.ndarray
-    moments: Moments
-    core: ProjectedCore
-    settings: FitSettings
-
-
-class Evaluation(NamedTuple):
-    """Everything known at one theta; solves are kept to start the next ones."""
-
-    theta: np.ndarray
-    score: np.ndarray
-    ai: np.ndarray
-    traces: TraceEstimates
-    PB: np.ndarray
-    PF: np.ndarray
-    pcg_iterations: int
-    solved: bool
-
-
-class FitState(NamedTuple):
-    """theta to evaluate next, where it came from, and the probes in use."""
-
-    theta: np.ndarray
-    images: ProbeImages
-    last: Evaluation | None = None
-    step: Step | None = None
-    halvings: int = 0
+from .probes import Probes
+from .result import ConvergenceError, FitResult, Record
+from .settings import FitSettings
+from .step import SingularInformationError
+from .traits import Traits
 
 
 def fit(
@@ -133,311 +30,81 @@ def fit(
 
     y (n,), X (n, c) of full column rank, covariance a :class:`~gpu_reml.reml.covariance.Covariance` or dense matrices
     [K_1, ...], probes from :func:`~gpu_reml.reml.probes.draw_probes`.  start: theta (G + 1,) in y's units squared;
-    default randomised Haseman-Elston.  theta_g >= 0 and theta_e >= residual_floor var(y).
+    default randomised Haseman-Elston; the Krylov engine needs none.  theta_g >= 0 and theta_e >= residual_floor var(y).
     Raises ValueError on invalid input, ConvergenceError (with the result so far) when it does not converge and
     ``strict``; with ``strict=False`` the result's status says so.
     """
+    y = np.asarray(y, np.float64)
+    if y.ndim != 1:
+        raise ValueError(f"y: expected one phenotype (n,), found {y.shape}; several are for fit_traits")
+    return fit_traits(y[:, None], X, covariance, probes, settings, start=start, callback=callback, strict=strict)[0]
+
+
+def fit_traits(
+    Y: np.ndarray,
+    X: np.ndarray,
+    covariance,
+    probes: Probes,
+    settings: FitSettings | None = None,
+    *,
+    start: np.ndarray | None = None,
+    callback: Callable[[Record], None] | None = None,
+    strict: bool = True,
+) -> list[FitResult]:
+    """:func:`fit` of every column of Y (n, t), each on its own, on the same samples and fixed effects.
+
+    One component: a single Krylov run serves all traits, which share its probes and passes.  Several components: the
+    traits share the covariance and are fitted one after the other.
+    """
     settings = settings or FitSettings()
     counting = CountingCovariance(as_covariance(covariance))
-    y, X = checked(y, X, counting)
+    Y, X = checked(Y, X, counting)
+    check_probes(probes, counting.num_samples)
     Q = orthonormal_basis(X)
-    residual = project(Q, y[:, None])
-    scale = float(np.sqrt((residual**2).sum() / (len(y) - Q.shape[1])))
-    if not scale > 1e-12 * np.abs(y).max():
-        raise ValueError("y: does not vary once the fixed effects are taken out; there is no variance to divide")
-    problem = prepare(counting, Q, (residual / scale).astype(counting.dtype), probes, settings)
-    try:
-        problem, state, evaluation, history, status = iterate(problem, probes, start, scale, callback)
-        return finish(problem, probes, state, evaluation, Solution(y, X, scale, tuple(history), status), strict)
-    except SingularInformationError as error:
-        name = [*counting.names, "residual"][error.index]
-        raise ConvergenceError(
-            f"component {name} cannot be told apart from the others (singular information); remove or merge it"
-        ) from None
+    residual = project(Q, Y)
+    scales = np.sqrt((residual**2).sum(axis=0) / (len(Y) - Q.shape[1]))
+    flat = ~(scales > 1e-12 * np.abs(Y).max(axis=0))
+    if flat.any():
+        which = "y" if Y.shape[1] == 1 else f"Y[:, {int(np.argmax(flat))}]"
+        raise ValueError(f"{which}: does not vary once the fixed effects are taken out; there is no variance to divide")
+    traits = Traits(Y, X, Q, scales)
+    if settings.engine == "krylov" and counting.num_components != 1:
+        raise ValueError(f"engine: krylov is for one component, found {counting.num_components}; use iterative")
+    if counting.num_components == 1 and settings.engine != "iterative":
+        results = krylov_fits(traits, counting, probes, settings, callback)
+    else:
+        try:
+            results = [
+                iterative_fit(traits.only(which), counting, probes, settings, start, callback)
+                for which in range(Y.shape[1])
+            ]
+        except SingularInformationError as error:
+            name = [*counting.names, "residual"][error.index]
+            raise ConvergenceError(
+                f"component {name} cannot be told apart from the others (singular information); remove or merge it"
+            ) from None
+    for result in results:
+        if strict and not result.converged:
+            raise ConvergenceError(result.status.value, result)
+    return results
 
 
-def checked(y: np.ndarray, X: np.ndarray, covariance) -> tuple[np.ndarray, np.ndarray]:
-    """y and X as float64, or a ValueError that says what is wrong with them."""
-    y, X = np.asarray(y, np.float64), np.asarray(X, np.float64)
+def checked(Y: np.ndarray, X: np.ndarray, covariance) -> tuple[np.ndarray, np.ndarray]:
+    """Y and X as float64, or a ValueError that says what is wrong with them."""
+    Y, X = np.asarray(Y, np.float64), np.asarray(X, np.float64)
     n = covariance.num_samples
-    if y.shape != (n,):
-        raise ValueError(f"y: expected ({n},) to match the covariance, found {y.shape}")
+    if Y.ndim != 2 or len(Y) != n or not Y.shape[1]:
+        raise ValueError(f"y: expected {n} samples to match the covariance, found {Y.shape}")
     if X.ndim != 2 or len(X) != n:
         raise ValueError(f"X: expected ({n}, c), found {X.shape}")
-    if not np.isfinite(y).all():
-        raise ValueError(f"y: value {y[~np.isfinite(y)][0]} of sample {int(np.argmin(np.isfinite(y)))} is not finite")
-    return y, X
+    if not np.isfinite(Y).all():
+        sample = int(np.argwhere(~np.isfinite(Y))[0, 0])
+        raise ValueError(f"y: value {Y[sample][~np.isfinite(Y[sample])][0]} of sample {sample} is not finite")
+    return Y, X
 
 
-def prepare(covariance, Q, y, probes: Probes, settings: FitSettings) -> Problem:
-    """Moments and preconditioner: what a fit needs once.  y (n, 1) projected, of unit variance."""
-    n, G = covariance.num_samples, covariance.num_components
+def check_probes(probes: Probes, n: int) -> None:
+    """The probes' shapes, or a ValueError."""
     if len(probes.trace) != n or len(probes.sketch) != n or probes.trace.shape[1] < 1:
         found = f"{probes.trace.shape}, {probes.sketch.shape}"
         raise ValueError(f"probes: expected ({n}, s >= 1) and ({n}, r), found {found}")
-    lower = np.append(np.zeros(G), settings.residual_floor)
-    columns = int(np.clip(MOMENT_BYTES // (G * n * np.dtype(covariance.dtype).itemsize), 1, 8))
-    if probes_are_exact(probes.trace):
-        columns = n
-    Z = project(Q, probes.trace[:, :columns].astype(covariance.dtype))
-    found = moments(covariance, Q, y, Z)
-    traces = complement_traces(covariance, Q)
-    guess = start_values(found, lower)
-    core = make_projected_core(covariance, Q, traces, guess[:-1], probes.sketch)
-    return Problem(covariance, Q, y, lower, found, core, settings)
-
-
-def probe_tolerance(solver: SolverSettings, theta: np.ndarray, warm: Evaluation | None) -> float:
-    """Tolerance of the probe solves at theta: a fiftieth of the relative change of V, at most the loosest."""
-    if warm is None:
-        return solver.probes
-    change = np.abs(theta - warm.theta).sum() / theta.sum()
-    return float(np.clip(0.02 * change, min(solver.final, solver.probes), solver.probes))
-
-
-def evaluate(problem: Problem, theta: np.ndarray, images: ProbeImages, warm: Evaluation | None) -> Evaluation:
-    """Score and average information at theta, with solves that start from ``warm``."""
-    covariance, Q, solver = problem.covariance, problem.Q, problem.settings.solver
-    preconditioner = precondition(problem.core, theta)
-    apply_v = likelihood.apply_v_at(covariance, theta)
-    s = images.Z.shape[1]
-    B = np.concatenate([problem.y, images.Z], axis=1)
-    PB0 = None
-    if warm is not None:
-        PB0 = warm.PB
-        if PB0.shape[1] < 1 + s:
-            fresh = preconditioner.apply_minv(images.Z[:, PB0.shape[1] - 1 :])
-            PB0 = np.concatenate([PB0, fresh], axis=1)
-    tol = np.append(solver.y, np.full(s, probe_tolerance(solver, theta, warm)))
-    options = {"max_iterations": solver.max_iterations, "check": False}
-    solved = likelihood.solve(Q, apply_v, B, preconditioner, tol=tol, X0=PB0, **options)
-    Py = solved.X[:, :1]
-    F = project(Q, likelihood.component_images(covariance, Py))
-    PF0 = None if warm is None else warm.PF
-    information = likelihood.solve(Q, apply_v, F, preconditioner, tol=solver.information, X0=PF0, **options)
-    with_control = preconditioner if problem.settings.probes.control_variates else None
-    traces = trace_estimates(covariance, theta, images, solved.X[:, 1:], with_control)
-    score = (likelihood.quadratic_forms(covariance, Py) - traces.mean) / 2
-    ai = likelihood.ai_matrix(F, information.X)
-    ok = bool(solved.converged.all() and information.converged.all())
-    steps = int(max(solved.iterations.max(), information.iterations.max()))
-    return Evaluation(theta, score, ai, traces, solved.X, information.X, steps, ok)
-
-
-def init(problem: Problem, probes: Probes, start: np.ndarray | None) -> FitState:
-    """The first state: start values and the first batch of probes."""
-    theta = start_values(problem.moments, problem.lower) if start is None else np.maximum(start, problem.lower)
-    first = min(problem.settings.probes.first, probes.trace.shape[1])
-    if probes_are_exact(probes.trace):
-        first = probes.trace.shape[1]
-    return FitState(theta, extend_images(problem, probes, None, first))
-
-
-def extend_images(problem: Problem, probes: Probes, images: ProbeImages | None, count: int) -> ProbeImages:
-    """The first ``count`` probes, keeping what is already known of ``images``."""
-    known = 0 if images is None else images.Z.shape[1]
-    Z = project(problem.Q, probes.trace[:, known:count].astype(problem.covariance.dtype))
-    fresh = probe_images(problem.covariance, problem.core if problem.settings.probes.control_variates else None, Z)
-    if images is None:
-        return fresh
-    pairs = zip(images, fresh, strict=True)
-    return ProbeImages(*(None if new is None else np.concatenate([old, new], axis=-1) for old, new in pairs))
-
-
-def step(problem: Problem, state: FitState) -> tuple[FitState, Evaluation]:
-    """Evaluate at the state's theta and propose the next, by the bounded AI step.
-
-    When the likelihood already falls steeply along the step just taken, its maximum on that line was overshot: the
-    step is cut at the zero of its derivative (a secant step), which needs no likelihood.
-    """
-    here = evaluate(problem, state.theta, state.images, state.last)
-    if state.step is not None and state.halvings < 8:
-        direction = state.step.direction
-        before, now = state.last.score @ direction, here.score @ direction
-        if state.step.decrement > SMALL_STEP and now < -0.5 * abs(before):
-            cut = state.step._replace(direction=direction * (before / (before - now)))
-            theta = np.maximum(state.last.theta + cut.direction, problem.lower)
-            kept = state.last._replace(PB=here.PB, PF=here.PF)
-            return FitState(theta, state.images, kept, cut, state.halvings + 1), here
-    lower = problem.lower.copy()
-    lower[-1] = max(lower[-1], MOST_SHRINKAGE * state.theta[-1])
-    proposal = ai_step(state.theta, here.score, here.ai, lower)
-    return FitState(proposal.theta, state.images, here, proposal), here
-
-
-def converged(problem: Problem, state: FitState) -> bool:
-    """Whether the step just proposed is within the tolerance."""
-    return state.halvings == 0 and state.step is not None and state.step.decrement <= problem.settings.tol
-
-
-def refreshed(problem: Problem, probes: Probes, state: FitState) -> tuple[Problem, FitState]:
-    """The preconditioner made anew for the present theta, and the controls of the probes with it.
-
-    Where components differ in what they share with relatives, a basis made for the start's proportions leaves an order
-    of magnitude of Monte-Carlo variance (docs/performance.md).  Solves are kept.
-    """
-    theta_g, traces = state.theta[:-1], problem.core.traces
-    core = make_projected_core(problem.covariance, problem.Q, traces, theta_g, probes.sketch)
-    problem = problem._replace(core=core)
-    images = extend_images(problem, probes, None, state.images.Z.shape[1])
-    return problem, FitState(state.theta, images, state.last)
-
-
-def iterate(problem: Problem, probes: Probes, start, scale: float, callback):
-    """Steps until converged with enough probes; returns the problem (its core may be new), state, last evaluation,
-    history and status."""
-    settings = problem.settings
-    start = None if start is None else np.asarray(start, np.float64) / scale**2
-    state = init(problem, probes, start)
-    history: list[Record] = []
-    for iteration in range(1, settings.max_iterations + 1):
-        state, here = step(problem, state)
-        record = Record(
-            iteration,
-            tuple(here.theta * scale**2),
-            state.step.decrement,
-            float(np.sqrt(np.sum(here.score**2 / np.diag(here.ai)))),
-            here.pcg_iterations,
-            state.images.Z.shape[1],
-            problem.covariance.column_passes,
-        )
-        history.append(record)
-        if callback is not None:
-            callback(record)
-        if not here.solved:
-            return problem, state, here, history, Status.SOLVER_STALLED
-        if state.halvings == 0 and problem.core.distance(state.theta[:-1]) > FAR:
-            problem, state = refreshed(problem, probes, state)
-            continue
-        if state.halvings or state.step.decrement > max(SMALL_STEP, settings.tol):
-            continue
-        wanted = probes_wanted(problem, probes, state, here)
-        if wanted > state.images.Z.shape[1]:
-            state = FitState(state.theta, extend_images(problem, probes, state.images, wanted), here)
-        elif converged(problem, state):
-            return problem, state, here, history, Status.CONVERGED
-    return problem, state, here, history, Status.MAX_ITERATIONS
-
-
-def free_parameters(problem: Problem, theta: np.ndarray) -> np.ndarray:
-    """Which parameters are off their bound (p,) bool; only these carry Monte-Carlo error."""
-    return theta > problem.lower * (1 + 1e-9)
-
-
-def mc_covariance(problem: Problem, probes: Probes, theta, ai, traces: TraceEstimates) -> np.ndarray:
-    """Monte-Carlo covariance of theta, AI^-1 Cov(score) AI^-1 on the free parameters; 0 for exact probes."""
-    out = np.zeros_like(ai)
-    if probes_are_exact(probes.trace):
-        return out
-    free = np.flatnonzero(free_parameters(problem, theta))
-    block = np.ix_(free, free)
-    inverse = np.linalg.inv(ai[block])
-    out[block] = inverse @ (traces.covariance[block] / 4) @ inverse
-    return out
-
-
-def mc_over_se(theta, mean_traces, covariance, mc) -> float:
-    """The largest mc_se / se over the variance components and heritabilities."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        variances = np.sqrt(np.diag(mc) / np.diag(covariance))
-        h2 = heritability(theta, mean_traces, covariance, mc)
-        return float(np.max(np.append(variances, np.nan_to_num(h2.mc_se / h2.se))))
-
-
-def probes_wanted(problem: Problem, probes: Probes, state: FitState, here: Evaluation) -> int:
-    """Probes at which mc_se is expected to meet the target, within what there is."""
-    used, available = state.images.Z.shape[1], probes.trace.shape[1]
-    mc = mc_covariance(problem, probes, state.theta, here.ai, here.traces)
-    mean_traces = problem.covariance.traces / problem.covariance.num_samples
-    ratio = mc_over_se(state.theta, mean_traces, np.linalg.inv(here.ai), mc) / problem.settings.probes.mc_target
-    if ratio <= 1:
-        return used
-    if not np.isfinite(ratio):  # too few probes to know their spread
-        return min(available, max(8, 2 * used))
-    return min(available, max(used + 4, int(np.ceil(1.15 * ratio**2 * used))))
-
-
-class Solution(NamedTuple):
-    """What turns a fit of the scaled phenotype back into the user's units, and how it ended."""
-
-    y: np.ndarray
-    X: np.ndarray
-    scale: float
-    history: tuple[Record, ...]
-    status: Status
-
-
-def finish(problem, probes: Probes, state: FitState, here: Evaluation, solution: Solution, strict: bool) -> FitResult:
-    """Likelihood, information and fixed effects at the final theta, in the phenotype's units."""
-    covariance, Q, solver = problem.covariance, problem.Q, problem.settings.solver
-    theta, s, scale = state.theta, state.images.Z.shape[1], solution.scale
-    preconditioner = precondition(problem.core, theta)
-    apply_v = likelihood.apply_v_at(covariance, theta)
-    likely = likelihood.loglik(
-        solution.y / scale,
-        solution.X,
-        apply_v,
-        probes.trace[:, :s].astype(covariance.dtype),
-        preconditioner=preconditioner,
-        tol=solver.final,
-        slq_tol=solver.quadrature,
-        Py0=here.PB[:, :1],
-    )
-    F = project(Q, likelihood.component_images(covariance, likely.Py))
-    information = min(solver.information, 1e-3)
-    PF = likelihood.solve(Q, apply_v, F, preconditioner, tol=information, X0=here.PF, check=False).X
-    ai = likelihood.ai_matrix(F, PF)
-    mc = mc_covariance(problem, probes, theta, ai, here.traces)
-    sampling = np.linalg.inv(ai)
-    mean_traces = covariance.traces / covariance.num_samples
-    n, c = solution.X.shape
-    shift = (n - c) * np.log(scale)
-    null = -0.5 * (n - c) * (1 + np.log(2 * np.pi))  # theta_e = 1, the variance of the scaled y
-    logdet_x = np.linalg.slogdet(solution.X.T @ solution.X)[1]
-    weights = boundary_weights(problem.moments.T)
-    value = likely.value - shift
-    result = FitResult(
-        status=solution.status,
-        names=covariance.names,
-        theta=theta * scale**2,
-        covariance=sampling * scale**4,
-        mc_covariance=mc * scale**4,
-        mean_traces=mean_traces,
-        at_bound=~free_parameters(problem, theta),
-        num_samples=n,
-        num_fixed=c,
-        loglik=value,
-        loglik_gcta=value + 0.5 * (n - c) * np.log(2 * np.pi) - 0.5 * logdet_x,
-        loglik_null=null - shift,
-        loglik_mc_se=likely.mc_se,
-        lrt=likelihood_ratio_test(likely.value, null, likely.mc_se, weights),
-        fixed_effects=fixed_effects(problem, preconditioner, theta, likely.Py, solution),
-        num_probes=s,
-        mc_ratio=mc_over_se(theta, mean_traces, sampling, mc),
-        mc_target=problem.settings.probes.mc_target,
-        rank=problem.core.rank,
-        column_passes=covariance.column_passes,
-        history=solution.history,
-    )
-    if strict and not result.converged:
-        raise ConvergenceError(solution.status.value, result)
-    return result
-
-
-def fixed_effects(
-    problem: Problem, preconditioner: Preconditioner, theta: np.ndarray, Py: np.ndarray, solution: Solution
-) -> FixedEffects:
-    """Generalised least squares from X b = y - V P y and X (X'V^-1X)^-1 X' = V - V P V; c + 1 columns.
-
-    The second identity needs solves in the complement of X only (Searle, Casella & McCulloch 1992, App. M).
-    """
-    covariance, Q = problem.covariance, problem.Q
-    apply_v = likelihood.apply_v_at(covariance, theta)
-    images = apply_v(np.column_stack([Py, Q]).astype(covariance.dtype))
-    VPy, VQ = images[:, :1].astype(np.float64), images[:, 1:]
-    PVQ = likelihood.solve(Q, apply_v, VQ, preconditioner, tol=1e-3, check=False).X
-    inner = Q.T @ VQ - VQ.T.astype(np.float64) @ PVQ
-    to_columns = np.linalg.lstsq(solution.X, Q, rcond=None)[0]
-    fitted = Q.T @ (solution.y[:, None] - solution.scale * VPy)
-    cov = to_columns @ inner @ to_columns.T * solution.scale**2
-    return FixedEffects((to_columns @ fitted)[:, 0], (cov + cov.T) / 2)

@@ -68,6 +68,23 @@ def total_variance(theta: np.ndarray, mean_traces: np.ndarray, covariance: np.nd
     return delta_method(theta @ atoms, atoms[None], covariance, mc)
 
 
+def mc_covariance_of_theta(ai: np.ndarray, score_covariance: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """(p, p) AI^-1 Cov(score) AI^-1 on the free parameters, zero for those at a bound: they carry no probe error."""
+    out = np.zeros_like(ai)
+    block = np.ix_(free, free)
+    inverse = np.linalg.inv(ai[block])
+    out[block] = inverse @ score_covariance[block] @ inverse
+    return out
+
+
+def largest_mc_ratio(theta: np.ndarray, mean_traces: np.ndarray, covariance: np.ndarray, mc: np.ndarray) -> float:
+    """The largest mc_se / se over the variance components and heritabilities."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variances = np.sqrt(np.diag(mc) / np.diag(covariance))
+        h2 = heritability(theta, mean_traces, covariance, mc)
+        return float(np.max(np.append(variances, np.nan_to_num(h2.mc_se / h2.se))))
+
+
 def boundary_weights(information: np.ndarray, num_points: int = 4096) -> np.ndarray:
     """(G + 1,) weights of the chi-bar-squared law of the test that G non-negative components are all zero.
 

@@ -30,37 +30,70 @@ class SlqResult(NamedTuple):
     num_steps: int
 
 
-def lanczos_steps(apply_v: Apply, starts: np.ndarray):
-    """Yield a :class:`Tridiagonal` that is one step longer each time; one pass of s columns a step.
+class LanczosState(NamedTuple):
+    """The next Lanczos vectors ``current`` (n, s), those before, and every coefficient so far (one (s,) a step)."""
+
+    current: np.ndarray
+    previous: np.ndarray
+    live: np.ndarray
+    alphas: tuple[np.ndarray, ...]
+    betas: tuple[np.ndarray, ...]
+    norms2: np.ndarray
+
+    @property
+    def tridiagonal(self) -> Tridiagonal:
+        return Tridiagonal(np.array(self.alphas), np.array(self.betas), self.norms2)
+
+    def take(self, columns: np.ndarray) -> "LanczosState":
+        """Only these columns go on: the others cost nothing further."""
+        alphas, betas = (tuple(values[columns] for values in kept) for kept in (self.alphas, self.betas))
+        blocks = (np.ascontiguousarray(block[:, columns]) for block in (self.current, self.previous))
+        return LanczosState(*blocks, self.live[columns], alphas, betas, self.norms2[columns])
+
+
+def lanczos_start(starts: np.ndarray) -> LanczosState:
+    """State before the first step; a start of zeros stays zero and has a measure of mass zero."""
+    norms2 = column_dots(starts, starts)
+    length = np.sqrt(norms2)
+    current = starts / np.where(length > 0, length, 1.0).astype(starts.dtype)
+    return LanczosState(current, np.zeros_like(current), length > 0, (), (), norms2)
+
+
+def lanczos_step(apply_v: Apply, state: LanczosState) -> LanczosState:
+    """One step further; one pass of s columns.
 
     No re-orthogonalisation: quadrature needs the Ritz values with their weights, and copies of a converged one share
     its weight (Golub & Meurant 2010, Matrices, Moments and Quadrature, ch. 4; Knizhnerman 1996).
     """
-    norms2 = column_dots(starts, starts)
-    length = np.sqrt(norms2)
-    live = length > 0
-    current = starts / np.where(live, length, 1.0).astype(starts.dtype)
-    previous = np.zeros_like(current)
-    tiny = np.finfo(starts.dtype).eps
-    alphas, betas = [], []
-    beta = np.zeros(starts.shape[1])
+    current, previous, live = state.current, state.previous, state.live
+    tiny = np.finfo(current.dtype).eps
+    W = apply_v(current)
+    if state.betas:
+        W = W - state.betas[-1].astype(current.dtype) * previous
+    alpha = np.where(live, column_dots(W, current), 1.0)
+    W = W - alpha.astype(current.dtype) * current
+    beta = np.sqrt(column_dots(W, W))
+    live = live & (beta > 8 * tiny * np.abs(alpha))
+    beta = np.where(live, beta, 0.0)
+    following = W / np.where(live, beta, 1.0).astype(current.dtype)
+    following[:, ~live] = 0
+    return LanczosState(following, current, live, (*state.alphas, alpha), (*state.betas, beta), state.norms2)
+
+
+def lanczos_steps(apply_v: Apply, starts: np.ndarray):
+    """Yield a :class:`Tridiagonal` that is one step longer each time; one pass of s columns a step."""
+    state = lanczos_start(starts)
     while True:
-        W = apply_v(current) - beta.astype(starts.dtype) * previous
-        alpha = np.where(live, column_dots(W, current), 1.0)
-        W = W - alpha.astype(starts.dtype) * current
-        beta = np.sqrt(column_dots(W, W))
-        live = live & (beta > 8 * tiny * np.abs(alpha))
-        beta = np.where(live, beta, 0.0)
-        alphas.append(alpha)
-        betas.append(beta)
-        yield Tridiagonal(np.array(alphas), np.array(betas), norms2)
-        previous = current
-        current = W / np.where(live, beta, 1.0).astype(starts.dtype)
-        current[:, ~live] = 0
+        state = lanczos_step(apply_v, state)
+        yield state.tridiagonal
 
 
-def quadrature(tridiagonal: Tridiagonal, f: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """(s,) z'f(V)z by Gauss quadrature: |z|^2 e1' f(T) e1 for each start z."""
+def ritz_measures(tridiagonal: Tridiagonal) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss quadrature of every start: nodes (s, k) and weights (s, k), so that z'f(V)z is weights @ f(nodes).
+
+    After a start's Krylov space is exhausted its further nodes carry no weight; they repeat its first one, where any f
+    of V exists.
+    """
     alpha, beta, norms2 = tridiagonal
     k, s = alpha.shape
     T = np.zeros((s, k, k))
@@ -69,11 +102,16 @@ def quadrature(tridiagonal: Tridiagonal, f: Callable[[np.ndarray], np.ndarray]) 
     T[:, steps[1:], steps[:-1]] = T[:, steps[:-1], steps[1:]] = beta[:-1].T
     ritz, vectors = np.linalg.eigh(T)
     weights = vectors[:, 0, :] ** 2
-    # after a column's Krylov space is exhausted its further Ritz values carry no weight and f need not exist there
-    values = np.zeros_like(ritz)
     carried = weights > np.finfo(float).eps ** 2
-    values[carried] = f(ritz[carried])
-    return norms2 * np.sum(weights * values, axis=1)
+    weights[~carried] = 0
+    heaviest = np.take_along_axis(ritz, weights.argmax(axis=1)[:, None], axis=1)
+    return np.where(carried, ritz, heaviest), norms2[:, None] * weights
+
+
+def quadrature(tridiagonal: Tridiagonal, f: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """(s,) z'f(V)z by Gauss quadrature: |z|^2 e1' f(T) e1 for each start z."""
+    nodes, weights = ritz_measures(tridiagonal)
+    return np.sum(weights * f(nodes), axis=1)
 
 
 def slq(

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .inference import Derived, Lrt, heritability, shares_of_genetic, total_variance
+from .inference import Derived, Lrt, heritability, likelihood_ratio_test, shares_of_genetic, total_variance
+from .spectral import Profile
 
 
 class Status(Enum):
@@ -55,6 +56,7 @@ class FitResult:
     covariance from the probes, a separate error that more probes reduce (zero on components held at their bound).
     ``loglik``: log-likelihood of the error contrasts, with -(n-c)/2 log 2 pi; ``loglik_gcta``: the convention of GCTA,
     -1/2 (log|V| + log|X'V^-1X| + y'Py), which depends on how X is coded.
+    ``method``: krylov, iterative or exact.  ``profile``: profile likelihood of h2, where it came for nothing.
     """
 
     status: Status
@@ -78,6 +80,8 @@ class FitResult:
     rank: int
     column_passes: float
     history: tuple[Record, ...]
+    method: str = "iterative"
+    profile: Profile | None = None
 
     @property
     def converged(self) -> bool:
@@ -198,6 +202,54 @@ class FitResult:
             f"null {self.loglik_null:.4f}; LRT {self.lrt.statistic:.3f} on {self.lrt.df} df, p = {self.lrt.p:.3g}",
         ]
         return "\n".join(lines)
+
+
+class Estimate(NamedTuple):
+    """Where an engine ended, for a phenotype scaled to unit variance; parameters have the residual last.
+
+    ``mc``: Monte-Carlo covariance of theta.  ``free``: parameters off their bound.  ``weights``: those of the
+    likelihood-ratio test's law.  ``ratio``: largest mc_se / se.  Fixed effects are in the phenotype's units already.
+    """
+
+    theta: np.ndarray
+    ai: np.ndarray
+    mc: np.ndarray
+    free: np.ndarray
+    loglik: float
+    loglik_mc_se: float
+    weights: np.ndarray
+    ratio: float
+    fixed_effects: FixedEffects
+
+
+def make_result(covariance, X: np.ndarray, scale: float, estimate: Estimate, **details) -> FitResult:
+    """An estimate in the phenotype's units, with everything that follows from it.
+
+    X (n, c); scale: the standard deviation that y was divided by; details: the remaining fields of FitResult.
+    """
+    n, c = X.shape
+    shift = (n - c) * np.log(scale)
+    value = estimate.loglik - shift
+    null = -0.5 * (n - c) * (1 + np.log(2 * np.pi))  # theta_e = 1, the variance of the scaled y
+    logdet_x = np.linalg.slogdet(X.T @ X)[1]
+    return FitResult(
+        names=covariance.names,
+        theta=estimate.theta * scale**2,
+        covariance=np.linalg.inv(estimate.ai) * scale**4,
+        mc_covariance=estimate.mc * scale**4,
+        mean_traces=covariance.traces / n,
+        at_bound=~estimate.free,
+        num_samples=n,
+        num_fixed=c,
+        loglik=value,
+        loglik_gcta=value + 0.5 * (n - c) * np.log(2 * np.pi) - 0.5 * logdet_x,
+        loglik_null=null - shift,
+        loglik_mc_se=estimate.loglik_mc_se,
+        lrt=likelihood_ratio_test(estimate.loglik, null, estimate.loglik_mc_se, estimate.weights),
+        fixed_effects=estimate.fixed_effects,
+        mc_ratio=estimate.ratio,
+        **details,
+    )
 
 
 class ConvergenceError(ArithmeticError):

@@ -1,0 +1,336 @@
+"""Several components: AI-REML steps with a block of solves each, over an explicit state (DESIGN 4).
+
+``init / step / converged`` make the loop; ``iterate`` runs it, ``finish`` reports.
+
+Cost in column-passes (one column through Z and Z'): the preconditioner 2.5 r, an iteration (1 + s) PCG steps for y
+and s probes plus (G + 1) PCG steps for the average information, the end s Lanczos steps for the log-determinant.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from . import likelihood
+from .covariance import CountingCovariance
+from .inference import boundary_weights, largest_mc_ratio, mc_covariance_of_theta
+from .linalg import project
+from .moments import Moments, moments, start_values
+from .precondition import (
+    Preconditioner,
+    ProjectedCore,
+    complement_traces,
+    make_projected_core,
+    precondition,
+)
+from .probes import Probes, probes_are_exact
+from .result import Estimate, FitResult, FixedEffects, Record, Status, make_result
+from .settings import FitSettings, SolverSettings
+from .step import Step, ai_step
+from .traces import ProbeImages, TraceEstimates, probe_images, trace_estimates
+from .traits import Traits
+
+SMALL_STEP = 1e-2  # decrement (0.1 standard errors) from which steps are trusted and Monte-Carlo errors known
+MOST_SHRINKAGE = 0.25  # of the residual in one step: an overshoot to zero would make V singular in float32
+FAR = 0.25  # distance of the components' proportions at which the preconditioner is made anew
+MOMENT_BYTES = 1 << 28  # most memory that K_g z of the start's probes may take
+
+
+class Problem(NamedTuple):
+    """What does not change during a fit; y (n, 1) is projected and has unit variance."""
+
+    covariance: CountingCovariance
+    Q: np.ndarray
+    y: np.ndarray
+    lower: np.ndarray
+    moments: Moments
+    core: ProjectedCore
+    settings: FitSettings
+
+
+class Evaluation(NamedTuple):
+    """Everything known at one theta; solves are kept to start the next ones."""
+
+    theta: np.ndarray
+    score: np.ndarray
+    ai: np.ndarray
+    traces: TraceEstimates
+    PB: np.ndarray
+    PF: np.ndarray
+    pcg_iterations: int
+    solved: bool
+
+
+class FitState(NamedTuple):
+    """theta to evaluate next, where it came from, and the probes in use."""
+
+    theta: np.ndarray
+    images: ProbeImages
+    last: Evaluation | None = None
+    step: Step | None = None
+    halvings: int = 0
+
+
+def prepare(covariance, Q, y, probes: Probes, settings: FitSettings) -> Problem:
+    """Moments and preconditioner: what a fit needs once.  y (n, 1) projected, of unit variance."""
+    n, G = covariance.num_samples, covariance.num_components
+    lower = np.append(np.zeros(G), settings.residual_floor)
+    columns = int(np.clip(MOMENT_BYTES // (G * n * np.dtype(covariance.dtype).itemsize), 1, 8))
+    if probes_are_exact(probes.trace):
+        columns = n
+    Z = project(Q, probes.trace[:, :columns].astype(covariance.dtype))
+    found = moments(covariance, Q, y, Z)
+    traces = complement_traces(covariance, Q)
+    guess = start_values(found, lower)
+    core = make_projected_core(covariance, Q, traces, guess[:-1], probes.sketch)
+    return Problem(covariance, Q, y, lower, found, core, settings)
+
+
+def probe_tolerance(solver: SolverSettings, theta: np.ndarray, warm: Evaluation | None) -> float:
+    """Tolerance of the probe solves at theta: a fiftieth of the relative change of V, at most the loosest."""
+    if warm is None:
+        return solver.probes
+    change = np.abs(theta - warm.theta).sum() / theta.sum()
+    return float(np.clip(0.02 * change, min(solver.final, solver.probes), solver.probes))
+
+
+def evaluate(problem: Problem, theta: np.ndarray, images: ProbeImages, warm: Evaluation | None) -> Evaluation:
+    """Score and average information at theta, with solves that start from ``warm``."""
+    covariance, Q, solver = problem.covariance, problem.Q, problem.settings.solver
+    preconditioner = precondition(problem.core, theta)
+    apply_v = likelihood.apply_v_at(covariance, theta)
+    s = images.Z.shape[1]
+    B = np.concatenate([problem.y, images.Z], axis=1)
+    PB0 = None
+    if warm is not None:
+        PB0 = warm.PB
+        if PB0.shape[1] < 1 + s:
+            fresh = preconditioner.apply_minv(images.Z[:, PB0.shape[1] - 1 :])
+            PB0 = np.concatenate([PB0, fresh], axis=1)
+    tol = np.append(solver.y, np.full(s, probe_tolerance(solver, theta, warm)))
+    options = {"max_iterations": solver.max_iterations, "check": False}
+    solved = likelihood.solve(Q, apply_v, B, preconditioner, tol=tol, X0=PB0, **options)
+    Py = solved.X[:, :1]
+    F = project(Q, likelihood.component_images(covariance, Py))
+    PF0 = None if warm is None else warm.PF
+    information = likelihood.solve(Q, apply_v, F, preconditioner, tol=solver.information, X0=PF0, **options)
+    with_control = preconditioner if problem.settings.probes.control_variates else None
+    traces = trace_estimates(covariance, theta, images, solved.X[:, 1:], with_control)
+    score = (likelihood.quadratic_forms(covariance, Py) - traces.mean) / 2
+    ai = likelihood.ai_matrix(F, information.X)
+    ok = bool(solved.converged.all() and information.converged.all())
+    steps = int(max(solved.iterations.max(), information.iterations.max()))
+    return Evaluation(theta, score, ai, traces, solved.X, information.X, steps, ok)
+
+
+def init(problem: Problem, probes: Probes, start: np.ndarray | None) -> FitState:
+    """The first state: start values and the first batch of probes."""
+    theta = start_values(problem.moments, problem.lower) if start is None else np.maximum(start, problem.lower)
+    first = min(problem.settings.probes.first, probes.trace.shape[1])
+    if probes_are_exact(probes.trace):
+        first = probes.trace.shape[1]
+    return FitState(theta, extend_images(problem, probes, None, first))
+
+
+def extend_images(problem: Problem, probes: Probes, images: ProbeImages | None, count: int) -> ProbeImages:
+    """The first ``count`` probes, keeping what is already known of ``images``."""
+    known = 0 if images is None else images.Z.shape[1]
+    Z = project(problem.Q, probes.trace[:, known:count].astype(problem.covariance.dtype))
+    fresh = probe_images(problem.covariance, problem.core if problem.settings.probes.control_variates else None, Z)
+    if images is None:
+        return fresh
+    pairs = zip(images, fresh, strict=True)
+    return ProbeImages(*(None if new is None else np.concatenate([old, new], axis=-1) for old, new in pairs))
+
+
+def step(problem: Problem, state: FitState) -> tuple[FitState, Evaluation]:
+    """Evaluate at the state's theta and propose the next, by the bounded AI step.
+
+    When the likelihood already falls steeply along the step just taken, its maximum on that line was overshot: the
+    step is cut at the zero of its derivative (a secant step), which needs no likelihood.
+    """
+    here = evaluate(problem, state.theta, state.images, state.last)
+    if state.step is not None and state.halvings < 8:
+        direction = state.step.direction
+        before, now = state.last.score @ direction, here.score @ direction
+        if state.step.decrement > SMALL_STEP and now < -0.5 * abs(before):
+            cut = state.step._replace(direction=direction * (before / (before - now)))
+            theta = np.maximum(state.last.theta + cut.direction, problem.lower)
+            kept = state.last._replace(PB=here.PB, PF=here.PF)
+            return FitState(theta, state.images, kept, cut, state.halvings + 1), here
+    lower = problem.lower.copy()
+    lower[-1] = max(lower[-1], MOST_SHRINKAGE * state.theta[-1])
+    proposal = ai_step(state.theta, here.score, here.ai, lower)
+    return FitState(proposal.theta, state.images, here, proposal), here
+
+
+def converged(problem: Problem, state: FitState) -> bool:
+    """Whether the step just proposed is within the tolerance."""
+    return state.halvings == 0 and state.step is not None and state.step.decrement <= problem.settings.tol
+
+
+def refreshed(problem: Problem, probes: Probes, state: FitState) -> tuple[Problem, FitState]:
+    """The preconditioner made anew for the present theta, and the controls of the probes with it.
+
+    Where components differ in what they share with relatives, a basis made for the start's proportions leaves an order
+    of magnitude of Monte-Carlo variance (docs/performance.md).  Solves are kept.
+    """
+    theta_g, traces = state.theta[:-1], problem.core.traces
+    core = make_projected_core(problem.covariance, problem.Q, traces, theta_g, probes.sketch)
+    problem = problem._replace(core=core)
+    images = extend_images(problem, probes, None, state.images.Z.shape[1])
+    return problem, FitState(state.theta, images, state.last)
+
+
+def iterate(problem: Problem, probes: Probes, start, scale: float, callback):
+    """Steps until converged with enough probes; returns the problem (its core may be new), state, last evaluation,
+    history and status."""
+    settings = problem.settings
+    start = None if start is None else np.asarray(start, np.float64) / scale**2
+    state = init(problem, probes, start)
+    history: list[Record] = []
+    for iteration in range(1, settings.max_iterations + 1):
+        state, here = step(problem, state)
+        record = Record(
+            iteration,
+            tuple(here.theta * scale**2),
+            state.step.decrement,
+            float(np.sqrt(np.sum(here.score**2 / np.diag(here.ai)))),
+            here.pcg_iterations,
+            state.images.Z.shape[1],
+            problem.covariance.column_passes,
+        )
+        history.append(record)
+        if callback is not None:
+            callback(record)
+        if not here.solved:
+            return problem, state, here, history, Status.SOLVER_STALLED
+        if state.halvings == 0 and problem.core.distance(state.theta[:-1]) > FAR:
+            problem, state = refreshed(problem, probes, state)
+            continue
+        if state.halvings or state.step.decrement > max(SMALL_STEP, settings.tol):
+            continue
+        wanted = probes_wanted(problem, probes, state, here)
+        if wanted > state.images.Z.shape[1]:
+            state = FitState(state.theta, extend_images(problem, probes, state.images, wanted), here)
+        elif converged(problem, state):
+            return problem, state, here, history, Status.CONVERGED
+    return problem, state, here, history, Status.MAX_ITERATIONS
+
+
+def free_parameters(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """Which parameters are off their bound (p,) bool; only these carry Monte-Carlo error."""
+    return theta > problem.lower * (1 + 1e-9)
+
+
+def mc_covariance(problem: Problem, probes: Probes, theta, ai, traces: TraceEstimates) -> np.ndarray:
+    """Monte-Carlo covariance of theta; 0 for exact probes."""
+    if probes_are_exact(probes.trace):
+        return np.zeros_like(ai)
+    return mc_covariance_of_theta(ai, traces.covariance / 4, free_parameters(problem, theta))
+
+
+def probes_wanted(problem: Problem, probes: Probes, state: FitState, here: Evaluation) -> int:
+    """Probes at which mc_se is expected to meet the target, within what there is."""
+    used, available = state.images.Z.shape[1], probes.trace.shape[1]
+    mc = mc_covariance(problem, probes, state.theta, here.ai, here.traces)
+    mean_traces = problem.covariance.traces / problem.covariance.num_samples
+    ratio = largest_mc_ratio(state.theta, mean_traces, np.linalg.inv(here.ai), mc) / problem.settings.probes.mc_target
+    if ratio <= 1:
+        return used
+    if not np.isfinite(ratio):  # too few probes to know their spread
+        return min(available, max(8, 2 * used))
+    return min(available, max(used + 4, int(np.ceil(1.15 * ratio**2 * used))))
+
+
+def iterative_fit(
+    traits: Traits,
+    covariance: CountingCovariance,
+    probes: Probes,
+    settings: FitSettings,
+    start: np.ndarray | None = None,
+    callback: Callable[[Record], None] | None = None,
+) -> FitResult:
+    """REML fit of one trait with any number of components.
+
+    start: theta (G + 1,) in the phenotype's units squared.  Raises SingularInformationError when components cannot be
+    told apart.
+    """
+    problem = prepare(covariance, traits.Q, traits.scaled.astype(covariance.dtype), probes, settings)
+    problem, state, evaluation, history, status = iterate(problem, probes, start, float(traits.scales[0]), callback)
+    return finish(problem, probes, state, evaluation, traits, tuple(history), status)
+
+
+def finish(
+    problem: Problem,
+    probes: Probes,
+    state: FitState,
+    here: Evaluation,
+    traits: Traits,
+    history: tuple[Record, ...],
+    status: Status,
+) -> FitResult:
+    """Likelihood, information and fixed effects at the final theta, in the phenotype's units."""
+    covariance, Q, solver = problem.covariance, problem.Q, problem.settings.solver
+    theta, s, scale = state.theta, state.images.Z.shape[1], float(traits.scales[0])
+    preconditioner = precondition(problem.core, theta)
+    apply_v = likelihood.apply_v_at(covariance, theta)
+    likely = likelihood.loglik(
+        traits.Y[:, 0] / scale,
+        traits.X,
+        apply_v,
+        probes.trace[:, :s].astype(covariance.dtype),
+        preconditioner=preconditioner,
+        tol=solver.final,
+        slq_tol=solver.quadrature,
+        Py0=here.PB[:, :1],
+    )
+    F = project(Q, likelihood.component_images(covariance, likely.Py))
+    information = min(solver.information, 1e-3)
+    PF = likelihood.solve(Q, apply_v, F, preconditioner, tol=information, X0=here.PF, check=False).X
+    ai = likelihood.ai_matrix(F, PF)
+    mc = mc_covariance(problem, probes, theta, ai, here.traces)
+    mean_traces = covariance.traces / covariance.num_samples
+    found = Estimate(
+        theta=theta,
+        ai=ai,
+        mc=mc,
+        free=free_parameters(problem, theta),
+        loglik=likely.value,
+        loglik_mc_se=likely.mc_se,
+        weights=boundary_weights(problem.moments.T),
+        ratio=largest_mc_ratio(theta, mean_traces, np.linalg.inv(ai), mc),
+        fixed_effects=fixed_effects(problem, preconditioner, theta, likely.Py, traits),
+    )
+    return make_result(
+        covariance,
+        traits.X,
+        scale,
+        found,
+        status=status,
+        num_probes=s,
+        mc_target=problem.settings.probes.mc_target,
+        rank=problem.core.rank,
+        column_passes=covariance.column_passes,
+        history=history,
+    )
+
+
+def fixed_effects(
+    problem: Problem, preconditioner: Preconditioner, theta: np.ndarray, Py: np.ndarray, traits: Traits
+) -> FixedEffects:
+    """Generalised least squares from X b = y - V P y and X (X'V^-1X)^-1 X' = V - V P V; c + 1 columns.
+
+    The second identity needs solves in the complement of X only (Searle, Casella & McCulloch 1992, App. M).
+    """
+    covariance, Q = problem.covariance, problem.Q
+    apply_v = likelihood.apply_v_at(covariance, theta)
+    images = apply_v(np.column_stack([Py, Q]).astype(covariance.dtype))
+    VPy, VQ = images[:, :1].astype(np.float64), images[:, 1:]
+    scale = float(traits.scales[0])
+    PVQ = likelihood.solve(Q, apply_v, VQ, preconditioner, tol=1e-3, check=False).X
+    inner = Q.T @ VQ - VQ.T.astype(np.float64) @ PVQ
+    to_columns = np.linalg.lstsq(traits.X, Q, rcond=None)[0]
+    fitted = Q.T @ (traits.Y - scale * VPy)
+    cov = to_columns @ inner @ to_columns.T * scale**2
+    return FixedEffects((to_columns @ fitted)[:, 0], (cov + cov.T) / 2)

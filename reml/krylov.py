@@ -1,0 +1,327 @@
+"""One component, identity residual: a single Lanczos run answers every theta (DESIGN 3).
+
+The block is [traits, fixed-effect columns, probes].  Each column's tridiagonal matrix is a quadrature of its spectral
+measure, so after the run REML is a scalar problem (spectral.py) with no further product, whatever the number of traits.
+
+Cost in column-passes: c for the fixed effects, one for every probe, and k - 1 more for each trait, fixed effect and
+deep probe, k being the steps taken: the run stops when no trait's estimate moves any more.
+Source: Border & Becker 2019, BMC Bioinformatics 20:411.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from . import spectral
+from .calibration import Calibration, ProbeSpectra, calibrate, spectra_of
+from .covariance import CountingCovariance
+from .inference import largest_mc_ratio, mc_covariance_of_theta
+from .lanczos import LanczosState, lanczos_start, lanczos_step, ritz_measures
+from .linalg import column_dots, project, symmetric
+from .probes import Probes, probes_are_exact
+from .result import Estimate, FitResult, FixedEffects, Record, Status, make_result
+from .settings import FitSettings
+from .spectral import Measure, Spectrum
+from .traits import Traits
+
+SHALLOW = 4  # probes of one step for each deep one, to start with
+SETTLED = 0.0625  # of the decrement tolerance: a quarter of its step in standard errors is left to the quadrature
+LOGLIK_SETTLED = 0.01
+MOST_STEPS = 400
+MOST_ROUNDS = 4  # of adding probes
+HALF_HALF = np.array([0.5, 0.5])  # law of the likelihood-ratio test of one variance at zero
+
+
+class Cohort(NamedTuple):
+    """What all traits share: tr K on the complement of X; Q'KQ; and F = (I - QQ')KQ, its columns of rounding left out
+    (``moved`` says which of the c are kept)."""
+
+    covariance: CountingCovariance
+    Q: np.ndarray
+    trace: float
+    inner: np.ndarray
+    F: np.ndarray
+    moved: np.ndarray
+
+    @property
+    def dimension(self) -> int:
+        return len(self.Q) - self.Q.shape[1]
+
+
+class Run(NamedTuple):
+    """A Lanczos run: its ``state``, and for every step ``edges`` (c, b) = Q'K q, from which fixed effects follow."""
+
+    state: LanczosState
+    edges: tuple[np.ndarray, ...]
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.edges)
+
+    def take(self, columns: np.ndarray) -> "Run":
+        return Run(self.state.take(columns), tuple(edge[:, columns] for edge in self.edges))
+
+    def measures(self, columns: slice) -> list[Measure]:
+        """Spectral measures of some columns."""
+        alpha, beta, norms2 = self.state.tridiagonal
+        tridiagonal = self.state.tridiagonal._replace(
+            alpha=alpha[:, columns], beta=beta[:, columns], norms2=norms2[columns]
+        )
+        return [Measure(*pair) for pair in zip(*ritz_measures(tridiagonal), strict=True)]
+
+
+def krylov_fits(
+    traits: Traits,
+    covariance: CountingCovariance,
+    probes: Probes,
+    settings: FitSettings,
+    callback: Callable[[Record], None] | None = None,
+) -> list[FitResult]:
+    """REML fits of several traits of the same samples.
+
+    ``column_passes`` of every result are those of the run that they share.  ``callback`` gets the first trait's record
+    after every step.
+    """
+    cohort = prepare(covariance, traits.Q)
+    exact = probes_are_exact(probes.trace)
+    available = probes.trace.shape[1]
+    deep = available if exact else min(settings.probes.first, available)
+    shallow = min(SHALLOW * deep, available)
+    lead = np.concatenate([traits.scaled.astype(covariance.dtype), cohort.F], axis=1)
+    Z = project(traits.Q, probes.trace[:, :shallow].astype(covariance.dtype))
+    run = advance(cohort, Run(lanczos_start(np.concatenate([lead, Z], axis=1)), ()))
+    moments = first_steps(run, lead.shape[1])
+    run = run.take(np.arange(lead.shape[1] + deep))
+    run, history, status = settle(cohort, run, lead.shape[1], moments, traits, settings, callback)
+    spectra = probe_spectra(run, lead.shape[1], moments)
+    measures = run.measures(slice(traits.Y.shape[1]))
+    for _ in range(MOST_ROUNDS):
+        calibration = calibrate(spectra, cohort.dimension, cohort.trace)
+        estimates = [
+            estimate(cohort, measure, calibration, settings.residual_floor, exact=exact) for measure in measures
+        ]
+        wanted = probes_wanted(estimates, run.num_steps, spectra, available, settings.probes.mc_target)
+        if exact or wanted == (spectra.num_deep, spectra.num_probes) or spectra.num_probes == available:
+            break
+        spectra = spectra.joined(further_probes(cohort, probes, spectra, wanted, run.num_steps))
+    return [
+        result_of(
+            cohort,
+            run,
+            traits,
+            which,
+            found,
+            status=status,
+            history=tuple(history[which]),
+            num_probes=spectra.num_probes,
+            mc_target=settings.probes.mc_target,
+        )
+        for which, found in enumerate(estimates)
+    ]
+
+
+def prepare(covariance: CountingCovariance, Q: np.ndarray) -> Cohort:
+    """K Q, and what follows from it; c column-passes."""
+    c = Q.shape[1]
+    KQ = covariance.apply(np.ones(1), Q.astype(covariance.dtype)) if c else np.zeros((len(Q), 0), covariance.dtype)
+    inner = symmetric(Q.T @ KQ)
+    trace = float(covariance.traces[0] - np.trace(inner))
+    F = project(Q, project(Q, KQ))
+    rounding = 64 * np.finfo(covariance.dtype).eps * trace / len(Q)
+    moved = np.sqrt(column_dots(F, F)) > rounding
+    return Cohort(covariance, Q, trace, inner, F[:, moved], moved)
+
+
+def advance(cohort: Cohort, run: Run) -> Run:
+    """One Lanczos step of every column."""
+    edges = []
+
+    def apply(B):
+        W = cohort.covariance.apply(np.ones(1), B)
+        edges.append(cohort.Q.T @ W)
+        return W - cohort.Q.astype(W.dtype) @ edges[-1].astype(W.dtype)
+
+    state = lanczos_step(apply, run.state)
+    return Run(state, (*run.edges, *edges))
+
+
+def first_steps(run: Run, num_lead: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Squared norm, alpha and beta of the probes' first step."""
+    state = run.state
+    return state.norms2[num_lead:], state.alphas[0][num_lead:], state.betas[0][num_lead:]
+
+
+def probe_spectra(run: Run, num_lead: int, moments) -> ProbeSpectra:
+    """What the probes have told so far."""
+    deep = run.measures(slice(num_lead, None))
+    return spectra_of(np.stack([m.nodes for m in deep]), np.stack([m.weights for m in deep]), moments)
+
+
+def settle(cohort: Cohort, run: Run, num_lead: int, moments, traits: Traits, settings: FitSettings, callback):
+    """Steps until no trait's estimate moves: the run, a history for every trait, and how it ended.
+
+    A trait has settled when its last step is within a quarter of the tolerated one in standard errors, and its
+    log-likelihood within 0.01; quadrature converges geometrically, so what is left is of that size.
+    """
+    t = traits.Y.shape[1]
+    num_deep = len(run.state.norms2) - num_lead
+    limit = min(cohort.dimension, MOST_STEPS)
+    history: list[list[Record]] = [[] for _ in range(t)]
+    previous: list[tuple[np.ndarray, float] | None] = [None] * t
+    while True:
+        k = run.num_steps
+        if k <= 24 or k % 4 == 0 or k >= limit:
+            trace = calibrate(probe_spectra(run, num_lead, moments), cohort.dimension, cohort.trace).measure
+            settled = k > 1
+            for which, measure in enumerate(run.measures(slice(t))):
+                spectrum = Spectrum(measure, trace, cohort.dimension)
+                theta = spectral.maximise(spectrum, settings.residual_floor)
+                value = spectral.loglik(spectrum, theta)
+                ai = spectral.average_information(spectrum, theta)
+                last, last_value = previous[which] or (theta, np.inf)
+                decrement = float((theta - last) @ ai @ (theta - last))
+                slope = spectral.score(spectrum, last)
+                record = Record(
+                    k,
+                    tuple(theta * traits.scales[which] ** 2),
+                    decrement,
+                    float(np.sqrt(np.sum(slope**2 / np.diag(ai)))),
+                    k,
+                    num_deep,
+                    cohort.covariance.column_passes,
+                )
+                history[which].append(record)
+                settled &= decrement <= SETTLED * settings.tol and abs(value - last_value) <= LOGLIK_SETTLED
+                previous[which] = theta, value
+            if callback is not None:
+                callback(history[0][-1])
+            if settled:
+                return run, history, Status.CONVERGED
+            if k >= limit:
+                return run, history, Status.CONVERGED if limit == cohort.dimension else Status.SOLVER_STALLED
+        run = advance(cohort, run)
+
+
+class Found(NamedTuple):
+    """A trait's estimate in units of its unit variance, and what its errors are made of."""
+
+    spectrum: Spectrum
+    theta: np.ndarray
+    ai: np.ndarray
+    mc: np.ndarray
+    free: np.ndarray
+    ratio: float
+    ratio_of_deep: float
+    loglik_mc_se: float
+
+
+def estimate(cohort: Cohort, measure: Measure, calibration: Calibration, floor: float, *, exact: bool) -> Found:
+    """theta with its sampling information and Monte-Carlo covariance; no product."""
+    spectrum = Spectrum(measure, calibration.measure, cohort.dimension)
+    theta = spectral.maximise(spectrum, floor)
+    ai = spectral.average_information(spectrum, theta)
+    free = theta > np.array([0.0, floor * (1 + 1e-9)])
+    nodes = calibration.spectra.nodes
+    d = spectral.eigenvalues_of_v(theta, nodes)
+    errors = calibration.covariance(np.stack([nodes / d, 1 / d, np.log(d)]))
+    deep_only = calibration.deep_covariance(np.stack([nodes / d, 1 / d]))
+    if exact:
+        errors, deep_only = np.zeros_like(errors), np.zeros_like(deep_only)
+    mc, mc_of_deep = (mc_covariance_of_theta(ai, part / 4, free) for part in (errors[:2, :2], deep_only))
+    mean_traces, sampling = cohort.covariance.traces / len(cohort.Q), np.linalg.inv(ai)
+    ratio, ratio_of_deep = (largest_mc_ratio(theta, mean_traces, sampling, part) for part in (mc, mc_of_deep))
+    return Found(spectrum, theta, ai, mc, free, ratio, ratio_of_deep, 0.5 * float(np.sqrt(errors[2, 2])))
+
+
+def probes_wanted(found: list[Found], steps: int, spectra: ProbeSpectra, available: int, target: float):
+    """(deep, all) probes at which every Monte-Carlo error is expected to meet the target at the least cost.
+
+    The squared error is A / deep + B / all, the cost steps * deep + all: deep : all = sqrt(A / steps) : sqrt(B).
+    """
+    now = spectra.num_deep, spectra.num_probes
+    worst = max(found, key=lambda f: np.inf if np.isnan(f.ratio) else f.ratio)
+    if worst.ratio <= target:
+        return now
+    if np.isnan(worst.ratio):  # too few probes to know their spread
+        return tuple(min(available, max(8, 2 * count)) for count in now)
+    a = worst.ratio_of_deep**2 * spectra.num_deep
+    b = max(worst.ratio**2 - worst.ratio_of_deep**2, 0) * spectra.num_probes
+    common = 1.15 * (np.sqrt(a * steps) + np.sqrt(b)) / target**2
+    deep = min(available, max(now[0], int(np.ceil(common * np.sqrt(a / steps)))))
+    every = min(available, max(now[1], deep, int(np.ceil(common * np.sqrt(b)))))
+    return (deep, every) if (deep, every) != now else (min(available, deep + 4), min(available, every + 4))
+
+
+def further_probes(cohort: Cohort, probes: Probes, known: ProbeSpectra, wanted: tuple[int, int], steps: int):
+    """Spectra of further probes, so that there are ``wanted`` (deep, all), after the same number of steps.
+
+    Probes known only by one step stay so: deep ones are drawn anew, and at the end of what is available the numbers
+    that can be had are.
+    """
+    available = probes.trace.shape[1]
+    deep = min(wanted[0] - known.num_deep, available - known.num_probes)
+    total = min(max(wanted[1] - known.num_probes, deep), available - known.num_probes)
+    Z = project(cohort.Q, probes.trace[:, known.num_probes : known.num_probes + total].astype(cohort.covariance.dtype))
+    run = advance(cohort, Run(lanczos_start(Z), ()))
+    moments = first_steps(run, 0)
+    run = run.take(np.arange(deep))
+    while run.num_steps < steps:
+        run = advance(cohort, run)
+    return probe_spectra(run, 0, moments)
+
+
+def result_of(cohort: Cohort, run: Run, traits: Traits, which: int, found: Found, **details) -> FitResult:
+    """A trait's FitResult: likelihood, profile and fixed effects from what the run has kept; no product."""
+    mean_trace = float(cohort.covariance.traces[0] / len(cohort.Q))
+    packed = Estimate(
+        theta=found.theta,
+        ai=found.ai,
+        mc=found.mc,
+        free=found.free,
+        loglik=spectral.loglik(found.spectrum, found.theta),
+        loglik_mc_se=found.loglik_mc_se,
+        weights=HALF_HALF,
+        ratio=found.ratio,
+        fixed_effects=fixed_effects(cohort, run, traits, which, found.theta),
+    )
+    return make_result(
+        cohort.covariance,
+        traits.X,
+        float(traits.scales[which]),
+        packed,
+        rank=0,
+        column_passes=cohort.covariance.column_passes,
+        method="krylov",
+        **details,
+        profile=spectral.profile_h2(found.spectrum, found.theta, mean_trace),
+    )
+
+
+def krylov_coordinates(run: Run, column: int, theta: np.ndarray) -> np.ndarray:
+    """(k,) P b in the Lanczos basis of start b: |b| (theta_g T + theta_e I)^-1 e_1."""
+    alpha, beta, norms2 = (part[..., column] for part in run.state.tridiagonal)
+    T = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
+    right = np.zeros(len(alpha))
+    right[0] = np.sqrt(norms2)
+    return np.linalg.solve(theta[0] * T + theta[1] * np.eye(len(alpha)), right)
+
+
+def fixed_effects(cohort: Cohort, run: Run, traits: Traits, which: int, theta: np.ndarray) -> FixedEffects:
+    """Generalised least squares from X b = y - V P y and X (X'V^-1X)^-1 X' = V - V P V; no product.
+
+    On the span of Q these need Q'K P y and F'P F only, sums over steps of the edges Q'K q.
+    Source: Searle, Casella & McCulloch 1992, Variance Components, App. M.
+    """
+    t = traits.Y.shape[1]
+    edges = np.stack(run.edges, axis=-1).astype(np.float64)
+    vpy = theta[0] * (edges[:, which] @ krylov_coordinates(run, which, theta))
+    FPF = np.zeros_like(cohort.inner)
+    for position, j in enumerate(np.flatnonzero(cohort.moved)):
+        FPF[:, j] = edges[:, t + position] @ krylov_coordinates(run, t + position, theta)
+    FPF[~cohort.moved] = 0
+    inner = theta[0] * cohort.inner + theta[1] * np.eye(len(FPF)) - theta[0] ** 2 * symmetric(FPF)
+    to_columns = np.linalg.lstsq(traits.X, traits.Q, rcond=None)[0]
+    scale = traits.scales[which]
+    fitted = traits.Q.T @ traits.Y[:, which] - scale * vpy
+    return FixedEffects(to_columns @ fitted, symmetric(to_columns @ inner @ to_columns.T) * scale**2)

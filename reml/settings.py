@@ -1,0 +1,61 @@
+"""What a user may set of a fit; frozen values with checked ranges."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class SolverSettings:
+    """Relative residuals at which linear solves stop, by what they are for.
+
+    ``probes`` is the loosest for probe solves: a step that changes V by a share of it needs solves that see the change,
+    so they tighten to a fiftieth of the last step's relative size (a warm start would otherwise pass unchanged, and
+    the errors of warm-started solves do not cancel as those of a cold start do).
+    """
+
+    y: float = 1e-4
+    probes: float = 1e-2
+    information: float = 1e-2
+    final: float = 1e-5
+    quadrature: float = 1e-6
+    max_iterations: int = 400
+
+    def __post_init__(self):
+        for name in ("y", "probes", "information", "final", "quadrature"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected a tolerance between 0 and 1, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How many probes: ``first`` at the start, more until mc_se <= ``mc_target`` se everywhere or none are left."""
+
+    first: int = 16
+    mc_target: float = 0.1
+    control_variates: bool = True
+
+    def __post_init__(self):
+        if self.first < 1 or not self.mc_target > 0:
+            raise ValueError(f"expected first >= 1 and mc_target > 0, found {self.first}, {self.mc_target}")
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """``tol``: the Newton decrement (squared step in standard errors) that ends a fit, after that step is taken.
+
+    ``engine``: "krylov" answers one component with an identity residual from a single Lanczos run, "iterative" takes
+    AI steps with a solve each for any number; "auto" is the first where it applies.
+    """
+
+    max_iterations: int = 50
+    tol: float = 1e-4
+    residual_floor: float = 1e-6  # smallest residual variance, as a share of y's
+    engine: Literal["auto", "krylov", "iterative"] = "auto"
+    solver: SolverSettings = field(default_factory=SolverSettings)
+    probes: ProbeSettings = field(default_factory=ProbeSettings)
+
+    def __post_init__(self):
+        if self.max_iterations < 1 or not self.tol > 0 or not 0 < self.residual_floor < 1:
+            raise ValueError("expected max_iterations >= 1, tol > 0 and 0 < residual_floor < 1")
+        if self.engine not in ("auto", "krylov", "iterative"):
+            raise ValueError(f"engine: expected auto, krylov or iterative, found {self.engine!r}")
