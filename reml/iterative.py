@@ -33,6 +33,7 @@ from .traits import Traits
 SMALL_STEP = 1e-2  # decrement (0.1 standard errors) from which steps are trusted and Monte-Carlo errors known
 MOST_SHRINKAGE = 0.25  # of the residual in one step: an overshoot to zero would make V singular in float32
 FAR = 0.25  # distance of the components' proportions at which the preconditioner is made anew
+LAST_INFORMATION = 0.03  # residual of the last solves for the information, which then errs by 1e-3
 MOMENT_BYTES = 1 << 28  # most memory that K_g z of the start's probes may take
 
 
@@ -107,7 +108,7 @@ def evaluate(problem: Problem, theta: np.ndarray, images: ProbeImages, warm: Eva
         if PB0.shape[1] < 1 + s:
             fresh = preconditioner.apply_minv(images.Z[:, PB0.shape[1] - 1 :])
             PB0 = np.concatenate([PB0, fresh], axis=1)
-    tol = np.append(solver.y, np.full(s, probe_tolerance(solver, theta, warm)))
+    tol = np.append(min(solver.y, 1e-2 / np.sqrt(len(Q))), np.full(s, probe_tolerance(solver, theta, warm)))
     options = {"max_iterations": solver.max_iterations, "check": False}
     solved = likelihood.solve(Q, apply_v, B, preconditioner, tol=tol, X0=PB0, **options)
     Py = solved.X[:, :1]
@@ -117,7 +118,7 @@ def evaluate(problem: Problem, theta: np.ndarray, images: ProbeImages, warm: Eva
     with_control = preconditioner if problem.settings.probes.control_variates else None
     traces = trace_estimates(covariance, theta, images, solved.X[:, 1:], with_control)
     score = (likelihood.quadratic_forms(covariance, Py) - traces.mean) / 2
-    ai = likelihood.ai_matrix(F, information.X)
+    ai = likelihood.ai_matrix(F, information.X, information.R)
     ok = bool(solved.converged.all() and information.converged.all())
     steps = int(max(solved.iterations.max(), information.iterations.max()))
     return Evaluation(theta, score, ai, traces, solved.X, information.X, steps, ok)
@@ -283,12 +284,13 @@ def finish(
         preconditioner=preconditioner,
         tol=solver.final,
         slq_tol=solver.quadrature,
+        mc_share=0.0 if probes_are_exact(probes.trace) else 0.05,
         Py0=here.PB[:, :1],
     )
     F = project(Q, likelihood.component_images(covariance, likely.Py))
-    information = min(solver.information, 1e-3)
-    PF = likelihood.solve(Q, apply_v, F, preconditioner, tol=information, X0=here.PF, check=False).X
-    ai = likelihood.ai_matrix(F, PF)
+    information = min(solver.information, LAST_INFORMATION)
+    solved = likelihood.solve(Q, apply_v, F, preconditioner, tol=information, X0=here.PF, check=False)
+    ai = likelihood.ai_matrix(F, solved.X, solved.R)
     mc = mc_covariance(problem, probes, theta, ai, here.traces)
     mean_traces = covariance.traces / covariance.num_samples
     found = Estimate(

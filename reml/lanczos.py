@@ -121,31 +121,35 @@ def slq(
     *,
     max_steps: int = 60,
     tol: float = 1e-6,
+    mc_share: float = 0.0,
     control_mean: float | None = None,
 ) -> SlqResult:
     """tr f(V) for symmetric positive definite V (n, n) from probes (n, s) with E[z z'] = I, by Lanczos quadrature.
 
-    Stops when the mean over probes moves by at most ``tol`` per sample between two steps, or after ``max_steps``.
-    control_mean: the exact tr(V) on the space of the probes, if known; z'Vz (the first Lanczos coefficient) is then
-    used as a control variate with its regression slope over the probes.
+    Stops when the estimate moves between two steps by at most ``tol`` per sample or ``mc_share`` Monte-Carlo errors,
+    or after ``max_steps``.  control_mean: the exact tr(V) on the space of the probes, if known; z'Vz (the first Lanczos
+    coefficient) is then used as a control variate with its regression slope over the probes.
     Cost: one pass of s columns a step.  mc_se is the standard error over probes; with sqrt(n) I as probes the
     estimate is exact and mc_se says nothing.
     Source: Ubaru, Chen & Saad 2017, SIAM J. Matrix Anal. Appl. 38:1075.
     """
-    s = probes.shape[1]
     limit = max(1, min(max_steps, len(probes)))
-    previous = None
+    previous = np.nan
     for tridiagonal in lanczos_steps(apply_v, probes):
-        per_probe = quadrature(tridiagonal, f)
-        taken = len(tridiagonal.alpha)
-        settled = previous is not None and abs(per_probe.mean() - previous) <= tol * len(probes)
-        if taken >= limit or settled:
-            break
-        previous = per_probe.mean()
-    if control_mean is not None and s > 2:
-        control = tridiagonal.norms2 * tridiagonal.alpha[0]
-        per_probe = per_probe - regression_slope(per_probe, control) * (control - control_mean)
-    return SlqResult(float(per_probe.mean()), standard_error(per_probe), per_probe, taken)
+        per_probe = controlled(quadrature(tridiagonal, f), tridiagonal, control_mean)
+        estimate, taken = float(per_probe.mean()), len(tridiagonal.alpha)
+        allowed = max(tol * len(probes), mc_share * np.nan_to_num(standard_error(per_probe)))
+        if taken >= limit or abs(estimate - previous) <= allowed:
+            return SlqResult(estimate, standard_error(per_probe), per_probe, taken)
+        previous = estimate
+
+
+def controlled(per_probe: np.ndarray, tridiagonal: Tridiagonal, control_mean: float | None) -> np.ndarray:
+    """Per-probe values less their regression on z'Vz, whose mean is known."""
+    if control_mean is None or len(per_probe) < 3:
+        return per_probe
+    first = tridiagonal.norms2 * tridiagonal.alpha[0]
+    return per_probe - regression_slope(per_probe, first) * (first - control_mean)
 
 
 def regression_slope(values: np.ndarray, control: np.ndarray) -> float:

@@ -72,13 +72,15 @@ def loglik(
     preconditioner: Preconditioner | None = None,
     tol: float = 1e-6,
     slq_tol: float = 1e-6,
+    mc_share: float = 0.0,
     Py0: np.ndarray | None = None,
 ) -> Loglik:
     """REML log-likelihood at the covariance ``apply_v`` (n, k) -> V B, from probes (n, s).
 
     ell_R = -1/2 [log|A'VA| + y'Py] - (n-c)/2 log 2 pi (Patterson & Thompson 1971, Biometrika 58:545).  The
     log-determinant is log|M| exactly plus tr log(M^-1/2 V M^-1/2) by Lanczos quadrature; M = I without preconditioner.
-    y (n,), X (n, c); the blocks have the probes' type (float64 for integer probes).
+    y (n,), X (n, c); the blocks have the probes' type (float64 for integer probes).  slq_tol, mc_share: see
+    :func:`~gpu_reml.reml.lanczos.slq`.
     Cost: the Lanczos steps' passes of s columns and one column for y.
     """
     Q = orthonormal_basis(X)
@@ -96,7 +98,8 @@ def loglik(
             return preconditioner.apply_power(inner(preconditioner.apply_power(B, -0.5)), -0.5)
 
         control_mean, log_m = float(n - c), preconditioner.logdet
-    quadrature = slq(apply_a, Z, np.log, max_steps=MAX_LANCZOS, tol=slq_tol, control_mean=control_mean)
+    options = {"max_steps": MAX_LANCZOS, "tol": slq_tol, "mc_share": mc_share, "control_mean": control_mean}
+    quadrature = slq(apply_a, Z, np.log, **options)
     logdet = quadrature.estimate + log_m
     ypy = float(column_dots(target, solved.X)[0])
     value = -0.5 * (logdet + ypy) - 0.5 * (n - c) * np.log(2 * np.pi)
@@ -158,9 +161,14 @@ def average_information(
     B = np.asarray(y, np.float64)[:, None].astype(covariance.dtype)
     Py = solve(Q, apply_v, B, preconditioner, tol=tol).X
     F = project(Q, component_images(covariance, Py))
-    return ai_matrix(F, solve(Q, apply_v, F, preconditioner, tol=tol).X)
+    solved = solve(Q, apply_v, F, preconditioner, tol=tol)
+    return ai_matrix(F, solved.X, solved.R)
 
 
-def ai_matrix(F: np.ndarray, PF: np.ndarray) -> np.ndarray:
-    """1/2 F'PF in float64 from F = [K_g Py] and its solves (n, G + 1)."""
-    return symmetric(F.T.astype(np.float64) @ PF.astype(np.float64)) / 2
+def ai_matrix(F: np.ndarray, PF: np.ndarray, R: np.ndarray) -> np.ndarray:
+    """1/2 F'P F in float64 from F = [K_g Py] (n, G + 1), approximate solves PF and their residuals R.
+
+    F'X + X'R = F'X + X'F - X'V X errs by the square of the solves' errors, so that loose ones do.
+    """
+    X = PF.astype(np.float64)
+    return symmetric(F.T.astype(np.float64) @ X + X.T @ R) / 2

@@ -1,4 +1,4 @@
-"""Randomised Haseman-Elston moments: the start of a fit, and the information when all components are zero."""
+"""Moments of Haseman-Elston regression: the start of a fit, and the information when all components are zero."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,10 @@ from scipy import optimize
 
 from .covariance import Covariance
 from .linalg import column_dots, project
+from .step import SingularInformationError
+
+GRAM_BYTES = 1 << 22  # most memory that the float64 copies of K_g z take at once
+DEPENDENT = 1e-12  # eigenvalue of T in correlation form from which float32 products cannot tell components apart
 
 
 class Moments(NamedTuple):
@@ -23,11 +27,49 @@ def moments(covariance: Covariance, Q: np.ndarray, y: np.ndarray, Z: np.ndarray)
     columns (times the overlap), half a pass of one column.  Memory: G n s.
     Source: Haseman & Elston 1972, Behav. Genet. 2:3; randomised: Wu & Sankararaman 2018, Bioinformatics 34:i187.
     """
-    features = covariance.features(Z)
-    images = [project(Q, image) for image in covariance.apply_each(features)] + [Z]
-    T = np.array([[column_dots(a, b).mean() for b in images] for a in images])
+    images = component_images(covariance, Q, covariance.features(Z))
+    return Moments(probe_grams(images, Z).mean(axis=0), quadratic_forms(covariance, y))
+
+
+def component_images(covariance: Covariance, Q: np.ndarray, features) -> np.ndarray:
+    """(G, n, k) K_g B on the complement of X, from features of B; half a pass, times the overlap."""
+    images = covariance.apply_each(features)
+    for image in images:
+        image[:] = project(Q, image)
+    return images
+
+
+def quadratic_forms(covariance: Covariance, y: np.ndarray) -> np.ndarray:
+    """(G + 1,) y'K_g y, residual last, for y (n, 1); half a pass of one column."""
     F = covariance.features(y)
-    return Moments(T, np.append(covariance.inner(F, F)[:, 0], column_dots(y, y)[0]))
+    return np.append(covariance.inner(F, F)[:, 0], column_dots(y, y)[0])
+
+
+def probe_grams(images: np.ndarray, Z: np.ndarray) -> np.ndarray:
+    """(s, G + 1, G + 1) float64 inner products of K_1 z, .., K_G z, z for every column z of Z (n, s).
+
+    images (G, n, s).  Cost: s n (G + 1)^2; rows are taken by chunks, so the float64 copies stay small.
+    """
+    G, n, s = images.shape
+    total = np.zeros((s, G + 1, G + 1))
+    rows = max(1, GRAM_BYTES // (8 * (G + 1) * s))
+    for first in range(0, n, rows):
+        chunk = slice(first, min(first + rows, n))
+        vectors = np.empty((s, G + 1, chunk.stop - first))
+        vectors[:, :G] = images[:, chunk].transpose(2, 0, 1)
+        vectors[:, G] = Z[chunk].T
+        total += vectors @ vectors.transpose(0, 2, 1)
+    return total
+
+
+def check_separable(T: np.ndarray) -> None:
+    """Raise SingularInformationError, with the index of one component, where T says that some cannot be told apart."""
+    scale = np.sqrt(np.diag(T))
+    if not (scale > 0).all():
+        raise SingularInformationError(int(np.argmin(scale)))
+    values, vectors = np.linalg.eigh(T / np.outer(scale, scale))
+    if values[0] < DEPENDENT:
+        raise SingularInformationError(int(np.argmax(np.abs(vectors[:, 0]))))
 
 
 def start_values(moments: Moments, lower: np.ndarray) -> np.ndarray:

@@ -11,9 +11,11 @@ Apply = Callable[[np.ndarray], np.ndarray]
 
 
 class PcgResult(NamedTuple):
-    """``X`` (n, k); relative residuals (k,), true ones if checked; iterations (k,) of each column."""
+    """``X`` (n, k); ``R`` = B - V X as recurred; relative residuals (k,), true ones if checked; iterations (k,) of each
+    column."""
 
     X: np.ndarray
+    R: np.ndarray
     residuals: np.ndarray
     iterations: np.ndarray
     converged: np.ndarray
@@ -50,6 +52,7 @@ def pcg(
     norms = np.sqrt(column_dots(R, R))
     iterations = np.zeros(k, int)
     active = np.flatnonzero(norms > target)
+    left = R  # residuals of all columns; R is that of the active ones
     R, P, rz = R[:, active], None, None
     for _ in range(max_iterations):
         if not len(active):
@@ -72,10 +75,12 @@ def pcg(
         norms[active] = np.sqrt(column_dots(R, R))
         going = norms[active] > target[active]
         if not going.all():
+            left[:, active[~going]] = R[:, ~going]
             active, R, P, rz = active[going], R[:, going], P[:, going], rz[going]
+    left[:, active] = R
     if check and iterations.any():
-        residual = B - apply_v(X)
-        norms = np.sqrt(column_dots(residual, residual))
+        left = B - apply_v(X)
+        norms = np.sqrt(column_dots(left, left))
     relative = np.divide(norms, lengths, out=np.zeros(k), where=lengths > 0)
     recursive_met = np.isin(np.arange(k), active, invert=True)
-    return PcgResult(X, relative, iterations, recursive_met)
+    return PcgResult(X, left, relative, iterations, recursive_met)

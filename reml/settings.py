@@ -10,12 +10,14 @@ class SolverSettings:
 
     ``probes`` is the loosest for probe solves: a step that changes V by a share of it needs solves that see the change,
     so they tighten to a fiftieth of the last step's relative size (a warm start would otherwise pass unchanged, and
-    the errors of warm-started solves do not cancel as those of a cold start do).
+    the errors of warm-started solves do not cancel as those of a cold start do).  ``information`` is loose because the
+    average information errs by its square.  ``y``: 0.01 / sqrt(n) if that is tighter, since quadratic forms grow with n
+    and their sampling errors with its root.
     """
 
     y: float = 1e-4
     probes: float = 1e-2
-    information: float = 1e-2
+    information: float = 0.1
     final: float = 1e-5
     quadrature: float = 1e-6
     max_iterations: int = 400

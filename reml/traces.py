@@ -19,10 +19,10 @@ class ProbeImages(NamedTuple):
 
 
 class TraceEstimates(NamedTuple):
-    """``per_probe`` (G + 1, s): unbiased values of tr(P K_1) .. tr(P K_G), tr(P); ``slope`` of the pooled control."""
+    """``per_probe`` (G + 1, s): unbiased values of tr(P K_1) .. tr(P K_G), tr(P); ``num_slopes`` fitted to them."""
 
     per_probe: np.ndarray
-    slope: float
+    num_slopes: int
 
     @property
     def mean(self) -> np.ndarray:
@@ -30,12 +30,12 @@ class TraceEstimates(NamedTuple):
 
     @property
     def covariance(self) -> np.ndarray:
-        """Monte-Carlo covariance (G + 1, G + 1) of :attr:`mean`; one degree of freedom goes to the slope."""
+        """Monte-Carlo covariance (G + 1, G + 1) of :attr:`mean`; a degree of freedom goes to the total's slope."""
         s = self.per_probe.shape[1]
         if s < 3:
             return np.full((len(self.per_probe),) * 2, np.nan)
         centred = self.per_probe - self.mean[:, None]
-        return centred @ centred.T / (s * (s - 1 - (self.slope != 0)))
+        return centred @ centred.T / (s * (s - 1 - (self.num_slopes > 0)))
 
 
 def probe_images(covariance: Covariance, core: ProjectedCore | None, Z: np.ndarray) -> ProbeImages:
@@ -58,20 +58,36 @@ def trace_estimates(
 ) -> TraceEstimates:
     """tr(P K_g) and tr(P) from solves P Z of the probes (n, s); half a pass.
 
-    With a preconditioner M:  tr(P K_g) = tr(M^-1 K_g) + mean z'(P - M^-1)K_g z - a (mean z'(I-UU')K_g z - tr),
-    where M's trace and the control's are exact and a is one regression slope over probes and components.  Without:
-    plain Hutchinson (Hutchinson 1990, Comm. Stat. Simul. 19:433).  tr(P) follows from sum_h theta_h tr(P K_h) = n - c,
-    so the residual's error is the mirror image of the components'.
+    With a preconditioner M:  tr(P K_g) = tr(M^-1 K_g) + mean z'(P - M^-1)K_g z - control, where M's trace and the
+    controls' are exact (:func:`control`).  Without: plain Hutchinson (Hutchinson 1990, Comm. Stat. Simul. 19:433).
+    tr(P) follows from sum_h theta_h tr(P K_h) = n - c, so the residual's error is the mirror image of the components'.
     """
     Z = images.Z
     if preconditioner is None:
         genetic = covariance.inner(covariance.features(PZ), images.features)
-        return TraceEstimates(np.vstack([genetic, column_dots(PZ, Z)]), 0.0)
+        return TraceEstimates(np.vstack([genetic, column_dots(PZ, Z)]), 0)
     core = preconditioner.core
     difference = PZ - preconditioner.apply_minv(Z)
     values = covariance.inner(covariance.features(difference), images.features)
-    slope = regression_slope(values, images.control) if Z.shape[1] > 2 else 0.0
     genetic = preconditioner.inverse_traces[:, None] + values
-    genetic -= slope * (images.control - core.tail_traces[:, None])
+    num_slopes = 0
+    if Z.shape[1] > 2:
+        genetic -= control(values, images.control - core.tail_traces[:, None], theta[:-1])
+        num_slopes = 1 if len(values) == 1 else 2
     residual = (core.dimension - theta[:-1] @ genetic) / theta[-1]
-    return TraceEstimates(np.vstack([genetic, residual]), slope)
+    return TraceEstimates(np.vstack([genetic, residual]), num_slopes)
+
+
+def control(values: np.ndarray, known: np.ndarray, theta_g: np.ndarray) -> np.ndarray:
+    """(G, s) control variate of mean zero for values (G, s), from ``known`` (G, s) = z'(I-UU')K_g z less its trace.
+
+    To first order in the components' deviations D_h from a multiple of I, P K_g = (I + D_g - sum_h theta_h D_h / v) / v:
+    a component's own control and the theta-weighted total have different slopes.  One slope is fitted to the weighted
+    mean of all components over probes, another to what differs from it, pooled over probes and components.
+    """
+    G = len(values)
+    share = theta_g / theta_g.sum() if theta_g.sum() > 0 else np.full(G, 1 / G)
+    mean_value, mean_known = share @ values, share @ known
+    own = known - mean_known
+    slope = regression_slope(values - mean_value, own)
+    return slope * own + regression_slope(mean_value, mean_known) * mean_known

@@ -1,0 +1,232 @@
+"""Randomised Haseman-Elston regression as an estimator of its own: no iterations, no likelihood, unconstrained.
+
+Moments y'K_g y are matched to their expectations sum_h theta_h tr(K_g K_h) on the complement of X.  A product takes
+every probe a fixed number of times, so the cost is known in advance and a small part of a REML fit's.
+Source: Haseman & Elston 1972, Behav. Genet. 2:3; randomised: Wu & Sankararaman 2018, Bioinformatics 34:i187.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .covariance import CountingCovariance, Covariance, as_covariance
+from .exact import one_trait
+from .inference import Derived, heritability, shares_of_genetic, total_variance
+from .likelihood import apply_v_at
+from .linalg import project, symmetric
+from .moments import check_separable, component_images, probe_grams, quadratic_forms
+from .precondition import complement_traces
+from .probes import Probes, probes_are_exact
+from .step import SingularInformationError, ai_step
+from .tables import component_frame, component_lines, component_records
+
+BATCH_BYTES = 1 << 28  # most memory that K_g z of a batch of probes may take
+DEFAULT_PROBES = 64
+RESIDUAL_FLOOR = 1e-6  # of y's variance, in the covariance under which the sampling errors are stated
+
+
+@dataclass(frozen=True)
+class HEResult:
+    """Haseman-Elston estimates, in the phenotype's units squared; ``theta`` has the residual last and may be negative.
+
+    ``covariance``: sampling covariance for a normal phenotype, itself known to about 1 / num_probes of the errors.
+    ``mc_covariance``: Monte-Carlo covariance from the probes, which more probes reduce; NaN for fewer than three.
+    ``T`` (G + 1, G + 1): traces tr(K_g K_h) on the complement of X, those with the residual exact.
+    """
+
+    names: tuple[str, ...]
+    theta: np.ndarray
+    covariance: np.ndarray
+    mc_covariance: np.ndarray
+    mean_traces: np.ndarray
+    T: np.ndarray
+    num_samples: int
+    num_fixed: int
+    num_probes: int
+    column_passes: float
+
+    @property
+    def se(self) -> np.ndarray:
+        """(G + 1,) sampling standard errors of theta."""
+        return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def mc_se(self) -> np.ndarray:
+        """(G + 1,) Monte-Carlo standard errors of theta."""
+        return np.sqrt(np.diag(self.mc_covariance))
+
+    def _derived(self, function) -> Derived:
+        return function(self.theta, self.mean_traces, self.covariance, self.mc_covariance)
+
+    @property
+    def h2(self) -> Derived:
+        """h2 of every component, then of all together (G + 1,); weighted by tr(K_g) / n."""
+        return self._derived(heritability)
+
+    @property
+    def shares(self) -> Derived:
+        """(G,) shares of the genetic variance."""
+        return self._derived(shares_of_genetic)
+
+    @property
+    def vp(self) -> Derived:
+        """Phenotypic variance given the fixed effects, (1,)."""
+        return self._derived(total_variance)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per variance component, residual last."""
+        return component_frame(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and arrays, ready for JSON."""
+        return {
+            "method": "haseman-elston",
+            "n": self.num_samples,
+            **component_records(self),
+            "covariance": self.covariance,
+            "mc_covariance": self.mc_covariance,
+            "num_probes": self.num_probes,
+            "passes": self.column_passes,
+        }
+
+    def summary(self) -> str:
+        """The table a person reads."""
+        remarks = ["below zero" if value < 0 else "" for value in self.theta[:-1]]
+        return "\n".join(component_lines(self, remarks))
+
+
+def haseman_elston(
+    y: np.ndarray, X: np.ndarray, covariance, probes: Probes, *, num_probes: int | None = None
+) -> HEResult:
+    """Haseman-Elston estimate of theta in y = X b + sum_g u_g + e, var(u_g) = theta_g K_g, var(e) = theta_e I.
+
+    y (n,), X (n, c) of full column rank, covariance a :class:`~gpu_reml.reml.covariance.Covariance` or dense matrices.
+    num_probes: how many of ``probes.trace`` are used, by default 64 (or all of them, if they are fewer or exact).
+    Cost: num_probes (2 + overlap / 2) column-passes.  Memory: features of twice the probes, (m, 2 num_probes), and
+    K_g z of a batch of probes, at most 256 MiB or one probe's.
+    Raises ValueError on invalid input and where components cannot be told apart.
+    """
+    counting = CountingCovariance(as_covariance(covariance))
+    trait = one_trait(y, X, counting)
+    exact = probes_are_exact(probes.trace)
+    s = probes_used(probes, num_probes, exact, counting.num_samples)
+    Z = project(trait.Q, probes.trace[:, :s].astype(counting.dtype))
+    found = probe_moments(counting, trait.Q, Z)
+    q = quadratic_forms(counting, trait.scaled.astype(counting.dtype))
+    T = found.normal_matrix
+    try:
+        check_separable(T)
+        lower = np.append(np.zeros(len(T) - 1), RESIDUAL_FLOOR)
+        valid = ai_step(lower, q - T @ lower, T, lower).theta
+    except SingularInformationError as error:
+        name = [*counting.names, "residual"][error.index]
+        raise ValueError(
+            f"component {name} cannot be told apart from the others with {s} probes; remove or merge it, or use more"
+        ) from None
+    theta = np.linalg.solve(T, q)
+    inverse = np.linalg.inv(T)
+    S = moment_covariance(counting, trait.Q, Z, found.features, valid, exact=exact)
+    sampling = symmetric(inverse @ S @ inverse)
+    if not (np.diag(sampling) > 0).all():
+        raise ValueError(f"num_probes: {s} are too few to tell the sampling errors; use more")
+    mc = np.zeros_like(T) if exact else inverse @ found.error_of(theta) @ inverse
+    scale = float(trait.scales[0])
+    return HEResult(
+        names=counting.names,
+        theta=theta * scale**2,
+        covariance=sampling * scale**4,
+        mc_covariance=symmetric(mc) * scale**4,
+        mean_traces=counting.traces / counting.num_samples,
+        T=T,
+        num_samples=counting.num_samples,
+        num_fixed=trait.X.shape[1],
+        num_probes=s,
+        column_passes=counting.column_passes,
+    )
+
+
+def probes_used(probes: Probes, num_probes: int | None, exact: bool, n: int) -> int:
+    """How many probes are taken, or a ValueError."""
+    available = probes.trace.shape[1]
+    if len(probes.trace) != n or available < 2:
+        raise ValueError(f"probes: expected ({n}, s >= 2), found {probes.trace.shape}")
+    if exact:
+        return available
+    if num_probes is None:
+        return min(DEFAULT_PROBES, available)
+    if not 2 <= num_probes <= available:
+        raise ValueError(f"num_probes: expected 2 to {available}, found {num_probes}; draw more probes")
+    return num_probes
+
+
+class ProbeMoments(NamedTuple):
+    """Unbiased T of every probe (s, G, G), traces (G,) of K_g, n - c, and the probes' features, on the complement.
+
+    A probe's value is z'(K_g - a_g I)(K_h - a_h I)z + t_g t_h / (n - c) with t_g = tr K_g and a_g = t_g / (n - c),
+    whose expectation is tr(K_g K_h).  So the rows of T with the residual are exact, T is positive semidefinite once the
+    residual is eliminated, and the part of the noise that is common to all K_g near the identity is gone.
+    """
+
+    per_probe: np.ndarray
+    traces: np.ndarray
+    dimension: int
+    features: Any
+
+    @property
+    def normal_matrix(self) -> np.ndarray:
+        """(G + 1, G + 1) T, residual last."""
+        genetic = self.per_probe.mean(axis=0)
+        return np.block([[genetic, self.traces[:, None]], [self.traces[None], np.array([[float(self.dimension)]])]])
+
+    def error_of(self, theta: np.ndarray) -> np.ndarray:
+        """(G + 1, G + 1) Monte-Carlo covariance of T theta, from the spread over probes."""
+        G, s = len(self.traces), len(self.per_probe)
+        out = np.zeros((G + 1, G + 1))
+        if s < 3:
+            return np.full_like(out, np.nan)
+        values = self.per_probe @ theta[:G]
+        centred = values - values.mean(axis=0)
+        out[:G, :G] = centred.T @ centred / (s * (s - 1))
+        return out
+
+
+def probe_moments(covariance: Covariance, Q: np.ndarray, Z: np.ndarray) -> ProbeMoments:
+    """Moments from projected probes Z (n, s); s (1 + overlap) / 2 column-passes, in batches."""
+    G = covariance.num_components
+    n, s = Z.shape
+    dimension = n - Q.shape[1]
+    traces = complement_traces(covariance, Q)
+    batch = max(1, BATCH_BYTES // (G * n * Z.itemsize))
+    features, grams = [], []
+    for first in range(0, s, batch):
+        block = np.ascontiguousarray(Z[:, first : first + batch])
+        features.append(covariance.features(block))
+        grams.append(probe_grams(component_images(covariance, Q, features[-1]), block))
+    a = traces / dimension
+    centre = np.hstack([np.eye(G), -a[:, None]])  # [K_1 z, .., K_G z, z] -> [(K_1 - a_1) z, ..]
+    per_probe = centre @ np.concatenate(grams) @ centre.T + np.outer(a, traces)
+    return ProbeMoments(per_probe, traces, dimension, np.concatenate(features, axis=-1))
+
+
+def moment_covariance(
+    covariance: Covariance, Q: np.ndarray, Z: np.ndarray, features: Any, theta: np.ndarray, *, exact: bool
+) -> np.ndarray:
+    """(G + 1, G + 1) S_gh = cov(y'K_g y, y'K_h y) = 2 tr(K_g V K_h V) on the complement of X, at V(theta).
+
+    With C_g = Z'K_g V Z over s probes, C_g[u, v] C_h[v, u] has expectation tr(K_g V K_h V) for independent probes u, v.
+    S is the mean over the s (s - 1) pairs; its relative error is about 2 / s in every direction of theta.  ``exact``
+    probes take all pairs.  Cost: 1.5 s column-passes for any number of components.
+    """
+    s = Z.shape[1]
+    W = project(Q, apply_v_at(covariance, theta)(Z))
+    C = np.empty((covariance.num_components + 1, s, s))
+    C[:-1] = covariance.gram(np.concatenate([features, covariance.features(W)], axis=-1))[:, :s, s:]
+    C[-1] = Z.T.astype(np.float64) @ W
+    pairs = s * s
+    if not exact:
+        C[:, np.arange(s), np.arange(s)] = 0
+        pairs -= s
+    flat, swapped = C.reshape(len(C), -1), C.transpose(0, 2, 1).reshape(len(C), -1)
+    return 2 * symmetric(flat @ swapped.T) / pairs

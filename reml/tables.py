@@ -1,0 +1,84 @@
+"""Tables of variance components, the same for every estimator: rows of a frame, plain records, lines of text."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from .inference import Derived
+
+
+class Components(Protocol):
+    """What a table needs of a result; ``h2`` (G + 1,) ends with the total, theta and its errors with the residual."""
+
+    names: tuple[str, ...]
+    theta: np.ndarray
+    mean_traces: np.ndarray
+    num_samples: int
+
+    @property
+    def se(self) -> np.ndarray: ...
+    @property
+    def mc_se(self) -> np.ndarray: ...
+    @property
+    def h2(self) -> Derived: ...
+    @property
+    def shares(self) -> Derived: ...
+    @property
+    def vp(self) -> Derived: ...
+
+
+def component_frame(result: Components) -> pd.DataFrame:
+    """One row per variance component, residual last."""
+    G = len(result.names)
+    h2, shares = result.h2, result.shares
+    return pd.DataFrame(
+        {
+            "component": [*result.names, "residual"],
+            "variance": result.theta,
+            "se": result.se,
+            "mc_se": result.mc_se,
+            "h2": np.append(h2.estimate[:G], np.nan),
+            "h2_se": np.append(h2.se[:G], np.nan),
+            "h2_mc_se": np.append(h2.mc_se[:G], np.nan),
+            "share": np.append(shares.estimate, np.nan),
+            "share_se": np.append(shares.se, np.nan),
+        }
+    )
+
+
+def component_records(result: Components) -> dict[str, Any]:
+    """``components``, ``residuals``, total ``h2`` and ``vp`` as plain numbers, ready for JSON."""
+    rows = component_frame(result).rename(columns={"component": "name"}).to_dict("records")
+    traces = (float(t * result.num_samples) for t in result.mean_traces)
+    return {
+        "h2": derived_record(result.h2, -1),
+        "vp": derived_record(result.vp, 0),
+        "components": [{**row, "trace": trace} for row, trace in zip(rows, traces, strict=False)],
+        "residuals": [{key: rows[-1][key] for key in ("name", "variance", "se", "mc_se")}],
+    }
+
+
+def derived_record(derived: Derived, which: int) -> dict[str, float]:
+    """One entry of a :class:`~gpu_reml.reml.inference.Derived`."""
+    return {name: float(values[which]) for name, values in derived._asdict().items()}
+
+
+def component_lines(result: Components, remarks: Sequence[str]) -> list[str]:
+    """The table a person reads, the total h2 last; remarks: one for each component, empty where there is none."""
+    G = len(result.names)
+    h2, shares, vp = result.h2, result.shares, result.vp
+    width = max(12, *(len(name) for name in result.names))
+    titles = f"{'variance':>12s} {'SE':>10s} {'MC error':>10s} {'h2':>9s} {'SE':>8s} {'share':>7s}"
+    lines = [f"{'component':{width}s} {titles}"]
+    for g, name in enumerate([*result.names, "residual"]):
+        line = f"{name:{width}s} {result.theta[g]:12.6g} {result.se[g]:10.4g} {result.mc_se[g]:10.2g}"
+        if g < G:
+            share = f"{shares.estimate[g]:7.1%}" if np.isfinite(shares.estimate[g]) else f"{'-':>7s}"
+            line += f" {h2.estimate[g]:9.5f} {h2.se[g]:8.5f} {share}"
+            line += f"  {remarks[g]}" if remarks[g] else ""
+        lines.append(line)
+    lines.append(f"{'phenotypic':{width}s} {vp.estimate[0]:12.6g} {vp.se[0]:10.4g} {vp.mc_se[0]:10.2g}")
+    total = f"h2 = {h2.estimate[-1]:.6f}  SE {h2.se[-1]:.6f}  Monte-Carlo error {h2.mc_se[-1]:.2g}"
+    return [*lines, "", total]
