@@ -7,6 +7,7 @@ and s probes plus (G + 1) PCG steps for the average information, the end s Lancz
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -32,13 +33,16 @@ from .traits import Traits
 
 SMALL_STEP = 1e-2  # decrement (0.1 standard errors) from which steps are trusted and Monte-Carlo errors known
 MOST_SHRINKAGE = 0.25  # of the residual in one step: an overshoot to zero would make V singular in float32
+FEW_STEPS = 12  # of PCG, that a good preconditioner leaves
+STEPS_LEFT = 2.5  # iterations to come when the errors are first known
 FAR = 0.25  # distance of the components' proportions at which the preconditioner is made anew
 LAST_INFORMATION = 0.03  # residual of the last solves for the information, which then errs by 1e-3
 MOMENT_BYTES = 1 << 28  # most memory that K_g z of the start's probes may take
 
 
 class Problem(NamedTuple):
-    """What does not change during a fit; y (n, 1) is projected and has unit variance."""
+    """What changes seldom during a fit; y (n, 1) is projected and has unit variance.  ``core_tried``: whether the
+    preconditioner has been decided on."""
 
     covariance: CountingCovariance
     Q: np.ndarray
@@ -47,6 +51,7 @@ class Problem(NamedTuple):
     moments: Moments
     core: ProjectedCore
     settings: FitSettings
+    core_tried: bool = False
 
 
 class Evaluation(NamedTuple):
@@ -63,10 +68,11 @@ class Evaluation(NamedTuple):
 
 
 class FitState(NamedTuple):
-    """theta to evaluate next, where it came from, and the probes in use."""
+    """theta to evaluate next, where it came from, and the probes in use, in ``batches`` of columns."""
 
     theta: np.ndarray
     images: ProbeImages
+    batches: tuple[int, ...]
     last: Evaluation | None = None
     step: Step | None = None
     halvings: int = 0
@@ -83,8 +89,9 @@ def prepare(covariance, Q, y, probes: Probes, settings: FitSettings) -> Problem:
     found = moments(covariance, Q, y, Z)
     traces = complement_traces(covariance, Q)
     guess = start_values(found, lower)
-    core = make_projected_core(covariance, Q, traces, guess[:-1], probes.sketch)
-    return Problem(covariance, Q, y, lower, found, core, settings)
+    at_once = settings.core == "always"
+    core = make_projected_core(covariance, Q, traces, guess[:-1], probes.sketch[:, : None if at_once else 0])
+    return Problem(covariance, Q, y, lower, found, core, settings, at_once or not probes.sketch.shape[1])
 
 
 def probe_tolerance(solver: SolverSettings, theta: np.ndarray, warm: Evaluation | None) -> float:
@@ -130,18 +137,33 @@ def init(problem: Problem, probes: Probes, start: np.ndarray | None) -> FitState
     first = min(problem.settings.probes.first, probes.trace.shape[1])
     if probes_are_exact(probes.trace):
         first = probes.trace.shape[1]
-    return FitState(theta, extend_images(problem, probes, None, first))
+    return FitState(theta, make_images(problem, probes, (first,)), (first,))
 
 
-def extend_images(problem: Problem, probes: Probes, images: ProbeImages | None, count: int) -> ProbeImages:
-    """The first ``count`` probes, keeping what is already known of ``images``."""
-    known = 0 if images is None else images.Z.shape[1]
-    Z = project(problem.Q, probes.trace[:, known:count].astype(problem.covariance.dtype))
-    fresh = probe_images(problem.covariance, problem.core if problem.settings.probes.control_variates else None, Z)
-    if images is None:
-        return fresh
-    pairs = zip(images, fresh, strict=True)
-    return ProbeImages(*(None if new is None else np.concatenate([old, new], axis=-1) for old, new in pairs))
+def make_images(problem: Problem, probes: Probes, batches: tuple[int, ...]) -> ProbeImages:
+    """Images of the first probes, batch by batch: the same batches give the same bits."""
+    core = problem.core if problem.settings.probes.control_variates else None
+    edges = np.cumsum((0, *batches))
+    parts = []
+    for first, last in pairwise(edges):
+        Z = project(problem.Q, probes.trace[:, first:last].astype(problem.covariance.dtype))
+        parts.append(probe_images(problem.covariance, core, Z))
+    return joined_images(parts)
+
+
+def joined_images(parts: list[ProbeImages]) -> ProbeImages:
+    """Images of several sets of probes as one."""
+    return ProbeImages(
+        *(None if part[0] is None else np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+    )
+
+
+def with_more_probes(problem: Problem, probes: Probes, state: FitState, here: Evaluation, wanted: int) -> FitState:
+    """The state with ``wanted`` probes, keeping what is known of the others."""
+    used = sum(state.batches)
+    rest = Probes(probes.trace[:, used:], probes.sketch)
+    fresh = make_images(problem, rest, (wanted - used,))
+    return FitState(state.theta, joined_images([state.images, fresh]), (*state.batches, wanted - used), here)
 
 
 def step(problem: Problem, state: FitState) -> tuple[FitState, Evaluation]:
@@ -158,11 +180,11 @@ def step(problem: Problem, state: FitState) -> tuple[FitState, Evaluation]:
             cut = state.step._replace(direction=direction * (before / (before - now)))
             theta = np.maximum(state.last.theta + cut.direction, problem.lower)
             kept = state.last._replace(PB=here.PB, PF=here.PF)
-            return FitState(theta, state.images, kept, cut, state.halvings + 1), here
+            return FitState(theta, state.images, state.batches, kept, cut, state.halvings + 1), here
     lower = problem.lower.copy()
     lower[-1] = max(lower[-1], MOST_SHRINKAGE * state.theta[-1])
     proposal = ai_step(state.theta, here.score, here.ai, lower)
-    return FitState(proposal.theta, state.images, here, proposal), here
+    return FitState(proposal.theta, state.images, state.batches, here, proposal), here
 
 
 def converged(problem: Problem, state: FitState) -> bool:
@@ -171,52 +193,86 @@ def converged(problem: Problem, state: FitState) -> bool:
 
 
 def refreshed(problem: Problem, probes: Probes, state: FitState) -> tuple[Problem, FitState]:
-    """The preconditioner made anew for the present theta, and the controls of the probes with it.
+    """The preconditioner made (anew) for the present theta, and the controls of the probes with it.
 
     Where components differ in what they share with relatives, a basis made for the start's proportions leaves an order
     of magnitude of Monte-Carlo variance (docs/performance.md).  Solves are kept.
     """
     theta_g, traces = state.theta[:-1], problem.core.traces
     core = make_projected_core(problem.covariance, problem.Q, traces, theta_g, probes.sketch)
-    problem = problem._replace(core=core)
-    images = extend_images(problem, probes, None, state.images.Z.shape[1])
-    return problem, FitState(state.theta, images, state.last)
+    problem = problem._replace(core=core, core_tried=True)
+    images = make_images(problem, probes, state.batches)
+    return problem, FitState(state.theta, images, state.batches, state.last)
 
 
-def iterate(problem: Problem, probes: Probes, start, scale: float, callback):
-    """Steps until converged with enough probes; returns the problem (its core may be new), state, last evaluation,
-    history and status."""
+def core_may_pay(problem: Problem, probes: Probes, state: FitState, here: Evaluation) -> bool:
+    """Whether a preconditioner not made yet is expected to cost less than the passes it can save.
+
+    What it can save in the iterations that remain: the probes above those in use that the Monte-Carlo error asks for,
+    and PCG steps above the dozen that a good preconditioner leaves.
+    """
+    if problem.core_tried:
+        return False
+    used, steps, rank = sum(state.batches), here.pcg_iterations, probes.sketch.shape[1]
+    small = state.step.decrement <= max(SMALL_STEP, problem.settings.tol)
+    wanted = probes_wanted(problem, probes, state, here) if small else used
+    spared = STEPS_LEFT * ((wanted - used) * steps + max(0, steps - FEW_STEPS) * (1 + used))
+    return spared > 2.5 * rank + used
+
+
+def with_core_if_better(problem: Problem, probes: Probes, state: FitState, here: Evaluation):
+    """The problem and state with the preconditioner made, unless it neither shortens solves nor lessens the error."""
+    candidate, prepared = refreshed(problem, probes, state)
+    Z, theta = here.PB[:, 1:], here.theta
+    traces = trace_estimates(problem.covariance, theta, prepared.images, Z, precondition(candidate.core, theta))
+    now, then = (np.trace(here.ai @ t.covariance) for t in (here.traces, traces))
+    if here.pcg_iterations > FEW_STEPS or not now <= then:
+        return candidate, prepared
+    return problem._replace(core_tried=True), state
+
+
+class Loop(NamedTuple):
+    """The loop between two iterations: all that is needed to go on from there."""
+
+    problem: Problem
+    state: FitState
+    history: tuple[Record, ...] = ()
+    here: Evaluation | None = None
+    status: Status | None = None
+
+
+def iterate(loop: Loop, probes: Probes, scale: float) -> Loop:
+    """One iteration further: a step, then whatever its errors call for; ``status`` is set when it was the last."""
+    problem, state, history = loop.problem, loop.state, loop.history
     settings = problem.settings
-    start = None if start is None else np.asarray(start, np.float64) / scale**2
-    state = init(problem, probes, start)
-    history: list[Record] = []
-    for iteration in range(1, settings.max_iterations + 1):
-        state, here = step(problem, state)
-        record = Record(
-            iteration,
-            tuple(here.theta * scale**2),
-            state.step.decrement,
-            float(np.sqrt(np.sum(here.score**2 / np.diag(here.ai)))),
-            here.pcg_iterations,
-            state.images.Z.shape[1],
-            problem.covariance.column_passes,
-        )
-        history.append(record)
-        if callback is not None:
-            callback(record)
-        if not here.solved:
-            return problem, state, here, history, Status.SOLVER_STALLED
-        if state.halvings == 0 and problem.core.distance(state.theta[:-1]) > FAR:
-            problem, state = refreshed(problem, probes, state)
-            continue
-        if state.halvings or state.step.decrement > max(SMALL_STEP, settings.tol):
-            continue
+    used = sum(state.batches)
+    state, here = step(problem, state)
+    record = Record(
+        len(history) + 1,
+        tuple(here.theta * scale**2),
+        state.step.decrement,
+        float(np.sqrt(np.sum(here.score**2 / np.diag(here.ai)))),
+        here.pcg_iterations,
+        used,
+        problem.covariance.column_passes,
+    )
+    history = (*history, record)
+    status = None
+    if not here.solved:
+        status = Status.SOLVER_STALLED
+    elif problem.core.rank and state.halvings == 0 and problem.core.distance(state.theta[:-1]) > FAR:
+        problem, state = refreshed(problem, probes, state)
+    elif state.halvings == 0 and core_may_pay(problem, probes, state, here):
+        problem, state = with_core_if_better(problem, probes, state, here)
+    elif not state.halvings and state.step.decrement <= max(SMALL_STEP, settings.tol):
         wanted = probes_wanted(problem, probes, state, here)
-        if wanted > state.images.Z.shape[1]:
-            state = FitState(state.theta, extend_images(problem, probes, state.images, wanted), here)
+        if wanted > used:
+            state = with_more_probes(problem, probes, state, here, wanted)
         elif converged(problem, state):
-            return problem, state, here, history, Status.CONVERGED
-    return problem, state, here, history, Status.MAX_ITERATIONS
+            status = Status.CONVERGED
+    if status is None and len(history) >= settings.max_iterations:
+        status = Status.MAX_ITERATIONS
+    return Loop(problem, state, history, here, status)
 
 
 def free_parameters(problem: Problem, theta: np.ndarray) -> np.ndarray:
@@ -257,21 +313,20 @@ def iterative_fit(
     start: theta (G + 1,) in the phenotype's units squared.  Raises SingularInformationError when components cannot be
     told apart.
     """
+    scale = float(traits.scales[0])
     problem = prepare(covariance, traits.Q, traits.scaled.astype(covariance.dtype), probes, settings)
-    problem, state, evaluation, history, status = iterate(problem, probes, start, float(traits.scales[0]), callback)
-    return finish(problem, probes, state, evaluation, traits, tuple(history), status)
+    start = None if start is None else np.asarray(start, np.float64) / scale**2
+    loop = Loop(problem, init(problem, probes, start))
+    while loop.status is None:
+        loop = iterate(loop, probes, scale)
+        if callback is not None:
+            callback(loop.history[-1])
+    return finish(loop, probes, traits)
 
 
-def finish(
-    problem: Problem,
-    probes: Probes,
-    state: FitState,
-    here: Evaluation,
-    traits: Traits,
-    history: tuple[Record, ...],
-    status: Status,
-) -> FitResult:
+def finish(loop: Loop, probes: Probes, traits: Traits) -> FitResult:
     """Likelihood, information and fixed effects at the final theta, in the phenotype's units."""
+    problem, state, here = loop.problem, loop.state, loop.here
     covariance, Q, solver = problem.covariance, problem.Q, problem.settings.solver
     theta, s, scale = state.theta, state.images.Z.shape[1], float(traits.scales[0])
     preconditioner = precondition(problem.core, theta)
@@ -309,12 +364,12 @@ def finish(
         traits.X,
         scale,
         found,
-        status=status,
+        status=loop.status,
         num_probes=s,
         mc_target=problem.settings.probes.mc_target,
         rank=problem.core.rank,
         column_passes=covariance.column_passes,
-        history=history,
+        history=loop.history,
     )
 
 

@@ -47,12 +47,15 @@ class FitSettings:
 
     ``engine``: "krylov" answers one component with an identity residual from a single Lanczos run, "iterative" takes
     AI steps with a solve each for any number; "auto" is the first where it applies.
+    ``core``: the preconditioner from the probes' sketch is made "always", or when its cost is below what it is expected
+    to save, judged by the Monte-Carlo errors and PCG steps met without it.
     """
 
     max_iterations: int = 50
     tol: float = 1e-4
     residual_floor: float = 1e-6  # smallest residual variance, as a share of y's
     engine: Literal["auto", "krylov", "iterative"] = "auto"
+    core: Literal["auto", "always"] = "auto"
     solver: SolverSettings = field(default_factory=SolverSettings)
     probes: ProbeSettings = field(default_factory=ProbeSettings)
 
