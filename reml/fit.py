@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .covariance import CountingCovariance, as_covariance
+from .hooks import Hooks
 from .iterative import iterative_fit
 from .krylov import krylov_fits
 from .linalg import orthonormal_basis, project
@@ -37,7 +38,7 @@ def fit(
     y = np.asarray(y, np.float64)
     if y.ndim != 1:
         raise ValueError(f"y: expected one phenotype (n,), found {y.shape}; several are for fit_traits")
-    return fit_traits(y[:, None], X, covariance, probes, settings, start=start, callback=callback, strict=strict)[0]
+    return fit_traits(y[:, None], X, covariance, probes, settings, start=start, hooks=Hooks(callback), strict=strict)[0]
 
 
 def fit_traits(
@@ -48,15 +49,17 @@ def fit_traits(
     settings: FitSettings | None = None,
     *,
     start: np.ndarray | None = None,
-    callback: Callable[[Record], None] | None = None,
+    hooks: Hooks | None = None,
     strict: bool = True,
 ) -> list[FitResult]:
     """:func:`fit` of every column of Y (n, t), each on its own, on the same samples and fixed effects.
 
     One component: a single Krylov run serves all traits, which share its probes and passes.  Several components: the
-    traits share the covariance and are fitted one after the other.
+    traits share the covariance and are fitted one after the other.  ``hooks``: progress, checkpoints, and one to resume
+    from (of a single trait when there are several components).
     """
     settings = settings or FitSettings()
+    hooks = hooks or Hooks()
     counting = CountingCovariance(as_covariance(covariance))
     Y, X = checked(Y, X, counting)
     check_probes(probes, counting.num_samples)
@@ -71,11 +74,11 @@ def fit_traits(
     if settings.engine == "krylov" and counting.num_components != 1:
         raise ValueError(f"engine: krylov is for one component, found {counting.num_components}; use iterative")
     if counting.num_components == 1 and settings.engine != "iterative":
-        results = krylov_fits(traits, counting, probes, settings, callback)
+        results = krylov_fits(traits, counting, probes, settings, hooks)
     else:
         try:
             results = [
-                iterative_fit(traits.only(which), counting, probes, settings, start, callback)
+                iterative_fit(traits.only(which), counting, probes, settings, hooks, start)
                 for which in range(Y.shape[1])
             ]
         except SingularInformationError as error:

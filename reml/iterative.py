@@ -6,7 +6,6 @@ Cost in column-passes (one column through Z and Z'): the preconditioner 2.5 r, a
 and s probes plus (G + 1) PCG steps for the average information, the end s Lanczos steps for the log-determinant.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from . import likelihood
 from .covariance import CountingCovariance
+from .hooks import Hooks
 from .inference import boundary_weights, largest_mc_ratio, mc_covariance_of_theta
 from .linalg import project
 from .moments import Moments, moments, start_values
@@ -300,13 +300,52 @@ def probes_wanted(problem: Problem, probes: Probes, state: FitState, here: Evalu
     return min(available, max(used + 4, int(np.ceil(1.15 * ratio**2 * used))))
 
 
+class Saved(NamedTuple):
+    """A :class:`Loop` between two iterations without what its products give again to the same bits."""
+
+    theta: np.ndarray
+    batches: tuple[int, ...]
+    last: Evaluation | None
+    step: Step | None
+    halvings: int
+    moments: Moments
+    basis: np.ndarray
+    cores: np.ndarray
+    core_theta: np.ndarray
+    core_tried: bool
+    history: tuple[Record, ...]
+    column_passes: float
+
+
+def saved(loop: Loop) -> Saved:
+    """What to keep of a loop that goes on."""
+    problem, state, core = loop.problem, loop.state, loop.problem.core
+    walk = (state.theta, state.batches, state.last, state.step, state.halvings)
+    passes = problem.covariance.column_passes
+    return Saved(*walk, problem.moments, core.U, core.cores, core.theta_g, problem.core_tried, loop.history, passes)
+
+
+def restored(value: Saved, traits: Traits, covariance: CountingCovariance, probes: Probes, settings) -> Loop:
+    """The loop that was saved, with the probes' products computed again."""
+    traces = complement_traces(covariance, traits.Q)
+    dimension = len(traits.Q) - traits.Q.shape[1]
+    core = ProjectedCore(value.basis, value.cores, traces, dimension, value.core_theta)
+    lower = np.append(np.zeros(covariance.num_components), settings.residual_floor)
+    y = traits.scaled.astype(covariance.dtype)
+    problem = Problem(covariance, traits.Q, y, lower, value.moments, core, settings, value.core_tried)
+    images = make_images(problem, probes, value.batches)
+    covariance.column_passes = value.column_passes
+    state = FitState(value.theta, images, value.batches, value.last, value.step, value.halvings)
+    return Loop(problem, state, value.history)
+
+
 def iterative_fit(
     traits: Traits,
     covariance: CountingCovariance,
     probes: Probes,
     settings: FitSettings,
+    hooks: Hooks,
     start: np.ndarray | None = None,
-    callback: Callable[[Record], None] | None = None,
 ) -> FitResult:
     """REML fit of one trait with any number of components.
 
@@ -314,13 +353,16 @@ def iterative_fit(
     told apart.
     """
     scale = float(traits.scales[0])
-    problem = prepare(covariance, traits.Q, traits.scaled.astype(covariance.dtype), probes, settings)
-    start = None if start is None else np.asarray(start, np.float64) / scale**2
-    loop = Loop(problem, init(problem, probes, start))
+    if hooks.resume is None:
+        problem = prepare(covariance, traits.Q, traits.scaled.astype(covariance.dtype), probes, settings)
+        start = None if start is None else np.asarray(start, np.float64) / scale**2
+        loop = Loop(problem, init(problem, probes, start))
+    else:
+        loop = restored(hooks.resume, traits, covariance, probes, settings)
     while loop.status is None:
+        hooks.save(saved(loop))
         loop = iterate(loop, probes, scale)
-        if callback is not None:
-            callback(loop.history[-1])
+        hooks.report(loop.history[-1])
     return finish(loop, probes, traits)
 
 
@@ -338,8 +380,7 @@ def finish(loop: Loop, probes: Probes, traits: Traits) -> FitResult:
         probes.trace[:, :s].astype(covariance.dtype),
         preconditioner=preconditioner,
         tol=solver.final,
-        slq_tol=solver.quadrature,
-        mc_share=0.0 if probes_are_exact(probes.trace) else 0.05,
+        quadrature={"tol": solver.quadrature, "mc_share": 0.0 if probes_are_exact(probes.trace) else 0.05},
         Py0=here.PB[:, :1],
     )
     F = project(Q, likelihood.component_images(covariance, likely.Py))

@@ -8,7 +8,6 @@ deep probe, k being the steps taken: the run stops when no trait's estimate move
 Source: Border & Becker 2019, BMC Bioinformatics 20:411.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from . import spectral
 from .calibration import Calibration, ProbeSpectra, calibrate, spectra_of
 from .covariance import CountingCovariance
+from .hooks import Hooks
 from .inference import largest_mc_ratio, mc_covariance_of_theta
 from .lanczos import LanczosState, lanczos_start, lanczos_step, ritz_measures
 from .linalg import column_dots, project, symmetric
@@ -71,52 +71,54 @@ class Run(NamedTuple):
         return [Measure(*pair) for pair in zip(*ritz_measures(tridiagonal), strict=True)]
 
 
+class Settling(NamedTuple):
+    """The run between two steps: what all probes said in the first one, every trait's history and last (theta,
+    log-likelihood), and the column-passes so far."""
+
+    run: Run
+    moments: tuple[np.ndarray, np.ndarray, np.ndarray]
+    history: tuple[tuple[Record, ...], ...]
+    last: tuple[tuple[np.ndarray, float] | None, ...]
+    column_passes: float
+
+
 def krylov_fits(
-    traits: Traits,
-    covariance: CountingCovariance,
-    probes: Probes,
-    settings: FitSettings,
-    callback: Callable[[Record], None] | None = None,
+    traits: Traits, covariance: CountingCovariance, probes: Probes, settings: FitSettings, hooks: Hooks
 ) -> list[FitResult]:
     """REML fits of several traits of the same samples.
 
-    ``column_passes`` of every result are those of the run that they share.  ``callback`` gets the first trait's record
+    ``column_passes`` of every result are those of the run that they share.  The callback gets the first trait's record
     after every step.
     """
     cohort = prepare(covariance, traits.Q)
     exact = probes_are_exact(probes.trace)
     available = probes.trace.shape[1]
     deep = available if exact else min(settings.probes.first, available)
-    shallow = min(SHALLOW * deep, available)
-    lead = np.concatenate([traits.scaled.astype(covariance.dtype), cohort.F], axis=1)
-    Z = project(traits.Q, probes.trace[:, :shallow].astype(covariance.dtype))
-    run = advance(cohort, Run(lanczos_start(np.concatenate([lead, Z], axis=1)), ()))
-    moments = first_steps(run, lead.shape[1])
-    run = run.take(np.arange(lead.shape[1] + deep))
-    run, history, status = settle(cohort, run, lead.shape[1], moments, traits, settings, callback)
-    spectra = probe_spectra(run, lead.shape[1], moments)
-    measures = run.measures(slice(traits.Y.shape[1]))
+    if hooks.resume is None:
+        at = begin(cohort, traits, probes, deep, min(SHALLOW * deep, available))
+    else:
+        at = hooks.resume
+        covariance.column_passes = at.column_passes
+    at, status = judged(cohort, traits, at, settings) if hooks.resume is None else (at, None)
+    while status is None:
+        hooks.save(at)
+        at, status = judged(cohort, traits, at._replace(run=advance(cohort, at.run)), settings)
+        hooks.report(at.history[0][-1])
+    num_lead = traits.Y.shape[1] + cohort.F.shape[1]
+    spectra = probe_spectra(at.run, num_lead, at.moments)
+    measures = at.run.measures(slice(traits.Y.shape[1]))
     for _ in range(MOST_ROUNDS):
         calibration = calibrate(spectra, cohort.dimension, cohort.trace)
         estimates = [
             estimate(cohort, measure, calibration, settings.residual_floor, exact=exact) for measure in measures
         ]
-        wanted = probes_wanted(estimates, run.num_steps, spectra, available, settings.probes.mc_target)
+        wanted = probes_wanted(estimates, at.run.num_steps, spectra, available, settings.probes.mc_target)
         if exact or wanted == (spectra.num_deep, spectra.num_probes) or spectra.num_probes == available:
             break
-        spectra = spectra.joined(further_probes(cohort, probes, spectra, wanted, run.num_steps))
+        spectra = spectra.joined(further_probes(cohort, probes, spectra, wanted, at.run.num_steps))
+    details = {"status": status, "num_probes": spectra.num_probes, "mc_target": settings.probes.mc_target}
     return [
-        result_of(
-            cohort,
-            run,
-            traits,
-            which,
-            found,
-            status=status,
-            history=tuple(history[which]),
-            num_probes=spectra.num_probes,
-            mc_target=settings.probes.mc_target,
-        )
+        result_of(cohort, at.run, traits, which, found, history=at.history[which], **details)
         for which, found in enumerate(estimates)
     ]
 
@@ -158,49 +160,47 @@ def probe_spectra(run: Run, num_lead: int, moments) -> ProbeSpectra:
     return spectra_of(np.stack([m.nodes for m in deep]), np.stack([m.weights for m in deep]), moments)
 
 
-def settle(cohort: Cohort, run: Run, num_lead: int, moments, traits: Traits, settings: FitSettings, callback):
-    """Steps until no trait's estimate moves: the run, a history for every trait, and how it ended.
+def begin(cohort: Cohort, traits: Traits, probes: Probes, deep: int, shallow: int) -> Settling:
+    """The first step of all columns, after which the shallow probes have said all they will."""
+    lead = np.concatenate([traits.scaled.astype(cohort.covariance.dtype), cohort.F], axis=1)
+    Z = project(cohort.Q, probes.trace[:, :shallow].astype(cohort.covariance.dtype))
+    run = advance(cohort, Run(lanczos_start(np.concatenate([lead, Z], axis=1)), ()))
+    moments = first_steps(run, lead.shape[1])
+    t = traits.Y.shape[1]
+    return Settling(run.take(np.arange(lead.shape[1] + deep)), moments, ((),) * t, (None,) * t, 0.0)
+
+
+def judged(cohort: Cohort, traits: Traits, at: Settling, settings: FitSettings) -> tuple[Settling, Status | None]:
+    """The estimates that the run gives so far, and the status when no trait's moves any more.
 
     A trait has settled when its last step is within a quarter of the tolerated one in standard errors, and its
     log-likelihood within 0.01; quadrature converges geometrically, so what is left is of that size.
     """
-    t = traits.Y.shape[1]
-    num_deep = len(run.state.norms2) - num_lead
+    k, t = at.run.num_steps, traits.Y.shape[1]
+    at = at._replace(column_passes=cohort.covariance.column_passes)
     limit = min(cohort.dimension, MOST_STEPS)
-    history: list[list[Record]] = [[] for _ in range(t)]
-    previous: list[tuple[np.ndarray, float] | None] = [None] * t
-    while True:
-        k = run.num_steps
-        if k <= 24 or k % 4 == 0 or k >= limit:
-            trace = calibrate(probe_spectra(run, num_lead, moments), cohort.dimension, cohort.trace).measure
-            settled = k > 1
-            for which, measure in enumerate(run.measures(slice(t))):
-                spectrum = Spectrum(measure, trace, cohort.dimension)
-                theta = spectral.maximise(spectrum, settings.residual_floor)
-                value = spectral.loglik(spectrum, theta)
-                ai = spectral.average_information(spectrum, theta)
-                last, last_value = previous[which] or (theta, np.inf)
-                decrement = float((theta - last) @ ai @ (theta - last))
-                slope = spectral.score(spectrum, last)
-                record = Record(
-                    k,
-                    tuple(theta * traits.scales[which] ** 2),
-                    decrement,
-                    float(np.sqrt(np.sum(slope**2 / np.diag(ai)))),
-                    k,
-                    num_deep,
-                    cohort.covariance.column_passes,
-                )
-                history[which].append(record)
-                settled &= decrement <= SETTLED * settings.tol and abs(value - last_value) <= LOGLIK_SETTLED
-                previous[which] = theta, value
-            if callback is not None:
-                callback(history[0][-1])
-            if settled:
-                return run, history, Status.CONVERGED
-            if k >= limit:
-                return run, history, Status.CONVERGED if limit == cohort.dimension else Status.SOLVER_STALLED
-        run = advance(cohort, run)
+    if k > 24 and k % 4 and k < limit:
+        return at, None
+    num_lead = t + cohort.F.shape[1]
+    trace = calibrate(probe_spectra(at.run, num_lead, at.moments), cohort.dimension, cohort.trace).measure
+    spectra = [Spectrum(measure, trace, cohort.dimension) for measure in at.run.measures(slice(t))]
+    thetas = [spectral.maximise(spectrum, settings.residual_floor) for spectrum in spectra]
+    num_deep = len(at.run.state.norms2) - num_lead
+    records, settled, last = [], k > 1, []
+    for which, (spectrum, theta) in enumerate(zip(spectra, thetas, strict=True)):
+        value, ai = spectral.loglik(spectrum, theta), spectral.average_information(spectrum, theta)
+        before, value_before = at.last[which] or (theta, np.inf)
+        decrement = float((theta - before) @ ai @ (theta - before))
+        norm = float(np.sqrt(np.sum(spectral.score(spectrum, before) ** 2 / np.diag(ai))))
+        variances = tuple(float(v) for v in theta * traits.scales[which] ** 2)
+        records.append(Record(k, variances, decrement, norm, k, num_deep, at.column_passes))
+        settled &= decrement <= SETTLED * settings.tol and abs(value - value_before) <= LOGLIK_SETTLED
+        last.append((theta, value))
+    history = tuple((*old, new) for old, new in zip(at.history, records, strict=True))
+    status = None
+    if settled or k >= limit:
+        status = Status.CONVERGED if settled or limit == cohort.dimension else Status.SOLVER_STALLED
+    return at._replace(history=history, last=tuple(last)), status
 
 
 class Found(NamedTuple):

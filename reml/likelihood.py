@@ -71,16 +71,15 @@ def loglik(
     *,
     preconditioner: Preconditioner | None = None,
     tol: float = 1e-6,
-    slq_tol: float = 1e-6,
-    mc_share: float = 0.0,
+    quadrature: dict | None = None,
     Py0: np.ndarray | None = None,
 ) -> Loglik:
     """REML log-likelihood at the covariance ``apply_v`` (n, k) -> V B, from probes (n, s).
 
     ell_R = -1/2 [log|A'VA| + y'Py] - (n-c)/2 log 2 pi (Patterson & Thompson 1971, Biometrika 58:545).  The
     log-determinant is log|M| exactly plus tr log(M^-1/2 V M^-1/2) by Lanczos quadrature; M = I without preconditioner.
-    y (n,), X (n, c); the blocks have the probes' type (float64 for integer probes).  slq_tol, mc_share: see
-    :func:`~gpu_reml.reml.lanczos.slq`.
+    y (n,), X (n, c); the blocks have the probes' type (float64 for integer probes).  quadrature: ``tol`` and
+    ``mc_share`` of :func:`~gpu_reml.reml.lanczos.slq`.
     Cost: the Lanczos steps' passes of s columns and one column for y.
     """
     Q = orthonormal_basis(X)
@@ -98,12 +97,11 @@ def loglik(
             return preconditioner.apply_power(inner(preconditioner.apply_power(B, -0.5)), -0.5)
 
         control_mean, log_m = float(n - c), preconditioner.logdet
-    options = {"max_steps": MAX_LANCZOS, "tol": slq_tol, "mc_share": mc_share, "control_mean": control_mean}
-    quadrature = slq(apply_a, Z, np.log, **options)
-    logdet = quadrature.estimate + log_m
+    found = slq(apply_a, Z, np.log, max_steps=MAX_LANCZOS, control_mean=control_mean, **(quadrature or {}))
+    logdet = found.estimate + log_m
     ypy = float(column_dots(target, solved.X)[0])
     value = -0.5 * (logdet + ypy) - 0.5 * (n - c) * np.log(2 * np.pi)
-    mc_se = 0.0 if probes_are_exact(probes) else 0.5 * quadrature.mc_se
+    mc_se = 0.0 if probes_are_exact(probes) else 0.5 * found.mc_se
     return Loglik(value, mc_se, logdet, ypy, solved.X)
 
 

@@ -81,8 +81,8 @@ def trace_estimates(
 def control(values: np.ndarray, known: np.ndarray, theta_g: np.ndarray) -> np.ndarray:
     """(G, s) control variate of mean zero for values (G, s), from ``known`` (G, s) = z'(I-UU')K_g z less its trace.
 
-    To first order in the components' deviations D_h from a multiple of I, P K_g = (I + D_g - sum_h theta_h D_h / v) / v:
-    a component's own control and the theta-weighted total have different slopes.  One slope is fitted to the weighted
+    To first order in deviations D_h from multiples of I, P K_g = (I + D_g - sum_h theta_h D_h / v) / v: a
+    component's own control and the theta-weighted total have different slopes.  One slope is fitted to the weighted
     mean of all components over probes, another to what differs from it, pooled over probes and components.
     """
     G = len(values)

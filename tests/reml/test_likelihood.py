@@ -50,7 +50,7 @@ def test_loglik_score_and_ai_equal_the_dense_reference(cohorts, num_components, 
         probes,
         preconditioner=None if core is None else precondition(core, cohort.theta),
         tol=TIGHT,
-        slq_tol=1e-13,
+        quadrature={"tol": 1e-13},
     )
     np.testing.assert_allclose(likely.value, dense.dense_loglik(*arguments, cohort.Ks), rtol=1e-8)
 
@@ -61,7 +61,7 @@ def test_score_is_the_gradient_of_loglik(cohorts):
 
     def value(theta):
         apply_v = apply_v_at(covariance, theta)
-        return loglik(cohort.y, cohort.X, apply_v, probes, tol=1e-12, slq_tol=1e-14).value
+        return loglik(cohort.y, cohort.X, apply_v, probes, tol=1e-12, quadrature={"tol": 1e-14}).value
 
     found = score(cohort.theta, cohort.y, cohort.X, covariance, probes, tol=1e-12).score
     for g in range(4):
@@ -75,7 +75,7 @@ def test_functions_take_dense_matrices_and_a_bare_apply_v(cohorts):
     cohort = cohorts[2]
     probes = exact_probes(cohort.n).trace
     V = sum(t * K for t, K in zip(cohort.theta, cohort.Ks, strict=False)) + cohort.theta[-1] * np.eye(cohort.n)
-    likely = loglik(cohort.y, cohort.X, lambda B: V @ B, probes, tol=TIGHT, slq_tol=1e-13)
+    likely = loglik(cohort.y, cohort.X, lambda B: V @ B, probes, tol=TIGHT, quadrature={"tol": 1e-13})
     expected = dense.dense_loglik(cohort.theta, cohort.y, cohort.X, cohort.Ks)
     np.testing.assert_allclose(likely.value, expected, rtol=1e-8)
     found = score(cohort.theta, cohort.y, cohort.X, cohort.Ks, probes, tol=TIGHT).score

@@ -1,0 +1,50 @@
+"""A fit between two iterations as plain values: a JSON-able skeleton and a list of arrays, and back."""
+
+from typing import Any
+
+import numpy as np
+
+from .iterative import Evaluation, Saved
+from .krylov import Run, Settling
+from .lanczos import LanczosState
+from .moments import Moments
+from .result import Record
+from .step import Step
+from .traces import TraceEstimates
+
+KINDS = {
+    kind.__name__: kind
+    for kind in (Evaluation, LanczosState, Moments, Record, Run, Saved, Settling, Step, TraceEstimates)
+}
+
+
+def pack(value: Any) -> tuple[Any, list[np.ndarray]]:
+    """(skeleton, arrays) of named tuples of this package, tuples, arrays and scalars, however nested."""
+    arrays: list[np.ndarray] = []
+    return _pack(value, arrays), arrays
+
+
+def _pack(value: Any, arrays: list[np.ndarray]) -> Any:
+    if isinstance(value, np.ndarray):
+        arrays.append(value)
+        return {"array": len(arrays) - 1}
+    if isinstance(value, tuple):
+        kind = type(value).__name__ if type(value) is not tuple else "tuple"
+        if kind != "tuple" and kind not in KINDS:
+            raise TypeError(f"cannot save a {kind}")
+        return {"kind": kind, "items": [_pack(item, arrays) for item in value]}
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"cannot save a {type(value).__name__}")
+
+
+def unpack(skeleton: Any, arrays: list[np.ndarray]) -> Any:
+    """What was packed; raises KeyError for a kind that this version does not know."""
+    if not isinstance(skeleton, dict):
+        return skeleton
+    if "array" in skeleton:
+        return arrays[skeleton["array"]]
+    items = [unpack(item, arrays) for item in skeleton["items"]]
+    return tuple(items) if skeleton["kind"] == "tuple" else KINDS[skeleton["kind"]](*items)
