@@ -83,10 +83,39 @@ def read_phenotype(path: str | Path, name: str | None = None, number: int | None
     if name is not None and number is not None:
         raise InputError(f"{path}: choose the phenotype by name ({name!r}) or by number ({number}), not by both")
     table = _read_keyed(path, "phenotype", "phenotype", guess_header=True)
-    position = _choose(table, name, number)
+    return _phenotype(table, _choose(table, name, number))
+
+
+def read_phenotypes(path: str | Path, names: Sequence[str] | None = None) -> list[Phenotype]:
+    """Read the traits of these names, in this order, or every column; otherwise as :func:`read_phenotype`.
+
+    Raises:
+        InputError: as :func:`read_phenotype`, and a name asked for twice.
+    """
+    table = _read_keyed(path, "phenotype", "phenotype", guess_header=True)
+    if names is None:
+        names = table.names
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: phenotype(s) {', '.join(twice)} more than once; name each column once")
+    return [_phenotype(table, _choose(table, name, None)) for name in names]
+
+
+def phenotype_names(path: str | Path, wanted: str) -> list[str] | None:
+    """The traits that ``wanted`` means: None for all, one name as it is written, or several separated by commas.
+
+    A column that is itself called "all", or has a comma in its name, goes first.
+    """
+    names = _read_keyed(path, "phenotype", "phenotype", guess_header=True).names
+    if wanted in names:
+        return [wanted]
+    return None if wanted == "all" else [name.strip() for name in wanted.split(",")]
+
+
+def _phenotype(table: _KeyedTable, position: int) -> Phenotype:
     values, _ = _numbers(table, position)
     return Phenotype(
-        path=str(path),
+        path=str(table.text.path),
         samples=table.samples,
         has_fid=table.has_fid,
         heading=table.heading,

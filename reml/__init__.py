@@ -1,7 +1,10 @@
 """REML as pure functions on arrays, composed by a small fitting loop."""
 
 from .covariance import CountingCovariance, Covariance, FunctionCovariance, as_covariance
+from .exact import exact_memory, exact_seconds, fit_exact
 from .fit import fit, fit_traits
+from .he import HEResult, haseman_elston
+from .hooks import Hooks
 from .lanczos import SlqResult, slq
 from .likelihood import Loglik, Score, apply_v_at, average_information, loglik, score
 from .pcg import BreakdownError, PcgResult, pcg
@@ -9,6 +12,7 @@ from .precondition import complement_traces, make_projected_core, precondition
 from .probes import Probes, default_rank, draw_probes, exact_probes
 from .result import ConvergenceError, FitResult, Record, Status
 from .settings import FitSettings, ProbeSettings, SolverSettings
+from .snapshot import pack, unpack
 from .step import SingularInformationError, Step, ai_step
 from .traces import TraceEstimates, probe_images, trace_estimates
 
@@ -20,6 +24,8 @@ __all__ = [
     "FitResult",
     "FitSettings",
     "FunctionCovariance",
+    "HEResult",
+    "Hooks",
     "Loglik",
     "PcgResult",
     "ProbeSettings",
@@ -39,15 +45,21 @@ __all__ = [
     "complement_traces",
     "default_rank",
     "draw_probes",
+    "exact_memory",
     "exact_probes",
+    "exact_seconds",
     "fit",
+    "fit_exact",
     "fit_traits",
+    "haseman_elston",
     "loglik",
     "make_projected_core",
+    "pack",
     "pcg",
     "precondition",
     "probe_images",
     "score",
     "slq",
     "trace_estimates",
+    "unpack",
 ]

@@ -9,6 +9,7 @@ import pandas as pd
 
 from .inference import Derived, Lrt, heritability, likelihood_ratio_test, shares_of_genetic, total_variance
 from .spectral import Profile
+from .tables import component_frame, component_lines, component_records
 
 
 class Status(Enum):
@@ -121,35 +122,15 @@ class FitResult:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per variance component, residual last."""
-        G = len(self.names)
-        h2, shares = self.h2, self.shares
-        return pd.DataFrame(
-            {
-                "component": [*self.names, "residual"],
-                "variance": self.theta,
-                "se": self.se,
-                "mc_se": self.mc_se,
-                "h2": np.append(h2.estimate[:G], np.nan),
-                "h2_se": np.append(h2.se[:G], np.nan),
-                "h2_mc_se": np.append(h2.mc_se[:G], np.nan),
-                "share": np.append(shares.estimate, np.nan),
-                "share_se": np.append(shares.se, np.nan),
-            }
-        )
+        return component_frame(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, ready for JSON; the keys of OUT.json that belong to the fit."""
-        frame = self.to_frame()
-        h2 = self.h2
-        rows = frame.to_dict("records")
-        components = [
-            {**row, "name": row["component"], "trace": float(t * self.num_samples), "at_bound": bool(b)}
-            for row, t, b in zip(rows[:-1], self.mean_traces, self.at_bound, strict=False)
-        ]
-        for component in components:
-            del component["component"]
-        residual = {"name": "residual", **{key: rows[-1][key] for key in ("variance", "se", "mc_se")}}
+        table = component_records(self)
+        for component, at_bound in zip(table["components"], self.at_bound, strict=False):
+            component["at_bound"] = bool(at_bound)
         return {
+            "method": self.method,
             "status": self.status.name.lower(),
             "message": self.status.value,
             "converged": self.converged,
@@ -164,10 +145,8 @@ class FitResult:
             "lrt_df": self.lrt.df,
             "lrt_p": self.lrt.p,
             "lrt_weights": self.lrt.weights,
-            "h2": {"estimate": h2.estimate[-1], "se": h2.se[-1], "mc_se": h2.mc_se[-1]},
-            "vp": {"estimate": self.vp.estimate[0], "se": self.vp.se[0], "mc_se": self.vp.mc_se[0]},
-            "components": components,
-            "residuals": [residual],
+            **table,
+            "h2_profile": None if self.profile is None else self.profile._asdict(),
             "covariance": self.covariance,
             "mc_covariance": self.mc_covariance,
             "num_probes": self.num_probes,
@@ -181,27 +160,23 @@ class FitResult:
 
     def summary(self) -> str:
         """The table a person reads."""
-        G = len(self.names)
-        h2, shares = self.h2, self.shares
-        width = max(12, *(len(name) for name in self.names))
-        titles = f"{'variance':>12s} {'SE':>10s} {'MC error':>10s} {'h2':>9s} {'SE':>8s} {'share':>7s}"
-        lines = [f"{'component':{width}s} {titles}"]
-        for g, name in enumerate([*self.names, "residual"]):
-            line = f"{name:{width}s} {self.theta[g]:12.6g} {self.se[g]:10.4g} {self.mc_se[g]:10.2g}"
-            if g < G:
-                share = f"{shares.estimate[g]:7.1%}" if np.isfinite(shares.estimate[g]) else f"{'-':>7s}"
-                line += f" {h2.estimate[g]:9.5f} {h2.se[g]:8.5f} {share}"
-                line += "  at bound" if self.at_bound[g] else ""
-            lines.append(line)
-        vp = self.vp
-        lines.append(f"{'phenotypic':{width}s} {vp.estimate[0]:12.6g} {vp.se[0]:10.4g} {vp.mc_se[0]:10.2g}")
-        lines += [
-            "",
-            f"h2 = {h2.estimate[-1]:.6f}  SE {h2.se[-1]:.6f}  Monte-Carlo error {h2.mc_se[-1]:.2g}",
+        lines = component_lines(self, ["at bound" if bound else "" for bound in self.at_bound[:-1]])
+        if self.profile is not None:
+            lower, upper, level = self.profile.lower, self.profile.upper, self.profile.level
+            lines[-1] += f"  profile-likelihood {level:.0%} interval {lower:.4f} to {upper:.4f}"
+        lines.append(
             f"log-likelihood {self.loglik:.4f} (Monte-Carlo error {self.loglik_mc_se:.2g}), "
-            f"null {self.loglik_null:.4f}; LRT {self.lrt.statistic:.3f} on {self.lrt.df} df, p = {self.lrt.p:.3g}",
-        ]
+            f"null {self.loglik_null:.4f}; LRT {self.lrt.statistic:.3f} on {self.lrt.df} df, p = {self.lrt.p:.3g}"
+        )
         return "\n".join(lines)
+
+
+class ConvergenceError(ArithmeticError):
+    """A fit that did not converge; ``result`` holds where it stood (None when not even a first step was possible)."""
+
+    def __init__(self, message: str, result: FitResult | None = None):
+        super().__init__(message)
+        self.result = result
 
 
 class Estimate(NamedTuple):
@@ -250,11 +225,3 @@ def make_result(covariance, X: np.ndarray, scale: float, estimate: Estimate, **d
         mc_ratio=estimate.ratio,
         **details,
     )
-
-
-class ConvergenceError(ArithmeticError):
-    """A fit that did not converge; ``result`` holds where it stood (None when not even a first step was possible)."""
-
-    def __init__(self, message: str, result: FitResult | None = None):
-        super().__init__(message)
-        self.result = result

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gpu_reml.reml import draw_probes, exact_probes
-from gpu_reml.reml import haseman_elston as module
-from gpu_reml.reml.haseman_elston import haseman_elston, moment_covariance
+from gpu_reml.reml import he as module
+from gpu_reml.reml.he import haseman_elston, moment_covariance
 from gpu_reml.reml.linalg import orthonormal_basis, project
 from gpu_reml.reml.moments import moments, probe_grams
 from gpu_reml.validation.small import covariance_of, make_cohort
