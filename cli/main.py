@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         return report_failure(error)
     except KeyboardInterrupt:
-        print("gpu-reml: interrupted; nothing was written", file=sys.stderr)
+        print(
+            "gpu-reml: interrupted; add --resume to go on from the last checkpoint, if there was one", file=sys.stderr
+        )
         return EXIT_INTERRUPTED
     return EXIT_OK if converged else EXIT_NOT_CONVERGED
 

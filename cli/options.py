@@ -60,7 +60,10 @@ def add_data(group) -> None:
         help="phenotypes: FID IID value..., with or without a header; NA, nan, -9 and empty are missing",
     )  # fmt: skip
     which = group.add_mutually_exclusive_group()
-    which.add_argument("--pheno-name", metavar="NAME", help="phenotype column by name")
+    which.add_argument(
+        "--pheno-name", metavar="NAME[,NAME...]",
+        help="phenotype columns by name, or all; several share one run and give OUT.NAME.json and so on",
+    )  # fmt: skip
     which.add_argument("--mpheno", type=positive_int, metavar="N", help="phenotype column by number (default 1)")
     numeric = group.add_mutually_exclusive_group()
     numeric.add_argument("--qcovar", metavar="FILE", help="quantitative covariates: FID IID value...")
@@ -71,6 +74,11 @@ def add_data(group) -> None:
 
 
 def add_model(group) -> None:
+    group.add_argument(
+        "--method", choices=("auto", "stochastic", "exact", "he"), default="auto",
+        help="exact: dense REML without Monte-Carlo error, for small cohorts; stochastic: matrix-free REML; "
+        "he: Haseman-Elston regression; auto: exact where it is cheap (up to about 3,000 samples), else stochastic",
+    )  # fmt: skip
     group.add_argument(
         "--component-spec", metavar="FILE",
         help="variance components as sets of variants of one fileset: .json or .npz with zero-based variant indices",
@@ -107,7 +115,10 @@ def add_compute(group) -> None:
         "--dtype", choices=("float32", "float64"), default="float32", help="precision of the genotype products"
     )
     group.add_argument(
-        "--precond-rank", type=count, metavar="R", help="rank of the preconditioner (default 3 sqrt(n), at most n / 4)"
+        "--precond-rank",
+        type=count,
+        metavar="R",
+        help="rank of the preconditioner, made at once (default: 3 sqrt(n), at most n / 4, made only when it pays)",
     )
     group.add_argument(
         "--gpu-budget-gib", "--gpu-budget-gb", dest="gpu_budget_gib", type=float, default=0.0, metavar="GIB",
@@ -126,5 +137,12 @@ def add_output(group) -> None:
     )  # fmt: skip
     group.add_argument("--keep-out", metavar="FILE", help="write the analysed samples")
     group.add_argument("--dropped-out", metavar="FILE", help="write the samples left out, with the reason")
+    group.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint of an interrupted run with the same flags"
+    )
+    group.add_argument(
+        "--checkpoint-seconds", type=float, default=2.0, metavar="S",
+        help="least time between two checkpoints of a stochastic fit (default 2)",
+    )  # fmt: skip
     group.add_argument("--verbose", action="store_true", help="print every iteration")
     group.add_argument("--non-verbose", "--quiet", dest="quiet", action="store_true", help="print only the results")

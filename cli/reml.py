@@ -6,91 +6,105 @@ from argparse import Namespace
 from importlib.metadata import version
 
 from gpu_reml import io
-from gpu_reml.reml import (
-    CountingCovariance,
-    FitResult,
-    FitSettings,
-    ProbeSettings,
-    default_rank,
-    draw_probes,
-    fit,
-)
+from gpu_reml.reml import FitResult, HEResult
 
-from .inputs import Inputs, read_inputs
-from .progress import Progress
+from .inputs import Group, Inputs, load_group, read_inputs
+from .methods import choose_method, remove_checkpoint, run_method, safe_name
 from .report import history_text, hsq_text, json_record, plan_lines
-
-OUTPUTS = (".json", ".hsq", ".log", ".history.tsv")
 
 
 def reml_command(options: Namespace, threads: int) -> bool:
-    """Run one analysis and write its files; True when it converged."""
+    """Run one analysis and write its files; True when every fit converged."""
     started = time.perf_counter()
     for path in (options.out, options.keep_out, options.dropped_out):
         if path:
             io.check_writable(path)
-    inputs = read_inputs(options)
-    n = inputs.covariance.num_samples
-    limit = n - inputs.design.num_columns
-    rank = min(limit, default_rank(n) if options.precond_rank is None else options.precond_rank)
-    log = [f"gpu-reml {version('gpu-reml')}", *plan_lines(inputs, rank, options, threads), ""]
-    if not options.quiet:
-        print("\n".join(log), flush=True)
-    result, seconds = fit_with_progress(inputs, rank, options)
-    elapsed = time.perf_counter() - started
-    closing = closing_lines(result, elapsed)
+    tables, groups = read_inputs(options)
+    several = sum(len(group.phenotypes) for group in groups) > 1
+    if several and (options.keep_out or options.dropped_out) and len(groups) > 1:
+        raise io.InputError("--keep-out, --dropped-out: the phenotypes have different samples; name one phenotype")
+    say = print if not options.quiet else (lambda *_, **__: None)
+    say("\n".join([f"gpu-reml {version('gpu-reml')}", *group_lines(groups)]), flush=True)
+    converged = True
+    for group in groups:
+        inputs = load_group(tables, group, options)
+        method = choose_method(inputs, options, threads)
+        plan = plan_lines(inputs, method, options, threads)
+        say("\n".join([*plan, ""]), flush=True)
+
+        def finish(report, inputs=inputs, plan=plan):
+            nonlocal converged
+            name, result, seconds = report
+            prefix = f"{options.out}.{safe_name(name)}" if several else options.out
+            context = {
+                "phenotype": name,
+                "settings": {**vars(options), "threads": threads},
+                "seed": options.seed,
+                "version": version("gpu-reml"),
+                "seconds": time.perf_counter() - started,
+            }
+            converged &= write_result(prefix, result, seconds, inputs, plan, context)
+
+        run_method(method, inputs, options, finish)
+        write_samples(inputs, options)
+        remove_checkpoint(options.out, group.phenotypes)
+    return converged
+
+
+def group_lines(groups: list[Group]) -> list[str]:
+    """Which traits are analysed together; nothing for a single one."""
+    if len(groups) == 1 and len(groups[0].phenotypes) == 1:
+        return []
+    lines = [f"{sum(len(g.phenotypes) for g in groups)} phenotypes in {len(groups)} group(s) of the same samples:"]
+    return lines + [f"  {group.alignment.num_samples} samples: {', '.join(group.phenotypes)}" for group in groups]
+
+
+def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan: list[str], context: dict) -> bool:
+    """Print a trait's table and write its files; whether it converged."""
+    closing = closing_lines(result, context["seconds"])
+    if len(inputs.phenotypes) > 1:
+        closing = [f"phenotype {context['phenotype']}", *closing]
     print("\n".join(closing))
-    context = {
-        "settings": {**vars(options), "precond_rank": rank, "threads": threads},
-        "seed": options.seed,
-        "version": version("gpu-reml"),
-        "seconds": elapsed,
-    }
     texts = {
-        f"{options.out}.json": io.json_text(json_record(result, inputs, context)),
-        f"{options.out}.hsq": hsq_text(result),
-        f"{options.out}.log": "\n".join([*log, *closing]) + "\n",
-        f"{options.out}.history.tsv": history_text(result, seconds),
+        f"{prefix}.json": io.json_text(json_record(result, inputs, context)),
+        f"{prefix}.hsq": hsq_text(result),
+        f"{prefix}.log": "\n".join([f"gpu-reml {context['version']}", *plan, "", *closing]) + "\n",
     }
+    if isinstance(result, FitResult):
+        texts[f"{prefix}.history.tsv"] = history_text(result, seconds)
     io.write_all(texts)
+    print(f"written: {prefix}{{{','.join(path.removeprefix(prefix) for path in texts)}}}", flush=True)
+    converged = isinstance(result, HEResult) or result.converged
+    if not converged:
+        print(f"gpu-reml: not converged: {result.status.value}", file=sys.stderr)
+    return converged
+
+
+def write_samples(inputs: Inputs, options: Namespace) -> None:
+    """The lists of who was analysed and who was not, where asked for."""
     if options.keep_out:
         io.write_samples(options.keep_out, inputs.alignment.samples)
     if options.dropped_out:
         io.write_table(options.dropped_out, inputs.alignment.dropped)
-    print(f"written: {options.out}{{{','.join(OUTPUTS)}}}")
-    if not result.converged:
-        print(f"gpu-reml: not converged: {result.status.value}", file=sys.stderr)
-    return result.converged
 
 
-def fit_with_progress(inputs: Inputs, rank: int, options: Namespace) -> tuple[FitResult, list[float]]:
-    """The fit, with a progress bar where there is a terminal."""
-    settings = FitSettings(
-        max_iterations=options.max_iterations,
-        probes=ProbeSettings(first=min(options.first_probes, options.max_probes), mc_target=options.mc_target),
-    )
-    progress = Progress(settings.tol, options.verbose, options.quiet)
-    probes = draw_probes(inputs.covariance.num_samples, options.max_probes, rank, options.seed)
-    counting = CountingCovariance(inputs.covariance, progress.passes)
-    try:
-        result = fit(
-            inputs.alignment.y, inputs.design.X, counting, probes, settings, callback=progress.iteration, strict=False
-        )
-    finally:
-        progress.close()
-    return result, progress.seconds
-
-
-def closing_lines(result: FitResult, elapsed: float) -> list[str]:
+def closing_lines(result: FitResult | HEResult, elapsed: float) -> list[str]:
     """The results as a person reads them."""
-    met = "" if result.mc_target_met else f"; more than the target {result.mc_target:g}: raise --max-probes"
-    if result.mc_ratio != result.mc_ratio:
-        met = "; unknown with so few probes: raise --max-probes"
-    return [
-        result.summary(),
-        f"{result.num_probes} probes; largest Monte-Carlo error {result.mc_ratio:.3f} standard errors{met}",
-        f"{result.status.name.lower()} after {len(result.history)} iterations, "
-        f"{result.column_passes:.0f} column-passes, {elapsed:.1f} s",
-    ]
-
-
+    if isinstance(result, HEResult):
+        used = f"Haseman-Elston regression with {result.num_probes} probes"
+        return [result.summary(), f"{used}, {result.column_passes:.0f} column-passes, {elapsed:.1f} s"]
+    lines = [result.summary()]
+    if result.method == "exact":
+        lines.append("exact dense REML: no Monte-Carlo error")
+    else:
+        met = "" if result.mc_target_met else f"; more than the target {result.mc_target:g}: raise --max-probes"
+        if result.mc_ratio != result.mc_ratio:
+            met = "; unknown with so few probes: raise --max-probes"
+        largest = f"largest Monte-Carlo error {result.mc_ratio:.3f} standard errors{met}"
+        lines.append(f"{result.num_probes} probes; {largest}")
+    kind = "Lanczos steps" if result.method == "krylov" else "iterations"
+    lines.append(
+        f"{result.status.name.lower()} after {len(result.history)} {kind}, "
+        f"{result.column_passes:.0f} column-passes, {elapsed:.1f} s"
+    )
+    return lines

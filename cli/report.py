@@ -6,26 +6,36 @@ from typing import Any
 import pandas as pd
 
 from gpu_reml import io
-from gpu_reml.reml import FitResult
+from gpu_reml.reml import FitResult, HEResult, exact_memory
 
 from .inputs import Inputs
+from .methods import most_rank
+
+PROGRAM = 190  # MiB that Python and its libraries take
 
 
-def memory_plan(inputs: Inputs, rank: int, probes: int) -> dict[str, float]:
-    """Peak host memory by item, in MiB, for ``probes`` probes: n-sized and m-sized blocks and the packed genotypes."""
+def memory_plan(inputs: Inputs, method: str, options: Namespace) -> dict[str, float]:
+    """Peak host memory by item, in MiB."""
     covariance = inputs.covariance
     n, m, G = covariance.num_samples, covariance.products.num_variants, covariance.num_components
-    width = 4 if covariance.dtype().itemsize == 4 else 8
+    width = covariance.dtype().itemsize
     items = {
         "packed genotypes": covariance.products.genotypes.num_bytes,
-        "variant blocks": width * m * (2 * probes + max(rank, 1) + 4),
-        "sample blocks": width * n * (8 * probes + 3 * G + 2 * rank),
         "tile": width * min(512 * 4 * ((n + 3) // 4), 512 * 8192),
     }
+    if method == "exact":
+        return {name: size / 2**20 for name, size in {**items, "matrices": exact_memory(n, G)}.items()}
+    probes, rank = min(options.max_probes, 2 * options.first_probes), most_rank(inputs, options)
+    if G == 1:
+        items["sample blocks"] = width * n * 5 * (4 * options.first_probes + len(inputs.phenotypes))
+    else:
+        items["variant blocks"] = width * m * (2 * probes + 4)
+        items["sample blocks"] = width * n * (8 * probes + 8 * min(G, 8) + 3 * G)
+        items["preconditioner, if it pays"] = width * rank * (m + 3 * n)
     return {name: size / 2**20 for name, size in items.items()}
 
 
-def plan_lines(inputs: Inputs, rank: int, options: Namespace, threads: int) -> list[str]:
+def plan_lines(inputs: Inputs, method: str, options: Namespace, threads: int) -> list[str]:
     """The plan: who and what is analysed, on what, in how much memory."""
     alignment, covariance = inputs.alignment, inputs.covariance
     genotypes = covariance.products.genotypes
@@ -33,8 +43,8 @@ def plan_lines(inputs: Inputs, rank: int, options: Namespace, threads: int) -> l
     dropped = alignment.dropped_counts
     reasons = "; ".join(f"{count} {reason}" for reason, count in dropped.items())
     lines = [
-        f"phenotype {inputs.phenotype}: {alignment.num_samples} samples analysed, {sum(dropped.values())} dropped"
-        + (f" ({reasons})" if reasons else ""),
+        f"phenotype {', '.join(inputs.phenotypes)}: {alignment.num_samples} samples analysed, "
+        f"{sum(dropped.values())} dropped" + (f" ({reasons})" if reasons else ""),
         f"variants: {genotypes.num_variants} read, {varying} vary among the analysed samples, "
         f"{genotypes.num_variants - varying} monomorphic or never called dropped",
         "standardised by mean and SD (ddof 0) of the analysed samples; A1 counted; missing genotype = mean",
@@ -43,20 +53,34 @@ def plan_lines(inputs: Inputs, rank: int, options: Namespace, threads: int) -> l
     lines += [f"reference level of {name}: {level}" for name, level in inputs.design.reference_levels.items()]
     for name, count in zip(covariance.names, covariance.num_variants, strict=True):
         lines.append(f"component {name}: {count} variants")
-    plan = memory_plan(inputs, rank, min(options.max_probes, 4 * options.first_probes))
     lines.append(
-        f"device {covariance.backend}, {threads} thread(s), {options.dtype} products; preconditioner rank {rank}; "
-        f"{options.first_probes} to {options.max_probes} probes, seed {options.seed}"
+        f"device {covariance.backend}, {threads} thread(s), {options.dtype} products; "
+        f"{method_line(method, inputs, options)}"
     )
+    plan = memory_plan(inputs, method, options)
     lines.append(
-        f"memory about {sum(plan.values()) + 150:.0f} MiB: "
+        f"memory about {sum(plan.values()) + PROGRAM:.0f} MiB: "
         + ", ".join(f"{name} {size:.0f}" for name, size in plan.items())
-        + ", program 150"
+        + f", program {PROGRAM}"
     )
     return [*lines, *(f"note: {note}" for note in inputs.notes)]
 
 
-def hsq_text(result: FitResult) -> str:
+def method_line(method: str, inputs: Inputs, options: Namespace) -> str:
+    """What will run."""
+    if method == "exact":
+        return "method exact (dense, no Monte-Carlo error)"
+    if method == "he":
+        return f"method he (Haseman-Elston regression), seed {options.seed}"
+    probes = f"{options.first_probes} to {options.max_probes} probes, seed {options.seed}"
+    if inputs.covariance.num_components == 1:
+        return f"method stochastic (one Lanczos run), {probes}"
+    rank = most_rank(inputs, options)
+    core = f"rank {rank}" if options.precond_rank is not None else f"rank {rank} if it pays"
+    return f"method stochastic (AI-REML), preconditioner {core}, {probes}"
+
+
+def hsq_text(result: FitResult | HEResult) -> str:
     """GCTA's .hsq: its rows and columns, variances in the phenotype's units squared.
 
     V(Gi) is the variance that the component explains, theta_i tr(K_i) / n; logL and logL0 follow GCTA's convention,
@@ -72,6 +96,8 @@ def hsq_text(result: FitResult) -> str:
     rows += [f"{name}/Vp\t{h2.estimate[g]:.6f}\t{h2.se[g]:.6f}" for g, name in enumerate(label)]
     if G > 1:
         rows.append(f"Sum of V(G)/Vp\t{h2.estimate[G]:.6f}\t{h2.se[G]:.6f}")
+    if isinstance(result, HEResult):
+        return "\n".join(["Source\tVariance\tSE", *rows, f"n\t{result.num_samples}"]) + "\n"
     null = result.loglik_null + result.loglik_gcta - result.loglik
     rows += [
         f"logL\t{result.loglik_gcta:.3f}",
@@ -84,18 +110,19 @@ def hsq_text(result: FitResult) -> str:
     return "\n".join(["Source\tVariance\tSE", *rows]) + "\n"
 
 
-def json_record(result: FitResult, inputs: Inputs, context: dict[str, Any]) -> dict[str, Any]:
+def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str, Any]) -> dict[str, Any]:
     """Everything about the run, ready for OUT.json."""
     record = result.to_dict()
     for component, count in zip(record["components"], inputs.covariance.num_variants, strict=True):
         component["num_variants"] = count
     genotypes = inputs.covariance.products.genotypes
-    effects = result.fixed_effects
+    effects = getattr(result, "fixed_effects", None)
     record.update(
-        phenotype=inputs.phenotype,
         num_variants=int((genotypes.inv_sd > 0).sum()),
         num_variants_dropped=int((genotypes.inv_sd == 0).sum()),
-        fixed_effects=[
+        fixed_effects=None
+        if effects is None
+        else [
             {"name": name, "estimate": value, "se": se}
             for name, value, se in zip(inputs.design.names, effects.estimate, effects.se, strict=True)
         ],
@@ -124,6 +151,8 @@ def history_text(result: FitResult, seconds: list[float]) -> str:
             "column_passes": record.column_passes,
             "seconds": elapsed,
         }
-        for record, elapsed in zip(result.history, seconds, strict=True)
+        for record, elapsed in zip(
+            result.history, [*[float("nan")] * (len(result.history) - len(seconds)), *seconds], strict=True
+        )
     ]
     return io.table_text(pd.DataFrame(rows))

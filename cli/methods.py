@@ -1,0 +1,154 @@
+"""``--method``: which estimator runs, and running it."""
+
+import hashlib
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gpu_reml import io
+from gpu_reml.reml import (
+    CountingCovariance,
+    FitResult,
+    FitSettings,
+    HEResult,
+    Hooks,
+    ProbeSettings,
+    default_rank,
+    draw_probes,
+    exact_memory,
+    exact_seconds,
+    fit_exact,
+    fit_traits,
+    haseman_elston,
+    pack,
+    unpack,
+)
+
+from .inputs import Inputs
+from .progress import Progress
+
+EXACT_SECONDS = 10.0  # an answer without Monte-Carlo error is worth this much, or twice the stochastic time
+EXACT_BYTES = 4 << 30
+PASS_FLOPS = 1e11  # a second, of genotype products
+USUAL_PASSES = (200, 800)  # of a stochastic fit, one and several components
+
+
+def choose_method(inputs: Inputs, options: Namespace, threads: int) -> str:
+    """ "stochastic", "exact" or "he"; "auto" is exact where that costs little (cost model of reml/exact.py)."""
+    if options.method != "auto":
+        return options.method
+    covariance = inputs.covariance
+    n, m, G = covariance.num_samples, covariance.products.num_variants, covariance.num_components
+    if covariance.backend != "cpu" or exact_memory(n, G) > EXACT_BYTES:
+        return "stochastic"
+    exact = len(inputs.phenotypes) * exact_seconds(n, m, G, covariance.overlap) / threads
+    stochastic = USUAL_PASSES[G > 1] * 4 * n * m / PASS_FLOPS
+    return "exact" if exact <= max(EXACT_SECONDS, 2 * stochastic) else "stochastic"
+
+
+def most_rank(inputs: Inputs, options: Namespace) -> int:
+    """The highest rank that the preconditioner may take; none for one component, which needs none."""
+    n = inputs.covariance.num_samples
+    if options.precond_rank is None:
+        rank = default_rank(n) if inputs.covariance.num_components > 1 else 0
+    else:
+        rank = options.precond_rank
+    return min(rank, n - inputs.design.num_columns)
+
+
+Report = tuple[str, FitResult | HEResult, list[float]]
+
+
+def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable[[Report], None]) -> None:
+    """Fit every trait; ``report`` gets each result (trait, result, seconds of each iteration) when it is ready."""
+    if method == "he":
+        n = inputs.covariance.num_samples
+        probes = draw_probes(n, min(64, options.max_probes), 0, options.seed)
+        for name, y in zip(inputs.phenotypes, inputs.Y.T, strict=True):
+            report((name, haseman_elston(y, inputs.design.X, inputs.covariance, probes), []))
+        return
+    settings = FitSettings(
+        max_iterations=options.max_iterations,
+        core="auto" if options.precond_rank is None else "always",
+        probes=ProbeSettings(first=min(options.first_probes, options.max_probes), mc_target=options.mc_target),
+    )
+    together = method == "stochastic" and inputs.covariance.num_components == 1
+    singles = [slice(i, i + 1) for i in range(len(inputs.phenotypes))]
+    for columns in [slice(None)] if together else singles:
+        progress = Progress(settings.tol, options.verbose, options.quiet)
+        try:
+            results = fit_columns(method, inputs, columns, options, settings, progress)
+        finally:
+            progress.close()
+        for name, result in zip(inputs.phenotypes[columns], results, strict=True):
+            report((name, result, progress.seconds))
+
+
+def fit_columns(method: str, inputs: Inputs, columns: slice, options: Namespace, settings, progress: Progress):
+    """Results of some traits; those of one stochastic call share its checkpoint."""
+    Y, X = inputs.Y[:, columns], inputs.design.X
+    counting = CountingCovariance(inputs.covariance, progress.passes)
+    if method == "exact":
+        return [fit_exact(Y[:, 0], X, counting, settings, callback=progress.iteration, strict=False)]
+    probes = draw_probes(len(Y), options.max_probes, most_rank(inputs, options), options.seed)
+    path = checkpoint_path(options.out, inputs.phenotypes[columns])
+    identity = fingerprint(inputs, Y, options)
+    resume = None
+    if options.resume:
+        found = io.read_checkpoint(path, identity)
+        resume = None if found is None else unpack(*found)
+        if not options.quiet:
+            print(f"resuming from {path}" if found else f"no checkpoint {path}: starting afresh", flush=True)
+    last = time.monotonic()
+
+    def save(value):
+        nonlocal last
+        if time.monotonic() - last >= options.checkpoint_seconds:
+            io.write_checkpoint(path, identity, *pack(value))
+            last = time.monotonic()
+
+    return fit_traits(Y, X, counting, probes, settings, hooks=Hooks(progress.iteration, save, resume), strict=False)
+
+
+def checkpoint_path(out: str, phenotypes: tuple[str, ...]) -> str:
+    """One file for each call: OUT.checkpoint.npz, with the first trait's name in it when there are several calls."""
+    return f"{out}.{safe_name(phenotypes[0])}.checkpoint.npz"
+
+
+def remove_checkpoint(out: str, phenotypes: tuple[str, ...]) -> None:
+    """What is left of a finished analysis's checkpoints goes."""
+    for name in phenotypes:
+        Path(checkpoint_path(out, (name,))).unlink(missing_ok=True)
+
+
+def safe_name(name: str) -> str:
+    """A trait's name as part of a file name."""
+    return "".join(c if c.isalnum() or c in "-_.+" else "_" for c in name)
+
+
+def fingerprint(inputs: Inputs, Y: np.ndarray, options: Namespace) -> dict[str, str | int | float | None]:
+    """What must be the same for a checkpoint to be of use: data by hash, and the flags that steer the fit."""
+
+    def digest(*arrays):
+        state = hashlib.sha256()
+        for array in arrays:
+            state.update(np.ascontiguousarray(array).tobytes())
+        return state.hexdigest()[:16]
+
+    genotypes, weights = inputs.covariance.products.genotypes, inputs.covariance.weights
+    return {
+        "phenotypes": digest(Y),
+        "covariates": digest(inputs.design.X),
+        "genotypes": digest(genotypes.mean, genotypes.inv_sd, genotypes.num_called),
+        "components": digest(weights.indptr, weights.indices, weights.data),
+        "--seed": options.seed,
+        "--max-probes": options.max_probes,
+        "--first-probes": options.first_probes,
+        "--mc-target": options.mc_target,
+        "--precond-rank": options.precond_rank,
+        "--dtype": options.dtype,
+        "--device": inputs.covariance.backend,
+    }
