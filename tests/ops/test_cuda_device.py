@@ -14,10 +14,11 @@ from gpu_reml.ops.cuda_device import cuda_available, cuda_unavailable_reason, mi
 def machine(monkeypatch):
     """Set what this machine seems to have: machine(simulator, driver's error, missing libraries)."""
 
-    def pretend(simulator=False, error=None, missing=()):
+    def pretend(simulator=False, error=None, missing=(), driver=True):
         monkeypatch.setattr(cuda_device, "simulating", lambda: simulator)
         monkeypatch.setattr(cuda_device, "missing_toolkit_libraries", lambda: list(missing))
         monkeypatch.setattr(cuda_device, "driver_problem", lambda: error)
+        monkeypatch.setattr(cuda_device, "driver_library_found", lambda: driver)
 
     return pretend
 
@@ -51,6 +52,12 @@ def test_a_complete_machine_is_available_without_a_reason(machine):
     machine()
     assert cuda_available()
     assert cuda_unavailable_reason() == ""
+
+
+def test_without_the_driver_library_the_toolkit_is_not_even_loaded(machine, monkeypatch):
+    machine(driver=False)
+    monkeypatch.setattr(cuda_device, "missing_toolkit_libraries", lambda: pytest.fail("the toolkit was loaded"))
+    assert not cuda_available()
 
 
 def test_every_toolkit_library_that_does_not_load_is_named(monkeypatch):
