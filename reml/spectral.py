@@ -8,7 +8,7 @@ The measures come from an eigendecomposition (exact) or from Lanczos quadrature 
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special
 
 GRID = np.sort(np.concatenate([np.linspace(0, 0.98, 99), 1 - np.logspace(-2, -9, 29)]))
 
@@ -160,7 +160,7 @@ def profile_h2(spectrum: Spectrum, theta: np.ndarray, mean_trace: float, level: 
     """
     peak = theta[0] * mean_trace / (theta[0] * mean_trace + theta[1])
     top = loglik(spectrum, theta)
-    drop = stats.chi2.ppf(level, 1) / 2
+    drop = special.chdtri(1, 1 - level) / 2
 
     def value(h2):
         return profiled(spectrum, [share_of_h2(h2, mean_trace)])[0][0]

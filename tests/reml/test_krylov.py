@@ -1,0 +1,143 @@
+"""The one-run engine: the same answers as the stepping engine, calibrated measures, several traits."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gpu_reml.reml import (
+    CountingCovariance,
+    FitSettings,
+    Hooks,
+    ProbeSettings,
+    SolverSettings,
+    draw_probes,
+    exact_probes,
+    fit,
+    fit_traits,
+    pack,
+    unpack,
+)
+from gpu_reml.reml.calibration import calibrate, spectra_of
+from gpu_reml.reml.spectral import Measure, Spectrum, loglik, maximise, profile_h2, profiled
+from gpu_reml.validation.exact import exact_reml
+from gpu_reml.validation.small import covariance_of, make_cohort
+
+TIGHT = SolverSettings(y=1e-11, probes=1e-11, information=1e-9, final=1e-11, quadrature=1e-13)
+EXACT = FitSettings(tol=1e-12, solver=TIGHT)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_with_the_same_exact_probes_both_engines_agree_to_rounding(seed):
+    cohort = make_cohort(180, 500, 1, seed)
+    covariance, probes = covariance_of(cohort), exact_probes(cohort.n)
+    krylov, steps = (
+        fit(cohort.y, cohort.X, covariance, probes, replace(EXACT, engine=engine)) for engine in ("krylov", "iterative")
+    )
+    assert krylov.method == "krylov" and steps.method == "iterative"
+    np.testing.assert_allclose(krylov.theta, steps.theta, atol=1e-5 * krylov.se.min())
+    np.testing.assert_allclose(krylov.loglik, steps.loglik, rtol=1e-9)
+    np.testing.assert_allclose(krylov.covariance, steps.covariance, rtol=1e-5)
+    np.testing.assert_allclose(krylov.fixed_effects.estimate, steps.fixed_effects.estimate, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(krylov.fixed_effects.covariance, steps.fixed_effects.covariance, rtol=1e-4, atol=1e-9)
+
+
+def test_by_default_one_component_takes_one_run_of_few_passes():
+    cohort = make_cohort(1500, 6000, 1, seed=4)
+    counting = CountingCovariance(covariance_of(cohort, np.float32))
+    found = fit(cohort.y, cohort.X, counting, draw_probes(cohort.n, 256, seed=1))
+    expected = exact_reml(cohort.y, cohort.X, cohort.Ks)
+    assert found.method == "krylov" and found.mc_target_met and counting.column_passes < 350
+    assert abs(found.h2.estimate[-1] - expected.h2) <= 4 * found.h2.mc_se[-1] + 0.005 * found.h2.se[-1]
+    assert abs(found.loglik - expected.loglik) <= 4 * found.loglik_mc_se + 0.05
+
+
+def test_the_monte_carlo_error_is_the_spread_over_seeds():
+    cohort = make_cohort(600, 1500, 1, seed=5)
+    covariance = covariance_of(cohort, np.float32)
+    settings = FitSettings(probes=ProbeSettings(mc_target=10.0))
+    fits = [fit(cohort.y, cohort.X, covariance, draw_probes(cohort.n, 64, 0, seed), settings) for seed in range(60)]
+    spread = np.std([f.h2.estimate[-1] for f in fits], ddof=1)
+    claimed = np.sqrt(np.mean([f.h2.mc_se[-1] ** 2 for f in fits]))
+    assert 1 / 1.5 < claimed / spread < 1.5
+    logliks = [f.loglik for f in fits]
+    claimed = np.sqrt(np.mean([f.loglik_mc_se**2 for f in fits]))
+    assert 1 / 1.6 < claimed / np.std(logliks, ddof=1) < 1.6
+
+
+def test_a_calibrated_measure_has_the_known_moments_and_integrates_quadratics_of_all_probes():
+    rng = np.random.default_rng(0)
+    nodes, weights = rng.gamma(2.0, 1.0, (8, 5)), rng.random((8, 5)) * 20
+    norms2, alpha, beta = rng.uniform(90, 110, 30), rng.uniform(0.8, 1.2, 30), rng.uniform(0.3, 0.6, 30)
+    spectra = spectra_of(nodes, weights, (norms2, alpha, beta))
+    measure = calibrate(spectra, 99, 101.0).measure
+    np.testing.assert_allclose(measure.integrate(np.ones(40)), 99, rtol=1e-10)
+    np.testing.assert_allclose(measure.integrate(measure.nodes), 101, rtol=1e-10)
+    # a second moment corrected for how far the probes' own first two are from the known ones
+    assert abs(measure.integrate(measure.nodes**2) / spectra.moments[2].mean() - 1) < 0.3
+
+
+def test_calibration_leaves_an_exact_measure_as_it_is():
+    lam = np.random.default_rng(1).gamma(2.0, 1.0, 50)
+    spectra = spectra_of(lam[:, None], np.full((50, 1), 50.0), (np.full(50, 50.0), lam, np.zeros(50)))
+    measure = calibrate(spectra, 50, lam.sum()).measure
+    np.testing.assert_allclose(measure.weights, 1, rtol=1e-10)
+
+
+def test_several_traits_share_the_run_and_agree_with_each_alone():
+    cohort = make_cohort(400, 1500, 1, seed=6)
+    covariance = covariance_of(cohort, np.float32)
+    rng = np.random.default_rng(2)
+    Y = np.column_stack([cohort.y, cohort.y + rng.standard_normal(cohort.n), rng.standard_normal(cohort.n)])
+    probes = draw_probes(cohort.n, 64, seed=3)
+    counting = CountingCovariance(covariance)
+    together = fit_traits(Y, cohort.X, counting, probes)
+    passes = counting.column_passes
+    alone = [fit(y, cohort.X, covariance, probes) for y in Y.T]
+    for shared, own in zip(together, alone, strict=True):
+        assert (np.abs(shared.theta - own.theta) <= 0.01 * own.se).all()
+    assert passes < 1.6 * alone[0].column_passes
+
+
+def spectrum_of(h2: float, seed: int, n: int = 400) -> Spectrum:
+    rng = np.random.default_rng(seed)
+    lam = rng.gamma(2.0, 0.5, n)
+    squares = (h2 * lam + 1 - h2) * rng.chisquare(1, n)
+    return Spectrum(Measure(lam, squares), Measure(lam, np.ones(n)), n)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_interval_of_h2_ends_where_the_profile_has_dropped_by_half_a_chi_square_quantile(seed):
+    spectrum = spectrum_of(0.4, seed)
+    theta = maximise(spectrum, 1e-6)
+    profile = profile_h2(spectrum, theta, 1.0)
+    h2 = theta[0] / theta.sum()
+    assert profile.lower <= h2 <= profile.upper
+    assert np.diff(profile.h2).min() > 0 and profile.loglik.max() <= loglik(spectrum, theta) + 1e-9
+    for end in (profile.lower, profile.upper):
+        drop = loglik(spectrum, theta) - profiled(spectrum, np.array([end]))[0][0]
+        assert abs(drop - 3.841459 / 2) < 1e-4 or (end == 0 and drop < 3.841459 / 2)
+
+
+def test_a_trait_without_heritability_is_at_the_bound():
+    rng = np.random.default_rng(8)
+    lam = rng.gamma(2.0, 0.5, 500)
+    y2 = rng.chisquare(1, 500) / (0.3 * lam + 1)  # less variance where K has more: the maximum is below zero
+    theta = maximise(Spectrum(Measure(lam, y2), Measure(lam, np.ones(500)), 500), 1e-6)
+    assert theta[0] == 0 and theta[1] > 0
+
+
+@pytest.mark.parametrize("num_components", [1, 3])
+def test_a_fit_resumed_from_any_checkpoint_is_the_same_to_the_last_bit(num_components):
+    cohort = make_cohort(300, 900, num_components, seed=7)
+    covariance, probes = covariance_of(cohort, np.float32), draw_probes(cohort.n, 64, 20)
+    saved = []
+    whole = fit_traits(
+        cohort.y[:, None], cohort.X, covariance, probes, hooks=Hooks(checkpoint=lambda state: saved.append(pack(state)))
+    )[0]
+    assert len(saved) > 2
+    for state in saved:
+        resumed = fit_traits(cohort.y[:, None], cohort.X, covariance, probes, hooks=Hooks(resume=unpack(*state)))[0]
+        assert (resumed.theta == whole.theta).all() and (resumed.mc_covariance == whole.mc_covariance).all()
+        assert resumed.loglik == whole.loglik and resumed.column_passes == whole.column_passes
+        assert resumed.history == whole.history
