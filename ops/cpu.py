@@ -4,20 +4,25 @@ Z (n, m) is the standardised genotype matrix of ``genotypes``; it exists only on
 is decoded in chunks of samples.  With one chunk (n up to ``CHUNK_BYTES``-worth) the decoded tile serves both
 directions of a product; with more, decoding again is cheaper than writing the tile to memory.
 
+Products with few columns in float32 go straight from the packed bytes (:mod:`gpu_reml.ops.cpu_fused`).
+
 Only numpy's BLAS is called: scipy brings a second OpenBLAS, whose threads spin against the first's.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
 
+from .cpu_fused import MIN_SAMPLES, fused_weighted, fused_z, fused_zt
 from .cpu_kernels import as_pairs, decode, pair_table
 from .genotypes import Block, PackedGenotypes, blocks, code_values
 
 BLOCK_WIDTH = 512  # variants a tile: enough rows for BLAS to run at speed, few enough to stay in cache
 CHUNK_BYTES = 1 << 15  # bytes of one variant's decoded values in a tile (8,192 samples in float32)
+FUSED_COLUMNS = 24  # most columns for which products straight from packed bytes beat decoding and BLAS
 GROUPED_BYTES = 1 << 28  # right-hand sides of a grouped product that are laid out at once
 
 
@@ -25,13 +30,15 @@ GROUPED_BYTES = 1 << 28  # right-hand sides of a grouped product that are laid o
 class CpuProducts:
     """Products with Z of ``genotypes`` in ``dtype`` (float32 tiles by default, float64 for exact comparisons).
 
-    Every method costs one read of the packed genotypes; a *pass* is both directions, Z (Z' B).
+    Every method costs one read of the packed genotypes; a *pass* is both directions, Z (Z' B).  ``block_width`` and
+    ``chunk_bytes`` shape the decoded tiles; float32 products with at most ``fused_columns`` columns need none.
     """
 
     genotypes: PackedGenotypes
     dtype: type = np.float32
     block_width: int = BLOCK_WIDTH
     chunk_bytes: int = CHUNK_BYTES
+    fused_columns: int = FUSED_COLUMNS
 
     name = "cpu"
 
@@ -53,6 +60,9 @@ class CpuProducts:
 
     def zt(self, B: np.ndarray) -> np.ndarray:
         """Z' B, (n, k) -> (m, k); half a pass."""
+        self._require_rows(B, self.num_samples, "B")
+        if self._is_narrow(B):
+            return fused_zt(self.genotypes, self._values, B)
         B = self._padded(B)
         U = np.zeros((self.num_variants, B.shape[1]), self.dtype)
         for_each_tile(self, lambda block, samples, T: _add(U[block.rows], T @ B[samples]))
@@ -60,6 +70,9 @@ class CpuProducts:
 
     def z(self, U: np.ndarray) -> np.ndarray:
         """Z U, (m, k) -> (n, k); half a pass."""
+        self._require_rows(U, self.num_variants, "U")
+        if self._is_narrow(U):
+            return fused_z(self.genotypes, self._values, U)
         U = np.ascontiguousarray(U, self.dtype)
         out = self._zero_rows(U.shape[1])
         for_each_tile(self, lambda block, samples, T: _add(out[samples], T.T @ U[block.rows]))
@@ -67,6 +80,9 @@ class CpuProducts:
 
     def weighted(self, B: np.ndarray, w: np.ndarray) -> np.ndarray:
         """Z diag(w) Z' B, (n, k) -> (n, k), for weights w (m,); one pass."""
+        self._require_rows(B, self.num_samples, "B")
+        if self._is_narrow(B):
+            return fused_weighted(self.genotypes, self._values, B, w)
         B = self._padded(B)
         w = np.asarray(w, self.dtype)[:, None]
         out = self._zero_rows(B.shape[1])
@@ -118,6 +134,20 @@ class CpuProducts:
         for_each_tile(self, add_block)
         return out[: self.num_samples]
 
+    @cached_property
+    def _values(self) -> np.ndarray:
+        """(m, 4): the standardised genotype of each code, in the working type."""
+        return code_values(self.genotypes).astype(self.dtype)
+
+    def _is_narrow(self, B: np.ndarray) -> bool:
+        """Whether B has so few columns that the decoded tiles would cost more than they save."""
+        enough = self.num_samples >= MIN_SAMPLES
+        return enough and np.dtype(self.dtype) == np.float32 and 1 <= B.shape[1] <= self.fused_columns
+
+    def _require_rows(self, B: np.ndarray, rows: int, name: str) -> None:
+        if B.ndim != 2 or len(B) != rows:
+            raise ValueError(f"{name}: expected ({rows}, k), found {B.shape}")
+
     @property
     def _num_bytes(self) -> int:
         return (self.num_samples + 3) // 4
@@ -127,8 +157,6 @@ class CpuProducts:
 
     def _padded(self, B: np.ndarray) -> np.ndarray:
         """B in the working type with zero rows for the bits after the last sample."""
-        if B.ndim != 2 or len(B) != self.num_samples:
-            raise ValueError(f"B: expected ({self.num_samples}, k), found {B.shape}")
         if len(B) == 4 * self._num_bytes:
             return np.ascontiguousarray(B, self.dtype)
         padded = self._zero_rows(B.shape[1])
@@ -144,7 +172,7 @@ class _Decoder:
     """Decodes tiles into one reused buffer; a tile that is asked for twice running is decoded once."""
 
     def __init__(self, products: CpuProducts):
-        self._values = code_values(products.genotypes).astype(products.dtype)
+        self._values = products._values
         self._chunk = min(products._num_bytes, products.chunk_bytes // (4 * np.dtype(products.dtype).itemsize))
         self._num_bytes = products._num_bytes
         self._buffer = np.empty((products.block_width, 4 * self._chunk), products.dtype)

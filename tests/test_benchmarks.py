@@ -1,0 +1,199 @@
+"""The benchmarks measure what they say: processes, cohorts, dense REML, stored references, differences."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpu_reml.validation import exact_reml, kernel
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPONENTS = 3
+
+
+@pytest.fixture(scope="module")
+def benchmarks():
+    """Modules of the benchmarks, which are run from the repository's root and are not installed."""
+    sys.path.insert(0, str(ROOT))
+    yield lambda name: importlib.import_module(f"benchmarks.{name}")
+    sys.path.remove(str(ROOT))
+
+
+@pytest.fixture(scope="module")
+def tiny(benchmarks, tmp_path_factory):
+    """A cohort of 120 people and 400 variants, and the prefix of its files."""
+    cohort = benchmarks("cohorts").Cohort(120, 400, 3)
+    return cohort, benchmarks("cohorts").cached_cohort(cohort, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def tiny_kernels(benchmarks, tiny):
+    """Kept kernels of the tiny cohort in float64, streamed ones in float32."""
+    dense = benchmarks("dense")
+    W = dense.membership(tiny[0].num_variants, COMPONENTS)
+    kept = dense.Kernels(dense.Tiles(tiny[1], np.float64), W)
+    narrow = dense.Tiles(tiny[1], np.float32)
+    narrow.width = 64
+    return kept, dense.StreamedKernels(narrow, W)
+
+
+def test_a_process_is_measured_apart_from_its_caller(benchmarks):
+    ballast = np.ones(40 << 20)  # 320 MiB in the caller
+    run = benchmarks("process").measure([sys.executable, "-S", "-c", "b = b'x' * (60 << 20); print(len(b))"], 1)
+    assert (run.code, run.output.strip()) == (0, str(60 << 20)), run.output
+    assert 60 << 20 < run.peak_bytes < ballast.nbytes / 2
+    assert 0 < run.seconds < 60
+
+
+def test_a_process_that_fails_is_an_error_with_what_it_printed(benchmarks):
+    with pytest.raises(RuntimeError, match=r"--no-such-flag.*ended with 2[\s\S]*usage"):
+        benchmarks("process").measure_module("gpu_reml.cli.main", ["--no-such-flag"], 1)
+
+
+def test_a_cached_cohort_is_made_once_and_leaves_nothing_else(benchmarks, tiny, monkeypatch):
+    cohort, prefix = tiny
+    monkeypatch.delattr(benchmarks("cohorts"), "make_cohort")
+    assert benchmarks("cohorts").cached_cohort(cohort, prefix.parents[1]) == prefix
+    assert [folder.name for folder in prefix.parents[1].iterdir()] == [cohort.key]
+    assert {file.suffix for file in prefix.parent.iterdir()} == {".bed", ".bim", ".fam", ".pheno"}
+
+
+def test_a_cohort_that_cannot_be_made_leaves_nothing(benchmarks, tmp_path):
+    with pytest.raises(ValueError, match="at least one sample"):
+        benchmarks("cohorts").cached_cohort(benchmarks("cohorts").Cohort(0, 10), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cohort_that_another_process_made_meanwhile_is_used(benchmarks, tmp_path, monkeypatch):
+    cohorts = benchmarks("cohorts")
+    cohort = cohorts.Cohort(10, 10)
+    theirs = tmp_path / cohort.key / "cohort.bed"
+
+    def make_while_another_finishes(_, prefix):
+        theirs.parent.mkdir()
+        theirs.touch()
+        prefix.touch()
+
+    monkeypatch.setattr(cohorts, "make_cohort", make_while_another_finishes)
+    assert cohorts.cached_cohort(cohort, tmp_path) == theirs.with_suffix("")
+    assert list(tmp_path.iterdir()) == [theirs.parent] and list(theirs.parent.iterdir()) == [theirs]
+
+
+def test_traits_of_one_cohort_are_half_genetic_and_independent(benchmarks, tmp_path):
+    cohorts = benchmarks("cohorts")
+    cohorts.make_cohort(cohorts.Cohort(2000, 300, 1, num_traits=3), tmp_path / "c")
+    lines = Path(tmp_path, "c.pheno").read_text().splitlines()
+    assert lines[0].split("\t") == ["FID", "IID", "t1", "t2", "t3"]
+    Y = np.array([line.split("\t")[2:] for line in lines[1:]], float)
+    # 300 correlated variants: the spread of a trait's genetic variance is a few times sampling's 1/sqrt(n)
+    assert np.allclose(np.cov(Y.T), np.eye(3), atol=0.3)
+
+
+def test_few_components_partition_the_variants_and_many_overlap_fivefold(benchmarks):
+    component_sets = benchmarks("cohorts").component_sets
+    assert np.array_equal(np.concatenate(component_sets(1000, 22)), np.arange(1000))
+    many = component_sets(20_000, 100)
+    assert len(many) == 100
+    assert sum(map(len, many)) / 20_000 == pytest.approx(5, abs=0.1)
+
+
+@pytest.mark.parametrize("which", ["kept", "streamed"])
+def test_the_dense_fit_is_the_exact_fit(benchmarks, tiny, tiny_kernels, which, monkeypatch):
+    dense, cohorts = benchmarks("dense"), benchmarks("cohorts")
+    monkeypatch.setattr(dense, "ROWS", 50)  # so that there are several blocks of rows
+    Z = np.concatenate([tile for _, tile in dense.Tiles(tiny[1], np.float64)], axis=1)
+    W = dense.membership(tiny[0].num_variants, COMPONENTS)
+    y, X = cohorts.read_trait(tiny[1]), np.ones((tiny[0].num_samples, 1))
+    exact = exact_reml(y, X, [kernel(Z, w.astype(float)) for w in W.T])
+    found = dense.fit(y, X, tiny_kernels[which == "streamed"])
+    assert np.abs((found.theta - exact.theta) / found.se).max() < 1e-3
+    assert found.h2 == pytest.approx(exact.h2, abs=1e-3 * found.h2_se)
+    assert np.allclose(found.se**2, np.diag(np.linalg.inv(exact.ai)), rtol=1e-3)
+
+
+def test_streamed_kernels_are_the_kept_ones(tiny_kernels):
+    kept, streamed = tiny_kernels
+    theta = np.array([0.2, 0.0, 0.7])
+    A = np.random.default_rng(0).standard_normal((kept.K.shape[1], 5))
+    assert np.allclose(streamed.combine(theta), kept.combine(theta), atol=1e-5)
+    assert np.allclose(streamed.traces(A @ A.T), kept.traces(A @ A.T), rtol=1e-5)
+    assert np.allclose(streamed.images(A[:, 0]), kept.images(A[:, 0]), atol=1e-5)
+    assert np.allclose(streamed.mean_traces, kept.mean_traces, rtol=1e-6)
+
+
+def a_reference(benchmarks, prefix, **changed):
+    references = benchmarks("references")
+    values = {
+        "theta": [0.4, 0.6], "se": [0.1, 0.2], "h2": 0.4, "h2_se": 0.05, "error": 0.0, "how": "dense", "seconds": 1.0,
+        "threads": 1, "digest": references.phenotype_digest(prefix),
+    }  # fmt: skip
+    return references.Reference(**{**values, **changed})
+
+
+def test_a_reference_comes_back_for_its_own_cohort_and_components(benchmarks, tiny, tmp_path):
+    references, (cohort, prefix) = benchmarks("references"), tiny
+    path, stored = tmp_path / "references.json", a_reference(benchmarks, prefix)
+    assert references.find_reference(cohort, 1, prefix, path) is None
+    references.store_reference(cohort, 1, stored, path)
+    references.store_reference(cohort, 22, stored._replace(h2=0.1), path)
+    assert references.find_reference(cohort, 1, prefix, path) == stored
+    assert references.find_reference(cohort, 2, prefix, path) is None
+
+
+def test_a_reference_of_another_phenotype_is_refused(benchmarks, tiny, tmp_path):
+    references, (cohort, prefix) = benchmarks("references"), tiny
+    path = tmp_path / "references.json"
+    digest = references.phenotype_digest(prefix)
+    other = a_reference(benchmarks, prefix, digest=[digest[0], digest[1] * 1.001, digest[2]])
+    references.store_reference(cohort, 1, other, path)
+    with pytest.raises(ValueError, match=r"another phenotype.*--make-references"):
+        references.find_reference(cohort, 1, prefix, path)
+
+
+def test_differences_are_in_standard_errors_of_the_reference(benchmarks, tiny):
+    record = {
+        "components": [{"variance": 0.43}], "residuals": [{"variance": 0.52}], "h2": {"estimate": 0.41}
+    }  # fmt: skip
+    found = benchmarks("fits").differences(record, a_reference(benchmarks, tiny[1]))
+    assert found == pytest.approx({"max": 0.4, "rms": np.sqrt((0.3**2 + 0.4**2) / 2), "h2": 0.2})
+
+
+def test_a_fit_and_its_reference_must_have_as_many_components(benchmarks, tiny):
+    record = {"components": [{"variance": 0.1}] * 2, "residuals": [{"variance": 0.5}], "h2": {"estimate": 0.2}}
+    with pytest.raises(ValueError, match="3 variances and its reference 2"):
+        benchmarks("fits").differences(record, a_reference(benchmarks, tiny[1]))
+
+
+def test_rows_print_with_dashes_for_what_was_not_measured(benchmarks):
+    fits = benchmarks("fits")
+    line = fits.table_line({"cohort": "S", "G": 22, "s": 7.25, "passes": 1033.0, "status": "converged"})
+    assert line.split() == ["S", "22", "7.2", *["-"] * 4, "1033", *["-"] * 6, "converged"]
+
+
+def test_ratios_are_to_the_first_row(benchmarks):
+    first, row = {"value": 2, "seconds": 4.0, "passes": 10.0}, {"value": 6, "seconds": 6.0, "passes": 10.0}
+    found = benchmarks("scaling").with_ratios(row, first)
+    assert [found[f"{name}_ratio"] for name in first] == [3, 1.5, 1]
+
+
+@pytest.mark.parametrize("vary", ["n", "m", "G", "traits", "threads"])
+def test_a_point_differs_from_the_base_in_one_thing(benchmarks, vary):
+    scaling = benchmarks("scaling")
+    low, high = (scaling.make_point(vary, value, 7) for value in (1, 9))
+    flat = [(*point.cohort, *point[1:]) for point in (low, high)]
+    assert sum(a != b for a, b in zip(*flat, strict=True)) == 1
+
+
+def test_more_traits_than_the_cohort_has_are_refused(benchmarks):
+    with pytest.raises(ValueError, match="1 to 10 traits, found 11"):
+        benchmarks("scaling").make_point("traits", 11, 1)
+
+
+def test_the_floor_is_seconds_of_one_column_through_all_variants(benchmarks, monkeypatch):
+    floor = benchmarks("floor")
+    monkeypatch.setattr(floor, "MOST_BYTES", 4 * 50 * 100)
+    monkeypatch.setattr(floor.time, "perf_counter", iter(range(100)).__next__)
+    # 100 of 700 variants are multiplied, 8 columns at a time, in one second of this clock
+    assert floor.column_pass_seconds(50, 700, 8) == pytest.approx(7 / 8)
