@@ -91,7 +91,9 @@ def add_model(group) -> None:
         "--max-probes", "--n-rand-vec", dest="max_probes", type=positive_int, default=256, metavar="N",
         help="most probes to use for the traces (default 256)",
     )  # fmt: skip
-    group.add_argument("--first-probes", type=positive_int, default=16, metavar="N", help="probes to start with")
+    group.add_argument(
+        "--first-probes", type=positive_int, default=32, metavar="N", help="probes to start with (default 32)"
+    )
     group.add_argument(
         "--mc-target", type=positive_float, default=0.1, metavar="X",
         help="add probes until every Monte-Carlo error is at most X standard errors (default 0.1)",

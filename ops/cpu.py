@@ -17,12 +17,13 @@ import numpy as np
 from scipy import sparse
 
 from .cpu_fused import MIN_SAMPLES, fused_weighted, fused_z, fused_zt
-from .cpu_kernels import as_pairs, decode, pair_table
+from .cpu_kernels import as_pairs, decode, pair_table, scatter
 from .genotypes import Block, PackedGenotypes, blocks, code_values
 
 BLOCK_WIDTH = 512  # variants a tile: enough rows for BLAS to run at speed, few enough to stay in cache
 CHUNK_BYTES = 1 << 15  # bytes of one variant's decoded values in a tile (8,192 samples in float32)
 FUSED_COLUMNS = 24  # most columns for which products straight from packed bytes beat decoding and BLAS
+SCATTERED = 4  # how many times cheaper a column is in BLAS than added to one group at a time
 GROUPED_BYTES = 1 << 28  # right-hand sides of a grouped product that are laid out at once
 
 
@@ -101,10 +102,13 @@ class CpuProducts:
         """Z diag(W_g) Z-side products for every column g of ``weights`` (m, G): (m, k) -> (G, n, k); half a pass.
 
         Cost: a block of variants multiplies only by the groups that have weight in it, so disjoint contiguous
-        groups together cost k columns, and groups that overlap everywhere G k.
+        groups together cost k columns, and groups that overlap everywhere G k.  Where a variant is in few of its
+        block's groups, each is added to those alone.
         """
         U = np.ascontiguousarray(U, self.dtype)
         weights = sparse.csr_array(weights)
+        if self._is_scattered(weights):
+            return self._scattered(U, weights)
         k, groups = U.shape[1], weights.shape[1]
         out = np.zeros((groups, 4 * self._num_bytes, k), self.dtype)
 
@@ -122,6 +126,20 @@ class CpuProducts:
 
         for_each_tile(self, add_block)
         return out[:, : self.num_samples]
+
+    def _is_scattered(self, weights: sparse.csr_array) -> bool:
+        """Whether the variants of a block are in few of the groups that the block has."""
+        starts = range(0, self.num_variants, self.block_width)
+        active = sum(len(np.unique(weights[first : first + self.block_width].indices)) for first in starts)
+        return SCATTERED * weights.nnz < self.block_width * active
+
+    def _scattered(self, U: np.ndarray, weights: sparse.csr_array) -> np.ndarray:
+        out = np.zeros((weights.shape[1], U.shape[1], 4 * self._num_bytes), self.dtype)
+        data, indices = weights.data.astype(self.dtype), weights.indices.astype(np.int64)
+        for block in blocks(self.genotypes, self.block_width):
+            indptr = weights.indptr[block.start : block.stop + 1].astype(np.int64)
+            scatter(block.packed, self._values[block.rows], U[block.rows], indptr, indices, data, out)
+        return np.ascontiguousarray(out[:, :, : self.num_samples].transpose(0, 2, 1))
 
     def squared_norms_by_sample(self, weights: sparse.spmatrix) -> np.ndarray:
         """(n, G) float64: sum_j W_jg z_ij^2, the diagonals of Z diag(W_g) Z'; half a pass."""

@@ -85,7 +85,7 @@ def largest_mc_ratio(theta: np.ndarray, mean_traces: np.ndarray, covariance: np.
         return float(np.max(np.append(variances, np.nan_to_num(h2.mc_se / h2.se))))
 
 
-def boundary_weights(information: np.ndarray, num_points: int = 4096) -> np.ndarray:
+def boundary_weights(information: np.ndarray, num_points: int | None = None) -> np.ndarray:
     """(G + 1,) weights of the chi-bar-squared law of the test that G non-negative components are all zero.
 
     information (G + 1, G + 1): Fisher's at the null, residual last and profiled out.  G = 1: 1/2, 1/2.  Otherwise the
@@ -95,6 +95,7 @@ def boundary_weights(information: np.ndarray, num_points: int = 4096) -> np.ndar
     G = len(information) - 1
     if G == 1:
         return np.array([0.5, 0.5])
+    num_points = num_points or (4096 if G <= 32 else 1024)
     profiled = information[:G, :G] - np.outer(information[:G, G], information[G, :G]) / information[G, G]
     scale = np.sqrt(np.diag(profiled))
     upper = np.linalg.cholesky(profiled / np.outer(scale, scale)).T

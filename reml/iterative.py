@@ -102,8 +102,14 @@ def probe_tolerance(solver: SolverSettings, theta: np.ndarray, warm: Evaluation 
     return float(np.clip(0.02 * change, min(solver.final, solver.probes), solver.probes))
 
 
-def evaluate(problem: Problem, theta: np.ndarray, images: ProbeImages, warm: Evaluation | None) -> Evaluation:
-    """Score and average information at theta, with solves that start from ``warm``."""
+def evaluate(
+    problem: Problem, theta: np.ndarray, images: ProbeImages, warm: Evaluation | None, *, near: bool = False
+) -> Evaluation:
+    """Score and average information at theta, with solves that start from ``warm``.
+
+    ``near``: theta is within a tenth of a standard error of warm's, where the information has hardly changed: it is
+    taken over, which costs the last steps little and saves G + 1 columns of solves.
+    """
     covariance, Q, solver = problem.covariance, problem.Q, problem.settings.solver
     preconditioner = precondition(problem.core, theta)
     apply_v = likelihood.apply_v_at(covariance, theta)
@@ -119,16 +125,24 @@ def evaluate(problem: Problem, theta: np.ndarray, images: ProbeImages, warm: Eva
     options = {"max_iterations": solver.max_iterations, "check": False}
     solved = likelihood.solve(Q, apply_v, B, preconditioner, tol=tol, X0=PB0, **options)
     Py = solved.X[:, :1]
-    F = project(Q, likelihood.component_images(covariance, Py))
-    PF0 = None if warm is None else warm.PF
-    information = likelihood.solve(Q, apply_v, F, preconditioner, tol=solver.information, X0=PF0, **options)
+    ai, PF, steps, ok = (warm.ai, warm.PF, 0, True) if near else informed(problem, apply_v, preconditioner, Py, warm)
     with_control = preconditioner if problem.settings.probes.control_variates else None
     traces = trace_estimates(covariance, theta, images, solved.X[:, 1:], with_control)
     score = (likelihood.quadratic_forms(covariance, Py) - traces.mean) / 2
-    ai = likelihood.ai_matrix(F, information.X, information.R)
-    ok = bool(solved.converged.all() and information.converged.all())
-    steps = int(max(solved.iterations.max(), information.iterations.max()))
-    return Evaluation(theta, score, ai, traces, solved.X, information.X, steps, ok)
+    steps = max(steps, int(solved.iterations.max()))
+    return Evaluation(theta, score, ai, traces, solved.X, PF, steps, ok and bool(solved.converged.all()))
+
+
+def informed(problem: Problem, apply_v, preconditioner: Preconditioner, Py: np.ndarray, warm: Evaluation | None):
+    """Average information from P y, the solves P K_g P y behind it, the PCG steps they took, and whether all met
+    their tolerance."""
+    covariance, Q, solver = problem.covariance, problem.Q, problem.settings.solver
+    F = project(Q, likelihood.component_images(covariance, Py))
+    PF0 = None if warm is None else warm.PF
+    options = {"tol": solver.information, "max_iterations": solver.max_iterations, "check": False}
+    solved = likelihood.solve(Q, apply_v, F, preconditioner, X0=PF0, **options)
+    ai = likelihood.ai_matrix(F, solved.X, solved.R)
+    return ai, solved.X, int(solved.iterations.max()), bool(solved.converged.all())
 
 
 def init(problem: Problem, probes: Probes, start: np.ndarray | None) -> FitState:
@@ -172,7 +186,8 @@ def step(problem: Problem, state: FitState) -> tuple[FitState, Evaluation]:
     When the likelihood already falls steeply along the step just taken, its maximum on that line was overshot: the
     step is cut at the zero of its derivative (a secant step), which needs no likelihood.
     """
-    here = evaluate(problem, state.theta, state.images, state.last)
+    near = state.step is not None and not state.halvings and state.step.decrement <= SMALL_STEP
+    here = evaluate(problem, state.theta, state.images, state.last, near=near)
     if state.step is not None and state.halvings < 8:
         direction = state.step.direction
         before, now = state.last.score @ direction, here.score @ direction

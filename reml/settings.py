@@ -17,7 +17,7 @@ class SolverSettings:
 
     y: float = 1e-4
     probes: float = 1e-2
-    information: float = 0.1
+    information: float = 0.25
     final: float = 1e-5
     quadrature: float = 1e-6
     max_iterations: int = 400
@@ -32,7 +32,7 @@ class SolverSettings:
 class ProbeSettings:
     """How many probes: ``first`` at the start, more until mc_se <= ``mc_target`` se everywhere or none are left."""
 
-    first: int = 16
+    first: int = 32
     mc_target: float = 0.1
     control_variates: bool = True
 

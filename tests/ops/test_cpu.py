@@ -134,3 +134,18 @@ def test_negative_weights_are_refused_with_the_component(cohort):
 def test_a_block_of_the_wrong_height_is_refused(cohort):
     with pytest.raises(ValueError, match=r"B: expected \(203, k\), found \(5, 2\)"):
         CpuProducts(cohort[0]).zt(np.ones((5, 2)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scattered_groups_are_the_dense_product_of_each(dtype):
+    rng = np.random.default_rng(9)
+    counts = rng.choice(np.array([0, 1, 2, -127], np.int8), (203, 700), p=[0.4, 0.35, 0.2, 0.05])
+    genotypes = standardise([pack(counts[:, :301]), pack(counts[:, 301:])], 203)
+    weights = sparse.csr_array(rng.random((700, 40)) * (rng.random((700, 40)) < 0.05))
+    products = CpuProducts(genotypes, dtype)
+    assert products._is_scattered(weights)
+    U = rng.standard_normal((700, 3)).astype(dtype)
+    Z = to_dense(genotypes)
+    expected = np.stack([Z @ (weights[:, [g]].toarray() * U) for g in range(40)])
+    tolerance = 5e-6 if dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(products.grouped(U, weights), expected, atol=tolerance * np.abs(expected).max())
