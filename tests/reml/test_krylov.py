@@ -47,7 +47,7 @@ def test_by_default_one_component_takes_one_run_of_few_passes():
     counting = CountingCovariance(covariance_of(cohort, np.float32))
     found = fit(cohort.y, cohort.X, counting, draw_probes(cohort.n, 256, seed=1))
     expected = exact_reml(cohort.y, cohort.X, cohort.Ks)
-    assert found.method == "krylov" and found.mc_target_met and counting.column_passes < 350
+    assert found.method == "krylov" and found.mc_target_met and counting.column_passes < 450
     assert abs(found.h2.estimate[-1] - expected.h2) <= 4 * found.h2.mc_se[-1] + 0.005 * found.h2.se[-1]
     assert abs(found.loglik - expected.loglik) <= 4 * found.loglik_mc_se + 0.05
 
