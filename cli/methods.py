@@ -30,8 +30,8 @@ from gpu_reml.reml import (
 from .inputs import Inputs
 from .progress import Progress
 
-EXACT_SECONDS = 10.0  # an answer without Monte-Carlo error is worth this much, or twice the stochastic time
-EXACT_BYTES = 4 << 30
+EXACT_SECONDS = 5.0  # expected: an answer without Monte-Carlo error is worth this much, or twice the stochastic time
+EXACT_BYTES = 1 << 30
 PASS_FLOPS = 1e11  # a second, of genotype products
 USUAL_PASSES = (200, 800)  # of a stochastic fit, one and several components
 
