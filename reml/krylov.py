@@ -96,24 +96,28 @@ def krylov_fits(
     deep = available if exact else min(settings.probes.first, available)
     if hooks.resume is None:
         at = begin(cohort, traits, probes, deep, min(SHALLOW * deep, available))
+        at, status = judged(cohort, traits, at, settings)
+        hooks.report(at.history[0][-1])
     else:
-        at = hooks.resume
+        at, status = hooks.resume, None
         covariance.column_passes = at.column_passes
-    at, status = judged(cohort, traits, at, settings) if hooks.resume is None else (at, None)
     while status is None:
         hooks.save(at)
+        known = len(at.history[0])
         at, status = judged(cohort, traits, at._replace(run=advance(cohort, at.run)), settings)
-        hooks.report(at.history[0][-1])
+        for record in at.history[0][known:]:  # none at the steps that are not judged
+            hooks.report(record)
     num_lead = traits.Y.shape[1] + cohort.F.shape[1]
     spectra = probe_spectra(at.run, num_lead, at.moments)
     measures = at.run.measures(slice(traits.Y.shape[1]))
-    for _ in range(MOST_ROUNDS):
+    for rounds in range(MOST_ROUNDS + 1):
         calibration = calibrate(spectra, cohort.dimension, cohort.trace)
         estimates = [
             estimate(cohort, measure, calibration, settings.residual_floor, exact=exact) for measure in measures
         ]
         wanted = probes_wanted(estimates, at.run.num_steps, spectra, available, settings.probes.mc_target)
-        if exact or wanted == (spectra.num_deep, spectra.num_probes) or spectra.num_probes == available:
+        enough = exact or wanted == (spectra.num_deep, spectra.num_probes) or spectra.num_probes == available
+        if enough or rounds == MOST_ROUNDS:
             break
         spectra = spectra.joined(further_probes(cohort, probes, spectra, wanted, at.run.num_steps))
     details = {"status": status, "num_probes": spectra.num_probes, "mc_target": settings.probes.mc_target}
