@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from .covariance import CountingCovariance, Covariance, as_covariance
 from .exact import one_trait
-from .inference import Derived, heritability, shares_of_genetic, total_variance
 from .likelihood import apply_v_at
 from .linalg import project, symmetric
 from .moments import check_separable, component_images, probe_grams, quadratic_forms
 from .precondition import complement_traces
 from .probes import Probes, probes_are_exact
 from .step import SingularInformationError, ai_step
-from .tables import component_frame, component_lines, component_records
+from .tables import Components, component_lines, component_records
 
 BATCH_BYTES = 1 << 28  # most memory that K_g z of a batch of probes may take
 DEFAULT_PROBES = 64
@@ -28,7 +26,7 @@ RESIDUAL_FLOOR = 1e-6  # of y's variance, in the covariance under which the samp
 
 
 @dataclass(frozen=True)
-class HEResult:
+class HEResult(Components):
     """Haseman-Elston estimates, in the phenotype's units squared; ``theta`` has the residual last and may be negative.
 
     ``covariance``: sampling covariance for a normal phenotype, itself known to about 1 / num_probes of the errors.
@@ -46,38 +44,6 @@ class HEResult:
     num_fixed: int
     num_probes: int
     column_passes: float
-
-    @property
-    def se(self) -> np.ndarray:
-        """(G + 1,) sampling standard errors of theta."""
-        return np.sqrt(np.diag(self.covariance))
-
-    @property
-    def mc_se(self) -> np.ndarray:
-        """(G + 1,) Monte-Carlo standard errors of theta."""
-        return np.sqrt(np.diag(self.mc_covariance))
-
-    def _derived(self, function) -> Derived:
-        return function(self.theta, self.mean_traces, self.covariance, self.mc_covariance)
-
-    @property
-    def h2(self) -> Derived:
-        """h2 of every component, then of all together (G + 1,); weighted by tr(K_g) / n."""
-        return self._derived(heritability)
-
-    @property
-    def shares(self) -> Derived:
-        """(G,) shares of the genetic variance."""
-        return self._derived(shares_of_genetic)
-
-    @property
-    def vp(self) -> Derived:
-        """Phenotypic variance given the fixed effects, (1,)."""
-        return self._derived(total_variance)
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per variance component, residual last."""
-        return component_frame(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and arrays, ready for JSON."""

@@ -5,11 +5,10 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from .inference import Derived, Lrt, heritability, likelihood_ratio_test, shares_of_genetic, total_variance
+from .inference import Lrt, likelihood_ratio_test
 from .spectral import Profile
-from .tables import component_frame, component_lines, component_records
+from .tables import Components, component_lines, component_records
 
 
 class Status(Enum):
@@ -50,7 +49,7 @@ class FixedEffects(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FitResult:
+class FitResult(Components):
     """A REML fit.  Variances are in the phenotype's units squared; ``theta`` has the residual last.
 
     ``covariance``: sampling covariance of theta, the inverse average information.  ``mc_covariance``: Monte-Carlo
@@ -89,40 +88,8 @@ class FitResult:
         return self.status is Status.CONVERGED
 
     @property
-    def se(self) -> np.ndarray:
-        """(G + 1,) sampling standard errors of theta."""
-        return np.sqrt(np.diag(self.covariance))
-
-    @property
-    def mc_se(self) -> np.ndarray:
-        """(G + 1,) Monte-Carlo standard errors of theta."""
-        return np.sqrt(np.maximum(np.diag(self.mc_covariance), 0))
-
-    def _derived(self, function) -> Derived:
-        return function(self.theta, self.mean_traces, self.covariance, self.mc_covariance)
-
-    @property
-    def h2(self) -> Derived:
-        """h2 of every component, then of all together (G + 1,); weighted by tr(K_g) / n."""
-        return self._derived(heritability)
-
-    @property
-    def shares(self) -> Derived:
-        """(G,) shares of the genetic variance."""
-        return self._derived(shares_of_genetic)
-
-    @property
-    def vp(self) -> Derived:
-        """Phenotypic variance given the fixed effects, (1,)."""
-        return self._derived(total_variance)
-
-    @property
     def mc_target_met(self) -> bool:
         return bool(self.mc_ratio <= self.mc_target)
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per variance component, residual last."""
-        return component_frame(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, ready for JSON; the keys of OUT.json that belong to the fit."""

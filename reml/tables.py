@@ -1,32 +1,59 @@
 """Tables of variance components, the same for every estimator: rows of a frame, plain records, lines of text."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .inference import Derived
+from .inference import Derived, heritability, shares_of_genetic, total_variance
 
 
-class Components(Protocol):
-    """What a table needs of a result; ``h2`` (G + 1,) ends with the total, theta and its errors with the residual."""
+class Components:
+    """What follows from theta and its two covariances, for every result that has them.
+
+    A result gives ``names`` (G,), ``theta`` (G + 1,) with the residual last, ``covariance`` (sampling) and
+    ``mc_covariance`` (Monte-Carlo), ``mean_traces`` (G,) tr(K_g) / n, and ``num_samples``.
+    """
 
     names: tuple[str, ...]
     theta: np.ndarray
+    covariance: np.ndarray
+    mc_covariance: np.ndarray
     mean_traces: np.ndarray
     num_samples: int
 
     @property
-    def se(self) -> np.ndarray: ...
+    def se(self) -> np.ndarray:
+        """(G + 1,) sampling standard errors of theta."""
+        return np.sqrt(np.diag(self.covariance))
+
     @property
-    def mc_se(self) -> np.ndarray: ...
+    def mc_se(self) -> np.ndarray:
+        """(G + 1,) Monte-Carlo standard errors of theta."""
+        return np.sqrt(np.maximum(np.diag(self.mc_covariance), 0))
+
+    def _derived(self, function) -> Derived:
+        return function(self.theta, self.mean_traces, self.covariance, self.mc_covariance)
+
     @property
-    def h2(self) -> Derived: ...
+    def h2(self) -> Derived:
+        """h2 of every component, then of all together (G + 1,); weighted by tr(K_g) / n."""
+        return self._derived(heritability)
+
     @property
-    def shares(self) -> Derived: ...
+    def shares(self) -> Derived:
+        """(G,) shares of the genetic variance."""
+        return self._derived(shares_of_genetic)
+
     @property
-    def vp(self) -> Derived: ...
+    def vp(self) -> Derived:
+        """Phenotypic variance given the fixed effects, (1,)."""
+        return self._derived(total_variance)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per variance component, residual last."""
+        return component_frame(self)
 
 
 def component_frame(result: Components) -> pd.DataFrame:
