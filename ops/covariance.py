@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from scipy import sparse
 
 from .genotypes import PackedGenotypes
 
-INNER_ROWS = 1 << 14  # variants whose products are held in float64 at once
-
 
 class Products(Protocol):
-    """What a backend offers: products with the standardised Z (n, m) of its genotypes.  See :class:`CpuProducts`."""
+    """What a backend offers: products with the standardised Z (n, m) of its genotypes.  See :class:`CpuProducts`.
+
+    ``block`` puts an array (n, k) where the backend computes; blocks (n, k) and features (m, k) stay there.
+    """
 
     name: str
     dtype: type
@@ -21,10 +22,13 @@ class Products(Protocol):
     num_samples: int
     num_variants: int
 
-    def zt(self, B: np.ndarray) -> np.ndarray: ...
-    def z(self, U: np.ndarray) -> np.ndarray: ...
-    def weighted(self, B: np.ndarray, w: np.ndarray) -> np.ndarray: ...
-    def grouped(self, U: np.ndarray, weights: sparse.spmatrix) -> np.ndarray: ...
+    def block(self, array: np.ndarray) -> Any: ...
+    def zt(self, B) -> Any: ...
+    def z(self, U) -> Any: ...
+    def weighted(self, B, w: np.ndarray) -> Any: ...
+    def grouped(self, U, weights: sparse.spmatrix) -> Any: ...
+    def inner(self, FA, FB, weights: sparse.spmatrix) -> np.ndarray: ...
+    def gram(self, F, weights: sparse.spmatrix) -> np.ndarray: ...
     def squared_norms_by_sample(self, weights: sparse.spmatrix) -> np.ndarray: ...
 
 
@@ -68,6 +72,10 @@ class GenotypeCovariance:
         genotypes = self.products.genotypes
         return self.weights.T @ (genotypes.num_called * (genotypes.inv_sd > 0)).astype(np.float64)
 
+    def block(self, array: np.ndarray) -> np.ndarray:
+        """An array (n, k) where the products are computed, in their type."""
+        return self.products.block(array)
+
     def apply(self, theta: np.ndarray, B: np.ndarray) -> np.ndarray:
         """sum_g theta_g K_g B, (n, k) -> (n, k), in one pass for any number of components."""
         return self.products.weighted(B, self.weights @ np.asarray(theta, np.float64))
@@ -78,20 +86,11 @@ class GenotypeCovariance:
 
     def inner(self, FA: np.ndarray, FB: np.ndarray) -> np.ndarray:
         """(G, k) a_k' K_g b_k, column by column, from features of A and B; no pass."""
-        out = np.zeros((self.num_components, FA.shape[1]))
-        for first in range(0, len(FA), INNER_ROWS):
-            rows = slice(first, first + INNER_ROWS)
-            out += self.weights[rows].T @ (FA[rows].astype(np.float64) * FB[rows])
-        return out
+        return self.products.inner(FA, FB, self.weights)
 
     def gram(self, F: np.ndarray) -> np.ndarray:
         """(G, k, k) B' K_g B from features of B; no pass."""
-        columns = self.weights.tocsc()
-        out = np.empty((self.num_components, F.shape[1], F.shape[1]))
-        for g in range(self.num_components):
-            entries = slice(columns.indptr[g], columns.indptr[g + 1])
-            out[g] = _weighted_gram(F, columns.indices[entries], columns.data[entries])
-        return out
+        return self.products.gram(F, self.weights)
 
     def apply_each(self, F: np.ndarray) -> np.ndarray:
         """(G, n, k) K_g B for every g from features of B; half a pass with ``overlap`` k columns."""
@@ -100,15 +99,6 @@ class GenotypeCovariance:
     def diagonals(self) -> np.ndarray:
         """(n, G) the diagonal of every K_g; half a pass."""
         return self.products.squared_norms_by_sample(self.weights)
-
-
-def _weighted_gram(F: np.ndarray, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """F[rows]' diag(w) F[rows] in float64 sums over slabs of rows."""
-    total = np.zeros((F.shape[1], F.shape[1]))
-    for first in range(0, len(rows), INNER_ROWS):
-        slab = F[rows[first : first + INNER_ROWS]]
-        total += slab.T @ (slab * w[first : first + INNER_ROWS, None].astype(F.dtype))
-    return (total + total.T) / 2
 
 
 def make_covariance(

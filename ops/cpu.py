@@ -24,6 +24,7 @@ BLOCK_WIDTH = 512  # variants a tile: enough rows for BLAS to run at speed, few 
 CHUNK_BYTES = 1 << 15  # bytes of one variant's decoded values in a tile (8,192 samples in float32)
 FUSED_COLUMNS = 24  # most columns for which products straight from packed bytes beat decoding and BLAS
 SCATTERED = 4  # how many times cheaper a column is in BLAS than added to one group at a time
+INNER_ROWS = 1 << 14  # variants whose products are held in float64 at once
 GROUPED_BYTES = 1 << 28  # right-hand sides of a grouped product that are laid out at once
 
 
@@ -58,6 +59,10 @@ class CpuProducts:
     @property
     def num_variants(self) -> int:
         return self.genotypes.num_variants
+
+    def block(self, array: np.ndarray) -> np.ndarray:
+        """An array (n, k) in the working type."""
+        return np.asarray(array, self.dtype)
 
     def zt(self, B: np.ndarray) -> np.ndarray:
         """Z' B, (n, k) -> (m, k); half a pass."""
@@ -141,6 +146,24 @@ class CpuProducts:
             scatter(block.packed, self._values[block.rows], U[block.rows], indptr, indices, data, out)
         return np.ascontiguousarray(out[:, :, : self.num_samples].transpose(0, 2, 1))
 
+    def inner(self, FA: np.ndarray, FB: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:
+        """(G, k) float64 fa_k' W_g fb_k for every column g of ``weights``, from features FA and FB (m, k); no pass."""
+        weights = sparse.csr_array(weights)
+        out = np.zeros((weights.shape[1], FA.shape[1]))
+        for first in range(0, len(FA), INNER_ROWS):
+            rows = slice(first, first + INNER_ROWS)
+            out += weights[rows].T @ (FA[rows].astype(np.float64) * FB[rows])
+        return out
+
+    def gram(self, F: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:
+        """(G, k, k) F' W_g F for every column g of ``weights``, from features F (m, k); no pass."""
+        columns = sparse.csc_array(weights)
+        out = np.empty((columns.shape[1], F.shape[1], F.shape[1]))
+        for g in range(columns.shape[1]):
+            entries = slice(columns.indptr[g], columns.indptr[g + 1])
+            out[g] = _weighted_gram(F, columns.indices[entries], columns.data[entries])
+        return out
+
     def squared_norms_by_sample(self, weights: sparse.spmatrix) -> np.ndarray:
         """(n, G) float64: sum_j W_jg z_ij^2, the diagonals of Z diag(W_g) Z'; half a pass."""
         weights = sparse.csr_array(weights)
@@ -180,6 +203,15 @@ class CpuProducts:
         padded = self._zero_rows(B.shape[1])
         padded[: len(B)] = B
         return padded
+
+
+def _weighted_gram(F: np.ndarray, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """F[rows]' diag(w) F[rows] in float64 sums over slabs of rows."""
+    total = np.zeros((F.shape[1], F.shape[1]))
+    for first in range(0, len(rows), INNER_ROWS):
+        slab = F[rows[first : first + INNER_ROWS]]
+        total += slab.T @ (slab * w[first : first + INNER_ROWS, None].astype(F.dtype))
+    return (total + total.T) / 2
 
 
 def _add(target: np.ndarray, term: np.ndarray) -> None:

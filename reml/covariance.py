@@ -5,13 +5,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .linalg import Block
+
 Apply = Callable[[np.ndarray], np.ndarray]
 
 
 class Covariance(Protocol):
     """G genetic components K_g (n, n), never formed.  Blocks B are (n, k).
 
-    ``features(B)`` is whatever makes ``inner``, ``gram`` and ``apply_each`` cheap: for genotypes Z'B, half a pass.
+    ``block`` puts an array where the products are computed, in their type; what it returns is a
+    :data:`~gpu_reml.reml.linalg.Block`, as are all B and all results here.  ``features(B)`` is whatever makes
+    ``inner``, ``gram`` and ``apply_each`` cheap: for genotypes Z'B, half a pass.
     """
 
     names: tuple[str, ...]
@@ -22,11 +26,12 @@ class Covariance(Protocol):
 
     @property
     def traces(self) -> np.ndarray: ...
-    def apply(self, theta: np.ndarray, B: np.ndarray) -> np.ndarray: ...
-    def features(self, B: np.ndarray) -> Any: ...
+    def block(self, array: np.ndarray) -> Block: ...
+    def apply(self, theta: np.ndarray, B: Block) -> Block: ...
+    def features(self, B: Block) -> Any: ...
     def inner(self, FA: Any, FB: Any) -> np.ndarray: ...
     def gram(self, F: Any) -> np.ndarray: ...
-    def apply_each(self, F: Any) -> np.ndarray: ...
+    def apply_each(self, F: Any) -> Any: ...
 
 
 class FunctionCovariance:
@@ -44,6 +49,9 @@ class FunctionCovariance:
         self.num_samples = num_samples
         self.num_components = len(self.apply_ks)
         self.names = tuple(names) if names else tuple(f"component_{g:03d}" for g in range(len(apply_ks)))
+
+    def block(self, array):
+        return np.asarray(array, self.dtype)
 
     def apply(self, theta, B):
         out = np.zeros_like(B)

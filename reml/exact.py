@@ -92,12 +92,10 @@ def contrast_kernels(covariance, basis: Contrasts) -> np.ndarray:
     Ks = np.empty((G, N, N))
     for first in range(0, N, BLOCK_COLUMNS):
         last = min(first + BLOCK_COLUMNS, N)
-        block = basis.columns(first, last).astype(covariance.dtype)
-        images = (
-            covariance.apply(np.ones(1), block)[None] if G == 1 else covariance.apply_each(covariance.features(block))
-        )
+        block = covariance.block(basis.columns(first, last))
+        images = [covariance.apply(np.ones(1), block)] if G == 1 else covariance.apply_each(covariance.features(block))
         for K, image in zip(Ks, images, strict=True):
-            K[first:last] = basis.coordinates(image.astype(np.float64)).T
+            K[first:last] = basis.coordinates(np.asarray(image, np.float64)).T
     for K, name in zip(Ks, covariance.names, strict=True):
         if not np.isfinite(K).all():
             raise ValueError(f"covariance: component {name} has entries that are not finite; check the operator")
@@ -376,8 +374,8 @@ def result_of(
 def fixed_effects(model: Model, point: Point, trait: Traits, basis: Contrasts, covariance) -> FixedEffects:
     """Generalised least squares from Q'X b = Q'(y - V P y) and var(Q'X b) = Q'(V - V P V)Q; c + 1 column-passes."""
     Q, scale = trait.Q, float(trait.scales[0])
-    block = np.column_stack([basis.vectors(point.Py), Q]).astype(covariance.dtype)
-    images = apply_v_at(covariance, point.theta)(block).astype(np.float64)
+    block = covariance.block(np.column_stack([basis.vectors(point.Py), Q]))
+    images = np.asarray(apply_v_at(covariance, point.theta)(block), np.float64)
     VPy, VQ = images[:, :1], images[:, 1:]
     cross = basis.coordinates(VQ)
     inner = Q.T @ VQ - cross.T @ model.solve(point, cross)

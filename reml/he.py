@@ -13,7 +13,7 @@ import numpy as np
 from .covariance import CountingCovariance, Covariance, as_covariance
 from .exact import one_trait
 from .likelihood import apply_v_at
-from .linalg import project, symmetric
+from .linalg import Block, columns, gram, project, symmetric, take_columns
 from .moments import check_separable, component_images, probe_grams, quadratic_forms
 from .precondition import complement_traces
 from .probes import Probes, probes_are_exact
@@ -78,9 +78,10 @@ def haseman_elston(
     trait = one_trait(y, X, counting)
     exact = probes_are_exact(probes.trace)
     s = probes_used(probes, num_probes, exact, counting.num_samples)
-    Z = project(trait.Q, probes.trace[:, :s].astype(counting.dtype))
-    found = probe_moments(counting, trait.Q, Z)
-    q = quadratic_forms(counting, trait.scaled.astype(counting.dtype))
+    Q = counting.block(trait.Q)
+    Z = project(Q, counting.block(probes.trace[:, :s]))
+    found = probe_moments(counting, Q, Z)
+    q = quadratic_forms(counting, counting.block(trait.scaled))
     T = found.normal_matrix
     try:
         check_separable(T)
@@ -93,7 +94,7 @@ def haseman_elston(
         ) from None
     theta = np.linalg.solve(T, q)
     inverse = np.linalg.inv(T)
-    S = moment_covariance(counting, trait.Q, Z, found.features, valid, exact=exact)
+    S = moment_covariance(counting, Q, Z, found.features, valid, exact=exact)
     sampling = symmetric(inverse @ S @ inverse)
     if not (np.diag(sampling) > 0).all():
         raise ValueError(f"num_probes: {s} are too few to tell the sampling errors; use more")
@@ -158,26 +159,26 @@ class ProbeMoments(NamedTuple):
         return out
 
 
-def probe_moments(covariance: Covariance, Q: np.ndarray, Z: np.ndarray) -> ProbeMoments:
+def probe_moments(covariance: Covariance, Q: Block, Z: Block) -> ProbeMoments:
     """Moments from projected probes Z (n, s); s (1 + overlap) / 2 column-passes, in batches."""
     G = covariance.num_components
     n, s = Z.shape
     dimension = n - Q.shape[1]
     traces = complement_traces(covariance, Q)
-    batch = max(1, BATCH_BYTES // (G * n * Z.itemsize))
+    batch = max(1, BATCH_BYTES // (G * n * Z.dtype.itemsize))
     features, grams = [], []
     for first in range(0, s, batch):
-        block = np.ascontiguousarray(Z[:, first : first + batch])
+        block = take_columns(Z, slice(first, first + batch))
         features.append(covariance.features(block))
         grams.append(probe_grams(component_images(covariance, Q, features[-1]), block))
     a = traces / dimension
     centre = np.hstack([np.eye(G), -a[:, None]])  # [K_1 z, .., K_G z, z] -> [(K_1 - a_1) z, ..]
     per_probe = centre @ np.concatenate(grams) @ centre.T + np.outer(a, traces)
-    return ProbeMoments(per_probe, traces, dimension, np.concatenate(features, axis=-1))
+    return ProbeMoments(per_probe, traces, dimension, columns(*features))
 
 
 def moment_covariance(
-    covariance: Covariance, Q: np.ndarray, Z: np.ndarray, features: Any, theta: np.ndarray, *, exact: bool
+    covariance: Covariance, Q: Block, Z: Block, features: Any, theta: np.ndarray, *, exact: bool
 ) -> np.ndarray:
     """(G + 1, G + 1) S_gh = cov(y'K_g y, y'K_h y) = 2 tr(K_g V K_h V) on the complement of X, at V(theta).
 
@@ -188,8 +189,8 @@ def moment_covariance(
     s = Z.shape[1]
     W = project(Q, apply_v_at(covariance, theta)(Z))
     C = np.empty((covariance.num_components + 1, s, s))
-    C[:-1] = covariance.gram(np.concatenate([features, covariance.features(W)], axis=-1))[:, :s, s:]
-    C[-1] = Z.T.astype(np.float64) @ W
+    C[:-1] = covariance.gram(columns(features, covariance.features(W)))[:, :s, s:]
+    C[-1] = gram(Z, W)
     pairs = s * s
     if not exact:
         C[:, np.arange(s), np.arange(s)] = 0

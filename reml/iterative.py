@@ -15,7 +15,7 @@ from . import likelihood
 from .covariance import CountingCovariance
 from .hooks import Hooks
 from .inference import boundary_weights, largest_mc_ratio, mc_covariance_of_theta
-from .linalg import project
+from .linalg import Block, columns, gram, project
 from .moments import Moments, moments, start_values
 from .precondition import (
     Preconditioner,
@@ -45,8 +45,8 @@ class Problem(NamedTuple):
     preconditioner has been decided on."""
 
     covariance: CountingCovariance
-    Q: np.ndarray
-    y: np.ndarray
+    Q: Block
+    y: Block
     lower: np.ndarray
     moments: Moments
     core: ProjectedCore
@@ -61,8 +61,8 @@ class Evaluation(NamedTuple):
     score: np.ndarray
     ai: np.ndarray
     traces: TraceEstimates
-    PB: np.ndarray
-    PF: np.ndarray
+    PB: Block
+    PF: Block
     pcg_iterations: int
     solved: bool
 
@@ -78,14 +78,15 @@ class FitState(NamedTuple):
     halvings: int = 0
 
 
-def prepare(covariance, Q, y, probes: Probes, settings: FitSettings) -> Problem:
-    """Moments and preconditioner: what a fit needs once.  y (n, 1) projected, of unit variance."""
+def prepare(covariance, traits: Traits, probes: Probes, settings: FitSettings) -> Problem:
+    """Moments and preconditioner: what a fit needs once."""
+    Q, y = covariance.block(traits.Q), covariance.block(traits.scaled)
     n, G = covariance.num_samples, covariance.num_components
     lower = np.append(np.zeros(G), settings.residual_floor)
-    columns = int(np.clip(MOMENT_BYTES // (G * n * np.dtype(covariance.dtype).itemsize), 1, 8))
+    used = int(np.clip(MOMENT_BYTES // (G * n * np.dtype(covariance.dtype).itemsize), 1, 8))
     if probes_are_exact(probes.trace):
-        columns = n
-    Z = project(Q, probes.trace[:, :columns].astype(covariance.dtype))
+        used = n
+    Z = project(Q, covariance.block(probes.trace[:, :used]))
     found = moments(covariance, Q, y, Z)
     traces = complement_traces(covariance, Q)
     guess = start_values(found, lower)
@@ -114,13 +115,13 @@ def evaluate(
     preconditioner = precondition(problem.core, theta)
     apply_v = likelihood.apply_v_at(covariance, theta)
     s = images.Z.shape[1]
-    B = np.concatenate([problem.y, images.Z], axis=1)
+    B = columns(problem.y, images.Z)
     PB0 = None
     if warm is not None:
         PB0 = warm.PB
         if PB0.shape[1] < 1 + s:
             fresh = preconditioner.apply_minv(images.Z[:, PB0.shape[1] - 1 :])
-            PB0 = np.concatenate([PB0, fresh], axis=1)
+            PB0 = columns(PB0, fresh)
     tol = np.append(min(solver.y, 1e-2 / np.sqrt(len(Q))), np.full(s, probe_tolerance(solver, theta, warm)))
     options = {"max_iterations": solver.max_iterations, "check": False}
     solved = likelihood.solve(Q, apply_v, B, preconditioner, tol=tol, X0=PB0, **options)
@@ -133,7 +134,7 @@ def evaluate(
     return Evaluation(theta, score, ai, traces, solved.X, PF, steps, ok and bool(solved.converged.all()))
 
 
-def informed(problem: Problem, apply_v, preconditioner: Preconditioner, Py: np.ndarray, warm: Evaluation | None):
+def informed(problem: Problem, apply_v, preconditioner: Preconditioner, Py: Block, warm: Evaluation | None):
     """Average information from P y, the solves P K_g P y behind it, the PCG steps they took, and whether all met
     their tolerance."""
     covariance, Q, solver = problem.covariance, problem.Q, problem.settings.solver
@@ -160,16 +161,14 @@ def make_images(problem: Problem, probes: Probes, batches: tuple[int, ...]) -> P
     edges = np.cumsum((0, *batches))
     parts = []
     for first, last in pairwise(edges):
-        Z = project(problem.Q, probes.trace[:, first:last].astype(problem.covariance.dtype))
+        Z = project(problem.Q, problem.covariance.block(probes.trace[:, first:last]))
         parts.append(probe_images(problem.covariance, core, Z))
     return joined_images(parts)
 
 
 def joined_images(parts: list[ProbeImages]) -> ProbeImages:
     """Images of several sets of probes as one."""
-    return ProbeImages(
-        *(None if part[0] is None else np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
-    )
+    return ProbeImages(*(None if part[0] is None else columns(*part) for part in zip(*parts, strict=True)))
 
 
 def with_more_probes(problem: Problem, probes: Probes, state: FitState, here: Evaluation, wanted: int) -> FitState:
@@ -342,15 +341,18 @@ def saved(loop: Loop) -> Saved:
 
 def restored(value: Saved, traits: Traits, covariance: CountingCovariance, probes: Probes, settings) -> Loop:
     """The loop that was saved, with the probes' products computed again."""
-    traces = complement_traces(covariance, traits.Q)
-    dimension = len(traits.Q) - traits.Q.shape[1]
-    core = ProjectedCore(value.basis, value.cores, traces, dimension, value.core_theta)
+    Q, y = covariance.block(traits.Q), covariance.block(traits.scaled)
+    traces = complement_traces(covariance, Q)
+    dimension = len(Q) - Q.shape[1]
+    core = ProjectedCore(covariance.block(value.basis), value.cores, traces, dimension, value.core_theta)
     lower = np.append(np.zeros(covariance.num_components), settings.residual_floor)
-    y = traits.scaled.astype(covariance.dtype)
-    problem = Problem(covariance, traits.Q, y, lower, value.moments, core, settings, value.core_tried)
+    problem = Problem(covariance, Q, y, lower, value.moments, core, settings, value.core_tried)
     images = make_images(problem, probes, value.batches)
     covariance.column_passes = value.column_passes
-    state = FitState(value.theta, images, value.batches, value.last, value.step, value.halvings)
+    last = value.last
+    if last is not None:
+        last = last._replace(PB=covariance.block(last.PB), PF=covariance.block(last.PF))
+    state = FitState(value.theta, images, value.batches, last, value.step, value.halvings)
     return Loop(problem, state, value.history)
 
 
@@ -369,7 +371,7 @@ def iterative_fit(
     """
     scale = float(traits.scales[0])
     if hooks.resume is None:
-        problem = prepare(covariance, traits.Q, traits.scaled.astype(covariance.dtype), probes, settings)
+        problem = prepare(covariance, traits, probes, settings)
         start = None if start is None else np.asarray(start, np.float64) / scale**2
         loop = Loop(problem, init(problem, probes, start))
     else:
@@ -388,14 +390,15 @@ def finish(loop: Loop, probes: Probes, traits: Traits) -> FitResult:
     theta, s, scale = state.theta, state.images.Z.shape[1], float(traits.scales[0])
     preconditioner = precondition(problem.core, theta)
     apply_v = likelihood.apply_v_at(covariance, theta)
-    likely = likelihood.loglik(
-        traits.Y[:, 0] / scale,
-        traits.X,
+    exact = probes_are_exact(probes.trace)
+    likely = likelihood.loglik_of_contrasts(
+        Q,
+        problem.y,
+        state.images.Z,
         apply_v,
-        probes.trace[:, :s].astype(covariance.dtype),
         preconditioner=preconditioner,
         tol=solver.final,
-        quadrature={"tol": solver.quadrature, "mc_share": 0.0 if probes_are_exact(probes.trace) else 0.05},
+        quadrature={"tol": solver.quadrature, "mc_share": 0.0 if exact else 0.05},
         Py0=here.PB[:, :1],
     )
     F = project(Q, likelihood.component_images(covariance, likely.Py))
@@ -410,7 +413,7 @@ def finish(loop: Loop, probes: Probes, traits: Traits) -> FitResult:
         mc=mc,
         free=free_parameters(problem, theta),
         loglik=likely.value,
-        loglik_mc_se=likely.mc_se,
+        loglik_mc_se=0.0 if exact else likely.mc_se,
         weights=boundary_weights(problem.moments.T),
         ratio=largest_mc_ratio(theta, mean_traces, np.linalg.inv(ai), mc),
         fixed_effects=fixed_effects(problem, preconditioner, theta, likely.Py, traits),
@@ -430,7 +433,7 @@ def finish(loop: Loop, probes: Probes, traits: Traits) -> FitResult:
 
 
 def fixed_effects(
-    problem: Problem, preconditioner: Preconditioner, theta: np.ndarray, Py: np.ndarray, traits: Traits
+    problem: Problem, preconditioner: Preconditioner, theta: np.ndarray, Py: Block, traits: Traits
 ) -> FixedEffects:
     """Generalised least squares from X b = y - V P y and X (X'V^-1X)^-1 X' = V - V P V; c + 1 columns.
 
@@ -438,12 +441,12 @@ def fixed_effects(
     """
     covariance, Q = problem.covariance, problem.Q
     apply_v = likelihood.apply_v_at(covariance, theta)
-    images = apply_v(np.column_stack([Py, Q]).astype(covariance.dtype))
-    VPy, VQ = images[:, :1].astype(np.float64), images[:, 1:]
+    images = apply_v(columns(Py, Q))
+    VPy, VQ = images[:, :1], images[:, 1:]
     scale = float(traits.scales[0])
     PVQ = likelihood.solve(Q, apply_v, VQ, preconditioner, tol=1e-3, check=False).X
-    inner = Q.T @ VQ - VQ.T.astype(np.float64) @ PVQ
-    to_columns = np.linalg.lstsq(traits.X, Q, rcond=None)[0]
-    fitted = Q.T @ (traits.Y - scale * VPy)
+    inner = gram(Q, VQ) - gram(VQ, PVQ)
+    to_columns = np.linalg.lstsq(traits.X, traits.Q, rcond=None)[0]
+    fitted = traits.Q.T @ traits.Y - scale * gram(Q, VPy)
     cov = to_columns @ inner @ to_columns.T * scale**2
     return FixedEffects((to_columns @ fitted)[:, 0], (cov + cov.T) / 2)

@@ -18,7 +18,7 @@ from .covariance import CountingCovariance
 from .hooks import Hooks
 from .inference import largest_mc_ratio, mc_covariance_of_theta
 from .lanczos import LanczosState, lanczos_start, lanczos_step, ritz_measures
-from .linalg import column_dots, project, symmetric
+from .linalg import Block, column_dots, columns, gram, project, symmetric
 from .probes import Probes, probes_are_exact
 from .result import Estimate, FitResult, FixedEffects, Record, Status, make_result
 from .settings import FitSettings
@@ -38,10 +38,10 @@ class Cohort(NamedTuple):
     (``moved`` says which of the c are kept)."""
 
     covariance: CountingCovariance
-    Q: np.ndarray
+    Q: Block
     trace: float
     inner: np.ndarray
-    F: np.ndarray
+    F: Block
     moved: np.ndarray
 
     @property
@@ -99,7 +99,7 @@ def krylov_fits(
         at, status = judged(cohort, traits, at, settings)
         hooks.report(at.history[0][-1])
     else:
-        at, status = hooks.resume, None
+        at, status = resumed(hooks.resume, covariance), None
         covariance.column_passes = at.column_passes
     while status is None:
         hooks.save(at)
@@ -129,9 +129,9 @@ def krylov_fits(
 
 def prepare(covariance: CountingCovariance, Q: np.ndarray) -> Cohort:
     """K Q, and what follows from it; c column-passes."""
-    c = Q.shape[1]
-    KQ = covariance.apply(np.ones(1), Q.astype(covariance.dtype)) if c else np.zeros((len(Q), 0), covariance.dtype)
-    inner = symmetric(Q.T @ KQ)
+    Q = covariance.block(Q)
+    KQ = covariance.apply(np.ones(1), Q) if Q.shape[1] else Q
+    inner = symmetric(gram(Q, KQ))
     trace = float(covariance.traces[0] - np.trace(inner))
     F = project(Q, project(Q, KQ))
     rounding = 64 * np.finfo(covariance.dtype).eps * trace / len(Q)
@@ -145,8 +145,8 @@ def advance(cohort: Cohort, run: Run) -> Run:
 
     def apply(B):
         W = cohort.covariance.apply(np.ones(1), B)
-        edges.append(cohort.Q.T @ W)
-        return W - cohort.Q.astype(W.dtype) @ edges[-1].astype(W.dtype)
+        edges.append(gram(cohort.Q, W))
+        return W - cohort.Q @ edges[-1].astype(W.dtype)
 
     state = lanczos_step(apply, run.state)
     return Run(state, (*run.edges, *edges))
@@ -166,12 +166,19 @@ def probe_spectra(run: Run, num_lead: int, moments) -> ProbeSpectra:
 
 def begin(cohort: Cohort, traits: Traits, probes: Probes, deep: int, shallow: int) -> Settling:
     """The first step of all columns, after which the shallow probes have said all they will."""
-    lead = np.concatenate([traits.scaled.astype(cohort.covariance.dtype), cohort.F], axis=1)
-    Z = project(cohort.Q, probes.trace[:, :shallow].astype(cohort.covariance.dtype))
-    run = advance(cohort, Run(lanczos_start(np.concatenate([lead, Z], axis=1)), ()))
+    lead = columns(cohort.covariance.block(traits.scaled), cohort.F)
+    Z = project(cohort.Q, cohort.covariance.block(probes.trace[:, :shallow]))
+    run = advance(cohort, Run(lanczos_start(columns(lead, Z)), ()))
     moments = first_steps(run, lead.shape[1])
     t = traits.Y.shape[1]
     return Settling(run.take(np.arange(lead.shape[1] + deep)), moments, ((),) * t, (None,) * t, 0.0)
+
+
+def resumed(at: Settling, covariance: CountingCovariance) -> Settling:
+    """A saved run with its vectors put back where products are computed."""
+    state = at.run.state
+    placed = state._replace(current=covariance.block(state.current), previous=covariance.block(state.previous))
+    return at._replace(run=at.run._replace(state=placed))
 
 
 def judged(cohort: Cohort, traits: Traits, at: Settling, settings: FitSettings) -> tuple[Settling, Status | None]:
@@ -266,7 +273,8 @@ def further_probes(cohort: Cohort, probes: Probes, known: ProbeSpectra, wanted: 
     available = probes.trace.shape[1]
     deep = min(wanted[0] - known.num_deep, available - known.num_probes)
     total = min(max(wanted[1] - known.num_probes, deep), available - known.num_probes)
-    Z = project(cohort.Q, probes.trace[:, known.num_probes : known.num_probes + total].astype(cohort.covariance.dtype))
+    fresh = probes.trace[:, known.num_probes : known.num_probes + total]
+    Z = project(cohort.Q, cohort.covariance.block(fresh))
     run = advance(cohort, Run(lanczos_start(Z), ()))
     moments = first_steps(run, 0)
     run = run.take(np.arange(deep))

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .linalg import column_dots
+from .linalg import Block, column_dots, take_columns
 
-Apply = Callable[[np.ndarray], np.ndarray]
+Apply = Callable[[Block], Block]
 
 
 class Tridiagonal(NamedTuple):
@@ -33,8 +33,8 @@ class SlqResult(NamedTuple):
 class LanczosState(NamedTuple):
     """The next Lanczos vectors ``current`` (n, s), those before, and every coefficient so far (one (s,) a step)."""
 
-    current: np.ndarray
-    previous: np.ndarray
+    current: Block
+    previous: Block
     live: np.ndarray
     alphas: tuple[np.ndarray, ...]
     betas: tuple[np.ndarray, ...]
@@ -47,16 +47,16 @@ class LanczosState(NamedTuple):
     def take(self, columns: np.ndarray) -> "LanczosState":
         """Only these columns go on: the others cost nothing further."""
         alphas, betas = (tuple(values[columns] for values in kept) for kept in (self.alphas, self.betas))
-        blocks = (np.ascontiguousarray(block[:, columns]) for block in (self.current, self.previous))
+        blocks = (take_columns(block, columns) for block in (self.current, self.previous))
         return LanczosState(*blocks, self.live[columns], alphas, betas, self.norms2[columns])
 
 
-def lanczos_start(starts: np.ndarray) -> LanczosState:
+def lanczos_start(starts: Block) -> LanczosState:
     """State before the first step; a start of zeros stays zero and has a measure of mass zero."""
     norms2 = column_dots(starts, starts)
     length = np.sqrt(norms2)
     current = starts / np.where(length > 0, length, 1.0).astype(starts.dtype)
-    return LanczosState(current, np.zeros_like(current), length > 0, (), (), norms2)
+    return LanczosState(current, current, length > 0, (), (), norms2)  # no step, so nothing before: never read
 
 
 def lanczos_step(apply_v: Apply, state: LanczosState) -> LanczosState:
@@ -80,7 +80,7 @@ def lanczos_step(apply_v: Apply, state: LanczosState) -> LanczosState:
     return LanczosState(following, current, live, (*state.alphas, alpha), (*state.betas, beta), state.norms2)
 
 
-def lanczos_steps(apply_v: Apply, starts: np.ndarray):
+def lanczos_steps(apply_v: Apply, starts: Block):
     """Yield a :class:`Tridiagonal` that is one step longer each time; one pass of s columns a step."""
     state = lanczos_start(starts)
     while True:
@@ -116,7 +116,7 @@ def quadrature(tridiagonal: Tridiagonal, f: Callable[[np.ndarray], np.ndarray]) 
 
 def slq(
     apply_v: Apply,
-    probes: np.ndarray,
+    probes: Block,
     f: Callable[[np.ndarray], np.ndarray] = np.log,
     *,
     max_steps: int = 60,

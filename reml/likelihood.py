@@ -11,13 +11,13 @@ import numpy as np
 
 from .covariance import as_covariance
 from .lanczos import slq
-from .linalg import column_dots, orthonormal_basis, project, symmetric
+from .linalg import Block, column_dots, columns, gram, orthonormal_basis, project, symmetric
 from .pcg import pcg
 from .precondition import Preconditioner, ProjectedCore, precondition
 from .probes import probes_are_exact
 from .traces import probe_images, trace_estimates
 
-Apply = Callable[[np.ndarray], np.ndarray]
+Apply = Callable[[Block], Block]
 MAX_LANCZOS = 400  # steps; quadrature settles long before, at 10 to 30
 
 
@@ -28,7 +28,7 @@ class Loglik(NamedTuple):
     mc_se: float
     logdet: float
     ypy: float
-    Py: np.ndarray
+    Py: Block
 
 
 class Score(NamedTuple):
@@ -39,7 +39,7 @@ class Score(NamedTuple):
     traces: np.ndarray
 
 
-def on_complement(Q: np.ndarray, apply_v: Apply) -> Apply:
+def on_complement(Q: Block, apply_v: Apply) -> Apply:
     """B -> (I-QQ') V B for B in the complement of Q."""
     return lambda B: project(Q, apply_v(B))
 
@@ -72,22 +72,41 @@ def loglik(
     preconditioner: Preconditioner | None = None,
     tol: float = 1e-6,
     quadrature: dict | None = None,
-    Py0: np.ndarray | None = None,
 ) -> Loglik:
     """REML log-likelihood at the covariance ``apply_v`` (n, k) -> V B, from probes (n, s).
 
-    ell_R = -1/2 [log|A'VA| + y'Py] - (n-c)/2 log 2 pi (Patterson & Thompson 1971, Biometrika 58:545).  The
-    log-determinant is log|M| exactly plus tr log(M^-1/2 V M^-1/2) by Lanczos quadrature; M = I without preconditioner.
-    y (n,), X (n, c); the blocks have the probes' type (float64 for integer probes).  quadrature: ``tol`` and
-    ``mc_share`` of :func:`~gpu_reml.reml.lanczos.slq`.
-    Cost: the Lanczos steps' passes of s columns and one column for y.
+    y (n,), X (n, c); the blocks have the probes' type (float64 for integer probes).  See :func:`loglik_of_contrasts`.
     """
     Q = orthonormal_basis(X)
-    n, c = Q.shape
     dtype = probes.dtype if probes.dtype.kind == "f" else np.float64
     target = project(Q, np.asarray(y, np.float64)[:, None]).astype(dtype)
-    solved = solve(Q, apply_v, target, preconditioner, tol=tol, X0=Py0, check=False)
     Z = project(Q, probes.astype(dtype))
+    options = {"preconditioner": preconditioner, "tol": tol, "quadrature": quadrature}
+    found = loglik_of_contrasts(Q, target, Z, apply_v, **options)
+    return found._replace(mc_se=0.0) if probes_are_exact(probes) else found
+
+
+def loglik_of_contrasts(
+    Q: Block,
+    y: Block,
+    Z: Block,
+    apply_v: Apply,
+    *,
+    preconditioner: Preconditioner | None = None,
+    tol: float = 1e-6,
+    quadrature: dict | None = None,
+    Py0: Block | None = None,
+) -> Loglik:
+    """REML log-likelihood from y (n, 1) and probes Z (n, s) in the complement of Q (n, c).
+
+    ell_R = -1/2 [log|A'VA| + y'Py] - (n-c)/2 log 2 pi (Patterson & Thompson 1971, Biometrika 58:545).  The
+    log-determinant is log|M| exactly plus tr log(M^-1/2 V M^-1/2) by Lanczos quadrature; M = I without preconditioner.
+    Py0: start of the solve for P y, to ``tol``.  quadrature: ``tol`` and ``mc_share`` of
+    :func:`~gpu_reml.reml.lanczos.slq`.
+    Cost: the Lanczos steps' passes of s columns and one column for y.
+    """
+    n, c = Q.shape
+    solved = solve(Q, apply_v, y, preconditioner, tol=tol, X0=Py0, check=False)
     apply_a = on_complement(Q, apply_v)
     control_mean, log_m = None, 0.0
     if preconditioner is not None:
@@ -99,10 +118,9 @@ def loglik(
         control_mean, log_m = float(n - c), preconditioner.logdet
     found = slq(apply_a, Z, np.log, max_steps=MAX_LANCZOS, control_mean=control_mean, **(quadrature or {}))
     logdet = found.estimate + log_m
-    ypy = float(column_dots(target, solved.X)[0])
+    ypy = float(column_dots(y, solved.X)[0])
     value = -0.5 * (logdet + ypy) - 0.5 * (n - c) * np.log(2 * np.pi)
-    mc_se = 0.0 if probes_are_exact(probes) else 0.5 * found.mc_se
-    return Loglik(value, mc_se, logdet, ypy, solved.X)
+    return Loglik(value, 0.5 * found.mc_se, logdet, ypy, solved.X)
 
 
 def score(
@@ -124,7 +142,7 @@ def score(
     theta = np.asarray(theta, np.float64)
     Q = orthonormal_basis(X)
     preconditioner = None if core is None else precondition(core, theta)
-    B = np.column_stack([np.asarray(y, np.float64), probes]).astype(covariance.dtype)
+    B, Q = covariance.block(np.column_stack([np.asarray(y, np.float64), probes])), covariance.block(Q)
     PB = solve(Q, apply_v_at(covariance, theta), B, preconditioner, tol=tol).X
     images = probe_images(covariance, core, project(Q, B[:, 1:]))
     traces = trace_estimates(covariance, theta, images, PB[:, 1:], preconditioner)
@@ -132,16 +150,16 @@ def score(
     return Score((quadratic_forms(covariance, PB[:, :1]) - traces.mean) / 2, mc, traces.mean)
 
 
-def quadratic_forms(covariance, Py: np.ndarray) -> np.ndarray:
+def quadratic_forms(covariance, Py: Block) -> np.ndarray:
     """(G + 1,) y'P K_g P y, residual last, from Py (n, 1); half a pass of one column."""
     F = covariance.features(Py)
     return np.append(covariance.inner(F, F)[:, 0], column_dots(Py, Py)[0])
 
 
-def component_images(covariance, Py: np.ndarray) -> np.ndarray:
+def component_images(covariance, Py: Block) -> Block:
     """(n, G + 1) [K_1 Py, .., K_G Py, Py]; a pass of one column, times the overlap."""
     images = covariance.apply_each(covariance.features(Py))
-    return np.column_stack([*(image[:, 0] for image in images), Py[:, 0]])
+    return columns(*(image[:, :1] for image in images), Py)
 
 
 def average_information(
@@ -156,17 +174,16 @@ def average_information(
     Q = orthonormal_basis(X)
     preconditioner = None if core is None else precondition(core, theta)
     apply_v = apply_v_at(covariance, theta)
-    B = np.asarray(y, np.float64)[:, None].astype(covariance.dtype)
+    B, Q = covariance.block(np.asarray(y, np.float64)[:, None]), covariance.block(Q)
     Py = solve(Q, apply_v, B, preconditioner, tol=tol).X
     F = project(Q, component_images(covariance, Py))
     solved = solve(Q, apply_v, F, preconditioner, tol=tol)
     return ai_matrix(F, solved.X, solved.R)
 
 
-def ai_matrix(F: np.ndarray, PF: np.ndarray, R: np.ndarray) -> np.ndarray:
+def ai_matrix(F: Block, PF: Block, R: Block) -> np.ndarray:
     """1/2 F'P F in float64 from F = [K_g Py] (n, G + 1), approximate solves PF and their residuals R.
 
     F'X + X'R = F'X + X'F - X'V X errs by the square of the solves' errors, so that loose ones do.
     """
-    X = PF.astype(np.float64)
-    return symmetric(F.T.astype(np.float64) @ X + X.T @ R) / 2
+    return symmetric(gram(F, PF) + gram(PF, R)) / 2

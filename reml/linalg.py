@@ -1,7 +1,16 @@
-"""Small dense helpers: the complement of the fixed effects, and float64 reductions of float32 blocks."""
+"""Small dense helpers: the complement of the fixed effects, and float64 reductions of blocks.
+
+A *block* (n, k) is a NumPy array, or an array of a backend that stays where the backend computes.  It answers NumPy's
+operators: + - * / with blocks and with rows (k,), block @ small matrix, block.T @ block (a small NumPy matrix), columns
+by slice, mask or indices, and ``np.asarray``.  The few functions here are all that asks which of the two it has.
+"""
+
+from typing import Any
 
 import numpy as np
 from scipy import linalg
+
+Block = Any  # see above
 
 
 def orthonormal_basis(X: np.ndarray) -> np.ndarray:
@@ -31,18 +40,68 @@ def orthonormal_basis(X: np.ndarray) -> np.ndarray:
     return Q
 
 
-def project(Q: np.ndarray, B: np.ndarray) -> np.ndarray:
+def project(Q: Block, B: Block) -> Block:
     """(I - Q Q') B in B's type."""
-    Q = Q.astype(B.dtype, copy=False)
+    if isinstance(Q, np.ndarray):
+        Q = Q.astype(B.dtype, copy=False)
     return B - Q @ (Q.T @ B)
 
 
-def column_dots(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+def column_dots(A: Block, B: Block) -> np.ndarray:
     """(k,) float64 inner products of matching columns of two (n, k) blocks, summed in float64."""
+    if not isinstance(A, np.ndarray):
+        return A.column_dots(B)
     total = np.zeros(A.shape[1])
     for first in range(0, len(A), 4096):
         total += np.sum(A[first : first + 4096] * B[first : first + 4096], axis=0, dtype=np.float64)
     return total
+
+
+def gram(A: Block, B: Block) -> np.ndarray:
+    """(p, q) float64 A'B of blocks (n, p) and (n, q), summed in float64."""
+    if not isinstance(A, np.ndarray):
+        return A.T @ B
+    return A.T.astype(np.float64) @ B
+
+
+def columns(*blocks: Block) -> Block:
+    """Blocks, or features of blocks, side by side."""
+    if not isinstance(blocks[0], np.ndarray):
+        return type(blocks[0]).side_by_side(blocks)
+    return np.concatenate(blocks, axis=-1)
+
+
+def take_columns(B: Block, which) -> Block:
+    """Some columns of a block, in memory of their own."""
+    return np.ascontiguousarray(B[:, which]) if isinstance(B, np.ndarray) else B[:, which]
+
+
+def zeros_like(B: Block) -> Block:
+    """A block of zeros of B's shape, where B is."""
+    return np.zeros_like(B) if isinstance(B, np.ndarray) else B.zeros_like()
+
+
+def range_basis(image: Block) -> Block:
+    """Orthonormal basis of the columns of an image (n, r), without those that are zero to rounding."""
+    if not isinstance(image, np.ndarray):
+        return _basis_by_gram(_basis_by_gram(image))
+    basis, R, _ = linalg.qr(image, mode="economic", pivoting=True, overwrite_a=True, check_finite=False)
+    scale = np.abs(np.diag(R))
+    return basis[:, scale > scale.max(initial=0) * len(image) * np.finfo(image.dtype).eps]
+
+
+def _basis_by_gram(image: Block) -> Block:
+    """A basis of the image by eigenvectors of its float64 Gram matrix; orthonormal to rounding after two rounds.
+
+    The Gram matrix of float32 columns is exact to float64 rounding, so columns 1e-7 of the largest still count.
+    Source: Stathopoulos & Wu 2002, SIAM J. Sci. Comput. 23:2165 (SVQB).
+    """
+    G = symmetric(gram(image, image))
+    lengths = np.sqrt(np.diag(G))
+    lengths[lengths == 0] = 1.0
+    values, vectors = np.linalg.eigh(G / np.outer(lengths, lengths))
+    kept = values > values.max(initial=0) * len(G) * np.finfo(image.dtype).eps ** 2
+    return image @ (vectors[:, kept] / np.sqrt(values[kept]) / lengths[:, None])
 
 
 def symmetric(A: np.ndarray) -> np.ndarray:

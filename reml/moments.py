@@ -1,12 +1,13 @@
 """Moments of Haseman-Elston regression: the start of a fit, and the information when all components are zero."""
 
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize
 
 from .covariance import Covariance
-from .linalg import column_dots, project
+from .linalg import Block, column_dots, project
 from .step import SingularInformationError
 
 GRAM_BYTES = 1 << 22  # most memory that the float64 copies of K_g z take at once
@@ -20,7 +21,7 @@ class Moments(NamedTuple):
     q: np.ndarray
 
 
-def moments(covariance: Covariance, Q: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Moments:
+def moments(covariance: Covariance, Q: Block, y: Block, Z: Block) -> Moments:
     """Normal equations T theta = q of Haseman-Elston regression, T from projected probes Z (n, s).
 
     T is a Gram matrix of the vectors K_g z, so it is positive semidefinite.  y (n, 1) projected.  Cost: one pass of s
@@ -31,25 +32,27 @@ def moments(covariance: Covariance, Q: np.ndarray, y: np.ndarray, Z: np.ndarray)
     return Moments(probe_grams(images, Z).mean(axis=0), quadratic_forms(covariance, y))
 
 
-def component_images(covariance: Covariance, Q: np.ndarray, features) -> np.ndarray:
-    """(G, n, k) K_g B on the complement of X, from features of B; half a pass, times the overlap."""
+def component_images(covariance: Covariance, Q: Block, features):
+    """(G, n, k), or G blocks, K_g B on the complement of X, from features of B; half a pass, times the overlap."""
     images = covariance.apply_each(features)
-    for image in images:
-        image[:] = project(Q, image)
+    for g in range(len(images)):
+        images[g] = project(Q, images[g])
     return images
 
 
-def quadratic_forms(covariance: Covariance, y: np.ndarray) -> np.ndarray:
+def quadratic_forms(covariance: Covariance, y: Block) -> np.ndarray:
     """(G + 1,) y'K_g y, residual last, for y (n, 1); half a pass of one column."""
     F = covariance.features(y)
     return np.append(covariance.inner(F, F)[:, 0], column_dots(y, y)[0])
 
 
-def probe_grams(images: np.ndarray, Z: np.ndarray) -> np.ndarray:
+def probe_grams(images, Z: Block) -> np.ndarray:
     """(s, G + 1, G + 1) float64 inner products of K_1 z, .., K_G z, z for every column z of Z (n, s).
 
-    images (G, n, s).  Cost: s n (G + 1)^2; rows are taken by chunks, so the float64 copies stay small.
+    images (G, n, s) or G blocks.  Cost: s n (G + 1)^2; rows are taken by chunks, so the float64 copies stay small.
     """
+    if not isinstance(images, np.ndarray):
+        return _grams_of_pairs([*images, Z])
     G, n, s = images.shape
     total = np.zeros((s, G + 1, G + 1))
     rows = max(1, GRAM_BYTES // (8 * (G + 1) * s))
@@ -59,6 +62,13 @@ def probe_grams(images: np.ndarray, Z: np.ndarray) -> np.ndarray:
         vectors[:, :G] = images[:, chunk].transpose(2, 0, 1)
         vectors[:, G] = Z[chunk].T
         total += vectors @ vectors.transpose(0, 2, 1)
+    return total
+
+
+def _grams_of_pairs(blocks: list[Block]) -> np.ndarray:
+    total = np.zeros((blocks[-1].shape[1], len(blocks), len(blocks)))
+    for g, h in combinations_with_replacement(range(len(blocks)), 2):
+        total[:, g, h] = total[:, h, g] = column_dots(blocks[g], blocks[h])
     return total
 
 

@@ -5,17 +5,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .linalg import column_dots
+from .linalg import Block, column_dots, zeros_like
 
-Apply = Callable[[np.ndarray], np.ndarray]
+Apply = Callable[[Block], Block]
 
 
 class PcgResult(NamedTuple):
     """``X`` (n, k); ``R`` = B - V X as recurred; relative residuals (k,), true ones if checked; iterations (k,) of each
     column."""
 
-    X: np.ndarray
-    R: np.ndarray
+    X: Block
+    R: Block
     residuals: np.ndarray
     iterations: np.ndarray
     converged: np.ndarray
@@ -27,10 +27,10 @@ class BreakdownError(ArithmeticError):
 
 def pcg(
     apply_v: Apply,
-    B: np.ndarray,
+    B: Block,
     *,
     apply_minv: Apply | None = None,
-    X0: np.ndarray | None = None,
+    X0: Block | None = None,
     tol: float | np.ndarray = 1e-4,
     max_iterations: int = 400,
     check: bool = True,
@@ -47,7 +47,7 @@ def pcg(
     tol = np.broadcast_to(np.asarray(tol, np.float64), (k,))
     lengths = np.sqrt(column_dots(B, B))
     target = tol * lengths
-    X = np.zeros_like(B) if X0 is None else X0.astype(B.dtype, copy=True)
+    X = zeros_like(B) if X0 is None else X0.astype(B.dtype, copy=True)
     R = B.copy() if X0 is None else B - apply_v(X)
     norms = np.sqrt(column_dots(R, R))
     iterations = np.zeros(k, int)

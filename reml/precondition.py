@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import linalg
 
 from .covariance import Covariance
-from .linalg import project, symmetric
+from .linalg import Block, project, range_basis, symmetric
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class ProjectedCore:
     (G,); ``cores`` (G, r, r) U'K_gU; ``traces`` (G,) tr(K_g) on that complement, of ``dimension`` n - c.
     """
 
-    U: np.ndarray
+    U: Block
     cores: np.ndarray
     traces: np.ndarray
     dimension: int
@@ -72,16 +71,16 @@ class Preconditioner(NamedTuple):
         return np.einsum("ab,gab->g", inverse, self.core.cores) + self.core.tail_traces / self.d
 
 
-def complement_traces(covariance: Covariance, Q: np.ndarray) -> np.ndarray:
+def complement_traces(covariance: Covariance, Q: Block) -> np.ndarray:
     """(G,) tr((I-QQ')K_g(I-QQ')) = tr K_g - tr Q'K_gQ, exact; half a pass of c columns."""
     if not Q.shape[1]:
         return np.asarray(covariance.traces, np.float64)
-    F = covariance.features(Q.astype(covariance.dtype))
+    F = covariance.features(Q)
     return covariance.traces - covariance.inner(F, F).sum(axis=1)
 
 
 def make_projected_core(
-    covariance: Covariance, Q: np.ndarray, traces: np.ndarray, theta_g: np.ndarray, sketch: np.ndarray
+    covariance: Covariance, Q: Block, traces: np.ndarray, theta_g: np.ndarray, sketch: np.ndarray
 ) -> ProjectedCore:
     """Basis of the range of sum_g theta_g K_g on the complement of Q from a random sketch (n, r), and its cores.
 
@@ -93,21 +92,14 @@ def make_projected_core(
     dimension = n - Q.shape[1]
     if r > dimension:
         raise ValueError(f"sketch: expected at most n - c = {dimension} columns, found {r}")
-    U = np.zeros((n, 0), covariance.dtype)
+    U, Q = covariance.block(np.zeros((n, 0))), covariance.block(Q)
     if r:
-        U = project(Q, sketch.astype(covariance.dtype))
+        U = project(Q, covariance.block(sketch))
         for _ in range(2):
-            U = _range_basis(project(Q, covariance.apply(theta_g, U)))
-        U = np.ascontiguousarray(project(Q, U))
+            U = range_basis(project(Q, covariance.apply(theta_g, U)))
+        U = project(Q, U)
     cores = covariance.gram(covariance.features(U)) if U.shape[1] else np.zeros((covariance.num_components, 0, 0))
     return ProjectedCore(U, cores, np.asarray(traces, np.float64), dimension, np.asarray(theta_g, np.float64))
-
-
-def _range_basis(image: np.ndarray) -> np.ndarray:
-    """Orthonormal basis of the columns of an image (n, r), without those that are zero to rounding."""
-    basis, R, _ = linalg.qr(image, mode="economic", pivoting=True, overwrite_a=True, check_finite=False)
-    scale = np.abs(np.diag(R))
-    return basis[:, scale > scale.max(initial=0) * len(image) * np.finfo(image.dtype).eps]
 
 
 def precondition(core: ProjectedCore, theta: np.ndarray) -> Preconditioner:

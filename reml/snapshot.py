@@ -25,8 +25,8 @@ def pack(value: Any) -> tuple[Any, list[np.ndarray]]:
 
 
 def _pack(value: Any, arrays: list[np.ndarray]) -> Any:
-    if isinstance(value, np.ndarray):
-        arrays.append(value)
+    if hasattr(value, "__array__") and not isinstance(value, np.generic):  # blocks of a backend come back as arrays
+        arrays.append(np.asarray(value))
         return {"array": len(arrays) - 1}
     if isinstance(value, tuple):
         kind = type(value).__name__ if type(value) is not tuple else "tuple"

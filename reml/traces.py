@@ -6,14 +6,14 @@ import numpy as np
 
 from .covariance import Covariance
 from .lanczos import regression_slope
-from .linalg import column_dots
+from .linalg import Block, column_dots
 from .precondition import Preconditioner, ProjectedCore
 
 
 class ProbeImages(NamedTuple):
     """Probes (n, s) projected off X, their features, and the control z'(I-UU')K_g z (G, s); fixed for a whole fit."""
 
-    Z: np.ndarray
+    Z: Block
     features: Any
     control: np.ndarray | None
 
@@ -38,7 +38,7 @@ class TraceEstimates(NamedTuple):
         return centred @ centred.T / (s * (s - 1 - (self.num_slopes > 0)))
 
 
-def probe_images(covariance: Covariance, core: ProjectedCore | None, Z: np.ndarray) -> ProbeImages:
+def probe_images(covariance: Covariance, core: ProjectedCore | None, Z: Block) -> ProbeImages:
     """Features of projected probes, and the control of ``core``; half a pass, another for the control."""
     F = covariance.features(Z)
     if core is None:
@@ -53,7 +53,7 @@ def trace_estimates(
     covariance: Covariance,
     theta: np.ndarray,
     images: ProbeImages,
-    PZ: np.ndarray,
+    PZ: Block,
     preconditioner: Preconditioner | None,
 ) -> TraceEstimates:
     """tr(P K_g) and tr(P) from solves P Z of the probes (n, s); half a pass.
