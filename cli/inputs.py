@@ -8,6 +8,24 @@ from typing import NamedTuple
 import numpy as np
 
 from gpu_reml import io, ops
+from gpu_reml.ops.device.plan import DevicePlan
+
+from .plan import Sizes, backend_for, budget_of, device_plan, most_rank
+
+
+class Planned(NamedTuple):
+    """A group's design, and what its analysis needs where, before a genotype is read."""
+
+    design: io.Design
+    backend: str
+    sizes: Sizes
+    rank: int
+    device: DevicePlan | None
+
+    @property
+    def columns(self) -> int | None:
+        """Most columns worked on at once; None for all."""
+        return None if self.device is None else self.device.columns
 
 
 class Inputs(NamedTuple):
@@ -16,9 +34,13 @@ class Inputs(NamedTuple):
     alignment: io.Alignment
     Y: np.ndarray
     phenotypes: tuple[str, ...]
-    design: io.Design
+    planned: Planned
     covariance: ops.GenotypeCovariance
     notes: tuple[str, ...]
+
+    @property
+    def design(self) -> io.Design:
+        return self.planned.design
 
 
 class Tables(NamedTuple):
@@ -78,26 +100,32 @@ def grouped_by_samples(tables: Tables, options: Namespace) -> Iterator[Group]:
         yield Group(replace(members[0][1]), Y, tuple(name for name, _ in members))
 
 
-def load_group(tables: Tables, group: Group, options: Namespace) -> Inputs:
-    """Design matrix and genotypes of a group's samples."""
+def plan_group(tables: Tables, group: Group, options: Namespace) -> Planned:
+    """Backend and memory plan of a group; raises ValueError when the device's budget cannot hold it."""
     design = io.design_matrix(tables.quantitative, tables.categorical, group.alignment.samples)
+    parts = tuple(bed.num_variants for bed in tables.bed_files)
+    n, t = group.alignment.num_samples, len(group.phenotypes)
+    num_weights = sum(spec.num_variants for spec in tables.specs)
+    sizes = Sizes(n, parts, len(tables.specs), t, design.num_columns, num_weights)
+    backend = backend_for(options)
+    plan = device_plan(sizes, options) if backend == "cuda" else None
+    rank = most_rank(sizes, options) if plan is None else plan.rank
+    return Planned(design, backend, sizes, rank, plan)
+
+
+def load_group(tables: Tables, group: Group, planned: Planned, options: Namespace) -> Inputs:
+    """Genotypes of a group's samples, where they are planned to be."""
     genotypes = io.load_genotypes(tables.bed_files, group.alignment.indices)
-    check_budget(genotypes, options)
     weights, names = io.component_weights(tables.specs, genotypes.num_variants)
-    device = "cuda" if options.device == "gpu" else options.device
-    products = ops.make_products(genotypes, device, np.dtype(options.dtype).type)
+    kept = {}
+    if planned.device is not None:
+        limit = max(planned.device.peak, budget_of(options))
+        kept = {"residency": planned.device.residency, "limit": limit, "num_devices": options.num_gpus}
+    products = ops.make_products(genotypes, planned.backend, np.dtype(options.dtype).type, **kept)
+    if planned.device is not None:
+        products.keep_within(planned.device.peak)
     covariance = ops.make_covariance(products, weights, names, options.normalise)
     covariates = [table for table in (tables.quantitative, tables.categorical) if table is not None]
-    sources = (*tables.bed_files, tables.phenotypes[0], *covariates, design)
+    sources = (*tables.bed_files, tables.phenotypes[0], *covariates, planned.design)
     notes = tuple(note for source in sources for note in source.notes)
-    return Inputs(group.alignment, group.Y, group.phenotypes, design, covariance, notes)
-
-
-def check_budget(genotypes: ops.PackedGenotypes, options: Namespace) -> None:
-    """Refuse a device budget that the packed genotypes alone exceed."""
-    needed = genotypes.num_bytes / 2**30
-    if options.device != "cpu" and 0 < options.gpu_budget_gib < needed:
-        raise io.InputError(
-            f"--gpu-budget-gib {options.gpu_budget_gib:g}: the packed genotypes alone take {needed:.3f} GiB; "
-            "raise the budget or use --device cpu"
-        )
+    return Inputs(group.alignment, group.Y, group.phenotypes, planned, covariance, notes)

@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from .options import make_parser
 
-EXIT_OK, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_INTERRUPTED = 0, 2, 3, 130
+EXIT_OK, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_DEVICE, EXIT_INTERRUPTED = 0, 2, 3, 4, 130
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .reml import reml_command
 
         converged = reml_command(options, threads)
-    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
         return report_failure(error)
     except KeyboardInterrupt:
         print(
@@ -43,11 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report_failure(error: Exception) -> int:
     """One line on stderr and the exit code, for errors that a user can mend; others are re-raised."""
+    from gpu_reml.ops.device.interface import DeviceLostError
+    from gpu_reml.ops.device.pool import DeviceMemoryError
     from gpu_reml.reml import BreakdownError, ConvergenceError
 
     if isinstance(error, ConvergenceError | BreakdownError):
         print(f"gpu-reml: not converged: {error}", file=sys.stderr)
         return EXIT_NOT_CONVERGED
+    if isinstance(error, DeviceMemoryError | DeviceLostError):
+        print(f"gpu-reml: device: {error}", file=sys.stderr)
+        return EXIT_DEVICE
+    if isinstance(error, RuntimeError):
+        raise error
     if isinstance(error, MemoryError):
         error = f"out of memory ({error}); use fewer --max-probes, a smaller --precond-rank or fewer components"
     elif isinstance(error, ArithmeticError):

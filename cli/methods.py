@@ -16,7 +16,6 @@ from gpu_reml.reml import (
     HEResult,
     Hooks,
     ProbeSettings,
-    default_rank,
     draw_probes,
     exact_memory,
     exact_seconds,
@@ -49,16 +48,6 @@ def choose_method(inputs: Inputs, options: Namespace, threads: int) -> str:
     return "exact" if exact <= max(EXACT_SECONDS, 2 * stochastic) else "stochastic"
 
 
-def most_rank(inputs: Inputs, options: Namespace) -> int:
-    """The highest rank that the preconditioner may take; none for one component, which needs none."""
-    n = inputs.covariance.num_samples
-    if options.precond_rank is None:
-        rank = default_rank(n) if inputs.covariance.num_components > 1 else 0
-    else:
-        rank = options.precond_rank
-    return min(rank, n - inputs.design.num_columns)
-
-
 Report = tuple[str, FitResult | HEResult, list[float]]
 
 
@@ -73,7 +62,11 @@ def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable
     settings = FitSettings(
         max_iterations=options.max_iterations,
         core="auto" if options.precond_rank is None else "always",
-        probes=ProbeSettings(first=min(options.first_probes, options.max_probes), mc_target=options.mc_target),
+        probes=ProbeSettings(
+            first=min(options.first_probes, options.max_probes),
+            mc_target=options.mc_target,
+            columns=inputs.planned.columns,
+        ),
     )
     together = method == "stochastic" and inputs.covariance.num_components == 1
     singles = [slice(i, i + 1) for i in range(len(inputs.phenotypes))]
@@ -93,7 +86,7 @@ def fit_columns(method: str, inputs: Inputs, columns: slice, options: Namespace,
     counting = CountingCovariance(inputs.covariance, progress.passes)
     if method == "exact":
         return [fit_exact(Y[:, 0], X, counting, settings, callback=progress.iteration, strict=False)]
-    probes = draw_probes(len(Y), options.max_probes, most_rank(inputs, options), options.seed)
+    probes = draw_probes(len(Y), options.max_probes, inputs.planned.rank, options.seed)
     path = checkpoint_path(options.out, inputs.phenotypes[columns])
     identity = fingerprint(inputs, Y, options)
     resume = None

@@ -8,7 +8,8 @@ examples:
   gpu-reml --bfile common,rare --pheno pheno.txt --out two_components
   gpu-reml --bfile data --component-spec sets.json --pheno pheno.txt --out partitioned
 
-exit codes: 0 converged, 2 invalid input or unwritable output, 3 not converged (results are written), 130 interrupted.
+exit codes: 0 converged, 2 invalid input or unwritable output, 3 not converged (results are written), 4 device lost or
+out of memory, 130 interrupted.
 """
 
 
@@ -31,6 +32,30 @@ def positive_float(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
     return value
+
+
+def gibibytes(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected 0 or more GiB, found {text}")
+    return value
+
+
+class ListDevices(argparse.Action):
+    """``--devices``: print what can be seen, or what is missing, and exit."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from gpu_reml.ops.cuda.driver import list_devices
+
+        try:
+            found = list_devices()
+        except ValueError as error:
+            parser.exit(2, f"gpu-reml: {error}\n")
+        for device in found:
+            major, minor = device.compute_capability
+            memory = f"{device.free / 2**30:.1f} of {device.total / 2**30:.1f} GiB free"
+            print(f"{device.index}  {device.name}  compute capability {major}.{minor}  {memory}")
+        parser.exit(0)
 
 
 def make_parser(version: str) -> argparse.ArgumentParser:
@@ -123,13 +148,23 @@ def add_compute(group) -> None:
         help="rank of the preconditioner, made at once (default: 3 sqrt(n), at most n / 4, made only when it pays)",
     )
     group.add_argument(
-        "--gpu-budget-gib", "--gpu-budget-gb", dest="gpu_budget_gib", type=float, default=0.0, metavar="GIB",
-        help="device memory to stay within (0: no limit); refused when the packed genotypes do not fit",
+        "--gpu-budget-gib", "--gpu-budget-gb", dest="gpu_budget_gib", type=gibibytes, default=0.0, metavar="GIB",
+        help="memory to stay within on every CUDA device (default 0: nine tenths of what is free); genotypes that do "
+        "not fit are streamed, and what else is large is worked on in smaller parts",
     )  # fmt: skip
     group.add_argument(
         "--ring-depth", type=count, default=0, metavar="N",
-        help="accepted for compatibility: genotypes stay on the device, nothing is streamed",
+        help="page-locked host buffers through which genotypes that do not fit on a device are streamed (default 0: 3)",
     )  # fmt: skip
+    group.add_argument(
+        "--num-gpus", type=positive_int, default=1, metavar="N",
+        help="CUDA devices among which the variants are shared (default 1; CUDA_VISIBLE_DEVICES says which)",
+    )  # fmt: skip
+    group.add_argument(
+        "--plan", action="store_true",
+        help="print the memory plan and stop; with --gpu-budget-gib a plan for a CUDA device needs none",
+    )  # fmt: skip
+    group.add_argument("--devices", action=ListDevices, nargs=0, help="list the CUDA devices and exit")
 
 
 def add_output(group) -> None:

@@ -8,8 +8,9 @@ from importlib.metadata import version
 from gpu_reml import io
 from gpu_reml.reml import FitResult, HEResult
 
-from .inputs import Group, Inputs, load_group, read_inputs
+from .inputs import Group, Inputs, Planned, load_group, plan_group, read_inputs
 from .methods import choose_method, remove_checkpoint, run_method, safe_name
+from .plan import host_plan, memory_lines
 from .report import history_text, hsq_text, json_record, plan_lines
 
 
@@ -27,7 +28,11 @@ def reml_command(options: Namespace, threads: int) -> bool:
     say("\n".join([f"gpu-reml {version('gpu-reml')}", *group_lines(groups)]), flush=True)
     converged = True
     for group in groups:
-        inputs = load_group(tables, group, options)
+        planned = plan_group(tables, group, options)
+        if options.plan:
+            print("\n".join(planned_lines(planned, options)), flush=True)
+            continue
+        inputs = load_group(tables, group, planned, options)
         method = choose_method(inputs, options, threads)
         plan = plan_lines(inputs, method, options, threads)
         say("\n".join([*plan, ""]), flush=True)
@@ -59,9 +64,20 @@ def group_lines(groups: list[Group]) -> list[str]:
     return lines + [f"  {group.alignment.num_samples} samples: {', '.join(group.phenotypes)}" for group in groups]
 
 
+def planned_lines(planned: Planned, options: Namespace) -> list[str]:
+    """The answer to ``--plan``."""
+    sizes = planned.sizes
+    method = "exact" if options.method == "exact" else "stochastic"
+    return [
+        f"{sizes.num_samples} samples, {sizes.num_variants} variants, {sizes.num_components} component(s), "
+        f"{sizes.num_traits} trait(s); device {planned.backend}",
+        *memory_lines(host_plan(sizes, method, options, planned.device), planned.device),
+    ]
+
+
 def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan: list[str], context: dict) -> bool:
     """Print a trait's table and write its files; whether it converged."""
-    closing = closing_lines(result, context["seconds"])
+    closing = [*closing_lines(result, context["seconds"]), *device_lines(inputs)]
     if len(inputs.phenotypes) > 1:
         closing = [f"phenotype {context['phenotype']}", *closing]
     print("\n".join(closing))
@@ -78,6 +94,17 @@ def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan
     if not converged:
         print(f"gpu-reml: not converged: {result.status.value}", file=sys.stderr)
     return converged
+
+
+def device_lines(inputs: Inputs) -> list[str]:
+    """Most memory that was held on every device, beside what was planned."""
+    if inputs.planned.device is None:
+        return []
+    planned = inputs.planned.device.peak / 2**20
+    return [
+        f"{label}: at most {held / 2**20:,.1f} MiB held, {planned:,.1f} planned"
+        for label, held in inputs.covariance.products.peak_bytes.items()
+    ]
 
 
 def write_samples(inputs: Inputs, options: Namespace) -> None:

@@ -6,33 +6,10 @@ from typing import Any
 import pandas as pd
 
 from gpu_reml import io
-from gpu_reml.reml import FitResult, HEResult, exact_memory
+from gpu_reml.reml import FitResult, HEResult
 
 from .inputs import Inputs
-from .methods import most_rank
-
-PROGRAM = 190  # MiB that Python and its libraries take
-
-
-def memory_plan(inputs: Inputs, method: str, options: Namespace) -> dict[str, float]:
-    """Peak host memory by item, in MiB."""
-    covariance = inputs.covariance
-    n, m, G = covariance.num_samples, covariance.products.num_variants, covariance.num_components
-    width = covariance.dtype().itemsize
-    items = {
-        "packed genotypes": covariance.products.genotypes.num_bytes,
-        "tile": width * min(512 * 4 * ((n + 3) // 4), 512 * 8192),
-    }
-    if method == "exact":
-        return {name: size / 2**20 for name, size in {**items, "matrices": exact_memory(n, G)}.items()}
-    probes, rank = min(options.max_probes, 2 * options.first_probes), most_rank(inputs, options)
-    if G == 1:
-        items["sample blocks"] = width * n * 5 * (4 * options.first_probes + len(inputs.phenotypes))
-    else:
-        items["variant blocks"] = width * m * (2 * probes + 4)
-        items["sample blocks"] = width * n * (8 * probes + 8 * min(G, 8) + 3 * G)
-        items["preconditioner, if it pays"] = width * rank * (m + 3 * n)
-    return {name: size / 2**20 for name, size in items.items()}
+from .plan import host_plan, memory_lines
 
 
 def plan_lines(inputs: Inputs, method: str, options: Namespace, threads: int) -> list[str]:
@@ -57,12 +34,8 @@ def plan_lines(inputs: Inputs, method: str, options: Namespace, threads: int) ->
         f"device {covariance.backend}, {threads} thread(s), {options.dtype} products; "
         f"{method_line(method, inputs, options)}"
     )
-    plan = memory_plan(inputs, method, options)
-    lines.append(
-        f"memory about {sum(plan.values()) + PROGRAM:.0f} MiB: "
-        + ", ".join(f"{name} {size:.0f}" for name, size in plan.items())
-        + f", program {PROGRAM}"
-    )
+    planned = inputs.planned
+    lines += memory_lines(host_plan(planned.sizes, method, options, planned.device), planned.device)
     return [*lines, *(f"note: {note}" for note in inputs.notes)]
 
 
@@ -75,7 +48,7 @@ def method_line(method: str, inputs: Inputs, options: Namespace) -> str:
     probes = f"{options.first_probes} to {options.max_probes} probes, seed {options.seed}"
     if inputs.covariance.num_components == 1:
         return f"method stochastic (one Lanczos run), {probes}"
-    rank = most_rank(inputs, options)
+    rank = inputs.planned.rank
     core = f"rank {rank}" if options.precond_rank is not None else f"rank {rank} if it pays"
     return f"method stochastic (AI-REML), preconditioner {core}, {probes}"
 
@@ -131,10 +104,18 @@ def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str,
         standardisation="mean and SD (ddof 0) of the analysed samples; missing = mean; A1 counted",
         units="phenotype units squared",
         backend=inputs.covariance.backend,
+        device_memory=device_memory(inputs),
         notes=list(inputs.notes),
         **context,
     )
     return record
+
+
+def device_memory(inputs: Inputs) -> dict[str, Any] | None:
+    """Bytes planned for every device and the most that were held there; None on the CPU."""
+    if inputs.planned.device is None:
+        return None
+    return {"planned": inputs.planned.device.peak, "peak": inputs.covariance.products.peak_bytes}
 
 
 def history_text(result: FitResult, seconds: list[float]) -> str:

@@ -3,13 +3,14 @@
 import numpy as np
 
 from .cpu import CpuProducts
+from .device.products import Residency, make_device_products
 from .genotypes import PackedGenotypes
 
 DEVICES = ("auto", "cpu", "cuda")
 
 
 def resolve_backend(device: str) -> str:
-    """"cpu" or "cuda" for a requested device; "auto" takes a CUDA device when there is one (never the simulator).
+    """ "cpu" or "cuda" for a requested device; "auto" takes a CUDA device when there is one (never the simulator).
 
     Raises ValueError when "cuda" is asked for and cannot be had, saying what is missing.
     """
@@ -17,7 +18,7 @@ def resolve_backend(device: str) -> str:
         raise ValueError(f"device: expected one of {', '.join(DEVICES)}, found {device!r}")
     if device == "cpu":
         return "cpu"
-    from .cuda_device import cuda_available, cuda_unavailable_reason
+    from .cuda.driver import cuda_available, cuda_unavailable_reason
 
     if cuda_available():
         return "cuda"
@@ -26,13 +27,29 @@ def resolve_backend(device: str) -> str:
     raise ValueError(f"--device cuda: {cuda_unavailable_reason()}")
 
 
-def make_products(genotypes: PackedGenotypes, device: str = "auto", dtype: type = np.float32):
-    """Products with the genotypes on a backend; float64 products exist on the CPU only."""
+def make_products(
+    genotypes: PackedGenotypes,
+    device: str = "auto",
+    dtype: type = np.float32,
+    *,
+    residency: Residency | None = None,
+    limit: int | None = None,
+    num_devices: int = 1,
+):
+    """Products with the genotypes on a backend; float64 products exist on the CPU only.
+
+    On CUDA devices: ``residency`` says what of the genotypes stays there (all by default), ``limit`` the bytes that may
+    be held on each device, ``num_devices`` how many share the variants.
+    """
     backend = resolve_backend(device)
     if backend == "cpu":
         return CpuProducts(genotypes, dtype)
     if np.dtype(dtype) != np.float32:
         raise ValueError("dtype: the cuda backend computes in float32; use --device cpu for float64 products")
-    from .cuda import make_cuda_products
+    from .cuda.device import CudaDevice
+    from .cuda.driver import list_devices
 
-    return make_cuda_products(genotypes)
+    found = len(list_devices())
+    if not 1 <= num_devices <= found:
+        raise ValueError(f"--num-gpus: expected 1 to {found}, the CUDA devices that are visible; found {num_devices}")
+    return make_device_products(genotypes, [CudaDevice(i, limit) for i in range(num_devices)], residency)

@@ -19,6 +19,7 @@ from scipy import sparse
 from .cpu_fused import MIN_SAMPLES, fused_weighted, fused_z, fused_zt
 from .cpu_kernels import as_pairs, decode, pair_table, scatter
 from .genotypes import Block, PackedGenotypes, blocks, code_values
+from .weights import BlockWeights
 
 BLOCK_WIDTH = 512  # variants a tile: enough rows for BLAS to run at speed, few enough to stay in cache
 CHUNK_BYTES = 1 << 15  # bytes of one variant's decoded values in a tile (8,192 samples in float32)
@@ -85,8 +86,10 @@ class CpuProducts:
         return out[: self.num_samples]
 
     def weighted(self, B: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """Z diag(w) Z' B, (n, k) -> (n, k), for weights w (m,); one pass."""
+        """Z W Z' B, (n, k) -> (n, k); W is diag(w) for weights w (m,), or a :class:`BlockWeights`; one pass."""
         self._require_rows(B, self.num_samples, "B")
+        if isinstance(w, BlockWeights):
+            return self.z(w.multiply(self.zt(B)))
         if self._is_narrow(B):
             return fused_weighted(self.genotypes, self._values, B, w)
         B = self._padded(B)

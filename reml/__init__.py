@@ -7,6 +7,7 @@ from .he import HEResult, haseman_elston
 from .hooks import Hooks
 from .lanczos import SlqResult, slq
 from .likelihood import Loglik, Score, apply_v_at, average_information, loglik, score
+from .memory import Blocks, Work, fit_blocks, he_blocks
 from .pcg import BreakdownError, PcgResult, pcg
 from .precondition import complement_traces, make_projected_core, precondition
 from .probes import Probes, default_rank, draw_probes, exact_probes
@@ -17,6 +18,7 @@ from .step import SingularInformationError, Step, ai_step
 from .traces import TraceEstimates, probe_images, trace_estimates
 
 __all__ = [
+    "Blocks",
     "BreakdownError",
     "ConvergenceError",
     "CountingCovariance",
@@ -38,6 +40,7 @@ __all__ = [
     "Status",
     "Step",
     "TraceEstimates",
+    "Work",
     "ai_step",
     "apply_v_at",
     "as_covariance",
@@ -49,9 +52,11 @@ __all__ = [
     "exact_probes",
     "exact_seconds",
     "fit",
+    "fit_blocks",
     "fit_exact",
     "fit_traits",
     "haseman_elston",
+    "he_blocks",
     "loglik",
     "make_projected_core",
     "pack",

@@ -123,12 +123,13 @@ def evaluate(
             fresh = preconditioner.apply_minv(images.Z[:, PB0.shape[1] - 1 :])
             PB0 = columns(PB0, fresh)
     tol = np.append(min(solver.y, 1e-2 / np.sqrt(len(Q))), np.full(s, probe_tolerance(solver, theta, warm)))
-    options = {"max_iterations": solver.max_iterations, "check": False}
+    at_once = problem.settings.probes.columns
+    options = {"max_iterations": solver.max_iterations, "check": False, "at_once": at_once}
     solved = likelihood.solve(Q, apply_v, B, preconditioner, tol=tol, X0=PB0, **options)
     Py = solved.X[:, :1]
     ai, PF, steps, ok = (warm.ai, warm.PF, 0, True) if near else informed(problem, apply_v, preconditioner, Py, warm)
     with_control = preconditioner if problem.settings.probes.control_variates else None
-    traces = trace_estimates(covariance, theta, images, solved.X[:, 1:], with_control)
+    traces = trace_estimates(covariance, theta, images, solved.X[:, 1:], with_control, at_once)
     score = (likelihood.quadratic_forms(covariance, Py) - traces.mean) / 2
     steps = max(steps, int(solved.iterations.max()))
     return Evaluation(theta, score, ai, traces, solved.X, PF, steps, ok and bool(solved.converged.all()))
@@ -162,7 +163,7 @@ def make_images(problem: Problem, probes: Probes, batches: tuple[int, ...]) -> P
     parts = []
     for first, last in pairwise(edges):
         Z = project(problem.Q, problem.covariance.block(probes.trace[:, first:last]))
-        parts.append(probe_images(problem.covariance, core, Z))
+        parts.append(probe_images(problem.covariance, core, Z, problem.settings.probes.columns))
     return joined_images(parts)
 
 
@@ -238,7 +239,8 @@ def with_core_if_better(problem: Problem, probes: Probes, state: FitState, here:
     """The problem and state with the preconditioner made, unless it neither shortens solves nor lessens the error."""
     candidate, prepared = refreshed(problem, probes, state)
     Z, theta = here.PB[:, 1:], here.theta
-    traces = trace_estimates(problem.covariance, theta, prepared.images, Z, precondition(candidate.core, theta))
+    preconditioner, at_once = precondition(candidate.core, theta), problem.settings.probes.columns
+    traces = trace_estimates(problem.covariance, theta, prepared.images, Z, preconditioner, at_once)
     now, then = (np.trace(here.ai @ t.covariance) for t in (here.traces, traces))
     if here.pcg_iterations > FEW_STEPS or not now <= then:
         return candidate, prepared
@@ -398,7 +400,11 @@ def finish(loop: Loop, probes: Probes, traits: Traits) -> FitResult:
         apply_v,
         preconditioner=preconditioner,
         tol=solver.final,
-        quadrature={"tol": solver.quadrature, "mc_share": 0.0 if exact else 0.05},
+        quadrature={
+            "tol": solver.quadrature,
+            "mc_share": 0.0 if exact else 0.05,
+            "at_once": problem.settings.probes.columns,
+        },
         Py0=here.PB[:, :1],
     )
     F = project(Q, likelihood.component_images(covariance, likely.Py))

@@ -18,7 +18,7 @@ from .covariance import CountingCovariance
 from .hooks import Hooks
 from .inference import largest_mc_ratio, mc_covariance_of_theta
 from .lanczos import LanczosState, lanczos_start, lanczos_step, ritz_measures
-from .linalg import Block, column_dots, columns, gram, project, symmetric
+from .linalg import Block, column_batches, column_dots, columns, gram, project, symmetric
 from .probes import Probes, probes_are_exact
 from .result import Estimate, FitResult, FixedEffects, Record, Status, make_result
 from .settings import FitSettings
@@ -59,8 +59,8 @@ class Run(NamedTuple):
     def num_steps(self) -> int:
         return len(self.edges)
 
-    def take(self, columns: np.ndarray) -> "Run":
-        return Run(self.state.take(columns), tuple(edge[:, columns] for edge in self.edges))
+    def take(self, which: np.ndarray | slice) -> "Run":
+        return Run(self.state.take(which), tuple(edge[:, which] for edge in self.edges))
 
     def measures(self, columns: slice) -> list[Measure]:
         """Spectral measures of some columns."""
@@ -95,7 +95,7 @@ def krylov_fits(
     available = probes.trace.shape[1]
     deep = available if exact else min(settings.probes.first, available)
     if hooks.resume is None:
-        at = begin(cohort, traits, probes, deep, min(SHALLOW * deep, available))
+        at = begin(cohort, traits, probes, (deep, min(SHALLOW * deep, available)), settings.probes.columns)
         at, status = judged(cohort, traits, at, settings)
         hooks.report(at.history[0][-1])
     else:
@@ -164,14 +164,32 @@ def probe_spectra(run: Run, num_lead: int, moments) -> ProbeSpectra:
     return spectra_of(np.stack([m.nodes for m in deep]), np.stack([m.weights for m in deep]), moments)
 
 
-def begin(cohort: Cohort, traits: Traits, probes: Probes, deep: int, shallow: int) -> Settling:
-    """The first step of all columns, after which the shallow probes have said all they will."""
+def begin(
+    cohort: Cohort, traits: Traits, probes: Probes, counts: tuple[int, int], at_once: int | None = None
+) -> Settling:
+    """The first step of all columns, after which the shallow probes have said all they will.
+
+    counts: (deep, all) probes.  at_once: most columns of a step where memory is short; shallow probes then come after.
+    """
+    deep, every = counts
     lead = columns(cohort.covariance.block(traits.scaled), cohort.F)
-    Z = project(cohort.Q, cohort.covariance.block(probes.trace[:, :shallow]))
+    num_lead, t = lead.shape[1], traits.Y.shape[1]
+    together = every if at_once is None or num_lead + every <= at_once else deep
+    Z = project(cohort.Q, cohort.covariance.block(probes.trace[:, :together]))
     run = advance(cohort, Run(lanczos_start(columns(lead, Z)), ()))
-    moments = first_steps(run, lead.shape[1])
-    t = traits.Y.shape[1]
-    return Settling(run.take(np.arange(lead.shape[1] + deep)), moments, ((),) * t, (None,) * t, 0.0)
+    moments = [first_steps(run, num_lead)]
+    if together < every:
+        moments += [
+            shallow_moments(cohort, probes.trace[:, deep:every][:, b]) for b in column_batches(every - deep, at_once)
+        ]
+    joined = tuple(np.concatenate(parts) for parts in zip(*moments, strict=True))
+    return Settling(run.take(slice(num_lead + deep)), joined, ((),) * t, (None,) * t, 0.0)
+
+
+def shallow_moments(cohort: Cohort, fresh: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """:func:`first_steps` of some probes (n, s)."""
+    Z = project(cohort.Q, cohort.covariance.block(fresh))
+    return first_steps(advance(cohort, Run(lanczos_start(Z), ())), 0)
 
 
 def resumed(at: Settling, covariance: CountingCovariance) -> Settling:

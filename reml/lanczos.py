@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .linalg import Block, column_dots, take_columns
+from .linalg import Block, column_batches, column_dots, columns, take_columns
 
 Apply = Callable[[Block], Block]
 
@@ -44,11 +44,11 @@ class LanczosState(NamedTuple):
     def tridiagonal(self) -> Tridiagonal:
         return Tridiagonal(np.array(self.alphas), np.array(self.betas), self.norms2)
 
-    def take(self, columns: np.ndarray) -> "LanczosState":
+    def take(self, which: np.ndarray | slice) -> "LanczosState":
         """Only these columns go on: the others cost nothing further."""
-        alphas, betas = (tuple(values[columns] for values in kept) for kept in (self.alphas, self.betas))
-        blocks = (take_columns(block, columns) for block in (self.current, self.previous))
-        return LanczosState(*blocks, self.live[columns], alphas, betas, self.norms2[columns])
+        alphas, betas = (tuple(values[which] for values in kept) for kept in (self.alphas, self.betas))
+        blocks = (take_columns(block, which) for block in (self.current, self.previous))
+        return LanczosState(*blocks, self.live[which], alphas, betas, self.norms2[which])
 
 
 def lanczos_start(starts: Block) -> LanczosState:
@@ -59,12 +59,15 @@ def lanczos_start(starts: Block) -> LanczosState:
     return LanczosState(current, current, length > 0, (), (), norms2)  # no step, so nothing before: never read
 
 
-def lanczos_step(apply_v: Apply, state: LanczosState) -> LanczosState:
-    """One step further; one pass of s columns.
+def lanczos_step(apply_v: Apply, state: LanczosState, at_once: int | None = None) -> LanczosState:
+    """One step further; one pass of s columns, ``at_once`` at a time (None for all).
 
     No re-orthogonalisation: quadrature needs the Ritz values with their weights, and copies of a converged one share
     its weight (Golub & Meurant 2010, Matrices, Moments and Quadrature, ch. 4; Knizhnerman 1996).
     """
+    batches = column_batches(len(state.live), at_once)
+    if len(batches) > 1:
+        return joined(state, [lanczos_step(apply_v, state.take(batch)) for batch in batches])
     current, previous, live = state.current, state.previous, state.live
     tiny = np.finfo(current.dtype).eps
     W = apply_v(current)
@@ -80,11 +83,21 @@ def lanczos_step(apply_v: Apply, state: LanczosState) -> LanczosState:
     return LanczosState(following, current, live, (*state.alphas, alpha), (*state.betas, beta), state.norms2)
 
 
-def lanczos_steps(apply_v: Apply, starts: Block):
+def joined(before: LanczosState, parts: list[LanczosState]) -> LanczosState:
+    """The state after a step that was taken in batches of columns."""
+    live = np.concatenate([part.live for part in parts])
+    alphas, betas = (np.concatenate([getattr(part, name)[-1] for part in parts]) for name in ("alphas", "betas"))
+    following = columns(*(part.current for part in parts))
+    return LanczosState(
+        following, before.current, live, (*before.alphas, alphas), (*before.betas, betas), before.norms2
+    )
+
+
+def lanczos_steps(apply_v: Apply, starts: Block, at_once: int | None = None):
     """Yield a :class:`Tridiagonal` that is one step longer each time; one pass of s columns a step."""
     state = lanczos_start(starts)
     while True:
-        state = lanczos_step(apply_v, state)
+        state = lanczos_step(apply_v, state, at_once)
         yield state.tridiagonal
 
 
@@ -123,19 +136,20 @@ def slq(
     tol: float = 1e-6,
     mc_share: float = 0.0,
     control_mean: float | None = None,
+    at_once: int | None = None,
 ) -> SlqResult:
     """tr f(V) for symmetric positive definite V (n, n) from probes (n, s) with E[z z'] = I, by Lanczos quadrature.
 
     Stops when the estimate moves between two steps by at most ``tol`` per sample or ``mc_share`` Monte-Carlo errors,
     or after ``max_steps``.  control_mean: the exact tr(V) on the space of the probes, if known; z'Vz (the first Lanczos
     coefficient) is then used as a control variate with its regression slope over the probes.
-    Cost: one pass of s columns a step.  mc_se is the standard error over probes; with sqrt(n) I as probes the
-    estimate is exact and mc_se says nothing.
+    Cost: one pass of s columns a step, ``at_once`` at a time (None for all).  mc_se is the standard error over probes;
+    with sqrt(n) I as probes the estimate is exact and mc_se says nothing.
     Source: Ubaru, Chen & Saad 2017, SIAM J. Matrix Anal. Appl. 38:1075.
     """
     limit = max(1, min(max_steps, len(probes)))
     previous = np.nan
-    for tridiagonal in lanczos_steps(apply_v, probes):
+    for tridiagonal in lanczos_steps(apply_v, probes, at_once):
         per_probe = controlled(quadrature(tridiagonal, f), tridiagonal, control_mean)
         estimate, taken = float(per_probe.mean()), len(tridiagonal.alpha)
         allowed = max(tol * len(probes), mc_share * np.nan_to_num(standard_error(per_probe)))

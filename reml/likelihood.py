@@ -11,8 +11,18 @@ import numpy as np
 
 from .covariance import as_covariance
 from .lanczos import slq
-from .linalg import Block, column_dots, columns, gram, orthonormal_basis, project, symmetric
-from .pcg import pcg
+from .linalg import (
+    Block,
+    column_batches,
+    column_dots,
+    columns,
+    gram,
+    orthonormal_basis,
+    project,
+    symmetric,
+    take_columns,
+)
+from .pcg import PcgResult, pcg
 from .precondition import Preconditioner, ProjectedCore, precondition
 from .probes import probes_are_exact
 from .traces import probe_images, trace_estimates
@@ -50,9 +60,12 @@ def apply_v_at(covariance, theta: np.ndarray) -> Apply:
     return lambda B: covariance.apply(theta[:-1], B) + B.dtype.type(theta[-1]) * B
 
 
-def solve(Q, apply_v, B, preconditioner: Preconditioner | None = None, **options):
+def solve(
+    Q, apply_v, B, preconditioner: Preconditioner | None = None, *, tol=1e-4, X0=None, at_once=None, **options
+) -> PcgResult:
     """P B by PCG on the complement of Q; B is projected first.  ``options`` are those of :func:`pcg`.
 
+    at_once: most columns solved together, where memory is short; None for all.
     A column within the span of Q leaves nothing but rounding, which is no vector of the complement: it counts as zero.
     One nearly so is outside the complement to rounding after one projection, hence two.
     """
@@ -60,7 +73,17 @@ def solve(Q, apply_v, B, preconditioner: Preconditioner | None = None, **options
     projected = project(Q, project(Q, B))
     rounding = 64 * np.finfo(B.dtype).eps
     projected[:, column_dots(projected, projected) <= rounding**2 * column_dots(B, B)] = 0
-    return pcg(on_complement(Q, apply_v), projected, apply_minv=apply_minv, **options)
+    apply_a = on_complement(Q, apply_v)
+    batches = column_batches(B.shape[1], at_once)
+    if len(batches) == 1:
+        return pcg(apply_a, projected, apply_minv=apply_minv, tol=tol, X0=X0, **options)
+    tol = np.broadcast_to(np.asarray(tol, np.float64), (B.shape[1],))
+    parts = []
+    for batch in batches:
+        start = None if X0 is None else X0[:, batch]
+        options_here = {"tol": tol[batch], "X0": start, **options}
+        parts.append(pcg(apply_a, take_columns(projected, batch), apply_minv=apply_minv, **options_here))
+    return PcgResult(*(columns(*values) for values in zip(*parts, strict=True)))
 
 
 def loglik(
@@ -101,7 +124,7 @@ def loglik_of_contrasts(
 
     ell_R = -1/2 [log|A'VA| + y'Py] - (n-c)/2 log 2 pi (Patterson & Thompson 1971, Biometrika 58:545).  The
     log-determinant is log|M| exactly plus tr log(M^-1/2 V M^-1/2) by Lanczos quadrature; M = I without preconditioner.
-    Py0: start of the solve for P y, to ``tol``.  quadrature: ``tol`` and ``mc_share`` of
+    Py0: start of the solve for P y, to ``tol``.  quadrature: ``tol``, ``mc_share`` and ``at_once`` of
     :func:`~gpu_reml.reml.lanczos.slq`.
     Cost: the Lanczos steps' passes of s columns and one column for y.
     """

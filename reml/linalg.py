@@ -76,6 +76,12 @@ def take_columns(B: Block, which) -> Block:
     return np.ascontiguousarray(B[:, which]) if isinstance(B, np.ndarray) else B[:, which]
 
 
+def column_batches(num_columns: int, at_once: int | None) -> list[slice]:
+    """Slices of at most ``at_once`` columns that cover all; None is one slice of all."""
+    step = max(1, num_columns if at_once is None else at_once)
+    return [slice(first, min(first + step, num_columns)) for first in range(0, max(1, num_columns), step)]
+
+
 def zeros_like(B: Block) -> Block:
     """A block of zeros of B's shape, where B is."""
     return np.zeros_like(B) if isinstance(B, np.ndarray) else B.zeros_like()

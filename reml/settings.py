@@ -30,15 +30,20 @@ class SolverSettings:
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """How many probes: ``first`` at the start, more until mc_se <= ``mc_target`` se everywhere or none are left."""
+    """How many probes: ``first`` at the start, more until mc_se <= ``mc_target`` se everywhere or none are left.
+
+    ``columns``: most columns that are worked on at once, where memory is short; None for all.  More reads of the
+    genotypes, and the same results to rounding.
+    """
 
     first: int = 32
     mc_target: float = 0.1
     control_variates: bool = True
+    columns: int | None = None
 
     def __post_init__(self):
-        if self.first < 1 or not self.mc_target > 0:
-            raise ValueError(f"expected first >= 1 and mc_target > 0, found {self.first}, {self.mc_target}")
+        if self.first < 1 or not self.mc_target > 0 or (self.columns is not None and self.columns < 1):
+            raise ValueError(f"expected first >= 1, mc_target > 0 and columns >= 1, found {self}")
 
 
 @dataclass(frozen=True)

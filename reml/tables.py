@@ -1,12 +1,14 @@
 """Tables of variance components, the same for every estimator: rows of a frame, plain records, lines of text."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from .inference import Derived, heritability, shares_of_genetic, total_variance
+
+if TYPE_CHECKING:  # loaded only where a frame is asked for
+    import pandas as pd
 
 
 class Components:
@@ -51,33 +53,36 @@ class Components:
         """Phenotypic variance given the fixed effects, (1,)."""
         return self._derived(total_variance)
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "pd.DataFrame":
         """One row per variance component, residual last."""
-        return component_frame(self)
+        import pandas as pd
+
+        return pd.DataFrame(component_columns(self))
 
 
-def component_frame(result: Components) -> pd.DataFrame:
-    """One row per variance component, residual last."""
+def component_columns(result: Components) -> dict[str, Sequence]:
+    """One entry per variance component in every column, residual last."""
     G = len(result.names)
     h2, shares = result.h2, result.shares
-    return pd.DataFrame(
-        {
-            "component": [*result.names, "residual"],
-            "variance": result.theta,
-            "se": result.se,
-            "mc_se": result.mc_se,
-            "h2": np.append(h2.estimate[:G], np.nan),
-            "h2_se": np.append(h2.se[:G], np.nan),
-            "h2_mc_se": np.append(h2.mc_se[:G], np.nan),
-            "share": np.append(shares.estimate, np.nan),
-            "share_se": np.append(shares.se, np.nan),
-        }
-    )
+    return {
+        "component": [*result.names, "residual"],
+        "variance": result.theta,
+        "se": result.se,
+        "mc_se": result.mc_se,
+        "h2": np.append(h2.estimate[:G], np.nan),
+        "h2_se": np.append(h2.se[:G], np.nan),
+        "h2_mc_se": np.append(h2.mc_se[:G], np.nan),
+        "share": np.append(shares.estimate, np.nan),
+        "share_se": np.append(shares.se, np.nan),
+    }
 
 
 def component_records(result: Components) -> dict[str, Any]:
     """``components``, ``residuals``, total ``h2`` and ``vp`` as plain numbers, ready for JSON."""
-    rows = component_frame(result).rename(columns={"component": "name"}).to_dict("records")
+    columns = component_columns(result)
+    numbers = [values.tolist() for name, values in columns.items() if name != "component"]
+    names = ["name", *(name for name in columns if name != "component")]
+    rows = [dict(zip(names, row, strict=True)) for row in zip(columns["component"], *numbers, strict=True)]
     traces = (float(t * result.num_samples) for t in result.mean_traces)
     return {
         "h2": derived_record(result.h2, -1),

@@ -6,7 +6,7 @@ import numpy as np
 
 from .covariance import Covariance
 from .lanczos import regression_slope
-from .linalg import Block, column_dots
+from .linalg import Block, column_batches, column_dots, take_columns
 from .precondition import Preconditioner, ProjectedCore
 
 
@@ -38,7 +38,18 @@ class TraceEstimates(NamedTuple):
         return centred @ centred.T / (s * (s - 1 - (self.num_slopes > 0)))
 
 
-def probe_images(covariance: Covariance, core: ProjectedCore | None, Z: Block) -> ProbeImages:
+def products_with(covariance: Covariance, A: Block, FB: Any, at_once: int | None = None) -> np.ndarray:
+    """(G, s) a_k' K_g b_k by columns, from A (n, s) and features of B; half a pass, ``at_once`` columns a time."""
+    batches = column_batches(A.shape[1], at_once)
+    if len(batches) == 1:
+        return covariance.inner(covariance.features(A), FB)
+    parts = [covariance.inner(covariance.features(take_columns(A, b)), FB[..., b]) for b in batches]
+    return np.concatenate(parts, axis=1)
+
+
+def probe_images(
+    covariance: Covariance, core: ProjectedCore | None, Z: Block, at_once: int | None = None
+) -> ProbeImages:
     """Features of projected probes, and the control of ``core``; half a pass, another for the control."""
     F = covariance.features(Z)
     if core is None:
@@ -46,7 +57,7 @@ def probe_images(covariance: Covariance, core: ProjectedCore | None, Z: Block) -
     if not core.rank:
         return ProbeImages(Z, F, covariance.inner(F, F))
     tail = Z - core.U @ (core.U.T @ Z)
-    return ProbeImages(Z, F, covariance.inner(covariance.features(tail), F))
+    return ProbeImages(Z, F, products_with(covariance, tail, F, at_once))
 
 
 def trace_estimates(
@@ -55,8 +66,9 @@ def trace_estimates(
     images: ProbeImages,
     PZ: Block,
     preconditioner: Preconditioner | None,
+    at_once: int | None = None,
 ) -> TraceEstimates:
-    """tr(P K_g) and tr(P) from solves P Z of the probes (n, s); half a pass.
+    """tr(P K_g) and tr(P) from solves P Z of the probes (n, s); half a pass, ``at_once`` columns a time (None for all).
 
     With a preconditioner M:  tr(P K_g) = tr(M^-1 K_g) + mean z'(P - M^-1)K_g z - control, where M's trace and the
     controls' are exact (:func:`control`).  Without: plain Hutchinson (Hutchinson 1990, Comm. Stat. Simul. 19:433).
@@ -64,11 +76,11 @@ def trace_estimates(
     """
     Z = images.Z
     if preconditioner is None:
-        genetic = covariance.inner(covariance.features(PZ), images.features)
+        genetic = products_with(covariance, PZ, images.features, at_once)
         return TraceEstimates(np.vstack([genetic, column_dots(PZ, Z)]), 0)
     core = preconditioner.core
     difference = PZ - preconditioner.apply_minv(Z)
-    values = covariance.inner(covariance.features(difference), images.features)
+    values = products_with(covariance, difference, images.features, at_once)
     genetic = preconditioner.inverse_traces[:, None] + values
     num_slopes = 0
     if Z.shape[1] > 2:

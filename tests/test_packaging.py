@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = (
     "import gpu_reml.ops, gpu_reml.io, gpu_reml.validation, gpu_reml.cli.main as cli\n"
+    "import gpu_reml.ops.cuda.driver, gpu_reml.ops.device.plan\n"
     "from gpu_reml.reml import fit, loglik, score, ai_step, pcg, slq\n"
     "print(gpu_reml.ops.__file__)\n"
     "cli.main(['--version'])\n"

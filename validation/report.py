@@ -92,9 +92,7 @@ def differences(found, exact) -> dict[str, float]:
 
 def complaints(table: pd.DataFrame) -> list[str]:
     """What is out of line: fits that failed, errors beyond what they claim, claims that do not match the spread."""
-    found = [
-        f"{describe(row)}: did not converge" for row in table[~table["converged"].astype(bool)].to_dict("records")
-    ]
+    found = [f"{describe(row)}: did not converge" for row in table[~table["converged"].astype(bool)].to_dict("records")]
     for row in table[table["excess_over_four_mc_se"] > SLACK_SE].to_dict("records"):
         found.append(f"{describe(row)}: a variance is {row['max_error_over_mc_se']:.1f} mc_se from exact")
     for row in table[table["loglik_error_over_mc_se"].abs() > 4.5].to_dict("records"):

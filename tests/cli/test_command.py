@@ -259,7 +259,7 @@ BAD_INPUTS = {
 def test_bad_input_is_one_line_exit_code_two_and_no_output(cohort, tmp_path, capsys, case):
     change, arguments, message = BAD_INPUTS[case]
     if case == "no device":
-        from gpu_reml.ops.cuda_device import cuda_available
+        from gpu_reml.ops.cuda.driver import cuda_available
 
         if cuda_available():
             pytest.skip("this machine has a CUDA device")

@@ -1,4 +1,4 @@
-"""Whether CUDA kernels can run here, and what is missing when they cannot.
+"""Whether CUDA kernels can run here, on what, and what is missing when they cannot.
 
 Importing this module needs no CUDA software.  ``numba.cuda`` cannot even be imported without the toolkit's run-time
 library, so nothing here imports it before that library has been found.
@@ -7,6 +7,7 @@ library, so nothing here imports it before that library has been found.
 import ctypes
 import os
 import sys
+from typing import NamedTuple
 
 from cuda import pathfinder
 from numba import config
@@ -75,3 +76,33 @@ def driver_problem() -> str | None:
     from numba import cuda
 
     return None if cuda.is_available() else str(cuda.cuda_error())
+
+
+class DeviceInfo(NamedTuple):
+    """A CUDA device as the driver describes it; memory in bytes."""
+
+    index: int
+    name: str
+    compute_capability: tuple[int, int]
+    total: int
+    free: int
+
+
+def list_devices() -> list[DeviceInfo]:
+    """The devices this process may use; raises ValueError with the reason when there is none.
+
+    Asking how much memory is free makes a context on every device, which takes some hundred MiB of it for a moment.
+    """
+    reason = cuda_unavailable_reason()
+    if reason:
+        raise ValueError(f"no CUDA device: {reason}")
+    from numba import cuda
+
+    found = []
+    for index, gpu in enumerate(cuda.gpus):
+        with gpu:
+            device = cuda.get_current_device()
+            free, total = cuda.current_context().get_memory_info()
+        name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
+        found.append(DeviceInfo(index, name, tuple(device.compute_capability), int(total), int(free)))
+    return found

@@ -6,8 +6,8 @@ import sys
 import pytest
 from cuda import pathfinder
 
-from gpu_reml.ops import cuda_device
-from gpu_reml.ops.cuda_device import cuda_available, cuda_unavailable_reason, missing_toolkit_libraries
+from gpu_reml.ops.cuda import driver as cuda_device
+from gpu_reml.ops.cuda.driver import cuda_available, cuda_unavailable_reason, missing_toolkit_libraries
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def load(name):
     raise pathfinder.DynamicLibNotFoundError(name)
 
 pathfinder.load_nvidia_dynamic_lib = load
-from gpu_reml.ops.cuda_device import cuda_available
+from gpu_reml.ops.cuda.driver import cuda_available
 print(cuda_available(), "numba.cuda" in sys.modules)
 """
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}

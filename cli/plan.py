@@ -1,0 +1,128 @@
+"""The memory plan of an analysis, from sizes alone: no genotype is read for it."""
+
+from argparse import Namespace
+from typing import NamedTuple
+
+from gpu_reml import ops
+from gpu_reml.ops.cuda import layout
+from gpu_reml.ops.device.plan import LEAST_COLUMNS, DevicePlan, Shape, make_plan
+from gpu_reml.ops.device.pool import size_class
+from gpu_reml.reml import Blocks, Work, default_rank, exact_memory, fit_blocks, he_blocks
+
+PROGRAM = 190  # MiB that Python and its libraries take
+WEIGHT_BYTES = (4, 8, 4, 4)  # a weight: where and how much, for inner products and for the groups of a product
+COPIES = 3  # of a product's block where several devices share the variants: sent, returned, summed
+SMALL_BYTES = 1 << 16  # rows of scalars and lists of columns
+FREE_SHARE = 0.9  # of a device's free memory, when no budget is given: others may want some
+
+
+class Sizes(NamedTuple):
+    """Samples, variants of every source, components, traits, fixed effects, and variants of all components together."""
+
+    num_samples: int
+    parts: tuple[int, ...]
+    num_components: int
+    num_traits: int
+    num_fixed: int
+    num_weights: int
+
+    @property
+    def num_variants(self) -> int:
+        return sum(self.parts)
+
+
+def most_rank(sizes: Sizes, options: Namespace) -> int:
+    """The highest rank that the preconditioner may take; none for one component, which needs none."""
+    if options.precond_rank is None:
+        rank = default_rank(sizes.num_samples) if sizes.num_components > 1 else 0
+    else:
+        rank = options.precond_rank
+    return min(rank, sizes.num_samples - sizes.num_fixed)
+
+
+def work_of(sizes: Sizes, options: Namespace, rank: int, columns: int | None = None) -> Work:
+    """The fit that is planned for: with the probes it starts with."""
+    probes = min(options.first_probes, options.max_probes)
+    return Work(sizes.num_components, sizes.num_traits, sizes.num_fixed, probes, rank, columns)
+
+
+def budget_of(options: Namespace) -> int:
+    """Bytes to stay within on every device: what was asked for, or most of what is free on the fullest."""
+    if options.gpu_budget_gib:
+        return int(options.gpu_budget_gib * 2**30)
+    from gpu_reml.ops.cuda.driver import list_devices
+
+    return int(FREE_SHARE * min(device.free for device in list_devices()[: options.num_gpus]))
+
+
+def phase_bytes(blocks: Blocks, n: int, m: int, rows: int, copies: int) -> int:
+    """Bytes of a phase of a fit on a device with m variants, pieces of ``rows`` and ``copies`` of a product's block."""
+    samples = sum(count * size_class(4 * n * k) for count, k in blocks.samples if k)
+    variants = sum(count * size_class(4 * m * k) for count, k in blocks.variants if k)
+    whole = layout.product_bytes(n, rows, blocks.product) if blocks.product else 0
+    half = layout.half_product_bytes(n, rows, blocks.half) if blocks.half else 0
+    return samples + variants + max(whole, half) + copies * size_class(4 * n * blocks.product) + SMALL_BYTES
+
+
+def device_plan(sizes: Sizes, options: Namespace) -> DevicePlan:
+    """What every CUDA device will hold; raises ValueError when the budget cannot hold it in any way."""
+    share = [-(-variants // options.num_gpus) for variants in sizes.parts]
+    m = sum(share)
+    weights = -(-sizes.num_weights // options.num_gpus)
+    constants = [*(size * m for size in layout.CONSTANTS), 4 * m, *(size * weights for size in WEIGHT_BYTES)]
+    shape = Shape(sizes.num_samples, tuple(share), layout.PITCH, layout.ROWS, sum(map(size_class, constants)))
+
+    def workspace(columns: int | None, rank: int, piece_bytes: int) -> dict[str, int]:
+        work = work_of(sizes, options, rank, columns)
+        phases = he_blocks(work) if options.method == "he" else fit_blocks(work)
+        rows = min(m, piece_bytes // (shape.group_bytes // layout.ROWS))
+        copies = COPIES if options.num_gpus > 1 else 0
+        return {name: phase_bytes(blocks, sizes.num_samples, m, rows, copies) for name, blocks in phases.items()}
+
+    rank = most_rank(sizes, options)
+    ranks = [rank] if options.precond_rank is not None or not rank else [rank, rank // 2, rank // 4, 0]
+    first = work_of(sizes, options, rank)
+    widest = max(blocks.product for blocks in fit_blocks(first).values())
+    columns = [None]
+    while (columns[-1] or widest) > LEAST_COLUMNS:
+        columns.append(max(LEAST_COLUMNS, (columns[-1] or widest) // 2))
+    return make_plan(shape, workspace, ranks, columns, budget_of(options), options.ring_depth)
+
+
+def host_plan(sizes: Sizes, method: str, options: Namespace, plan: DevicePlan | None = None) -> dict[str, float]:
+    """Peak host memory by item, in MiB."""
+    n, m, G = sizes.num_samples, sizes.num_variants, sizes.num_components
+    width = 8 if options.dtype == "float64" else 4
+    items = {"packed genotypes": m * ((n + 3) // 4)}
+    if plan is not None:
+        items["ring"] = plan.host_ring
+        return {name: size / 2**20 for name, size in items.items()}
+    items["tile"] = width * min(512 * 4 * ((n + 3) // 4), 512 * 8192)
+    if method == "exact":
+        return {name: size / 2**20 for name, size in {**items, "matrices": exact_memory(n, G)}.items()}
+    probes, rank = min(options.max_probes, 2 * options.first_probes), most_rank(sizes, options)
+    if G == 1:
+        items["sample blocks"] = width * n * 5 * (4 * options.first_probes + sizes.num_traits)
+    else:
+        items["variant blocks"] = width * m * (2 * probes + 4)
+        items["sample blocks"] = width * n * (8 * probes + 8 * min(G, 8) + 3 * G)
+        items["preconditioner, if it pays"] = width * rank * (m + 3 * n)
+    return {name: size / 2**20 for name, size in items.items()}
+
+
+def memory_lines(host: dict[str, float], plan: DevicePlan | None) -> list[str]:
+    """Host memory in a line, and the device's table."""
+    line = (
+        f"memory about {sum(host.values()) + PROGRAM:.0f} MiB: "
+        + ", ".join(f"{name} {size:.0f}" for name, size in host.items())
+        + f", program {PROGRAM}"
+    )
+    return [line, *(plan.lines() if plan is not None else [])]
+
+
+def backend_for(options: Namespace) -> str:
+    """ "cpu" or "cuda"; a plan within a budget may be made for a device that is elsewhere."""
+    device = "cuda" if options.device == "gpu" else options.device
+    if options.plan and device == "cuda" and options.gpu_budget_gib:
+        return "cuda"
+    return ops.resolve_backend(device)

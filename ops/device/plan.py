@@ -1,0 +1,164 @@
+"""The device memory plan: what is kept where, before anything is allocated, within a budget.
+
+Arithmetic only.  A budget that cannot hold everything shrinks the work in this order: genotypes stream through a ring
+instead of staying; fewer columns are solved at once; the preconditioner's rank falls.  When nothing fits, the smallest
+budget that would is named.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from .pool import size_class
+from .products import PIECE_BYTES, RING_DEPTH, Residency
+from .store import padded, pitch
+
+LEAST_PIECE = 1 << 22  # bytes of genotypes below which launches cost more than they do
+LEAST_COLUMNS = 8
+MIB = 2**20
+
+
+class BudgetError(ValueError):
+    """No plan fits the budget."""
+
+
+class Shape(NamedTuple):
+    """Samples, variants of each source on one device, the alignment of packed rows, and bytes of constants."""
+
+    num_samples: int
+    parts: tuple[int, ...]
+    pitch_alignment: int
+    row_alignment: int
+    constant_bytes: int
+
+    @property
+    def group_bytes(self) -> int:
+        """Bytes of the fewest rows that are kept together."""
+        return pitch(self.num_samples, self.pitch_alignment) * self.row_alignment
+
+    def pieces(self, piece_bytes: int) -> list[int]:
+        """Bytes that every piece takes on the device, in order."""
+        groups = max(1, piece_bytes // self.group_bytes)
+        sizes = []
+        for variants in self.parts:
+            left = -(-variants // self.row_alignment)
+            while left > 0:
+                sizes.append(size_class(min(groups, left) * self.group_bytes))
+                left -= groups
+        return sizes
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """Bytes on one device by item and, for the workspace, by phase; and the choices that lead to them."""
+
+    residency: Residency
+    columns: int | None
+    rank: int
+    genotypes: int
+    ring: int
+    constants: int
+    phases: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        """Most bytes held at once."""
+        return self.genotypes + self.ring + self.constants + max(self.phases.values())
+
+    @property
+    def host_ring(self) -> int:
+        """Page-locked bytes of host memory while genotypes stream."""
+        return self.ring
+
+    def lines(self) -> list[str]:
+        """The plan as a person reads it."""
+        kept = "resident" if not self.ring else f"streamed in part, ring of {self.residency.ring_depth}"
+        items = {"genotypes resident": self.genotypes, "ring": self.ring, "constants": self.constants}
+        table = [f"  {name:<24}{size / MIB:>12,.1f} MiB" for name, size in items.items()]
+        table += [f"  phase {name:<18}{size / MIB:>12,.1f} MiB" for name, size in self.phases.items()]
+        return [
+            f"device memory at most {self.peak / MIB:,.1f} MiB ({kept}; {self.residency.piece_bytes / MIB:,.0f} MiB of "
+            f"genotypes a launch; rank {self.rank}; {self.columns or 'all'} columns solved at once)",
+            *table,
+        ]
+
+
+Workspace = Callable[[int | None, int, int], dict[str, int]]
+"""(columns at once, rank, bytes of a piece of genotypes) -> workspace bytes of every phase."""
+
+
+def make_plan(
+    shape: Shape,
+    workspace: Workspace,
+    ranks: Iterable[int],
+    columns: Iterable[int | None],
+    budget: int,
+    ring_depth: int = 0,
+) -> DevicePlan:
+    """The first of the choices, from the fastest to the smallest, that fits ``budget`` bytes.
+
+    ranks, columns: choices from the best down.  ring_depth: 0 chooses.  Raises BudgetError with the least budget.
+    """
+    ranks, columns = list(ranks), list(columns)
+    smallest = None
+    for plan in _choices(shape, workspace, ranks, columns, ring_depth):
+        fitted = _with_resident(shape, plan, budget)
+        if fitted is not None:
+            return fitted
+        smallest = plan.peak if smallest is None else min(smallest, plan.peak)
+    raise BudgetError(
+        f"a device budget of {budget / 2**30:.6g} GiB cannot hold this analysis in any way; the smallest that can is "
+        f"--gpu-budget-gib {math.ceil(smallest / 2**30 * 1e6) / 1e6:.6f}; or use --device cpu"
+    )
+
+
+def _choices(shape, workspace, ranks, columns, ring_depth) -> Iterator[DevicePlan]:
+    """Plans without resident genotypes, from the fastest to the smallest."""
+    for rank in ranks:
+        for at_once in columns:
+            for piece_bytes in _piece_sizes(shape):
+                depth = ring_depth or RING_DEPTH
+                residency = Residency(piece_bytes, 0, depth)
+                yield _streaming(shape, residency, at_once, rank, workspace(at_once, rank, piece_bytes))
+
+
+def _piece_sizes(shape: Shape) -> list[int]:
+    """Sizes of pieces to try, in whole groups of rows."""
+    group = shape.group_bytes
+    sizes, size = [], min(PIECE_BYTES, padded(max(shape.parts), shape.row_alignment) // shape.row_alignment * group)
+    while True:
+        size = max(group, size // group * group)
+        sizes.append(size)
+        if size <= max(group, LEAST_PIECE):
+            return sizes
+        size //= 4
+
+
+def _streaming(shape: Shape, residency: Residency, columns, rank: int, phases: dict[str, int]) -> DevicePlan:
+    sizes = shape.pieces(residency.piece_bytes)
+    return DevicePlan(
+        residency=residency,
+        columns=columns,
+        rank=rank,
+        genotypes=0,
+        ring=min(residency.ring_depth, len(sizes)) * max(sizes),
+        constants=shape.constant_bytes,
+        phases=phases,
+    )
+
+
+def _with_resident(shape: Shape, plan: DevicePlan, budget: int) -> DevicePlan | None:
+    """The plan with as many resident pieces as fit; None when it does not even fit without."""
+    sizes = shape.pieces(plan.residency.piece_bytes)
+    without_ring = replace(plan, ring=0, genotypes=sum(sizes), residency=replace(plan.residency, resident_bytes=None))
+    if without_ring.peak <= budget:
+        return without_ring
+    room, kept = budget - plan.peak, 0
+    if room < 0:
+        return None
+    for size in sizes[:-1]:
+        if kept + size > room:
+            break
+        kept += size
+    return replace(plan, genotypes=kept, residency=replace(plan.residency, resident_bytes=kept))

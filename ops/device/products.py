@@ -1,0 +1,395 @@
+"""Genotype products on one or several devices: variants are shared out, partial products summed in a fixed order.
+
+One device is the case of one shard.  Every shard works in a host thread of its own; sample-side blocks live on
+the first device and visit the others through the host.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from ..genotypes import PackedGenotypes, code_values
+from ..weights import BlockWeights
+from .block import DeviceBlock, ShardedBlock
+from .interface import Array, Device, Selection
+from .pool import size_class
+from .store import Store, padded, pieces, pitch
+
+TILE_COLUMNS = 8  # columns are multiplied by eights: fewer cost the same
+SPREAD_COLUMNS = 64  # of right-hand sides for several groups that are laid out at once
+PIECE_BYTES = 1 << 28  # packed genotypes moved and launched at once
+RING_DEPTH = 3  # one being filled, one being copied, one being multiplied
+RESIDENT_WEIGHTS = 1 << 31  # bytes of block weights that stay on a device
+
+
+class Shard(NamedTuple):
+    """Some of the variants on one device."""
+
+    device: Device
+    store: Store
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.store.first, self.store.last)
+
+    def factor(self, genotypes: PackedGenotypes, w: np.ndarray, rows: np.ndarray | slice) -> Array:
+        """Weights w of some variants on the device, in its terms."""
+        return self.device.upload(self.device.factor(w, genotypes.inv_sd[rows]))
+
+
+@dataclass(frozen=True)
+class DeviceProducts:
+    """Products with Z (n, m) of ``genotypes`` on devices; the methods are those of
+    :class:`~gpu_reml.ops.cpu.CpuProducts`, with blocks that stay there.
+
+    NumPy arrays are accepted wherever a block is, and uploaded.  A *pass* is both directions, Z (Z' B): genotypes that
+    are resident are read from the device's memory, the others cross the bus once for both directions.
+    """
+
+    genotypes: PackedGenotypes
+    shards: tuple[Shard, ...]
+    name: str = "cuda"
+    _placed: dict = field(default_factory=dict, repr=False)
+
+    dtype = np.float32
+
+    @property
+    def num_samples(self) -> int:
+        return self.genotypes.num_samples
+
+    @property
+    def num_variants(self) -> int:
+        return self.genotypes.num_variants
+
+    @property
+    def lead(self) -> Device:
+        """The device on which blocks (n, k) live."""
+        return self.shards[0].device
+
+    @property
+    def peak_bytes(self) -> dict[str, int]:
+        """Most bytes that were held on every device."""
+        return {shard.device.label: shard.device.pool.peak_held for shard in self.shards}
+
+    def keep_within(self, planned: int) -> None:
+        """Let memory go, rather than keep it for later, where more than ``planned`` bytes would be held on a device."""
+        for shard in self.shards:
+            shard.device.pool.planned = planned
+
+    def block(self, array) -> DeviceBlock:
+        """A block (n, k) on the first device; one that is there is returned as it is."""
+        return array if isinstance(array, DeviceBlock) else DeviceBlock.upload(self.lead, array)
+
+    def features(self, array) -> ShardedBlock:
+        """Features (m, k) on the devices."""
+        if isinstance(array, ShardedBlock):
+            return array
+        return ShardedBlock([DeviceBlock.upload(shard.device, array[shard.rows]) for shard in self.shards])
+
+    def zt(self, B) -> ShardedBlock:
+        """Z' B, (n, k) -> (m, k); half a pass."""
+        _require_rows("B", B, self.num_samples)
+        return ShardedBlock(self._each(lambda shard, B_there: self._zt(shard, B_there), B))
+
+    def _zt(self, shard: Shard, B: DeviceBlock) -> DeviceBlock:
+        out = DeviceBlock.empty(shard.device, shard.store.last - shard.store.first, B.shape[1])
+        if B.shape[1]:
+            operand = shard.device.operand(B.array)
+            for variants in shard.store.variants():
+                here = slice(variants.start - shard.store.first, variants.stop - shard.store.first)
+                shard.device.zt(variants, operand, out.array[here])
+        return out
+
+    def z(self, U) -> DeviceBlock:
+        """Z U, (m, k) -> (n, k); half a pass."""
+        _require_rows("U", U, self.num_variants)
+        return self._grouped(self.features(U), sparse.csc_array(np.ones((self.num_variants, 1))))[0]
+
+    def weighted(self, B, w) -> DeviceBlock:
+        """Z W Z' B, (n, k) -> (n, k); W is diag(w) for weights w (m,), or a :class:`BlockWeights`; one pass.
+
+        Variants without weight are not read.
+        """
+        _require_rows("B", B, self.num_samples)
+        if isinstance(w, BlockWeights):
+            return self._summed(self._each(lambda shard, B_there: self._block_weighted(shard, B_there, w), B))
+        if np.shape(w) != (self.num_variants,):
+            raise ValueError(f"w: expected ({self.num_variants},), found {np.shape(w)}")
+        factors = self._factors(np.asarray(w, np.float64))
+        return self._summed(self._each(lambda shard, B_there: self._weighted(shard, B_there, *factors[shard]), B))
+
+    def _factors(self, w: np.ndarray) -> dict:
+        """For every shard (its w, the factor on its device); those of the last call are kept, as solves repeat them."""
+        known, placed = self._placed.get("w", (None, None))
+        if known is None or not np.array_equal(known, w):
+            placed = {s: (w[s.rows], s.factor(self.genotypes, w[s.rows], s.rows)) for s in self.shards}
+            self._placed["w"] = w.copy(), placed
+        return placed
+
+    def _weighted(self, shard: Shard, B: DeviceBlock, w: np.ndarray, factor: Array) -> DeviceBlock:
+        device, first, k = shard.device, shard.store.first, B.shape[1]
+        out = DeviceBlock.zeros(device, len(B), k)
+        if not k:
+            return out
+        operand = device.operand(B.array)
+        for variants in shard.store.variants(lambda piece: w[piece.start - first : piece.stop - first].any()):
+            here = slice(variants.start - first, variants.stop - first)
+            U = device.pool.array((variants.stop - variants.start, k), np.float32)
+            device.zt(variants, operand, U)
+            device.z(variants, U, Selection(None, factor[here]), out.array)
+            del U  # before the next piece's is made
+        return out
+
+    def _block_weighted(self, shard: Shard, B: DeviceBlock, weights: BlockWeights) -> DeviceBlock:
+        device, k = shard.device, B.shape[1]
+        out = DeviceBlock.zeros(device, len(B), k)
+        operand = device.operand(B.array) if k else None
+        for variants in shard.store.variants():
+            if not k:
+                break
+            U, WU = (device.pool.array((variants.stop - variants.start, k), np.float32) for _ in range(2))
+            device.zt(variants, operand, U)
+            device.multiply_blocks(self._matrices(shard, weights, variants), U, WU)
+            ones = np.ones(variants.stop - variants.start)
+            factor = shard.factor(self.genotypes, ones, variants.rows)
+            device.z(variants, WU, Selection(None, factor), out.array)
+            del U, WU
+        return out
+
+    def _matrices(self, shard: Shard, weights: BlockWeights, variants) -> Any:
+        """The weights' blocks of some variants on the device, where those of the last weights stay if they are few."""
+        known, placed = self._placed.setdefault("matrices", (weights, {}))
+        if known is not weights:
+            placed = {}
+            self._placed["matrices"] = weights, placed
+        if variants.start in placed:
+            return placed[variants.start]
+        held = shard.device.place_blocks(weights.between(variants.start, variants.stop))
+        if weights.num_bytes <= RESIDENT_WEIGHTS:
+            placed[variants.start] = held
+        return held
+
+    def grouped(self, U, weights: sparse.spmatrix) -> list[DeviceBlock]:
+        """G blocks (n, k): Z diag(W_g) U for every column g of ``weights`` (m, G), from U (m, k); half a pass.
+
+        Cost: the smaller of k columns for every entry of ``weights`` and G k columns for every variant, by eights.
+        """
+        _require_rows("U", U, self.num_variants)
+        if weights.shape[0] != self.num_variants:
+            raise ValueError(f"weights: expected ({self.num_variants}, G), found {weights.shape}")
+        return self._grouped(self.features(U), sparse.csc_array(weights).sorted_indices())
+
+    def _grouped(self, U: ShardedBlock, weights: sparse.csc_array) -> list[DeviceBlock]:
+        if not U.shape[1]:
+            return [DeviceBlock.zeros(self.lead, self.num_samples, 0) for _ in range(weights.shape[1])]
+        parts = self._each_with(U.parts, lambda shard, part: self._group_sums(shard, part, weights))
+        return [self._summed(list(blocks)) for blocks in zip(*parts, strict=True)]
+
+    def _group_sums(self, shard: Shard, U: DeviceBlock, weights: sparse.csc_array) -> list[DeviceBlock]:
+        """The shard's part of every group, in the cheaper of two ways."""
+        k, G = U.shape[1], weights.shape[1]
+        together = self.num_variants * padded(G * k, TILE_COLUMNS)
+        one_by_one = weights.nnz * padded(k, TILE_COLUMNS)
+        return self._spread_sums(shard, U, weights) if together < one_by_one else self._listed_sums(shard, U, weights)
+
+    def _spread_sums(self, shard: Shard, U: DeviceBlock, weights: sparse.csc_array) -> list[DeviceBlock]:
+        """Groups side by side: columns W_g U for several g are one right-hand side of all variants."""
+        device, store, k = shard.device, shard.store, U.shape[1]
+        batch = max(1, SPREAD_COLUMNS // k)
+        batches = [range(g, min(g + batch, weights.shape[1])) for g in range(0, weights.shape[1], batch)]
+        sums = [DeviceBlock.zeros(device, self.num_samples, k * len(groups)) for groups in batches]
+        for variants in store.variants():
+            block, size = weights[variants.rows], variants.stop - variants.start
+            part = U.array[variants.start - store.first : variants.stop - store.first]
+            ones = Selection(None, shard.factor(self.genotypes, np.ones(size), variants.rows))
+            for groups, out in zip(batches, sums, strict=True):
+                W = device.upload(block[:, groups].toarray().astype(np.float32))
+                right = device.pool.array((size, k * len(groups)), np.float32)
+                device.spread(part, W, right)
+                device.z(variants, right, ones, out.array)
+        return [
+            out[:, k * g : k * (g + 1)] for groups, out in zip(batches, sums, strict=True) for g in range(len(groups))
+        ]
+
+    def _listed_sums(self, shard: Shard, U: DeviceBlock, weights: sparse.csc_array) -> list[DeviceBlock]:
+        """Group by group: each adds up the variants that it has weight on."""
+        device, store, k = shard.device, shard.store, U.shape[1]
+        out = [DeviceBlock.zeros(device, self.num_samples, k) for _ in range(weights.shape[1])]
+        for variants in store.variants():
+            block = weights[variants.rows]
+            part = U.array[variants.start - store.first : variants.stop - store.first]
+            for g in range(weights.shape[1]):
+                rows, w = _column(block, g)
+                if len(rows):
+                    selection = self._selection(shard, variants, rows, w)
+                    device.z(variants, part, selection, out[g].array)
+        return out
+
+    def _selection(self, shard: Shard, variants, rows: np.ndarray, w: np.ndarray) -> Selection:
+        """Weights w of some rows of the variants: as they are when all are listed."""
+        factor = shard.factor(self.genotypes, w, variants.start + rows)
+        if len(rows) == variants.stop - variants.start:
+            return Selection(None, factor)
+        return Selection(shard.device.upload(rows.astype(np.int32)), factor)
+
+    def inner(self, FA, FB, weights: sparse.spmatrix) -> np.ndarray:
+        """(G, k) float64 fa_k' W_g fb_k for every column g of ``weights``, from features FA and FB (m, k); no pass."""
+        FA, FB = self.features(FA), self.features(FB)
+
+        def dots(shard: Shard, part: tuple[DeviceBlock, DeviceBlock]) -> np.ndarray:
+            a, b = (block.array for block in part)
+            return np.array([shard.device.weighted_dots(a, b, *entries) for entries in self._columns(shard, weights)])
+
+        if not FA.shape[1]:
+            return np.zeros((weights.shape[1], 0))
+        return sum(self._each_with(list(zip(FA.parts, FB.parts, strict=True)), dots))
+
+    def gram(self, F, weights: sparse.spmatrix) -> np.ndarray:
+        """(G, k, k) float64 F' W_g F for every column g of ``weights``, from features F (m, k); no pass."""
+        F = self.features(F)
+
+        def grams(shard: Shard, part: DeviceBlock) -> np.ndarray:
+            return np.array(
+                [shard.device.weighted_gram(part.array, *entries) for entries in self._columns(shard, weights)]
+            )
+
+        total = sum(self._each_with(F.parts, grams))
+        return (total + total.transpose(0, 2, 1)) / 2
+
+    def _columns(self, shard: Shard, weights: sparse.spmatrix) -> list[tuple[Array | None, Array]]:
+        """(rows, weights) of every column of ``weights`` on the device; kept for the weights of the last calls."""
+        key = ("columns", shard.store.first)
+        known, placed = self._placed.get(key, (None, None))
+        if known is not weights:
+            local = sparse.csc_array(weights)[shard.rows].sorted_indices()
+            placed = []
+            for g in range(local.shape[1]):
+                rows, w = _column(local, g)
+                everything = len(rows) == local.shape[0]
+                listed = None if everything else shard.device.upload(rows.astype(np.int32))
+                placed.append((listed, shard.device.upload(w.astype(np.float64))))
+            self._placed[key] = weights, placed
+        return placed
+
+    def squared_norms_by_sample(self, weights: sparse.spmatrix) -> np.ndarray:
+        """(n, G) float64 (of float32 sums): sum_j W_jg z_ij^2, the diagonals of Z diag(W_g) Z'; half a pass."""
+        if weights.shape[0] != self.num_variants:
+            raise ValueError(f"weights: expected ({self.num_variants}, G), found {weights.shape}")
+        weights = sparse.csc_array(weights).sorted_indices()
+        values = code_values(self.genotypes).astype(np.float32)
+
+        def norms(shard: Shard, _) -> np.ndarray:
+            out = [DeviceBlock.zeros(shard.device, self.num_samples, 1) for _ in range(weights.shape[1])]
+            for variants in shard.store.variants():
+                table, block = shard.device.upload(values[variants.rows]), weights[variants.rows]
+                for g, target in enumerate(out):
+                    rows, w = _column(block, g)
+                    if len(rows):
+                        chosen = Selection(
+                            shard.device.upload(rows.astype(np.int32)), shard.device.upload(np.float32(w))
+                        )
+                        shard.device.squares(variants, table, chosen, target.array)
+            return np.concatenate([np.asarray(block, np.float64) for block in out], axis=1)
+
+        return sum(self._each_with([None] * len(self.shards), norms))
+
+    # shards
+
+    def _each(self, task: Callable[[Shard, DeviceBlock], Any], B) -> list:
+        """``task(shard, B there)`` on every shard."""
+        if len(self.shards) == 1:
+            return [task(self.shards[0], self.block(B))]
+        host = np.ascontiguousarray(B, np.float32)
+        return self._each_with([host] * len(self.shards), lambda s, part: task(s, DeviceBlock.upload(s.device, part)))
+
+    def _each_with(self, parts: Sequence, task: Callable[[Shard, Any], Any]) -> list:
+        """``task(shard, part)`` on every shard, each in a thread of its own; in order."""
+        if len(self.shards) == 1:
+            return [task(self.shards[0], parts[0])]
+        with ThreadPoolExecutor(len(self.shards)) as threads:
+            running = [
+                threads.submit(shard.device.run, lambda shard=shard, part=part: task(shard, part))
+                for shard, part in zip(self.shards, parts, strict=True)
+            ]
+            return [future.result() for future in running]
+
+    def _summed(self, parts: list[DeviceBlock]) -> DeviceBlock:
+        """Partial products of all shards on the first device, in the shards' order."""
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + self.block(np.asarray(part))
+        return total
+
+
+def _column(weights: sparse.csc_array, g: int) -> tuple[np.ndarray, np.ndarray]:
+    entries = slice(weights.indptr[g], weights.indptr[g + 1])
+    return weights.indices[entries], weights.data[entries]
+
+
+def _require_rows(name: str, array, rows: int) -> None:
+    shape = np.shape(array) if not isinstance(array, DeviceBlock | ShardedBlock) else array.shape
+    if len(shape) != 2 or shape[0] != rows:
+        raise ValueError(f"{name}: expected ({rows}, k), found {shape}")
+
+
+@dataclass(frozen=True)
+class Residency:
+    """How genotypes are kept on each device: ``piece_bytes`` moved and launched at once, ``resident_bytes`` that may
+    stay (None for all), ``ring_depth`` buffers for what streams."""
+
+    piece_bytes: int = PIECE_BYTES
+    resident_bytes: int | None = None
+    ring_depth: int = RING_DEPTH
+
+    def __post_init__(self):
+        if self.piece_bytes < 1 or (self.resident_bytes or 0) < 0 or self.ring_depth < 1:
+            raise ValueError(f"expected piece_bytes >= 1, resident_bytes >= 0 and ring_depth >= 1, found {self}")
+
+
+def make_device_products(
+    genotypes: PackedGenotypes,
+    devices: Sequence[Device],
+    residency: Residency | None = None,
+    cuts: np.ndarray | None = None,
+    name: str = "cuda",
+) -> DeviceProducts:
+    """Products with genotypes on ``devices``, an equal share of the variants on each; blocks live on the first.
+
+    cuts: variants at which pieces may end (``starts`` of :class:`BlockWeights`); default anywhere.
+    Raises DeviceMemoryError when what should stay does not fit.
+    """
+    residency = residency or Residency()
+    shares = [s for s in _shares(genotypes.num_variants, len(devices), cuts) if s.stop > s.start]
+    shards = []
+    for device, rows in zip(devices, shares, strict=False):
+        store = device.run(lambda device=device, rows=rows: _make_store(device, genotypes, rows, residency, cuts))
+        shards.append(Shard(device, store))
+    return DeviceProducts(genotypes, tuple(shards), name)
+
+
+def _shares(num_variants: int, num_devices: int, cuts: np.ndarray | None) -> list[slice]:
+    """Variants for each device: equal numbers, to what the pieces may be cut at."""
+    edges = [num_variants * d // num_devices for d in range(num_devices + 1)]
+    if cuts is not None:
+        edges = [int(cuts[np.searchsorted(cuts, edge)]) for edge in edges]
+    return [slice(*pair) for pair in pairwise(edges)]
+
+
+def _make_store(device: Device, genotypes: PackedGenotypes, rows: slice, residency: Residency, cuts) -> Store:
+    row_bytes = pitch(genotypes.num_samples, device.pitch_alignment)
+    width = max(1, residency.piece_bytes // row_bytes // device.row_alignment) * device.row_alignment
+    listed = pieces(genotypes, width, rows, cuts)
+    room, resident = residency.resident_bytes, 0
+    for piece in listed:
+        size = size_class(padded(piece.stop - piece.start, device.row_alignment) * row_bytes)
+        if room is not None:
+            room -= size
+            if room < 0:
+                break
+        resident += 1
+    return Store(device, genotypes, listed, resident, residency.ring_depth)

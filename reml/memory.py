@@ -1,0 +1,78 @@
+"""What a fit holds at its peaks, counted in blocks: the basis of every memory plan.
+
+Counts are of blocks alive at once, read off fits with their memory counted (tests/reml/test_memory.py compares).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Blocks(NamedTuple):
+    """Blocks alive together: ``samples`` and ``variants`` are (count, columns) pairs of (n, k) and (m, k) blocks, while
+    a product of both halves with ``product`` columns, or of the first half alone with ``half``, is under way."""
+
+    samples: tuple[tuple[int, int], ...]
+    variants: tuple[tuple[int, int], ...]
+    product: int = 0
+    half: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What decides the size of a fit: components, traits, fixed effects, probes, rank of the preconditioner, and the
+    columns solved at once (``columns``; None for all)."""
+
+    num_components: int
+    num_traits: int
+    num_fixed: int
+    num_probes: int
+    rank: int = 0
+    columns: int | None = None
+
+
+def fit_blocks(work: Work) -> dict[str, Blocks]:
+    """The peaks of a fit by phase; one component is the Krylov engine's, several the iterative one's."""
+    return _krylov_blocks(work) if work.num_components == 1 else _iterative_blocks(work)
+
+
+def _krylov_blocks(work: Work) -> dict[str, Blocks]:
+    t, c = work.num_traits, work.num_fixed
+    deep, every = work.num_probes, 4 * work.num_probes
+    kept, first, going = (2, c), t + c + every, t + c + deep
+    steps = Blocks((kept, (5, going)), (), going)
+    if work.columns is None or first <= work.columns:
+        return {"first Lanczos step": Blocks((kept, (1, every), (4, first)), (), first), "Lanczos steps": steps}
+    shallow = min(work.columns, every - deep)
+    return {
+        "shallow probes": Blocks((kept, (1, deep), (2, going), (5, shallow)), (), shallow),
+        "Lanczos steps": steps,
+    }
+
+
+def _iterative_blocks(work: Work) -> dict[str, Blocks]:
+    c, s, r, G = work.num_fixed, work.num_probes, work.rank, work.num_components
+    k = 1 + s
+    at_once = min(k, work.columns or k)
+    solving = (12, k) if at_once == k else (7, k)
+    batch = () if at_once == k else ((8, at_once),)
+    kept = ((1, c), (1, 1), (1, s), (1, r), (1, G + 1))
+    phases = {
+        "solves": Blocks((*kept, solving, *batch), ((1, s),), at_once),
+        "traces": Blocks((*kept, (6, k)), ((1, s), (1 if at_once == k else 2, at_once)), half=at_once),
+        "information": Blocks((*kept, (4, k), (13, G + 1)), ((1, s),), G + 1),
+        "likelihood": Blocks((*kept, (1, k), (5, s), (2, at_once)), ((1, s),), at_once),
+    }
+    if r:
+        phases["preconditioner"] = Blocks((*kept, (1, k), (4, r)), ((1, s),), r)
+        phases["cores"] = Blocks((*kept, (1, k), (3, r)), ((1, s), (1, r)), half=r)
+    return phases
+
+
+def he_blocks(work: Work) -> dict[str, Blocks]:
+    """The peaks of randomised Haseman-Elston regression with ``num_probes`` probes."""
+    c, s, G = work.num_fixed, work.num_probes, work.num_components
+    kept = ((1, c), (1, s))
+    return {
+        "images": Blocks((*kept, (G + 4, s)), ((1, s),), s),
+        "moments": Blocks((*kept, (3, s)), ((2, s), (1, 2 * s))),
+    }

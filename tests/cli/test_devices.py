@@ -1,0 +1,198 @@
+"""The command with a device: its plan, its budget, its memory; on a device made of NumPy."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from gpu_reml import ops
+from gpu_reml.cli.main import main
+from gpu_reml.ops.cuda import driver
+from gpu_reml.ops.device import plan as plan_module
+from gpu_reml.ops.device.interface import DeviceLostError
+from gpu_reml.ops.device.products import make_device_products
+from gpu_reml.validation import HostDevice, dense, simulate_cohort, write_plink
+
+N, M = 300, 3000
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    people = simulate_cohort(N, M, 5)
+    write_plink(people, folder / "data")
+    rng = np.random.default_rng(2)
+    Z = dense.standardised(people.counts)
+    y = 4 * (Z @ rng.standard_normal(M) / np.sqrt(M)) + 4 * rng.standard_normal(N)
+    ids = people.samples[["fid", "iid"]].set_axis(["FID", "IID"], axis=1)
+    ids.assign(height=y).to_csv(folder / "pheno.txt", sep="\t", index=False)
+    spec = [{"name": str(g), "variant_indices": list(range(M * g // 3, M * (g + 1) // 3))} for g in range(3)]
+    (folder / "spec.json").write_text(json.dumps(spec))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    """Genotypes are moved in pieces that suit a cohort of 400 KB."""
+    monkeypatch.setattr(plan_module, "LEAST_PIECE", 1 << 14)
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """Devices made of NumPy stand in for CUDA ones; those of the last run."""
+    made = []
+
+    def make(genotypes, device, dtype, *, residency=None, limit=None, num_devices=1):
+        if device == "cpu":
+            return ops.CpuProducts(genotypes, dtype)
+        made[:] = [HostDevice(limit=limit, label=f"device {d}") for d in range(num_devices)]
+        return make_device_products(genotypes, made, residency)
+
+    monkeypatch.setattr(ops, "make_products", make)
+    monkeypatch.setattr(ops, "resolve_backend", lambda device: "cpu" if device == "cpu" else "cuda")
+    return made
+
+
+def run(folder, *arguments, out="out"):
+    paths = ["--bfile", folder / "data", "--pheno", folder / "pheno.txt", "--out", folder / out]
+    return main([str(a) for a in [*paths, "--method", "stochastic", *arguments]])
+
+
+def record(folder, out="out"):
+    return json.loads((folder / f"{out}.json").read_text())
+
+
+@pytest.mark.parametrize("components", [[], ["--component-spec"]])
+@pytest.mark.parametrize("more", [[], ["--num-gpus", "2"], ["--ring-depth", "2"]])
+def test_estimates_on_a_device_are_those_on_the_cpu(cohort, devices, components, more, capsys):
+    chosen = [*components, cohort / "spec.json"] if components else []
+    assert run(cohort, *chosen, "--device", "cpu", out="cpu") == 0
+    budget = 0.001 if not components else 0.002
+    assert run(cohort, *chosen, "--device", "cuda", "--gpu-budget-gib", budget, *more, out="gpu") == 0
+    found, expected = record(cohort, "gpu"), record(cohort, "cpu")
+    for one, other in zip(found["components"], expected["components"], strict=True):
+        assert abs(one["variance"] - other["variance"]) <= 1e-3 * other["se"]
+    assert found["backend"] == "cuda" and expected["device_memory"] is None
+    memory = found["device_memory"]
+    assert len(memory["peak"]) == len(devices)
+    assert max(memory["peak"].values()) <= memory["planned"] <= budget * 2**30
+    assert re.search(r"device 0: at most [\d.]+ MiB held, [\d.]+ planned", capsys.readouterr().out)
+
+
+def plan(capsys, folder, *arguments):
+    code = run(folder, "--device", "cuda", "--plan", *arguments)
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
+
+
+def planned_mib(text):
+    return float(re.search(r"device memory at most ([\d.,]+) MiB", text)[1].replace(",", ""))
+
+
+def test_the_plan_is_printed_without_a_device_and_without_reading_genotypes(cohort, capsys, monkeypatch):
+    monkeypatch.setattr("gpu_reml.io.load_genotypes", lambda *_: pytest.fail("genotypes were read"))
+    code, text = plan(capsys, cohort, "--gpu-budget-gib", "1")
+    assert code == 0
+    assert "resident" in text and planned_mib(text) < 1024
+    assert re.search(r"phase first Lanczos step +[\d.]+ MiB", text)
+    assert not (cohort / "out.json").exists()
+
+
+def test_a_smaller_budget_streams_then_narrows_then_lowers_the_rank_and_then_refuses(cohort, capsys):
+    flags = ["--component-spec", cohort / "spec.json", "--first-probes", "128"]  # wider than the preconditioner
+    found = []
+    for budget in np.geomspace(0.02, 0.0008, 40):
+        code, text = plan(capsys, cohort, *flags, "--gpu-budget-gib", f"{budget:.6f}")
+        if code:
+            found.append(("refused", 0, "all"))
+            continue
+        assert planned_mib(text) <= 1024 * budget + 0.05  # the plan is printed to a tenth
+        rank, columns = re.search(r"rank (\d+); (\w+) columns", text).groups()
+        found.append(("streamed" if "streamed in part" in text else "resident", int(rank), columns))
+    order = list(dict.fromkeys(found))
+    assert order[:2] == [("resident", 51, "all"), ("streamed", 51, "all")] and order[-1][0] == "refused"
+    ranks = [rank for _, rank, _ in order]
+    assert ranks == sorted(ranks, reverse=True) and ranks[-2] < 51
+    narrowed = [columns != "all" for _, rank, columns in order if rank == 51]
+    assert narrowed == sorted(narrowed) and any(narrowed)
+
+
+def test_a_budget_that_nothing_fits_names_the_smallest_that_would(cohort, capsys):
+    code, text = plan(capsys, cohort, "--gpu-budget-gib", "0.0001")
+    assert code == 2
+    needed = re.search(r"the smallest that can is --gpu-budget-gib ([\d.]+)", text)[1]
+    assert plan(capsys, cohort, "--gpu-budget-gib", needed)[0] == 0
+
+
+def test_the_smallest_budget_that_is_named_is_enough_for_the_fit(cohort, devices, capsys):
+    text = plan(capsys, cohort, "--gpu-budget-gib", "0.0001")[1]
+    needed = re.search(r"the smallest that can is --gpu-budget-gib ([\d.]+)", text)[1]
+    assert run(cohort, "--device", "cuda", "--gpu-budget-gib", needed, out="least") == 0
+    assert run(cohort, "--device", "cpu", out="cpu") == 0
+    found, expected = record(cohort, "least"), record(cohort, "cpu")
+    assert abs(found["h2"]["estimate"] - expected["h2"]["estimate"]) <= 1e-3 * expected["h2"]["se"]
+
+
+def test_a_lost_device_ends_in_one_line_and_the_run_resumes_from_the_last_checkpoint(
+    cohort, devices, capsys, monkeypatch
+):
+    flags = ["--component-spec", cohort / "spec.json", "--device", "cuda", "--gpu-budget-gib", "1"]
+    assert run(cohort, *flags, out="whole") == 0
+    calls, zt = [], HostDevice.zt
+
+    def failing(self, *arguments):
+        calls.append(None)
+        if len(calls) > 40:
+            raise DeviceLostError("device 0 stopped answering; --resume goes on from the last checkpoint")
+        return zt(self, *arguments)
+
+    monkeypatch.setattr(HostDevice, "zt", failing)
+    assert run(cohort, *flags, "--checkpoint-seconds", "0", out="lost") == 4
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("gpu-reml: device: device 0 stopped answering") and "--resume" in error
+    assert (cohort / "lost.height.checkpoint.npz").exists() and not (cohort / "lost.json").exists()
+    monkeypatch.setattr(HostDevice, "zt", zt)
+    assert run(cohort, *flags, "--resume", out="lost") == 0
+    assert record(cohort, "lost")["components"] == record(cohort, "whole")["components"]
+
+
+def test_a_device_without_memory_ends_in_one_line(cohort, devices, capsys, monkeypatch):
+    monkeypatch.setattr(HostDevice, "__init__", full(HostDevice.__init__))
+    assert run(cohort, "--device", "cuda", "--gpu-budget-gib", "1") == 4
+    assert re.search(r"gpu-reml: device: .*out of memory", capsys.readouterr().err)
+
+
+def full(original):
+    def init(self, **options):
+        original(self, memory=1000, **options)
+
+    return init
+
+
+def test_devices_are_listed_or_what_is_missing_is_said(capsys, monkeypatch):
+    found = [driver.DeviceInfo(0, "A GPU", (9, 0), 80 * 2**30, 79 * 2**30)]
+    monkeypatch.setattr(driver, "list_devices", lambda: found)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--devices"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == "0  A GPU  compute capability 9.0  79.0 of 80.0 GiB free\n"
+    monkeypatch.undo()
+    monkeypatch.setattr(driver, "cuda_unavailable_reason", lambda: "no NVIDIA driver; install it")
+    with pytest.raises(SystemExit) as stopped:
+        main(["--devices"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "gpu-reml: no CUDA device: no NVIDIA driver; install it\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--gpu-budget-gib", "-1"], "expected 0 or more GiB, found -1"),
+        (["--num-gpus", "0"], "expected a positive integer, found 0"),
+    ],
+)
+def test_impossible_device_flags_are_refused(cohort, capsys, flags, message):
+    with pytest.raises(SystemExit):
+        run(cohort, *flags)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,460 @@
+"""The tensor-core products against NumPy in float64: emulated without a device, and on a device.
+
+The emulator runs the kernels' own source through the launchers, so grids, divided sums and operands are tested too.
+"""
+
+import weakref
+
+import numpy as np
+import pytest
+
+from gpu_reml.ops.cuda.driver import missing_toolkit_libraries
+from gpu_reml.validation import warp_emulator
+from gpu_reml.validation.warp_emulator import Emulator, poisoned, round_toward_zero
+
+MISSING_LIBRARIES = missing_toolkit_libraries()
+if not MISSING_LIBRARIES:  # numba.cuda cannot be imported without cudart
+    from gpu_reml.ops.cuda import fragments, tensor
+
+pytestmark = pytest.mark.skipif(bool(MISSING_LIBRARIES), reason=f"not found: {', '.join(MISSING_LIBRARIES)}")
+
+NORM_TOLERANCE = 3e-7  # of a column; the worst that was seen is 2.5e-7
+ENTRY_TOLERANCE = 1e-6  # of the root of the sum of squared terms; the largest of many entries
+MISSING_CODE, COUNTS = 1, np.array([2.0, np.nan, 1.0, 0.0])
+STREAM = None
+
+
+class Cohort:
+    """Random packed genotypes with missing calls; what follows the last sample and the last variant is random too.
+
+    ``Z`` (n, b) float64.  Of three variants or more, one is never called and one does not vary.
+    """
+
+    def __init__(self, n, b, seed=0, missing=0.1):
+        rng = np.random.default_rng(seed)
+        frequency = rng.uniform(0.02, 0.98, (b, 1))
+        counts = rng.binomial(2, frequency, (b, n)).astype(float)
+        counts[rng.random((b, n)) < missing] = np.nan
+        if b > 2:
+            counts[1], counts[2] = np.nan, 2
+        codes = np.select([np.isnan(counts), counts == 0, counts == 1], [MISSING_CODE, 3, 2], 0).astype(np.uint8)
+        pitch = 64 * -(-n // 256)
+        padded = rng.integers(0, 4, (64 * -(-b // 64), 4 * pitch), np.uint8)
+        padded[:b, :n] = codes
+        quads = padded.reshape(len(padded), pitch, 4)
+        self.packed = np.bitwise_or.reduce(quads << np.array([0, 2, 4, 6], np.uint8), axis=2)
+        called = ~np.isnan(counts)
+        filled = np.where(called, counts, 0)
+        self.mean = filled.sum(1) / np.maximum(called.sum(1), 1)
+        centred = np.where(called, counts - self.mean[:, None], 0)
+        sd = np.sqrt((centred**2).sum(1) / np.maximum(called.sum(1), 1))
+        self.inv_sd = np.divide(1, sd, out=np.zeros(b), where=sd > 0)
+        self.Z = (centred * self.inv_sd[:, None]).T
+
+    def block(self, put=lambda array, dtype: array):
+        table, moments = fragments.make_tables(self.mean, self.inv_sd)
+        return tensor.TensorBlock(put(self.packed, np.uint8), put(table, np.float16), put(moments, np.float32))
+
+
+@pytest.fixture
+def emulator(monkeypatch):
+    """Kernels run in the emulator."""
+    emulator = Emulator()
+    monkeypatch.setattr(fragments, "launch", emulator)
+    monkeypatch.setattr(tensor, "launch", emulator)
+    return emulator
+
+
+@pytest.fixture
+def one_warp(monkeypatch):
+    """Thread blocks of one warp in Z' B: the same arithmetic in an eighth of the time."""
+    monkeypatch.setattr(tensor, "ZT_WARPS", 1)
+    monkeypatch.setattr(tensor, "ZT_ROWS", 32)
+    tensor.make_zt_kernel.cache_clear()
+    yield
+    tensor.make_zt_kernel.cache_clear()
+
+
+@pytest.fixture
+def short_sums(monkeypatch):
+    """Sums are divided, and one launch does not hold them, at sizes that an emulator can do."""
+    for name, value in (("MAX_STAGES", 2), ("MIN_STAGES", 1), ("MAX_PARTS", 2)):
+        monkeypatch.setattr(tensor, name, value)
+
+
+def emulated_zt(cohort, B):
+    operand = fragments.launch_sample_operand(np.ascontiguousarray(B, np.float32), poisoned, STREAM)
+    out = poisoned((cohort.Z.shape[1], B.shape[1]), np.float32)
+    tensor.launch_zt(cohort.block(), operand, out, poisoned, STREAM)
+    return out
+
+
+def emulated_z(cohort, U, w, rows=None):
+    factor = (cohort.inv_sd * w).astype(np.float32)
+    out = np.zeros((cohort.Z.shape[0], U.shape[1]), np.float32)
+    tensor.launch_z(cohort.block(), np.ascontiguousarray(U, np.float32), factor, out, poisoned, STREAM, rows)
+    return out
+
+
+def errors(found, A, X, missing):
+    """Errors of ``found`` as A X against float64: (norm-wise by column, the largest of an entry).
+
+    Relative to the root of the sum of the squared terms, the size of a sum whose terms have random signs; and beyond
+    what missing calls may add, each being zero within 2^-23 ``missing``.
+    """
+    A, X = A.astype(np.float64), X.astype(np.float64)
+    error, scale = np.abs(found - A @ X), np.sqrt(A**2 @ X**2)
+    by_norm = np.linalg.norm(error, axis=0) / np.linalg.norm(scale, axis=0)
+    excess = np.maximum(error - 2.0**-23 * missing @ np.abs(X), 0)
+    assert not excess[scale == 0].any()
+    return by_norm.max(), (excess / np.where(scale > 0, scale, 1)).max()
+
+
+def zt_errors(found, cohort, B):
+    return errors(found, cohort.Z.T, B, ((cohort.Z == 0) * cohort.inv_sd).T)
+
+
+def z_errors(found, cohort, U, w=1.0, rows=slice(None)):
+    A = (cohort.Z * w)[:, rows]
+    return errors(found, A, U[rows], ((cohort.Z == 0) * cohort.inv_sd * w)[:, rows])
+
+
+def assert_small(errors_found):
+    by_norm, by_entry = errors_found
+    assert by_norm <= NORM_TOLERANCE
+    assert by_entry <= ENTRY_TOLERANCE
+
+
+def normal(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+# Emulated
+
+
+@pytest.mark.parametrize(("n", "b", "k"), [(1, 5, 1), (300, 70, 3), (256, 64, 8), (530, 129, 17), (77, 5, 130)])
+def test_products_match_numpy(emulator, n, b, k):
+    """n % 16, n % 256 and b of every kind, missing calls, padding that holds anything, outputs that held NaN."""
+    rng = np.random.default_rng(n)
+    cohort = Cohort(n, b, seed=k)
+    if n == 1:  # one copy of A1, in variants that vary elsewhere
+        cohort.packed[:], cohort.mean, cohort.inv_sd = 0b10, np.full(b, 0.7), np.full(b, 1.5)
+        cohort.Z = np.full((1, b), 1.5 * 0.3)
+    B, U, w = normal(rng, n, k), normal(rng, b, k), rng.uniform(0, 2, b)
+    assert_small(zt_errors(emulated_zt(cohort, B), cohort, B))
+    assert_small(z_errors(emulated_z(cohort, U, w), cohort, U, w))
+
+
+@pytest.mark.parametrize("tiles", range(1, 9))
+def test_every_panel_width_matches_numpy(emulator, one_warp, tiles):
+    rng = np.random.default_rng(tiles)
+    n, b, k = 290, 66, 8 * tiles - 1
+    cohort = Cohort(n, b, seed=tiles)
+    B, U = normal(rng, n, k), normal(rng, b, k)
+    assert_small(zt_errors(emulated_zt(cohort, B), cohort, B))
+    assert_small(z_errors(emulated_z(cohort, U, np.ones(b)), cohort, U))
+    assert [panel for _, panel in fragments.panels(k)] == [tiles]
+
+
+def test_a_product_with_listed_variants_reads_only_those(emulator):
+    rng = np.random.default_rng(4)
+    cohort = Cohort(300, 200, seed=4)
+    rows = np.flatnonzero(rng.random(200) < 0.4).astype(np.int32)
+    U, w = normal(rng, 200, 5), rng.uniform(0, 2, 200)
+    unlisted = np.setdiff1d(np.arange(200), rows)
+    U[unlisted] = np.nan
+    assert_small(z_errors(emulated_z(cohort, U, w, rows), cohort, U, w, rows))
+
+
+def test_a_product_is_added_to_what_was_there(emulator):
+    cohort = Cohort(40, 30)
+    U = normal(np.random.default_rng(0), 30, 2)
+    once = emulated_z(cohort, U, np.ones(30))
+    out = np.full((40, 2), 1e6, np.float32)
+    tensor.launch_z(cohort.block(), U, cohort.inv_sd.astype(np.float32), out, poisoned, STREAM)
+    np.testing.assert_allclose(out, 1e6 + once, atol=0.07)  # 2^-4 is the spacing of float32 at 1e6
+
+
+def test_values_over_six_decades_lose_nothing(emulator, one_warp):
+    """Within a column and from column to column, up to the ends of float32; a zero column gives zero."""
+    rng = np.random.default_rng(6)
+    n, b, k = 500, 66, 8
+    cohort = Cohort(n, b, seed=6)
+    between = 10.0 ** np.array([-30, -12, -3, 0, 1, 12, 30, 0])
+    scales = rng.uniform(-6, 0, (n, k))
+    X = (rng.standard_normal((n, k)) * 10.0**scales * between).astype(np.float32)
+    X[:, -1] = 0
+    zt, z = emulated_zt(cohort, X), emulated_z(cohort, X[:b], np.ones(b))
+    assert not zt[:, -1].any() and not z[:, -1].any()
+    assert_small(zt_errors(zt[:, :-1], cohort, X[:, :-1]))
+    assert_small(z_errors(z[:, :-1], cohort, X[:b, :-1]))
+
+
+def test_adversarial_columns_match_numpy(emulator, one_warp):
+    """Constant columns, where the centring cancels everything, single spikes, powers of two and alternating signs."""
+    n, b = 513, 40
+    cohort = Cohort(n, b, seed=8, missing=0.3)
+    B = np.zeros((n, 5), np.float32)
+    B[:, 0], B[512, 1], B[:, 2], B[:, 3] = 1, 3e4, 2.0 ** (np.arange(n) % 20 - 10), (-1.0) ** np.arange(n)
+    B[:, 4] = 1 + np.arange(n) / 1e6
+    assert zt_errors(emulated_zt(cohort, B), cohort, B)[1] <= ENTRY_TOLERANCE
+
+
+def test_missing_calls_and_variants_that_do_not_vary_contribute_nothing(emulator):
+    n, k = 50, 3
+    cohort = Cohort(n, 4, seed=1)
+    B = normal(np.random.default_rng(1), n, k)
+    assert not emulated_zt(cohort, B)[1:3].any()
+    cohort.packed[:] = 0b01010101  # nobody is called, but the mean and SD are those of the other samples
+    cohort.mean, cohort.inv_sd = np.array([0.1, 0.7, 1.3, 1.9]), np.full(4, 2.0)
+    assert np.abs(emulated_zt(cohort, B)).max() <= 2 * 2**-23 * np.abs(B).sum(0).max()
+    U = np.ones((4, k), np.float32)
+    assert np.abs(emulated_z(cohort, U, np.ones(4))).max() <= 4 * 2 * 2**-23
+
+
+@pytest.mark.parametrize("k", [1, 25])
+def test_divided_sums_and_several_launches_match_numpy(emulator, short_sums, one_warp, k):
+    rng = np.random.default_rng(k)
+    n, b = 1400, 700
+    cohort = Cohort(n, b, seed=k)
+    B, U, w = normal(rng, n, k), normal(rng, b, k), rng.uniform(0, 2, b)
+    assert_small(zt_errors(emulated_zt(cohort, B), cohort, B))
+    assert_small(z_errors(emulated_z(cohort, U, w), cohort, U, w))
+    for name in ("zt_kernel", "z_kernel"):
+        parts = [grid[1] for launched, grid in emulator.launched if launched == name]
+        assert len(parts) > 1 and max(parts) == 2
+
+
+def test_listed_variants_in_several_launches_match_numpy(emulator, short_sums):
+    rng = np.random.default_rng(12)
+    cohort = Cohort(60, 900, seed=12)
+    rows = np.flatnonzero(rng.random(900) < 0.7).astype(np.int32)
+    U, w = normal(rng, 900, 30), rng.uniform(0, 2, 900)
+    assert_small(z_errors(emulated_z(cohort, U, w, rows), cohort, U, w, rows))
+
+
+def test_results_do_not_depend_on_the_order_of_the_warps(emulator):
+    cohort = Cohort(300, 70)
+    B, U = normal(np.random.default_rng(0), 300, 9), normal(np.random.default_rng(1), 70, 9)
+    found = emulated_zt(cohort, B), emulated_z(cohort, U, np.ones(70))
+    emulator.reverse = True
+    again = emulated_zt(cohort, B), emulated_z(cohort, U, np.ones(70))
+    np.testing.assert_array_equal(found[0], again[0])
+    np.testing.assert_array_equal(found[1], again[1])
+
+
+def test_nothing_to_multiply_leaves_the_result_alone(emulator):
+    cohort = Cohort(20, 6)
+    out = np.full((20, 2), 3, np.float32)
+    arguments = np.ones((6, 2), np.float32), cohort.inv_sd.astype(np.float32), out, poisoned, STREAM
+    tensor.launch_z(cohort.block(), *arguments, rows=np.zeros(0, np.int32))
+    assert (out == 3).all() and not emulator.launched
+
+
+@pytest.mark.parametrize("lost", ["syncthreads", "wait_async"])
+def test_the_emulator_notices_lost_synchronisation(emulator, monkeypatch, lost):
+    if lost == "syncthreads":
+        module = warp_emulator._cuda_module
+        without = lambda *a: type(module(*a))(**{**vars(module(*a)), "syncthreads": lambda: None})  # noqa: E731
+        monkeypatch.setattr(warp_emulator, "_cuda_module", without)
+    else:
+        monkeypatch.setattr(warp_emulator.NumpyInstructions, "wait_async", lambda self: None)
+    cohort = Cohort(600, 70)
+    assert np.isnan(emulated_zt(cohort, np.ones((600, 1)))).any()
+    assert np.isnan(emulated_z(cohort, np.ones((70, 1)), np.ones(70))).any()
+
+
+class CountedMemory:
+    """Allocates poisoned memory and knows the most that was held at a time."""
+
+    def __init__(self):
+        self.held = self.most = 0
+
+    def __call__(self, shape, dtype):
+        array = poisoned(shape, dtype)
+        self.held += array.nbytes
+        self.most = max(self.most, self.held)
+        weakref.finalize(array, self._release, array.nbytes)
+        return array
+
+    def _release(self, size):
+        self.held -= size
+
+
+@pytest.mark.parametrize(("n", "b", "k"), [(20, 3000, 1), (20, 1500, 70), (2500, 20, 12), (2500, 20, 70)])
+def test_scratch_memory_is_what_was_promised(emulator, monkeypatch, n, b, k):
+    cohort = Cohort(n, b)
+    monkeypatch.setattr(emulator.__class__, "__call__", lambda self, *a: None)  # the kernels need not run
+    memory = CountedMemory()
+    operand = fragments.launch_sample_operand(np.ones((n, k), np.float32), memory, STREAM)
+    assert memory.most <= fragments.sample_operand_bytes(n, k) <= 1.1 * memory.most + 2**14
+    held, memory.most = memory.held, memory.held
+    tensor.launch_zt(cohort.block(), operand, np.zeros((b, k), np.float32), memory, STREAM)
+    arguments = np.ones((b, k), np.float32), np.ones(b, np.float32), np.zeros((n, k), np.float32)
+    tensor.launch_z(cohort.block(), *arguments, memory, STREAM)
+    most = memory.most - held
+    assert most <= tensor.scratch_bytes(n, b, k) <= 1.1 * most + 2**14
+
+
+def test_scratch_memory_stays_bounded_for_a_biobank():
+    for n, b in ((500_000, 600_000), (500_000, 8192), (50_000, 500_000), (2000, 1_000_000)):
+        assert tensor.scratch_bytes(n, b, 64) <= 400 * 2**20
+        assert tensor.scratch_bytes(n, b, 1) <= 64 * 2**20
+
+
+def test_sums_are_divided_completely_and_no_finer_than_they_should():
+    for num_blocks in (1, 3, 100, 5000):
+        for num_stages in (1, 15, 16, 17, 500, 100_000):
+            division = tensor.divide(num_blocks, num_stages)
+            covered = 0
+            for first, parts in division.launches(num_stages):
+                assert first == covered and 1 <= parts <= division.parts <= tensor.MAX_PARTS
+                covered += parts * division.stages
+                assert first + (parts - 1) * division.stages < num_stages  # no part is empty
+            assert covered >= num_stages and division.stages <= tensor.MAX_STAGES
+            assert num_blocks < tensor.ENOUGH_BLOCKS or division.parts == 1
+
+
+# Truncation in the accumulators
+
+
+def chain(T, high, low, flush):
+    """T' (high + low) on tensor cores that truncate: 16 terms at a time, a new accumulator every ``flush`` terms."""
+    total = accumulator = np.zeros((T.shape[1], high.shape[1]), np.float32)
+    for i in range(0, len(T), 16):
+        for half in (high, low):
+            accumulator = round_toward_zero(accumulator + T[i : i + 16].T @ half[i : i + 16])
+        if (i + 16) % flush == 0:
+            total, accumulator = total + accumulator, np.zeros_like(accumulator)
+    return (total + accumulator).astype(np.float64)
+
+
+def test_flushing_keeps_truncation_harmless():
+    rng = np.random.default_rng(9)
+    n = 8192
+    T = fragments.make_tables(np.full(64, 0.6), np.ones(64))[0][0][rng.integers(0, 4, (n, 64))].astype(np.float64)
+    B = 2.0**10 * rng.standard_normal((n, 8))
+    high = B.astype(np.float16).astype(np.float64)
+    low = (B - high).astype(np.float16).astype(np.float64)
+    flushed = errors(chain(T, high, low, fragments.FLUSH_TERMS), T.T, B, 0 * T.T)[0]
+    assert flushed <= 2e-6
+    assert errors(chain(T, high, low, n), T.T, B, 0 * T.T)[0] > 5 * flushed
+
+
+def test_no_stage_is_longer_than_a_flush():
+    for tiles in range(1, fragments.MAX_TILES + 1):
+        assert fragments.STEP_TERMS * fragments.sample_stage_steps(tiles) <= fragments.FLUSH_TERMS
+        assert fragments.STEP_TERMS * tensor.variant_stage_steps(tiles) <= fragments.FLUSH_TERMS
+
+
+def test_the_kernels_stay_accurate_on_truncating_tensor_cores(emulator, one_warp):
+    emulator.rounding = round_toward_zero
+    rng = np.random.default_rng(10)
+    n, b = 8200, 2200
+    cohort, B = Cohort(n, 32, seed=10), normal(rng, n, 2)
+    assert zt_errors(emulated_zt(cohort, B), cohort, B)[0] <= 2e-6
+    cohort, U = Cohort(32, b, seed=11), normal(rng, b, 2)
+    assert z_errors(emulated_z(cohort, U, np.ones(b)), cohort, U)[0] <= 2e-6
+
+
+# Host parts
+
+
+def test_tables_are_centred_and_missing_is_zero():
+    rng = np.random.default_rng(2)
+    mean, inv_sd = np.append(rng.uniform(0, 2, 500), [0, 2, 1 / 2048]), np.append(rng.uniform(0.5, 40, 502), 0)
+    table, moments = fragments.make_tables(mean, inv_sd)
+    delta = moments[:, 1].astype(np.float64)
+    assert (np.abs(delta) <= 2.0**-11).all()
+    np.testing.assert_array_equal(moments[:, 0], inv_sd.astype(np.float32))
+    values = table.astype(np.float64) - delta[:, None]
+    np.testing.assert_allclose(values[:-1, [0, 2, 3]], COUNTS[[0, 2, 3]] - mean[:-1, None], rtol=0, atol=2.0**-36)
+    assert (np.abs(values[:, MISSING_CODE]) <= 2.0**-23).all()
+    assert not table[-1].any() and not moments[-1].any()
+
+
+def test_panels_cover_the_columns_evenly():
+    assert fragments.panels(33) == ((0, 5),)
+    assert fragments.panels(130) == ((0, 6), (48, 6), (96, 5))
+    for k in range(1, 300):
+        starts, tiles = zip(*fragments.panels(k), strict=True)
+        assert starts == tuple(8 * sum(tiles[:i]) for i in range(len(tiles)))
+        assert 0 <= 8 * sum(tiles) - k < 8
+        assert max(tiles) <= fragments.MAX_TILES and max(tiles) - min(tiles) <= 1
+
+
+def test_operands_hold_scaled_columns_and_their_sums(emulator):
+    rng = np.random.default_rng(3)
+    B = normal(rng, 700, 11) * np.float32(10.0) ** rng.integers(-20, 20, 11).astype(np.float32)
+    B[3, 4] = 2.0**7
+    B[:, 4] = np.clip(B[:, 4], -(2.0**7), 2.0**7)
+    (panel,) = fragments.launch_sample_operand(B, poisoned, STREAM).panels
+    scale, unscale, total = panel.columns[:, :11]
+    peak = np.abs(B).max(0) * scale.astype(np.float64)
+    assert ((2.0**11 <= peak) & (peak < 2.0**12)).all()
+    np.testing.assert_array_equal(scale * unscale, 1)
+    assert (np.frexp(scale)[0] == 0.5).all()
+    np.testing.assert_array_equal(total, B.astype(np.float64).sum(0).astype(np.float32))
+
+
+# On a device
+
+on_device = [pytest.mark.gpu, pytest.mark.device]  # the simulator knows no inline PTX
+
+
+def device_products(device, cohort, B, U, w, rows=None):
+    """(Z' B, Z diag(w) U) on a device, with guard rows around both results."""
+    n, b, k = *cohort.Z.shape, B.shape[1]
+    block = cohort.block(device.put)
+    operand = fragments.launch_sample_operand(device.put(B), device.allocate, device.stream)
+    zt, read_zt = device.guarded(np.full((b, k), np.nan))
+    tensor.launch_zt(block, operand, zt, device.allocate, device.stream)
+    z, read_z = device.guarded(np.zeros((n, k)))
+    factor = device.put(cohort.inv_sd * w)
+    rows = None if rows is None else device.put(rows, np.int32)
+    tensor.launch_z(block, device.put(U), factor, z, device.allocate, device.stream, rows)
+    return read_zt(), read_z()
+
+
+class TestOnDevice:
+    pytestmark = on_device
+
+    @pytest.mark.parametrize(
+        ("n", "b", "k"),
+        [(1001, 70, 1), (517, 131, 8), (256, 64, 16), (3001, 777, 24), (12_000, 300, 33), (300, 12_000, 64)]
+        + [(20_011, 1500, 1), (20_011, 1500, 32), (777, 555, 47), (600, 900, 55), (5000, 4000, 130)],
+    )
+    def test_products_match_numpy(self, device, n, b, k):
+        rng = np.random.default_rng()
+        cohort = Cohort(n, b, seed=rng.integers(2**31))
+        B = normal(rng, n, k) * np.float32(10) ** rng.uniform(-6, 0, (n, k)).astype(np.float32)
+        U, w = normal(rng, b, k), rng.uniform(0, 2, b)
+        zt, z = device_products(device, cohort, B, U, w)
+        assert max(zt_errors(zt, cohort, B)) <= 3e-6
+        assert max(z_errors(z, cohort, U, w)) <= 3e-6
+
+    def test_listed_variants_match_numpy(self, device):
+        rng = np.random.default_rng()
+        cohort = Cohort(2100, 3000, seed=rng.integers(2**31))
+        rows = np.flatnonzero(rng.random(3000) < 0.3)
+        B, U, w = normal(rng, 2100, 20), normal(rng, 3000, 20), rng.uniform(0, 2, 3000)
+        _, z = device_products(device, cohort, B, U, w, rows)
+        assert max(z_errors(z, cohort, U, w, rows)) <= 3e-6
+
+    def test_several_launches_match_numpy(self, device, short_sums):
+        rng = np.random.default_rng()
+        cohort = Cohort(3000, 2000, seed=rng.integers(2**31))
+        B, U = normal(rng, 3000, 40), normal(rng, 2000, 40)
+        zt, z = device_products(device, cohort, B, U, np.ones(2000))
+        assert max(zt_errors(zt, cohort, B)) <= 3e-6
+        assert max(z_errors(z, cohort, U)) <= 3e-6
+
+    def test_results_are_the_same_bit_for_bit_every_time(self, device):
+        rng = np.random.default_rng()
+        cohort = Cohort(9000, 1200, seed=rng.integers(2**31))
+        B, U = normal(rng, 9000, 33), normal(rng, 1200, 33)
+        first = device_products(device, cohort, B, U, np.ones(1200))
+        for _ in range(3):
+            again = device_products(device, cohort, B, U, np.ones(1200))
+            np.testing.assert_array_equal(first[0], again[0])
+            np.testing.assert_array_equal(first[1], again[1])

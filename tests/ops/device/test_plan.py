@@ -1,0 +1,87 @@
+"""The device plan: arithmetic of what is kept where."""
+
+import pytest
+
+from gpu_reml.ops.device.plan import BudgetError, Shape, make_plan
+from gpu_reml.ops.device.pool import size_class
+
+MIB = 2**20
+# 8,000 samples: rows of 2,048 bytes, 128 KiB for 64 variants; 100 MiB and 20 MiB of genotypes
+SHAPE = Shape(8000, (51200, 10240), 64, 64, 3 * MIB)
+
+
+def workspace(columns, rank, piece_bytes):
+    return {"solves": (columns or 100) * MIB // 10, "preconditioner": rank * MIB // 10}
+
+
+def plan(budget, ranks=(200, 50, 0), columns=(None, 50, 25), ring_depth=0):
+    return make_plan(SHAPE, workspace, ranks, columns, int(budget * MIB), ring_depth)
+
+
+def test_everything_is_resident_when_it_fits():
+    found = plan(200)
+    assert (found.genotypes, found.ring, found.rank, found.columns) == (120 * MIB, 0, 200, None)
+    assert found.peak == 120 * MIB + 3 * MIB + 20 * MIB
+    assert found.residency.resident_bytes is None
+
+
+def test_the_peak_counts_the_largest_phase_only():
+    assert plan(200).phases == {"solves": 10 * MIB, "preconditioner": 20 * MIB}
+    assert plan(200).peak == plan(143).peak
+
+
+@pytest.mark.parametrize("budget", [142, 130, 120, 100])
+def test_what_does_not_fit_streams_and_the_rest_stays(budget):
+    found = plan(budget)
+    assert found.rank == 200 and found.columns is None and found.ring > 0
+    assert found.residency.resident_bytes == found.genotypes < 120 * MIB
+    assert found.peak <= budget * MIB
+    assert (
+        found.peak + found.residency.piece_bytes > budget * MIB
+        or found.genotypes + found.residency.piece_bytes >= 120 * MIB
+    )
+
+
+def test_no_plan_passes_its_budget_and_less_room_never_means_more_rank():
+    ranks = []
+    for budget in range(200, 4, -1):
+        try:
+            found = plan(budget)
+        except BudgetError:
+            break
+        assert found.peak <= budget * MIB
+        ranks.append(found.rank)
+    assert ranks == sorted(ranks, reverse=True) and set(ranks) == {200, 50, 0}
+
+
+def test_columns_are_narrowed_before_the_rank_is_lowered():
+    wide = {"ranks": (10, 0), "columns": (None, 25)}  # the solves are what is large
+    found = [plan(budget, **wide) for budget in (200, 15, 13)]
+    assert [(p.columns, p.rank) for p in found] == [(None, 10), (25, 10), (25, 10)]
+
+
+def test_the_smallest_budget_is_named_and_is_enough():
+    with pytest.raises(BudgetError, match="cannot hold this analysis in any way") as refused:
+        plan(2)
+    least = float(str(refused.value).split("--gpu-budget-gib ")[1].split(";")[0])
+    assert plan(least * 1024).peak <= least * 2**30
+    with pytest.raises(BudgetError):
+        plan(least * 1024 - 0.01)
+
+
+def test_a_ring_depth_that_is_asked_for_is_taken():
+    assert plan(100, ring_depth=7).residency.ring_depth == 7
+    assert plan(100).residency.ring_depth == 3
+
+
+def test_pieces_are_counted_as_they_are_allocated():
+    sizes = SHAPE.pieces(16 * MIB)
+    assert sum(sizes) == 120 * MIB and max(sizes) == size_class(16 * MIB) and len(sizes) == 7 + 2
+    assert Shape(8000, (1,), 64, 64, 0).pieces(MIB) == [size_class(64 * 2048)]
+
+
+def test_the_plan_reads_as_a_table():
+    text = "\n".join(plan(100).lines())
+    assert text.startswith("device memory at most ") and "streamed in part, ring of 3" in text
+    assert "phase preconditioner" in text and "genotypes resident" in text
+    assert "resident" in plan(200).lines()[0]
