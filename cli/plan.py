@@ -7,6 +7,7 @@ from gpu_reml import ops
 from gpu_reml.ops.cuda import layout
 from gpu_reml.ops.device.plan import LEAST_COLUMNS, DevicePlan, Shape, make_plan
 from gpu_reml.ops.device.pool import size_class
+from gpu_reml.ops.device.products import PRODUCT_COLUMNS
 from gpu_reml.reml import Blocks, Work, default_rank, exact_memory, fit_blocks, he_blocks
 
 PROGRAM = 190  # MiB that Python and its libraries take
@@ -59,8 +60,9 @@ def phase_bytes(blocks: Blocks, n: int, m: int, rows: int, copies: int) -> int:
     """Bytes of a phase of a fit on a device with m variants, pieces of ``rows`` and ``copies`` of a product's block."""
     samples = sum(count * size_class(4 * n * k) for count, k in blocks.samples if k)
     variants = sum(count * size_class(4 * m * k) for count, k in blocks.variants if k)
-    whole = layout.product_bytes(n, rows, blocks.product) if blocks.product else 0
-    half = layout.half_product_bytes(n, rows, blocks.half) if blocks.half else 0
+    product, half = (min(k, PRODUCT_COLUMNS) for k in (blocks.product, blocks.half))
+    whole = layout.product_bytes(n, rows, product) + size_class(4 * rows * blocks.product) if product else 0
+    half = layout.half_product_bytes(n, rows, half) if half else 0
     return samples + variants + max(whole, half) + copies * size_class(4 * n * blocks.product) + SMALL_BYTES
 
 
@@ -106,7 +108,7 @@ def host_plan(sizes: Sizes, method: str, options: Namespace, plan: DevicePlan | 
     else:
         items["variant blocks"] = width * m * (2 * probes + 4)
         items["sample blocks"] = width * n * (8 * probes + 8 * min(G, 8) + 3 * G)
-        items["preconditioner, if it pays"] = width * rank * (m + 3 * n)
+        items["preconditioner, if it pays"] = width * rank * 4 * n
     return {name: size / 2**20 for name, size in items.items()}
 
 

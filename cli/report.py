@@ -115,7 +115,8 @@ def device_memory(inputs: Inputs) -> dict[str, Any] | None:
     """Bytes planned for every device and the most that were held there; None on the CPU."""
     if inputs.planned.device is None:
         return None
-    return {"planned": inputs.planned.device.peak, "peak": inputs.covariance.products.peak_bytes}
+    plan, peaks = inputs.planned.device, inputs.covariance.products.peak_bytes
+    return {"planned": plan.peak, "planned_without_preconditioner": plan.peak_without_core, "peak": peaks}
 
 
 def history_text(result: FitResult, seconds: list[float]) -> str:

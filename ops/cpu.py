@@ -167,6 +167,19 @@ class CpuProducts:
             out[g] = _weighted_gram(F, columns.indices[entries], columns.data[entries])
         return out
 
+    def core(self, B: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:
+        """(G, k, k) B' Z W_g Z' B for every column g of ``weights``; half a pass, and Z' B is never held whole."""
+        self._require_rows(B, self.num_samples, "B")
+        B, weights = self._padded(B), sparse.csr_array(weights)
+        out, decoder = np.zeros((weights.shape[1], B.shape[1], B.shape[1])), _Decoder(self)
+        for block in blocks(self.genotypes, self.block_width):
+            F = sum(T @ B[samples] for samples, T in decoder.tiles(block))
+            local = sparse.csc_array(weights[block.rows])
+            for g in np.unique(local.nonzero()[1]):
+                entries = slice(local.indptr[g], local.indptr[g + 1])
+                out[g] += _weighted_gram(F, local.indices[entries], local.data[entries])
+        return out
+
     def squared_norms_by_sample(self, weights: sparse.spmatrix) -> np.ndarray:
         """(n, G) float64: sum_j W_jg z_ij^2, the diagonals of Z diag(W_g) Z'; half a pass."""
         weights = sparse.csr_array(weights)

@@ -15,7 +15,8 @@ class Covariance(Protocol):
 
     ``block`` puts an array where the products are computed, in their type; what it returns is a
     :data:`~gpu_reml.reml.linalg.Block`, as are all B and all results here.  ``features(B)`` is whatever makes
-    ``inner``, ``gram`` and ``apply_each`` cheap: for genotypes Z'B, half a pass.
+    ``inner``, ``gram`` and ``apply_each`` cheap: for genotypes Z'B, half a pass.  ``core(B)`` is (G, k, k) B'K_gB
+    without features kept.
     """
 
     names: tuple[str, ...]
@@ -31,6 +32,7 @@ class Covariance(Protocol):
     def features(self, B: Block) -> Any: ...
     def inner(self, FA: Any, FB: Any) -> np.ndarray: ...
     def gram(self, F: Any) -> np.ndarray: ...
+    def core(self, B: Block) -> np.ndarray: ...
     def apply_each(self, F: Any) -> Any: ...
 
 
@@ -69,6 +71,9 @@ class FunctionCovariance:
         grams = np.einsum("na,gnb->gab", F[0], F[1:])
         return (grams + grams.transpose(0, 2, 1)) / 2
 
+    def core(self, B):
+        return self.gram(self.features(B))
+
     def apply_each(self, F):
         return F[1:].copy()
 
@@ -88,14 +93,14 @@ def as_covariance(covariance: Any) -> Covariance:
 class CountingCovariance:
     """Another covariance with its column-passes counted: one is a product with one vector, both directions.
 
-    ``column_passes`` adds up k for ``apply``, k / 2 for ``features``, overlap k / 2 for ``apply_each``.
+    ``column_passes`` adds up k for ``apply``, k / 2 for ``features`` and ``core``, overlap k / 2 for ``apply_each``.
     """
 
     def __init__(self, covariance: Covariance, callback: Callable[[float], None] | None = None):
         self._covariance = covariance
         self._callback = callback
         self.column_passes = 0.0
-        self.calls = {"apply": 0, "features": 0, "apply_each": 0}
+        self.calls = {"apply": 0, "features": 0, "core": 0, "apply_each": 0}
 
     def __getattr__(self, name):
         return getattr(self._covariance, name)
@@ -113,6 +118,10 @@ class CountingCovariance:
     def features(self, B):
         self._count("features", B.shape[1] / 2)
         return self._covariance.features(B)
+
+    def core(self, B):
+        self._count("core", B.shape[1] / 2)
+        return self._covariance.core(B)
 
     def apply_each(self, F):
         self._count("apply_each", self._covariance.overlap * F.shape[-1] / 2)

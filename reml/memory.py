@@ -64,7 +64,7 @@ def _iterative_blocks(work: Work) -> dict[str, Blocks]:
     }
     if r:
         phases["preconditioner"] = Blocks((*kept, (1, k), (4, r)), ((1, s),), r)
-        phases["cores"] = Blocks((*kept, (1, k), (3, r)), ((1, s), (1, r)), half=r)
+        phases["cores"] = Blocks((*kept, (1, k), (2, r)), ((1, s),), r)
     return phases
 
 

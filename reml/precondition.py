@@ -98,7 +98,7 @@ def make_projected_core(
         for _ in range(2):
             U = range_basis(project(Q, covariance.apply(theta_g, U)))
         U = project(Q, U)
-    cores = covariance.gram(covariance.features(U)) if U.shape[1] else np.zeros((covariance.num_components, 0, 0))
+    cores = covariance.core(U) if U.shape[1] else np.zeros((covariance.num_components, 0, 0))
     return ProjectedCore(U, cores, np.asarray(traces, np.float64), dimension, np.asarray(theta_g, np.float64))
 
 

@@ -11,8 +11,6 @@ that it holds: half e of register r of lane 4 g + q belongs to column g and to t
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
-from math import isqrt
 
 import numpy as np
 from numba import cuda
@@ -20,16 +18,11 @@ from numba.cuda.types import float32, float64, int32, int64, uint32
 
 from .intrinsics import select, traced, words_result
 from .launch import launch
+from .layout import STEP_TERMS, TILE_COLUMNS, panels, partials_shape, sample_stage_steps, stage_words
 
-TILE_COLUMNS = 8  # columns of one mma
-MAX_TILES = 8  # column tiles of a panel
-STEP_TERMS = 16  # terms of the sum in one mma
-FRAGMENT_WORDS = 128  # of one step and column tile: 32 lanes x (2 high + 2 low)
-FLUSH_TERMS = 256  # the longest sum that is left to the accumulators of the tensor cores
 TABLE_UNIT = 1 / 1024  # the centre of a table is a multiple of it, so differences from the counts are exact in fp16
 
 _THREADS = 64  # of a block; every number of threads here is a multiple of it
-_MAX_PARTIALS = 1024
 _HIGHEST_SCALE = 253  # exponent bits of 2^126, whose reciprocal is still a normal number
 
 _MATRIX, _WORDS = float32[:, ::1], uint32[::1]
@@ -60,17 +53,6 @@ def make_tables(mean: np.ndarray, inv_sd: np.ndarray) -> tuple[np.ndarray, np.nd
     table = np.where(varies[:, None], np.stack([2 - centre, delta, 1 - centre, -centre], axis=1), 0.0)
     moments = np.stack([inv_sd, np.where(varies, delta, 0.0)], axis=1)
     return table.astype(np.float16), moments.astype(np.float32)
-
-
-def panels(num_columns: int) -> tuple[tuple[int, int], ...]:
-    """(first column, column tiles) of the panels that a right-hand side of ``num_columns`` is cut into.
-
-    As few panels as ``MAX_TILES`` allows, and none more than one tile wider than another.
-    """
-    tiles = -(-num_columns // TILE_COLUMNS)
-    count = -(-tiles // MAX_TILES)
-    starts = [panel * (tiles // count) + min(panel, tiles % count) for panel in range(count + 1)]
-    return tuple((TILE_COLUMNS * a, b - a) for a, b in pairwise(starts))
 
 
 @dataclass(frozen=True)
@@ -239,44 +221,6 @@ def variant_fragments_kernel(U, factor, rows, count, first_column, columns, num_
 
 
 # Launchers
-
-
-def stage_words(num_tiles: int, num_steps: int) -> int:
-    """Words of the fragments of one stage of ``num_steps`` steps."""
-    return num_steps * num_tiles * FRAGMENT_WORDS
-
-
-def partials_shape(num_rows: int, num_tiles: int) -> tuple[int, int]:
-    """Shape of the partial maxima and sums: a multiple of 4 parts near the square root of the number of rows.
-
-    The two passes over the rows then have about equally many steps.
-    """
-    width = -(-TILE_COLUMNS * num_tiles // 32) * 32
-    return min(4 * -(-isqrt(num_rows) // 4) + 4, _MAX_PARTIALS), width
-
-
-def column_bytes(num_rows: int, num_tiles: int) -> int:
-    """Bytes of the partials and of the scales and sums of the columns of one panel."""
-    num_parts, width = partials_shape(num_rows, num_tiles)
-    return (12 * num_parts + 12) * width
-
-
-def sample_operand_bytes(num_samples: int, num_columns: int) -> int:
-    """At most the device memory that :func:`launch_sample_operand` holds at a time, its scratch included."""
-    total = 0
-    for _, num_tiles in panels(num_columns):
-        steps = sample_stage_steps(num_tiles)
-        stages = -(-num_samples // (STEP_TERMS * steps))
-        total += 4 * stages * stage_words(num_tiles, steps) + column_bytes(num_samples, num_tiles)
-    return total
-
-
-def sample_stage_steps(num_tiles: int) -> int:
-    """Steps of 16 samples in a stage of Z' B: 4 for each word (16 genotypes) that a lane loads at once.
-
-    Two stages of fragments are in shared memory at a time, at most 32 KB, and their words in registers.
-    """
-    return FLUSH_TERMS // STEP_TERMS if num_tiles <= 2 else 8 if num_tiles == 3 else 4
 
 
 def launch_sample_operand(B, allocate, stream) -> SampleOperand:

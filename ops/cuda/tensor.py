@@ -19,29 +19,24 @@ import numpy as np
 from numba import cuda
 from numba.cuda.types import UniTuple, float16, float32, int32, int64, uint8, uint32
 
-from .fragments import (
+from .fragments import SampleOperand, launch_rows, launch_variant_operand
+from .intrinsics import fill, floats_result, indices_result, no_result, traced, wait_async, words_result
+from .launch import launch
+from .layout import (
     FRAGMENT_WORDS,
     STEP_TERMS,
     TILE_COLUMNS,
-    SampleOperand,
-    column_bytes,
-    launch_rows,
-    launch_variant_operand,
+    TILE_SAMPLES,
+    ZT_ROWS,
+    divide,
+    panel_columns,
     panels,
     sample_stage_steps,
     stage_words,
+    variant_stage_steps,
 )
-from .intrinsics import fill, floats_result, indices_result, no_result, traced, wait_async, words_result
-from .launch import launch
-
-MAX_STAGES = 256  # of one sum before it joins the result
-MIN_STAGES = 16  # of one sum where it is divided, or writing the parts would cost more than it gains
-MAX_PARTS = 64
-ENOUGH_BLOCKS = 1024  # thread blocks that fill any device several times over
 
 ZT_WARPS = 8
-ZT_ROWS = 256  # variants of a thread block of Z' B
-TILE_SAMPLES = 256  # of a thread block of Z W: 64 bytes of every variant
 ROW_WORDS = TILE_SAMPLES // 16
 TABLE_WORDS = 2  # of a variant
 
@@ -294,11 +289,6 @@ def make_zt_kernel(num_tiles: int):
     return zt_kernel
 
 
-def variant_stage_steps(num_tiles: int) -> int:
-    """Steps of 16 variants in a stage of Z W; two stages are in shared memory at a time, at most 42 KB."""
-    return 8 if num_tiles <= 3 else 4
-
-
 def z_warps(num_tiles: int) -> int:
     """Warps of a thread block of Z W.
 
@@ -409,32 +399,12 @@ class TensorBlock:
     moments: object
 
 
-@dataclass(frozen=True)
-class Division:
-    """A sum of many stages as launches of ``parts`` sums, each of ``stages``."""
-
-    parts: int
-    stages: int
-
-    def launches(self, num_stages: int):
-        """(first stage, parts) of every launch."""
-        for first in range(0, num_stages, self.parts * self.stages):
-            yield first, min(self.parts, -(-(num_stages - first) // self.stages))
-
-
-def divide(num_blocks: int, num_stages: int) -> Division:
-    """Enough parts for ``ENOUGH_BLOCKS`` thread blocks in all, each of ``MIN_STAGES`` to ``MAX_STAGES`` stages."""
-    parts = min(-(-ENOUGH_BLOCKS // num_blocks), -(-num_stages // MIN_STAGES), MAX_PARTS)
-    stages = min(-(-num_stages // parts), MAX_STAGES)
-    return Division(min(parts, -(-num_stages // stages)), stages)
-
-
 def launch_zt(block: TensorBlock, operand: SampleOperand, out, allocate, stream) -> None:
     """out (b, k) = Z' B for the right-hand side B of ``operand``; one read of the genotypes for each panel."""
     if out.size == 0:
         return
     for panel in operand.panels:
-        num_columns = _panel_columns(panel.first_column, panel.num_tiles, operand.num_columns)
+        num_columns = panel_columns(panel.first_column, panel.num_tiles, operand.num_columns)
         num_blocks = -(-len(out) // ZT_ROWS)
         num_stages = panel.num_stages
         division = divide(num_blocks, num_stages)
@@ -477,7 +447,7 @@ def _launch_z_panel(block, weighted, out, panel, division, allocate, stream) -> 
     first_column, num_tiles = panel
     steps = variant_stage_steps(num_tiles)
     operand = launch_variant_operand(U, factor, block.moments, listed, panel, steps, allocate, stream)
-    num_columns = _panel_columns(first_column, num_tiles, out.shape[1])
+    num_columns = panel_columns(first_column, num_tiles, out.shape[1])
     target, column = _target(parts, out, first_column, num_columns, allocate)
     where = (len(out), column, num_columns, part_stages, operand.num_stages, int(parts == 1))
     arguments = (block.packed, block.table, listed.rows, operand.fragments, operand.columns, target, where)
@@ -485,28 +455,6 @@ def _launch_z_panel(block, weighted, out, panel, division, allocate, stream) -> 
     launch(make_z_kernel(num_tiles), grid, 32 * z_warps(num_tiles), stream, *arguments)
     if parts > 1:
         _launch_sum(target, parts, out, first_column, 1, stream)
-
-
-def scratch_bytes(num_samples: int, num_variants: int, num_columns: int) -> int:
-    """At most what :func:`launch_zt` or :func:`launch_z` holds at a time; the operand of Z' B is not counted."""
-    most = 0
-    for first_column, num_tiles in panels(num_columns):
-        row_bytes = 4 * _panel_columns(first_column, num_tiles, num_columns)
-        steps = sample_stage_steps(num_tiles)
-        zt = divide(-(-num_variants // ZT_ROWS), -(-num_samples // (STEP_TERMS * steps)))
-        steps = variant_stage_steps(num_tiles)
-        num_stages = -(-num_variants // (STEP_TERMS * steps))
-        z = divide(-(-num_samples // TILE_SAMPLES), num_stages)
-        stages = min(num_stages, z.parts * z.stages)
-        operand = 4 * stages * (stage_words(num_tiles, steps) + STEP_TERMS * steps)
-        operand += column_bytes(stages * STEP_TERMS * steps, num_tiles)
-        parts = [d.parts * rows * row_bytes * (d.parts > 1) for d, rows in ((zt, num_variants), (z, num_samples))]
-        most = max(most, parts[0], operand + parts[1])
-    return most
-
-
-def _panel_columns(first_column: int, num_tiles: int, num_columns: int) -> int:
-    return min(TILE_COLUMNS * num_tiles, num_columns - first_column)
 
 
 def _target(parts: int, out, first_column: int, num_columns: int, allocate):

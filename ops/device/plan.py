@@ -16,6 +16,7 @@ from .store import padded, pitch
 
 LEAST_PIECE = 1 << 22  # bytes of genotypes below which launches cost more than they do
 LEAST_COLUMNS = 8
+CORE_PHASES = ("preconditioner", "cores")  # of a fit, only when it needs one
 MIB = 2**20
 
 
@@ -67,6 +68,12 @@ class DevicePlan:
         return self.genotypes + self.ring + self.constants + max(self.phases.values())
 
     @property
+    def peak_without_core(self) -> int:
+        """Most bytes held while no preconditioner is made."""
+        phases = [size for name, size in self.phases.items() if name not in CORE_PHASES]
+        return self.genotypes + self.ring + self.constants + max(phases)
+
+    @property
     def host_ring(self) -> int:
         """Page-locked bytes of host memory while genotypes stream."""
         return self.ring
@@ -74,12 +81,16 @@ class DevicePlan:
     def lines(self) -> list[str]:
         """The plan as a person reads it."""
         kept = "resident" if not self.ring else f"streamed in part, ring of {self.residency.ring_depth}"
+        unless = ""
+        if self.peak_without_core < self.peak:
+            unless = f", {self.peak_without_core / MIB:,.1f} unless a preconditioner is made"
         items = {"genotypes resident": self.genotypes, "ring": self.ring, "constants": self.constants}
         table = [f"  {name:<24}{size / MIB:>12,.1f} MiB" for name, size in items.items()]
         table += [f"  phase {name:<18}{size / MIB:>12,.1f} MiB" for name, size in self.phases.items()]
         return [
-            f"device memory at most {self.peak / MIB:,.1f} MiB ({kept}; {self.residency.piece_bytes / MIB:,.0f} MiB of "
-            f"genotypes a launch; rank {self.rank}; {self.columns or 'all'} columns solved at once)",
+            f"device memory at most {self.peak / MIB:,.1f} MiB{unless} ({kept}; "
+            f"{self.residency.piece_bytes / MIB:,.0f} MiB of genotypes a launch; rank {self.rank}; "
+            f"{self.columns or 'all'} columns solved at once)",
             *table,
         ]
 

@@ -21,6 +21,7 @@ from .pool import size_class
 from .store import Store, padded, pieces, pitch
 
 TILE_COLUMNS = 8  # columns are multiplied by eights: fewer cost the same
+PRODUCT_COLUMNS = 512  # of a product at once: from there on it is bound by arithmetic, even while genotypes stream
 SPREAD_COLUMNS = 64  # of right-hand sides for several groups that are laid out at once
 PIECE_BYTES = 1 << 28  # packed genotypes moved and launched at once
 RING_DEPTH = 3  # one being filled, one being copied, one being multiplied
@@ -133,6 +134,11 @@ class DeviceProducts:
 
     def _weighted(self, shard: Shard, B: DeviceBlock, w: np.ndarray, factor: Array) -> DeviceBlock:
         device, first, k = shard.device, shard.store.first, B.shape[1]
+        if k > PRODUCT_COLUMNS:
+            whole = DeviceBlock.empty(device, len(B), k)
+            for batch in _batches(k):
+                whole[:, batch] = self._weighted(shard, B[:, batch], w, factor)
+            return whole
         out = DeviceBlock.zeros(device, len(B), k)
         if not k:
             return out
@@ -261,18 +267,37 @@ class DeviceProducts:
         total = sum(self._each_with(F.parts, grams))
         return (total + total.transpose(0, 2, 1)) / 2
 
+    def core(self, B, weights: sparse.spmatrix) -> np.ndarray:
+        """(G, k, k) float64 B' Z W_g Z' B for every column g; half a pass, with Z' B of one piece at a time."""
+        _require_rows("B", B, self.num_samples)
+        columns = sparse.csc_array(weights).sorted_indices()
+
+        def cores(shard: Shard, B_there: DeviceBlock) -> np.ndarray:
+            device, k = shard.device, B_there.shape[1]
+            total = np.zeros((columns.shape[1], k, k))
+            batches = [(b, device.operand(B_there[:, b].array)) for b in _batches(k)]
+            for variants in shard.store.variants():
+                F = DeviceBlock.empty(device, variants.stop - variants.start, k)
+                for batch, operand in batches:
+                    part = DeviceBlock.empty(device, len(F), batch.stop - batch.start)
+                    device.zt(variants, operand, part.array)
+                    F[:, batch] = part
+                local = columns[variants.rows]
+                for g in np.flatnonzero(np.diff(local.indptr)):
+                    total[g] += device.weighted_gram(F.array, *_listed(device, local, g))
+                del F, part
+            return total
+
+        total = sum(self._each(cores, B))
+        return (total + total.transpose(0, 2, 1)) / 2
+
     def _columns(self, shard: Shard, weights: sparse.spmatrix) -> list[tuple[Array | None, Array]]:
         """(rows, weights) of every column of ``weights`` on the device; kept for the weights of the last calls."""
         key = ("columns", shard.store.first)
         known, placed = self._placed.get(key, (None, None))
         if known is not weights:
             local = sparse.csc_array(weights)[shard.rows].sorted_indices()
-            placed = []
-            for g in range(local.shape[1]):
-                rows, w = _column(local, g)
-                everything = len(rows) == local.shape[0]
-                listed = None if everything else shard.device.upload(rows.astype(np.int32))
-                placed.append((listed, shard.device.upload(w.astype(np.float64))))
+            placed = [_listed(shard.device, local, g) for g in range(local.shape[1])]
             self._placed[key] = weights, placed
         return placed
 
@@ -329,6 +354,18 @@ class DeviceProducts:
 def _column(weights: sparse.csc_array, g: int) -> tuple[np.ndarray, np.ndarray]:
     entries = slice(weights.indptr[g], weights.indptr[g + 1])
     return weights.indices[entries], weights.data[entries]
+
+
+def _listed(device: Device, weights: sparse.csc_array, g: int) -> tuple[Array | None, Array]:
+    """(rows, or None where all are listed, weights) of a column on a device."""
+    rows, w = _column(weights, g)
+    listed = None if len(rows) == weights.shape[0] else device.upload(rows.astype(np.int32))
+    return listed, device.upload(w.astype(np.float64))
+
+
+def _batches(num_columns: int) -> list[slice]:
+    """Columns that are multiplied at once: more would only take more memory."""
+    return [slice(c, min(c + PRODUCT_COLUMNS, num_columns)) for c in range(0, num_columns, PRODUCT_COLUMNS)]
 
 
 def _require_rows(name: str, array, rows: int) -> None:

@@ -8,9 +8,12 @@ import pytest
 
 from gpu_reml import ops
 from gpu_reml.cli.main import main
+from gpu_reml.cli.options import make_parser
+from gpu_reml.cli.plan import Sizes, device_plan
 from gpu_reml.ops.cuda import driver
 from gpu_reml.ops.device import plan as plan_module
 from gpu_reml.ops.device.interface import DeviceLostError
+from gpu_reml.ops.device.plan import BudgetError
 from gpu_reml.ops.device.products import make_device_products
 from gpu_reml.validation import HostDevice, dense, simulate_cohort, write_plink
 
@@ -99,23 +102,34 @@ def test_the_plan_is_printed_without_a_device_and_without_reading_genotypes(coho
     assert not (cohort / "out.json").exists()
 
 
-def test_a_smaller_budget_streams_then_narrows_then_lowers_the_rank_and_then_refuses(cohort, capsys):
-    flags = ["--component-spec", cohort / "spec.json", "--first-probes", "128"]  # wider than the preconditioner
+def plans(sizes, budgets, *flags):
+    """(kind, rank, columns) of the plans of a cohort for falling budgets, each once."""
     found = []
-    for budget in np.geomspace(0.02, 0.0008, 40):
-        code, text = plan(capsys, cohort, *flags, "--gpu-budget-gib", f"{budget:.6f}")
-        if code:
-            found.append(("refused", 0, "all"))
+    for budget in budgets:
+        options = make_parser("0").parse_args(
+            ["--bfile", "b", "--pheno", "p", "--out", "o", *flags, "--gpu-budget-gib", str(budget)]
+        )
+        try:
+            made = device_plan(sizes, options)
+        except BudgetError:
+            found.append(("refused", 0, None))
             continue
-        assert planned_mib(text) <= 1024 * budget + 0.05  # the plan is printed to a tenth
-        rank, columns = re.search(r"rank (\d+); (\w+) columns", text).groups()
-        found.append(("streamed" if "streamed in part" in text else "resident", int(rank), columns))
-    order = list(dict.fromkeys(found))
-    assert order[:2] == [("resident", 51, "all"), ("streamed", 51, "all")] and order[-1][0] == "refused"
-    ranks = [rank for _, rank, _ in order]
-    assert ranks == sorted(ranks, reverse=True) and ranks[-2] < 51
-    narrowed = [columns != "all" for _, rank, columns in order if rank == 51]
-    assert narrowed == sorted(narrowed) and any(narrowed)
+        assert made.peak <= budget * 2**30
+        found.append(("streamed" if made.ring else "resident", made.rank, made.columns))
+    return list(dict.fromkeys(found))
+
+
+def test_a_smaller_budget_streams_then_narrows_then_lowers_the_rank_and_then_refuses():
+    biobank = Sizes(100_000, (500_000,), 22, 1, 10, 500_000)
+    budgets = np.geomspace(80, 0.1, 200)
+    found = plans(biobank, budgets)
+    assert found[:2] == [("resident", 948, None), ("streamed", 948, None)] and found[-1][0] == "refused"
+    ranks = [rank for _, rank, _ in found]
+    assert ranks == sorted(ranks, reverse=True) and set(ranks) == {948, 474, 237, 0}
+    wide = plans(biobank, budgets, "--first-probes", "200", "--precond-rank", "50")  # solves are what is large
+    columns = [np.inf if columns is None else columns for kind, _, columns in wide if kind != "refused"]
+    assert columns == sorted(columns, reverse=True) and columns[-1] == 8 and wide[-1][0] == "refused"
+    assert wide[:2] == [("resident", 50, None), ("streamed", 50, None)]
 
 
 def test_a_budget_that_nothing_fits_names_the_smallest_that_would(cohort, capsys):

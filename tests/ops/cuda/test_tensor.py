@@ -14,7 +14,7 @@ from gpu_reml.validation.warp_emulator import Emulator, poisoned, round_toward_z
 
 MISSING_LIBRARIES = missing_toolkit_libraries()
 if not MISSING_LIBRARIES:  # numba.cuda cannot be imported without cudart
-    from gpu_reml.ops.cuda import fragments, tensor
+    from gpu_reml.ops.cuda import fragments, layout, tensor
 
 pytestmark = pytest.mark.skipif(bool(MISSING_LIBRARIES), reason=f"not found: {', '.join(MISSING_LIBRARIES)}")
 
@@ -79,7 +79,7 @@ def one_warp(monkeypatch):
 def short_sums(monkeypatch):
     """Sums are divided, and one launch does not hold them, at sizes that an emulator can do."""
     for name, value in (("MAX_STAGES", 2), ("MIN_STAGES", 1), ("MAX_PARTS", 2)):
-        monkeypatch.setattr(tensor, name, value)
+        monkeypatch.setattr(layout, name, value)
 
 
 def emulated_zt(cohort, B):
@@ -153,7 +153,7 @@ def test_every_panel_width_matches_numpy(emulator, one_warp, tiles):
     B, U = normal(rng, n, k), normal(rng, b, k)
     assert_small(zt_errors(emulated_zt(cohort, B), cohort, B))
     assert_small(z_errors(emulated_z(cohort, U, np.ones(b)), cohort, U))
-    assert [panel for _, panel in fragments.panels(k)] == [tiles]
+    assert [panel for _, panel in layout.panels(k)] == [tiles]
 
 
 def test_a_product_with_listed_variants_reads_only_those(emulator):
@@ -287,32 +287,32 @@ def test_scratch_memory_is_what_was_promised(emulator, monkeypatch, n, b, k):
     monkeypatch.setattr(emulator.__class__, "__call__", lambda self, *a: None)  # the kernels need not run
     memory = CountedMemory()
     operand = fragments.launch_sample_operand(np.ones((n, k), np.float32), memory, STREAM)
-    assert memory.most <= fragments.sample_operand_bytes(n, k) <= 1.1 * memory.most + 2**14
+    assert memory.most <= layout.sample_operand_bytes(n, k) <= 1.1 * memory.most + 2**14
     held, memory.most = memory.held, memory.held
     tensor.launch_zt(cohort.block(), operand, np.zeros((b, k), np.float32), memory, STREAM)
     arguments = np.ones((b, k), np.float32), np.ones(b, np.float32), np.zeros((n, k), np.float32)
     tensor.launch_z(cohort.block(), *arguments, memory, STREAM)
     most = memory.most - held
-    assert most <= tensor.scratch_bytes(n, b, k) <= 1.1 * most + 2**14
+    assert most <= layout.scratch_bytes(n, b, k) <= 1.1 * most + 2**14
 
 
 def test_scratch_memory_stays_bounded_for_a_biobank():
     for n, b in ((500_000, 600_000), (500_000, 8192), (50_000, 500_000), (2000, 1_000_000)):
-        assert tensor.scratch_bytes(n, b, 64) <= 400 * 2**20
-        assert tensor.scratch_bytes(n, b, 1) <= 64 * 2**20
+        assert layout.scratch_bytes(n, b, 64) <= 400 * 2**20
+        assert layout.scratch_bytes(n, b, 1) <= 64 * 2**20
 
 
 def test_sums_are_divided_completely_and_no_finer_than_they_should():
     for num_blocks in (1, 3, 100, 5000):
         for num_stages in (1, 15, 16, 17, 500, 100_000):
-            division = tensor.divide(num_blocks, num_stages)
+            division = layout.divide(num_blocks, num_stages)
             covered = 0
             for first, parts in division.launches(num_stages):
-                assert first == covered and 1 <= parts <= division.parts <= tensor.MAX_PARTS
+                assert first == covered and 1 <= parts <= division.parts <= layout.MAX_PARTS
                 covered += parts * division.stages
                 assert first + (parts - 1) * division.stages < num_stages  # no part is empty
-            assert covered >= num_stages and division.stages <= tensor.MAX_STAGES
-            assert num_blocks < tensor.ENOUGH_BLOCKS or division.parts == 1
+            assert covered >= num_stages and division.stages <= layout.MAX_STAGES
+            assert num_blocks < layout.ENOUGH_BLOCKS or division.parts == 1
 
 
 # Truncation in the accumulators
@@ -336,15 +336,15 @@ def test_flushing_keeps_truncation_harmless():
     B = 2.0**10 * rng.standard_normal((n, 8))
     high = B.astype(np.float16).astype(np.float64)
     low = (B - high).astype(np.float16).astype(np.float64)
-    flushed = errors(chain(T, high, low, fragments.FLUSH_TERMS), T.T, B, 0 * T.T)[0]
+    flushed = errors(chain(T, high, low, layout.FLUSH_TERMS), T.T, B, 0 * T.T)[0]
     assert flushed <= 2e-6
     assert errors(chain(T, high, low, n), T.T, B, 0 * T.T)[0] > 5 * flushed
 
 
 def test_no_stage_is_longer_than_a_flush():
-    for tiles in range(1, fragments.MAX_TILES + 1):
-        assert fragments.STEP_TERMS * fragments.sample_stage_steps(tiles) <= fragments.FLUSH_TERMS
-        assert fragments.STEP_TERMS * tensor.variant_stage_steps(tiles) <= fragments.FLUSH_TERMS
+    for tiles in range(1, layout.MAX_TILES + 1):
+        assert layout.STEP_TERMS * layout.sample_stage_steps(tiles) <= layout.FLUSH_TERMS
+        assert layout.STEP_TERMS * layout.variant_stage_steps(tiles) <= layout.FLUSH_TERMS
 
 
 def test_the_kernels_stay_accurate_on_truncating_tensor_cores(emulator, one_warp):
@@ -374,13 +374,13 @@ def test_tables_are_centred_and_missing_is_zero():
 
 
 def test_panels_cover_the_columns_evenly():
-    assert fragments.panels(33) == ((0, 5),)
-    assert fragments.panels(130) == ((0, 6), (48, 6), (96, 5))
+    assert layout.panels(33) == ((0, 5),)
+    assert layout.panels(130) == ((0, 6), (48, 6), (96, 5))
     for k in range(1, 300):
-        starts, tiles = zip(*fragments.panels(k), strict=True)
+        starts, tiles = zip(*layout.panels(k), strict=True)
         assert starts == tuple(8 * sum(tiles[:i]) for i in range(len(tiles)))
         assert 0 <= 8 * sum(tiles) - k < 8
-        assert max(tiles) <= fragments.MAX_TILES and max(tiles) - min(tiles) <= 1
+        assert max(tiles) <= layout.MAX_TILES and max(tiles) - min(tiles) <= 1
 
 
 def test_operands_hold_scaled_columns_and_their_sums(emulator):

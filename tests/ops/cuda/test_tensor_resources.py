@@ -8,7 +8,7 @@ MISSING_LIBRARIES = missing_toolkit_libraries()
 if not MISSING_LIBRARIES and not simulating():
     from cuda import pathfinder
 
-    from gpu_reml.ops.cuda import fragments, tensor
+    from gpu_reml.ops.cuda import fragments, layout, tensor
     from gpu_reml.validation.cuda_compile import compile_kernel, count_instructions, disassemble
 
 pytestmark = [
@@ -51,7 +51,7 @@ def assert_tensor_kernel(resources, threads, blocks, num_registers):
 def test_zt_fits_the_device(tiles, cc):
     resources = compile_kernel(tensor.make_zt_kernel(tiles), tensor.SIG_ZT, cc)
     assert_tensor_kernel(resources, 32 * tensor.ZT_WARPS, 2 if tiles <= 4 else 1, ZT_REGISTERS[tiles])
-    steps = fragments.sample_stage_steps(tiles)
+    steps = layout.sample_stage_steps(tiles)
     assert_instructions(resources, num_mma=2 * 2 * steps * tiles)
 
 
@@ -61,7 +61,7 @@ def test_z_fits_the_device(tiles, cc):
     threads = 32 * tensor.z_warps(tiles)
     assert_tensor_kernel(resources, threads, 4 if tiles <= 2 else 2 if tiles <= 4 else 1, Z_REGISTERS[tiles])
     m_tiles = 16 // tensor.z_warps(tiles)
-    assert_instructions(resources, num_mma=2 * m_tiles * tensor.variant_stage_steps(tiles) * tiles)
+    assert_instructions(resources, num_mma=2 * m_tiles * layout.variant_stage_steps(tiles) * tiles)
 
 
 def assert_instructions(resources, num_mma):

@@ -142,6 +142,15 @@ def test_products_on_cuda_equal_those_of_the_dense_matrix(rng, kernels):
     assert_close(products.weighted(B, weights), Z @ ZB)
 
 
+def test_the_core_of_a_block_is_its_gram_without_features_kept(cohort, products, rng, monkeypatch):
+    monkeypatch.setattr("gpu_reml.ops.device.products.PRODUCT_COLUMNS", 2)
+    B, W = rng.standard_normal((N, 5)), sparse_weights(rng)
+    expected = np.einsum("jg,ja,jb->gab", W, cohort[1].T @ B, cohort[1].T @ B)
+    assert_close(products.core(B, sparse.csr_array(W)), expected)
+    assert_close(CpuProducts(cohort[0]).core(B, sparse.csr_array(W)), expected)
+    assert_close(products.weighted(B, np.ones(M)), cohort[1] @ (cohort[1].T @ B))  # in batches of columns too
+
+
 def test_block_diagonal_weights_stand_between_the_halves(cohort, rng):
     sizes = [1, 50, 30, 119, 70, 60]
     roots = [rng.standard_normal((size, size)) for size in sizes]
