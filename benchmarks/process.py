@@ -1,4 +1,4 @@
-"""Wall time and peak memory of a whole process, from the kernel's own account of it.
+"""Wall time, CPU time and peak memory of a whole process, from the kernel's own account of it.
 
 Linux counts the memory of the process that starts another into the peak of the one started.  So a command runs under a
 small launcher (this file, which imports nothing but the standard library), and a large caller does not show.
@@ -20,9 +20,11 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one unit of ru_ma
 
 
 class Run(NamedTuple):
-    """How a process went: wall ``seconds``, ``peak_bytes`` resident, exit ``code`` and all that it printed."""
+    """How a process went; ``peak_bytes`` resident in the largest process of its tree, ``code`` -n for signal n."""
 
     seconds: float
+    user_seconds: float
+    system_seconds: float
     peak_bytes: int
     code: int
     output: str
@@ -52,14 +54,25 @@ def measure_module(module: str, arguments: Sequence, threads: int, accepted: Seq
 
 
 def launch(report: str, command: list[str]) -> None:
-    """Run ``command``, wait for it, and write seconds, peak_bytes and code to ``report``."""
+    """Run ``command``, wait for it, and write its account to ``report``."""
     start = time.perf_counter()
     pid = os.posix_spawn(command[0], command, os.environ)
+    Path(report).write_text(json.dumps(wait_for(pid, start)))
+
+
+def wait_for(pid: int, start: float) -> dict[str, float | int]:
+    """Wait for a process begun at ``start`` (perf_counter); its account: the fields of :class:`Run` but the output.
+
+    CPU seconds are those of the process and all descendants that were waited for.
+    """
     _, status, usage = os.wait4(pid, 0)
-    seconds = time.perf_counter() - start
-    code = os.waitstatus_to_exitcode(status)
-    record = {"seconds": seconds, "peak_bytes": usage.ru_maxrss * RSS_UNIT, "code": code}
-    Path(report).write_text(json.dumps(record))
+    return {
+        "seconds": time.perf_counter() - start,
+        "user_seconds": usage.ru_utime,
+        "system_seconds": usage.ru_stime,
+        "peak_bytes": usage.ru_maxrss * RSS_UNIT,
+        "code": os.waitstatus_to_exitcode(status),
+    }
 
 
 if __name__ == "__main__":

@@ -38,16 +38,17 @@ class Shape(NamedTuple):
         """Bytes of the fewest rows that are kept together."""
         return pitch(self.num_samples, self.pitch_alignment) * self.row_alignment
 
-    def pieces(self, piece_bytes: int) -> list[int]:
-        """Bytes that every piece takes on the device, in order."""
-        groups = max(1, piece_bytes // self.group_bytes)
-        sizes = []
+    def pieces(self, piece_bytes: int) -> list[tuple[int, int]]:
+        """(bytes on the device, how many) of pieces, in order."""
+        at_once = max(1, piece_bytes // self.group_bytes)
+        found = []
         for variants in self.parts:
-            left = -(-variants // self.row_alignment)
-            while left > 0:
-                sizes.append(size_class(min(groups, left) * self.group_bytes))
-                left -= groups
-        return sizes
+            whole, rest = divmod(-(-variants // self.row_alignment), at_once)
+            if whole:
+                found.append((size_class(at_once * self.group_bytes), whole))
+            if rest:
+                found.append((size_class(rest * self.group_bytes), 1))
+        return found
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _streaming(shape: Shape, residency: Residency, columns, rank: int, phases: d
         columns=columns,
         rank=rank,
         genotypes=0,
-        ring=min(residency.ring_depth, len(sizes)) * max(sizes),
+        ring=min(residency.ring_depth, sum(count for _, count in sizes)) * max(size for size, _ in sizes),
         constants=shape.constant_bytes,
         phases=phases,
     )
@@ -162,14 +163,16 @@ def _streaming(shape: Shape, residency: Residency, columns, rank: int, phases: d
 def _with_resident(shape: Shape, plan: DevicePlan, budget: int) -> DevicePlan | None:
     """The plan with as many resident pieces as fit; None when it does not even fit without."""
     sizes = shape.pieces(plan.residency.piece_bytes)
-    without_ring = replace(plan, ring=0, genotypes=sum(sizes), residency=replace(plan.residency, resident_bytes=None))
+    everything = sum(size * count for size, count in sizes)
+    without_ring = replace(plan, ring=0, genotypes=everything, residency=replace(plan.residency, resident_bytes=None))
     if without_ring.peak <= budget:
         return without_ring
     room, kept = budget - plan.peak, 0
     if room < 0:
         return None
-    for size in sizes[:-1]:
-        if kept + size > room:
+    for size, count in sizes:
+        fitting = min(count, (room - kept) // size)
+        kept += size * fitting
+        if fitting < count:
             break
-        kept += size
     return replace(plan, genotypes=kept, residency=replace(plan.residency, resident_bytes=kept))
