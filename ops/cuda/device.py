@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any
 
 import numpy as np
-from numba import cuda
+from numba import config, cuda
 from numba.cuda.cudadrv.driver import CudaAPIError
 
 from ..device.interface import Array, DeviceLostError, Selection, Variants
@@ -18,6 +18,8 @@ from ..weights import HeldBlocks
 from . import algebra, portable, weights
 from .driver import simulating
 from .kernels import make_kernels
+
+config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # a block of few columns fills few processors, and takes no time
 
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 TENSOR_CORES = (8, 0)  # first compute capability with the instructions that the tensor-core kernels use
