@@ -22,6 +22,10 @@ class Planned(NamedTuple):
     rank: int
     device: DevicePlan | None
 
+    def probes(self, allowed: int) -> int:
+        """Most probes, of those allowed, that there is room for."""
+        return allowed if self.device is None or self.device.probes is None else min(allowed, self.device.probes)
+
     @property
     def columns(self) -> int | None:
         """Most columns worked on at once; None for all."""

@@ -55,7 +55,7 @@ def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable
     """Fit every trait; ``report`` gets each result (trait, result, seconds of each iteration) when it is ready."""
     if method == "he":
         n = inputs.covariance.num_samples
-        probes = draw_probes(n, min(64, options.max_probes), 0, options.seed)
+        probes = draw_probes(n, min(64, inputs.planned.probes(options.max_probes)), 0, options.seed)
         for name, y in zip(inputs.phenotypes, inputs.Y.T, strict=True):
             report((name, haseman_elston(y, inputs.design.X, inputs.covariance, probes), []))
         return
@@ -86,7 +86,8 @@ def fit_columns(method: str, inputs: Inputs, columns: slice, options: Namespace,
     counting = CountingCovariance(inputs.covariance, progress.passes)
     if method == "exact":
         return [fit_exact(Y[:, 0], X, counting, settings, callback=progress.iteration, strict=False)]
-    probes = draw_probes(len(Y), options.max_probes, inputs.planned.rank, options.seed)
+    most = inputs.planned.probes(options.max_probes)
+    probes = draw_probes(len(Y), most, inputs.planned.rank, options.seed)
     path = checkpoint_path(options.out, inputs.phenotypes[columns])
     identity = fingerprint(inputs, Y, options)
     resume = None

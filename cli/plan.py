@@ -1,11 +1,12 @@
 """The memory plan of an analysis, from sizes alone: no genotype is read for it."""
 
 from argparse import Namespace
+from dataclasses import replace
 from typing import NamedTuple
 
 from gpu_reml import ops
 from gpu_reml.ops.cuda import layout
-from gpu_reml.ops.device.plan import LEAST_COLUMNS, DevicePlan, Shape, make_plan
+from gpu_reml.ops.device.plan import LEAST_COLUMNS, BudgetError, DevicePlan, Shape, make_plan
 from gpu_reml.ops.device.pool import size_class
 from gpu_reml.ops.device.products import PRODUCT_COLUMNS
 from gpu_reml.reml import Blocks, Work, default_rank, exact_memory, fit_blocks, he_blocks
@@ -14,6 +15,7 @@ PROGRAM = 190  # MiB that Python and its libraries take
 WEIGHT_BYTES = (4, 8, 4, 4)  # a weight: where and how much, for inner products and for the groups of a product
 COPIES = 3  # of a product's block where several devices share the variants: sent, returned, summed
 SMALL_BYTES = 1 << 16  # rows of scalars and lists of columns
+GROWTH = 4  # times the first probes: room that is kept for more of them where genotypes stream
 FREE_SHARE = 0.9  # of a device's free memory, when no budget is given: others may want some
 
 
@@ -41,9 +43,8 @@ def most_rank(sizes: Sizes, options: Namespace) -> int:
     return min(rank, sizes.num_samples - sizes.num_fixed)
 
 
-def work_of(sizes: Sizes, options: Namespace, rank: int, columns: int | None = None) -> Work:
-    """The fit that is planned for: with the probes it starts with."""
-    probes = min(options.first_probes, options.max_probes)
+def work_of(sizes: Sizes, probes: int, rank: int, columns: int | None = None) -> Work:
+    """The fit that is planned for."""
     return Work(sizes.num_components, sizes.num_traits, sizes.num_fixed, probes, rank, columns)
 
 
@@ -67,28 +68,75 @@ def phase_bytes(blocks: Blocks, n: int, m: int, rows: int, copies: int) -> int:
 
 
 def device_plan(sizes: Sizes, options: Namespace) -> DevicePlan:
-    """What every CUDA device will hold; raises ValueError when the budget cannot hold it in any way."""
-    share = [-(-variants // options.num_gpus) for variants in sizes.parts]
-    m = sum(share)
-    weights = -(-sizes.num_weights // options.num_gpus)
-    constants = [*(size * m for size in layout.CONSTANTS), 4 * m, *(size * weights for size in WEIGHT_BYTES)]
-    shape = Shape(sizes.num_samples, tuple(share), layout.PITCH, layout.ROWS, sum(map(size_class, constants)))
+    """What every CUDA device will hold with the probes a fit starts with, and the most probes there is room for.
+
+    Where genotypes stream, some of what could stay makes room for more probes than the first.  Raises ValueError when
+    the budget cannot hold the fit in any way.
+    """
+    budget, first = budget_of(options), min(options.first_probes, options.max_probes)
+    shape = device_shape(sizes, options.num_gpus)
+    plan = plan_for_probes(sizes, shape, options, first, budget)
+    if plan.ring and sizes.num_components > 1:
+        try:
+            roomy = plan_for_probes(sizes, shape, options, min(options.max_probes, GROWTH * first), budget)
+        except BudgetError:
+            roomy = plan
+        if (roomy.rank, roomy.columns) == (plan.rank, plan.columns):
+            plan = replace(roomy, phases=plan.phases)
+    return replace(plan, probes=most_probes(sizes, shape, options, plan, budget))
+
+
+def device_shape(sizes: Sizes, num_gpus: int) -> Shape:
+    """An equal share of the cohort on every device."""
+    share = tuple(-(-variants // num_gpus) for variants in sizes.parts)
+    weights = -(-sizes.num_weights // num_gpus)
+    per_variant = [*layout.CONSTANTS, 4]
+    constants = [*(size * sum(share) for size in per_variant), *(size * weights for size in WEIGHT_BYTES)]
+    return Shape(sizes.num_samples, share, layout.PITCH, layout.ROWS, sum(map(size_class, constants)))
+
+
+def fit_phases(sizes: Sizes, shape: Shape, options: Namespace, work: Work, piece_bytes: int) -> dict[str, int]:
+    """Workspace bytes of every phase on one device."""
+    m = sum(shape.parts)
+    rows = min(m, piece_bytes // (shape.group_bytes // layout.ROWS))
+    copies = COPIES if options.num_gpus > 1 else 0
+    phases = he_blocks(work) if options.method == "he" else fit_blocks(work)
+    return {name: phase_bytes(blocks, sizes.num_samples, m, rows, copies) for name, blocks in phases.items()}
+
+
+def plan_for_probes(sizes: Sizes, shape: Shape, options: Namespace, probes: int, budget: int) -> DevicePlan:
+    """The plan of a fit with so many probes."""
 
     def workspace(columns: int | None, rank: int, piece_bytes: int) -> dict[str, int]:
-        work = work_of(sizes, options, rank, columns)
-        phases = he_blocks(work) if options.method == "he" else fit_blocks(work)
-        rows = min(m, piece_bytes // (shape.group_bytes // layout.ROWS))
-        copies = COPIES if options.num_gpus > 1 else 0
-        return {name: phase_bytes(blocks, sizes.num_samples, m, rows, copies) for name, blocks in phases.items()}
+        return fit_phases(sizes, shape, options, work_of(sizes, probes, rank, columns), piece_bytes)
 
     rank = most_rank(sizes, options)
     ranks = [rank] if options.precond_rank is not None or not rank else [rank, rank // 2, rank // 4, 0]
-    first = work_of(sizes, options, rank)
-    widest = max(blocks.product for blocks in fit_blocks(first).values())
+    widest = max(blocks.product for blocks in fit_blocks(work_of(sizes, probes, rank)).values())
     columns = [None]
     while (columns[-1] or widest) > LEAST_COLUMNS:
         columns.append(max(LEAST_COLUMNS, (columns[-1] or widest) // 2))
-    return make_plan(shape, workspace, ranks, columns, budget_of(options), options.ring_depth)
+    return make_plan(shape, workspace, ranks, columns, budget, options.ring_depth)
+
+
+def most_probes(sizes: Sizes, shape: Shape, options: Namespace, plan: DevicePlan, budget: int) -> int:
+    """Most probes, up to what is allowed, whose workspace fits beside the genotypes as planned.
+
+    One component's further probes run apart, as many at once as the first ones, so they need no more room.
+    """
+    first, most = min(options.first_probes, options.max_probes), options.max_probes
+    if sizes.num_components == 1:
+        return most
+    room = budget - (plan.peak - max(plan.phases.values()))
+
+    def fits(probes: int) -> bool:
+        work = work_of(sizes, probes, plan.rank, plan.columns)
+        return max(fit_phases(sizes, shape, options, work, plan.residency.piece_bytes).values()) <= room
+
+    while first < most:
+        middle = (first + most + 1) // 2
+        first, most = (middle, most) if fits(middle) else (first, middle - 1)
+    return first
 
 
 def host_plan(sizes: Sizes, method: str, options: Namespace, plan: DevicePlan | None = None) -> dict[str, float]:

@@ -45,7 +45,10 @@ def method_line(method: str, inputs: Inputs, options: Namespace) -> str:
         return "method exact (dense, no Monte-Carlo error)"
     if method == "he":
         return f"method he (Haseman-Elston regression), seed {options.seed}"
-    probes = f"{options.first_probes} to {options.max_probes} probes, seed {options.seed}"
+    most = inputs.planned.probes(options.max_probes)
+    probes = f"{options.first_probes} to {most} probes, seed {options.seed}"
+    if most < options.max_probes:
+        probes += f" (more than {most} would not fit the device's budget)"
     if inputs.covariance.num_components == 1:
         return f"method stochastic (one Lanczos run), {probes}"
     rank = inputs.planned.rank

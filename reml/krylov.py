@@ -119,7 +119,8 @@ def krylov_fits(
         enough = exact or wanted == (spectra.num_deep, spectra.num_probes) or spectra.num_probes == available
         if enough or rounds == MOST_ROUNDS:
             break
-        spectra = spectra.joined(further_probes(cohort, probes, spectra, wanted, at.run.num_steps))
+        at_once = settings.probes.columns or SHALLOW * deep  # no wider than the first step
+        spectra = further_probes(cohort, probes, spectra, wanted, at.run.num_steps, at_once)
     details = {"status": status, "num_probes": spectra.num_probes, "mc_target": settings.probes.mc_target}
     return [
         result_of(cohort, at.run, traits, which, found, history=at.history[which], **details)
@@ -282,20 +283,37 @@ def probes_wanted(found: list[Found], steps: int, spectra: ProbeSpectra, availab
     return (deep, every) if (deep, every) != now else (min(available, deep + 4), min(available, every + 4))
 
 
-def further_probes(cohort: Cohort, probes: Probes, known: ProbeSpectra, wanted: tuple[int, int], steps: int):
-    """Spectra of further probes, so that there are ``wanted`` (deep, all), after the same number of steps.
+def further_probes(
+    cohort: Cohort,
+    probes: Probes,
+    known: ProbeSpectra,
+    wanted: tuple[int, int],
+    steps: int,
+    at_once: int | None = None,
+) -> ProbeSpectra:
+    """``known`` with further probes, so that there are ``wanted`` (deep, all), after the same number of steps.
 
     Probes known only by one step stay so: deep ones are drawn anew, and at the end of what is available the numbers
-    that can be had are.
+    that can be had are.  at_once: most columns of a step; None for all.
     """
-    available = probes.trace.shape[1]
-    deep = min(wanted[0] - known.num_deep, available - known.num_probes)
-    total = min(max(wanted[1] - known.num_probes, deep), available - known.num_probes)
-    fresh = probes.trace[:, known.num_probes : known.num_probes + total]
+    available, first = probes.trace.shape[1], known.num_probes
+    deep = min(max(wanted[0] - known.num_deep, 0), available - first)
+    total = min(max(wanted[1] - first, deep), available - first)
+    for batch in column_batches(total, at_once):
+        fresh = probes.trace[:, first + batch.start : first + batch.stop]
+        going = min(max(deep - batch.start, 0), fresh.shape[1])
+        known = known.joined(spectra_of_probes(cohort, fresh, going, steps))
+    return known
+
+
+def spectra_of_probes(cohort: Cohort, fresh: np.ndarray, deep: int, steps: int) -> ProbeSpectra:
+    """Spectra of probes (n, s) after one step, and of the first ``deep`` of them after ``steps``."""
     Z = project(cohort.Q, cohort.covariance.block(fresh))
     run = advance(cohort, Run(lanczos_start(Z), ()))
     moments = first_steps(run, 0)
-    run = run.take(np.arange(deep))
+    if not deep:
+        return spectra_of(np.zeros((0, steps)), np.zeros((0, steps)), moments)
+    run = run.take(slice(deep))
     while run.num_steps < steps:
         run = advance(cohort, run)
     return probe_spectra(run, 0, moments)

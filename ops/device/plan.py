@@ -62,6 +62,7 @@ class DevicePlan:
     ring: int
     constants: int
     phases: dict[str, int]
+    probes: int | None = None  # the most that there is room for; None where nobody asked
 
     @property
     def peak(self) -> int:
@@ -91,7 +92,8 @@ class DevicePlan:
         return [
             f"device memory at most {self.peak / MIB:,.1f} MiB{unless} ({kept}; "
             f"{self.residency.piece_bytes / MIB:,.0f} MiB of genotypes a launch; rank {self.rank}; "
-            f"{self.columns or 'all'} columns solved at once)",
+            f"{self.columns or 'all'} columns solved at once"
+            f"{f'; room for {self.probes} probes' if self.probes else ''})",
             *table,
         ]
 

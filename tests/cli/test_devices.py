@@ -148,6 +148,20 @@ def test_the_smallest_budget_that_is_named_is_enough_for_the_fit(cohort, devices
     assert abs(found["h2"]["estimate"] - expected["h2"]["estimate"]) <= 1e-3 * expected["h2"]["se"]
 
 
+@pytest.mark.parametrize("components", [1, 3])
+def test_probes_that_would_not_fit_the_budget_are_not_taken(cohort, devices, capsys, components):
+    chosen = ["--component-spec", cohort / "spec.json"] if components > 1 else []
+    flags = ["--device", "cuda", "--gpu-budget-gib", "0.0022" if chosen else "0.0012", "--mc-target", "0.001"]
+    assert run(cohort, *chosen, *flags, "--max-probes", "600", out="few") == 0
+    found, printed = record(cohort, "few"), capsys.readouterr().out
+    assert max(found["device_memory"]["peak"].values()) <= float(flags[3]) * 2**30
+    if chosen:
+        assert 32 < found["num_probes"] < 600
+        assert f"(more than {found['num_probes']} would not fit the device's budget)" in printed
+    else:
+        assert found["num_probes"] == 600
+
+
 def test_a_lost_device_ends_in_one_line_and_the_run_resumes_from_the_last_checkpoint(
     cohort, devices, capsys, monkeypatch
 ):

@@ -15,10 +15,12 @@ from gpu_reml.reml import (
     exact_probes,
     fit,
     fit_traits,
+    krylov,
     pack,
     unpack,
 )
 from gpu_reml.reml.calibration import calibrate, spectra_of
+from gpu_reml.reml.linalg import orthonormal_basis
 from gpu_reml.reml.spectral import Measure, Spectrum, loglik, maximise, profile_h2, profiled
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.small import covariance_of, make_cohort
@@ -155,3 +157,16 @@ def test_a_long_run_reports_every_record_once():
     found = fit(y, np.ones((400, 1)), [K], draw_probes(400, 64), callback=reported.append)
     assert found.history[-1].iteration > 24
     assert tuple(reported) == found.history
+
+
+@pytest.mark.parametrize(("deep", "every"), [(9, 20), (4, 20), (4, 11)])
+def test_further_probes_in_batches_are_those_taken_at_once(cohorts, deep, every):
+    cohort, probes = cohorts[1], draw_probes(150, 40, 0)
+    counting = CountingCovariance(covariance_of(cohort))
+    space = krylov.prepare(counting, orthonormal_basis(cohort.X))
+    known = krylov.spectra_of_probes(space, probes.trace[:, :8], 4, 6)
+    whole = krylov.further_probes(space, probes, known, (deep, every), 6)
+    parts = krylov.further_probes(space, probes, known, (deep, every), 6, at_once=3)
+    assert (whole.num_deep, whole.num_probes) == (parts.num_deep, parts.num_probes) == (deep, every)
+    np.testing.assert_allclose(parts.nodes, whole.nodes, rtol=1e-9)
+    np.testing.assert_allclose(parts.moments, whole.moments, rtol=1e-9)
