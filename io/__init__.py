@@ -1,11 +1,48 @@
 """Files in, results out: genotypes, tables, sample alignment, component specifications and atomic writers."""
 
-from .bed import BedFile, load_genotypes, read_bed
+from .annotations import (
+    annotation_files,
+    components_from_annotations,
+    components_from_lists,
+    components_from_table,
+)
+from .bed import BedFile, read_bed
+from .bgen import BgenFile, read_bgen
+from .cache import PackedCache
 from .checkpoint import read_checkpoint, write_checkpoint
+from .component_sets import (
+    BACKGROUND,
+    AnalysedVariants,
+    ComponentSet,
+    complete_components,
+    component_set,
+    components_by_chromosome,
+    components_by_ld,
+    components_by_maf,
+    components_from_specs,
+    join_components,
+    minor_allele_frequencies,
+)
 from .components import ComponentSpec, component_weights, components_from_prefixes, read_component_spec
 from .design import Design, design_matrix
 from .errors import InputError, OutputError
+from .filters import (
+    GenotypeFilters,
+    Selection,
+    VariantFilters,
+    count_calls,
+    count_missing,
+    dosage_freq,
+    select_by_genotype,
+    select_samples,
+    select_variants,
+)
+from .genotypes import GenotypeFile, load_genotypes
+from .grm import GrmFile, read_grm, write_grm
 from .ids import SampleTable
+from .intervals import components_from_intervals
+from .ld_scores import read_ld_scores
+from .pgen import PgenFile, read_pgen
 from .samples import Alignment, align, write_samples
 from .tables import (
     Covariates,
@@ -19,33 +56,68 @@ from .tables import (
 from .writers import check_writable, json_text, table_text, write_all, write_json, write_table, write_text
 
 __all__ = [
+    "BACKGROUND",
     "Alignment",
+    "AnalysedVariants",
     "BedFile",
+    "BgenFile",
+    "ComponentSet",
     "ComponentSpec",
     "Covariates",
     "Design",
+    "GenotypeFile",
+    "GenotypeFilters",
+    "GrmFile",
     "InputError",
     "OutputError",
+    "PackedCache",
+    "PgenFile",
     "Phenotype",
     "SampleTable",
+    "Selection",
+    "VariantFilters",
     "align",
+    "annotation_files",
     "check_writable",
+    "complete_components",
+    "component_set",
     "component_weights",
+    "components_by_chromosome",
+    "components_by_ld",
+    "components_by_maf",
+    "components_from_annotations",
+    "components_from_intervals",
+    "components_from_lists",
     "components_from_prefixes",
+    "components_from_specs",
+    "components_from_table",
+    "count_calls",
+    "count_missing",
     "design_matrix",
+    "dosage_freq",
+    "join_components",
     "json_text",
     "load_genotypes",
+    "minor_allele_frequencies",
     "phenotype_names",
     "read_bed",
+    "read_bgen",
     "read_checkpoint",
     "read_component_spec",
     "read_covariates",
+    "read_grm",
+    "read_ld_scores",
+    "read_pgen",
     "read_phenotype",
     "read_phenotypes",
     "read_sample_list",
+    "select_by_genotype",
+    "select_samples",
+    "select_variants",
     "table_text",
     "write_all",
     "write_checkpoint",
+    "write_grm",
     "write_json",
     "write_samples",
     "write_table",

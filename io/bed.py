@@ -1,18 +1,18 @@
 """PLINK 1 binary genotypes: metadata checked line by line, genotype bytes mapped and never decoded."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..ops.genotypes import PackedGenotypes, standardise
+from ..ops.dosages import dosages_of_calls
+from ..ops.genotypes import CALL_BITS
 from ..ops.packing import take_samples
 from .errors import InputError
-from .ids import first_ids, repeated
-from .text import WHITESPACE, TextTable, read_text_table
+from .rows import check_samples, notes_on_ids, room, selected, stretches
+from .text import WHITESPACE, parse_numbers, read_text_table
 
 MAGIC = b"\x6c\x1b"
 SNP_MAJOR = 1
@@ -21,7 +21,7 @@ HEADER_BYTES = 3
 
 @dataclass(frozen=True)
 class BedFile:
-    """One PLINK 1 fileset, open for reading.
+    """One PLINK 1 fileset, open for reading: a :class:`~gpu_reml.io.GenotypeFile`.
 
     ``samples``: fid, iid (strings), in .fam order.  ``variants``: chrom, id, a1, a2 (strings), cm (float64,
     centimorgan), bp (int64), in .bim order; a1 is the counted allele.  ``packed``: read-only memory map, uint8
@@ -35,12 +35,60 @@ class BedFile:
     notes: tuple[str, ...] = ()
 
     @property
+    def paths(self) -> tuple[Path, Path, Path]:
+        return tuple(Path(f"{self.prefix}.{suffix}") for suffix in ("bed", "bim", "fam"))
+
+    @property
     def num_samples(self) -> int:
         return len(self.samples)
 
     @property
     def num_variants(self) -> int:
         return len(self.variants)
+
+    def is_mapped(self, samples: np.ndarray | None, variants: np.ndarray | None) -> bool:
+        """Whether :meth:`read_packed` returns a view of the map: all samples in file order, one stretch of variants."""
+        return samples is None and (variants is None or _is_stretch(variants))
+
+    def read_packed(
+        self, samples: np.ndarray | None = None, variants: np.ndarray | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """uint8 (m, ceil(n / 4)): a view of the map where :meth:`is_mapped` and ``out`` is None, else one copy."""
+        if out is None and self.is_mapped(samples, variants):
+            return self.packed if variants is None else self.packed[_stretch(variants)]
+        chosen, index = selected(self.num_variants, variants), selected(self.num_samples, samples)
+        out = room(len(chosen), len(index), CALL_BITS, out)
+        for rows, packed in self._blocks(chosen):
+            out[rows] = packed if samples is None else take_samples(packed, index)
+        return out
+
+    def read_dosages(
+        self,
+        samples: np.ndarray | None = None,
+        variants: np.ndarray | None = None,
+        bits: int = 16,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """(m, n) calls as dosages of ``bits`` bits: whole numbers of copies."""
+        chosen, index = selected(self.num_variants, variants), selected(self.num_samples, samples)
+        out = room(len(chosen), len(index), bits, out)
+        for rows, packed in self._blocks(chosen):
+            dosages_of_calls(packed, bits, index, out[rows])
+        return out
+
+    def _blocks(self, chosen: np.ndarray):
+        """(rows of the result, packed bytes of those variants), a block at a time."""
+        for rows in stretches(len(chosen), self.packed.shape[1]):
+            wanted = chosen[rows]
+            yield rows, self.packed[_stretch(wanted) if _is_stretch(wanted) else wanted]
+
+
+def _is_stretch(variants: np.ndarray) -> bool:
+    return len(variants) > 0 and (np.diff(variants) == 1).all()
+
+
+def _stretch(variants: np.ndarray) -> slice:
+    return slice(int(variants[0]), int(variants[-1]) + 1)
 
 
 def read_bed(prefix: str | Path) -> BedFile:
@@ -63,82 +111,14 @@ def read_bed(prefix: str | Path) -> BedFile:
     samples = _read_fam(paths["fam"])
     variants = _read_bim(paths["bim"])
     packed = _map_bed(paths["bed"], len(samples), len(variants))
-    num_repeated = int(variants["id"].duplicated(keep=False).sum())
-    notes = (f"{paths['bim']}: {num_repeated} variants share their id with another one",) if num_repeated else ()
-    return BedFile(prefix, samples, variants, packed, notes)
-
-
-def load_genotypes(bed_files: Sequence[BedFile], keep: Sequence[np.ndarray] | None = None) -> PackedGenotypes:
-    """Genotypes of the same samples from one or more filesets, variants one fileset after another.
-
-    ``keep``: for each fileset the row in its .fam of every analysed sample, in analysis order
-    (:attr:`Alignment.indices <gpu_reml.io.Alignment>`); None takes every sample in file order.  A fileset whose
-    samples are all taken in file order stays a memory map; any other is copied once, packed.
-
-    Raises:
-        InputError: no fileset, ``keep`` of the wrong shape or out of range, or filesets whose samples differ.
-    """
-    bed_files = list(bed_files)
-    if not bed_files:
-        raise InputError("bed_files: expected at least one fileset, found none")
-    if keep is None:
-        keep = [np.arange(bed.num_samples) for bed in bed_files]
-    if len(keep) != len(bed_files):
-        raise InputError(f"keep: expected one index array for each of {len(bed_files)} filesets, found {len(keep)}")
-    rows = [_checked_rows(bed, index) for bed, index in zip(bed_files, keep, strict=True)]
-    _check_same_samples(bed_files, rows)
-    parts = [_take(bed, index) for bed, index in zip(bed_files, rows, strict=True)]
-    return standardise(parts, len(rows[0]))
-
-
-def _take(bed: BedFile, index: np.ndarray) -> np.ndarray:
-    if np.array_equal(index, np.arange(bed.num_samples)):
-        return bed.packed
-    return take_samples(bed.packed, index)
-
-
-def _checked_rows(bed: BedFile, index: np.ndarray) -> np.ndarray:
-    index = np.asarray(index)
-    if index.ndim != 1 or index.dtype.kind not in "iu":
-        raise InputError(f"keep: expected a vector of integers for {bed.prefix}, found {index.dtype} {index.shape}")
-    if not len(index):
-        raise InputError(f"keep: no samples of {bed.prefix} are left; loosen the filters")
-    if index.min() < 0 or index.max() >= bed.num_samples:
-        raise InputError(
-            f"keep: expected rows 0..{bed.num_samples - 1} of {bed.prefix}.fam, found {index.min()}..{index.max()}"
-        )
-    return index.astype(np.int64)
-
-
-def _check_same_samples(bed_files: Sequence[BedFile], rows: Sequence[np.ndarray]) -> None:
-    first = bed_files[0].samples.iloc[rows[0]].reset_index(drop=True)
-    for bed, index in zip(bed_files[1:], rows[1:], strict=True):
-        other = bed.samples.iloc[index].reset_index(drop=True)
-        if len(other) != len(first):
-            raise InputError(
-                f"{bed.prefix} gives {len(other)} samples and {bed_files[0].prefix} {len(first)}; "
-                "take their common samples with align()"
-            )
-        unlike = (first[["fid", "iid"]] != other[["fid", "iid"]]).any(axis=1).to_numpy()
-        if unlike.any():
-            i = int(np.argmax(unlike))
-            raise InputError(
-                f"sample {i + 1} is {first_ids(first.iloc[[i]])} in {bed_files[0].prefix} and "
-                f"{first_ids(other.iloc[[i]])} in {bed.prefix}; put them in one order with align()"
-            )
+    return BedFile(prefix, samples, variants, packed, notes_on_ids(paths["bim"], variants))
 
 
 def _read_fam(path: Path) -> pd.DataFrame:
     table = read_text_table(path, ".fam", "FID IID father mother sex phenotype", min_width=6, sep=WHITESPACE)
     if not len(table.fields):
-        raise InputError(f"{path} is empty; expected one line for each sample")
-    samples = pd.DataFrame({"fid": table.fields[0], "iid": table.fields[1]})
-    twice = repeated(samples)
-    if len(twice):
-        raise InputError(
-            f"{path}: {len(twice)} FID + IID occur more than once ({first_ids(twice)}); make every pair unique"
-        )
-    return samples
+        return check_samples(path, pd.DataFrame({"fid": [], "iid": []}))
+    return check_samples(path, pd.DataFrame({"fid": table.fields[0], "iid": table.fields[1]}))
 
 
 def _read_bim(path: Path) -> pd.DataFrame:
@@ -148,31 +128,20 @@ def _read_bim(path: Path) -> pd.DataFrame:
     if table.fields.shape[1] != 6:
         raise InputError(f"{table.where(0)}: expected 6 fields, found {table.fields.shape[1]}; is this a .bim file?")
     chrom, ids, cm, bp, a1, a2 = (table.fields[k] for k in range(6))
+
+    def where(row: int) -> str:
+        return f"{table.where(row)} (variant {ids[row]})"
+
     return pd.DataFrame(
         {
             "chrom": chrom,
             "id": ids,
-            "cm": _bim_numbers(table, cm, "genetic position (cM)", whole=False),
-            "bp": _bim_numbers(table, bp, "base-pair position", whole=True).astype(np.int64),
+            "cm": parse_numbers(cm, "genetic position (cM)", where),
+            "bp": parse_numbers(bp, "base-pair position", where, whole=True).astype(np.int64),
             "a1": a1,
             "a2": a2,
         }
     )
-
-
-def _bim_numbers(table: TextTable, column: pd.Series, name: str, whole: bool) -> np.ndarray:
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
-    good = np.isfinite(numbers)
-    if whole:
-        good &= numbers == np.round(numbers)
-    if not good.all():
-        row = int(np.argmin(good))
-        kind = "a whole number" if whole else "a number"
-        raise InputError(
-            f"{table.where(row)} (variant {table.fields.at[row, 1]}): expected {kind} for the {name}, "
-            f"found {column[row]!r}; write 0 where it is unknown"
-        )
-    return numbers
 
 
 def _map_bed(path: Path, num_samples: int, num_variants: int) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""Variant components: which variants form each genetic variance component."""
+"""Component files of indices or ids: which variants form each genetic variance component."""
 
 import json
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +23,32 @@ NPZ_PROVENANCE = "component_provenance_json"
 
 @dataclass(frozen=True)
 class ComponentSpec:
-    """``indices``: int64, zero-based variants in the user's order.  ``annotation``, ``provenance``: kept, not used."""
+    """``indices``: int64, zero-based rows of the unfiltered genotype files in the user's order, or None where ``ids``
+    has the variants' ids instead.  ``annotation``, ``provenance``: kept, not used."""
 
     name: str
-    indices: np.ndarray
+    indices: np.ndarray | None
     annotation: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] | None = None
+    ids: tuple[str, ...] | None = None
 
     @property
     def num_variants(self) -> int:
-        return len(self.indices)
+        return len(self.indices if self.ids is None else self.ids)
 
 
 def read_component_spec(path: str | Path, num_variants: int) -> list[ComponentSpec]:
     """Read components from JSON or NPZ; variants may be in several components, or in none.
 
-    JSON: a list of objects, or an object with the list ``components``.  Each has ``variant_indices`` (zero-based) and
-    may have ``name`` (default component_000, ...), ``annotation`` and ``provenance`` (objects).  NPZ: each array is a
+    JSON: a list of objects, or an object with the list ``components``.  Each has ``variant_indices`` (zero-based rows
+    of the genotype file) or ``variant_ids`` (strings) and may have ``name`` (default component_000, ...),
+    ``annotation`` and ``provenance`` (objects).  NPZ: each array is a
     component, named by its key (component_000, ... for unnamed arrays arr_0, arr_1, ..., taken in numeric order);
     ``component_names``, ``component_annotations_json`` and ``component_provenance_json`` have one string for each.
 
     Raises:
-        InputError: no such file, not JSON or NPZ, or a component that is empty, out of 0..num_variants-1, repeats an
-            index, holds something other than integers, or shares its name.
+        InputError: no such file, not JSON or NPZ, or a component that is empty, out of 0..num_variants-1, repeats a
+            variant, holds something other than integers (ids: strings), or shares its name.
     """
     path = Path(path)
     readers = {".json": _read_json, ".npz": _read_npz}
@@ -59,9 +63,22 @@ def read_component_spec(path: str | Path, num_variants: int) -> list[ComponentSp
     if not specs:
         raise InputError(f"{path}: holds no component")
     for spec in specs:
-        _check_indices(path, spec, num_variants)
-    _check_names(str(path), specs)
+        _check_variants(path, spec, num_variants)
+    check_names(str(path), [spec.name for spec in specs])
     return specs
+
+
+def reindex(spec: ComponentSpec, kept: np.ndarray) -> ComponentSpec:
+    """A spec of rows of the unfiltered file as one of the ``kept`` rows (m,) int64, in the spec's order.
+
+    A row that is not kept leaves the component, which may become empty; a spec of ids stays as it is.
+    """
+    if spec.indices is None:
+        return spec
+    position = np.full(max(kept.max(initial=-1), spec.indices.max(initial=-1)) + 1, -1, np.int64)
+    position[kept] = np.arange(len(kept))
+    found = position[spec.indices]
+    return replace(spec, indices=found[found >= 0])
 
 
 def components_from_prefixes(bed_files: Sequence[BedFile]) -> list[ComponentSpec]:
@@ -78,12 +95,18 @@ def components_from_prefixes(bed_files: Sequence[BedFile]) -> list[ComponentSpec
         name = basename if basenames.count(basename) == 1 else bed.prefix
         specs.append(ComponentSpec(name, np.arange(offset, offset + bed.num_variants)))
         offset += bed.num_variants
-    _check_names("genotypes", specs)
+    check_names("genotypes", [spec.name for spec in specs])
     return specs
 
 
 def component_weights(specs: Sequence[ComponentSpec], num_variants: int) -> tuple[csr_array, tuple[str, ...]]:
-    """(m, G) float64 0/1 weights, variants by components, and the components' names."""
+    """(m, G) float64 0/1 weights, variants by components, and the components' names.
+
+    Raises ValueError for a spec of ids, which only :func:`~gpu_reml.io.components_from_specs` can look up.
+    """
+    by_id = [spec.name for spec in specs if spec.indices is None]
+    if by_id:
+        raise ValueError(f"specs: component {by_id[0]} has variant ids and no indices; use components_from_specs")
     rows = np.concatenate([spec.indices for spec in specs])
     columns = np.repeat(np.arange(len(specs)), [spec.num_variants for spec in specs])
     weights = csr_array((np.ones(len(rows)), (rows, columns)), shape=(num_variants, len(specs)))
@@ -109,18 +132,27 @@ def _read_json(path: Path) -> list[ComponentSpec]:
 
 def _json_component(path: Path, position: int, entry: Any) -> ComponentSpec:
     where = f"{path}: component {position}"
-    if not isinstance(entry, dict) or "variant_indices" not in entry:
-        raise InputError(f"{where}: expected an object with 'variant_indices'")
-    indices = entry["variant_indices"]
-    if not isinstance(indices, list):
-        raise InputError(f"{where}: expected a list of integers in 'variant_indices', found {type(indices).__name__}")
-    # type() and not isinstance: True is an int to Python.
-    strange = next((value for value in indices if type(value) is not int), None)
-    if strange is not None or None in indices:
-        raise InputError(f"{where}: variant_indices holds {strange!r}; expected integers, zero-based")
+    if not isinstance(entry, dict) or not {"variant_indices", "variant_ids"} & set(entry):
+        raise InputError(f"{where}: expected an object with 'variant_indices' or 'variant_ids'")
+    if {"variant_indices", "variant_ids"} <= set(entry):
+        raise InputError(f"{where}: has both 'variant_indices' and 'variant_ids'; keep one of them")
     name = entry.get("name", _default_name(position))
     described = [_json_object(where, key, entry.get(key)) for key in ("annotation", "provenance")]
+    if "variant_ids" in entry:
+        return ComponentSpec(name, None, *described, ids=tuple(_json_list(where, "variant_ids", entry, str, "strings")))
+    indices = _json_list(where, "variant_indices", entry, int, "integers")
     return ComponentSpec(name, _as_int64(where, indices), *described)
+
+
+def _json_list(where: str, key: str, entry: dict[str, Any], kind: type, wanted: str) -> list:
+    values = entry[key]
+    if not isinstance(values, list):
+        raise InputError(f"{where}: expected a list of {wanted} in {key!r}, found {type(values).__name__}")
+    # type() and not isinstance: True is an int to Python.
+    strange = [value for value in values if type(value) is not kind]
+    if strange:
+        raise InputError(f"{where}: {key} holds {strange[0]!r}; expected {wanted}{', zero-based' * (kind is int)}")
+    return values
 
 
 def _json_object(where: str, key: str, value: Any) -> dict[str, Any] | None:
@@ -181,28 +213,34 @@ def _npz_objects(path: Path, key: str, array: np.ndarray | None, count: int) -> 
     return values
 
 
-def _check_indices(path: Path, spec: ComponentSpec, num_variants: int) -> None:
-    indices = spec.indices
-    if not len(indices):
+def _check_variants(path: Path, spec: ComponentSpec, num_variants: int) -> None:
+    if not spec.num_variants:
         raise InputError(f"{path}: component {spec.name} is empty; remove it or list its variants")
+    variants, what = (spec.indices, "variant index") if spec.ids is None else (np.array(spec.ids), "variant")
+    if spec.ids is None:
+        _check_range(path, spec, num_variants)
+    values, counts = np.unique(variants, return_counts=True)
+    if len(values) < len(variants):
+        raise InputError(
+            f"{path}: component {spec.name}: {what} {values[counts > 1][0]} occurs more than once; list it once"
+        )
+
+
+def _check_range(path: Path, spec: ComponentSpec, num_variants: int) -> None:
+    indices = spec.indices
     outside = indices[(indices < 0) | (indices >= num_variants)]
     if len(outside):
         raise InputError(
             f"{path}: component {spec.name}: variant index {outside[0]} is out of 0..{num_variants - 1} "
             f"({len(outside)} of {len(indices)} are); indices are zero-based rows of the genotype file"
         )
-    values, counts = np.unique(indices, return_counts=True)
-    if len(values) < len(indices):
-        raise InputError(
-            f"{path}: component {spec.name}: variant index {values[counts > 1][0]} occurs more than once; list it once"
-        )
 
 
-def _check_names(where: str, specs: Sequence[ComponentSpec]) -> None:
-    names = [spec.name for spec in specs]
+def check_names(where: str, names: Sequence[Any]) -> None:
+    """Raise InputError, which starts with ``where``, unless the components' names are different words."""
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"{where}: component name {name!r}: expected a string that is not empty")
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted({name for name, count in Counter(names).items() if count > 1})
     if twice:
         raise InputError(f"{where}: component name(s) {', '.join(twice)} occur more than once; make them unique")

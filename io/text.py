@@ -6,12 +6,14 @@ errors pays nothing for them.
 
 import csv
 import gzip
+import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
+import numpy as np
 import pandas as pd
 
 from .errors import InputError
@@ -40,10 +42,23 @@ class TextTable:
 
 
 def open_text(path: Path) -> TextIO:
-    """Open text (also gzip, by suffix) as UTF-8 and drop the byte-order mark that spreadsheets write."""
+    """Open text (also gzip and zstd, by suffix) as UTF-8 and drop the byte-order mark that spreadsheets write."""
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    if path.suffix == ".zst":
+        return io.TextIOWrapper(_open_zstd(path), encoding="utf-8-sig", newline="")
     return open(path, encoding="utf-8-sig", newline="")
+
+
+def _open_zstd(path: Path) -> BinaryIO:
+    try:
+        import zstandard
+    except ImportError:
+        raise InputError(
+            f"{path}: reading .zst needs the package zstandard; pip install 'gpu-reml[zst]', or decompress the file"
+        ) from None
+    # all frames: compressors that work in parallel write several
+    return zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), read_across_frames=True, closefd=True)
 
 
 def _lines(path: Path, sep: str) -> Iterator[tuple[int, str]]:
@@ -138,3 +153,18 @@ def _read_text_table(path: Path, layout: str, min_width: int, sep: str | None) -
     if (fields[width] != "").any() or (fields[width - 1] == "").any():
         _raise_if_ragged(path, sep, width)
     return TextTable(path, sep, fields.drop(columns=width))
+
+
+def parse_numbers(column: pd.Series, name: str, where: Callable[[int], str], whole: bool = False) -> np.ndarray:
+    """(rows,) float64 of a string column; an InputError says ``where(row)`` a field is no (whole) number."""
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+    good = np.isfinite(numbers)
+    if whole:
+        good &= numbers == np.round(numbers)
+    if not good.all():
+        row = int(np.argmin(good))
+        kind = "a whole number" if whole else "a number"
+        raise InputError(
+            f"{where(row)}: expected {kind} for the {name}, found {column.iloc[row]!r}; write 0 where it is unknown"
+        )
+    return numbers

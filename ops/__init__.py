@@ -5,23 +5,29 @@ from .threads import prefer_sleeping_threads
 prefer_sleeping_threads()
 
 from .backend import make_products, resolve_backend  # noqa: E402
-from .covariance import GenotypeCovariance, make_covariance  # noqa: E402
+from .covariance import GenotypeCovariance, alpha_weights, make_covariance  # noqa: E402
 from .cpu import CpuProducts, to_dense  # noqa: E402
-from .genotypes import PackedGenotypes, code_values, standardise  # noqa: E402
+from .genotypes import CALL_BITS, PackedGenotypes, code_values, standardise, take_variants, with_binomial_sd  # noqa: E402
+from .ld import ld_scores  # noqa: E402
 from .packing import MISSING, pack, take_samples, unpack  # noqa: E402
 
 __all__ = [
+    "CALL_BITS",
     "MISSING",
     "CpuProducts",
     "GenotypeCovariance",
     "PackedGenotypes",
+    "alpha_weights",
     "code_values",
+    "ld_scores",
     "make_covariance",
     "make_products",
     "pack",
     "resolve_backend",
     "standardise",
     "take_samples",
+    "take_variants",
     "to_dense",
     "unpack",
+    "with_binomial_sd",
 ]

@@ -4,7 +4,7 @@ import numpy as np
 
 from .cpu import CpuProducts
 from .device.products import Residency, make_device_products
-from .genotypes import PackedGenotypes
+from .genotypes import CALL_BITS, PackedGenotypes
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -39,7 +39,8 @@ def make_products(
     """Products with the genotypes on a backend; float64 products exist on the CPU only.
 
     On CUDA devices: ``residency`` says what of the genotypes stays there (all by default), ``limit`` the bytes that may
-    be held on each device, ``num_devices`` how many share the variants.
+    be held on each device, ``num_devices`` how many share the variants.  Dosages take the portable kernels: those for
+    tensor cores multiply calls.
     """
     backend = resolve_backend(device)
     if backend == "cpu":
@@ -52,4 +53,5 @@ def make_products(
     found = len(list_devices())
     if not 1 <= num_devices <= found:
         raise ValueError(f"--num-gpus: expected 1 to {found}, the CUDA devices that are visible; found {num_devices}")
-    return make_device_products(genotypes, [CudaDevice(i, limit) for i in range(num_devices)], residency)
+    kernels = "auto" if genotypes.bits == CALL_BITS else "portable"
+    return make_device_products(genotypes, [CudaDevice(i, limit, kernels) for i in range(num_devices)], residency)

@@ -69,9 +69,8 @@ class GenotypeCovariance:
 
     @property
     def traces(self) -> np.ndarray:
-        """(G,) tr(K_g), exact: a standardised variant's squared norm is its number of called genotypes."""
-        genotypes = self.products.genotypes
-        return self.weights.T @ (genotypes.num_called * (genotypes.inv_sd > 0)).astype(np.float64)
+        """(G,) tr(K_g) = sum_j w_jg z_j'z_j, exact: the norms come with the standardisation."""
+        return self.weights.T @ self.products.genotypes.squared_norm
 
     def block(self, array: np.ndarray) -> np.ndarray:
         """An array (n, k) where the products are computed, in their type."""
@@ -141,10 +140,26 @@ def make_covariance(
                 "remove it or give it polymorphic variants"
             )
     if normalise == "trace":
-        scale = (weights.T @ products.genotypes.num_called.astype(np.float64)) / products.num_samples
+        scale = (weights.T @ products.genotypes.squared_norm) / products.num_samples
     elif normalise == "weights":
         scale = weights.sum(axis=0)
     else:
         raise ValueError(f"normalise: expected 'weights' or 'trace', found {normalise!r}")
     scaled = sparse.csr_array(weights @ sparse.diags_array(1.0 / np.asarray(scale)))
     return GenotypeCovariance(products, scaled, names, tuple(int(count) for count in counts))
+
+
+def alpha_weights(genotypes: PackedGenotypes, alpha: float) -> np.ndarray:
+    """(m,) weights [2p(1-p)]^(1 + alpha), p = mean / 2: an effect on a count has variance in proportion to
+    [2p(1-p)]^alpha.
+
+    alpha = -1 weighs all variants alike (a GRM), 0 by their variance.  Exactly so with :func:`with_binomial_sd`, to
+    Hardy-Weinberg equilibrium otherwise.  0 where a variant does not vary.  Speed et al. 2017, Nat Genet 49:986.
+    """
+    if not np.isfinite(alpha):
+        raise ValueError(f"alpha: expected a finite number, found {alpha}")
+    varies = genotypes.inv_sd > 0
+    p = genotypes.mean[varies] / 2
+    weights = np.zeros(genotypes.num_variants)
+    weights[varies] = (2 * p * (1 - p)) ** (1 + alpha)
+    return weights

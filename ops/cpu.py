@@ -4,7 +4,7 @@ Z (n, m) is the standardised genotype matrix of ``genotypes``; it exists only on
 is decoded in chunks of samples.  With one chunk (n up to ``CHUNK_BYTES``-worth) the decoded tile serves both
 directions of a product; with more, decoding again is cheaper than writing the tile to memory.
 
-Products with few columns in float32 go straight from the packed bytes (:mod:`gpu_reml.ops.cpu_fused`).
+Products of calls with few columns in float32 go straight from the packed bytes (:mod:`gpu_reml.ops.cpu_fused`).
 
 Only numpy's BLAS is called: scipy brings a second OpenBLAS, whose threads spin against the first's.
 """
@@ -18,7 +18,8 @@ from scipy import sparse
 
 from .cpu_fused import MIN_SAMPLES, fused_weighted, fused_z, fused_zt
 from .cpu_kernels import as_pairs, decode, pair_table, scatter
-from .genotypes import Block, PackedGenotypes, blocks, code_values
+from .dosages import DOSAGE_MISSING, decode_dosages
+from .genotypes import CALL_BITS, Block, PackedGenotypes, blocks, decode_table, items_per_row
 from .weights import BlockWeights
 
 BLOCK_WIDTH = 512  # variants a tile: enough rows for BLAS to run at speed, few enough to stay in cache
@@ -34,7 +35,7 @@ class CpuProducts:
     """Products with Z of ``genotypes`` in ``dtype`` (float32 tiles by default, float64 for exact comparisons).
 
     Every method costs one read of the packed genotypes; a *pass* is both directions, Z (Z' B).  ``block_width`` and
-    ``chunk_bytes`` shape the decoded tiles; float32 products with at most ``fused_columns`` columns need none.
+    ``chunk_bytes`` shape the decoded tiles; float32 products of calls with at most ``fused_columns`` columns need none.
     """
 
     genotypes: PackedGenotypes
@@ -69,7 +70,7 @@ class CpuProducts:
         """Z' B, (n, k) -> (m, k); half a pass."""
         self._require_rows(B, self.num_samples, "B")
         if self._is_narrow(B):
-            return fused_zt(self.genotypes, self._values, B)
+            return fused_zt(self.genotypes, self._table, B)
         B = self._padded(B)
         U = np.zeros((self.num_variants, B.shape[1]), self.dtype)
         for_each_tile(self, lambda block, samples, T: _add(U[block.rows], T @ B[samples]))
@@ -79,7 +80,7 @@ class CpuProducts:
         """Z U, (m, k) -> (n, k); half a pass."""
         self._require_rows(U, self.num_variants, "U")
         if self._is_narrow(U):
-            return fused_z(self.genotypes, self._values, U)
+            return fused_z(self.genotypes, self._table, U)
         U = np.ascontiguousarray(U, self.dtype)
         out = self._zero_rows(U.shape[1])
         for_each_tile(self, lambda block, samples, T: _add(out[samples], T.T @ U[block.rows]))
@@ -91,7 +92,7 @@ class CpuProducts:
         if isinstance(w, BlockWeights):
             return self.z(w.multiply(self.zt(B)))
         if self._is_narrow(B):
-            return fused_weighted(self.genotypes, self._values, B, w)
+            return fused_weighted(self.genotypes, self._table, B, w)
         B = self._padded(B)
         w = np.asarray(w, self.dtype)[:, None]
         out = self._zero_rows(B.shape[1])
@@ -118,7 +119,7 @@ class CpuProducts:
         if self._is_scattered(weights):
             return self._scattered(U, weights)
         k, groups = U.shape[1], weights.shape[1]
-        out = np.zeros((groups, 4 * self._num_bytes, k), self.dtype)
+        out = np.zeros((groups, self._padded_samples, k), self.dtype)
 
         def add_block(block: Block, samples: slice, T: np.ndarray) -> None:
             rows = weights[block.start : block.stop]
@@ -142,11 +143,14 @@ class CpuProducts:
         return SCATTERED * weights.nnz < self.block_width * active
 
     def _scattered(self, U: np.ndarray, weights: sparse.csr_array) -> np.ndarray:
-        out = np.zeros((weights.shape[1], U.shape[1], 4 * self._num_bytes), self.dtype)
+        out = np.zeros((weights.shape[1], U.shape[1], self._padded_samples), self.dtype)
         data, indices = weights.data.astype(self.dtype), weights.indices.astype(np.int64)
-        for block in blocks(self.genotypes, self.block_width):
+
+        def add_block(block: Block, samples: slice, T: np.ndarray) -> None:
             indptr = weights.indptr[block.start : block.stop + 1].astype(np.int64)
-            scatter(block.packed, self._values[block.rows], U[block.rows], indptr, indices, data, out)
+            scatter(T, U[block.rows], indptr, indices, data, out[:, :, samples])
+
+        for_each_tile(self, add_block)
         return np.ascontiguousarray(out[:, :, : self.num_samples].transpose(0, 2, 1))
 
     def inner(self, FA: np.ndarray, FB: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:
@@ -183,7 +187,7 @@ class CpuProducts:
     def squared_norms_by_sample(self, weights: sparse.spmatrix) -> np.ndarray:
         """(n, G) float64: sum_j W_jg z_ij^2, the diagonals of Z diag(W_g) Z'; half a pass."""
         weights = sparse.csr_array(weights)
-        out = np.zeros((4 * self._num_bytes, weights.shape[1]))
+        out = np.zeros((self._padded_samples, weights.shape[1]))
 
         def add_block(block: Block, samples: slice, T: np.ndarray) -> None:
             out[samples] += (T * T).T @ weights[block.start : block.stop].toarray().astype(self.dtype)
@@ -192,13 +196,13 @@ class CpuProducts:
         return out[: self.num_samples]
 
     @cached_property
-    def _values(self) -> np.ndarray:
-        """(m, 4): the standardised genotype of each code, in the working type."""
-        return code_values(self.genotypes).astype(self.dtype)
+    def _table(self) -> np.ndarray:
+        """What decodes each variant, in the working type."""
+        return decode_table(self.genotypes, self.dtype)
 
     def _is_narrow(self, B: np.ndarray) -> bool:
         """Whether B has so few columns that the decoded tiles would cost more than they save."""
-        enough = self.num_samples >= MIN_SAMPLES
+        enough = self.num_samples >= MIN_SAMPLES and self.genotypes.bits == CALL_BITS
         return enough and np.dtype(self.dtype) == np.float32 and 1 <= B.shape[1] <= self.fused_columns
 
     def _require_rows(self, B: np.ndarray, rows: int, name: str) -> None:
@@ -206,15 +210,17 @@ class CpuProducts:
             raise ValueError(f"{name}: expected ({rows}, k), found {B.shape}")
 
     @property
-    def _num_bytes(self) -> int:
-        return (self.num_samples + 3) // 4
+    def _padded_samples(self) -> int:
+        """Samples that a row of genotypes has room for."""
+        per_item = self.genotypes.samples_per_item
+        return per_item * items_per_row(self.num_samples, self.genotypes.bits)
 
     def _zero_rows(self, k: int) -> np.ndarray:
-        return np.zeros((4 * self._num_bytes, k), self.dtype)
+        return np.zeros((self._padded_samples, k), self.dtype)
 
     def _padded(self, B: np.ndarray) -> np.ndarray:
         """B in the working type with zero rows for the bits after the last sample."""
-        if len(B) == 4 * self._num_bytes:
+        if len(B) == self._padded_samples:
             return np.ascontiguousarray(B, self.dtype)
         padded = self._zero_rows(B.shape[1])
         padded[: len(B)] = B
@@ -238,23 +244,30 @@ class _Decoder:
     """Decodes tiles into one reused buffer; a tile that is asked for twice running is decoded once."""
 
     def __init__(self, products: CpuProducts):
-        self._values = products._values
-        self._chunk = min(products._num_bytes, products.chunk_bytes // (4 * np.dtype(products.dtype).itemsize))
-        self._num_bytes = products._num_bytes
-        self._buffer = np.empty((products.block_width, 4 * self._chunk), products.dtype)
+        self._table, self._bits = products._table, products.genotypes.bits
+        self._per_item = products.genotypes.samples_per_item
+        self._items = items_per_row(products.num_samples, self._bits)
+        self._chunk = min(self._items, products.chunk_bytes // (self._per_item * np.dtype(products.dtype).itemsize))
+        self._buffer = np.empty((products.block_width, self._per_item * self._chunk), products.dtype)
         self._held: tuple[int, int] | None = None
 
     def tiles(self, block: Block, backwards: bool = False) -> Iterator[tuple[slice, np.ndarray]]:
         """(samples, tile) for each chunk of samples; the tile (b, samples) holds until the next one is asked for."""
-        starts = range(0, self._num_bytes, self._chunk)
+        starts = range(0, self._items, self._chunk)
         for first in reversed(starts) if backwards else starts:
-            last = min(first + self._chunk, self._num_bytes)
-            tile = self._buffer[: len(block.packed), : 4 * (last - first)]
+            last = min(first + self._chunk, self._items)
+            samples = slice(self._per_item * first, self._per_item * last)
+            tile = self._buffer[: len(block.packed), : samples.stop - samples.start]
             if self._held != (block.start, first):
-                pairs = pair_table(self._values[block.rows])
-                decode(block.packed[:, first:last], pairs, as_pairs(tile))
+                self._decode(block.packed[:, first:last], self._table[block.rows], tile)
                 self._held = (block.start, first)
-            yield slice(4 * first, 4 * last), tile
+            yield samples, tile
+
+    def _decode(self, items: np.ndarray, table: np.ndarray, tile: np.ndarray) -> None:
+        if self._bits == CALL_BITS:
+            decode(items, pair_table(table), as_pairs(tile))
+        else:
+            decode_dosages(items, table, DOSAGE_MISSING[self._bits], tile)
 
 
 def for_each_tile(products: CpuProducts, use: Callable[[Block, slice, np.ndarray], None]) -> None:

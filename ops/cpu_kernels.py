@@ -37,32 +37,29 @@ def decode(packed, pairs, tile):
             out[2 * i + 1] = table[byte >> 4]
 
 
-SCATTER_BYTES = 128  # packed bytes of one task: 512 samples, whose sums for a hundred groups stay in cache
+SCATTER_SAMPLES = 512  # samples of one task: their sums for a hundred groups stay in cache
 
 
 @njit(parallel=True, cache=True)
-def scatter(packed, values, U, indptr, indices, data, out):
+def scatter(tile, U, indptr, indices, data, out):
     """out[g, c] += sum_j w_jg U[j, c] z_j over a block of variants, for the groups g that each variant belongs to.
 
-    packed (b, nbytes), values (b, 4), U (b, k), weights (b, G) in CSR form, out (G, k, 4 nbytes).  A block's sums are
-    formed apart and then added, in an order that does not depend on the number of threads.
+    tile (b, samples) of z, U (b, k), weights (b, G) in CSR form, out (G, k, samples).  A block's sums are formed apart
+    and then added, in an order that does not depend on the number of threads.
     """
-    num_bytes = packed.shape[1]
-    for task in prange((num_bytes + SCATTER_BYTES - 1) // SCATTER_BYTES):
-        first = task * SCATTER_BYTES
-        last = min(first + SCATTER_BYTES, num_bytes)
-        width = 4 * (last - first)
-        sums = np.zeros((out.shape[0], out.shape[1], width), out.dtype)
-        z = np.empty(width, out.dtype)
-        for j in range(packed.shape[0]):
-            if indptr[j] == indptr[j + 1]:
-                continue
-            for i in range(width):
-                z[i] = values[j, (packed[j, first + (i >> 2)] >> (2 * (i & 3))) & 3]
+    num_samples = tile.shape[1]
+    for task in prange((num_samples + SCATTER_SAMPLES - 1) // SCATTER_SAMPLES):
+        first = task * SCATTER_SAMPLES
+        last = min(first + SCATTER_SAMPLES, num_samples)
+        sums = np.zeros((out.shape[0], out.shape[1], last - first), out.dtype)
+        z = np.empty(last - first, out.dtype)  # contiguous, which a slice of a row is not known to be
+        for j in range(tile.shape[0]):
+            for i in range(last - first):
+                z[i] = tile[j, first + i]
             for c in range(U.shape[1]):
                 for entry in range(indptr[j], indptr[j + 1]):
                     factor = U[j, c] * data[entry]
                     target = sums[indices[entry], c]
-                    for i in range(width):
+                    for i in range(last - first):
                         target[i] += factor * z[i]
-        out[:, :, 4 * first : 4 * last] += sums
+        out[:, :, first:last] += sums

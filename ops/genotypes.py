@@ -1,16 +1,20 @@
 """Packed genotypes: the only form in which genotypes are kept in memory.
 
-A genotype takes two bits, four samples to a byte, in PLINK's .bed coding (sample ``i`` is in byte
+A called genotype takes two bits, four samples to a byte, in PLINK's .bed coding (sample ``i`` is in byte
 ``i // 4`` at bits ``2 * (i % 4)``): ``00`` two copies of the counted allele A1, ``01`` missing,
 ``10`` one copy, ``11`` none.  Bytes read from a .bed file are therefore used as they are.
+Dosages take 8 or 16 bits, one item a sample: see :mod:`gpu_reml.ops.dosages`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .dosages import DOSAGE_TYPE, dosage_moments, dosage_table
 from .packing import count_codes
+
+CALL_BITS = 2
 
 # Copies of the counted allele (BIM column 5, A1) for each two-bit code; NaN is a missing call.
 COUNT_OF_CODE = np.array([2.0, np.nan, 1.0, 0.0])
@@ -18,12 +22,14 @@ COUNT_OF_CODE = np.array([2.0, np.nan, 1.0, 0.0])
 
 @dataclass(frozen=True)
 class PackedGenotypes:
-    """n samples x m variants, two bits a call, with the statistics that standardise them.
+    """n samples x m variants, calls or dosages, with the statistics that standardise them.
 
-    ``parts``: one uint8 array (m_p, ceil(n / 4)) for each source, in variant order; may be memory maps.
+    ``parts``: one array for each source, in variant order; may be memory maps.  ``bits``: 2 for calls, uint8 (m_p,
+    ceil(n / 4)); 8 or 16 for dosages, uint8 or uint16 (m_p, n).
     ``mean``: (m,) mean count of A1 over the called genotypes.  ``inv_sd``: (m,) 1 / SD of the count, and 0 for a
     variant that does not vary (monomorphic or never called): such a variant contributes nothing anywhere.
-    ``num_called``: (m,) samples with a call.
+    ``num_called``: (m,) samples with a call.  ``variance``: (m,) of a standardised variant's calls (ddof 0), 1 unless
+    its SD is another than theirs (:func:`with_binomial_sd`).
     """
 
     parts: tuple[np.ndarray, ...]
@@ -31,6 +37,18 @@ class PackedGenotypes:
     mean: np.ndarray
     inv_sd: np.ndarray
     num_called: np.ndarray
+    bits: int = CALL_BITS
+    variance: np.ndarray | float = 1.0
+
+    @property
+    def squared_norm(self) -> np.ndarray:
+        """(m,) z_j' z_j of every standardised variant; 0 where it does not vary."""
+        return np.where(self.inv_sd > 0, self.num_called * self.variance, 0.0)
+
+    @property
+    def samples_per_item(self) -> int:
+        """Samples in one item of a row: items are bytes of calls, or single dosages."""
+        return samples_per_item(self.bits)
 
     @property
     def num_variants(self) -> int:
@@ -41,20 +59,57 @@ class PackedGenotypes:
         return sum(part.nbytes for part in self.parts)
 
 
-def standardise(parts, num_samples: int) -> PackedGenotypes:
-    """Pair packed bytes with their standardisation: the mean and SD (ddof 0) of the called genotypes.
+def samples_per_item(bits: int) -> int:
+    """Samples in one item of a row of genotypes: four calls in a byte, or one dosage."""
+    return 8 // CALL_BITS if bits == CALL_BITS else 1
 
-    Exact: the counts are integers and the moments are formed from them in float64.  Cost: one read of the packed
-    bytes.
+
+def item_type(bits: int) -> np.dtype:
+    """Type of one item of a row of genotypes."""
+    return np.dtype(np.uint8 if bits == CALL_BITS else DOSAGE_TYPE[bits])
+
+
+def items_per_row(num_samples: int, bits: int) -> int:
+    """Items in a variant's row of genotypes."""
+    return -(-num_samples // samples_per_item(bits))
+
+
+def standardise(parts, num_samples: int, bits: int = CALL_BITS) -> PackedGenotypes:
+    """Pair genotypes with their standardisation: the mean and SD (ddof 0) of those that are called.
+
+    Exact: the counts, or sums of dosage codes, are integers and the moments are formed from them in float64.  Cost: one
+    read of the genotypes.
     """
+    if bits not in (CALL_BITS, *DOSAGE_TYPE):
+        raise ValueError(f"bits: expected {CALL_BITS} for calls, 8 or 16 for dosages, found {bits}")
     parts = tuple(parts)
+    dtype, width = item_type(bits), items_per_row(num_samples, bits)
     for p, part in enumerate(parts):
-        if part.dtype != np.uint8 or part.ndim != 2 or part.shape[1] != (num_samples + 3) // 4:
+        if part.dtype != dtype or part.ndim != 2 or part.shape[1] != width:
             raise ValueError(
-                f"parts[{p}]: expected uint8 of shape (variants, {(num_samples + 3) // 4}) for {num_samples} samples, "
+                f"parts[{p}]: expected {dtype} of shape (variants, {width}) for {num_samples} samples, "
                 f"found {part.dtype} {part.shape}"
             )
-    counts = np.concatenate([count_codes(part, num_samples) for part in parts])
+    moments = [_call_moments(part, num_samples) if bits == CALL_BITS else dosage_moments(part, bits) for part in parts]
+    mean, inv_sd, called = (np.concatenate(column) for column in zip(*moments, strict=True))
+    return PackedGenotypes(parts, num_samples, mean, inv_sd, called, bits)
+
+
+def with_binomial_sd(genotypes: PackedGenotypes) -> PackedGenotypes:
+    """The same genotypes divided by sqrt(2p(1-p)), p = mean / 2: the SD in Hardy-Weinberg equilibrium.
+
+    A variant that does not vary among the calls stays out, also where all are heterozygous.  No read of genotypes.
+    """
+    varies = genotypes.inv_sd > 0
+    p = genotypes.mean / 2
+    ratio = np.ones(len(p))  # SD of the calls / binomial SD
+    ratio[varies] = 1 / (genotypes.inv_sd[varies] * np.sqrt(2 * p[varies] * (1 - p[varies])))
+    return replace(genotypes, inv_sd=genotypes.inv_sd * ratio, variance=genotypes.variance * ratio**2)
+
+
+def _call_moments(packed: np.ndarray, num_samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(mean, 1 / SD or 0, called) of every variant of packed calls."""
+    counts = count_codes(packed, num_samples)
     two, one = counts[:, 0].astype(np.float64), counts[:, 2].astype(np.float64)
     called = num_samples - counts[:, 1]
     divisor = np.maximum(called, 1)
@@ -64,19 +119,40 @@ def standardise(parts, num_samples: int) -> PackedGenotypes:
     varies = scaled_variance > 0
     inv_sd = np.zeros(len(mean))
     inv_sd[varies] = called[varies] / np.sqrt(scaled_variance[varies])
-    return PackedGenotypes(parts, num_samples, mean, inv_sd, called)
+    return mean, inv_sd, called
 
 
 def code_values(genotypes: PackedGenotypes) -> np.ndarray:
     """(m, 4) float64: the standardised genotype of each two-bit code; a missing call is the mean, so 0."""
+    if genotypes.bits != CALL_BITS:
+        raise ValueError(f"genotypes: expected calls of {CALL_BITS} bits, found dosages of {genotypes.bits}")
     values = (np.nan_to_num(COUNT_OF_CODE)[None, :] - genotypes.mean[:, None]) * genotypes.inv_sd[:, None]
     values[:, 1] = 0.0
     return values
 
 
+def decode_table(genotypes: PackedGenotypes, dtype: type = np.float64) -> np.ndarray:
+    """What decodes each variant: :func:`code_values` (m, 4) of calls, or the table (m, 3) of dosages."""
+    if genotypes.bits == CALL_BITS:
+        return code_values(genotypes).astype(dtype)
+    return dosage_table(genotypes.mean, genotypes.inv_sd, genotypes.bits, dtype)
+
+
+def take_variants(genotypes: PackedGenotypes, rows: np.ndarray) -> PackedGenotypes:
+    """Variants ``rows`` in that order, with their standardisation; their packed bytes are copied to one part."""
+    starts = np.cumsum([0, *(len(part) for part in genotypes.parts)])
+    taken = np.empty((len(rows), genotypes.parts[0].shape[1]), genotypes.parts[0].dtype)
+    for part, first, last in zip(genotypes.parts, starts[:-1], starts[1:], strict=True):
+        here = np.flatnonzero((rows >= first) & (rows < last))
+        taken[here] = part[rows[here] - first]
+    vectors = ("mean", "inv_sd", "num_called", "variance")
+    chosen = {name: value[rows] for name in vectors if isinstance(value := getattr(genotypes, name), np.ndarray)}
+    return replace(genotypes, parts=(taken,), **chosen)
+
+
 @dataclass(frozen=True)
 class Block:
-    """Consecutive variants of one part: rows ``start:stop`` of Z' and their packed bytes."""
+    """Consecutive variants of one part: rows ``start:stop`` of Z' and their packed items."""
 
     start: int
     stop: int

@@ -80,6 +80,25 @@ def pack(counts: np.ndarray) -> np.ndarray:
     return quads[..., 0] | quads[..., 1] << 2 | quads[..., 2] << 4 | quads[..., 3] << 6
 
 
+@njit(parallel=True, cache=True)
+def _pack_rows(counts, index, out):
+    n = len(index)
+    for j in prange(counts.shape[0]):
+        row = counts[j]
+        for b in range(out.shape[1]):
+            byte = 0
+            for s in range(min(4, n - 4 * b)):
+                count = row[index[4 * b + s]]
+                code = 4 - 2 * count if count else 3
+                byte |= (code if count >= 0 else 1) << (2 * s)
+            out[j, b] = byte
+
+
+def pack_rows(counts: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
+    """Pack samples ``index`` of int8 counts (m variants, n samples; negative is missing) to rows ``out``."""
+    _pack_rows(counts, index, out)
+
+
 def unpack(packed: np.ndarray, num_samples: int) -> np.ndarray:
     """int8 counts of A1 (n samples, m variants), ``MISSING`` where there is no call: the inverse of :func:`pack`."""
     codes = (packed[:, :, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3

@@ -1,6 +1,7 @@
 """REML as pure functions on arrays, composed by a small fitting loop."""
 
 from .covariance import CountingCovariance, Covariance, FunctionCovariance, as_covariance
+from .enrichment import Enrichment, Wald, enrichment, wald_test
 from .exact import exact_memory, exact_seconds, fit_exact
 from .fit import fit, fit_traits
 from .he import HEResult, haseman_elston
@@ -23,6 +24,7 @@ __all__ = [
     "ConvergenceError",
     "CountingCovariance",
     "Covariance",
+    "Enrichment",
     "FitResult",
     "FitSettings",
     "FunctionCovariance",
@@ -40,6 +42,7 @@ __all__ = [
     "Status",
     "Step",
     "TraceEstimates",
+    "Wald",
     "Work",
     "ai_step",
     "apply_v_at",
@@ -48,6 +51,7 @@ __all__ = [
     "complement_traces",
     "default_rank",
     "draw_probes",
+    "enrichment",
     "exact_memory",
     "exact_probes",
     "exact_seconds",
@@ -67,4 +71,5 @@ __all__ = [
     "slq",
     "trace_estimates",
     "unpack",
+    "wald_test",
 ]

@@ -1,11 +1,12 @@
 """What the estimators ask of a covariance, and how to build one from plain functions."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 
-from .linalg import Block
+from .linalg import Block, columns
 
 Apply = Callable[[np.ndarray], np.ndarray]
 
@@ -78,16 +79,103 @@ class FunctionCovariance:
         return F[1:].copy()
 
 
-def as_covariance(covariance: Any) -> Covariance:
-    """A covariance as it is; or dense matrices [K_1, ...] (n, n) as a covariance, for tests and small n."""
-    if not isinstance(covariance, list | tuple):
-        return covariance
-    matrices = [np.asarray(K, np.float64) for K in covariance]
+class MixedFeatures:
+    """Features of a block for every part of a :class:`MixedCovariance`, indexed and joined by columns."""
+
+    def __init__(self, parts: Sequence[Any]):
+        self.parts = tuple(parts)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Only the last entry, the number of columns, means the same for every part."""
+        return self.parts[0].shape
+
+    def __getitem__(self, key) -> "MixedFeatures":
+        return MixedFeatures([part[key] for part in self.parts])
+
+    @staticmethod
+    def side_by_side(blocks: Sequence["MixedFeatures"]) -> "MixedFeatures":
+        return MixedFeatures([columns(*parts) for parts in zip(*(block.parts for block in blocks), strict=True)])
+
+
+class MixedCovariance:
+    """The components of several covariances of the same samples as one: genotypes beside dense matrices.
+
+    Blocks are those of the first part, which should be the one on a device; the others get theirs by ``block`` from an
+    array, and their results go back the same way.  Cost: that of the parts.
+    """
+
+    def __init__(self, parts: Sequence[Covariance]):
+        self.parts = tuple(parts)
+        self.names = tuple(name for part in self.parts for name in part.names)
+        self.num_samples = self.parts[0].num_samples
+        self.num_components = len(self.names)
+        self.dtype = self.parts[0].dtype
+        self.backend = self.parts[0].backend
+        unlike = [part.num_samples for part in self.parts if part.num_samples != self.num_samples]
+        if unlike:
+            raise ValueError(f"parts: expected {self.num_samples} samples in each, found {unlike[0]}")
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise ValueError(f"parts: component name(s) {', '.join(twice)} occur more than once; make them unique")
+        bounds = np.cumsum([0, *(part.num_components for part in self.parts)])
+        self._own = [slice(first, last) for first, last in pairwise(bounds)]
+
+    @property
+    def overlap(self) -> float:
+        return max(part.overlap for part in self.parts)
+
+    @property
+    def traces(self) -> np.ndarray:
+        return np.concatenate([part.traces for part in self.parts])
+
+    def _blocks(self, B: Block) -> list[Block]:
+        """B for every part, where that part computes."""
+        return [B, *(part.block(np.asarray(B)) for part in self.parts[1:])]
+
+    def block(self, array):
+        return self.parts[0].block(array)
+
+    def apply(self, theta, B):
+        theta = np.asarray(theta)
+        blocks = zip(self.parts, self._own, self._blocks(B), strict=True)
+        images = [part.apply(theta[own], b) for part, own, b in blocks]
+        total = images[0]
+        for image in images[1:]:
+            total = total + self.block(np.asarray(image))
+        return total
+
+    def features(self, B):
+        return MixedFeatures([part.features(b) for part, b in zip(self.parts, self._blocks(B), strict=True)])
+
+    def inner(self, FA, FB):
+        return np.concatenate([part.inner(*F) for part, *F in zip(self.parts, FA.parts, FB.parts, strict=True)])
+
+    def gram(self, F):
+        return np.concatenate([part.gram(f) for part, f in zip(self.parts, F.parts, strict=True)])
+
+    def core(self, B):
+        return np.concatenate([part.core(b) for part, b in zip(self.parts, self._blocks(B), strict=True)])
+
+    def apply_each(self, F):
+        """A list of G blocks (n, k)."""
+        first, *others = (part.apply_each(f) for part, f in zip(self.parts, F.parts, strict=True))
+        return [*first, *(self.block(np.asarray(image)) for images in others for image in images)]
+
+
+def dense_covariance(matrices: Sequence[np.ndarray], names: Sequence[str] | None = None) -> FunctionCovariance:
+    """Dense matrices K_g (n, n) as components; the matrices are kept as float64."""
+    matrices = [np.asarray(K, np.float64) for K in matrices]
     n = len(matrices[0])
     for g, K in enumerate(matrices):
         if K.shape != (n, n):
             raise ValueError(f"covariance[{g}]: expected a matrix ({n}, {n}), found {K.shape}")
-    return FunctionCovariance([K.__matmul__ for K in matrices], [np.trace(K) for K in matrices], n)
+    return FunctionCovariance([K.__matmul__ for K in matrices], [np.trace(K) for K in matrices], n, names)
+
+
+def as_covariance(covariance: Any) -> Covariance:
+    """A covariance as it is; or dense matrices [K_1, ...] (n, n) as a covariance, for tests and small n."""
+    return dense_covariance(covariance) if isinstance(covariance, list | tuple) else covariance
 
 
 class CountingCovariance:

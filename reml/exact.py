@@ -341,9 +341,11 @@ def result_of(
     """Information, fixed effects and, for one component, the profile of h2 at the end of the search."""
     point, theta = ended.point, ended.point.theta
     lower = np.append(np.zeros(len(theta) - 1), settings.residual_floor)
+    score, ai = derivatives(model, point)
     found = Estimate(
         theta=theta,
-        ai=average_information(model, point),
+        score=score,
+        ai=ai,
         mc=np.zeros((len(theta), len(theta))),
         free=theta > lower * (1 + 1e-9),
         loglik=point.loglik,

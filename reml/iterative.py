@@ -415,6 +415,7 @@ def finish(loop: Loop, probes: Probes, traits: Traits) -> FitResult:
     mean_traces = covariance.traces / covariance.num_samples
     found = Estimate(
         theta=theta,
+        score=here.score,
         ai=ai,
         mc=mc,
         free=free_parameters(problem, theta),

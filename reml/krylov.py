@@ -324,6 +324,7 @@ def result_of(cohort: Cohort, run: Run, traits: Traits, which: int, found: Found
     mean_trace = float(cohort.covariance.traces[0] / len(cohort.Q))
     packed = Estimate(
         theta=found.theta,
+        score=spectral.score(found.spectrum, found.theta),
         ai=found.ai,
         mc=found.mc,
         free=found.free,

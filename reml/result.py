@@ -52,6 +52,7 @@ class FixedEffects(NamedTuple):
 class FitResult(Components):
     """A REML fit.  Variances are in the phenotype's units squared; ``theta`` has the residual last.
 
+    ``score``: gradient of the log-likelihood where it was last evaluated.
     ``covariance``: sampling covariance of theta, the inverse average information.  ``mc_covariance``: Monte-Carlo
     covariance from the probes, a separate error that more probes reduce (zero on components held at their bound).
     ``loglik``: log-likelihood of the error contrasts, with -(n-c)/2 log 2 pi; ``loglik_gcta``: the convention of GCTA,
@@ -62,6 +63,7 @@ class FitResult(Components):
     status: Status
     names: tuple[str, ...]
     theta: np.ndarray
+    score: np.ndarray
     covariance: np.ndarray
     mc_covariance: np.ndarray
     mean_traces: np.ndarray
@@ -154,6 +156,7 @@ class Estimate(NamedTuple):
     """
 
     theta: np.ndarray
+    score: np.ndarray
     ai: np.ndarray
     mc: np.ndarray
     free: np.ndarray
@@ -177,6 +180,7 @@ def make_result(covariance, X: np.ndarray, scale: float, estimate: Estimate, **d
     return FitResult(
         names=covariance.names,
         theta=estimate.theta * scale**2,
+        score=estimate.score / scale**2,
         covariance=np.linalg.inv(estimate.ai) * scale**4,
         mc_covariance=estimate.mc * scale**4,
         mean_traces=covariance.traces / n,

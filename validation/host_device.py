@@ -12,7 +12,8 @@ import numpy as np
 
 from gpu_reml.ops.device.interface import Selection, Variants
 from gpu_reml.ops.device.pool import DeviceMemoryError, Pool
-from gpu_reml.ops.genotypes import COUNT_OF_CODE
+from gpu_reml.ops.dosages import DOSAGE_MISSING, DOSAGE_UNIT
+from gpu_reml.ops.genotypes import CALL_BITS, COUNT_OF_CODE, items_per_row
 from gpu_reml.ops.weights import HeldBlocks
 
 
@@ -126,7 +127,7 @@ class HostDevice:
 
     # genotypes
 
-    def constants(self, mean: np.ndarray, inv_sd: np.ndarray) -> tuple[np.ndarray, ...]:
+    def constants(self, mean: np.ndarray, inv_sd: np.ndarray, bits: int) -> tuple[np.ndarray, ...]:
         return mean, inv_sd
 
     def factor(self, w: np.ndarray, inv_sd: np.ndarray) -> np.ndarray:
@@ -143,7 +144,7 @@ class HostDevice:
         scaled = selection.factor[:, None].astype(np.float64) * U[chosen]
         out += (self._rows_of_z(variants, len(out))[chosen].T @ scaled).astype(np.float32)
 
-    def squares(self, variants: Variants, values, selection: Selection, out) -> None:
+    def squares(self, variants: Variants, table, selection: Selection, out) -> None:
         chosen = slice(None) if selection.rows is None else selection.rows
         squares = self._rows_of_z(variants, len(out))[chosen] ** 2
         out[:, 0] += (selection.factor @ squares).astype(np.float32)
@@ -159,13 +160,20 @@ class HostDevice:
             offset += size * size
 
     def _rows_of_z(self, variants: Variants, num_samples: int) -> np.ndarray:
-        """(b, n) float64 standardised genotypes, decoded from the packed bytes; once for the same bytes."""
+        """(b, n) float64 standardised genotypes, decoded from the packed items; once for the same items."""
         count = variants.stop - variants.start
-        packed = variants.packed[:count, : (num_samples + 3) // 4]
-        key = variants.start, hash(packed.tobytes())
+        items = variants.packed[:count, : items_per_row(num_samples, variants.bits)]
+        key = variants.start, hash(items.tobytes())
         if key not in self._decoded:
-            codes = (packed[:, :, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3
             mean, inv_sd = variants.constants
-            counts = COUNT_OF_CODE[codes.reshape(count, -1)[:, :num_samples]]
-            self._decoded[key] = np.nan_to_num((counts - mean[:, None]) * inv_sd[:, None])
+            copies = _copies(items, num_samples, variants.bits)
+            self._decoded[key] = np.nan_to_num((copies - mean[:, None]) * inv_sd[:, None])
         return self._decoded[key]
+
+
+def _copies(items: np.ndarray, num_samples: int, bits: int) -> np.ndarray:
+    """(b, n) copies of the counted allele, NaN where it is missing."""
+    if bits == CALL_BITS:
+        codes = (items[:, :, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3
+        return COUNT_OF_CODE[codes.reshape(len(items), -1)[:, :num_samples]]
+    return np.where(items == DOSAGE_MISSING[bits], np.nan, items * DOSAGE_UNIT[bits])

@@ -198,8 +198,8 @@ class CudaDevice:
 
     # genotypes
 
-    def constants(self, mean: np.ndarray, inv_sd: np.ndarray) -> tuple[np.ndarray, ...]:
-        return self._products.constants(mean, inv_sd)
+    def constants(self, mean: np.ndarray, inv_sd: np.ndarray, bits: int) -> tuple[np.ndarray, ...]:
+        return self._products.constants(mean, inv_sd, bits)
 
     def factor(self, w: np.ndarray, inv_sd: np.ndarray) -> np.ndarray:
         return self._products.factor(w, inv_sd).astype(np.float32)
@@ -217,8 +217,8 @@ class CudaDevice:
         self._products.z(variants, U, selection, out)
 
     @on_device
-    def squares(self, variants: Variants, values: Array, selection: Selection, out: Array) -> None:
-        encoded = portable.Encoded(variants.packed, values)
+    def squares(self, variants: Variants, table: Array, selection: Selection, out: Array) -> None:
+        encoded = portable.Encoded(variants.packed, table, variants.bits)
         column = out.reshape((out.size,))
         portable.launch_diag(encoded, selection.factor, selection.rows, column, self.pool.array, self._stream)
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from ..device.interface import Array, Selection, Variants
-from ..genotypes import COUNT_OF_CODE
+from ..dosages import dosage_table
+from ..genotypes import CALL_BITS, COUNT_OF_CODE
 from . import algebra, portable
 
 
@@ -20,12 +21,14 @@ def make_kernels(kind: str, allocate: Callable[..., Array], stream):
 
 
 class PortableKernels:
-    """Float32 arithmetic on any device, from a table (b, 4) of standardised genotypes by code."""
+    """Float32 arithmetic on any device, from a table of standardised genotypes by code, or of dosages."""
 
     def __init__(self, allocate, stream):
         self._scratch = allocate, stream
 
-    def constants(self, mean: np.ndarray, inv_sd: np.ndarray) -> tuple[np.ndarray, ...]:
+    def constants(self, mean: np.ndarray, inv_sd: np.ndarray, bits: int = CALL_BITS) -> tuple[np.ndarray, ...]:
+        if bits != CALL_BITS:
+            return (dosage_table(mean, inv_sd, bits),)
         values = (COUNT_OF_CODE - mean[:, None]) * inv_sd[:, None]
         return (np.nan_to_num(values).astype(np.float32),)
 
@@ -36,11 +39,13 @@ class PortableKernels:
         return B
 
     def zt(self, variants: Variants, operand: Array, out: Array) -> None:
-        portable.launch_zt(portable.Encoded(variants.packed, *variants.constants), operand, out, *self._scratch)
+        portable.launch_zt(self._encoded(variants), operand, out, *self._scratch)
 
     def z(self, variants: Variants, U: Array, selection: Selection, out: Array) -> None:
-        encoded = portable.Encoded(variants.packed, *variants.constants)
-        portable.launch_z(encoded, U, selection.factor, selection.rows, out, *self._scratch)
+        portable.launch_z(self._encoded(variants), U, selection.factor, selection.rows, out, *self._scratch)
+
+    def _encoded(self, variants: Variants) -> portable.Encoded:
+        return portable.Encoded(variants.packed, *variants.constants, variants.bits)
 
 
 class TensorKernels:
@@ -52,7 +57,9 @@ class TensorKernels:
         self._fragments, self._tensor = fragments, tensor
         self._allocate, self._stream = allocate, stream
 
-    def constants(self, mean: np.ndarray, inv_sd: np.ndarray) -> tuple[np.ndarray, ...]:
+    def constants(self, mean: np.ndarray, inv_sd: np.ndarray, bits: int = CALL_BITS) -> tuple[np.ndarray, ...]:
+        if bits != CALL_BITS:
+            raise ValueError(f"kernels: tensor cores multiply calls; dosages of {bits} bits need kernels='portable'")
         return self._fragments.make_tables(mean, inv_sd)
 
     def factor(self, w: np.ndarray, inv_sd: np.ndarray) -> np.ndarray:

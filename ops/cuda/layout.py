@@ -11,6 +11,7 @@ from ..device.pool import size_class
 
 PITCH = 64  # bytes of which a row of packed genotypes has a multiple: a tile of 256 samples
 ROWS = 64  # variants of which a piece has a multiple
+DOSAGE_CONSTANTS = (12,)  # the same for dosages: centre, slope and offset
 CONSTANTS = (8, 8)  # bytes for every variant: table, and reciprocal SD with the shift of the mean
 
 TILE_COLUMNS = 8  # columns of one mma

@@ -4,7 +4,7 @@ Z (n, m) is never formed: a thread block decodes tiles of it into shared memory 
 The same kernels read three encodings of a block of b variants, by rows, with any number of items after sample n:
 
     bits 2     packed (b, pitch) uint8, four PLINK codes a byte      table (b, 4): z of each code
-    bits 8     dosages (b, pitch) uint8, 255 is a missing call       table (b, 3): see :func:`dosage_table`
+    bits 8     dosages (b, pitch) uint8, 255 is a missing call       table (b, 3): see :mod:`gpu_reml.ops.dosages`
     bits 16    dosages (b, pitch) uint16, 65535 is a missing call    table (b, 3)
 
 A missing call has z = 0.  Kernels are compiled on their first launch.  ``SIG_*`` are their argument types, for
@@ -14,7 +14,6 @@ compiling without a device.
 from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
 from numba import cuda
 from numba.cuda.types import boolean, float32, int32, int64, uint8, uint16
 
@@ -39,7 +38,6 @@ from .tiles import (
     tile_for,
 )
 
-DOSAGE_UNIT = {8: 2.0 / 254, 16: 2.0**-14}  # copies of the counted allele in one step of the code
 DIAG_THREADS = 128
 QUADS = DEPTH // 4  # groups of four samples, a byte of packed genotypes, along the depth of a tile
 
@@ -62,18 +60,6 @@ class Encoded(NamedTuple):
     items: Any
     table: Any
     bits: int = 2
-
-
-def dosage_table(mean: np.ndarray, inv_sd: np.ndarray, bits: int) -> np.ndarray:
-    """(m, 3) float32 (centre, slope, offset) with z = (code - centre) slope + offset, for dosages of ``bits`` bits.
-
-    ``mean`` (m,) in copies of the allele, ``inv_sd`` (m,).  The centre is the code next to the mean: code - centre is
-    exact, so z has float32's relative accuracy even where the mean is many SDs, as for a rare allele counted from its
-    common side.
-    """
-    unit = DOSAGE_UNIT[bits]
-    centre = np.rint(np.asarray(mean, np.float64) / unit)
-    return np.stack([centre, unit * inv_sd, (centre * unit - mean) * inv_sd], axis=1).astype(np.float32)
 
 
 @cuda.jit(device=True, inline="always")

@@ -25,18 +25,20 @@ class BudgetError(ValueError):
 
 
 class Shape(NamedTuple):
-    """Samples, variants of each source on one device, the alignment of packed rows, and bytes of constants."""
+    """Samples, variants of each source on one device, the alignment of packed rows, bytes of constants, and bits of a
+    genotype."""
 
     num_samples: int
     parts: tuple[int, ...]
     pitch_alignment: int
     row_alignment: int
     constant_bytes: int
+    bits: int = 2
 
     @property
     def group_bytes(self) -> int:
         """Bytes of the fewest rows that are kept together."""
-        return pitch(self.num_samples, self.pitch_alignment) * self.row_alignment
+        return pitch(self.num_samples, self.pitch_alignment, self.bits) * self.row_alignment
 
     def pieces(self, piece_bytes: int) -> list[tuple[int, int]]:
         """(bytes on the device, how many) of pieces, in order."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from ..genotypes import PackedGenotypes, code_values
+from ..genotypes import PackedGenotypes, decode_table
 from ..weights import BlockWeights
 from .block import DeviceBlock, ShardedBlock
 from .interface import Array, Device, Selection
@@ -306,12 +306,12 @@ class DeviceProducts:
         if weights.shape[0] != self.num_variants:
             raise ValueError(f"weights: expected ({self.num_variants}, G), found {weights.shape}")
         weights = sparse.csc_array(weights).sorted_indices()
-        values = code_values(self.genotypes).astype(np.float32)
+        tables = decode_table(self.genotypes, np.float32)
 
         def norms(shard: Shard, _) -> np.ndarray:
             out = [DeviceBlock.zeros(shard.device, self.num_samples, 1) for _ in range(weights.shape[1])]
             for variants in shard.store.variants():
-                table, block = shard.device.upload(values[variants.rows]), weights[variants.rows]
+                table, block = shard.device.upload(tables[variants.rows]), weights[variants.rows]
                 for g, target in enumerate(out):
                     rows, w = _column(block, g)
                     if len(rows):
@@ -418,7 +418,7 @@ def _shares(num_variants: int, num_devices: int, cuts: np.ndarray | None) -> lis
 
 
 def _make_store(device: Device, genotypes: PackedGenotypes, rows: slice, residency: Residency, cuts) -> Store:
-    row_bytes = pitch(genotypes.num_samples, device.pitch_alignment)
+    row_bytes = pitch(genotypes.num_samples, device.pitch_alignment, genotypes.bits)
     width = max(1, residency.piece_bytes // row_bytes // device.row_alignment) * device.row_alignment
     listed = pieces(genotypes, width, rows, cuts)
     room, resident = residency.resident_bytes, 0

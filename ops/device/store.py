@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..genotypes import PackedGenotypes
+from ..genotypes import CALL_BITS, PackedGenotypes, item_type, items_per_row
 from .interface import Array, Device, Token, Variants
 
 FILL_THREADS = 8  # a single thread does not read memory as fast as the bus to the device takes it
@@ -56,9 +56,9 @@ def padded(count: int, alignment: int) -> int:
     return -(-count // alignment) * alignment
 
 
-def pitch(num_samples: int, alignment: int) -> int:
+def pitch(num_samples: int, alignment: int, bits: int = CALL_BITS) -> int:
     """Bytes from one row of packed genotypes to the next on a device."""
-    return padded((num_samples + 3) // 4, alignment)
+    return padded(items_per_row(num_samples, bits) * item_type(bits).itemsize, alignment)
 
 
 @dataclass
@@ -82,16 +82,18 @@ class Store:
     ):
         self._device, self._genotypes, self._pieces = device, genotypes, tuple(listed)
         self.first, self.last = listed[0].start, listed[-1].stop
-        self._pitch = pitch(genotypes.num_samples, device.pitch_alignment)
+        self._item = item_type(genotypes.bits)
+        self._pitch = pitch(genotypes.num_samples, device.pitch_alignment, genotypes.bits)
         self._threads = ThreadPoolExecutor(FILL_THREADS, thread_name_prefix="genotypes")
-        constants = device.constants(genotypes.mean[self.first : self.last], genotypes.inv_sd[self.first : self.last])
+        here = slice(self.first, self.last)
+        constants = device.constants(genotypes.mean[here], genotypes.inv_sd[here], genotypes.bits)
         self._constants = tuple(device.upload(values) for values in constants)
         slots = min(ring_depth, len(listed))
         self._rows = max(padded(piece.stop - piece.start, device.row_alignment) for piece in listed)
         self._slots = [Slot(device.pinned(self._rows * self._pitch), None) for _ in range(slots)]
         self._resident: list[Variants] = []
         for number, piece in enumerate(self._pieces[:resident]):
-            array = device.pool.array((self._num_rows(piece), self._pitch), np.uint8)
+            array = self._array(self._num_rows(piece))
             slot = self._slots[number % slots]
             slot.array = array
             self._stage(piece, slot)
@@ -102,7 +104,11 @@ class Store:
         if resident == len(listed):
             self._slots = []  # nothing will stream
         for slot in self._slots:
-            slot.array = device.pool.array((self._rows, self._pitch), np.uint8)
+            slot.array = self._array(self._rows)
+
+    def _array(self, num_rows: int) -> Array:
+        """Room for rows of genotypes on the device."""
+        return self._device.pool.array((num_rows, self._pitch // self._item.itemsize), self._item)
 
     @property
     def num_streamed(self) -> int:
@@ -131,12 +137,12 @@ class Store:
     def _stage(self, piece: Piece, slot: Slot) -> None:
         """Fill the slot's buffer and enqueue its copy to the slot's array."""
         self._device.host_wait(slot.copied)
-        rows = slot.buffer[: self._num_rows(piece) * self._pitch].reshape(-1, self._pitch)
+        rows = slot.buffer[: self._num_rows(piece) * self._pitch].view(self._item).reshape(self._num_rows(piece), -1)
         self._fill(piece, rows)
         slot.copied = self._device.copy_in(rows, slot.array[: len(rows)], slot.used)
 
     def _fill(self, piece: Piece, rows: np.ndarray) -> None:
-        """Packed bytes of the piece at the device's pitch; what pads rows stays as it is, and no kernel minds it."""
+        """Packed items of the piece at the device's pitch; what pads rows stays as it is, and no kernel minds it."""
         count = piece.stop - piece.start
         source = self._genotypes.parts[piece.part][piece.first : piece.first + count]
         share = -(-count // FILL_THREADS)
@@ -153,4 +159,5 @@ class Store:
 
     def _on_device(self, piece: Piece, array: Array) -> Variants:
         rows = slice(piece.start - self.first, piece.stop - self.first)
-        return Variants(piece.start, piece.stop, array, tuple(values[rows] for values in self._constants))
+        constants = tuple(values[rows] for values in self._constants)
+        return Variants(piece.start, piece.stop, array, constants, self._genotypes.bits)

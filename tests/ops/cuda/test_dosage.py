@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from gpu_reml.ops.cuda.driver import missing_toolkit_libraries
+from gpu_reml.ops.dosages import DOSAGE_UNIT, dosage_table
 
 if not missing_toolkit_libraries():  # numba.cuda cannot be imported without cudart
-    from gpu_reml.ops.cuda.portable import DOSAGE_UNIT, Encoded, dosage_table, launch_diag, launch_z, launch_zt
+    from gpu_reml.ops.cuda.portable import Encoded, launch_diag, launch_z, launch_zt
 
 N, B = 77, 66
 MONOMORPHIC, NEVER_CALLED, NEARLY_FIXED = 7, 45, 12

@@ -1,0 +1,275 @@
+"""Components from files that name variants: lists of ids, tables of memberships, LDSC annotations."""
+
+import csv
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from .component_sets import AnalysedVariants, ComponentSet, component_set
+from .components import check_names
+from .errors import InputError
+from .text import WHITESPACE, TextTable, open_text, read_text_table
+
+ID_HEADERS = frozenset(["variant_id", "variant", "id", "snp", "snpid", "rsid", "marker"])
+ANNOTATION_KEYS = ("chr", "bp", "snp", "cm")
+CHROMOSOMES = (*map(str, range(1, 27)), "X", "Y", "XY", "MT")
+
+
+def name_of(path: Path) -> str:
+    """A component's name from its file: the file's name without .gz and its last suffix."""
+    return Path(path.name.removesuffix(".gz")).stem
+
+
+def components_from_lists(paths: Sequence[str | Path], variants: AnalysedVariants) -> ComponentSet:
+    """One component of weight 1 for each file of variant ids, called as the file without its suffix.
+
+    One id a line, the first of its fields; a first line that begins with ID, SNP, variant_id or the like is a header.
+    Ids that are not analysed are counted in ``notes``.
+
+    Raises:
+        InputError: no such file, an empty one, an id twice or of several variants (with the line), or two files of one
+            name.
+    """
+    rows, notes = [], []
+    paths = [Path(path) for path in paths]
+    check_names("variant lists", [name_of(path) for path in paths])
+    for path in paths:
+        table, first = _read_ids(path, "variant list", "a variant id", 1)
+        ids = table.fields[0].iloc[first:]
+        _check_once(table, ids, first, "list it once")
+        located = _locate(variants, ids, table, first, notes)
+        rows.append(located[located >= 0])
+    columns = np.repeat(np.arange(len(paths)), [len(found) for found in rows])
+    names = [name_of(path) for path in paths]
+    return component_set(names, np.concatenate(rows), columns, variants.num_variants, notes=notes)
+
+
+def components_from_table(path: str | Path, variants: AnalysedVariants) -> ComponentSet:
+    """Components from lines of ``variant_id component [weight]``, in the order of their first lines.
+
+    A variant may be in several components; the weight is 1 where there is no third field.  A first line that begins
+    with variant_id, ID, SNP or the like is a header.  Ids that are not analysed are counted in ``notes``.
+
+    Raises:
+        InputError: no such file, an empty one, or a line (named) whose weight is negative or no number, whose variant
+            was in that component before, or whose id is of several variants.
+    """
+    table, first = _read_ids(Path(path), "component table", "variant_id component [weight]", 2)
+    fields = table.fields.iloc[first:]
+    ids, components = fields[0], fields[1]
+    _check_once(table, ids + "\t" + components, first, "give the variant one weight in a component")
+    weights = np.ones(len(ids))
+    if table.fields.shape[1] > 2:
+        weights = pd.to_numeric(fields[2], errors="coerce").to_numpy(np.float64)
+        bad = ~np.isfinite(weights) | (weights < 0)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise InputError(
+                f"{table.where(first + row)}: variant {ids.iloc[row]}: expected a weight of 0 or more for component "
+                f"{components.iloc[row]}, found {fields[2].iloc[row]!r}"
+            )
+    codes, names = pd.factorize(components)
+    check_names(str(path), list(names))
+    notes: list[str] = []
+    located = _locate(variants, ids, table, first, notes)
+    known = located >= 0
+    return component_set(list(names), located[known], codes[known], variants.num_variants, weights[known], notes)
+
+
+def annotation_files(pattern: str | Path) -> list[Path]:
+    """The files that a name with ``@`` in the place of the chromosome (1 to 26, X, Y, XY, MT) means, or the one it is.
+
+    Raises InputError when there is none.
+    """
+    pattern = str(pattern)
+    found = [Path(pattern.replace("@", name)) for name in CHROMOSOMES] if "@" in pattern else [Path(pattern)]
+    found = [path for path in found if path.is_file()] if "@" in pattern else found
+    if not found:
+        raise InputError(f"annotations {pattern}: no file of that name for any chromosome (@ is 1 to 26, X, Y, XY, MT)")
+    return found
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One annotation file: ``ids`` is None where it is thin."""
+
+    text: TextTable
+    names: list[str]
+    ids: pd.Series | None
+    weights: sparse.csr_array
+
+
+def components_from_annotations(paths: Sequence[str | Path], variants: AnalysedVariants) -> ComponentSet:
+    """Components from LDSC's annotation files: a header, then CHR BP SNP CM and one column of weights a component.
+
+    Columns may be binary or continuous and may overlap; ``base`` is a column like any other.  Several files are pieces
+    of one table (chromosomes) with the same columns.  Rows are matched by SNP, or one by one where the files list
+    exactly the variants of the genotype files; those without CHR BP SNP CM (``--thin-annot``) must.
+
+    Raises:
+        InputError: no such file, other columns than the first file's, a line of another length, a weight that is
+            negative or no number (naming variant, column and line), a variant twice, or a thin file of another length.
+    """
+    pieces = [_read_annotation(Path(path)) for path in paths]
+    first = pieces[0]
+    for piece in pieces[1:]:
+        if piece.names != first.names or (piece.ids is None) != (first.ids is None):
+            raise InputError(
+                f"{piece.text.path}: its columns are not those of {first.text.path}; give tables of other annotations "
+                "apart"
+            )
+    weights = sparse.csr_array(sparse.vstack([piece.weights for piece in pieces], format="csr"))
+    if first.ids is None:
+        return ComponentSet(tuple(first.names), _thin_rows(pieces, weights, variants))
+    ids = pd.concat([piece.ids for piece in pieces], ignore_index=True)
+    if len(ids) == variants.num_source and (ids.iloc[variants.rows].to_numpy() == variants.table["id"]).all():
+        return ComponentSet(tuple(first.names), sparse.csr_array(weights[variants.rows]))
+    located, notes = _locate_pieces(pieces, ids, variants)
+    known = np.flatnonzero(located >= 0)
+    take = sparse.csr_array((np.ones(len(known)), (located[known], known)), shape=(variants.num_variants, len(ids)))
+    return ComponentSet(tuple(first.names), sparse.csr_array(take @ weights), notes)
+
+
+def _thin_rows(pieces: Sequence[_Piece], weights: sparse.csr_array, variants: AnalysedVariants) -> sparse.csr_array:
+    if weights.shape[0] != variants.num_source:
+        raise InputError(
+            f"{pieces[0].text.path}: {weights.shape[0]} rows without SNP ids for the {variants.num_source} variants of "
+            "the genotype files; give one row for each, or a file with CHR BP SNP CM"
+        )
+    return sparse.csr_array(weights[variants.rows])
+
+
+def _locate_pieces(pieces: Sequence[_Piece], ids: pd.Series, variants: AnalysedVariants):
+    offsets = np.cumsum([0, *(len(piece.ids) for piece in pieces)])
+
+    def where(row: int) -> str:
+        which = int(np.searchsorted(offsets, row, side="right")) - 1
+        return pieces[which].text.where(1 + row - offsets[which])
+
+    located = variants.locate(ids, where)
+    # only analysed variants: others may well share a name such as "."
+    again = ids.duplicated().to_numpy() & (located >= 0)
+    if again.any():
+        row = int(np.argmax(again))
+        before = where(int(np.argmax((ids == ids[row]).to_numpy())))
+        raise InputError(f"{where(row)}: variant {ids[row]} was in {before} before; annotate it once")
+    notes: list[str] = []
+    note_absent(notes, pieces[0].text.path, located, ids, variants)
+    return located, tuple(notes)
+
+
+def _read_annotation(path: Path) -> _Piece:
+    """One file as sparse weights; numbers are parsed as such, and lines looked up only for an error."""
+    layout = "a header CHR BP SNP CM and one column for each annotation"
+    names = _header(path, layout)
+    text = TextTable(path, WHITESPACE, pd.DataFrame())
+    keys = [name.casefold() for name in names]
+    with_ids = "snp" in keys[:4]
+    annotations = [k for k in range(len(names)) if not (with_ids and keys[k] in ANNOTATION_KEYS)]
+    check_names(str(path), [names[k] for k in annotations])
+    if not annotations:
+        raise InputError(f"{text.where(0)}: expected {layout}, found no annotation")
+    kinds = dict.fromkeys(annotations, np.float64) | ({keys.index("snp"): str} if with_ids else {})
+    table = _parse(path, len(names), kinds, layout)
+    ids = table.pop(keys.index("snp")) if with_ids else None
+    values = table[annotations].to_numpy(np.float64)
+    if table[len(names)].notna().any() or np.isnan(values).any():
+        _raise_for_line(path, kinds, layout)
+    good = np.isfinite(values) & (values >= 0)
+    if not good.all():
+        row, column = np.argwhere(~good)[0]
+        variant = f"variant {ids[row]}" if with_ids else f"row {row + 1}"
+        raise InputError(
+            f"{text.where(1 + row)}: {variant}: expected a weight of 0 or more for annotation "
+            f"{names[annotations[column]]}, found {values[row, column]:g}; weights are variances"
+        )
+    return _Piece(text, [names[k] for k in annotations], ids, sparse.csr_array(values))
+
+
+def _header(path: Path, layout: str) -> list[str]:
+    try:
+        with open_text(path) as file:
+            line = next((line for line in file if line.strip()), None)
+    except FileNotFoundError:
+        raise InputError(f"annotation file not found: {path}; check the path") from None
+    except (OSError, EOFError, UnicodeDecodeError, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: the annotation file cannot be read ({error}); check it") from None
+    if line is None:
+        raise InputError(f"{path} is empty; expected {layout}")
+    return line.split()
+
+
+def _parse(path: Path, width: int, kinds: dict[int, type], layout: str) -> pd.DataFrame:
+    """The lines after the header by column, and a column more that a line too long would fill; numbers in ``kinds``."""
+    # usecols would make pandas cut lines that are too long in silence, so every column is read
+    words = {k: str for k in range(width + 1) if kinds.get(k, str) is str}
+    missing = {"na_values": {k: [] for k in words if k != width}, "keep_default_na": False}
+    options = {"sep": WHITESPACE, "header": None, "names": range(width + 1), "index_col": False, **missing}
+    try:
+        with open_text(path) as file:
+            next(line for line in file if line.strip())
+            table = pd.read_csv(file, dtype=kinds | words, quoting=csv.QUOTE_NONE, **options)
+    except (ValueError, EOFError, OSError) as error:
+        _raise_for_line(path, kinds, layout)
+        raise InputError(f"{path}: cannot be read ({str(error).strip()}); check it") from None
+    if not len(table):
+        raise InputError(f"{path} has a header and no variant; expected {layout}")
+    return table
+
+
+def _raise_for_line(path: Path, kinds: dict[int, type], layout: str) -> None:
+    """Read again as strings, to name the line that is too short or too long, or holds what is no number."""
+    table = read_text_table(path, "annotation", layout, min_width=1, sep=WHITESPACE)
+    for k, kind in kinds.items():
+        numbers = pd.to_numeric(table.fields[k].iloc[1:], errors="coerce").to_numpy(np.float64)
+        if kind is not str and np.isnan(numbers).any():
+            row = 1 + int(np.argmax(np.isnan(numbers)))
+            ids = next((table.fields.at[row, key] for key, other in kinds.items() if other is str), None)
+            variant = f"row {row}" if ids is None else f"variant {ids}"
+            raise InputError(
+                f"{table.where(row)}: {variant}: expected a number for annotation {table.fields.at[0, k]}, "
+                f"found {table.fields.at[row, k]!r}"
+            )
+
+
+def _read_ids(path: Path, what: str, layout: str, min_width: int) -> tuple[TextTable, int]:
+    """A table whose first field is a variant's id, and its first row after the header, if it has one."""
+    table = read_text_table(path, what, layout, min_width)
+    first = int(len(table.fields) > 0 and table.fields.at[0, 0].lstrip("#").casefold() in ID_HEADERS)
+    if len(table.fields) == first:
+        raise InputError(f"{path}: the {what} has no variant; expected {layout} a line")
+    return table, first
+
+
+def _check_once(table: TextTable, keys: pd.Series, first: int, remedy: str) -> None:
+    again = keys.duplicated()
+    if again.any():
+        row = int(np.argmax(again.to_numpy()))
+        before = int(np.argmax((keys == keys.iloc[row]).to_numpy()))
+        raise InputError(
+            f"{table.where(first + row)}: variant {table.fields.at[first + row, 0]} was in line "
+            f"{table.line(first + before)} before; {remedy}"
+        )
+
+
+def _locate(variants: AnalysedVariants, ids: pd.Series, table: TextTable, first: int, notes: list[str]) -> np.ndarray:
+    located = variants.locate(ids, lambda row: table.where(first + row))
+    note_absent(notes, table.path, located, ids, variants)
+    return located
+
+
+def note_absent(notes: list[str], path: Path, located: np.ndarray, ids: pd.Series, variants: AnalysedVariants) -> None:
+    """Count the ids that are not analysed; InputError where all are, which a wrong naming scheme explains."""
+    absent = located < 0
+    if absent.all():
+        raise InputError(
+            f"{path}: none of its {len(ids)} variants is analysed: it has {ids.iloc[0]}, the genotypes have "
+            f"{variants.table['id'].iloc[0]}; use one naming scheme, or loosen the variant filters"
+        )
+    if absent.any():
+        notes.append(f"{path}: {int(absent.sum())} of {len(ids)} variants are not analysed")

@@ -1,0 +1,187 @@
+"""BGEN genotypes (layout 2: versions 1.2 and 1.3), read by the package bgen a variant at a time and packed at once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..ops.dosages import calls_of_dosages, encode_dosages
+from ..ops.genotypes import CALL_BITS
+from .errors import InputError
+from .pvar import NO_FID
+from .rows import check_samples, notes_on_ids, room, selected, stretches
+from .text import WHITESPACE, read_text_table
+
+HARD_CALL = 0.1  # most distance of a dosage from the whole number that it is called as; PLINK 2's default
+
+
+@dataclass(frozen=True)
+class BgenFile:
+    """One BGEN file, open for reading: a :class:`~gpu_reml.io.GenotypeFile`.
+
+    ``variants``: a1 is the second allele, a2 the first (``ref-first`` of PLINK 2); cm is 0.
+    Dosages are rounded to 2^-14 copies, PLINK 2's unit; a call is the whole number within ``HARD_CALL``, if any.
+    """
+
+    prefix: str
+    samples: pd.DataFrame
+    variants: pd.DataFrame
+    paths: tuple[Path, Path, Path]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.samples)
+
+    @property
+    def num_variants(self) -> int:
+        return len(self.variants)
+
+    def is_mapped(self, samples: np.ndarray | None, variants: np.ndarray | None) -> bool:
+        return False
+
+    def read_packed(
+        self, samples: np.ndarray | None = None, variants: np.ndarray | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """uint8 (m, ceil(n / 4)): calls in .bed coding."""
+        chosen, index = selected(self.num_variants, variants), selected(self.num_samples, samples)
+        out = room(len(chosen), len(index), CALL_BITS, out)
+        for rows, copies in self._blocks(chosen):
+            dosages = np.empty((len(copies), len(index)), np.uint16)
+            encode_dosages(copies, 16, index, dosages)
+            calls_of_dosages(dosages, HARD_CALL, out[rows])
+        return out
+
+    def read_dosages(
+        self,
+        samples: np.ndarray | None = None,
+        variants: np.ndarray | None = None,
+        bits: int = 16,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """(m, n) dosages of ``bits`` bits."""
+        chosen, index = selected(self.num_variants, variants), selected(self.num_samples, samples)
+        out = room(len(chosen), len(index), bits, out)
+        for rows, copies in self._blocks(chosen):
+            encode_dosages(copies, bits, index, out[rows])
+        return out
+
+    def _blocks(self, chosen: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """(rows of the result, copies of the second allele, NaN where missing), a block of variants at a time.
+
+        The file is gone through in its own order: an index beside it (.bgi) may have another.
+        """
+        buffer = np.empty((0, self.num_samples), np.float32)
+        wanted = np.zeros(self.num_variants, bool)
+        wanted[chosen] = True
+        with _reading(self.paths[0]), _open(self.paths[0]) as reader:
+            found = (variant for variant, take in zip(reader, wanted, strict=False) if take)
+            for rows in stretches(len(chosen), self.num_samples * buffer.itemsize):
+                size = rows.stop - rows.start
+                if len(buffer) < size:
+                    buffer = np.empty((size, self.num_samples), np.float32)
+                for target in buffer[:size]:
+                    target[:] = _copies(self.paths[0], next(found))
+                yield rows, buffer[:size]
+
+
+def read_bgen(path: str | Path, sample: str | Path | None = None) -> BgenFile:
+    """Open a BGEN file (``path`` may lack its .bgen).
+
+    ``sample``: an Oxford .sample file; by default the one of the same name beside it, or else the ids in the BGEN
+    itself (FID 0, as PLINK 2 writes where there is none).  Cost: one walk over the file that passes the genotypes by.
+
+    Raises:
+        InputError: the package bgen is not installed, a missing or malformed file, layout 1, a variant that is not
+            biallelic, no sample ids, or another number of them than the BGEN holds.
+    """
+    prefix = str(path).removesuffix(".bgen")
+    bgen = Path(f"{prefix}.bgen")
+    if not bgen.is_file():
+        raise InputError(f"BGEN file not found: {bgen}; check the path")
+    beside = Path(f"{prefix}.sample")
+    sample = Path(sample) if sample is not None else (beside if beside.is_file() else None)
+    with _reading(bgen), _open(bgen) as reader:
+        header = reader.header
+        if header.layout != 2:
+            raise InputError(
+                f"{bgen} is BGEN 1.1 (layout {header.layout}); rewrite it with qctool or plink2 as BGEN 1.2"
+            )
+        samples = _embedded_samples(bgen, reader) if sample is None else _read_sample(sample)
+        if len(samples) != header.nsamples:
+            raise InputError(
+                f"{sample} lists {len(samples)} samples, but {bgen} holds {header.nsamples}; give the .sample that "
+                "came with it"
+            )
+        variants = _read_variants(bgen, reader)
+    return BgenFile(prefix, samples, variants, (bgen, bgen, sample or bgen), notes_on_ids(bgen, variants))
+
+
+def _embedded_samples(bgen: Path, reader: Any) -> pd.DataFrame:
+    if not reader.header.has_sample_ids:
+        raise InputError(f"{bgen} holds no sample ids; give the .sample file that came with it")
+    iid = pd.Series(reader.samples, dtype=str)
+    return check_samples(bgen, pd.DataFrame({"fid": pd.Series(NO_FID, iid.index, dtype=str), "iid": iid}))
+
+
+def _read_sample(path: Path) -> pd.DataFrame:
+    """fid, iid of an Oxford .sample: two header lines, then ID_1 and ID_2, or a single ID."""
+    table = read_text_table(path, ".sample", "ID_1 ID_2 missing", min_width=1, sep=WHITESPACE)
+    fields = table.fields
+    if len(fields) < 2 or fields.iloc[1, 0] != "0":
+        raise InputError(f"{path}: expected the two header lines of a .sample (ID_1 ID_2 missing, then 0 0 0)")
+    has_fid = fields.shape[1] > 1 and str(fields.iloc[0, 1]).lower().startswith("id")
+    ids = fields.iloc[2:].reset_index(drop=True)
+    fid = ids[0] if has_fid else pd.Series(NO_FID, ids.index, dtype=str)
+    return check_samples(path, pd.DataFrame({"fid": fid, "iid": ids[1] if has_fid else ids[0]}))
+
+
+def _read_variants(bgen: Path, reader: Any) -> pd.DataFrame:
+    rows = []
+    for variant in reader:
+        name = variant.rsid or variant.varid
+        if len(variant.alleles) != 2:
+            raise InputError(
+                f"{bgen}: variant {name} at {variant.chrom}:{variant.pos} has {len(variant.alleles)} alleles; keep the "
+                "biallelic ones (plink2 --max-alleles 2), or split it (bcftools norm -m-)"
+            )
+        rows.append((variant.chrom, name, variant.pos, *variant.alleles))
+    if not rows:
+        raise InputError(f"{bgen} holds no variant")
+    chrom, ids, bp, a2, a1 = zip(*rows, strict=True)
+    variants = pd.DataFrame({"chrom": chrom, "id": ids, "cm": 0.0, "bp": np.array(bp, np.int64), "a1": a1, "a2": a2})
+    return variants.astype({name: str for name in ("chrom", "id", "a1", "a2")})
+
+
+def _copies(bgen: Path, variant: Any) -> np.ndarray:
+    """(n,) float32 expected copies of the second allele."""
+    copies, ploidy = variant.alt_dosage, variant.ploidy
+    if (ploidy != 2).any():
+        raise InputError(
+            f"{bgen}: variant {variant.rsid or variant.varid} at {variant.chrom}:{variant.pos} is not diploid in "
+            f"{int((ploidy != 2).sum())} samples; leave such variants out (--autosome)"
+        )
+    return copies
+
+
+def _open(bgen: Path) -> Any:
+    try:
+        from bgen import BgenReader
+    except ImportError:
+        raise InputError(f"{bgen}: reading BGEN needs the package bgen; pip install 'gpu-reml[bgen]'") from None
+    return BgenReader(str(bgen), delay_parsing=True)
+
+
+@contextmanager
+def _reading(path: Path):
+    """The errors of the package bgen, in our words."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, IndexError, RuntimeError, MemoryError) as error:
+        raise InputError(f"{path}: it cannot be read as BGEN ({error}); check it or write it again") from None

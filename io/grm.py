@@ -1,0 +1,170 @@
+"""Relationship matrices in GCTA's binary format: dense components for a few thousand samples, read and written.
+
+PREFIX.grm.id lists FID IID; PREFIX.grm.bin has the lower triangle with its diagonal, row by row, in little-endian
+float32; PREFIX.grm.N.bin has the number of variants behind each entry, laid out alike.
+Source: Yang et al. 2011, Am. J. Hum. Genet. 88:76; GCTA's manual, --make-grm-bin.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..ops.covariance import GenotypeCovariance
+from .errors import InputError, OutputError
+from .ids import first_ids, repeated
+from .text import WHITESPACE, read_text_table
+
+ENTRY = np.dtype("<f4")
+ROWS = 128  # rows of a matrix formed at once
+
+
+@dataclass(frozen=True)
+class GrmFile:
+    """A relationship matrix on disk: ``samples`` has fid and iid (strings), ``lower`` maps the lower triangle.
+
+    ``num_variants``: mean number of variants behind an entry, None without a .grm.N.bin.
+    """
+
+    prefix: str
+    samples: pd.DataFrame
+    lower: np.ndarray
+    num_variants: float | None = None
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.samples)
+
+    def matrix(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """(n, n) float64, symmetric, of the samples in ``rows`` in that order (None: all, in the file's order).
+
+        ``rows`` are :attr:`Alignment.indices <gpu_reml.io.Alignment>` of :attr:`samples`.  Memory: the matrix.
+        Raises InputError that names the samples of an entry that is not finite.
+        """
+        rows = np.arange(self.num_samples) if rows is None else np.asarray(rows, np.int64)
+        out = np.empty((len(rows), len(rows)))
+        for i, row in enumerate(rows):
+            low, high = np.minimum(rows[: i + 1], row), np.maximum(rows[: i + 1], row)
+            out[i, : i + 1] = self.lower[high * (high + 1) // 2 + low]
+            out[: i + 1, i] = out[i, : i + 1]
+        if not np.isfinite(out).all():
+            pair = rows[np.argwhere(~np.isfinite(out))[0]]
+            raise InputError(
+                f"{self.prefix}.grm.bin: the entry of {first_ids(self.samples.iloc[pair])} is not a finite number; "
+                "make the matrix again without these samples or without missing genotypes"
+            )
+        return out
+
+
+def read_grm(prefix: str | Path) -> GrmFile:
+    """Open PREFIX.grm.bin and .grm.id (``prefix`` may end in .grm.bin); .grm.N.bin is read where it is there.
+
+    Raises:
+        InputError: a missing file, a sample twice (its ids), or a size that does not fit the number of samples.
+    """
+    prefix = str(prefix).removesuffix(".bin").removesuffix(".grm")
+    paths = {suffix: Path(f"{prefix}.grm.{suffix}") for suffix in ("id", "bin", "N.bin")}
+    absent = [str(paths[suffix]) for suffix in ("id", "bin") if not paths[suffix].is_file()]
+    if absent:
+        raise InputError(
+            f"relationship matrix {prefix!r}: file(s) not found: {', '.join(absent)}; give the path before .grm.bin"
+        )
+    table = read_text_table(paths["id"], ".grm.id", "FID IID", min_width=2, sep=WHITESPACE)
+    if not len(table.fields):
+        raise InputError(f"{paths['id']} is empty; expected FID IID, one line for each sample")
+    samples = pd.DataFrame({"fid": table.fields[0], "iid": table.fields[1]})
+    if samples["fid"].iloc[0].lstrip("#").casefold() == "fid":
+        samples = samples.iloc[1:].reset_index(drop=True)
+    twice = repeated(samples)
+    if len(twice):
+        raise InputError(f"{paths['id']}: {len(twice)} FID + IID occur more than once ({first_ids(twice)})")
+    counts = _lower_triangle(paths["N.bin"], len(samples)) if paths["N.bin"].is_file() else None
+    mean = None if counts is None else float(np.mean(counts, dtype=np.float64))
+    return GrmFile(prefix, samples, _lower_triangle(paths["bin"], len(samples)), mean)
+
+
+def _lower_triangle(path: Path, num_samples: int) -> np.ndarray:
+    entries = num_samples * (num_samples + 1) // 2
+    found = path.stat().st_size
+    if found != ENTRY.itemsize * entries:
+        raise InputError(
+            f"{path}: expected {ENTRY.itemsize * entries} bytes, the float32 lower triangle of {num_samples} samples, "
+            f"found {found}; copy .grm.bin, .grm.N.bin and .grm.id again, together"
+        )
+    return np.memmap(path, ENTRY, "r", shape=(entries,))
+
+
+def write_grm(
+    prefix: str | Path,
+    covariance: GenotypeCovariance | np.ndarray,
+    samples: pd.DataFrame,
+    num_variants: float | None = None,
+) -> None:
+    """Write a covariance of one component, or a matrix (n, n), as PREFIX.grm.bin, .grm.N.bin and .grm.id.
+
+    samples: fid, iid in the matrix's order.  num_variants: what .grm.N.bin says of every entry, by default the
+    component's; a missing genotype is the mean here, so every pair of samples has all variants, and matrices that
+    GCTA adds by these numbers (--mgrm with --make-grm) are those of all their variants.
+    The lower triangle is rounded to float32.  Cost: n column-passes.  Memory: n x 128 numbers beside the matrix.
+
+    Raises:
+        InputError: several components, or samples that do not fit.
+        OutputError: a file cannot be written; none of the three is then in place, unless a rename itself fails.
+    """
+    if not isinstance(covariance, np.ndarray) and covariance.num_components != 1:
+        raise InputError(f"write_grm: expected one component, found {covariance.num_components}; write them one by one")
+    n = len(covariance) if isinstance(covariance, np.ndarray) else covariance.num_samples
+    if len(samples) != n:
+        raise InputError(f"write_grm: expected {n} samples, one for each row of the matrix, found {len(samples)}")
+    if num_variants is None:
+        num_variants = 1.0 if isinstance(covariance, np.ndarray) else float(covariance.num_variants[0])
+    ids = "".join(f"{fid}\t{iid}\n" for fid, iid in samples[["fid", "iid"]].itertuples(index=False))
+    rows_of_counts = (np.full(i + 1, num_variants, ENTRY).tobytes() for i in range(n))
+    contents = {
+        "bin": (row[: i + 1].astype(ENTRY).tobytes() for i, row in enumerate(_matrix_rows(covariance))),
+        "N.bin": rows_of_counts,
+        "id": iter([ids.encode()]),
+    }
+    _write_streams({Path(f"{prefix}.grm.{suffix}"): chunks for suffix, chunks in contents.items()})
+
+
+def _matrix_rows(covariance: GenotypeCovariance | np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of K in order, a block of them formed at a time."""
+    if isinstance(covariance, np.ndarray):
+        yield from covariance
+        return
+    n = covariance.num_samples
+    for first in range(0, n, ROWS):
+        unit = np.zeros((n, min(ROWS, n - first)))
+        unit[first + np.arange(unit.shape[1]), np.arange(unit.shape[1])] = 1
+        yield from np.asarray(covariance.apply(np.ones(1), covariance.block(unit))).T
+
+
+def _write_streams(contents: dict[Path, Iterator[bytes]]) -> None:
+    """Write files piece by piece beside their places, and rename them when all are complete."""
+    for path in contents:
+        if path.is_dir():
+            raise OutputError(f"cannot write {path}: it is a directory; give another prefix")
+    temporary = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp") for path in contents}
+    try:
+        for path, chunks in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary[path], "xb") as file:
+                file.writelines(chunks)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, part in temporary.items():
+            os.replace(part, path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; give an output path that exists, is yours and has room"
+        ) from error
+    finally:
+        for part in temporary.values():
+            with suppress(OSError):  # gone already when all went well
+                part.unlink()

@@ -1,0 +1,119 @@
+"""Components from genomic intervals in BED files: zero-based starts, ends not included."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .annotations import name_of
+from .component_sets import AnalysedVariants, ComponentSet, component_set
+from .components import check_names
+from .errors import InputError
+from .text import open_text
+
+MOST_NAMES = 1000  # components: a file with more names in column 4 most likely names its intervals
+SAME_CHROMOSOME = {"23": "X", "24": "Y", "25": "XY", "26": "MT", "M": "MT"}
+
+
+class _Interval(NamedTuple):
+    chrom: str
+    start: int
+    end: int
+    name: str | None
+
+
+def chromosome_keys(chromosomes: pd.Series) -> pd.Series:
+    """Names that are equal when the chromosomes are: without a chr prefix, and X, Y, XY, MT for PLINK's 23 to 26."""
+    plain = chromosomes.str.upper().str.removeprefix("CHR")
+    return plain.replace(SAME_CHROMOSOME)
+
+
+def components_from_intervals(
+    paths: Sequence[str | Path], variants: AnalysedVariants, by: Literal["name", "file"] = "name"
+) -> ComponentSet:
+    """Components of the variants in the intervals of BED files: fields chrom start end [name ...].
+
+    A variant at bp is in an interval when start < bp <= end (zero-based, half open).  A chr prefix makes no difference.
+    by "name": one component for each name in field 4, over all files; a file without names is one component, called as
+    the file.  by "file": one for each file.  Lines that begin with #, track or browser are left out.
+
+    Raises:
+        InputError: no such file, a line (named) that is no interval or lacks the name that others have, more than 1,000
+            names, two files of one name, or no variant in any interval.
+    """
+    if by not in ("name", "file"):
+        raise InputError(f"by: expected name or file, found {by!r}")
+    groups: dict[str, list[_Interval]] = {}
+    paths = [Path(path) for path in paths]
+    check_names("interval files", [name_of(path) for path in paths])
+    for path in paths:
+        intervals = _read_intervals(path)
+        named = by == "name" and intervals[0].name is not None
+        for interval in intervals:
+            groups.setdefault(interval.name if named else name_of(path), []).append(interval)
+    if len(groups) > MOST_NAMES:
+        raise InputError(
+            f"{paths[0]}: {len(groups)} different names in field 4 would be as many components; if they name single "
+            "intervals, take one component for each file"
+        )
+    chromosomes = chromosome_keys(variants.table["chrom"]).to_numpy()
+    bp = variants.table["bp"].to_numpy()
+    rows = [_inside(intervals, chromosomes, bp) for intervals in groups.values()]
+    if not any(len(found) for found in rows):
+        first = next(iter(groups.values()))[0]
+        raise InputError(
+            f"{paths[0]}: no analysed variant is in any interval (the first is {first.chrom}:{first.start}-{first.end} "
+            f"and the first variant {variants.table['chrom'].iloc[0]}:{bp[0]}); check the genome build and chromosomes"
+        )
+    columns = np.repeat(np.arange(len(rows)), [len(found) for found in rows])
+    return component_set(list(groups), np.concatenate(rows), columns, variants.num_variants)
+
+
+def _inside(intervals: Sequence[_Interval], chromosomes: np.ndarray, bp: np.ndarray) -> np.ndarray:
+    """Rows of the variants in any of the intervals, each once, ascending."""
+    keys = chromosome_keys(pd.Series([interval.chrom for interval in intervals], dtype=str)).to_numpy()
+    starts = np.array([interval.start for interval in intervals])
+    ends = np.array([interval.end for interval in intervals])
+    found = []
+    for key in pd.unique(keys):
+        here = np.flatnonzero(chromosomes == key)
+        # starts passed less ends passed is the number of intervals that hold the position
+        passed = np.searchsorted(np.sort(starts[keys == key]), bp[here], side="left")
+        left = np.searchsorted(np.sort(ends[keys == key]), bp[here], side="left")
+        found.append(here[passed > left])
+    return np.sort(np.concatenate(found))
+
+
+def _read_intervals(path: Path) -> list[_Interval]:
+    intervals: list[_Interval] = []
+    try:
+        with open_text(path) as file:
+            for number, line in enumerate(file, 1):
+                fields = line.split("\t") if "\t" in line else line.split()
+                fields = [field.strip() for field in fields]
+                if not any(fields) or fields[0].startswith("#") or fields[0].split()[0] in ("track", "browser"):
+                    continue
+                intervals.append(_interval(f"{path}, line {number}", fields))
+                if (intervals[-1].name is None) != (intervals[0].name is None):
+                    raise InputError(
+                        f"{path}, line {number}: expected a name in field 4 in every line or in none; complete the line"
+                    )
+    except FileNotFoundError:
+        raise InputError(f"interval file not found: {path}; check the path") from None
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the interval file cannot be read ({error}); check it") from None
+    if not intervals:
+        raise InputError(f"{path} has no interval; expected chrom start end [name] a line")
+    return intervals
+
+
+def _interval(where: str, fields: Sequence[str]) -> _Interval:
+    layout = "expected chrom start end [name] with 0 <= start < end (zero-based, end not included)"
+    if len(fields) < 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
+        raise InputError(f"{where}: {layout}, found {' '.join(fields[:4])!r}")
+    start, end = int(fields[1]), int(fields[2])
+    if start >= end:
+        raise InputError(f"{where}: {layout}, found {start} {end}")
+    return _Interval(fields[0], start, end, fields[3] if len(fields) > 3 and fields[3] else None)

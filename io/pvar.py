@@ -1,0 +1,154 @@
+"""The text files beside a .pgen: .pvar (also .pvar.zst) and .psam, with and without a header."""
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .errors import InputError
+from .rows import check_samples
+from .text import WHITESPACE, open_text, parse_numbers
+
+NO_FID = "0"  # what PLINK writes where there is none
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """``fields``: the wanted columns that the file has, one row for each line; indices count from ``first_line``."""
+
+    path: Path
+    fields: pd.DataFrame
+    first_line: int
+
+    def where(self, position: int) -> str:
+        return f"{self.path}, line {self.first_line + self.fields.index[position]}"
+
+
+def read_pvar(path: Path) -> pd.DataFrame:
+    """chrom, id, ref, alt (strings; alt may list several, separated by commas), cm (float64), bp (int64); a row a line.
+
+    Without a ``#CHROM`` header the columns are those of a .bim, as PLINK 2 takes them: CHROM ID CM POS ALT REF, or
+    without CM where there are five.  Other columns are not kept.
+    """
+    lines = _read_lines(path, ".pvar", ("#CHROM",), ("POS", "ID", "REF", "ALT", "CM"), _bim_columns)
+    fields = lines.fields
+    for name in ("#CHROM", "POS", "ID", "REF", "ALT"):
+        if name not in fields:
+            raise InputError(f"{path}: expected a column {name} in the header, found none; is it a .pvar of PLINK 2?")
+    if not len(fields):
+        raise InputError(f"{path} is empty; expected one line for each variant")
+    _require_all(lines, ("#CHROM", "POS", "ID", "REF", "ALT"))
+
+    def where(position: int) -> str:
+        return f"{lines.where(position)} (variant {fields['ID'].iloc[position]})"
+
+    cm = np.zeros(len(fields))
+    if "CM" in fields:
+        cm = parse_numbers(fields["CM"], "genetic position (cM)", where)
+    bp = parse_numbers(fields["POS"], "base-pair position", where, whole=True).astype(np.int64)
+    names = {"#CHROM": "chrom", "ID": "id", "REF": "ref", "ALT": "alt"}
+    table = fields[list(names)].rename(columns=names).reset_index(drop=True)
+    return table.assign(cm=cm, bp=bp)
+
+
+def read_psam(path: Path) -> pd.DataFrame:
+    """fid, iid (strings): a header begins with #FID or #IID; without one the columns are those of a .fam.
+
+    Where there is no FID it is 0, as PLINK 2 writes it.
+    """
+    lines = _read_lines(path, ".psam", ("#FID", "#IID"), ("IID",), _fam_columns)
+    fields = lines.fields
+    iid = "#IID" if "#IID" in fields else "IID"
+    if len(fields) and iid not in fields:
+        raise InputError(f"{path}: expected IID after #FID in the header; is it a .psam of PLINK 2?")
+    if not len(fields):
+        return check_samples(path, pd.DataFrame({"fid": [], "iid": []}))
+    _require_all(lines, fields.columns)
+    fid = fields["#FID"] if "#FID" in fields else pd.Series(NO_FID, fields.index, dtype=fields[iid].dtype)
+    return check_samples(path, pd.DataFrame({"fid": fid, "iid": fields[iid]}).reset_index(drop=True))
+
+
+def _bim_columns(path: Path, width: int) -> list[str]:
+    if width < 5:
+        raise InputError(f"{path}: expected a #CHROM header, or the 5 or 6 columns of a .bim, found {width}")
+    names = ["#CHROM", "ID", "CM", "POS", "ALT", "REF"]
+    return [name for name in names if width > 5 or name != "CM"] + [f"column {k}" for k in range(7, width + 1)]
+
+
+def _fam_columns(path: Path, width: int) -> list[str]:
+    if width < 5:
+        raise InputError(f"{path}: expected a header #FID or #IID, or the 5 or 6 columns of a .fam, found {width}")
+    return ["#FID", "IID"] + [f"column {k}" for k in range(3, width + 1)]
+
+
+def _read_lines(
+    path: Path,
+    what: str,
+    headings: Sequence[str],
+    wanted: Sequence[str],
+    default: Callable[[Path, int], list[str]],
+) -> _Lines:
+    """Columns ``headings`` and ``wanted`` of a file whose header, below other lines that start with #, names them.
+
+    ``default(path, width)``: the columns' names when there is no header.
+    """
+    try:
+        before, first = _find_first(path, headings)
+        sep = "\t" if "\t" in first else WHITESPACE
+        found = re.split(r"\t" if sep == "\t" else r"[ \t]+", first.strip("\r\n" if sep == "\t" else " \t\r\n"))
+        is_header = found[0] in headings
+        names = found if is_header or not first else default(path, len(found))
+        skipped = before + is_header
+        columns = [name for name in names if name in (*headings, *wanted)]
+        with open_text(path) as file:
+            for _ in range(skipped):
+                file.readline()
+            fields = pd.read_csv(
+                file,
+                sep=sep,
+                header=None,
+                names=names,
+                usecols=columns,
+                index_col=False,
+                dtype=str,
+                keep_default_na=False,
+                quoting=csv.QUOTE_NONE,
+                skip_blank_lines=False,
+            )
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: the {what} file is not UTF-8 text ({error.reason}); save it as plain text") from None
+    except pd.errors.EmptyDataError:
+        fields = pd.DataFrame(columns=columns, dtype=str)
+    except (OSError, EOFError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: the {what} file cannot be read ({str(error).strip()}); check it") from None
+    fields = fields.fillna("")[columns]
+    return _Lines(path, fields[(fields != "").any(axis=1)], skipped + 1)
+
+
+def _find_first(path: Path, headings: Sequence[str]) -> tuple[int, str]:
+    """(lines before it, text) of the header, or of the first line that is no comment; no text where there is none."""
+    with open_text(path) as file:
+        for before, line in enumerate(iter(file.readline, "")):
+            heading = re.split(r"\s", line, maxsplit=1)[0]
+            if heading in headings or (line.strip() and not line.startswith("#")):
+                return before, line
+    return 0, ""
+
+
+def _require_all(lines: _Lines, columns: Sequence[str]) -> None:
+    """Every line has the columns; a short line leaves them empty."""
+    lacking = (lines.fields[list(columns)] == "").any(axis=1).to_numpy()
+    if lacking.any():
+        position = int(np.argmax(lacking))
+        row = lines.fields.iloc[position]
+        name = next(name for name in columns if row[name] == "")
+        raise InputError(
+            f"{lines.where(position)} ({' '.join(value for value in row if value)}): nothing in column "
+            f"{name.removeprefix('#')}; complete the line"
+        )

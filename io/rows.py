@@ -1,0 +1,52 @@
+"""Rows of genotypes in the making: room for the result, and blocks of variants small enough to be read at once."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from ..ops.genotypes import item_type, items_per_row
+from .errors import InputError
+from .ids import first_ids, repeated
+
+BLOCK_BYTES = 1 << 25  # of what is decoded and not yet packed
+
+
+def selected(count: int, index: np.ndarray | None) -> np.ndarray:
+    """Indices int64: all of ``count`` where None is given."""
+    return np.arange(count) if index is None else np.ascontiguousarray(index, np.int64)
+
+
+def room(num_variants: int, num_samples: int, bits: int, out: np.ndarray | None) -> np.ndarray:
+    """``out``, or a new array, for rows of genotypes of ``bits`` bits."""
+    shape, dtype = (num_variants, items_per_row(num_samples, bits)), item_type(bits)
+    if out is None:
+        return np.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(f"out: expected {dtype} {shape}, found {out.dtype} {out.shape}")
+    return out
+
+
+def stretches(num_rows: int, row_bytes: int) -> Iterator[slice]:
+    """Slices of the rows in order, of at most ``BLOCK_BYTES`` each."""
+    width = max(1, BLOCK_BYTES // max(1, row_bytes))
+    for first in range(0, num_rows, width):
+        yield slice(first, min(first + width, num_rows))
+
+
+def check_samples(path, samples: pd.DataFrame) -> pd.DataFrame:
+    """The samples of a genotype file; raises InputError when there is none, or one twice."""
+    if not len(samples):
+        raise InputError(f"{path} is empty; expected one line for each sample")
+    twice = repeated(samples)
+    if len(twice):
+        raise InputError(
+            f"{path}: {len(twice)} FID + IID occur more than once ({first_ids(twice)}); make every pair unique"
+        )
+    return samples
+
+
+def notes_on_ids(path, variants: pd.DataFrame) -> tuple[str, ...]:
+    """A note where variants share an id."""
+    num_repeated = int(variants["id"].duplicated(keep=False).sum())
+    return (f"{path}: {num_repeated} variants share their id with another one",) if num_repeated else ()

@@ -1,0 +1,87 @@
+"""Genotype components joined with dense ones, against the same components all dense."""
+
+import numpy as np
+import pytest
+
+from gpu_reml.reml import FitSettings, draw_probes, exact_probes, fit, fit_exact, haseman_elston
+from gpu_reml.reml.covariance import FunctionCovariance, MixedCovariance, dense_covariance
+from gpu_reml.validation.exact import exact_reml
+from gpu_reml.validation.small import covariance_of, make_cohort
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return make_cohort(150, 400, 3, seed=5, h2=0.6)
+
+
+@pytest.fixture(scope="module")
+def mixed(cohort):
+    """The first two components from genotypes, the third dense."""
+    genetic = covariance_of(cohort)
+    genetic = type(genetic)(genetic.products, genetic.weights[:, :2], genetic.names[:2], genetic.num_variants[:2])
+    return MixedCovariance([genetic, dense_covariance(cohort.Ks[2:], ["pedigree"])])
+
+
+def test_every_product_is_that_of_the_components_in_order(cohort, mixed):
+    B = np.random.default_rng(0).standard_normal((150, 4))
+    theta = np.array([0.3, 0.0, 0.9])
+    images = np.stack([K @ B for K in cohort.Ks])
+    assert mixed.names == ("component_000", "component_001", "pedigree")
+    np.testing.assert_allclose(mixed.traces, [np.trace(K) for K in cohort.Ks], rtol=1e-10)
+    np.testing.assert_allclose(mixed.apply(theta, B), np.tensordot(theta, images, 1), atol=1e-9)
+    F = mixed.features(B)
+    np.testing.assert_allclose(np.stack(mixed.apply_each(F)), images, atol=1e-9)
+    grams = np.einsum("na,gnb->gab", B, images)
+    np.testing.assert_allclose(mixed.gram(F), grams, atol=1e-9)
+    np.testing.assert_allclose(mixed.core(B), grams, atol=1e-9)
+    np.testing.assert_allclose(
+        mixed.inner(F[..., :2], F[..., 2:]), np.stack([np.diag(g[:2, 2:]) for g in grams]), atol=1e-9
+    )
+
+
+def test_features_are_joined_by_columns(mixed):
+    B = np.random.default_rng(1).standard_normal((150, 5))
+    F = mixed.features(B)
+    joined = type(F).side_by_side([F[..., :2], F[..., 2:]])
+    assert joined.shape[-1] == 5
+    np.testing.assert_array_equal(mixed.gram(joined), mixed.gram(F))
+
+
+@pytest.mark.parametrize("estimator", ["exact", "stochastic"])
+def test_a_fit_of_mixed_components_is_the_dense_fit(cohort, mixed, estimator):
+    expected = exact_reml(cohort.y, cohort.X, cohort.Ks)
+    if estimator == "exact":
+        found = fit_exact(cohort.y, cohort.X, mixed)
+    else:
+        found = fit(cohort.y, cohort.X, mixed, exact_probes(150), FitSettings(tol=1e-6))
+    assert (np.abs(found.theta - expected.theta) <= 2e-3 * found.se).all()
+    np.testing.assert_allclose(found.loglik, expected.loglik, rtol=1e-6)
+
+
+def test_probes_give_the_dense_fit_within_their_error(cohort, mixed):
+    expected = exact_reml(cohort.y, cohort.X, cohort.Ks)
+    found = fit(cohort.y, cohort.X, mixed, draw_probes(150, 60, rank=20, seed=1))
+    assert (np.abs(found.theta - expected.theta) <= 4 * found.mc_se + 0.02 * found.se).all()
+
+
+def test_moments_of_mixed_components_are_those_of_dense_ones(cohort, mixed):
+    found = haseman_elston(cohort.y, cohort.X, mixed, exact_probes(150))
+    expected = haseman_elston(cohort.y, cohort.X, cohort.Ks, exact_probes(150))
+    np.testing.assert_allclose(found.theta, expected.theta, rtol=1e-8)
+    np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-8)
+
+
+def test_float32_blocks_pass_through_dense_parts_in_their_own_type(cohort):
+    genetic = covariance_of(cohort, np.float32)
+    mixed = MixedCovariance([genetic, dense_covariance([np.eye(150)], ["identity"])])
+    B = np.random.default_rng(0).standard_normal((150, 2)).astype(np.float32)
+    image = mixed.apply(np.array([0.0, 0, 0, 2.0]), mixed.block(B))
+    assert image.dtype == np.float32
+    np.testing.assert_allclose(image, 2 * B, rtol=1e-6)
+
+
+def test_parts_of_other_samples_or_of_one_name_are_refused(mixed):
+    with pytest.raises(ValueError, match="expected 150 samples in each, found 3"):
+        MixedCovariance([*mixed.parts, FunctionCovariance([lambda B: B], [3.0], 3, ["other"])])
+    with pytest.raises(ValueError, match="pedigree occur more than once"):
+        MixedCovariance([*mixed.parts, mixed.parts[1]])
