@@ -6,11 +6,14 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from gpu_reml import io, ops
 from gpu_reml.ops.device.plan import DevicePlan
 
+from .components import components, expected_components, with_alpha
 from .plan import Sizes, backend_for, budget_of, device_plan, most_rank
+from .sources import Sources, load, read_sources
 
 
 class Planned(NamedTuple):
@@ -41,6 +44,9 @@ class Inputs(NamedTuple):
     planned: Planned
     covariance: ops.GenotypeCovariance
     notes: tuple[str, ...]
+    filtered: tuple[tuple[str, int], ...]
+    variants: io.AnalysedVariants
+    components: io.ComponentSet
 
     @property
     def design(self) -> io.Design:
@@ -50,11 +56,14 @@ class Inputs(NamedTuple):
 class Tables(NamedTuple):
     """The files named on the command line, read once; genotypes only by their samples and variants."""
 
-    bed_files: list[io.BedFile]
+    sources: Sources
     phenotypes: list[io.Phenotype]
     quantitative: io.Covariates | None
     categorical: io.Covariates | None
-    specs: list[io.ComponentSpec]
+
+    @property
+    def covariates(self) -> list[io.Covariates]:
+        return [table for table in (self.quantitative, self.categorical) if table is not None]
 
 
 class Group(NamedTuple):
@@ -67,17 +76,11 @@ class Group(NamedTuple):
 
 def read_inputs(options: Namespace) -> tuple[Tables, list[Group]]:
     """Read and check the tables; raises ValueError with one line for what is wrong."""
-    bed_files = [io.read_bed(prefix) for prefix in options.bfile.split(",")]
-    if options.component_spec and len(bed_files) > 1:
-        raise io.InputError("--component-spec: its indices are for one fileset; give one prefix, found several")
+    sources = read_sources(options)
     phenotypes = read_traits(options)
     quantitative = io.read_covariates(options.qcovar, "quantitative") if options.qcovar else None
     categorical = io.read_covariates(options.covar, "categorical") if options.covar else None
-    if options.component_spec:
-        specs = io.read_component_spec(options.component_spec, len(bed_files[0].variants))
-    else:
-        specs = io.components_from_prefixes(bed_files)
-    tables = Tables(bed_files, phenotypes, quantitative, categorical, specs)
+    tables = Tables(sources, phenotypes, quantitative, categorical)
     return tables, list(grouped_by_samples(tables, options))
 
 
@@ -92,12 +95,11 @@ def grouped_by_samples(tables: Tables, options: Namespace) -> Iterator[Group]:
     """Traits with the same analysed samples together, in the order of the first of each group."""
     keep = io.read_sample_list(options.keep) if options.keep else None
     remove = io.read_sample_list(options.remove) if options.remove else None
-    covariates = [table for table in (tables.quantitative, tables.categorical) if table is not None]
-    names = [str(bed.prefix) for bed in tables.bed_files]
-    samples = [bed.samples for bed in tables.bed_files]
+    names = [str(file.prefix) for file in tables.sources.files]
+    samples = [file.samples for file in tables.sources.files]
     groups: dict[bytes, list[tuple[str, io.Alignment]]] = {}
     for phenotype in tables.phenotypes:
-        alignment = io.align(samples, phenotype, covariates, keep=keep, remove=remove, source_names=names)
+        alignment = io.align(samples, phenotype, tables.covariates, keep=keep, remove=remove, source_names=names)
         groups.setdefault(alignment.indices[0].tobytes(), []).append((phenotype.name, alignment))
     for members in groups.values():
         Y = np.column_stack([alignment.y for _, alignment in members])
@@ -107,10 +109,10 @@ def grouped_by_samples(tables: Tables, options: Namespace) -> Iterator[Group]:
 def plan_group(tables: Tables, group: Group, options: Namespace) -> Planned:
     """Backend and memory plan of a group; raises ValueError when the device's budget cannot hold it."""
     design = io.design_matrix(tables.quantitative, tables.categorical, group.alignment.samples)
-    parts = tuple(bed.num_variants for bed in tables.bed_files)
     n, t = group.alignment.num_samples, len(group.phenotypes)
-    num_weights = sum(spec.num_variants for spec in tables.specs)
-    sizes = Sizes(n, parts, len(tables.specs), t, design.num_columns, num_weights)
+    num_components, num_weights = expected_components(tables.sources, options)
+    bits = 16 if options.dosage else ops.CALL_BITS
+    sizes = Sizes(n, tables.sources.num_variants, num_components, t, design.num_columns, num_weights, bits)
     backend = backend_for(options)
     plan = device_plan(sizes, options) if backend == "cuda" else None
     rank = most_rank(sizes, options) if plan is None else plan.rank
@@ -118,9 +120,33 @@ def plan_group(tables: Tables, group: Group, options: Namespace) -> Planned:
 
 
 def load_group(tables: Tables, group: Group, planned: Planned, options: Namespace) -> Inputs:
-    """Genotypes of a group's samples, where they are planned to be."""
-    genotypes = io.load_genotypes(tables.bed_files, group.alignment.indices)
-    weights, names = io.component_weights(tables.specs, genotypes.num_variants)
+    """Genotypes of a group's samples, where they are planned to be, and the components on them."""
+    loaded = load(tables.sources, group.alignment.indices, options)
+    if loaded.kept_samples is not None:
+        group = without_samples(group, loaded.kept_samples, f"more than --mind {options.mind:g} of its calls missing")
+        design = io.design_matrix(tables.quantitative, tables.categorical, group.alignment.samples)
+        planned = planned._replace(design=design)
+    made = components(tables.sources, loaded.genotypes, loaded.variants, options)
+    products = place(loaded.genotypes, planned, options)
+    weights = with_alpha(made.weights, loaded.genotypes, options.alpha)
+    covariance = ops.make_covariance(products, weights, made.names, options.normalise)
+    sources = (
+        *tables.sources.files,
+        tables.sources,
+        loaded,
+        made,
+        tables.phenotypes[0],
+        *tables.covariates,
+        planned.design,
+    )
+    notes = tuple(note for source in sources for note in source.notes)
+    filtered = (*tables.sources.counts, *loaded.counts)
+    names = group.phenotypes
+    return Inputs(group.alignment, group.Y, names, planned, covariance, notes, filtered, loaded.variants, made)
+
+
+def place(genotypes: ops.PackedGenotypes, planned: Planned, options: Namespace):
+    """Products with the genotypes on the planned backend."""
     kept = {}
     if planned.device is not None:
         limit = max(planned.device.peak, budget_of(options))
@@ -128,8 +154,18 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
     products = ops.make_products(genotypes, planned.backend, np.dtype(options.dtype).type, **kept)
     if planned.device is not None:
         products.keep_within(planned.device.peak)
-    covariance = ops.make_covariance(products, weights, names, options.normalise)
-    covariates = [table for table in (tables.quantitative, tables.categorical) if table is not None]
-    sources = (*tables.bed_files, tables.phenotypes[0], *covariates, planned.design)
-    notes = tuple(note for source in sources for note in source.notes)
-    return Inputs(group.alignment, group.Y, group.phenotypes, planned, covariance, notes)
+    return products
+
+
+def without_samples(group: Group, kept: np.ndarray, reason: str) -> Group:
+    """The group with only the samples where ``kept`` is True."""
+    alignment = group.alignment
+    dropped = alignment.samples[~kept].assign(reason=reason)
+    left = replace(
+        alignment,
+        samples=alignment.samples[kept].reset_index(drop=True),
+        indices=tuple(index[kept] for index in alignment.indices),
+        y=alignment.y[kept],
+        dropped=pd.concat([alignment.dropped, dropped], ignore_index=True),
+    )
+    return Group(left, group.Y[kept], group.phenotypes)

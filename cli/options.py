@@ -2,6 +2,8 @@
 
 import argparse
 
+from .merge_options import add_export, add_merge
+
 EPILOG = """\
 examples:
   gpu-reml --bfile data --pheno pheno.txt --pheno-name height --qcovar age.txt --covar sex.txt --out height
@@ -69,6 +71,9 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {version}")
     add_data(parser.add_argument_group("data"))
+    add_filters(parser.add_argument_group("variants and samples, with PLINK's meaning and order"))
+    add_components(parser.add_argument_group("variance components; several kinds may be combined"))
+    add_merge(parser.add_argument_group("merging weak components"))
     add_model(parser.add_argument_group("model and accuracy"))
     add_compute(parser.add_argument_group("compute"))
     add_output(parser.add_argument_group("output"))
@@ -77,9 +82,29 @@ def make_parser(version: str) -> argparse.ArgumentParser:
 
 def add_data(group) -> None:
     group.add_argument(
-        "--bfile", "--bed-prefix", dest="bfile", metavar="PREFIX[,PREFIX...]", required=True,
+        "--bfile", "--bed-prefix", dest="bfile", metavar="PREFIX[,PREFIX...]",
         help="PLINK 1 filesets; several, separated by commas, are one variance component each",
     )  # fmt: skip
+    group.add_argument(
+        "--pfile", "--pgen-prefix", dest="pfile", metavar="PREFIX[,PREFIX...]",
+        help="PLINK 2 filesets (.pgen, .pvar or .pvar.zst, .psam), likewise",
+    )  # fmt: skip
+    group.add_argument("--bgen", metavar="FILE", help="BGEN 1.2 or 1.3 (pip install 'gpu-reml[bgen]')")
+    group.add_argument("--sample", metavar="FILE", help="samples of --bgen, where the file does not hold them")
+    group.add_argument(
+        "--rare-bfile", "--rare-bed-prefix", dest="rare_bfile", metavar="PREFIX[,PREFIX...]",
+        help="further PLINK 1 filesets of rare variants, one component each",
+    )  # fmt: skip
+    group.add_argument(
+        "--rare-pfile", "--rare-pgen-prefix", dest="rare_pfile", metavar="PREFIX[,PREFIX...]",
+        help="further PLINK 2 filesets of rare variants, one component each",
+    )  # fmt: skip
+    group.add_argument("--mbfile", metavar="FILE", help="list of PLINK 1 prefixes that together are one genome")
+    group.add_argument("--pfile-list", metavar="FILE", help="list of PLINK 2 prefixes that together are one genome")
+    group.add_argument("--dosage", action="store_true", help="take dosages of .pgen and .bgen, not calls")
+    group.add_argument(
+        "--cache", metavar="DIR", help="keep packed copies of what is converted or subset, for the next run"
+    )
     group.add_argument(
         "--pheno", "--pheno-txt", dest="pheno", metavar="FILE", required=True,
         help="phenotypes: FID IID value..., with or without a header; NA, nan, -9 and empty are missing",
@@ -98,6 +123,61 @@ def add_data(group) -> None:
     group.add_argument("--remove", metavar="FILE", help="leave these samples out")
 
 
+def add_filters(group) -> None:
+    several = {"nargs": "+", "metavar": "FILE", "default": []}
+    group.add_argument("--extract", help="analyse only variants with these ids", **several)
+    group.add_argument("--exclude", help="leave variants with these ids out", **several)
+    group.add_argument("--chr", metavar="LIST", help="chromosomes, such as 1-4,22,X")
+    group.add_argument("--autosome", action="store_true", help="chromosomes 1 to 22")
+    group.add_argument("--from-bp", type=float, metavar="BP", help="first position, on the one chromosome of --chr")
+    group.add_argument("--to-bp", type=float, metavar="BP", help="last position")
+    group.add_argument("--mind", type=float, metavar="X", help="most missing calls of a sample, a share")
+    group.add_argument("--geno", type=float, metavar="X", help="most missing calls of a variant, a share")
+    group.add_argument("--hwe", type=float, metavar="P", help="least p-value of the exact Hardy-Weinberg test")
+    group.add_argument("--maf", type=float, metavar="X", help="least frequency of the rarer allele")
+    group.add_argument("--max-maf", type=float, metavar="X", help="largest frequency of the rarer allele")
+
+
+def add_components(group) -> None:
+    group.add_argument(
+        "--component-spec", metavar="FILE", action="append", default=[],
+        help="sets of variants of the genotype files, one after another: .json or .npz with zero-based indices or ids",
+    )  # fmt: skip
+    group.add_argument(
+        "--component-indices-npz", dest="component_spec", metavar="FILE", action="append",
+        help="the same (the reference system's name)",
+    )  # fmt: skip
+    group.add_argument("--vc-block-sizes", metavar="N,N...", help="contiguous blocks of variants, a component each")
+    group.add_argument(
+        "--snp-lists", nargs="+", metavar="FILE", default=[], help="files of variant ids, a component each"
+    )
+    group.add_argument(
+        "--component-table", metavar="FILE", action="append", default=[], help="table: variant id, component[, weight]"
+    )
+    group.add_argument(
+        "--annot", nargs="+", metavar="FILE", default=[],
+        help="annotations as LDSC has them, .annot or .annot.gz; @ stands for chromosomes; a component for each column",
+    )  # fmt: skip
+    group.add_argument(
+        "--intervals", nargs="+", metavar="FILE", default=[], help="BED intervals, a component for each name"
+    )
+    group.add_argument("--by-chromosome", action="store_true", help="a component for each chromosome")
+    group.add_argument("--maf-bins", metavar="X,X...", help="edges of bins of allele frequency, such as 0.01,0.05")
+    group.add_argument(
+        "--ld-bins", type=positive_int, metavar="K",
+        help="quantile bins of LD scores, within --maf-bins where they are given (GREML-LDMS)",
+    )  # fmt: skip
+    group.add_argument("--ld-scores", metavar="FILE", help="LD scores for --ld-bins; by default they are computed")
+    group.add_argument(
+        "--uncovered", choices=("drop", "background"), default="drop",
+        help="variants in no component: left out, or a component of their own (default drop)",
+    )  # fmt: skip
+    group.add_argument(
+        "--empty-components", choices=("error", "drop"), default="error",
+        help="components without a variant that varies (default error)",
+    )  # fmt: skip
+
+
 def add_model(group) -> None:
     group.add_argument(
         "--method", choices=("auto", "stochastic", "exact", "he"), default="auto",
@@ -105,13 +185,16 @@ def add_model(group) -> None:
         "he: Haseman-Elston regression; auto: exact where it is cheap (up to about 3,000 samples), else stochastic",
     )  # fmt: skip
     group.add_argument(
-        "--component-spec", metavar="FILE",
-        help="variance components as sets of variants of one fileset: .json or .npz with zero-based variant indices",
-    )  # fmt: skip
-    group.add_argument(
         "--normalise", choices=("weights", "trace"), default="weights",
         help="scale of K: divide by the sum of weights (a GRM's usual m), or so that tr(K) = n",
     )  # fmt: skip
+    group.add_argument(
+        "--standardize", choices=("sample", "binomial"), default="sample",
+        help="divide counts by their SD in the sample, or by sqrt(2p(1-p)) (default sample)",
+    )  # fmt: skip
+    group.add_argument(
+        "--alpha", type=float, metavar="A", help="weigh variants by [2p(1-p)]^(1 + A); -1 is the usual GRM"
+    )
     group.add_argument(
         "--max-probes", "--n-rand-vec", dest="max_probes", type=positive_int, default=256, metavar="N",
         help="most probes to use for the traces (default 256)",
@@ -174,6 +257,11 @@ def add_output(group) -> None:
     )  # fmt: skip
     group.add_argument("--keep-out", metavar="FILE", help="write the analysed samples")
     group.add_argument("--dropped-out", metavar="FILE", help="write the samples left out, with the reason")
+    add_export(group)
+    group.add_argument(
+        "--make-grm", action="store_true",
+        help="write every component's relationship matrix in GCTA's format, OUT.grm.bin, .grm.N.bin, .grm.id, and stop",
+    )  # fmt: skip
     group.add_argument(
         "--resume", action="store_true", help="go on from the checkpoint of an interrupted run with the same flags"
     )

@@ -20,7 +20,8 @@ FREE_SHARE = 0.9  # of a device's free memory, when no budget is given: others m
 
 
 class Sizes(NamedTuple):
-    """Samples, variants of every source, components, traits, fixed effects, and variants of all components together."""
+    """Samples, variants of every source, components, traits, fixed effects, variants of all components together, and
+    bits of a genotype."""
 
     num_samples: int
     parts: tuple[int, ...]
@@ -28,6 +29,7 @@ class Sizes(NamedTuple):
     num_traits: int
     num_fixed: int
     num_weights: int
+    bits: int = 2
 
     @property
     def num_variants(self) -> int:
@@ -90,9 +92,10 @@ def device_shape(sizes: Sizes, num_gpus: int) -> Shape:
     """An equal share of the cohort on every device."""
     share = tuple(-(-variants // num_gpus) for variants in sizes.parts)
     weights = -(-sizes.num_weights // num_gpus)
-    per_variant = [*layout.CONSTANTS, 4]
+    per_variant = [*(layout.CONSTANTS if sizes.bits == 2 else layout.DOSAGE_CONSTANTS), 4]
     constants = [*(size * sum(share) for size in per_variant), *(size * weights for size in WEIGHT_BYTES)]
-    return Shape(sizes.num_samples, share, layout.PITCH, layout.ROWS, sum(map(size_class, constants)))
+    held = sum(map(size_class, constants))
+    return Shape(sizes.num_samples, share, layout.PITCH, layout.ROWS, held, sizes.bits)
 
 
 def fit_phases(sizes: Sizes, shape: Shape, options: Namespace, work: Work, piece_bytes: int) -> dict[str, int]:
@@ -143,7 +146,7 @@ def host_plan(sizes: Sizes, method: str, options: Namespace, plan: DevicePlan | 
     """Peak host memory by item, in MiB."""
     n, m, G = sizes.num_samples, sizes.num_variants, sizes.num_components
     width = 8 if options.dtype == "float64" else 4
-    items = {"packed genotypes": m * ((n + 3) // 4)}
+    items = {"packed genotypes": m * (n * sizes.bits + 7) // 8}
     if plan is not None:
         items["ring"] = plan.host_ring
         return {name: size / 2**20 for name, size in items.items()}

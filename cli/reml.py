@@ -3,15 +3,20 @@
 import sys
 import time
 from argparse import Namespace
+from dataclasses import replace
 from importlib.metadata import version
 
 from gpu_reml import io
 from gpu_reml.reml import FitResult, HEResult
 
+from .components import with_alpha
+from .export import check_export, export_files
 from .inputs import Group, Inputs, Planned, load_group, plan_group, read_inputs
+from .merge import check_merge, run_merge
+from .merge_files import Partition
 from .methods import choose_method, remove_checkpoint, run_method, safe_name
 from .plan import host_plan, memory_lines
-from .report import history_text, hsq_text, json_record, plan_lines
+from .report import enrichment_of, history_text, hsq_text, json_record, plan_lines
 
 
 def reml_command(options: Namespace, threads: int) -> bool:
@@ -20,6 +25,8 @@ def reml_command(options: Namespace, threads: int) -> bool:
     for path in (options.out, options.keep_out, options.dropped_out):
         if path:
             io.check_writable(path)
+    check_merge(options)
+    check_export(options)
     tables, groups = read_inputs(options)
     several = sum(len(group.phenotypes) for group in groups) > 1
     if several and (options.keep_out or options.dropped_out) and len(groups) > 1:
@@ -33,14 +40,19 @@ def reml_command(options: Namespace, threads: int) -> bool:
             print("\n".join(planned_lines(planned, options)), flush=True)
             continue
         inputs = load_group(tables, group, planned, options)
+        if options.make_grm:
+            write_grms(inputs, options)
+            continue
         method = choose_method(inputs, options, threads)
         plan = plan_lines(inputs, method, options, threads)
         say("\n".join([*plan, ""]), flush=True)
 
+        def prefix_of(name: str) -> str:
+            return f"{options.out}.{safe_name(name)}" if several else options.out
+
         def finish(report, inputs=inputs, plan=plan):
             nonlocal converged
             name, result, seconds = report
-            prefix = f"{options.out}.{safe_name(name)}" if several else options.out
             context = {
                 "phenotype": name,
                 "settings": {**vars(options), "threads": threads},
@@ -48,12 +60,33 @@ def reml_command(options: Namespace, threads: int) -> bool:
                 "version": version("gpu-reml"),
                 "seconds": time.perf_counter() - started,
             }
-            converged &= write_result(prefix, result, seconds, inputs, plan, context)
+            converged &= write_result(prefix_of(name), result, seconds, inputs, plan, context)
 
-        run_method(method, inputs, options, finish)
+        if options.merge:
+            run_merge(method, inputs, options, finish, partition_of(inputs, options), prefix_of)
+        else:
+            run_method(method, inputs, options, finish)
         write_samples(inputs, options)
         remove_checkpoint(options.out, group.phenotypes)
     return converged
+
+
+def partition_of(inputs: Inputs, options: Namespace) -> Partition:
+    """The components of an analysis before normalisation, as a merge takes them."""
+    weights = with_alpha(inputs.components.weights, inputs.covariance.products.genotypes, options.alpha)
+    return Partition(weights, inputs.variants.rows)
+
+
+def write_grms(inputs: Inputs, options: Namespace) -> None:
+    """``--make-grm``: every component's relationship matrix in GCTA's format."""
+    covariance = inputs.covariance
+    for g, name in enumerate(covariance.names):
+        prefix = options.out if covariance.num_components == 1 else f"{options.out}.{safe_name(name)}"
+        one = replace(
+            covariance, weights=covariance.weights[:, [g]], names=(name,), num_variants=(covariance.num_variants[g],)
+        )
+        io.write_grm(prefix, one, inputs.alignment.samples)
+        print(f"written: {prefix}.grm{{.bin,.N.bin,.id}}", flush=True)
 
 
 def group_lines(groups: list[Group]) -> list[str]:
@@ -86,6 +119,11 @@ def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan
         f"{prefix}.hsq": hsq_text(result),
         f"{prefix}.log": "\n".join([f"gpu-reml {context['version']}", *plan, "", *closing]) + "\n",
     }
+    annotated = enrichment_of(result, inputs)
+    if annotated is not None:
+        texts[f"{prefix}.enrichment.tsv"] = io.table_text(annotated.to_frame())
+    if context["settings"]["export_ai"]:
+        texts.update(export_files(prefix, result))
     if isinstance(result, FitResult):
         texts[f"{prefix}.history.tsv"] = history_text(result, seconds)
     io.write_all(texts)

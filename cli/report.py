@@ -6,10 +6,12 @@ from typing import Any
 import pandas as pd
 
 from gpu_reml import io
-from gpu_reml.reml import FitResult, HEResult
+from gpu_reml.reml import Enrichment, FitResult, HEResult, enrichment
 
 from .inputs import Inputs
 from .plan import host_plan, memory_lines
+
+STANDARDISATION = {"sample": "mean and SD (ddof 0)", "binomial": "mean and binomial SD sqrt(2p(1-p))"}
 
 
 def plan_lines(inputs: Inputs, method: str, options: Namespace, threads: int) -> list[str]:
@@ -24,7 +26,9 @@ def plan_lines(inputs: Inputs, method: str, options: Namespace, threads: int) ->
         f"{sum(dropped.values())} dropped" + (f" ({reasons})" if reasons else ""),
         f"variants: {genotypes.num_variants} read, {varying} vary among the analysed samples, "
         f"{genotypes.num_variants - varying} monomorphic or never called dropped",
-        "standardised by mean and SD (ddof 0) of the analysed samples; A1 counted; missing genotype = mean",
+        *(f"{text}: {count} removed" for text, count in inputs.filtered),
+        f"standardised by {STANDARDISATION[options.standardize]} of the analysed samples; A1 counted; "
+        "missing genotype = mean",
         f"fixed effects: {', '.join(inputs.design.names)}",
     ]
     lines += [f"reference level of {name}: {level}" for name, level in inputs.design.reference_levels.items()]
@@ -93,7 +97,10 @@ def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str,
         component["num_variants"] = count
     genotypes = inputs.covariance.products.genotypes
     effects = getattr(result, "fixed_effects", None)
+    divided = STANDARDISATION[context["settings"]["standardize"]]
+    annotated = enrichment_of(result, inputs)
     record.update(
+        enrichment=None if annotated is None else annotated.to_records(),
         num_variants=int((genotypes.inv_sd > 0).sum()),
         num_variants_dropped=int((genotypes.inv_sd == 0).sum()),
         fixed_effects=None
@@ -104,7 +111,8 @@ def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str,
         ],
         reference_levels=inputs.design.reference_levels,
         samples={"analysed": inputs.alignment.num_samples, "dropped": inputs.alignment.dropped_counts},
-        standardisation="mean and SD (ddof 0) of the analysed samples; missing = mean; A1 counted",
+        standardisation=f"{divided} of the analysed samples; missing = mean; A1 counted",
+        filters=[{"filter": text, "removed": count} for text, count in inputs.filtered],
         units="phenotype units squared",
         backend=inputs.covariance.backend,
         device_memory=device_memory(inputs),
@@ -112,6 +120,15 @@ def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str,
         **context,
     )
     return record
+
+
+def enrichment_of(result: FitResult | HEResult, inputs: Inputs) -> Enrichment | None:
+    """What every component's variants hold of the heritability, overlap counted; None for a single component."""
+    if len(result.names) == 1:
+        return None
+    genotypes, made = inputs.covariance.products.genotypes, inputs.components
+    mean_squares = genotypes.squared_norm / genotypes.num_samples
+    return enrichment(result, inputs.covariance.weights, mean_squares, made.weights, made.names)
 
 
 def device_memory(inputs: Inputs) -> dict[str, Any] | None:

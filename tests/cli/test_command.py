@@ -246,7 +246,7 @@ BAD_INPUTS = {
     "empty component": (write_spec([]), ["--component-spec", "{}/spec.json"], "odd.*(no|empty)"),
     "index out of range": (write_spec([0, 500]), ["--component-spec", "{}/spec.json"], "odd.*500"),
     "index repeated": (write_spec([4, 4]), ["--component-spec", "{}/spec.json"], "odd.*4"),
-    "nothing varies": (monomorphic, [], "none of its variants varies"),
+    "nothing varies": (monomorphic, [], "none of the 0 analysed variants that vary"),
     "collinear": (collinear, ["--qcovar", "{}/q.txt"], "(double|age)"),
     "too many covariates": (too_many, ["--qcovar", "{}/q.txt"], "covariates"),
     "output is a directory": (lambda f: (f / "dir").mkdir(), ["--out", "{}/dir/"], "is a directory"),

@@ -1,0 +1,137 @@
+"""Variance components from the command line: builders that may be combined, in the order they are listed here."""
+
+from argparse import Namespace
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from gpu_reml import io, ops
+
+from .sources import Sources
+
+
+def has_builders(options: Namespace) -> bool:
+    """Whether components are asked for by anything but the genotype files themselves."""
+    return bool(
+        options.component_spec
+        or options.vc_block_sizes
+        or options.snp_lists
+        or options.component_table
+        or options.annot
+        or options.intervals
+        or options.by_chromosome
+        or options.maf_bins
+        or options.ld_bins
+    )
+
+
+def fixed_sets(sources: Sources, variants: io.AnalysedVariants, options: Namespace) -> list[io.ComponentSet]:
+    """Components that do not depend on genotypes."""
+    sets = []
+    for path in options.component_spec:
+        specs = io.read_component_spec(path, variants.num_source)
+        sets.append(io.components_from_specs(specs, variants))
+    if options.vc_block_sizes:
+        sets.append(io.components_from_specs(block_specs(options.vc_block_sizes, variants.num_source), variants))
+    if options.snp_lists:
+        sets.append(io.components_from_lists(options.snp_lists, variants))
+    sets += [io.components_from_table(path, variants) for path in options.component_table]
+    if options.annot:
+        paths = [path for pattern in options.annot for path in io.annotation_files(pattern)]
+        sets.append(io.components_from_annotations(paths, variants))
+    if options.intervals:
+        sets.append(io.components_from_intervals(options.intervals, variants))
+    if options.by_chromosome:
+        sets.append(io.components_by_chromosome(variants))
+    if not has_builders(options):
+        sets.append(default_set(sources, variants))
+    return sets
+
+
+def default_set(sources: Sources, variants: io.AnalysedVariants) -> io.ComponentSet:
+    """A component for every file, or one for the whole genome in pieces."""
+    specs = io.components_from_prefixes(sources.files)
+    if sources.genome:
+        specs = [io.ComponentSpec("genome", np.arange(variants.num_source))]
+    return io.components_from_specs(specs, variants)
+
+
+def block_specs(text: str, num_variants: int) -> list[io.ComponentSpec]:
+    """Contiguous blocks of the unfiltered variants, whose sizes add up to all of them."""
+    try:
+        sizes = [int(size) for size in text.split(",")]
+    except ValueError:
+        raise io.InputError(f"--vc-block-sizes: expected whole numbers separated by commas, found {text!r}") from None
+    if min(sizes) < 1 or sum(sizes) != num_variants:
+        raise io.InputError(
+            f"--vc-block-sizes: expected positive sizes that add up to the {num_variants} variants, found "
+            f"{text} ({sum(sizes)})"
+        )
+    edges = np.cumsum([0, *sizes])
+    return [io.ComponentSpec(f"block_{g:03d}", np.arange(edges[g], edges[g + 1])) for g in range(len(sizes))]
+
+
+def genotype_sets(genotypes: ops.PackedGenotypes, variants: io.AnalysedVariants, options: Namespace):
+    """Components by allele frequency and LD of the analysed samples."""
+    bins = None
+    if options.maf_bins:
+        bins = io.components_by_maf(io.minor_allele_frequencies(genotypes), maf_edges(options.maf_bins))
+    if options.ld_bins:
+        notes = ()
+        if options.ld_scores:
+            scores, notes = io.read_ld_scores(options.ld_scores, variants)
+        else:
+            scores = scores_of(genotypes, variants)
+        bins = io.components_by_ld(scores, options.ld_bins, bins)
+        bins = io.ComponentSet(bins.names, bins.weights, (*bins.notes, *notes))
+    return [] if bins is None else [bins]
+
+
+def scores_of(genotypes: ops.PackedGenotypes, variants: io.AnalysedVariants) -> np.ndarray:
+    """(m,) LD scores, in whatever order the variants are; NaN for a variant without a position."""
+    chromosomes, _ = pd.factorize(variants.table["chrom"])
+    bp = variants.table["bp"].to_numpy()
+    order = np.lexsort((bp, chromosomes))
+    order = order[(bp[order] > 0) & (variants.table["chrom"].to_numpy()[order] != "0")]
+    scores = np.full(len(bp), np.nan)
+    in_place = np.array_equal(order, np.arange(len(bp)))
+    placed = genotypes if in_place else ops.take_variants(genotypes, order)
+    scores[order] = ops.ld_scores(placed, chromosomes[order], bp[order])
+    return scores
+
+
+def maf_edges(text: str) -> list[float]:
+    try:
+        return [float(edge) for edge in text.split(",")]
+    except ValueError:
+        raise io.InputError(
+            f"--maf-bins: expected numbers separated by commas, such as 0.01,0.05; found {text!r}"
+        ) from None
+
+
+def expected_components(sources: Sources, options: Namespace) -> tuple[int, int]:
+    """(components, weights stored) as far as they are known before genotypes are read: what a plan is made for."""
+    variants = sources.variants
+    sets = fixed_sets(sources, variants, options)
+    count, stored = sum(s.num_components for s in sets), sum(s.weights.nnz for s in sets)
+    if options.maf_bins or options.ld_bins:
+        bins = len(maf_edges(options.maf_bins)) + 1 if options.maf_bins else 1
+        count, stored = count + bins * max(1, options.ld_bins or 1), stored + variants.num_variants
+    return count + (options.uncovered == io.BACKGROUND), stored
+
+
+def components(
+    sources: Sources, genotypes: ops.PackedGenotypes, variants: io.AnalysedVariants, options: Namespace
+) -> io.ComponentSet:
+    """All components of an analysis."""
+    sets = [*fixed_sets(sources, variants, options), *genotype_sets(genotypes, variants, options)]
+    joined = io.join_components(sets)
+    return io.complete_components(joined, options.uncovered, genotypes.inv_sd > 0, options.empty_components)
+
+
+def with_alpha(weights: sparse.csr_array, genotypes: ops.PackedGenotypes, alpha: float | None) -> sparse.csr_array:
+    """Weights of the alpha model: those of the components times [2p(1-p)]^(1 + alpha); None leaves them."""
+    if alpha is None:
+        return weights
+    return sparse.csr_array(sparse.diags_array(ops.alpha_weights(genotypes, alpha)) @ weights)

@@ -1,0 +1,55 @@
+"""``--export-ai``: estimates, average information and score as NumPy arrays, with what they are of as JSON."""
+
+from argparse import Namespace
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_reml import io
+from gpu_reml.reml import FitResult
+
+
+def check_export(options: Namespace) -> None:
+    """Raises InputError where there will be no average information."""
+    if options.export_ai and options.method == "he":
+        raise io.InputError("--export-ai: Haseman-Elston regression has no average information; use another --method")
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """An array as the content of a .npy file, without pickles."""
+    buffer = BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def export_files(prefix: str | Path, result: FitResult, component_spec: str | None = None) -> dict[str, str | bytes]:
+    """Path and content of the exported files of a fit.
+
+    ``ai``, ``grad`` and ``loglik`` are divided by n as the reference system's are; the inverse of n times ``ai`` is the
+    sampling covariance of theta.  Variances are in the phenotype's units squared.  The score is that of the last
+    iteration, so it is zero to the fit's tolerance, or negative, where theta is at its bound.
+    """
+    n = result.num_samples
+    arrays = {"theta": result.theta, "ai": np.linalg.inv(result.covariance) / n, "grad": result.score / n}
+    stats: dict[str, Any] = {
+        "n_samples": n,
+        "n_covar": result.num_fixed,
+        "n_components": len(result.names),
+        "n_residual_components": len(result.theta) - len(result.names),
+        "admix_residual_mode": "shared",
+        "heritability": result.h2.estimate[-1],
+        "genetic_trace_atoms": result.mean_traces,
+        "residual_trace_atoms": [1.0],
+        "loglik": result.loglik_gcta / n,
+        "component_names": result.names,
+        "status": result.status.name.lower(),
+        "units": "theta: phenotype units squared; ai, grad and loglik: per sample",
+        **{f"{name}_npy": f"{Path(prefix).name}.{name}.npy" for name in arrays},
+        "component_spec": component_spec,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    files: dict[str, str | bytes] = {f"{prefix}.{name}.npy": npy_bytes(array) for name, array in arrays.items()}
+    return {**files, f"{prefix}.ai_stats.json": io.json_text(stats)}

@@ -1,0 +1,161 @@
+"""``--merge``: fit, make one component of the weak ones, fit once more; both fits are kept on disk.
+
+Files: DIR/round00 and DIR/round01 hold each fit as fit.{json,hsq,log,history.tsv} and fit.{theta,ai,grad}.npy,
+fit.ai_stats.json, theta_se.npy, theta_z.npy; DIR/round0?.component_spec.json the components; zscore_merge_trace.tsv a
+row a round; zscore_merge_summary.json what was done and why.  Nothing of them is ever read: what an earlier run left
+under these names is overwritten or removed.
+"""
+
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy import sparse
+
+from gpu_reml import io
+from gpu_reml.reml import FitResult
+from gpu_reml.reml.merge import Z_CUTOFF, merge_plan, merged_weights
+
+from .export import export_files
+from .inputs import Inputs
+from .merge_files import (
+    NOT_CONVERGED,
+    NOT_MERGED,
+    REFITTED,
+    SUMMARY,
+    TRACE,
+    Partition,
+    Round,
+    fit_prefix,
+    merge_lines,
+    round_files,
+    spec_path,
+    spec_record,
+    summary_record,
+    trace_table,
+)
+from .methods import remove_checkpoint, run_method
+
+
+Remake = Callable[[Inputs, sparse.csr_array, tuple[str, ...]], Inputs]
+
+
+def check_merge(options: Namespace) -> None:
+    """Raises InputError for flags that contradict ``--merge``, OutputError where its folder cannot be written."""
+    if not options.merge:
+        return
+    if options.method == "he":
+        raise io.InputError("--merge: Haseman-Elston regression has no average information; use another --method")
+    if options.merge_ai_scale_mode == "full" and options.merge_n_eff:
+        raise io.InputError("--merge-n-eff: has no meaning with --merge-ai-scale-mode full; leave one of them out")
+    io.check_writable(Path(options.merge_out_dir or f"{options.out}.merge") / "zscore_merge")
+
+
+def merge_folder(prefix: str, options: Namespace) -> Path:
+    """Where a trait's rounds go; with several traits in a given folder, each in one of its own."""
+    if not options.merge_out_dir:
+        return Path(f"{prefix}.merge")
+    trait = prefix.removeprefix(options.out).removeprefix(".")
+    return Path(options.merge_out_dir) / trait
+
+
+def run_merge(
+    method: str,
+    inputs: Inputs,
+    options: Namespace,
+    report: Callable,
+    partition: Partition,
+    remake: Remake,
+    prefix_of: Callable[[str], str],
+) -> None:
+    """:func:`~gpu_reml.cli.methods.run_method` with a merge, trait by trait.
+
+    Both fits share genotypes, seed (so probes) and method.  ``report((trait, result, seconds), inputs)`` gets the last
+    fit and the inputs it is of; ``remake(inputs, weights, names)`` makes inputs of the same genotypes with other
+    components; ``prefix_of(trait)`` is where a trait's files go.
+    """
+    if inputs.covariance.num_components < 2:
+        raise io.InputError("--merge: there is one component; give several, for example by --component-spec")
+    for which, name in enumerate(inputs.phenotypes):
+        one = inputs._replace(Y=inputs.Y[:, which : which + 1], phenotypes=(name,))
+        folder = merge_folder(prefix_of(name), options)
+        rounds, reason = merge_rounds(method, one, options, folder, partition, remake)
+        print("\n".join(merge_lines(rounds, reason)), flush=True)
+        last = rounds[-1]
+        report((name, last.result, last.seconds), last.inputs)
+        write_outcome(prefix_of(name), folder, rounds, reason, options)
+        for number in range(2):
+            remove_checkpoint(str(fit_prefix(folder, number)), (name,))
+
+
+def merge_rounds(
+    method: str, inputs: Inputs, options: Namespace, folder: Path, partition: Partition, remake: Remake
+) -> tuple[list[Round], str]:
+    """One round, or two where weak components were merged, and why it ended; writes every round when it is done."""
+    first = fitted_round(method, inputs, partition, options, folder, 0)
+    remove_stale(folder)
+    if not first.result.converged:
+        return [first], NOT_CONVERGED
+    if not first.plan.merges:
+        return [first], NOT_MERGED
+    weights = merged_weights(partition.weights, first.plan)
+    merged = remake(inputs, weights, first.plan.next_names)
+    second = fitted_round(method, merged, partition._replace(weights=weights), options, folder, 1, first)
+    return [first, second], REFITTED
+
+
+def fitted_round(
+    method: str,
+    inputs: Inputs,
+    partition: Partition,
+    options: Namespace,
+    folder: Path,
+    number: int,
+    before: Round | None = None,
+) -> Round:
+    """Fit, plan, and write the files of a round."""
+    prefix = fit_prefix(folder, number)
+    io.check_writable(prefix)
+    found = []
+    run_method(method, inputs, Namespace(**{**vars(options), "out": str(prefix)}), found.append)
+    ((_, result, seconds),) = found
+    cutoff = Z_CUTOFF if options.z_cutoff is None else options.z_cutoff
+    plan = merge_plan(result.theta, scaled_covariance(result, options), result.names, cutoff)
+    done = Round(inputs, partition, result, seconds, plan)
+    io.write_all(round_files(folder, number, done, options, before))
+    return done
+
+
+def scaled_covariance(result: FitResult, options: Namespace) -> np.ndarray:
+    """Sampling covariance of theta, for ``--merge-n-eff`` samples instead of those analysed where that is asked for."""
+    if options.merge_ai_scale_mode == "full" or not options.merge_n_eff:
+        return result.covariance
+    return result.covariance * (result.num_samples / options.merge_n_eff)
+
+
+def remove_stale(folder: Path) -> None:
+    """What an earlier run left that this one may not have, or only later; checkpoints stay for ``--resume``."""
+    prefix = fit_prefix(folder, 1)
+    names = "json hsq log history.tsv theta.npy ai.npy grad.npy ai_stats.json".split()
+    stale = [Path(f"{prefix}.{name}") for name in names]
+    stale += [prefix.with_name("theta_se.npy"), prefix.with_name("theta_z.npy"), spec_path(folder, 1)]
+    stale += [folder / TRACE, folder / SUMMARY]
+    for path in stale:
+        path.unlink(missing_ok=True)
+
+
+def write_outcome(prefix: str, folder: Path, rounds: list[Round], reason: str, options: Namespace) -> None:
+    """The trace, the summary, and the last fit's exports and components beside OUT.*; all or none."""
+    last = rounds[-1]
+    before = rounds[0] if len(rounds) > 1 else None
+    spec = f"{prefix}.component_spec.json"
+    files = {
+        folder / TRACE: io.table_text(trace_table(rounds, options)),
+        folder / SUMMARY: io.json_text(summary_record(rounds, reason, options)),
+        **export_files(prefix, last.result, Path(spec).name),
+        spec: io.json_text(spec_record(last.partition, last.plan.names, before)),
+    }
+    io.write_all(files)
+    names = ",".join(str(path).removeprefix(prefix) for path in files if str(path).startswith(f"{prefix}."))
+    print(f"written: {folder}/ and {prefix}{{{names}}}", flush=True)

@@ -1,0 +1,149 @@
+"""Genotype files named on the command line, in any format, and the filters on them."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from gpu_reml import io, ops
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Genotype files, one after another, and the variants of each that filters by metadata leave.
+
+    ``rows``: for every file, int64.  ``counts``: (filter, variants removed).  ``genome``: whether the files are pieces
+    of one genome, so one component, and not a component each.
+    """
+
+    files: tuple
+    rows: tuple[np.ndarray, ...]
+    counts: tuple[tuple[str, int], ...]
+    genome: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def variants(self) -> io.AnalysedVariants:
+        """The variants that are left, and their rows in all files one after another."""
+        table = joined_variants(self.files)
+        mask = np.zeros(len(table), bool)
+        starts = np.cumsum([0, *(file.num_variants for file in self.files)])
+        for start, rows in zip(starts[:-1], self.rows, strict=True):
+            mask[start + rows] = True
+        return io.AnalysedVariants.of(table, mask)
+
+    @property
+    def num_variants(self) -> tuple[int, ...]:
+        return tuple(len(rows) for rows in self.rows)
+
+
+def read_sources(options: Namespace) -> Sources:
+    """Open every genotype file and apply the filters by metadata; no genotype is read."""
+    files, genome = open_files(options)
+    filters = io.VariantFilters(
+        tuple(options.extract), tuple(options.exclude), options.chr, options.autosome, options.from_bp, options.to_bp
+    )
+    table = joined_variants(files)
+    selection = io.select_variants(table, filters)
+    starts = np.cumsum([0, *(file.num_variants for file in files)])
+    rows = tuple(np.flatnonzero(selection.mask[a:b]) for a, b in pairwise(starts))
+    empty = [file.prefix for file, kept in zip(files, rows, strict=True) if not len(kept)]
+    if empty and not genome:
+        raise io.InputError(f"{empty[0]}: the filters leave none of its variants; loosen them or leave the file out")
+    return Sources(tuple(files), rows, selection.counts, genome, selection.notes)
+
+
+def open_files(options: Namespace) -> tuple[list, bool]:
+    """(files in the order of components, whether they are one genome)."""
+    listed = [*listed_prefixes(options.mbfile, io.read_bed), *listed_prefixes(options.pfile_list, io.read_pgen)]
+    named = [
+        *(io.read_bed(prefix) for prefix in prefixes_of(options.bfile)),
+        *(io.read_pgen(prefix) for prefix in prefixes_of(options.pfile)),
+        *([io.read_bgen(options.bgen, options.sample)] if options.bgen else []),
+        *(io.read_bed(prefix) for prefix in prefixes_of(options.rare_bfile)),
+        *(io.read_pgen(prefix) for prefix in prefixes_of(options.rare_pfile)),
+    ]
+    if listed and named:
+        raise io.InputError("--mbfile, --pfile-list: one genome in pieces; give no other genotypes beside it")
+    if not listed and not named:
+        raise io.InputError("no genotypes: give --bfile, --pfile, --bgen, --mbfile or --pfile-list")
+    return (listed, True) if listed else (named, False)
+
+
+def prefixes_of(text: str | None) -> list[str]:
+    return [part for part in (text or "").split(",") if part]
+
+
+def listed_prefixes(path: str | None, read) -> list:
+    """The files whose prefixes are listed in ``path``, one a line."""
+    if not path:
+        return []
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise io.InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    prefixes = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not prefixes:
+        raise io.InputError(f"{path}: lists no prefix; write one a line")
+    return [read(prefix) for prefix in prefixes]
+
+
+def joined_variants(files: Sequence) -> pd.DataFrame:
+    """Variants of all files, one after another."""
+    return pd.concat([file.variants for file in files], ignore_index=True)
+
+
+class Loaded(NamedTuple):
+    """Genotypes of the analysed samples and variants, what was filtered out, and the samples that are left."""
+
+    genotypes: ops.PackedGenotypes
+    variants: io.AnalysedVariants
+    kept_samples: np.ndarray | None
+    counts: tuple[tuple[str, int], ...]
+    notes: tuple[str, ...]
+
+
+def load(sources: Sources, indices: Sequence[np.ndarray], options: Namespace) -> Loaded:
+    """Apply the filters by genotype, in PLINK's order (samples, then variants), and read what is left.
+
+    ``indices``: for every file the rows of the analysed samples.  ``kept_samples``: bool, None when all are kept.  A
+    filter reads the genotypes once, by blocks.
+    """
+    counts, notes, kept, rows = [], [], None, sources.rows
+    if options.mind is not None:
+        missing = sum(io.count_missing(*each) for each in zip(sources.files, indices, rows, strict=True))
+        selection = io.select_samples(missing, sum(map(len, rows)), options.mind)
+        counts += selection.counts
+        if not selection.mask.all():
+            kept = selection.mask
+            indices = [index[kept] for index in indices]
+    filters = io.GenotypeFilters(options.geno, options.hwe, options.maf, options.max_maf)
+    variants = sources.variants
+    if filters != io.GenotypeFilters():
+        selection = by_genotype(sources, indices, filters, options.dosage)
+        counts += selection.counts
+        notes += selection.notes
+        edges = np.cumsum([0, *map(len, rows)])
+        rows = tuple(r[selection.mask[a:b]] for r, (a, b) in zip(rows, pairwise(edges), strict=True))
+        table = variants.table[selection.mask].reset_index(drop=True)
+        variants = replace(variants, table=table, rows=variants.rows[selection.mask])
+    read = {"variants": rows, "dosage": options.dosage, "cache": options.cache}
+    genotypes = io.load_genotypes(sources.files, indices, **read)
+    if options.standardize == "binomial":
+        genotypes = ops.with_binomial_sd(genotypes)
+    return Loaded(genotypes, variants, kept, tuple(counts), tuple(notes))
+
+
+def by_genotype(
+    sources: Sources, indices: Sequence[np.ndarray], filters: io.GenotypeFilters, dosage: bool
+) -> io.Selection:
+    """Variants of all files that pass the filters; allele frequencies are those of dosages where they are analysed."""
+    each = list(zip(sources.files, indices, sources.rows, strict=True))
+    codes = np.concatenate([io.count_calls(*one) for one in each])
+    frequency = np.concatenate([io.dosage_freq(*one) for one in each]) if dosage else None
+    return io.select_by_genotype(codes, filters, sources.variants.table["chrom"], frequency)
