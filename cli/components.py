@@ -3,7 +3,6 @@
 from argparse import Namespace
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 
 from gpu_reml import io, ops
@@ -82,23 +81,11 @@ def genotype_sets(genotypes: ops.PackedGenotypes, variants: io.AnalysedVariants,
         if options.ld_scores:
             scores, notes = io.read_ld_scores(options.ld_scores, variants)
         else:
-            scores = scores_of(genotypes, variants)
+            table = variants.table
+            scores = ops.ld_scores(genotypes, table["chrom"].to_numpy(), table["bp"].to_numpy())
         bins = io.components_by_ld(scores, options.ld_bins, bins)
         bins = io.ComponentSet(bins.names, bins.weights, (*bins.notes, *notes))
     return [] if bins is None else [bins]
-
-
-def scores_of(genotypes: ops.PackedGenotypes, variants: io.AnalysedVariants) -> np.ndarray:
-    """(m,) LD scores, in whatever order the variants are; NaN for a variant without a position."""
-    chromosomes, _ = pd.factorize(variants.table["chrom"])
-    bp = variants.table["bp"].to_numpy()
-    order = np.lexsort((bp, chromosomes))
-    order = order[(bp[order] > 0) & (variants.table["chrom"].to_numpy()[order] != "0")]
-    scores = np.full(len(bp), np.nan)
-    in_place = np.array_equal(order, np.arange(len(bp)))
-    placed = genotypes if in_place else ops.take_variants(genotypes, order)
-    scores[order] = ops.ld_scores(placed, chromosomes[order], bp[order])
-    return scores
 
 
 def maf_edges(text: str) -> list[float]:

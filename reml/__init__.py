@@ -1,6 +1,13 @@
 """REML as pure functions on arrays, composed by a small fitting loop."""
 
-from .covariance import CountingCovariance, Covariance, FunctionCovariance, as_covariance
+from .covariance import (
+    CountingCovariance,
+    Covariance,
+    FunctionCovariance,
+    MixedCovariance,
+    as_covariance,
+    dense_covariance,
+)
 from .enrichment import Enrichment, Wald, enrichment, wald_test
 from .exact import exact_memory, exact_seconds, fit_exact
 from .fit import fit, fit_traits
@@ -31,6 +38,7 @@ __all__ = [
     "HEResult",
     "Hooks",
     "Loglik",
+    "MixedCovariance",
     "PcgResult",
     "ProbeSettings",
     "Probes",
@@ -50,6 +58,7 @@ __all__ = [
     "average_information",
     "complement_traces",
     "default_rank",
+    "dense_covariance",
     "draw_probes",
     "enrichment",
     "exact_memory",

@@ -234,3 +234,34 @@ def test_what_cannot_be_is_one_line(cohort, capsys, flags, message):
     error = capsys.readouterr().err
     assert code == 2 and error.count("\n") == 1
     assert re.search(message, error), error
+
+
+def test_enrichments_of_a_stochastic_fit_are_within_their_monte_carlo_errors_of_the_dense_ones(cohort):
+    folder, _, _, ids = cohort
+    rng = np.random.default_rng(12)
+    values = np.column_stack([np.ones(M), rng.integers(0, 2, (M, 2)), rng.gamma(2, 0.5, (M, 2)).round(3)])
+    table = pd.DataFrame(values, columns=["base", "b1", "b2", "c1", "c2"])
+    head = pd.DataFrame({"CHR": CHROMOSOME_OF, "BP": np.tile(np.arange(1, 201) * 1000, 3), "SNP": ids, "CM": 0})
+    pd.concat([head, table], axis=1).to_csv(folder / "five.annot", sep="\t", index=False)
+    flags = ["--annot", folder / "five.annot"]
+    _, dense_fit = run(cohort, *flags)
+    code, found = run(cohort, *flags, "--method", "stochastic", "--first-probes", "64")
+    assert code == 0
+    for one, other in zip(found["enrichment"], dense_fit["enrichment"], strict=True):
+        for quantity in ("h2", "share", "enrichment"):
+            allowed = 4 * one[f"{quantity}_mc_se"] + 0.02 * other[f"{quantity}_se"] + 1e-6
+            assert abs(one[quantity] - other[quantity]) <= allowed, (one["annotation"], quantity)
+
+
+def test_make_grm_writes_what_gcta_reads_and_stops(cohort):
+    folder, counts, _, _ = cohort
+    arguments = ["--bfile", folder / "data", "--pheno", folder / "pheno.txt", "--by-chromosome", "--make-grm"]
+    assert main([str(a) for a in [*arguments, "--device", "cpu", "--out", folder / "grm"]]) == 0
+    Z = dense.standardised(counts)
+    for name in "123":
+        read = io.read_grm(folder / f"grm.chr{name}")
+        chosen = CHROMOSOME_OF == name
+        K = Z[:, chosen] @ Z[:, chosen].T / (Z[:, chosen] != 0).any(axis=0).sum()
+        np.testing.assert_allclose(read.matrix(), K, atol=1e-5)
+        assert read.samples["iid"].tolist() == io.read_bed(folder / "data").samples["iid"].tolist()
+    assert not (folder / "grm.json").exists()
