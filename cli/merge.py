@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from gpu_reml import io
+from gpu_reml import io, ops
 from gpu_reml.reml import FitResult
 from gpu_reml.reml.merge import Z_CUTOFF, merge_plan, merged_weights
 
@@ -36,9 +36,6 @@ from .merge_files import (
     trace_table,
 )
 from .methods import remove_checkpoint, run_method
-
-
-Remake = Callable[[Inputs, sparse.csr_array, tuple[str, ...]], Inputs]
 
 
 def check_merge(options: Namespace) -> None:
@@ -66,21 +63,19 @@ def run_merge(
     options: Namespace,
     report: Callable,
     partition: Partition,
-    remake: Remake,
     prefix_of: Callable[[str], str],
 ) -> None:
     """:func:`~gpu_reml.cli.methods.run_method` with a merge, trait by trait.
 
     Both fits share genotypes, seed (so probes) and method.  ``report((trait, result, seconds), inputs)`` gets the last
-    fit and the inputs it is of; ``remake(inputs, weights, names)`` makes inputs of the same genotypes with other
-    components; ``prefix_of(trait)`` is where a trait's files go.
+    fit and the inputs it is of; ``prefix_of(trait)`` is where a trait's files go.
     """
     if inputs.covariance.num_components < 2:
         raise io.InputError("--merge: there is one component; give several, for example by --component-spec")
     for which, name in enumerate(inputs.phenotypes):
         one = inputs._replace(Y=inputs.Y[:, which : which + 1], phenotypes=(name,))
         folder = merge_folder(prefix_of(name), options)
-        rounds, reason = merge_rounds(method, one, options, folder, partition, remake)
+        rounds, reason = merge_rounds(method, one, options, folder, partition)
         print("\n".join(merge_lines(rounds, reason)), flush=True)
         last = rounds[-1]
         report((name, last.result, last.seconds), last.inputs)
@@ -90,7 +85,7 @@ def run_merge(
 
 
 def merge_rounds(
-    method: str, inputs: Inputs, options: Namespace, folder: Path, partition: Partition, remake: Remake
+    method: str, inputs: Inputs, options: Namespace, folder: Path, partition: Partition
 ) -> tuple[list[Round], str]:
     """One round, or two where weak components were merged, and why it ended; writes every round when it is done."""
     first = fitted_round(method, inputs, partition, options, folder, 0)
@@ -100,9 +95,16 @@ def merge_rounds(
     if not first.plan.merges:
         return [first], NOT_MERGED
     weights = merged_weights(partition.weights, first.plan)
-    merged = remake(inputs, weights, first.plan.next_names)
+    merged = with_components(inputs, weights, first.plan.next_names, options)
     second = fitted_round(method, merged, partition._replace(weights=weights), options, folder, 1, first)
     return [first, second], REFITTED
+
+
+def with_components(inputs: Inputs, weights: sparse.csr_array, names: tuple[str, ...], options: Namespace) -> Inputs:
+    """The same genotypes where they are, with other components."""
+    covariance = ops.make_covariance(inputs.covariance.products, weights, names, options.normalise)
+    components = io.ComponentSet(names, weights, inputs.components.notes)
+    return inputs._replace(covariance=covariance, components=components)
 
 
 def fitted_round(

@@ -136,6 +136,8 @@ def _json_component(path: Path, position: int, entry: Any) -> ComponentSpec:
         raise InputError(f"{where}: expected an object with 'variant_indices' or 'variant_ids'")
     if {"variant_indices", "variant_ids"} <= set(entry):
         raise InputError(f"{where}: has both 'variant_indices' and 'variant_ids'; keep one of them")
+    if "weights" in entry:
+        raise InputError(f"{where}: weights are not read from a component file; write them as a --component-table")
     name = entry.get("name", _default_name(position))
     described = [_json_object(where, key, entry.get(key)) for key in ("annotation", "provenance")]
     if "variant_ids" in entry:

@@ -138,7 +138,7 @@ BAD = {
     "wrong variants": (("--theta-init-npy", "{}/short.npy"), "short.npy: .*120 variants, found 7"),
     "negative": (("--theta-init-npy", "{}/negative.npy"), "memberships of variant 5"),
     "low and high": (("--theta-random-low", 2), "--theta-random-low"),
-    "two filesets": (("--bfile", "{}/data,{}/data"), "--bfile: .*one prefix"),
+    "two filesets": (("--bfile", "{}/data,{}/data"), "one fileset; give one prefix"),
     "missing keep": (("--keep", "{}/absent.txt"), "absent.txt"),
     "output under a file": (("--out", "{}/pheno.txt/x"), "pheno.txt"),
 }

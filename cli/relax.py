@@ -1,0 +1,154 @@
+"""Entry point of ``gpu-reml-relax``: soft grouping of variants by gradient steps on the REML likelihood."""
+
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from .main import EXIT_INTERRUPTED, EXIT_NOT_CONVERGED, EXIT_OK, limit_threads, report_failure
+from .options import add_compute, add_data, count, make_parser, positive_float, positive_int
+
+EPILOG = """\
+example:
+  gpu-reml-relax --bfile data --pheno pheno.txt --n-groups 3 --outer-iters 20 --out groups
+
+Group g is the component Z diag(T_g) Z' / sum(T_g); the memberships T of a variant sum to 1. They start at random and
+follow the gradient of the likelihood as long as it rises. Its value and the errors of the last fit are those of groups
+chosen to raise it on the same phenotypes: they are no test of the groups.
+
+exit codes: those of gpu-reml.
+"""
+
+
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise ArgumentTypeError(f"expected a number between 0 and 1, found {text}")
+    return value
+
+
+def several(text: str) -> int:
+    value = int(text)
+    if value < 2:
+        raise ArgumentTypeError(f"expected 2 groups or more (gpu-reml fits one), found {text}")
+    return value
+
+
+def make_relax_parser(number: str) -> ArgumentParser:
+    """The parser of gpu-reml-relax; ``number``: the version."""
+    parser = ArgumentParser(
+        prog="gpu-reml-relax",
+        description="Learn which of several variance components every variant belongs to.",
+        epilog=EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
+    add_data(parser.add_argument_group("data"))
+    add_grouping(parser.add_argument_group("grouping"))
+    add_fits(parser.add_argument_group("REML fits"))
+    add_compute(parser.add_argument_group("compute"))
+    add_output(parser.add_argument_group("output"))
+    return parser
+
+
+def add_grouping(group) -> None:
+    group.add_argument("--n-groups", type=several, required=True, metavar="G", help="groups, 2 or more")
+    group.add_argument(
+        "--outer-iters", type=positive_int, default=5, metavar="N",
+        help="REML fits, those of rejected steps among them (default 5)",
+    )  # fmt: skip
+    group.add_argument(
+        "--theta-lr", type=positive_float, metavar="R",
+        help="rate of a step, T exp(R gradient) (default: from the gradient, so that a typical membership changes by a "
+        "factor of e; the reference system's 1e-3 hardly moves them)",
+    )  # fmt: skip
+    group.add_argument(
+        "--theta-linesearch-trials", type=positive_int, default=3, metavar="N",
+        help="rejected steps in a row, each half the last, that end the search (default 3)",
+    )  # fmt: skip
+    start = group.add_mutually_exclusive_group()
+    start.add_argument("--theta-init-npy", metavar="FILE", help="memberships to start from: .npy (variants, groups)")
+    start.add_argument(
+        "--theta-init", choices=("random", "uniform"), default="random",
+        help="random numbers, each row divided by its sum; uniform is refused, since nothing tells its groups apart",
+    )  # fmt: skip
+    group.add_argument("--theta-random-low", type=float, default=0.0, metavar="X", help="least random number (0)")
+    group.add_argument("--theta-random-high", type=float, default=1.0, metavar="X", help="largest random number (1)")
+
+
+def add_fits(group) -> None:
+    group.add_argument(
+        "--n-rand-vec", "--max-probes", dest="max_probes", type=positive_int, default=32, metavar="N",
+        help="probes, all used in every fit (default 32)",
+    )  # fmt: skip
+    group.add_argument("--seed", type=count, default=0, help="of the probes and the random start (default 0)")
+    group.add_argument(
+        "--minq-iter", "--max-iterations", dest="max_iterations", type=positive_int, default=20, metavar="N",
+        help="most iterations of a fit (default 20)",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-pcg-iters", type=positive_int, default=400, metavar="N", help="most PCG steps of a solve (default 400)"
+    )
+    group.add_argument(
+        "--pcg-tol", type=share, metavar="X",
+        help="largest relative residual at which solves for phenotype and probes stop (default: what each needs)",
+    )  # fmt: skip
+    group.add_argument(
+        "--h2-init", type=share, metavar="X",
+        help="heritability at which the first fit starts, the same for all groups (default: Haseman-Elston estimates)",
+    )  # fmt: skip
+    for flag, what in (("--slq-samples", "all probes are used"), ("--slq-m", "steps are taken until it settles")):
+        group.add_argument(flag, type=positive_int, metavar="N", help=f"accepted; for the log-determinant {what}")
+
+
+def add_output(group) -> None:
+    group.add_argument(
+        "--out", "--out-prefix", dest="out", metavar="PREFIX", default="relaxation_grouping",
+        help="results go to PREFIX.theta.npy (memberships), .var_components.npy, .theta_grad.npy, .history.json and "
+        ".meta.json (default relaxation_grouping)",
+    )  # fmt: skip
+    group.add_argument(
+        "--call-width", type=count, default=0, metavar="N",
+        help="accepted; how many variants are worked on at once follows from the memory there is",
+    )  # fmt: skip
+    group.add_argument(
+        "--reml-log-detail", choices=("off", "compact", "full"), default="compact",
+        help="print the results only, a line for every outer iteration (default), or every iteration of the fits too",
+    )  # fmt: skip
+    group.add_argument("--reml-verbose", action="store_true", help="the same as --reml-log-detail full")
+    group.add_argument("--verbose", action="store_true", help="accepted; this is the default")
+    group.add_argument("--quiet", "--non-verbose", dest="quiet", action="store_true", help="print only the results")
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Options of gpu-reml-relax, and gpu-reml's defaults for what this command does not ask."""
+    number = version("gpu-reml")
+    given = vars(make_relax_parser(number).parse_args(argv))
+    defaults = vars(make_parser(number).parse_args(["--bfile", "", "--pheno", ""]))
+    options = Namespace(**{**defaults, **given, "method": "stochastic", "first_probes": given["max_probes"]})
+    if options.reml_verbose:
+        options.reml_log_detail = "full"
+    if options.quiet:
+        options.reml_log_detail = "off"
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run gpu-reml-relax; returns the exit code."""
+    options = parse(argv)
+    threads = limit_threads(options.threads)
+    try:
+        from .relax_run import relax_command
+
+        converged = relax_command(options, threads)
+    except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
+        return report_failure(error)
+    except KeyboardInterrupt:
+        print("gpu-reml-relax: interrupted; nothing is written before the end", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_OK if converged else EXIT_NOT_CONVERGED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
