@@ -77,6 +77,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     add_model(parser.add_argument_group("model and accuracy"))
     add_compute(parser.add_argument_group("compute"))
     add_output(parser.add_argument_group("output"))
+    add_ignored(parser.add_argument_group("accepted from the reference system, without effect: chosen here by need"))
     return parser
 
 
@@ -248,6 +249,19 @@ def add_compute(group) -> None:
         help="print the memory plan and stop; with --gpu-budget-gib a plan for a CUDA device needs none",
     )  # fmt: skip
     group.add_argument("--devices", action=ListDevices, nargs=0, help="list the CUDA devices and exit")
+
+
+IGNORED = ("--call-width", "--slq-samples", "--slq-m", "--slq-mode", "--precond-refresh-reldp", "--precond-type")
+
+
+def add_ignored(group) -> None:
+    for flag in IGNORED:
+        group.add_argument(flag, metavar="X", help=argparse.SUPPRESS if flag != IGNORED[0] else ", ".join(IGNORED))
+
+
+def ignored_flags(options: argparse.Namespace) -> list[str]:
+    """Flags that were given and do nothing."""
+    return [flag for flag in IGNORED if getattr(options, flag[2:].replace("-", "_")) is not None]
 
 
 def add_output(group) -> None:

@@ -15,6 +15,7 @@ from .inputs import Group, Inputs, Planned, load_group, plan_group, read_inputs
 from .merge import check_merge, run_merge
 from .merge_files import Partition
 from .methods import choose_method, remove_checkpoint, run_method, safe_name
+from .options import ignored_flags
 from .plan import host_plan, memory_lines
 from .report import enrichment_of, history_text, hsq_text, json_record, plan_lines
 
@@ -32,7 +33,8 @@ def reml_command(options: Namespace, threads: int) -> bool:
     if several and (options.keep_out or options.dropped_out) and len(groups) > 1:
         raise io.InputError("--keep-out, --dropped-out: the phenotypes have different samples; name one phenotype")
     say = print if not options.quiet else (lambda *_, **__: None)
-    say("\n".join([f"gpu-reml {version('gpu-reml')}", *group_lines(groups)]), flush=True)
+    unused = [f"note: {flag} has no effect here" for flag in ignored_flags(options)]
+    say("\n".join([f"gpu-reml {version('gpu-reml')}", *group_lines(groups), *unused]), flush=True)
     converged = True
     for group in groups:
         planned = plan_group(tables, group, options)
