@@ -1,5 +1,10 @@
 """Device arrays for the tests of the launchers, on a device or in numba's simulator."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -44,3 +49,24 @@ class Device:
 @pytest.fixture
 def device():
     return Device()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def simulator_run(request, tmp_path_factory):
+    """(process, file with what it prints) of the gpu tests in numba's simulator, which run beside the tests here.
+
+    It starts with the first of them, where the test that waits for it is to run at all.
+    """
+    wanted = any(item.name == "test_the_gpu_tests_pass_in_the_simulator" for item in request.session.items)
+    if not wanted or os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        yield None
+        return
+    folder = Path(__file__).parent
+    options = ["-q", "--require-gpu", "-p", "no:xdist", "-m", "gpu and not device"]
+    command = [sys.executable, "-m", "pytest", *options, str(folder), str(folder.parent / "device")]
+    printed = tmp_path_factory.mktemp("simulator") / "printed.txt"
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "OPENBLAS_NUM_THREADS": "1"}
+    with open(printed, "wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=folder)
+    yield process, printed
+    process.kill()
