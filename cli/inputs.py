@@ -52,6 +52,11 @@ class Inputs(NamedTuple):
     def design(self) -> io.Design:
         return self.planned.design
 
+    @property
+    def products(self) -> ops.Products:
+        """Products with the standardised genotypes of all analysed variants."""
+        return self.covariance.products
+
 
 class Tables(NamedTuple):
     """The files named on the command line, read once; genotypes only by their samples and variants."""

@@ -5,7 +5,7 @@ Nothing heavy is imported before the number of threads is in the environment, wh
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from .options import make_parser
@@ -26,32 +26,43 @@ def limit_threads(threads: int) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run gpu-reml; returns the exit code."""
     options = make_parser(version("gpu-reml")).parse_args(argv)
-    threads = limit_threads(options.threads)
-    try:
+
+    def command(threads: int) -> bool:
         from .reml import reml_command
 
-        converged = reml_command(options, threads)
+        return reml_command(options, threads)
+
+    hint = "add --resume to go on from the last checkpoint, if there was one"
+    return run_command("gpu-reml", command, options.threads, hint)
+
+
+def run_command(name: str, command: Callable[[int], bool], threads: int, interrupted: str) -> int:
+    """Exit code of ``command(threads)``, True when all converged; one line on stderr for what a user can mend.
+
+    ``command`` imports what is heavy itself.  ``interrupted``: what to say after Ctrl-C.
+    """
+    threads = limit_threads(threads)
+    try:
+        converged = command(threads)
     except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
-        return report_failure(error)
+        return report_failure(name, error)
     except KeyboardInterrupt:
-        print(
-            "gpu-reml: interrupted; add --resume to go on from the last checkpoint, if there was one", file=sys.stderr
-        )
+        print(f"{name}: interrupted; {interrupted}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_OK if converged else EXIT_NOT_CONVERGED
 
 
-def report_failure(error: Exception) -> int:
+def report_failure(name: str, error: Exception) -> int:
     """One line on stderr and the exit code, for errors that a user can mend; others are re-raised."""
     from gpu_reml.ops.device.interface import DeviceLostError
     from gpu_reml.ops.device.pool import DeviceMemoryError
     from gpu_reml.reml import BreakdownError, ConvergenceError
 
     if isinstance(error, ConvergenceError | BreakdownError):
-        print(f"gpu-reml: not converged: {error}", file=sys.stderr)
+        print(f"{name}: not converged: {error}", file=sys.stderr)
         return EXIT_NOT_CONVERGED
     if isinstance(error, DeviceMemoryError | DeviceLostError):
-        print(f"gpu-reml: device: {error}", file=sys.stderr)
+        print(f"{name}: device: {error}", file=sys.stderr)
         return EXIT_DEVICE
     if isinstance(error, RuntimeError):
         raise error
@@ -59,7 +70,7 @@ def report_failure(error: Exception) -> int:
         error = f"out of memory ({error}); use fewer --max-probes, a smaller --precond-rank or fewer components"
     elif isinstance(error, ArithmeticError):
         raise error
-    print(f"gpu-reml: error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
     return EXIT_INPUT
 
 

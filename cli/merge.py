@@ -102,7 +102,7 @@ def merge_rounds(
 
 def with_components(inputs: Inputs, weights: sparse.csr_array, names: tuple[str, ...], options: Namespace) -> Inputs:
     """The same genotypes where they are, with other components."""
-    covariance = ops.make_covariance(inputs.covariance.products, weights, names, options.normalise)
+    covariance = ops.make_covariance(inputs.products, weights, names, options.normalise)
     components = io.ComponentSet(names, weights, inputs.components.notes)
     return inputs._replace(covariance=covariance, components=components)
 

@@ -40,7 +40,7 @@ def choose_method(inputs: Inputs, options: Namespace, threads: int) -> str:
     if options.method != "auto":
         return options.method
     covariance = inputs.covariance
-    n, m, G = covariance.num_samples, covariance.products.num_variants, covariance.num_components
+    n, m, G = covariance.num_samples, inputs.products.num_variants, covariance.num_components
     if covariance.backend != "cpu" or exact_memory(n, G) > EXACT_BYTES:
         return "stochastic"
     exact = len(inputs.phenotypes) * exact_seconds(n, m, G, covariance.overlap) / threads
@@ -132,7 +132,7 @@ def fingerprint(inputs: Inputs, Y: np.ndarray, options: Namespace) -> dict[str, 
             state.update(np.ascontiguousarray(array).tobytes())
         return state.hexdigest()[:16]
 
-    genotypes, weights = inputs.covariance.products.genotypes, inputs.covariance.weights
+    genotypes, weights = inputs.products.genotypes, inputs.covariance.weights
     return {
         "phenotypes": digest(Y),
         "covariates": digest(inputs.design.X),

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptio
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from .main import EXIT_INTERRUPTED, EXIT_NOT_CONVERGED, EXIT_OK, limit_threads, report_failure
+from .main import run_command
 from .options import add_compute, add_data, count, make_parser, positive_float, positive_int
 
 EPILOG = """\
@@ -137,17 +137,13 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run gpu-reml-relax; returns the exit code."""
     options = parse(argv)
-    threads = limit_threads(options.threads)
-    try:
+
+    def command(threads: int) -> bool:
         from .relax_run import relax_command
 
-        converged = relax_command(options, threads)
-    except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
-        return report_failure(error)
-    except KeyboardInterrupt:
-        print("gpu-reml-relax: interrupted; nothing is written before the end", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return EXIT_OK if converged else EXIT_NOT_CONVERGED
+        return relax_command(options, threads)
+
+    return run_command("gpu-reml-relax", command, options.threads, "nothing is written before the end")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def relax_command(options: Namespace, threads: int) -> bool:
         print("\n".join(planned_lines(planned, options)), flush=True)
         return True
     inputs = load_group(tables, group, planned, options)
-    start = first_memberships(given, inputs.covariance.products.num_variants, options)
+    start = first_memberships(given, inputs.products.num_variants, options)
     report = Printer(options.reml_log_detail)
     report.line(start_line(inputs, options, threads))
     y, X = inputs.Y[:, 0], inputs.design.X
@@ -43,7 +43,7 @@ def relax_command(options: Namespace, threads: int) -> bool:
     result = relax(
         y,
         X,
-        inputs.covariance.products,
+        inputs.products,
         start,
         probes,
         relax_settings(options, planned.columns),
@@ -159,7 +159,7 @@ class Printer:
 
 def start_line(inputs: Inputs, options: Namespace, threads: int) -> str:
     """Who and what is analysed, on what."""
-    products = inputs.covariance.products
+    products = inputs.products
     varying = int((products.genotypes.inv_sd > 0).sum())
     return (
         f"phenotype {inputs.phenotypes[0]}: {inputs.alignment.num_samples} samples, {varying} of "
@@ -178,7 +178,7 @@ def meta_record(result: RelaxResult, inputs: Inputs, options: Namespace, details
         "num_accepted_updates": result.num_accepted,
         "n": inputs.alignment.num_samples,
         "num_variants": len(largest),
-        "num_variants_varying": int((inputs.covariance.products.genotypes.inv_sd > 0).sum()),
+        "num_variants_varying": int((inputs.products.genotypes.inv_sd > 0).sum()),
         "n_groups": options.n_groups,
         "group_sizes": result.group_sizes,
         "denominators": "sums of memberships over the variants that vary",

@@ -75,7 +75,7 @@ def reml_command(options: Namespace, threads: int) -> bool:
 
 def partition_of(inputs: Inputs, options: Namespace) -> Partition:
     """The components of an analysis before normalisation, as a merge takes them."""
-    weights = with_alpha(inputs.components.weights, inputs.covariance.products.genotypes, options.alpha)
+    weights = with_alpha(inputs.components.weights, inputs.products.genotypes, options.alpha)
     return Partition(weights, inputs.variants.rows)
 
 
@@ -143,7 +143,7 @@ def device_lines(inputs: Inputs) -> list[str]:
     planned = inputs.planned.device.peak / 2**20
     return [
         f"{label}: at most {held / 2**20:,.1f} MiB held, {planned:,.1f} planned"
-        for label, held in inputs.covariance.products.peak_bytes.items()
+        for label, held in inputs.products.peak_bytes.items()
     ]
 
 

@@ -17,7 +17,7 @@ STANDARDISATION = {"sample": "mean and SD (ddof 0)", "binomial": "mean and binom
 def plan_lines(inputs: Inputs, method: str, options: Namespace, threads: int) -> list[str]:
     """The plan: who and what is analysed, on what, in how much memory."""
     alignment, covariance = inputs.alignment, inputs.covariance
-    genotypes = covariance.products.genotypes
+    genotypes = inputs.products.genotypes
     varying = int((genotypes.inv_sd > 0).sum())
     dropped = alignment.dropped_counts
     reasons = "; ".join(f"{count} {reason}" for reason, count in dropped.items())
@@ -95,7 +95,7 @@ def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str,
     record = result.to_dict()
     for component, count in zip(record["components"], inputs.covariance.num_variants, strict=True):
         component["num_variants"] = count
-    genotypes = inputs.covariance.products.genotypes
+    genotypes = inputs.products.genotypes
     effects = getattr(result, "fixed_effects", None)
     divided = STANDARDISATION[context["settings"]["standardize"]]
     annotated = enrichment_of(result, inputs)
@@ -126,7 +126,7 @@ def enrichment_of(result: FitResult | HEResult, inputs: Inputs) -> Enrichment | 
     """What every component's variants hold of the heritability, overlap counted; None for a single component."""
     if len(result.names) == 1:
         return None
-    genotypes, made = inputs.covariance.products.genotypes, inputs.components
+    genotypes, made = inputs.products.genotypes, inputs.components
     mean_squares = genotypes.squared_norm / genotypes.num_samples
     return enrichment(result, inputs.covariance.weights, mean_squares, made.weights, made.names)
 
@@ -135,7 +135,7 @@ def device_memory(inputs: Inputs) -> dict[str, Any] | None:
     """Bytes planned for every device and the most that were held there; None on the CPU."""
     if inputs.planned.device is None:
         return None
-    plan, peaks = inputs.planned.device, inputs.covariance.products.peak_bytes
+    plan, peaks = inputs.planned.device, inputs.products.peak_bytes
     return {"planned": plan.peak, "planned_without_preconditioner": plan.peak_without_core, "peak": peaks}
 
 

@@ -5,7 +5,7 @@ from .threads import prefer_sleeping_threads
 prefer_sleeping_threads()
 
 from .backend import make_products, resolve_backend  # noqa: E402
-from .covariance import GenotypeCovariance, alpha_weights, make_covariance  # noqa: E402
+from .covariance import GenotypeCovariance, Products, alpha_weights, make_covariance  # noqa: E402
 from .cpu import CpuProducts, to_dense  # noqa: E402
 from .genotypes import CALL_BITS, PackedGenotypes, code_values, standardise, take_variants, with_binomial_sd  # noqa: E402
 from .ld import ld_scores  # noqa: E402
@@ -17,6 +17,7 @@ __all__ = [
     "CpuProducts",
     "GenotypeCovariance",
     "PackedGenotypes",
+    "Products",
     "alpha_weights",
     "code_values",
     "ld_scores",
