@@ -155,7 +155,7 @@ def test_bad_input_is_one_line_and_code_two_before_any_fit(folder, tmp_path, cap
     flags, message = BAD[case]
     assert run(folder, *(str(flag).format(folder, folder) for flag in flags), out=tmp_path / "x") == 2
     error = capsys.readouterr().err
-    assert error.startswith("gpu-reml: error: ") and error.count("\n") == 1
+    assert error.startswith("gpu-reml-relax: error: ") and error.count("\n") == 1
     assert re.search(message, error), error
     assert not list(tmp_path.iterdir())
 
