@@ -1,0 +1,341 @@
+"""What a fit predicts: fixed effects, genetic values (BLUPs) with their reliability, and effects of variants.
+
+Everything follows from P y: u_g = theta_g K_g P y, effects of standardised variants theta_g W_g Z'P y, and
+X b = y - V P y.  Variances are in y's units squared, genetic values in y's units.
+Source: Henderson 1975, Biometrics 31:423; Searle, Casella & McCulloch 1992, Variance Components, 7.4 and App. M.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import sparse, special
+
+from .covariance import as_covariance
+from .likelihood import apply_v_at, solve
+from .linalg import Block, column_batches, columns, gram, orthonormal_basis, project, symmetric
+from .precondition import Preconditioner, ProjectedCore, precondition
+from .probes import probes_are_exact
+from .result import ConvergenceError, FixedEffects
+
+MAX_ITERATIONS = 2000  # PCG steps: the one solve for y is worth more of them than a solve inside a fit
+INFORMATION_TOL = 1e-3  # of solves whose errors enter by their squares
+
+
+class FixedTests(NamedTuple):
+    """Estimates (c,) with ``se``, ``t`` = estimate / se and two-sided ``p`` of Student's t with ``df`` = n - c.
+
+    Exact where the true theta_g are zero; otherwise approximate, since theta is estimated too.  p is 0 below 1e-308.
+    """
+
+    estimate: np.ndarray
+    se: np.ndarray
+    t: np.ndarray
+    p: np.ndarray
+    df: int
+
+
+class Effects(NamedTuple):
+    """``Py`` (n,) and what follows: ``random`` (n, G) genetic values u_g, ``fixed`` effects.
+
+    ``features``: those of P y by the covariance, from which :func:`variant_effects` follow without a pass.
+    ``solve_residual``: |y - V P y| / |y| on the complement of X, as it is and not as it was recurred.
+    """
+
+    names: tuple[str, ...]
+    theta: np.ndarray
+    Py: np.ndarray
+    random: np.ndarray
+    fixed: FixedEffects
+    features: Any
+    solve_residual: float
+    iterations: int
+
+    @property
+    def total(self) -> np.ndarray:
+        """(n,) genetic value of all components together."""
+        return self.random.sum(axis=1)
+
+
+class Reliability(NamedTuple):
+    """Of genetic values, (n,) or (n, G): prediction error variance ``pev`` = var(u - u_hat) given the fixed effects'
+    error, its Monte-Carlo error ``mc_se``, and ``prior``, the variance of u itself."""
+
+    pev: np.ndarray
+    mc_se: np.ndarray
+    prior: np.ndarray
+
+    @property
+    def reliability(self) -> np.ndarray:
+        """1 - pev / prior: the squared correlation of u and u_hat; NaN where the component has no variance."""
+        return 1 - np.divide(self.pev, self.prior, out=np.full_like(self.pev, np.nan), where=self.prior > 0)
+
+    @property
+    def reliability_mc_se(self) -> np.ndarray:
+        return np.divide(self.mc_se, self.prior, out=np.full_like(self.pev, np.nan), where=self.prior > 0)
+
+
+class _Scaled(NamedTuple):
+    """A model divided by y's standard deviation off X, so that float32 products meet numbers near 1."""
+
+    covariance: Any
+    theta: np.ndarray
+    scale: float
+    Q: np.ndarray
+    Q_there: Block
+    VQ: Block
+    PVQ: Block
+    inner: np.ndarray  # Q'X (X'V^-1X)^-1 X'Q, scaled
+
+
+def effects(
+    theta: np.ndarray,
+    y: np.ndarray,
+    X: np.ndarray,
+    covariance,
+    *,
+    core: ProjectedCore | None = None,
+    tol: float = 1e-6,
+    max_iterations: int = MAX_ITERATIONS,
+) -> Effects:
+    """Fixed effects and genetic values at theta (G + 1,), residual last; y (n,) and X (n, c) as given to the fit.
+
+    Generalised least squares from X b = y - V P y and var(X b) = V - V P V.  ``core`` preconditions the solve.
+    tol: relative residual of the solve for P y; with float32 products 1e-6 is about what can be had.
+    Cost: 1 + c column-passes a PCG step (those of X stop at 1e-3, as they enter by their squares), and one pass of one
+    column, times the components' overlap, for the genetic values.
+    Raises ValueError when theta has not G + 1 values or there is no variance to divide, ConvergenceError when the
+    solve does not reach ``tol``.
+    """
+    covariance = as_covariance(covariance)
+    theta = checked_theta(theta, covariance)
+    y = np.asarray(y, np.float64)
+    Q = orthonormal_basis(X)
+    left = project(Q, project(Q, y[:, None]))
+    scale = np.sqrt(float(left[:, 0] @ left[:, 0]) / (len(y) - Q.shape[1]))
+    if not scale > 1e-12 * np.abs(y).max():
+        raise ValueError("y: does not vary once the fixed effects are taken out; there is nothing to predict from")
+    scaled = theta / scale**2
+    apply_v = apply_v_at(covariance, scaled)
+    Q_there = covariance.block(Q)
+    VQ = apply_v(Q_there)
+    tols = np.append(tol, np.full(Q.shape[1], INFORMATION_TOL))
+    solved = solve(
+        Q_there,
+        apply_v,
+        columns(covariance.block(left / scale), VQ),
+        None if core is None else precondition(core, scaled),
+        tol=tols,
+        max_iterations=max_iterations,
+    )
+    if not solved.converged[0]:
+        raise ConvergenceError(
+            f"the solve for P y stopped at {solved.residuals[0]:.2g} of its start, not {tol:g}, after {max_iterations} "
+            "PCG steps; use float64 products (--dtype float64), a preconditioner, or a looser tolerance"
+        )
+    Py = solved.X[:, :1]
+    cross = gram(VQ, solved.X[:, 1:])
+    corrected = symmetric(cross + gram(solved.X[:, 1:], solved.R[:, 1:]))
+    inner = symmetric(gram(Q_there, VQ)) - corrected
+    fitted = Q.T @ y - scale * gram(Q_there, apply_v(Py))[:, 0]
+    to_columns = np.linalg.lstsq(np.asarray(X, np.float64), Q, rcond=None)[0]
+    fixed = FixedEffects(to_columns @ fitted, symmetric(to_columns @ inner @ to_columns.T) * scale**2)
+    F = covariance.features(Py)
+    images = [np.asarray(image, np.float64)[:, 0] for image in covariance.apply_each(F)]
+    random = np.column_stack(images) * (scaled[:-1] * scale)
+    Py = np.asarray(Py, np.float64)[:, 0] / scale
+    residual, steps = float(solved.residuals[0]), int(solved.iterations[0])
+    return Effects(tuple(covariance.names), theta, Py, random, fixed, _Features(F, scale), residual, steps)
+
+
+class _Features(NamedTuple):
+    """Features of scale P y, where the covariance keeps them."""
+
+    F: Any
+    scale: float
+
+
+def checked_theta(theta: np.ndarray, covariance) -> np.ndarray:
+    """theta as float64 with one value for each component and the residual, or a ValueError."""
+    theta = np.asarray(theta, np.float64)
+    if theta.shape != (covariance.num_components + 1,) or not np.isfinite(theta).all():
+        raise ValueError(
+            f"theta: expected {covariance.num_components} genetic variances and the residual one, all finite, found "
+            f"{theta}"
+        )
+    return theta
+
+
+def variant_effects(covariance, found: Effects) -> sparse.csr_array:
+    """(m, G) effects of standardised variants, theta_g W_g Z'P y, in y's units a standard deviation; no pass.
+
+    u_g = Z effects_g.  Stored where a component has weight.  The covariance gives them by its method
+    ``variant_effects(theta, F)``, or has its ``weights`` (m, G).
+    """
+    F, scale = found.features
+    theta = found.theta[:-1] / scale
+    if hasattr(covariance, "variant_effects"):
+        return sparse.csr_array(covariance.variant_effects(theta, F))
+    weights = getattr(covariance, "weights", None)
+    if weights is None:
+        raise ValueError("covariance: has no variants, so no effects of variants; use one made from genotypes")
+    F = np.asarray(F, np.float64)
+    return sparse.csr_array(sparse.diags_array(F[:, 0]) @ weights @ sparse.diags_array(theta))
+
+
+def allele_effects(standardised: sparse.csr_array, inv_sd: np.ndarray) -> sparse.csr_array:
+    """(m, G) effects of one more copy of a1, from those of a standard deviation and 1 / SD of the count (m,)."""
+    return sparse.csr_array(sparse.diags_array(np.asarray(inv_sd, np.float64)) @ standardised)
+
+
+def allele_intercept(effects_of_alleles: sparse.csr_array, mean: np.ndarray) -> np.ndarray:
+    """(G,) - sum_j beta_j mean_j: what makes sums of counts times effects into genetic values."""
+    return -(effects_of_alleles.T @ np.asarray(mean, np.float64))
+
+
+def fixed_tests(fixed: FixedEffects, num_samples: int) -> FixedTests:
+    """Tests of the fixed effects, each alone, on n samples."""
+    df = num_samples - len(fixed.estimate)
+    t = fixed.estimate / fixed.se
+    return FixedTests(fixed.estimate, fixed.se, t, 2 * special.stdtr(df, -np.abs(t)), df)
+
+
+def reliability(
+    theta: np.ndarray,
+    X: np.ndarray,
+    covariance,
+    probes: np.ndarray,
+    *,
+    diagonals: np.ndarray | None = None,
+    core: ProjectedCore | None = None,
+    tol: float = 1e-4,
+    at_once: int | None = None,
+) -> Reliability:
+    """Prediction error variances (n,) of the total genetic value, from probes (n, s).
+
+    With T = sum_g theta_g K_g = V - theta_e I the products T P T need P alone, so that
+
+        PEV_i = (T - T P T)_ii = theta_e + H_ii - 2 theta_e (V^-1 H)_ii - theta_e^2 P_ii,   H = X (X'V^-1X)^-1 X'
+
+    in which all but P_ii is exact.  P_ii is the mean of z_i (P z)_i (Bekas, Kokiopoulou & Saad 2007, Appl. Numer. Math.
+    57:1214) after a control z_i (M^-1 z)_i of known mean, where ``core`` brings a preconditioner M.  No bias; exact for
+    exact probes.  diagonals (n, G): of every K_g, by default the covariance's.
+    Cost: s columns a PCG step, ``at_once`` together, and c columns for the fixed effects.
+    """
+    covariance = as_covariance(covariance)
+    theta = checked_theta(theta, covariance)
+    model = _scaled_model(theta, X, covariance, core, tol)
+    preconditioner = None if core is None else precondition(core, model.theta)
+    mean, mc_se = _inverse_diagonal(model, probes, preconditioner, tol, at_once)
+    # V^-1 H = I - P V on the span of X, so its rows are those of (Q - P V Q) Q'
+    outer = np.einsum("nc,cd,nd->n", model.Q, model.inner, model.Q)
+    cross = np.einsum("nc,nc->n", model.Q - np.asarray(model.PVQ, np.float64), model.Q)
+    residual = model.theta[-1]
+    pev = (residual + outer - 2 * residual * cross - residual**2 * mean) * model.scale**2
+    prior = _diagonals(covariance, diagonals) @ theta[:-1]
+    return Reliability(pev, mc_se * residual**2 * model.scale**2, prior)
+
+
+def component_reliability(
+    theta: np.ndarray,
+    X: np.ndarray,
+    covariance,
+    probes: np.ndarray,
+    *,
+    diagonals: np.ndarray | None = None,
+    core: ProjectedCore | None = None,
+    tol: float = 1e-4,
+    at_once: int | None = None,
+) -> Reliability:
+    """Prediction error variances (n, G) of every component's value: theta_g K_ii - theta_g^2 (K_g P K_g)_ii.
+
+    The second term is the mean of z_i (K_g P K_g z)_i over probes (n, s): Bekas et al. 2007 as in :func:`reliability`,
+    which is far more precise for the total, the only component of a model with one.
+    Cost: G s columns a PCG step and two passes of G s columns, ``at_once`` probes together.
+    """
+    covariance = as_covariance(covariance)
+    theta = checked_theta(theta, covariance)
+    model = _scaled_model(theta, X, covariance, core, tol)
+    preconditioner = None if core is None else precondition(core, model.theta)
+    n, s = probes.shape
+    G = covariance.num_components
+    total, squares = np.zeros((n, G)), np.zeros((n, G))
+    for batch in column_batches(s, at_once):
+        Z = np.asarray(probes[:, batch], np.float64)
+        images = covariance.apply_each(covariance.features(covariance.block(Z)))
+        for g in range(G):
+            B = images[g]
+            PB = solve(model.Q_there, apply_v_at(covariance, model.theta), B, preconditioner, tol=tol, check=False).X
+            values = Z * np.asarray(covariance.apply_each(covariance.features(PB))[g], np.float64)
+            total[:, g] += values.sum(axis=1)
+            squares[:, g] += (values**2).sum(axis=1)
+    mean, mc_se = _mean_and_error(total, squares, probes)
+    factor = theta[:-1] ** 2 / model.scale**2
+    prior = _diagonals(covariance, diagonals) * theta[:-1]
+    return Reliability(prior - factor * mean, factor * mc_se, prior)
+
+
+def _diagonals(covariance, diagonals: np.ndarray | None) -> np.ndarray:
+    """(n, G) K_g,ii."""
+    if diagonals is None:
+        if not hasattr(covariance, "diagonals"):
+            raise ValueError("diagonals: expected (n, G), since this covariance does not give the diagonals of its K_g")
+        diagonals = covariance.diagonals()
+    diagonals = np.asarray(diagonals, np.float64)
+    if diagonals.shape != (covariance.num_samples, covariance.num_components):
+        raise ValueError(
+            f"diagonals: expected ({covariance.num_samples}, {covariance.num_components}), found {diagonals.shape}"
+        )
+    return diagonals
+
+
+def _scaled_model(theta: np.ndarray, X: np.ndarray, covariance, core, tol: float) -> _Scaled:
+    """theta over the total variance, and the solves that belong to the fixed effects."""
+    scale = np.sqrt(float(theta[:-1] @ covariance.traces) / covariance.num_samples + theta[-1])
+    if not scale > 0:
+        raise ValueError(f"theta: expected a positive total variance, found {theta}")
+    scaled = theta / scale**2
+    Q = orthonormal_basis(X)
+    apply_v, Q_there = apply_v_at(covariance, scaled), covariance.block(Q)
+    VQ = apply_v(Q_there)
+    preconditioner = None if core is None else precondition(core, scaled)
+    solved = solve(Q_there, apply_v, VQ, preconditioner, tol=min(tol, INFORMATION_TOL))
+    corrected = symmetric(gram(VQ, solved.X) + gram(solved.X, solved.R))
+    inner = symmetric(gram(Q_there, VQ)) - corrected
+    return _Scaled(covariance, scaled, scale, Q, Q_there, VQ, solved.X, inner)
+
+
+def _inverse_diagonal(
+    model: _Scaled, probes: np.ndarray, preconditioner: Preconditioner | None, tol: float, at_once: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) estimates of P_ii and their Monte-Carlo errors."""
+    n, s = probes.shape
+    known = np.zeros(n)
+    if preconditioner is not None:
+        U = np.asarray(preconditioner.core.U, np.float64) @ preconditioner.vectors
+        known = (1 - (model.Q**2).sum(axis=1)) / preconditioner.d
+        known += U**2 @ (1 / preconditioner.eigenvalues - 1 / preconditioner.d)
+    apply_v = apply_v_at(model.covariance, model.theta)
+    total, squares = np.zeros(n), np.zeros(n)
+    for batch in column_batches(s, at_once):
+        Z = np.asarray(probes[:, batch], np.float64)
+        B = project(model.Q_there, model.covariance.block(Z))
+        PZ = solve(model.Q_there, apply_v, B, preconditioner, tol=tol, check=False).X
+        if preconditioner is not None:
+            PZ = PZ - preconditioner.apply_minv(B)
+        values = Z * np.asarray(PZ, np.float64)
+        total += values.sum(axis=1)
+        squares += (values**2).sum(axis=1)
+    mean, mc_se = _mean_and_error(total, squares, probes)
+    return known + mean, mc_se
+
+
+def _mean_and_error(total: np.ndarray, squares: np.ndarray, probes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the probes and its standard error: 0 for exact probes, NaN for a single one."""
+    s = probes.shape[1]
+    mean = total / s
+    if probes_are_exact(probes):
+        return mean, np.zeros_like(mean)
+    if s < 2:
+        return mean, np.full_like(mean, np.nan)
+    # rounding may leave a variance of zero slightly negative
+    return mean, np.sqrt(np.maximum(squares / s - mean**2, 0) / (s - 1))
