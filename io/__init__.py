@@ -1,5 +1,6 @@
 """Files in, results out: genotypes, tables, sample alignment, component specifications and atomic writers."""
 
+from .admixture import read_admixture
 from .annotations import (
     annotation_files,
     components_from_annotations,
@@ -100,6 +101,7 @@ __all__ = [
     "load_genotypes",
     "minor_allele_frequencies",
     "phenotype_names",
+    "read_admixture",
     "read_bed",
     "read_bgen",
     "read_checkpoint",

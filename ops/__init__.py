@@ -7,6 +7,7 @@ prefer_sleeping_threads()
 from .backend import make_products, resolve_backend  # noqa: E402
 from .covariance import GenotypeCovariance, Products, alpha_weights, make_covariance  # noqa: E402
 from .cpu import CpuProducts, to_dense  # noqa: E402
+from .dominance import dominance  # noqa: E402
 from .genotypes import CALL_BITS, PackedGenotypes, code_values, standardise, take_variants, with_binomial_sd  # noqa: E402
 from .ld import ld_scores  # noqa: E402
 from .packing import MISSING, pack, take_samples, unpack  # noqa: E402
@@ -20,6 +21,7 @@ __all__ = [
     "Products",
     "alpha_weights",
     "code_values",
+    "dominance",
     "ld_scores",
     "make_covariance",
     "make_products",

@@ -63,6 +63,11 @@ class GenotypeCovariance:
         return self.products.name
 
     @property
+    def home(self):
+        """Where blocks live: a device, or the type of arrays."""
+        return getattr(self.products, "lead", ("arrays", np.dtype(self.dtype)))
+
+    @property
     def overlap(self) -> float:
         """Components a variant belongs to, on average: the cost of :meth:`apply_each` relative to one component."""
         return max(1.0, self.weights.nnz / max(1, len(np.unique(self.weights.nonzero()[0]))))
@@ -103,6 +108,10 @@ class GenotypeCovariance:
     def diagonals(self) -> np.ndarray:
         """(n, G) the diagonal of every K_g; half a pass."""
         return self.products.squared_norms_by_sample(self.weights)
+
+    def variant_effects(self, theta: np.ndarray, F: np.ndarray) -> np.ndarray:
+        """(m, G) float64 theta_g W_g Z'Py / c_g: effects per standardised genotype, from features F (m, 1) of P y."""
+        return self.weights.multiply(np.asarray(F, np.float64)).toarray() * np.asarray(theta, np.float64)
 
 
 def make_covariance(

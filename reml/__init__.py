@@ -19,7 +19,9 @@ from .memory import Blocks, Work, fit_blocks, he_blocks
 from .pcg import BreakdownError, PcgResult, pcg
 from .precondition import complement_traces, make_projected_core, precondition
 from .probes import Probes, default_rank, draw_probes, exact_probes
+from .residuals import ResidualCovariance, layout_of, with_residuals
 from .result import ConvergenceError, FitResult, Record, Status
+from .scaled import DiagonalCovariance, ScaledCovariance
 from .settings import FitSettings, ProbeSettings, SolverSettings
 from .snapshot import pack, unpack
 from .step import SingularInformationError, Step, ai_step
@@ -31,6 +33,7 @@ __all__ = [
     "ConvergenceError",
     "CountingCovariance",
     "Covariance",
+    "DiagonalCovariance",
     "Enrichment",
     "FitResult",
     "FitSettings",
@@ -43,6 +46,8 @@ __all__ = [
     "ProbeSettings",
     "Probes",
     "Record",
+    "ResidualCovariance",
+    "ScaledCovariance",
     "Score",
     "SingularInformationError",
     "SlqResult",
@@ -70,6 +75,7 @@ __all__ = [
     "fit_traits",
     "haseman_elston",
     "he_blocks",
+    "layout_of",
     "loglik",
     "make_projected_core",
     "pack",
@@ -81,4 +87,5 @@ __all__ = [
     "trace_estimates",
     "unpack",
     "wald_test",
+    "with_residuals",
 ]

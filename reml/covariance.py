@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .linalg import Block, columns
+from .linalg import Block, columns, zeros_like
 
 Apply = Callable[[np.ndarray], np.ndarray]
 
@@ -38,15 +38,22 @@ class Covariance(Protocol):
 
 
 class FunctionCovariance:
-    """Components given as functions B (n, k) -> K_g B with their exact traces: your own operators."""
+    """Components given as functions B (n, k) -> K_g B with their exact traces: your own operators.
+
+    diagonals (n, G): of the K_g, for models that scale samples (:mod:`gpu_reml.reml.scaled`) and need them.
+    """
 
     dtype = np.float64
     overlap = 1.0
-    backend = "functions"
+    sweeps = 1
+    backend = home = "functions"
 
-    def __init__(self, apply_ks: Sequence[Apply], traces: Sequence[float], num_samples: int, names=None):
+    def __init__(
+        self, apply_ks: Sequence[Apply], traces: Sequence[float], num_samples: int, names=None, diagonals=None
+    ):
         if len(apply_ks) != len(traces):
             raise ValueError(f"traces: expected one for each of the {len(apply_ks)} functions, found {len(traces)}")
+        self._diagonals = None if diagonals is None else np.asarray(diagonals, np.float64)
         self.apply_ks = tuple(apply_ks)
         self.traces = np.asarray(traces, np.float64)
         self.num_samples = num_samples
@@ -55,6 +62,15 @@ class FunctionCovariance:
 
     def block(self, array):
         return np.asarray(array, self.dtype)
+
+    def diagonals(self):
+        """(n, G) the diagonals that were given."""
+        if self._diagonals is None:
+            raise ValueError(
+                f"{', '.join(self.names)}: samples are scaled, so traces need the diagonals of the operators; give "
+                "FunctionCovariance(..., diagonals=(n, G))"
+            )
+        return self._diagonals
 
     def apply(self, theta, B):
         out = np.zeros_like(B)
@@ -101,8 +117,8 @@ class MixedFeatures:
 class MixedCovariance:
     """The components of several covariances of the same samples as one: genotypes beside dense matrices.
 
-    Blocks are those of the first part, which should be the one on a device; the others get theirs by ``block`` from an
-    array, and their results go back the same way.  Cost: that of the parts.
+    Blocks are those of the first part, which should be the one on a device.  A part whose ``home`` is the same takes
+    them as they are, another by ``block`` from an array, and its results go back the same way.  Cost: the parts'.
     """
 
     def __init__(self, parts: Sequence[Covariance]):
@@ -118,6 +134,8 @@ class MixedCovariance:
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise ValueError(f"parts: component name(s) {', '.join(twice)} occur more than once; make them unique")
+        self.home = home_of(self.parts[0])
+        self._near = [home_of(part) in (None, self.home) for part in self.parts]
         bounds = np.cumsum([0, *(part.num_components for part in self.parts)])
         self._own = [slice(first, last) for first, last in pairwise(bounds)]
 
@@ -129,21 +147,35 @@ class MixedCovariance:
     def traces(self) -> np.ndarray:
         return np.concatenate([part.traces for part in self.parts])
 
+    @property
+    def sweeps(self) -> int:
+        """Reads of the genotypes in a product."""
+        return sum(getattr(part, "sweeps", 1) for part in self.parts)
+
+    def diagonals(self) -> np.ndarray:
+        """(n, G) the diagonal of every component."""
+        return np.concatenate([diagonals_of(part) for part in self.parts], axis=1)
+
     def _blocks(self, B: Block) -> list[Block]:
         """B for every part, where that part computes."""
-        return [B, *(part.block(np.asarray(B)) for part in self.parts[1:])]
+        return [B if near else part.block(np.asarray(B)) for part, near in zip(self.parts, self._near, strict=True)]
+
+    def _back(self, image: Block, near: bool) -> Block:
+        return image if near else self.block(np.asarray(image))
 
     def block(self, array):
         return self.parts[0].block(array)
 
     def apply(self, theta, B):
+        """sum_g theta_g K_g B; a part whose theta are all zero costs nothing."""
         theta = np.asarray(theta)
-        blocks = zip(self.parts, self._own, self._blocks(B), strict=True)
-        images = [part.apply(theta[own], b) for part, own, b in blocks]
-        total = images[0]
-        for image in images[1:]:
-            total = total + self.block(np.asarray(image))
-        return total
+        total = None
+        for part, own, near in zip(self.parts, self._own, self._near, strict=True):
+            if not theta[own].any():
+                continue
+            image = self._back(part.apply(theta[own], B if near else part.block(np.asarray(B))), near)
+            total = image if total is None else total + image
+        return zeros_like(B) if total is None else total
 
     def features(self, B):
         return MixedFeatures([part.features(b) for part, b in zip(self.parts, self._blocks(B), strict=True)])
@@ -159,8 +191,16 @@ class MixedCovariance:
 
     def apply_each(self, F):
         """A list of G blocks (n, k)."""
-        first, *others = (part.apply_each(f) for part, f in zip(self.parts, F.parts, strict=True))
-        return [*first, *(self.block(np.asarray(image)) for images in others for image in images)]
+        return [
+            self._back(image, near)
+            for part, f, near in zip(self.parts, F.parts, self._near, strict=True)
+            for image in part.apply_each(f)
+        ]
+
+
+def home_of(covariance: Covariance) -> Any:
+    """Where a covariance's blocks live: those of the same home need no copy.  None takes any block."""
+    return getattr(covariance, "home", covariance.backend)
 
 
 def dense_covariance(matrices: Sequence[np.ndarray], names: Sequence[str] | None = None) -> FunctionCovariance:
@@ -170,7 +210,15 @@ def dense_covariance(matrices: Sequence[np.ndarray], names: Sequence[str] | None
     for g, K in enumerate(matrices):
         if K.shape != (n, n):
             raise ValueError(f"covariance[{g}]: expected a matrix ({n}, {n}), found {K.shape}")
-    return FunctionCovariance([K.__matmul__ for K in matrices], [np.trace(K) for K in matrices], n, names)
+    diagonals = np.column_stack([np.diag(K) for K in matrices])
+    return FunctionCovariance([K.__matmul__ for K in matrices], diagonals.sum(axis=0), n, names, diagonals)
+
+
+def diagonals_of(covariance: Covariance) -> np.ndarray:
+    """(n, G) the diagonal of every component; at most half a pass.  ValueError where a covariance has none to give."""
+    if not hasattr(covariance, "diagonals"):
+        raise ValueError(f"covariance: {type(covariance).__name__} needs a method diagonals() -> (n, G) here")
+    return covariance.diagonals()
 
 
 def as_covariance(covariance: Any) -> Covariance:
@@ -181,7 +229,8 @@ def as_covariance(covariance: Any) -> Covariance:
 class CountingCovariance:
     """Another covariance with its column-passes counted: one is a product with one vector, both directions.
 
-    ``column_passes`` adds up k for ``apply``, k / 2 for ``features`` and ``core``, overlap k / 2 for ``apply_each``.
+    ``column_passes`` adds up k for ``apply``, k / 2 for ``features`` and ``core``, overlap k / 2 for ``apply_each``,
+    times the covariance's ``sweeps`` (reads of the genotypes in a product) where those are not one.
     """
 
     def __init__(self, covariance: Covariance, callback: Callable[[float], None] | None = None):
@@ -195,7 +244,7 @@ class CountingCovariance:
 
     def _count(self, name: str, columns: float) -> None:
         self.calls[name] += 1
-        self.column_passes += columns
+        self.column_passes += columns * getattr(self._covariance, "sweeps", 1)
         if self._callback is not None:
             self._callback(self.column_passes)
 

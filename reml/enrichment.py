@@ -99,10 +99,10 @@ def enrichment(
 
 def _enrichment(result, names, membership, held, traces, share_of_variants, varies) -> Enrichment:
     theta, covariances = result.theta, (result.covariance, result.mc_covariance)
-    pad = np.zeros((len(names), 1))
-    parts, atoms = np.hstack([held, pad]), np.append(traces, 0.0)
+    pad = np.zeros((len(names), len(theta) - len(traces)))
+    parts, atoms = np.hstack([held, pad]), np.append(traces, pad[0])
     genetic = float(theta @ atoms)
-    phenotypic = np.append(result.mean_traces, 1.0)
+    phenotypic = np.append(result.mean_traces, result.residual_traces)
     values, total = parts @ theta, float(theta @ phenotypic)
     h2 = delta_method(values / total, (parts - np.outer(values / total, phenotypic)) / total, *covariances)
     nan = np.full(len(names), np.nan)

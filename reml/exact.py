@@ -8,7 +8,7 @@ entries of K_g, which moves theta by less than 1e-4 standard errors.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg
@@ -16,20 +16,19 @@ from scipy import linalg
 from . import spectral
 from .covariance import CountingCovariance, as_covariance
 from .fit import checked
-from .inference import boundary_weights
 from .likelihood import apply_v_at
 from .linalg import orthonormal_basis, project, symmetric
 from .moments import Moments, check_separable, start_values
-from .result import ConvergenceError, Estimate, FitResult, FixedEffects, Record, Status, make_result
+from .null import lrt_weights, null_loglik
+from .residuals import layout_of
+from .result import ConvergenceError, Estimate, FitResult, FixedEffects, Record, make_result
+from .search import Model, Point, Search, derivatives, search
 from .settings import FitSettings
 from .spectral import Measure, Spectrum
-from .step import SingularInformationError, Step, ai_step
+from .step import SingularInformationError
 from .traits import Traits
 
 BLOCK_COLUMNS = 128  # columns of a product while K_g is formed: enough for BLAS, m x 128 numbers of memory
-TOLERANCE = 1e-12  # Newton decrement (squared step in standard errors) that ends a search, unless settings ask for less
-SUFFICIENT = 0.1  # share of the gain promised by the slope that a step must bring
-ROUNDING = 1e-12  # relative rounding of a log-likelihood, below which its gain is not asked for
 # Seconds, measured on one core of a two-core AVX-512 machine, n = 1,000 to 3,000, m = 5,000 and 10,000, G = 1 to 22:
 FORMING = 9e-12  # a flop of the products that form the kernels
 DIAGONALISING = 2e-10  # n^3 of an eigendecomposition
@@ -113,24 +112,6 @@ def exact_moments(Ks: np.ndarray, y: np.ndarray) -> Moments:
     return Moments(T, np.append([(y.T @ K @ y).item() for K in Ks], (y.T @ y).item()))
 
 
-class Point(NamedTuple):
-    """What is known at one theta: the log-likelihood, V factorised in the model's way, and P y (N, 1)."""
-
-    theta: np.ndarray
-    loglik: float
-    factor: Any
-    Py: np.ndarray
-
-
-class Model(Protocol):
-    """The likelihood of the contrasts; ``solve(point, B)`` is V^-1 B (N, k)."""
-
-    def at(self, theta: np.ndarray) -> Point | None: ...
-    def solve(self, point: Point, B: np.ndarray) -> np.ndarray: ...
-    def traces(self, point: Point) -> np.ndarray: ...
-    def images(self, B: np.ndarray) -> np.ndarray: ...
-
-
 class SpectralModel:
     """One component, diagonalised once: O(N) a point."""
 
@@ -189,61 +170,6 @@ class DenseModel:
         return np.column_stack([*(K @ B for K in self.Ks), B])
 
 
-def derivatives(model: Model, point: Point) -> tuple[np.ndarray, np.ndarray]:
-    """Score 1/2 [y'P K_g P y - tr(P K_g)] (p,) and average information (p, p)."""
-    F = model.images(point.Py)
-    return (F.T @ point.Py[:, 0] - model.traces(point)) / 2, average_information(model, point, F)
-
-
-def average_information(model: Model, point: Point, F: np.ndarray | None = None) -> np.ndarray:
-    """(p, p) 1/2 y'P K_g P K_h P y; ``F`` = [K_g P y] where it is known."""
-    F = model.images(point.Py) if F is None else F
-    return symmetric(F.T @ model.solve(point, F)) / 2
-
-
-def line_search(model: Model, point: Point, step: Step, slope: float, lower: np.ndarray) -> Point:
-    """The first of the steps 1, 1/2, 1/4, .. times ``step`` that brings a tenth of the gain its slope promises.
-
-    A step that rounding hides counts as enough, so the search ends.  Source: Armijo 1966, Pacific J. Math. 16:1.
-    """
-    length = 1.0
-    while True:
-        trial = model.at(np.maximum(point.theta + length * step.direction, lower))
-        least = point.loglik + SUFFICIENT * length * slope - ROUNDING * (len(point.Py) + abs(point.loglik))
-        if trial is not None and trial.loglik >= least:
-            return trial
-        length /= 2
-
-
-class Search(NamedTuple):
-    """Where a search ended."""
-
-    point: Point
-    history: tuple[Record, ...]
-    status: Status
-
-
-def search(model: Model, theta: np.ndarray, lower: np.ndarray, settings: FitSettings, report) -> Search:
-    """Bounded AI steps from theta until one is shorter than the tolerance; that one is still taken.
-
-    ``report(iteration, theta, decrement, score_norm)`` makes a record of each.
-    """
-    point = model.at(theta)
-    if point is None or not np.isfinite(point.loglik):
-        raise ValueError(f"start: the covariance is not positive definite at {theta} (in units of y's variance)")
-    tol = min(settings.tol, TOLERANCE)
-    history = []
-    for iteration in range(1, settings.max_iterations + 1):
-        score, ai = derivatives(model, point)
-        step = ai_step(point.theta, score, ai, lower)
-        norm = float(np.sqrt(np.sum(score**2 / np.diag(ai))))
-        history.append(report(iteration, point.theta, step.decrement, norm))
-        point = line_search(model, point, step, float(score @ step.direction), lower)
-        if step.decrement <= tol:
-            return Search(point, tuple(history), Status.CONVERGED)
-    return Search(point, tuple(history), Status.MAX_ITERATIONS)
-
-
 def fit_exact(
     y: np.ndarray,
     X: np.ndarray,
@@ -266,31 +192,35 @@ def fit_exact(
     settings = settings or FitSettings()
     counting = CountingCovariance(as_covariance(covariance))
     trait = one_trait(y, X, counting)
+    layout, scale = layout_of(counting), float(trait.scales[0])
     if start is not None:
-        start = np.asarray(start, np.float64)
-        if start.shape != (counting.num_components + 1,) or not np.isfinite(start).all():
-            raise ValueError(f"start: expected {counting.num_components + 1} values, residual last, found {start}")
+        start = layout.internal(np.asarray(start, np.float64) / scale**2, settings.residual_floor)
+        if not np.isfinite(start).all():
+            raise ValueError(f"start: expected finite values, residual last, found {start}")
     basis = contrasts(trait.Q)
     Ks, target = contrast_kernels(counting, basis), basis.coordinates(trait.scaled)
     found = exact_moments(Ks, target)
-    scale = float(trait.scales[0])
     lower = np.append(np.zeros(len(Ks)), settings.residual_floor)
 
     def report(iteration, theta, decrement, norm):
-        record = Record(iteration, tuple(theta * scale**2), decrement, norm, 0, 0, counting.column_passes)
+        record = Record(
+            iteration, tuple(layout.reported(theta) * scale**2), decrement, norm, 0, 0, counting.column_passes
+        )
         if callback is not None:
             callback(record)
         return record
 
     try:
-        check_separable(found.T)
+        check_separable(layout.reduced(found.T))
         if len(Ks) == 1:
             model = SpectralModel(Ks, target)
             theta = spectral.maximise(model.spectrum, settings.residual_floor)
         else:
             model = DenseModel(Ks, target)
-            theta = start_values(found, lower) if start is None else np.maximum(start / scale**2, lower)
-        ended = search(model, theta, lower, settings, report)
+            theta = np.where(layout.estimated, start_values(found, lower), lower)
+            if start is not None:
+                theta = np.maximum(start, lower)
+        ended = search(model, theta, lower, settings, report, layout.estimated)
         result = result_of(model, ended, trait, basis, counting, found.T, settings)
     except SingularInformationError as error:
         name = [*counting.names, "residual"][error.index]
@@ -340,23 +270,25 @@ def result_of(
 ) -> FitResult:
     """Information, fixed effects and, for one component, the profile of h2 at the end of the search."""
     point, theta = ended.point, ended.point.theta
-    lower = np.append(np.zeros(len(theta) - 1), settings.residual_floor)
+    lower, layout = np.append(np.zeros(len(theta) - 1), settings.residual_floor), layout_of(covariance)
     score, ai = derivatives(model, point)
     found = Estimate(
         theta=theta,
         score=score,
         ai=ai,
         mc=np.zeros((len(theta), len(theta))),
-        free=theta > lower * (1 + 1e-9),
+        free=(theta > lower * (1 + 1e-9)) & layout.estimated,
         loglik=point.loglik,
         loglik_mc_se=0.0,
-        weights=boundary_weights(T),
+        weights=lrt_weights(layout, T),
         ratio=0.0,
         fixed_effects=fixed_effects(model, point, trait, basis, covariance),
+        loglik_null=null_loglik(covariance, trait, settings),
     )
     profile = None
     if len(theta) == 2:
-        profile = spectral.profile_h2(model.spectrum, theta, float(covariance.traces[0] / covariance.num_samples))
+        mean_trace = float(layout.mean_traces[0] / layout.residual_traces[0])
+        profile = spectral.profile_h2(model.spectrum, theta, mean_trace)
     return make_result(
         covariance,
         trait.X,

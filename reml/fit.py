@@ -10,6 +10,7 @@ from .iterative import iterative_fit
 from .krylov import krylov_fits
 from .linalg import orthonormal_basis, project
 from .probes import Probes
+from .residuals import layout_of
 from .result import ConvergenceError, FitResult, Record
 from .settings import FitSettings
 from .step import SingularInformationError
@@ -29,6 +30,7 @@ def fit(
 ) -> FitResult:
     """REML fit of y = X b + sum_g u_g + e, var(u_g) = theta_g K_g, var(e) = theta_e I.
 
+    Other residuals: :func:`~gpu_reml.reml.residuals.with_residuals`.
     y (n,), X (n, c) of full column rank, covariance a :class:`~gpu_reml.reml.covariance.Covariance` or dense matrices
     [K_1, ...], probes from :func:`~gpu_reml.reml.probes.draw_probes`.  start: theta (G + 1,) in y's units squared;
     default randomised Haseman-Elston; the Krylov engine needs none.  theta_g >= 0 and theta_e >= residual_floor var(y).
@@ -93,7 +95,7 @@ def fit_traits(
 
 
 def checked(Y: np.ndarray, X: np.ndarray, covariance) -> tuple[np.ndarray, np.ndarray]:
-    """Y and X as float64, or a ValueError that says what is wrong with them."""
+    """Y and X as float64, whitened by the reference residual, or a ValueError that says what is wrong with them."""
     Y, X = np.asarray(Y, np.float64), np.asarray(X, np.float64)
     n = covariance.num_samples
     if Y.ndim != 2 or len(Y) != n or not Y.shape[1]:
@@ -103,7 +105,8 @@ def checked(Y: np.ndarray, X: np.ndarray, covariance) -> tuple[np.ndarray, np.nd
     if not np.isfinite(Y).all():
         sample = int(np.argwhere(~np.isfinite(Y))[0, 0])
         raise ValueError(f"y: value {Y[sample][~np.isfinite(Y[sample])][0]} of sample {sample} is not finite")
-    return Y, X
+    layout = layout_of(covariance)
+    return layout.whitened(Y), layout.whitened(X)
 
 
 def check_probes(probes: Probes, n: int) -> None:

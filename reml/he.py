@@ -5,6 +5,7 @@ every probe a fixed number of times, so the cost is known in advance and a small
 Source: Haseman & Elston 1972, Behav. Genet. 2:3; randomised: Wu & Sankararaman 2018, Bioinformatics 34:i187.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from .linalg import Block, columns, gram, project, symmetric, take_columns
 from .moments import check_separable, component_images, probe_grams, quadratic_forms
 from .precondition import complement_traces
 from .probes import Probes, probes_are_exact
+from .residuals import layout_of
 from .step import SingularInformationError, ai_step
 from .tables import Components, component_lines, component_records
 
@@ -44,6 +46,8 @@ class HEResult(Components):
     num_fixed: int
     num_probes: int
     column_passes: float
+    residual_names: tuple[str, ...] = ("residual",)
+    residual_traces: Sequence[float] = (1.0,)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and arrays, ready for JSON."""
@@ -76,6 +80,9 @@ def haseman_elston(
     """
     counting = CountingCovariance(as_covariance(covariance))
     trait = one_trait(y, X, counting)
+    layout = layout_of(counting)
+    if layout.num_parts:
+        raise ValueError("Haseman-Elston regression here takes one residual; fit several by REML")
     exact = probes_are_exact(probes.trace)
     s = probes_used(probes, num_probes, exact, counting.num_samples)
     Q = counting.block(trait.Q)
@@ -101,16 +108,18 @@ def haseman_elston(
     mc = np.zeros_like(T) if exact else inverse @ found.error_of(theta) @ inverse
     scale = float(trait.scales[0])
     return HEResult(
-        names=counting.names,
+        names=layout.names,
         theta=theta * scale**2,
         covariance=sampling * scale**4,
         mc_covariance=symmetric(mc) * scale**4,
-        mean_traces=counting.traces / counting.num_samples,
+        mean_traces=layout.mean_traces,
         T=T,
         num_samples=counting.num_samples,
         num_fixed=trait.X.shape[1],
         num_probes=s,
         column_passes=counting.column_passes,
+        residual_names=layout.residual_names,
+        residual_traces=tuple(layout.residual_traces),
     )
 
 

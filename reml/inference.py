@@ -33,25 +33,30 @@ def delta_method(estimate: np.ndarray, jacobian: np.ndarray, covariance: np.ndar
     return Derived(np.atleast_1d(estimate), spread(covariance), spread(mc))
 
 
-def heritability(theta: np.ndarray, mean_traces: np.ndarray, covariance: np.ndarray, mc: np.ndarray) -> Derived:
+def heritability(
+    theta: np.ndarray, mean_traces: np.ndarray, covariance: np.ndarray, mc: np.ndarray, residual_traces=(1.0,)
+) -> Derived:
     """Trace-weighted h2 of every component, then of all together (G + 1,).
 
-    h2_g = theta_g t_g / (sum_h theta_h t_h + theta_e) with t_g = tr(K_g) / n, mean_traces (G,).
+    h2_g = theta_g t_g / (sum_h theta_h t_h + sum_j eta_j r_j) with t_g = tr(K_g) / n, mean_traces (G,), and
+    r_j = tr(R_j) / n, residual_traces (J,); theta (G + J,).
     """
-    atoms = np.append(mean_traces, 1.0)
+    atoms = np.append(mean_traces, residual_traces)
     parts = theta * atoms
     total = parts.sum()
-    G = len(theta) - 1
+    G = len(mean_traces)
     shares = np.append(parts[:G], parts[:G].sum()) / total
-    direct = np.vstack([np.diag(atoms)[:G], np.append(atoms[:G], 0.0)[None]])
+    direct = np.vstack([np.diag(atoms)[:G], np.where(np.arange(len(atoms)) < G, atoms, 0.0)[None]])
     jacobian = (direct - shares[:, None] * atoms[None]) / total
     return delta_method(shares, jacobian, covariance, mc)
 
 
-def shares_of_genetic(theta: np.ndarray, mean_traces: np.ndarray, covariance: np.ndarray, mc: np.ndarray) -> Derived:
+def shares_of_genetic(
+    theta: np.ndarray, mean_traces: np.ndarray, covariance: np.ndarray, mc: np.ndarray, residual_traces=(1.0,)
+) -> Derived:
     """(G,) share of the genetic variance in every component; NaN when there is none."""
-    G = len(theta) - 1
-    atoms = np.append(mean_traces, 0.0)
+    G = len(mean_traces)
+    atoms = np.append(mean_traces, np.zeros(len(residual_traces)))
     parts = theta * atoms
     total = parts.sum()
     if total <= 0:
@@ -62,9 +67,11 @@ def shares_of_genetic(theta: np.ndarray, mean_traces: np.ndarray, covariance: np
     return delta_method(shares, jacobian, covariance, mc)
 
 
-def total_variance(theta: np.ndarray, mean_traces: np.ndarray, covariance: np.ndarray, mc: np.ndarray) -> Derived:
-    """V_P = sum_g theta_g t_g + theta_e, (1,)."""
-    atoms = np.append(mean_traces, 1.0)
+def total_variance(
+    theta: np.ndarray, mean_traces: np.ndarray, covariance: np.ndarray, mc: np.ndarray, residual_traces=(1.0,)
+) -> Derived:
+    """V_P = sum_g theta_g t_g + sum_j eta_j r_j, (1,)."""
+    atoms = np.append(mean_traces, residual_traces)
     return delta_method(theta @ atoms, atoms[None], covariance, mc)
 
 
@@ -77,26 +84,30 @@ def mc_covariance_of_theta(ai: np.ndarray, score_covariance: np.ndarray, free: n
     return out
 
 
-def largest_mc_ratio(theta: np.ndarray, mean_traces: np.ndarray, covariance: np.ndarray, mc: np.ndarray) -> float:
+def largest_mc_ratio(
+    theta: np.ndarray, mean_traces: np.ndarray, covariance: np.ndarray, mc: np.ndarray, residual_traces=(1.0,)
+) -> float:
     """The largest mc_se / se over the variance components and heritabilities."""
     with np.errstate(divide="ignore", invalid="ignore"):
         variances = np.sqrt(np.diag(mc) / np.diag(covariance))
-        h2 = heritability(theta, mean_traces, covariance, mc)
+        h2 = heritability(theta, mean_traces, covariance, mc, residual_traces)
         return float(np.max(np.append(variances, np.nan_to_num(h2.mc_se / h2.se))))
 
 
-def boundary_weights(information: np.ndarray, num_points: int | None = None) -> np.ndarray:
+def boundary_weights(information: np.ndarray, num_points: int | None = None, *, num_residuals: int = 1) -> np.ndarray:
     """(G + 1,) weights of the chi-bar-squared law of the test that G non-negative components are all zero.
 
-    information (G + 1, G + 1): Fisher's at the null, residual last and profiled out.  G = 1: 1/2, 1/2.  Otherwise the
-    share of normal vectors whose projection on the orthant has i positive parts, over a fixed Sobol set (no seed).
+    information (G + J, G + J): Fisher's at the null, the J residuals last and profiled out.  G = 1: 1/2, 1/2.
+    Otherwise the share of normal vectors whose projection on the orthant has i positive parts, over a fixed Sobol set
+    (no seed).
     Source: Self & Liang 1987, JASA 82:605; Silvapulle & Sen 2005, Constrained Statistical Inference, 3.5.
     """
-    G = len(information) - 1
+    G = len(information) - num_residuals
     if G == 1:
         return np.array([0.5, 0.5])
     num_points = num_points or (4096 if G <= 32 else 1024)
-    profiled = information[:G, :G] - np.outer(information[:G, G], information[G, :G]) / information[G, G]
+    cross = information[:G, G:]
+    profiled = information[:G, :G] - cross @ np.linalg.solve(information[G:, G:], cross.T)
     scale = np.sqrt(np.diag(profiled))
     upper = np.linalg.cholesky(profiled / np.outer(scale, scale)).T
     from scipy.stats import qmc  # half a second to import, which one component does without

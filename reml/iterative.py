@@ -14,9 +14,10 @@ import numpy as np
 from . import likelihood
 from .covariance import CountingCovariance
 from .hooks import Hooks
-from .inference import boundary_weights, largest_mc_ratio, mc_covariance_of_theta
+from .inference import largest_mc_ratio, mc_covariance_of_theta
 from .linalg import Block, columns, gram, project
 from .moments import Moments, moments, start_values
+from .null import lrt_weights, null_loglik
 from .precondition import (
     Preconditioner,
     ProjectedCore,
@@ -25,6 +26,7 @@ from .precondition import (
     precondition,
 )
 from .probes import Probes, probes_are_exact
+from .residuals import Layout, layout_of
 from .result import Estimate, FitResult, FixedEffects, Record, Status, make_result
 from .settings import FitSettings, SolverSettings
 from .step import Step, ai_step
@@ -52,6 +54,21 @@ class Problem(NamedTuple):
     core: ProjectedCore
     settings: FitSettings
     core_tried: bool = False
+
+    @property
+    def layout(self) -> Layout:
+        return layout_of(self.covariance)
+
+    def start(self) -> np.ndarray:
+        """Start values from the moments; an identity that is held stays at its floor."""
+        theta = start_values(self.moments, self.lower)
+        return np.where(self.layout.estimated, theta, self.lower)
+
+    def mc_ratio(self, theta: np.ndarray, ai: np.ndarray, mc: np.ndarray) -> float:
+        """Largest mc_se / se over what is reported."""
+        layout = self.layout
+        sampling, mc = np.linalg.inv(layout.reduced(ai)), layout.reduced(mc)
+        return largest_mc_ratio(layout.reported(theta), layout.mean_traces, sampling, mc, layout.residual_traces)
 
 
 class Evaluation(NamedTuple):
@@ -149,7 +166,7 @@ def informed(problem: Problem, apply_v, preconditioner: Preconditioner, Py: Bloc
 
 def init(problem: Problem, probes: Probes, start: np.ndarray | None) -> FitState:
     """The first state: start values and the first batch of probes."""
-    theta = start_values(problem.moments, problem.lower) if start is None else np.maximum(start, problem.lower)
+    theta = problem.start() if start is None else np.maximum(start, problem.lower)
     first = min(problem.settings.probes.first, probes.trace.shape[1])
     if probes_are_exact(probes.trace):
         first = probes.trace.shape[1]
@@ -196,9 +213,9 @@ def step(problem: Problem, state: FitState) -> tuple[FitState, Evaluation]:
             theta = np.maximum(state.last.theta + cut.direction, problem.lower)
             kept = state.last._replace(PB=here.PB, PF=here.PF)
             return FitState(theta, state.images, state.batches, kept, cut, state.halvings + 1), here
-    lower = problem.lower.copy()
-    lower[-1] = max(lower[-1], MOST_SHRINKAGE * state.theta[-1])
-    proposal = ai_step(state.theta, here.score, here.ai, lower)
+    layout = problem.layout
+    lower = np.where(layout.guarded, np.maximum(problem.lower, MOST_SHRINKAGE * state.theta), problem.lower)
+    proposal = ai_step(state.theta, here.score, here.ai, lower, layout.estimated)
     return FitState(proposal.theta, state.images, state.batches, here, proposal), here
 
 
@@ -241,7 +258,8 @@ def with_core_if_better(problem: Problem, probes: Probes, state: FitState, here:
     Z, theta = here.PB[:, 1:], here.theta
     preconditioner, at_once = precondition(candidate.core, theta), problem.settings.probes.columns
     traces = trace_estimates(problem.covariance, theta, prepared.images, Z, preconditioner, at_once)
-    now, then = (np.trace(here.ai @ t.covariance) for t in (here.traces, traces))
+    reduced = problem.layout.reduced
+    now, then = (np.trace(reduced(here.ai) @ reduced(t.covariance)) for t in (here.traces, traces))
     if here.pcg_iterations > FEW_STEPS or not now <= then:
         return candidate, prepared
     return problem._replace(core_tried=True), state
@@ -261,13 +279,13 @@ def iterate(loop: Loop, probes: Probes, scale: float) -> Loop:
     """One iteration further: a step, then whatever its errors call for; ``status`` is set when it was the last."""
     problem, state, history = loop.problem, loop.state, loop.history
     settings = problem.settings
-    used = sum(state.batches)
+    used, layout = sum(state.batches), problem.layout
     state, here = step(problem, state)
     record = Record(
         len(history) + 1,
-        tuple(here.theta * scale**2),
+        tuple(layout.reported(here.theta) * scale**2),
         state.step.decrement,
-        float(np.sqrt(np.sum(here.score**2 / np.diag(here.ai)))),
+        float(np.sqrt(np.sum((here.score**2 / np.diag(here.ai))[layout.estimated]))),
         here.pcg_iterations,
         used,
         problem.covariance.column_passes,
@@ -293,7 +311,7 @@ def iterate(loop: Loop, probes: Probes, scale: float) -> Loop:
 
 def free_parameters(problem: Problem, theta: np.ndarray) -> np.ndarray:
     """Which parameters are off their bound (p,) bool; only these carry Monte-Carlo error."""
-    return theta > problem.lower * (1 + 1e-9)
+    return (theta > problem.lower * (1 + 1e-9)) & problem.layout.estimated
 
 
 def mc_covariance(problem: Problem, probes: Probes, theta, ai, traces: TraceEstimates) -> np.ndarray:
@@ -307,8 +325,7 @@ def probes_wanted(problem: Problem, probes: Probes, state: FitState, here: Evalu
     """Probes at which mc_se is expected to meet the target, within what there is."""
     used, available = state.images.Z.shape[1], probes.trace.shape[1]
     mc = mc_covariance(problem, probes, state.theta, here.ai, here.traces)
-    mean_traces = problem.covariance.traces / problem.covariance.num_samples
-    ratio = largest_mc_ratio(state.theta, mean_traces, np.linalg.inv(here.ai), mc) / problem.settings.probes.mc_target
+    ratio = problem.mc_ratio(state.theta, here.ai, mc) / problem.settings.probes.mc_target
     if ratio <= 1:
         return used
     if not np.isfinite(ratio):  # too few probes to know their spread
@@ -374,7 +391,8 @@ def iterative_fit(
     scale = float(traits.scales[0])
     if hooks.resume is None:
         problem = prepare(covariance, traits, probes, settings)
-        start = None if start is None else np.asarray(start, np.float64) / scale**2
+        if start is not None:
+            start = problem.layout.internal(np.asarray(start, np.float64) / scale**2, settings.residual_floor)
         loop = Loop(problem, init(problem, probes, start))
     else:
         loop = restored(hooks.resume, traits, covariance, probes, settings)
@@ -412,7 +430,6 @@ def finish(loop: Loop, probes: Probes, traits: Traits) -> FitResult:
     solved = likelihood.solve(Q, apply_v, F, preconditioner, tol=information, X0=here.PF, check=False)
     ai = likelihood.ai_matrix(F, solved.X, solved.R)
     mc = mc_covariance(problem, probes, theta, ai, here.traces)
-    mean_traces = covariance.traces / covariance.num_samples
     found = Estimate(
         theta=theta,
         score=here.score,
@@ -421,9 +438,10 @@ def finish(loop: Loop, probes: Probes, traits: Traits) -> FitResult:
         free=free_parameters(problem, theta),
         loglik=likely.value,
         loglik_mc_se=0.0 if exact else likely.mc_se,
-        weights=boundary_weights(problem.moments.T),
-        ratio=largest_mc_ratio(theta, mean_traces, np.linalg.inv(ai), mc),
+        weights=lrt_weights(problem.layout, problem.moments.T),
+        ratio=problem.mc_ratio(theta, ai, mc),
         fixed_effects=fixed_effects(problem, preconditioner, theta, likely.Py, traits),
+        loglik_null=null_loglik(covariance, traits, problem.settings),
     )
     return make_result(
         covariance,
@@ -451,8 +469,9 @@ def fixed_effects(
     images = apply_v(columns(Py, Q))
     VPy, VQ = images[:, :1], images[:, 1:]
     scale = float(traits.scales[0])
-    PVQ = likelihood.solve(Q, apply_v, VQ, preconditioner, tol=1e-3, check=False).X
-    inner = gram(Q, VQ) - gram(VQ, PVQ)
+    F = project(Q, VQ)
+    solved = likelihood.solve(Q, apply_v, F, preconditioner, tol=1e-3, check=False)
+    inner = gram(Q, VQ) - 2 * likelihood.ai_matrix(F, solved.X, solved.R)
     to_columns = np.linalg.lstsq(traits.X, traits.Q, rcond=None)[0]
     fitted = traits.Q.T @ traits.Y - scale * gram(Q, VPy)
     cov = to_columns @ inner @ to_columns.T * scale**2

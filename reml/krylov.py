@@ -20,6 +20,7 @@ from .inference import largest_mc_ratio, mc_covariance_of_theta
 from .lanczos import LanczosState, lanczos_start, lanczos_step, ritz_measures
 from .linalg import Block, column_batches, column_dots, columns, gram, project, symmetric
 from .probes import Probes, probes_are_exact
+from .residuals import layout_of
 from .result import Estimate, FitResult, FixedEffects, Record, Status, make_result
 from .settings import FitSettings
 from .spectral import Measure, Spectrum
@@ -259,8 +260,10 @@ def estimate(cohort: Cohort, measure: Measure, calibration: Calibration, floor: 
     if exact:
         errors, deep_only = np.zeros_like(errors), np.zeros_like(deep_only)
     mc, mc_of_deep = (mc_covariance_of_theta(ai, part / 4, free) for part in (errors[:2, :2], deep_only))
-    mean_traces, sampling = cohort.covariance.traces / len(cohort.Q), np.linalg.inv(ai)
-    ratio, ratio_of_deep = (largest_mc_ratio(theta, mean_traces, sampling, part) for part in (mc, mc_of_deep))
+    layout, sampling = layout_of(cohort.covariance), np.linalg.inv(ai)
+    ratio, ratio_of_deep = (
+        largest_mc_ratio(theta, layout.mean_traces, sampling, part, layout.residual_traces) for part in (mc, mc_of_deep)
+    )
     return Found(spectrum, theta, ai, mc, free, ratio, ratio_of_deep, 0.5 * float(np.sqrt(errors[2, 2])))
 
 
@@ -321,7 +324,8 @@ def spectra_of_probes(cohort: Cohort, fresh: np.ndarray, deep: int, steps: int) 
 
 def result_of(cohort: Cohort, run: Run, traits: Traits, which: int, found: Found, **details) -> FitResult:
     """A trait's FitResult: likelihood, profile and fixed effects from what the run has kept; no product."""
-    mean_trace = float(cohort.covariance.traces[0] / len(cohort.Q))
+    layout = layout_of(cohort.covariance)
+    mean_trace = float(layout.mean_traces[0] / layout.residual_traces[0])
     packed = Estimate(
         theta=found.theta,
         score=spectral.score(found.spectrum, found.theta),

@@ -82,6 +82,11 @@ def column_batches(num_columns: int, at_once: int | None) -> list[slice]:
     return [slice(first, min(first + step, num_columns)) for first in range(0, max(1, num_columns), step)]
 
 
+def scale_rows(B: Block, column: Block) -> Block:
+    """diag(s) B for a column s (n, 1) that is where B is, in B's type."""
+    return B * column.astype(B.dtype, copy=False) if isinstance(B, np.ndarray) else B.scale_rows(column)
+
+
 def zeros_like(B: Block) -> Block:
     """A block of zeros of B's shape, where B is."""
     return np.zeros_like(B) if isinstance(B, np.ndarray) else B.zeros_like()

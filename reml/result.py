@@ -1,12 +1,13 @@
 """What a fit returns: one frozen result, its status, and its views (frame, dict, text)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .inference import Lrt, likelihood_ratio_test
+from .residuals import layout_of
 from .spectral import Profile
 from .tables import Components, component_lines, component_records
 
@@ -50,7 +51,7 @@ class FixedEffects(NamedTuple):
 
 @dataclass(frozen=True)
 class FitResult(Components):
-    """A REML fit.  Variances are in the phenotype's units squared; ``theta`` has the residual last.
+    """A REML fit.  Variances are in the phenotype's units squared; ``theta`` (G + J,) has the residuals last.
 
     ``score``: gradient of the log-likelihood where it was last evaluated.
     ``covariance``: sampling covariance of theta, the inverse average information.  ``mc_covariance``: Monte-Carlo
@@ -84,6 +85,8 @@ class FitResult(Components):
     history: tuple[Record, ...]
     method: str = "iterative"
     profile: Profile | None = None
+    residual_names: tuple[str, ...] = ("residual",)
+    residual_traces: np.ndarray = field(default_factory=lambda: np.ones(1))
 
     @property
     def converged(self) -> bool:
@@ -129,7 +132,7 @@ class FitResult(Components):
 
     def summary(self) -> str:
         """The table a person reads."""
-        lines = component_lines(self, ["at bound" if bound else "" for bound in self.at_bound[:-1]])
+        lines = component_lines(self, ["at bound" if bound else "" for bound in self.at_bound[: len(self.names)]])
         if self.profile is not None:
             lower, upper, level = self.profile.lower, self.profile.upper, self.profile.level
             lines[-1] += f"  profile-likelihood {level:.0%} interval {lower:.4f} to {upper:.4f}"
@@ -149,10 +152,11 @@ class ConvergenceError(ArithmeticError):
 
 
 class Estimate(NamedTuple):
-    """Where an engine ended, for a phenotype scaled to unit variance; parameters have the residual last.
+    """Where an engine ended, for a phenotype scaled to unit variance; all p parameters of the fit's layout.
 
     ``mc``: Monte-Carlo covariance of theta.  ``free``: parameters off their bound.  ``weights``: those of the
     likelihood-ratio test's law.  ``ratio``: largest mc_se / se.  Fixed effects are in the phenotype's units already.
+    ``loglik_null``: without genetic components, None where one identity residual is all there is then.
     """
 
     theta: np.ndarray
@@ -165,34 +169,42 @@ class Estimate(NamedTuple):
     weights: np.ndarray
     ratio: float
     fixed_effects: FixedEffects
+    loglik_null: float | None = None
 
 
 def make_result(covariance, X: np.ndarray, scale: float, estimate: Estimate, **details) -> FitResult:
     """An estimate in the phenotype's units, with everything that follows from it.
 
-    X (n, c); scale: the standard deviation that y was divided by; details: the remaining fields of FitResult.
+    X (n, c), whitened as y was; scale: the standard deviation that y was divided by; details: the remaining fields of
+    FitResult.
     """
     n, c = X.shape
-    shift = (n - c) * np.log(scale)
-    value = estimate.loglik - shift
-    null = -0.5 * (n - c) * (1 + np.log(2 * np.pi))  # theta_e = 1, the variance of the scaled y
-    logdet_x = np.linalg.slogdet(X.T @ X)[1]
+    layout = layout_of(covariance)
+    null = estimate.loglik_null
+    if null is None:
+        null = -0.5 * (n - c) * (1 + np.log(2 * np.pi))  # theta_e = 1, the variance of the scaled y
+    shift = layout.loglik_shift(X) - (n - c) * np.log(scale)
+    value = estimate.loglik + shift
+    original = X if layout.root is None else X * layout.root[:, None]
+    logdet_x = np.linalg.slogdet(original.T @ original)[1]
     return FitResult(
-        names=covariance.names,
-        theta=estimate.theta * scale**2,
-        score=estimate.score / scale**2,
-        covariance=np.linalg.inv(estimate.ai) * scale**4,
-        mc_covariance=estimate.mc * scale**4,
-        mean_traces=covariance.traces / n,
-        at_bound=~estimate.free,
+        names=layout.names,
+        theta=layout.reported(estimate.theta) * scale**2,
+        score=estimate.score[layout.estimated] / scale**2,
+        covariance=np.linalg.inv(layout.reduced(estimate.ai)) * scale**4,
+        mc_covariance=layout.reduced(estimate.mc) * scale**4,
+        mean_traces=layout.mean_traces,
+        at_bound=~estimate.free[layout.estimated],
         num_samples=n,
         num_fixed=c,
         loglik=value,
         loglik_gcta=value + 0.5 * (n - c) * np.log(2 * np.pi) - 0.5 * logdet_x,
-        loglik_null=null - shift,
+        loglik_null=null + shift,
         loglik_mc_se=estimate.loglik_mc_se,
         lrt=likelihood_ratio_test(estimate.loglik, null, estimate.loglik_mc_se, estimate.weights),
         fixed_effects=estimate.fixed_effects,
         mc_ratio=estimate.ratio,
+        residual_names=layout.residual_names,
+        residual_traces=layout.residual_traces,
         **details,
     )

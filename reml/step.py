@@ -24,14 +24,21 @@ class SingularInformationError(ArithmeticError):
         self.index = index
 
 
-def ai_step(theta: np.ndarray, score: np.ndarray, ai: np.ndarray, lower: np.ndarray) -> Step:
+def ai_step(
+    theta: np.ndarray, score: np.ndarray, ai: np.ndarray, lower: np.ndarray, estimated: np.ndarray | None = None
+) -> Step:
     """Maximise s'd - d'AI d / 2 over theta + d >= lower, exactly (a non-negative least-squares problem).
 
-    theta, score, lower (p,), ai (p, p) positive definite.  No ridge: raises SingularInformationError when ai is not
-    positive definite to rounding.
+    theta, score, lower (p,), ai (p, p) positive definite.  estimated (p,) bool: the others stay where they are.  No
+    ridge: raises SingularInformationError when ai is not positive definite to rounding.
     Source: Gilmour, Thompson & Cullis 1995, Biometrics 51:1440; NNLS: Lawson & Hanson 1974, ch. 23.
     """
     theta, score, lower = (np.asarray(v, np.float64) for v in (theta, score, lower))
+    if estimated is not None and not np.all(estimated):
+        part = ai_step(theta[estimated], score[estimated], ai[np.ix_(estimated, estimated)], lower[estimated])
+        new, direction = theta.copy(), np.zeros_like(theta)
+        new[estimated], direction[estimated] = part.theta, part.direction
+        return Step(new, direction, part.decrement)
     scale = np.sqrt(np.diag(ai))
     if not (scale > 0).all():
         raise SingularInformationError(int(np.argmin(scale)))

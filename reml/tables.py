@@ -14,8 +14,9 @@ if TYPE_CHECKING:  # loaded only where a frame is asked for
 class Components:
     """What follows from theta and its two covariances, for every result that has them.
 
-    A result gives ``names`` (G,), ``theta`` (G + 1,) with the residual last, ``covariance`` (sampling) and
-    ``mc_covariance`` (Monte-Carlo), ``mean_traces`` (G,) tr(K_g) / n, and ``num_samples``.
+    A result gives ``names`` (G,), ``theta`` (G + J,) with the residuals last, ``covariance`` (sampling) and
+    ``mc_covariance`` (Monte-Carlo), ``mean_traces`` (G,) tr(K_g) / n, and ``num_samples``; where there are other
+    residuals than one identity, their ``residual_names`` and ``residual_traces`` tr(R_j) / n (J,).
     """
 
     names: tuple[str, ...]
@@ -24,19 +25,21 @@ class Components:
     mc_covariance: np.ndarray
     mean_traces: np.ndarray
     num_samples: int
+    residual_names: tuple[str, ...] = ("residual",)
+    residual_traces: Sequence[float] = (1.0,)
 
     @property
     def se(self) -> np.ndarray:
-        """(G + 1,) sampling standard errors of theta."""
+        """(G + J,) sampling standard errors of theta."""
         return np.sqrt(np.diag(self.covariance))
 
     @property
     def mc_se(self) -> np.ndarray:
-        """(G + 1,) Monte-Carlo standard errors of theta."""
+        """(G + J,) Monte-Carlo standard errors of theta."""
         return np.sqrt(np.maximum(np.diag(self.mc_covariance), 0))
 
     def _derived(self, function) -> Derived:
-        return function(self.theta, self.mean_traces, self.covariance, self.mc_covariance)
+        return function(self.theta, self.mean_traces, self.covariance, self.mc_covariance, self.residual_traces)
 
     @property
     def h2(self) -> Derived:
@@ -54,26 +57,26 @@ class Components:
         return self._derived(total_variance)
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row per variance component, residual last."""
+        """One row per variance component, residuals last."""
         import pandas as pd
 
         return pd.DataFrame(component_columns(self))
 
 
 def component_columns(result: Components) -> dict[str, Sequence]:
-    """One entry per variance component in every column, residual last."""
+    """One entry per variance component in every column, residuals last."""
     G = len(result.names)
-    h2, shares = result.h2, result.shares
+    h2, shares, none = result.h2, result.shares, np.full(len(result.residual_names), np.nan)
     return {
-        "component": [*result.names, "residual"],
+        "component": [*result.names, *result.residual_names],
         "variance": result.theta,
         "se": result.se,
         "mc_se": result.mc_se,
-        "h2": np.append(h2.estimate[:G], np.nan),
-        "h2_se": np.append(h2.se[:G], np.nan),
-        "h2_mc_se": np.append(h2.mc_se[:G], np.nan),
-        "share": np.append(shares.estimate, np.nan),
-        "share_se": np.append(shares.se, np.nan),
+        "h2": np.append(h2.estimate[:G], none),
+        "h2_se": np.append(h2.se[:G], none),
+        "h2_mc_se": np.append(h2.mc_se[:G], none),
+        "share": np.append(shares.estimate, none),
+        "share_se": np.append(shares.se, none),
     }
 
 
@@ -83,12 +86,14 @@ def component_records(result: Components) -> dict[str, Any]:
     numbers = [values.tolist() for name, values in columns.items() if name != "component"]
     names = ["name", *(name for name in columns if name != "component")]
     rows = [dict(zip(names, row, strict=True)) for row in zip(columns["component"], *numbers, strict=True)]
-    traces = (float(t * result.num_samples) for t in result.mean_traces)
+    G, n = len(result.names), result.num_samples
+    traces = [float(t * n) for t in (*result.mean_traces, *result.residual_traces)]
+    rows = [{**row, "trace": trace} for row, trace in zip(rows, traces, strict=True)]
     return {
         "h2": derived_record(result.h2, -1),
         "vp": derived_record(result.vp, 0),
-        "components": [{**row, "trace": trace} for row, trace in zip(rows, traces, strict=False)],
-        "residuals": [{key: rows[-1][key] for key in ("name", "variance", "se", "mc_se")}],
+        "components": rows[:G],
+        "residuals": [{key: row[key] for key in ("name", "variance", "se", "mc_se", "trace")} for row in rows[G:]],
     }
 
 
@@ -101,10 +106,11 @@ def component_lines(result: Components, remarks: Sequence[str]) -> list[str]:
     """The table a person reads, the total h2 last; remarks: one for each component, empty where there is none."""
     G = len(result.names)
     h2, shares, vp = result.h2, result.shares, result.vp
-    width = max(12, *(len(name) for name in result.names))
+    rows = [*result.names, *result.residual_names]
+    width = max(12, *(len(name) for name in rows))
     titles = f"{'variance':>12s} {'SE':>10s} {'MC error':>10s} {'h2':>9s} {'SE':>8s} {'share':>7s}"
     lines = [f"{'component':{width}s} {titles}"]
-    for g, name in enumerate([*result.names, "residual"]):
+    for g, name in enumerate(rows):
         line = f"{name:{width}s} {result.theta[g]:12.6g} {result.se[g]:10.4g} {result.mc_se[g]:10.2g}"
         if g < G:
             share = f"{shares.estimate[g]:7.1%}" if np.isfinite(shares.estimate[g]) else f"{'-':>7s}"

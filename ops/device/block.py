@@ -106,6 +106,15 @@ class DeviceBlock:
             raise ValueError(f"expected a number or a row ({self.shape[1]},), found {shape}")
         return shape is not None
 
+    def scale_rows(self, column: "DeviceBlock") -> "DeviceBlock":
+        """diag(s) times the block, for a column s (n, 1) on the device."""
+        if column.shape != (len(self), 1):
+            raise ValueError(f"expected a column ({len(self)}, 1), found {column.shape}")
+        out = DeviceBlock.empty(self.device, *self.shape)
+        if self.shape[1]:
+            self.device.spread(self.array, column.array, out.array)
+        return out
+
     # products
 
     @property
@@ -154,7 +163,7 @@ class DeviceBlock:
         self.device.put(value.array, columns, self.array)
 
     def _columns(self, key) -> np.ndarray:
-        if not (isinstance(key, tuple) and len(key) == 2 and key[0] == slice(None)):
+        if not (isinstance(key, tuple) and len(key) == 2 and (key[0] is ... or key[0] == slice(None))):
             raise IndexError(f"a block on {self.device.label} is indexed by columns, block[:, columns]; found {key!r}")
         return np.arange(self.shape[1], dtype=np.int32)[key[1]].astype(np.int32, copy=False).reshape(-1)
 

@@ -8,13 +8,12 @@ from gpu_reml.reml.exact import (
     DenseModel,
     contrast_kernels,
     contrasts,
-    derivatives,
     exact_memory,
     exact_seconds,
     fit_exact,
-    line_search,
 )
 from gpu_reml.reml.linalg import orthonormal_basis
+from gpu_reml.reml.search import derivatives, line_search
 from gpu_reml.reml.step import ai_step
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.small import covariance_of, make_cohort
@@ -187,7 +186,7 @@ def test_impossible_arguments_are_refused(cohorts):
         fit_exact(cohort.y, cohort.X[:, [0, 1, 1]], cohort.Ks)
     with pytest.raises(ValueError, match=r"y: expected one phenotype"):
         fit_exact(cohort.y[:, None], cohort.X, cohort.Ks)
-    with pytest.raises(ValueError, match=r"start: expected 2 values"):
+    with pytest.raises(ValueError, match=r"start: expected a value for each of component_000, residual"):
         fit_exact(cohort.y, cohort.X, cohort.Ks, start=np.ones(3))
     with pytest.raises(ValueError, match=r"covariance: component component_000 has entries that are not finite"):
         fit_exact(cohort.y, cohort.X, [np.full_like(cohort.Ks[0], np.nan)])

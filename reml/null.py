@@ -1,0 +1,80 @@
+"""The likelihood without genetic components: in closed form for one residual, by exact AI steps for several."""
+
+import numpy as np
+from scipy import linalg
+
+from .inference import boundary_weights
+from .residuals import Layout, layout_of
+from .search import Point, search
+from .settings import FitSettings
+from .traits import Traits
+
+
+class DiagonalModel:
+    """Error contrasts of y (n, 1) with V = sum_j theta_j diag(r_j), r (n, p); O(n c^2) a point.
+
+    The contrasts are never formed: with an orthonormal basis Q (n, c) of X, log|A'VA| = log|V| + log|Q'V^-1Q|.
+    """
+
+    def __init__(self, diagonals: np.ndarray, y: np.ndarray, Q: np.ndarray):
+        self.diagonals, self.y, self.Q = diagonals, y, Q
+
+    def at(self, theta):
+        v = self.diagonals @ theta
+        if not (v > 0).all():
+            return None
+        scaled = self.Q / v[:, None]
+        L = linalg.cholesky(self.Q.T @ scaled, lower=True)
+        factor = (v, linalg.solve_triangular(L, scaled.T, lower=True))
+        Py = self._solve(factor, self.y)
+        logdet = np.log(v).sum() + 2 * np.log(np.diag(L)).sum()
+        n, c = self.Q.shape
+        value = -0.5 * (logdet + (self.y.T @ Py).item() + (n - c) * np.log(2 * np.pi))
+        return Point(theta, float(value), factor, Py)
+
+    @staticmethod
+    def _solve(factor, B):
+        v, half = factor
+        return B / v[:, None] - half.T @ (half @ B)
+
+    def solve(self, point, B):
+        """P B."""
+        return self._solve(point.factor, B)
+
+    def traces(self, point):
+        """tr(P R_j)."""
+        v, half = point.factor
+        return self.diagonals.T @ (1 / v - (half**2).sum(axis=0))
+
+    def images(self, B):
+        return self.diagonals * B
+
+
+def null_loglik(covariance, traits: Traits, settings: FitSettings) -> float | None:
+    """Log-likelihood of the error contrasts of the scaled y with the residuals alone; None where that is closed.
+
+    No Monte-Carlo error and no genotype pass.
+    """
+    layout: Layout = layout_of(covariance)
+    if not layout.num_parts:
+        return None
+    own = covariance.parts[-1].values
+    diagonals = np.column_stack([own, np.ones(len(own))])
+    model = DiagonalModel(diagonals, traits.scaled, traits.Q)
+    num_residuals = diagonals.shape[1]
+    lower = np.append(np.zeros(num_residuals - 1), settings.residual_floor)
+    theta = np.full(num_residuals, 1.0 / num_residuals) / np.maximum(diagonals.mean(axis=0), 1e-300)
+    if layout.held:
+        theta[:-1], theta[-1] = 1.0, settings.residual_floor
+    estimated = layout.estimated[layout.num_genetic :]
+    return search(model, theta, lower, settings, lambda *record: record, estimated).point.loglik
+
+
+def lrt_weights(layout: Layout, T: np.ndarray) -> np.ndarray:
+    """Weights of the test of all genetic components, from T (p, p) = tr(R_g R_h) on the complement of X.
+
+    T is the information where the residual is an identity; with several residuals the null's V is another, and the
+    weights are those for residual variances in the proportions of the reference.
+    """
+    reduced = layout.reduced(T)
+    return boundary_weights(reduced, num_residuals=len(reduced) - layout.num_genetic)

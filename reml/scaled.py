@@ -1,0 +1,125 @@
+"""Covariances with diagonals in sample space: S K_g S, and diagonal components of their own (DESIGN 1)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .covariance import Covariance, diagonals_of
+from .linalg import Block, column_dots, gram, scale_rows
+
+
+class ScaledCovariance:
+    """The components S K_g S of another covariance, S = diag(scale): admixture, gene by environment, whitening.
+
+    scale (n,).  names: by default those of the other.  Products cost what they cost there; blocks are the other's, so
+    results stay where it computes.  The traces sum_i s_i^2 (K_g)_ii take its diagonals, half a pass, once.
+    Raises ValueError where the scale does not fit, is not finite, or is zero for all samples.
+    """
+
+    def __init__(self, covariance: Covariance, scale: np.ndarray, names: Sequence[str] | None = None):
+        scale = np.asarray(scale, np.float64)
+        if scale.shape != (covariance.num_samples,):
+            raise ValueError(f"scale: expected one value for each of {covariance.num_samples} samples, {scale.shape}")
+        if not np.isfinite(scale).all() or not scale.any():
+            raise ValueError("scale: expected finite values, not all zero")
+        self.base, self.scale = covariance, scale
+        self.names = tuple(covariance.names if names is None else names)
+        self.num_samples, self.num_components = covariance.num_samples, covariance.num_components
+        self.dtype, self.backend = covariance.dtype, covariance.backend
+        self._column: Block = covariance.block(scale[:, None])
+        self._traces: np.ndarray | None = None
+
+    def __getattr__(self, name):  # overlap, home, sweeps and whatever else the other knows of itself
+        if name == "base":
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+    @property
+    def traces(self) -> np.ndarray:
+        if self._traces is None:
+            self._traces = self.diagonals().sum(axis=0)
+        return self._traces
+
+    def diagonals(self) -> np.ndarray:
+        """(n, G) the diagonal of every component; half a pass."""
+        return self.scale[:, None] ** 2 * diagonals_of(self.base)
+
+    def block(self, array):
+        return self.base.block(array)
+
+    def _scaled(self, B: Block) -> Block:
+        return scale_rows(B, self._column)
+
+    def apply(self, theta, B):
+        return self._scaled(self.base.apply(theta, self._scaled(B)))
+
+    def features(self, B):
+        return self.base.features(self._scaled(B))
+
+    def inner(self, FA, FB):
+        return self.base.inner(FA, FB)
+
+    def gram(self, F):
+        return self.base.gram(F)
+
+    def core(self, B):
+        return self.base.core(self._scaled(B))
+
+    def apply_each(self, F):
+        """A list of G blocks (n, k)."""
+        return [self._scaled(image) for image in self.base.apply_each(F)]
+
+    def variant_effects(self, theta, F):
+        """Effects per standardised genotype, before S of the sample they are used for, from features of P y."""
+        return self.base.variant_effects(theta, F)
+
+
+class DiagonalCovariance:
+    """Components that are diagonal matrices: noise whose variance depends on the sample.
+
+    diagonals (n, J) not negative; ``like``: the covariance whose blocks they are applied to.  No genotype pass.
+    """
+
+    overlap = 1.0
+    sweeps = 0
+    home = None  # works wherever a block is
+
+    def __init__(self, diagonals: np.ndarray, names: Sequence[str], like: Covariance):
+        diagonals = np.asarray(diagonals, np.float64)
+        if diagonals.shape != (like.num_samples, len(names)):
+            raise ValueError(f"diagonals: expected ({like.num_samples}, {len(names)}), found {diagonals.shape}")
+        for name, values in zip(names, diagonals.T, strict=True):
+            if not np.isfinite(values).all() or (values < 0).any() or not values.any():
+                raise ValueError(f"{name}: a diagonal must be finite, not negative and not zero throughout")
+        self.names, self.values = tuple(names), diagonals
+        self.num_samples, self.num_components = diagonals.shape
+        self.dtype, self.backend = like.dtype, like.backend
+        self.block = like.block
+        self._columns = [like.block(column[:, None]) for column in diagonals.T]
+
+    @property
+    def traces(self) -> np.ndarray:
+        return self.values.sum(axis=0)
+
+    def diagonals(self) -> np.ndarray:
+        """(n, J)."""
+        return self.values
+
+    def apply(self, theta, B):
+        return scale_rows(B, self.block((self.values @ np.asarray(theta, np.float64))[:, None]))
+
+    def features(self, B):
+        return B
+
+    def inner(self, FA, FB):
+        return np.array([column_dots(FA, scale_rows(FB, column)) for column in self._columns])
+
+    def gram(self, F):
+        return np.array([gram(F, scale_rows(F, column)) for column in self._columns])
+
+    def core(self, B):
+        return self.gram(B)
+
+    def apply_each(self, F):
+        """A list of J blocks (n, k)."""
+        return [scale_rows(F, column) for column in self._columns]
