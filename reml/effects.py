@@ -168,23 +168,29 @@ def checked_theta(theta: np.ndarray, covariance) -> np.ndarray:
 def variant_effects(covariance, found: Effects) -> sparse.csr_array:
     """(m, G) effects of standardised variants, theta_g W_g Z'P y, in y's units a standard deviation; no pass.
 
-    u_g = Z effects_g.  Stored where a component has weight.  The covariance gives them by its method
-    ``variant_effects(theta, F)``, or has its ``weights`` (m, G).
+    u_g = Z effects_g.  Stored wherever a component has weight.  The covariance has sparse ``weights`` (m, G) or a method
+    ``variant_effects(theta, F)``.
     """
     F, scale = found.features
     theta = found.theta[:-1] / scale
+    weights = getattr(covariance, "weights", None)
+    if sparse.issparse(weights):
+        effects_of = sparse.csr_array(weights, dtype=np.float64, copy=True)
+        effects_of.data *= theta[effects_of.indices]
+        return scaled_rows(effects_of, np.asarray(F, np.float64)[:, 0])
     if hasattr(covariance, "variant_effects"):
         return sparse.csr_array(covariance.variant_effects(theta, F))
-    weights = getattr(covariance, "weights", None)
-    if weights is None:
-        raise ValueError("covariance: has no variants, so no effects of variants; use one made from genotypes")
-    F = np.asarray(F, np.float64)
-    return sparse.csr_array(sparse.diags_array(F[:, 0]) @ weights @ sparse.diags_array(theta))
+    raise ValueError("covariance: has no variants, so no effects of variants; use one made from genotypes")
+
+
+def scaled_rows(A: sparse.csr_array, scale: np.ndarray) -> sparse.csr_array:
+    """diag(scale) A with the entries of A, zero or not."""
+    return sparse.csr_array((A.data * np.repeat(scale, np.diff(A.indptr)), A.indices, A.indptr), shape=A.shape)
 
 
 def allele_effects(standardised: sparse.csr_array, inv_sd: np.ndarray) -> sparse.csr_array:
     """(m, G) effects of one more copy of a1, from those of a standard deviation and 1 / SD of the count (m,)."""
-    return sparse.csr_array(sparse.diags_array(np.asarray(inv_sd, np.float64)) @ standardised)
+    return scaled_rows(standardised, np.asarray(inv_sd, np.float64))
 
 
 def allele_intercept(effects_of_alleles: sparse.csr_array, mean: np.ndarray) -> np.ndarray:

@@ -122,6 +122,8 @@ def test_a_covariance_may_give_its_own_variant_effects(case):
     found = effects(cohort.theta, cohort.y, cohort.X, covariance, tol=TIGHT)
 
     class WithMethod:
+        weights = None
+
         def variant_effects(self, theta, F):
             return covariance.weights.multiply(F) * theta
 

@@ -1,0 +1,332 @@
+"""What gpu-reml does with a fit besides reporting it: effects, a saved model, predictions, cross-validation."""
+
+from argparse import ArgumentTypeError, Namespace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from gpu_reml import io
+from gpu_reml.io.model import Model, digest, fixed_terms, model_bytes
+from gpu_reml.reml import FitResult, ProjectedCore, default_rank, draw_probes, make_projected_core
+from gpu_reml.reml.effects import (
+    Effects,
+    Reliability,
+    allele_effects,
+    effects,
+    fixed_tests,
+    reliability,
+    variant_effects,
+)
+from gpu_reml.reml.linalg import orthonormal_basis
+from gpu_reml.reml.precondition import complement_traces
+
+from .cross_validate import cross_validation_files
+from .inputs import Inputs
+from .options import positive_int
+from .predict import add_ambiguous
+from .predict_run import NewData, Scoring, predict, prediction_files, prediction_lines, read_covariate_tables
+from .report import STANDARDISATION
+from .sources import prefixes_of
+
+SCORE = "plink2 --pfile NEW --score {name} 3 4 7 header cols=+scoresums"
+MATCH_COLUMNS = {"chrom": "CHR", "bp": "BP", "id": "ID", "a1": "A1", "a2": "A2"}
+
+
+class Outcome(NamedTuple):
+    """``files``: path and content, to be written together.  ``lines``: what to print."""
+
+    files: dict[str, str | bytes]
+    lines: list[str]
+
+
+def several(text: str) -> int:
+    value = int(text)
+    if value < 2:
+        raise ArgumentTypeError(f"expected 2 folds or more, found {text}")
+    return value
+
+
+def add_effects(group) -> None:
+    """The flags of this module."""
+    group.add_argument(
+        "--compute-effects", action="store_true",
+        help="write fixed effects with their tests, genetic values (BLUPs) and effects of variants, by id and allele",
+    )  # fmt: skip
+    group.add_argument(
+        "--reliability", type=positive_int, metavar="N",
+        help="with --compute-effects: reliability of every genetic value, estimated by N probes",
+    )  # fmt: skip
+    group.add_argument(
+        "--save-model", metavar="FILE", help="write what gpu-reml-predict needs (FILE.npz; with traits, FILE.NAME.npz)"
+    )
+    several_prefixes = "PREFIX[,PREFIX...]"
+    group.add_argument(
+        "--prediction-bed-prefix", "--prediction-bfile", dest="prediction_bfile", metavar=several_prefixes,
+        help="predict the samples of these PLINK 1 filesets, pieces of one genome",
+    )  # fmt: skip
+    group.add_argument(
+        "--prediction-pgen-prefix", "--prediction-pfile", dest="prediction_pfile", metavar=several_prefixes,
+        help="predict the samples of these PLINK 2 filesets",
+    )  # fmt: skip
+    group.add_argument(
+        "--prediction-covar-txt", "--prediction-qcovar", dest="prediction_qcovar", metavar="FILE",
+        help="their quantitative covariates, in columns named as in --qcovar",
+    )  # fmt: skip
+    group.add_argument("--prediction-covar", metavar="FILE", help="their categorical covariates, as in --covar")
+    add_ambiguous(group)
+    group.add_argument(
+        "--cv", type=several, metavar="K",
+        help="predict every sample from the others, in K random folds at the variances of the whole fit",
+    )  # fmt: skip
+
+
+def check_effects(options: Namespace) -> bool:
+    """Whether anything here is asked for; raises InputError for flags that exclude each other or lack another."""
+    new = bool(options.prediction_bfile or options.prediction_pfile)
+    asked = {
+        "--compute-effects": options.compute_effects,
+        "--save-model": options.save_model,
+        "--prediction-bed-prefix, --prediction-pgen-prefix": new,
+        "--cv": options.cv,
+    }
+    flags = ", ".join(flag for flag, given in asked.items() if given)
+    if options.reliability and not options.compute_effects:
+        raise io.InputError("--reliability: is a column of what --compute-effects writes; give both")
+    if not new and (options.prediction_qcovar or options.prediction_covar):
+        raise io.InputError("--prediction-covar-txt, --prediction-covar: of whom? give --prediction-bed-prefix")
+    if not flags:
+        return False
+    if options.method == "he":
+        raise io.InputError(f"{flags}: need a REML fit; use another --method than he")
+    if getattr(options, "admix_q", None):
+        raise io.InputError(f"{flags}: not for the admixture model, whose covariance differs between samples")
+    if options.prediction_bfile and options.prediction_pfile:
+        raise io.InputError("--prediction-bed-prefix, --prediction-pgen-prefix: give one of them")
+    if new:
+        _check_covariates(options)
+    if options.save_model:
+        io.check_writable(model_path(options.save_model))
+    return True
+
+
+def _check_covariates(options: Namespace) -> None:
+    pairs = (
+        ("--prediction-covar-txt", options.prediction_qcovar, "--qcovar", options.qcovar),
+        ("--prediction-covar", options.prediction_covar, "--covar", options.covar),
+    )
+    for flag, given, fitted_flag, fitted in pairs:
+        if fitted and not given:
+            raise io.InputError(f"{flag}: the fit has covariates by {fitted_flag}; give those of the predicted samples")
+        if given and not fitted:
+            raise io.InputError(f"{flag}: the fit has no covariates by {fitted_flag}; leave it out")
+
+
+def model_path(text: str, trait: str | None = None) -> str:
+    """FILE.npz, or FILE.TRAIT.npz."""
+    stem = text.removesuffix(".npz")
+    return f"{stem}.{trait}.npz" if trait else f"{stem}.npz"
+
+
+def after_fit(name: str, result: FitResult, inputs: Inputs, options: Namespace, prefix: str) -> Outcome:
+    """Everything that was asked for of one trait's fit; ``name`` is the trait's, ``prefix`` that of its files.
+
+    Cost: a solve of 1 + c columns (:func:`~gpu_reml.reml.effects.effects`) and half a pass; --reliability a solve of N
+    columns, --cv one of K.
+    """
+    files: dict[str, str | bytes] = {}
+    lines: list[str] = []
+    y, X, covariance = inputs.Y[:, inputs.phenotypes.index(name)], inputs.design.X, inputs.covariance
+    if tuple(result.names) != tuple(covariance.names) or len(result.theta) != len(covariance.names) + 1:
+        raise io.InputError("effects: need one residual variance and the components of the fit")
+    new = options.prediction_bfile or options.prediction_pfile
+    if options.compute_effects or options.save_model or new:
+        core = preconditioner_of(result, inputs, options)
+        found = effects(result.theta, y, X, covariance, core=core)
+        model = make_model(name, result, found, inputs, options)
+        if options.compute_effects:
+            reliable = reliability_of(result, inputs, options, core) if options.reliability else None
+            written = effect_files(prefix, model, found, reliable, inputs)
+            files.update(written)
+            lines.append(f"effects: P y solved to {found.solve_residual:.2g} in {found.iterations} PCG steps")
+            if reliable is not None:
+                error = np.sqrt(np.mean(reliable.reliability_mc_se**2))
+                mean = reliable.reliability.mean()
+                lines.append(
+                    f"mean reliability of genetic values {mean:.4f}, Monte-Carlo error of each about {error:.2g}"
+                )
+        if options.save_model:
+            path = model_path(
+                options.save_model, None if len(inputs.phenotypes) == 1 and prefix == options.out else name
+            )
+            files[path] = model_bytes(model)
+        if new:
+            predicted, more = predict_new(model, options, inputs, prefix)
+            files.update(predicted)
+            lines += more
+    if options.cv:
+        validated, more = cross_validation_files(name, result, inputs, options, prefix)
+        files.update(validated)
+        lines += more
+    return Outcome(files, lines)
+
+
+def preconditioner_of(result: FitResult, inputs: Inputs, options: Namespace) -> ProjectedCore | None:
+    """A preconditioner where many columns are to be solved, or its rank was asked for."""
+    rank = options.precond_rank
+    if rank is None:
+        rank = default_rank(inputs.covariance.num_samples) if options.reliability else 0
+    X, covariance = inputs.design.X, inputs.covariance
+    rank = min(rank, len(X) - X.shape[1])
+    if not rank or not result.theta[:-1].any():
+        return None
+    Q = orthonormal_basis(X)
+    sketch = draw_probes(len(X), 1, rank, options.seed).sketch
+    traces = complement_traces(covariance, covariance.block(Q))
+    return make_projected_core(covariance, Q, traces, result.theta[:-1], sketch)
+
+
+def reliability_of(result: FitResult, inputs: Inputs, options: Namespace, core) -> Reliability:
+    """Reliability of total genetic values by the probes asked for."""
+    probes = draw_probes(inputs.covariance.num_samples, options.reliability, 0, options.seed + 1).trace
+    return reliability(
+        result.theta, inputs.design.X, inputs.covariance, probes, core=core, at_once=inputs.planned.columns
+    )
+
+
+def make_model(name: str, result: FitResult, found: Effects, inputs: Inputs, options: Namespace) -> Model:
+    """The model of a fit: effects of the variants that carry one, and what they were estimated from."""
+    genotypes, covariance = inputs.products.genotypes, inputs.covariance
+    standardised = variant_effects(covariance, found)
+    beta = allele_effects(standardised, genotypes.inv_sd)
+    carry = np.flatnonzero((genotypes.inv_sd > 0) & (np.diff(beta.indptr) > 0))
+    table = inputs.variants.table.iloc[carry].reset_index(drop=True)
+    about: dict[str, Any] = {
+        "version": version("gpu-reml"),
+        "method": result.method,
+        "converged": result.converged,
+        "loglik": result.loglik,
+        "h2": {"estimate": result.h2.estimate[-1], "se": result.h2.se[-1]},
+        "num_variants_analysed": genotypes.num_variants,
+        "standardisation": f"{STANDARDISATION[options.standardize]} of the analysed samples; missing = mean",
+        "solve_residual": found.solve_residual,
+        "hashes": {
+            "phenotype": digest(inputs.Y[:, inputs.phenotypes.index(name)]),
+            "covariates": digest(inputs.design.X),
+            "genotypes": digest(genotypes.mean, genotypes.inv_sd, genotypes.num_called),
+        },
+        "settings": {key: value for key, value in vars(options).items() if value not in (None, [], False)},
+    }
+    return Model(
+        name,
+        tuple(covariance.names),
+        result.theta,
+        result.se,
+        inputs.alignment.samples[["fid", "iid"]].reset_index(drop=True),
+        found.Py,
+        table[["chrom", "id", "bp", "a1", "a2"]],
+        genotypes.mean[carry],
+        genotypes.inv_sd[carry],
+        beta[carry],
+        fixed_terms(inputs.design, found.fixed.estimate, found.fixed.covariance),
+        about,
+    )
+
+
+def predict_new(model: Model, options: Namespace, inputs: Inputs, prefix: str) -> tuple[dict[str, str], list[str]]:
+    """The prediction of other samples in the same run: the same as gpu-reml-predict's from the saved model."""
+    files = [
+        *(io.read_bed(each) for each in prefixes_of(options.prediction_bfile)),
+        *(io.read_pgen(each) for each in prefixes_of(options.prediction_pfile)),
+    ]
+    data = NewData(tuple(files), read_covariate_tables(options.prediction_qcovar, options.prediction_covar))
+    dtype = np.dtype(options.dtype).type
+    scoring = Scoring(options.dosage, options.ambiguous, False, inputs.planned.backend, dtype)
+    found = predict(model, data, scoring)
+    return prediction_files(prefix, model, found, {"model_file": None}), prediction_lines(model, found)
+
+
+def effect_files(
+    prefix: str, model: Model, found: Effects, reliable: Reliability | None, inputs: Inputs
+) -> dict[str, str]:
+    """Path and content of the effects, all in the phenotype's units."""
+    tables = {
+        "fixed_effects.tsv": fixed_table(model, len(inputs.alignment.samples)),
+        "random_effect.tsv": random_table(model, found.total[:, None], ["random_effect"], reliable),
+        "random_effect_components.tsv": random_table(model, found.random, model.components, None),
+        "snp_effects.tsv": variant_table(model),
+    }
+    for g, name in enumerate(model.components):
+        tables[f"snp_effects.component_{g:03d}.tsv"] = component_table(model, g, name)
+    files = {f"{prefix}.{name}": io.table_text(table) for name, table in tables.items()}
+    scored = Path(f"{prefix}.snp_effects.tsv").name
+    record = {
+        "version": version("gpu-reml"),
+        "phenotype": model.phenotype,
+        "units": {
+            "beta of a fixed effect": "phenotype units a unit of the covariate, as in its file",
+            "random effects": "phenotype units",
+            "effects of variants": "phenotype units a copy of A1; beta_std: a standard deviation of its count",
+        },
+        "y_mean": 0.0,
+        "y_scale": 1.0,
+        "genetic_value": "intercept + sum of count of A1 times effect, missing genotypes at 2 FREQ",
+        "intercept": model.intercepts.sum(),
+        "intercept_components": model.intercepts,
+        "score_with_plink2": SCORE.format(name=scored),
+        "pcg_rel_res": found.solve_residual,
+        "pcg_iters": found.iterations,
+        "n_samples": len(model.samples),
+        "n_variants": len(model.variants),
+        "components": [
+            {"index": g, "name": name, "n_snps": int((model.effects.indices == g).sum()), "variance": model.theta[g]}
+            for g, name in enumerate(model.components)
+        ],
+        "residual_variance": model.theta[-1],
+        "standardisation": model.about["standardisation"],
+        "files": sorted(Path(path).name for path in files),
+    }
+    return {**files, f"{prefix}.effect_metadata.json": io.json_text(record)}
+
+
+def fixed_table(model: Model, num_samples: int) -> pd.DataFrame:
+    """One row a column of X."""
+    tested = fixed_tests(model.fixed, num_samples)
+    labels = {"covariate_index": np.arange(len(model.fixed.names)), "label": list(model.fixed.names)}
+    return pd.DataFrame({**labels, "beta": tested.estimate, "se": tested.se, "t": tested.t, "p": tested.p})
+
+
+def random_table(model: Model, values: np.ndarray, names, reliable: Reliability | None) -> pd.DataFrame:
+    """One row a sample: genetic values, and how reliable they are."""
+    table = model.samples.rename(columns={"fid": "FID", "iid": "IID"})
+    for name, column in zip(names, values.T, strict=True):
+        table[name] = column
+    if reliable is not None:
+        table["reliability"] = reliable.reliability
+        table["reliability_mc_se"] = reliable.reliability_mc_se
+        table["pev"] = reliable.pev
+    return table
+
+
+def variant_table(model: Model) -> pd.DataFrame:
+    """One row a variant: its effect in all components together (column 7, for plink2 --score), then in each."""
+    table = model.variants[list(MATCH_COLUMNS)].rename(columns=MATCH_COLUMNS)
+    table["FREQ"] = model.freq
+    table["TOTAL"] = model.effects.sum(axis=1)
+    if len(model.components) > 1:
+        effects_of = model.effects.tocsc()
+        for g, name in enumerate(model.components):
+            table[name] = effects_of[:, [g]].toarray()[:, 0]
+    return table
+
+
+def component_table(model: Model, g: int, name: str) -> pd.DataFrame:
+    """The variants of one component."""
+    column = model.effects.tocsc()[:, [g]].tocoo()
+    rows, values = column.row, column.data
+    table = model.variants[list(MATCH_COLUMNS)].rename(columns=MATCH_COLUMNS).iloc[rows]
+    table.insert(0, "component_index", g)
+    table.insert(1, "component_name", name)
+    return table.assign(FREQ=model.freq[rows], beta=values, beta_std=values / model.inv_sd[rows])

@@ -1,0 +1,261 @@
+"""The work of ``gpu-reml-predict``, and of a prediction at the end of gpu-reml: read, match, score, write."""
+
+from argparse import Namespace
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from gpu_reml import io, ops
+from gpu_reml.io.harmonise import Matching, harmonise
+from gpu_reml.io.ids import SampleTable, locate, sample_keys
+from gpu_reml.io.model import Model, read_model
+from gpu_reml.io.scoring import complete_samples, fixed_columns, genetic_values
+from gpu_reml.reml.accuracy import Accuracy, accuracy
+
+from .sources import joined_variants, prefixes_of
+
+
+class NewData(NamedTuple):
+    """Who is predicted: genotype files that are pieces of one genome, and tables."""
+
+    files: tuple
+    covariates: tuple[io.Covariates, ...] = ()
+    phenotype: io.Phenotype | None = None
+    keep: SampleTable | None = None
+    remove: SampleTable | None = None
+
+
+class Scoring(NamedTuple):
+    """How: dosages or calls, what becomes of ambiguous variants, whether covariates count, where and in what type."""
+
+    dosage: bool = False
+    ambiguous: str = "keep"
+    genetic_only: bool = False
+    backend: str = "cpu"
+    dtype: type = np.float32
+
+
+class Prediction(NamedTuple):
+    """``fixed`` (n,) and ``y`` (n,) may be None; y has NaN where it is missing.  ``dropped``: fid, iid, reason."""
+
+    samples: pd.DataFrame
+    fixed: np.ndarray | None
+    random: np.ndarray
+    y: np.ndarray | None
+    dropped: pd.DataFrame
+    matching: Matching
+    accuracy: Accuracy | None
+    notes: tuple[str, ...]
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(n,) fixed and genetic part together."""
+        return self.fixed + self.random.sum(axis=1)
+
+
+def predict_command(options: Namespace) -> bool:
+    """Predict and write two files; True, as there is nothing to converge."""
+    io.check_writable(options.out)
+    if options.genetic_only and (options.qcovar or options.covar):
+        raise io.InputError("--genetic-only: takes no covariates; leave out --qcovar and --covar")
+    if (options.pheno_name or options.mpheno) and not options.pheno:
+        raise io.InputError("--pheno-name, --mpheno: of what? give --pheno")
+    model = read_model(options.model)
+    data = read_new_data(model, options)
+    device = "cuda" if options.device == "gpu" else options.device
+    scoring = Scoring(
+        options.dosage,
+        options.ambiguous,
+        options.genetic_only,
+        ops.resolve_backend(device),
+        np.dtype(options.dtype).type,
+    )
+    found = predict(model, data, scoring)
+    files = prediction_files(options.out, model, found, {"model_file": options.model, "settings": vars(options)})
+    io.write_all(files)
+    if not options.quiet:
+        print("\n".join([f"gpu-reml {version('gpu-reml')}", *prediction_lines(model, found)]))
+        print(f"written: {options.out}{{{','.join(path.removeprefix(options.out) for path in files)}}}", flush=True)
+    return True
+
+
+def read_new_data(model: Model, options: Namespace) -> NewData:
+    """The files named on the command line, checked; genotypes by their samples and variants only."""
+    files = [
+        *(io.read_bed(prefix) for prefix in prefixes_of(options.bfile)),
+        *(io.read_pgen(prefix) for prefix in prefixes_of(options.pfile)),
+        *([io.read_bgen(options.bgen, options.sample)] if options.bgen else []),
+    ]
+    if not files:
+        raise io.InputError("--bfile, --pfile: name at least one prefix")
+    return NewData(
+        tuple(files),
+        read_covariate_tables(options.qcovar, options.covar),
+        read_new_phenotype(model, options) if options.pheno else None,
+        io.read_sample_list(options.keep) if options.keep else None,
+        io.read_sample_list(options.remove) if options.remove else None,
+    )
+
+
+def read_covariate_tables(qcovar: str | None, covar: str | None) -> tuple[io.Covariates, ...]:
+    """The quantitative and the categorical table, those that are given."""
+    given = ((qcovar, "quantitative"), (covar, "categorical"))
+    return tuple(io.read_covariates(path, kind) for path, kind in given if path)
+
+
+def read_new_phenotype(model: Model, options: Namespace) -> io.Phenotype:
+    """The phenotype asked for; by default the column with the model's name, else the first."""
+    if options.pheno_name or options.mpheno:
+        return io.read_phenotype(options.pheno, options.pheno_name, options.mpheno)
+    everything = io.read_phenotypes(options.pheno)
+    named = [phenotype for phenotype in everything if phenotype.name == model.phenotype]
+    return (named or everything)[0]
+
+
+def predict(model: Model, data: NewData, scoring: Scoring) -> Prediction:
+    """Fixed and genetic values of the samples that can be predicted; accuracy where phenotypes are given."""
+    tables = () if scoring.genetic_only else data.covariates
+    samples, rows, dropped = choose_samples(model, data, scoring.genetic_only)
+    matching = harmonise(model.variants, joined_variants(data.files), scoring.ambiguous)
+    fixed, X = None, np.ones((len(samples), 1))
+    if not scoring.genetic_only:
+        X = fixed_columns(model.fixed, tables, samples)
+        fixed = X @ model.fixed.estimate
+    random = genetic_values(
+        model, data.files, rows, matching, dosage=scoring.dosage, backend=scoring.backend, dtype=scoring.dtype
+    )
+    y, measured, notes = None, None, [note for source in (*data.files, *tables) for note in source.notes]
+    if data.phenotype is not None:
+        y, measured, more = measure(model, data.phenotype, samples, fixed, random, X)
+        notes += more
+    return Prediction(samples, fixed, random, y, dropped, matching, measured, tuple(notes))
+
+
+def choose_samples(
+    model: Model, data: NewData, genetic_only: bool
+) -> tuple[pd.DataFrame, list[np.ndarray], pd.DataFrame]:
+    """Samples in the order of the first file, their rows in every file, and who is left out for which reason."""
+    first = data.files[0].samples[["fid", "iid"]].reset_index(drop=True)
+    reason = np.full(len(first), "", dtype=object)
+
+    def mark(mask: np.ndarray, text: str) -> None:
+        reason[mask & (reason == "")] = text
+
+    if data.keep is not None:
+        mark(locate(first, data.keep) < 0, "not in keep")
+    if data.remove is not None:
+        mark(locate(first, data.remove) >= 0, "in remove")
+    keys = sample_keys(first, True)
+    rows = [sample_keys(file.samples, True).get_indexer(keys).astype(np.int64) for file in data.files]
+    for file, index in zip(data.files, rows, strict=True):
+        mark(index < 0, f"not in {file.prefix}")
+    if not genetic_only:
+        for text, mask in complete_samples(model.fixed, data.covariates, first).items():
+            mark(mask, text)
+    taken = reason == ""
+    dropped = first[~taken].assign(reason=reason[~taken]).reset_index(drop=True)
+    if not taken.any():
+        counts = "; ".join(f"{text}: {number}" for text, number in dropped["reason"].value_counts().items())
+        raise io.InputError(f"no samples are left to predict ({counts}); loosen the filters or complete the tables")
+    return first[taken].reset_index(drop=True), [index[taken] for index in rows], dropped
+
+
+def measure(
+    model: Model,
+    phenotype: io.Phenotype,
+    samples: pd.DataFrame,
+    fixed: np.ndarray | None,
+    random: np.ndarray,
+    X: np.ndarray,
+) -> tuple[np.ndarray, Accuracy, list[str]]:
+    """(n,) phenotypes, the accuracy among those that are there, and what is to be said about it.
+
+    Genetic values alone are measured about the mean of these phenotypes.
+    """
+    at = locate(samples, phenotype)
+    y = np.where(at >= 0, phenotype.values[at], np.nan)
+    known = np.isfinite(y)
+    if not known.any():
+        raise io.InputError(
+            f"{phenotype.path}: no predicted sample has phenotype {phenotype.name}; check FID and IID, or leave out "
+            "--pheno"
+        )
+    notes = list(phenotype.notes)
+    trained = sample_keys(samples[known], True).isin(sample_keys(model.samples, True))
+    if trained.any():
+        notes.append(
+            f"{int(trained.sum())} of the samples with a phenotype were in the fit: accuracy is not of new samples"
+        )
+    if phenotype.name != model.phenotype:
+        notes.append(f"the model is of phenotype {model.phenotype}, the accuracy of {phenotype.name}")
+    total = random[known].sum(axis=1)
+    part = fixed[known] if fixed is not None else np.full(len(total), y[known].mean() - total.mean())
+    return y, accuracy(y[known], part, total, X[known]), notes
+
+
+def prediction_table(model: Model, found: Prediction) -> pd.DataFrame:
+    """FID, IID, parts and sum, phenotype, and every component's part where there are several."""
+    table = found.samples.rename(columns={"fid": "FID", "iid": "IID"})
+    if found.fixed is not None:
+        table["fixed_effect"] = found.fixed
+    table["random_effect"] = found.random.sum(axis=1)
+    if found.fixed is not None:
+        table["y_pred"] = found.predicted
+    if found.y is not None:
+        table["y"] = found.y
+    if len(model.components) > 1:
+        for g, name in enumerate(model.components):
+            table[f"random_{name}"] = found.random[:, g]
+    return table
+
+
+def prediction_files(prefix: str, model: Model, found: Prediction, context: dict[str, Any]) -> dict[str, str]:
+    """Path and content of the two files."""
+    record = {
+        "version": version("gpu-reml"),
+        "phenotype": model.phenotype,
+        "n_samples": len(found.samples),
+        "n_components": len(model.components),
+        "components": model.components,
+        "units": "phenotype units",
+        "parts": {
+            "fixed_effect": "X b, the intercept included",
+            "random_effect": "sum of (count of a1 - mean of the fit's samples) times effect; missing genotype = mean",
+            "y_pred": "fixed_effect + random_effect",
+        },
+        "samples_dropped": {str(k): int(v) for k, v in found.dropped["reason"].value_counts().items()},
+        "variants": {
+            "in_model": found.matching.num_model,
+            "matched": found.matching.num_matched,
+            **dict(found.matching.counts),
+        },
+        "accuracy": None if found.accuracy is None else found.accuracy._asdict(),
+        "notes": [*found.matching.notes, *found.notes],
+        "files": {"prediction": f"{prefix}.prediction.tsv"},
+        **context,
+    }
+    return {
+        f"{prefix}.prediction.tsv": io.table_text(prediction_table(model, found)),
+        f"{prefix}.prediction_metadata.json": io.json_text(record),
+    }
+
+
+def prediction_lines(model: Model, found: Prediction) -> list[str]:
+    """What was done, as a person reads it."""
+    reasons = "; ".join(f"{count} {reason}" for reason, count in found.dropped["reason"].value_counts().items())
+    lines = [
+        f"phenotype {model.phenotype}: {len(found.samples)} samples predicted, {len(found.dropped)} dropped"
+        + (f" ({reasons})" if reasons else ""),
+        *found.matching.lines(),
+    ]
+    if found.accuracy is not None:
+        a = found.accuracy
+        lines += [
+            f"accuracy in {a.n} samples: correlation {a.correlation:.4f} "
+            f"({a.level:.0%} interval {a.lower:.4f} to {a.upper:.4f}), R2 {a.r2:.4f}",
+            f"  covariates alone R2 {a.r2_covariates:.4f}, genetic values add {a.r2_incremental:.4f}; "
+            f"slope on genetic values {a.slope:.3f}",
+        ]
+    return [*lines, *(f"note: {note}" for note in found.notes)]

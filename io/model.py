@@ -1,0 +1,307 @@
+"""A fitted model in one file, from which genetic values and phenotypes of other samples are predicted.
+
+The file is a NumPy .npz: the arrays, and a JSON document beside them that says what they are.  One file, so that it is
+whole or absent and can be moved; no pickles, so that loading it runs nothing; readable by ``numpy.load`` alone.
+Strings are UTF-8 bytes, one a line.  A SHA-256 of everything is checked when it is read.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from .design import INTERCEPT, Design
+from .errors import InputError
+from .writers import json_text, write_all
+
+FORMAT, VERSION = "gpu-reml model", 1
+SUFFIX = ".npz"
+_HEAD = "model.json"
+_TEXTS = ("samples.fid", "samples.iid", "variants.chrom", "variants.id", "variants.a1", "variants.a2")
+_ARRAYS = (
+    "Py",
+    "theta",
+    "theta_se",
+    "variants.bp",
+    "variants.mean",
+    "variants.inv_sd",
+    "effects.data",
+    "effects.indices",
+    "effects.indptr",
+    "fixed.estimate",
+    "fixed.covariance",
+)
+_TABLE = ("chrom", "id", "bp", "a1", "a2")
+
+
+@dataclass(frozen=True)
+class FixedTerms:
+    """Fixed effects and how their columns come from covariates.
+
+    ``names`` (c,), ``estimate`` (c,) in the phenotype's units a unit of the covariate, ``covariance`` (c, c); the first
+    is the intercept.  ``quantitative``: names of those that are columns as they are.  ``levels``: for each categorical
+    covariate its reference level, then those with a 0/1 column of their own, in order.
+    """
+
+    names: tuple[str, ...]
+    estimate: np.ndarray
+    covariance: np.ndarray
+    quantitative: tuple[str, ...]
+    levels: Mapping[str, tuple[str, ...]]
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        return (*self.quantitative, *self.levels)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What predicts: effects of alleles and fixed effects, with what they were estimated from.
+
+    ``theta``, ``theta_se`` (G + 1,): variances, residual last, in the phenotype's units squared.  ``samples``: fid, iid
+    of the ``Py`` (n,).  ``variants``: chrom, id, bp, a1, a2 of those that carry an effect; ``mean`` and ``inv_sd`` (m,)
+    of the count of a1 among the analysed samples.  ``effects`` (m, G) csr: phenotype units a copy of a1, so that a
+    genetic value is sum_j (count_ij - mean_j) effects_jg.  ``about``: settings, standardisation, hashes and origin, for
+    the record.
+    """
+
+    phenotype: str
+    components: tuple[str, ...]
+    theta: np.ndarray
+    theta_se: np.ndarray
+    samples: pd.DataFrame
+    Py: np.ndarray
+    variants: pd.DataFrame
+    mean: np.ndarray
+    inv_sd: np.ndarray
+    effects: sparse.csr_array
+    fixed: FixedTerms
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        """Raises ValueError where shapes do not fit together or a number is not finite."""
+        m, n, G, c = len(self.variants), len(self.samples), len(self.components), len(self.fixed.names)
+        shapes = {
+            "theta": (self.theta, (G + 1,)),
+            "theta_se": (self.theta_se, (G + 1,)),
+            "Py": (self.Py, (n,)),
+            "mean": (self.mean, (m,)),
+            "inv_sd": (self.inv_sd, (m,)),
+            "effects": (self.effects, (m, G)),
+            "fixed.estimate": (self.fixed.estimate, (c,)),
+            "fixed.covariance": (self.fixed.covariance, (c, c)),
+        }
+        for name, (array, shape) in shapes.items():
+            if array.shape != shape:
+                raise ValueError(f"{name}: expected {shape}, found {array.shape}")
+        finite = {name: shapes[name][0] for name in ("Py", "theta", "mean", "inv_sd", "fixed.estimate")}
+        for name, array in {**finite, "effects": self.effects.data}.items():
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name}: has values that are not finite")
+        coded = [f"{name}[{level}]" for name, levels in self.fixed.levels.items() for level in levels[1:]]
+        if list(self.fixed.names) != [INTERCEPT, *self.fixed.quantitative, *coded]:
+            raise ValueError(f"fixed: its covariates make {INTERCEPT}, ..., not the columns {self.fixed.names}")
+
+    @property
+    def freq(self) -> np.ndarray:
+        """(m,) frequency of a1 among the analysed samples."""
+        return self.mean / 2
+
+    @property
+    def intercepts(self) -> np.ndarray:
+        """(G,) - sum_j mean_j effects_jg: what sums of counts times effects lack to be genetic values."""
+        return -(self.effects.T @ self.mean)
+
+
+def fixed_terms(design: Design, estimate: np.ndarray, covariance: np.ndarray) -> FixedTerms:
+    """The fixed effects of a design with the coding of its columns.
+
+    Raises:
+        InputError: a column name that could belong to two covariates.
+    """
+    left = list(design.names[1:])
+    levels: dict[str, tuple[str, ...]] = {}
+    for name, reference in reversed(design.reference_levels.items()):
+        mine = []
+        while left and left[-1].startswith(f"{name}[") and left[-1].endswith("]"):
+            mine.append(left.pop()[len(name) + 1 : -1])
+        levels[name] = (reference, *reversed(mine))
+    unclear = [name for name in left if any(name.startswith(f"{other}[") for other in levels)]
+    if unclear:
+        raise InputError(
+            f"covariate {unclear[0]}: reads like a level of a categorical covariate; rename it before saving the model"
+        )
+    ordered = {name: levels[name] for name in design.reference_levels}
+    return FixedTerms(tuple(design.names), np.asarray(estimate), np.asarray(covariance), tuple(left), ordered)
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """A short hash of arrays, for telling whether data are the same."""
+    state = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        state.update(f"{array.dtype.str}{array.shape}".encode())
+        state.update(array.tobytes())
+    return state.hexdigest()[:16]
+
+
+def model_bytes(model: Model) -> bytes:
+    """A model as the content of its file."""
+    effects = sparse.csr_array(model.effects).sorted_indices()
+    arrays = {
+        "Py": model.Py,
+        "theta": model.theta,
+        "theta_se": model.theta_se,
+        "variants.bp": model.variants["bp"].to_numpy(np.int64),
+        "variants.mean": model.mean,
+        "variants.inv_sd": model.inv_sd,
+        "effects.data": effects.data,
+        "effects.indices": effects.indices.astype(np.int32),
+        "effects.indptr": effects.indptr.astype(np.int64),
+        "fixed.estimate": model.fixed.estimate,
+        "fixed.covariance": model.fixed.covariance,
+    }
+    arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    for name in _TEXTS:
+        table, column = name.split(".")
+        arrays[name] = _text_bytes(name, getattr(model, table)[column])
+    head = {
+        "format": FORMAT,
+        "version": VERSION,
+        "phenotype": model.phenotype,
+        "components": model.components,
+        "num_samples": len(model.samples),
+        "num_variants": len(model.variants),
+        "fixed": {
+            "names": model.fixed.names,
+            "quantitative": model.fixed.quantitative,
+            "levels": model.fixed.levels,
+        },
+        "units": "effects: phenotype units a copy of a1; theta: phenotype units squared, residual last",
+        "about": model.about,
+    }
+    head = json.loads(json_text(head))
+    head["sha256"] = _checksum(head, arrays)
+    text = np.frombuffer(json_text(head).encode(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, **{_HEAD: text}, **arrays)
+    return buffer.getvalue()
+
+
+def write_model(path: str | Path, model: Model) -> None:
+    """Write a model whole or not at all; the same model gives the same numbers back, to the bit.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    write_all({path: model_bytes(model)})
+
+
+def read_model(path: str | Path) -> Model:
+    """Read what :func:`write_model` wrote.
+
+    Raises:
+        InputError: no such file, not a model, one of another version, or one that was changed or cut short.
+    """
+    head, arrays = _read(path)
+    texts = {name: _texts(arrays[name]) for name in _TEXTS}
+    m, G = head["num_variants"], len(head["components"])
+    lengths = {name: len(texts[name]) for name in texts}
+    wrong = [
+        name for name, n in lengths.items() if n != head["num_samples" if name.startswith("s") else "num_variants"]
+    ]
+    if wrong:
+        raise InputError(f"{path}: {wrong[0]} has {lengths[wrong[0]]} entries; the file is damaged, copy it again")
+    fixed = head["fixed"]
+    levels = {name: tuple(values) for name, values in fixed["levels"].items()}
+    try:
+        csr = (arrays["effects.data"], arrays["effects.indices"], arrays["effects.indptr"])
+        return Model(
+            head["phenotype"],
+            tuple(head["components"]),
+            arrays["theta"],
+            arrays["theta_se"],
+            pd.DataFrame({"fid": texts["samples.fid"], "iid": texts["samples.iid"]}, dtype=str),
+            arrays["Py"],
+            pd.DataFrame(
+                {name: arrays["variants.bp"] if name == "bp" else texts[f"variants.{name}"] for name in _TABLE}
+            ),
+            arrays["variants.mean"],
+            arrays["variants.inv_sd"],
+            sparse.csr_array(csr, shape=(m, G)),
+            FixedTerms(
+                tuple(fixed["names"]),
+                arrays["fixed.estimate"],
+                arrays["fixed.covariance"],
+                tuple(fixed["quantitative"]),
+                levels,
+            ),
+            head["about"],
+        )
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; the file does not hold a whole model, save it again") from None
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The document and the arrays, checked to be those that were written."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if _HEAD not in file.files:
+                raise InputError(f"{path}: not a saved model; give the file that gpu-reml --save-model wrote")
+            head = json.loads(file[_HEAD].tobytes())
+            _check_head(path, head)
+            absent = sorted({*_ARRAYS, *_TEXTS} - set(file.files))
+            if absent:
+                raise InputError(f"{path}: lacks {', '.join(absent)}; the file is damaged, copy it again")
+            arrays = {name: file[name] for name in (*_ARRAYS, *_TEXTS)}
+    except FileNotFoundError:
+        raise InputError(f"model file not found: {path}; check the path") from None
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: not a saved model, or a damaged one ({error}); give the file that gpu-reml --save-model wrote"
+        ) from None
+    expected = head.pop("sha256", None)
+    if expected != _checksum(head, arrays):
+        raise InputError(f"{path}: its contents are not those that were saved (SHA-256 differs); copy it again")
+    return head, arrays
+
+
+def _check_head(path: str | Path, head: Any) -> None:
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        raise InputError(f"{path}: not a saved model; give the file that gpu-reml --save-model wrote")
+    if head.get("version") != VERSION:
+        raise InputError(
+            f"{path}: a model of version {head.get('version')}, and this program reads version {VERSION}; save it "
+            "again with this version of gpu-reml"
+        )
+
+
+def _checksum(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of the document without its own, and of every array with its name, type and shape."""
+    state = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        state.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        state.update(array.tobytes())
+    return state.hexdigest()
+
+
+def _text_bytes(name: str, column: pd.Series) -> np.ndarray:
+    values = [str(value) for value in column]
+    if any("\n" in value for value in values):
+        raise ValueError(f"{name}: an entry has a line break")
+    return np.frombuffer("".join(f"{value}\n" for value in values).encode(), np.uint8)
+
+
+def _texts(array: np.ndarray) -> list[str]:
+    return array.tobytes().decode().split("\n")[:-1]

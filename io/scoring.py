@@ -1,0 +1,129 @@
+"""Genetic values and fixed effects of new samples from a saved model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from ..ops.backend import make_products
+from ..ops.genotypes import CALL_BITS, items_per_row
+from .errors import InputError
+from .genotypes import GenotypeFile, load_genotypes
+from .harmonise import Matching
+from .ids import first_ids, locate
+from .model import FixedTerms, Model
+from .tables import Covariates
+
+BATCH_BYTES = 1 << 28  # of packed genotypes that are held at once
+
+
+def genetic_values(
+    model: Model,
+    files: Sequence[GenotypeFile],
+    rows: Sequence[np.ndarray],
+    matching: Matching,
+    *,
+    dosage: bool = False,
+    backend: str = "cpu",
+    dtype: type = np.float32,
+    batch_bytes: int = BATCH_BYTES,
+) -> np.ndarray:
+    """(n, G) float64 sum_j (count_ij - mean_j) effects_jg with the model's means and effects.
+
+    ``files``: pieces of one genome, whose variants one after another are those that ``matching`` counts; ``rows``: of
+    the samples in each.  A missing genotype is the model's mean, as is a variant that is not there.  Where alleles are
+    swapped, count' = 2 - count, the effect changes its sign and the mean becomes 2 - mean.
+    Cost: half a pass of G columns, over at most ``batch_bytes`` of packed genotypes at a time.
+    """
+    G = len(model.components)
+    total = np.zeros((len(rows[0]), G))
+    sign = np.where(matching.swapped, -1.0, 1.0)
+    effects = sparse.csr_array(model.effects[matching.model])
+    effects.data *= np.repeat(sign, np.diff(effects.indptr))
+    mean = np.where(matching.swapped, 2 - model.mean[matching.model], model.mean[matching.model])
+    first = 0
+    for file, index in zip(files, rows, strict=True):
+        here = np.flatnonzero((matching.rows >= first) & (matching.rows < first + file.num_variants))
+        bits = 16 if dosage else CALL_BITS
+        width = max(1, batch_bytes // (items_per_row(len(index), bits) * (2 if dosage else 1)))
+        for start in range(0, len(here), width):
+            batch = here[start : start + width]
+            found = load_genotypes([file], [index], [matching.rows[batch] - first], dosage)
+            # with 1 for 1 / SD a genotype is its count less the mean, which the effects are for
+            found = replace(found, mean=mean[batch], inv_sd=np.ones(len(batch)))
+            total += _values(make_products(found, backend, dtype), effects[batch])
+        first += file.num_variants
+    return total
+
+
+def _values(products, effects: sparse.csr_array) -> np.ndarray:
+    """(n, G) Z effects, every component for itself."""
+    if effects.shape[1] == 1:
+        return np.asarray(products.z(effects.toarray().astype(products.dtype)), np.float64)
+    ones = np.ones((effects.shape[0], 1), products.dtype)
+    groups = products.grouped(ones, effects)
+    return np.column_stack([np.asarray(group, np.float64)[:, 0] for group in groups])
+
+
+def complete_samples(fixed: FixedTerms, tables: Sequence[Covariates], samples: pd.DataFrame) -> dict[str, np.ndarray]:
+    """(n,) bool by reason: samples without a row in a table, or without a value of a covariate that the model has.
+
+    Raises:
+        InputError: a covariate of the model that no table has.
+    """
+    reasons: dict[str, np.ndarray] = {}
+    for name, table in _tables_of(fixed, tables).items():
+        rows = locate(samples, table)
+        reasons[f"no covariates in {table.path}"] = rows < 0
+        reasons[f"missing covariate {name}"] = (rows >= 0) & table.values[name].isna().to_numpy()[rows]
+    return reasons
+
+
+def fixed_columns(fixed: FixedTerms, tables: Sequence[Covariates], samples: pd.DataFrame) -> np.ndarray:
+    """X (n, c) of the model's fixed effects for ``samples``, all of them complete.
+
+    Quantitative covariates are found by name in the quantitative table, categorical ones by name and level in the
+    other.
+
+    Raises:
+        InputError: a covariate of the model that no table has, or a level that the model was not fitted with.
+    """
+    found = _tables_of(fixed, tables)
+    columns = [np.ones(len(samples))]
+
+    def values_of(name: str) -> np.ndarray:
+        return found[name].values[name].to_numpy()[locate(samples, found[name])]
+
+    columns += [values_of(name).astype(np.float64) for name in fixed.quantitative]
+    for name, levels in fixed.levels.items():
+        values = values_of(name)
+        unknown = ~np.isin(values.astype(str), levels)
+        if unknown.any():
+            who = samples[unknown]
+            raise InputError(
+                f"{found[name].path}: covariate {name} has level {values[unknown][0]} for {first_ids(who)}; the model "
+                f"has levels {', '.join(levels)}: recode it, or write NA to leave such samples out"
+            )
+        columns += [(values == level).astype(np.float64) for level in levels[1:]]
+    return np.column_stack(columns)
+
+
+def _tables_of(fixed: FixedTerms, tables: Sequence[Covariates]) -> dict[str, Covariates]:
+    """The table that has each of the model's covariates."""
+    found: dict[str, Covariates] = {}
+    wanted = {"quantitative": fixed.quantitative, "categorical": tuple(fixed.levels)}
+    for kind, names in wanted.items():
+        mine = [table for table in tables if table.kind == kind]
+        for name in names:
+            having = [table for table in mine if name in table.values.columns]
+            if not having:
+                flag = "--qcovar" if kind == "quantitative" else "--covar"
+                there = ", ".join(str(column) for table in mine for column in table.values.columns)
+                raise InputError(
+                    f"{flag}: the model has the {kind} covariate {name}, "
+                    + (f"and the file has {there}; name its columns as in the fit" if mine else "and no file was given")
+                )
+            found[name] = having[0]
+    return found
