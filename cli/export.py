@@ -25,7 +25,9 @@ def npy_bytes(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def export_files(prefix: str | Path, result: FitResult, component_spec: str | None = None) -> dict[str, str | bytes]:
+def export_files(
+    prefix: str | Path, result: FitResult, component_spec: str | None = None, residual_mode: str = "shared"
+) -> dict[str, str | bytes]:
     """Path and content of the exported files of a fit.
 
     ``ai``, ``grad`` and ``loglik`` are divided by n as the reference system's are; the inverse of n times ``ai`` is the
@@ -39,12 +41,13 @@ def export_files(prefix: str | Path, result: FitResult, component_spec: str | No
         "n_covar": result.num_fixed,
         "n_components": len(result.names),
         "n_residual_components": len(result.theta) - len(result.names),
-        "admix_residual_mode": "shared",
+        "admix_residual_mode": residual_mode,
         "heritability": result.h2.estimate[-1],
         "genetic_trace_atoms": result.mean_traces,
-        "residual_trace_atoms": [1.0],
+        "residual_trace_atoms": result.residual_traces,
         "loglik": result.loglik_gcta / n,
         "component_names": result.names,
+        "residual_names": result.residual_names,
         "status": result.status.name.lower(),
         "units": "theta: phenotype units squared; ai, grad and loglik: per sample",
         **{f"{name}_npy": f"{Path(prefix).name}.{name}.npy" for name in arrays},

@@ -10,8 +10,10 @@ import pandas as pd
 
 from gpu_reml import io, ops
 from gpu_reml.ops.device.plan import DevicePlan
+from gpu_reml.reml import Covariance
 
-from .components import components, expected_components, with_alpha
+from .components import components, expected_components, has_builders, with_alpha
+from .model import Model, Parts, assemble, planned_parts, read_parts
 from .plan import Sizes, backend_for, budget_of, device_plan, most_rank
 from .sources import Sources, load, read_sources
 
@@ -36,32 +38,43 @@ class Planned(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a fit of traits of the same samples needs, and what was read to get there."""
+    """What a fit of traits of the same samples needs, and what was read to get there.
+
+    ``genetic``: components of the genotypes as they are, of which ``model`` makes what is fitted; None, as variants and
+    components are then empty, where relationship matrices are all there is.
+    """
 
     alignment: io.Alignment
     Y: np.ndarray
     phenotypes: tuple[str, ...]
     planned: Planned
-    covariance: ops.GenotypeCovariance
+    genetic: ops.GenotypeCovariance | None
+    model: Model
     notes: tuple[str, ...]
     filtered: tuple[tuple[str, int], ...]
-    variants: io.AnalysedVariants
-    components: io.ComponentSet
+    variants: io.AnalysedVariants | None
+    components: io.ComponentSet | None
 
     @property
     def design(self) -> io.Design:
         return self.planned.design
 
     @property
-    def products(self) -> ops.Products:
-        """Products with the standardised genotypes of all analysed variants."""
-        return self.covariance.products
+    def covariance(self) -> Covariance:
+        """What is fitted."""
+        return self.model.covariance
+
+    @property
+    def products(self) -> ops.Products | None:
+        """Products with the standardised genotypes of all analysed variants; None without genotypes."""
+        return None if self.genetic is None else self.genetic.products
 
 
 class Tables(NamedTuple):
     """The files named on the command line, read once; genotypes only by their samples and variants."""
 
     sources: Sources
+    parts: Parts
     phenotypes: list[io.Phenotype]
     quantitative: io.Covariates | None
     categorical: io.Covariates | None
@@ -81,11 +94,13 @@ class Group(NamedTuple):
 
 def read_inputs(options: Namespace) -> tuple[Tables, list[Group]]:
     """Read and check the tables; raises ValueError with one line for what is wrong."""
-    sources = read_sources(options)
+    sources, parts = read_sources(options), read_parts(options)
+    if not sources.files and (has_builders(options) or parts.num_scales > 1 or options.dominance or options.make_grm):
+        raise io.InputError("--grm alone: components of variants, ancestries and environments need genotypes beside it")
     phenotypes = read_traits(options)
     quantitative = io.read_covariates(options.qcovar, "quantitative") if options.qcovar else None
     categorical = io.read_covariates(options.covar, "categorical") if options.covar else None
-    tables = Tables(sources, phenotypes, quantitative, categorical)
+    tables = Tables(sources, parts, phenotypes, quantitative, categorical)
     return tables, list(grouped_by_samples(tables, options))
 
 
@@ -100,11 +115,12 @@ def grouped_by_samples(tables: Tables, options: Namespace) -> Iterator[Group]:
     """Traits with the same analysed samples together, in the order of the first of each group."""
     keep = io.read_sample_list(options.keep) if options.keep else None
     remove = io.read_sample_list(options.remove) if options.remove else None
-    names = [str(file.prefix) for file in tables.sources.files]
-    samples = [file.samples for file in tables.sources.files]
+    sources = [*tables.sources.files, *tables.parts.grms]
+    names, samples = [str(source.prefix) for source in sources], [source.samples for source in sources]
+    complete = [*tables.covariates, *tables.parts.tables]
     groups: dict[bytes, list[tuple[str, io.Alignment]]] = {}
     for phenotype in tables.phenotypes:
-        alignment = io.align(samples, phenotype, tables.covariates, keep=keep, remove=remove, source_names=names)
+        alignment = io.align(samples, phenotype, complete, keep=keep, remove=remove, source_names=names)
         groups.setdefault(alignment.indices[0].tobytes(), []).append((phenotype.name, alignment))
     for members in groups.values():
         Y = np.column_stack([alignment.y for _, alignment in members])
@@ -113,41 +129,59 @@ def grouped_by_samples(tables: Tables, options: Namespace) -> Iterator[Group]:
 
 def plan_group(tables: Tables, group: Group, options: Namespace) -> Planned:
     """Backend and memory plan of a group; raises ValueError when the device's budget cannot hold it."""
-    design = io.design_matrix(tables.quantitative, tables.categorical, group.alignment.samples)
+    design = design_of(tables, group.alignment)
     n, t = group.alignment.num_samples, len(group.phenotypes)
-    num_components, num_weights = expected_components(tables.sources, options)
+    num_components, num_weights = expected_components(tables.sources, options) if tables.sources.files else (0, 0)
+    num_components = planned_parts(num_components, tables.parts, options)
     bits = 16 if options.dosage else ops.CALL_BITS
     sizes = Sizes(n, tables.sources.num_variants, num_components, t, design.num_columns, num_weights, bits)
-    backend = backend_for(options)
+    sizes = sizes._replace(num_scales=tables.parts.num_scales, num_matrices=len(tables.parts.grms))
+    backend = backend_for(options) if tables.sources.files else "cpu"
     plan = device_plan(sizes, options) if backend == "cuda" else None
     rank = most_rank(sizes, options) if plan is None else plan.rank
     return Planned(design, backend, sizes, rank, plan)
 
 
+def design_of(tables: Tables, alignment: io.Alignment) -> io.Design:
+    """Fixed effects of a group's samples; environments are among them."""
+    environments = tables.parts.environments
+    return io.design_matrix(tables.quantitative, tables.categorical, alignment.samples, environments)
+
+
 def load_group(tables: Tables, group: Group, planned: Planned, options: Namespace) -> Inputs:
-    """Genotypes of a group's samples, where they are planned to be, and the components on them."""
-    loaded = load(tables.sources, group.alignment.indices, options)
+    """Genotypes of a group's samples, where they are planned to be, and the model of them."""
+    notes = [*tables.sources.files, tables.sources, tables.phenotypes[0], *tables.covariates, *tables.parts.tables]
+    if not tables.sources.files:
+        model = assemble(None, None, tables.parts, group.alignment, None, options)
+        said = tuple(note for source in (*notes, planned.design) for note in source.notes)
+        return Inputs(group.alignment, group.Y, group.phenotypes, planned, None, model, said, (), None, None)
+    files = len(tables.sources.files)
+    loaded = load(tables.sources, group.alignment.indices[:files], options)
     if loaded.kept_samples is not None:
         group = without_samples(group, loaded.kept_samples, f"more than --mind {options.mind:g} of its calls missing")
-        design = io.design_matrix(tables.quantitative, tables.categorical, group.alignment.samples)
-        planned = planned._replace(design=design)
+        planned = planned._replace(design=design_of(tables, group.alignment))
     made = components(tables.sources, loaded.genotypes, loaded.variants, options)
     products = place(loaded.genotypes, planned, options)
     weights = with_alpha(made.weights, loaded.genotypes, options.alpha)
-    covariance = ops.make_covariance(products, weights, made.names, options.normalise)
-    sources = (
-        *tables.sources.files,
-        tables.sources,
-        loaded,
+    genetic = ops.make_covariance(products, weights, made.names, options.normalise)
+
+    def beside(genotypes: ops.PackedGenotypes):
+        return place(genotypes, planned, options)
+
+    model = assemble(genetic, loaded.genotypes, tables.parts, group.alignment, beside, options)
+    said = tuple(note for source in (*notes, loaded, made, planned.design) for note in source.notes)
+    return Inputs(
+        group.alignment,
+        group.Y,
+        group.phenotypes,
+        planned,
+        genetic,
+        model,
+        said,
+        (*tables.sources.counts, *loaded.counts),
+        loaded.variants,
         made,
-        tables.phenotypes[0],
-        *tables.covariates,
-        planned.design,
     )
-    notes = tuple(note for source in sources for note in source.notes)
-    filtered = (*tables.sources.counts, *loaded.counts)
-    names = group.phenotypes
-    return Inputs(group.alignment, group.Y, names, planned, covariance, notes, filtered, loaded.variants, made)
 
 
 def place(genotypes: ops.PackedGenotypes, planned: Planned, options: Namespace):

@@ -36,6 +36,7 @@ from .merge_files import (
     trace_table,
 )
 from .methods import remove_checkpoint, run_method
+from .model import plain_model
 
 
 def check_merge(options: Namespace) -> None:
@@ -46,7 +47,10 @@ def check_merge(options: Namespace) -> None:
         raise io.InputError("--merge: Haseman-Elston regression has no average information; use another --method")
     if options.merge_ai_scale_mode == "full" and options.merge_n_eff:
         raise io.InputError("--merge-n-eff: has no meaning with --merge-ai-scale-mode full; leave one of them out")
-    io.check_writable(Path(options.merge_out_dir or f"{options.out}.merge") / "zscore_merge")
+    beside = ("grm", "admix_q", "gxe", "dominance", "residual_weights", "residual_groups")
+    named = [f"--{flag.replace('_', '-')}" for flag in beside if getattr(options, flag)]
+    if named:
+        raise io.InputError(f"--merge: pools components of variants only; leave {', '.join(named)} out")
 
 
 def merge_folder(prefix: str, options: Namespace) -> Path:
@@ -72,6 +76,7 @@ def run_merge(
     """
     if inputs.covariance.num_components < 2:
         raise io.InputError("--merge: there is one component; give several, for example by --component-spec")
+    io.check_writable(Path(options.merge_out_dir or f"{options.out}.merge") / "zscore_merge")
     for which, name in enumerate(inputs.phenotypes):
         one = inputs._replace(Y=inputs.Y[:, which : which + 1], phenotypes=(name,))
         folder = merge_folder(prefix_of(name), options)
@@ -102,9 +107,9 @@ def merge_rounds(
 
 def with_components(inputs: Inputs, weights: sparse.csr_array, names: tuple[str, ...], options: Namespace) -> Inputs:
     """The same genotypes where they are, with other components."""
-    covariance = ops.make_covariance(inputs.products, weights, names, options.normalise)
+    genetic = ops.make_covariance(inputs.products, weights, names, options.normalise)
     components = io.ComponentSet(names, weights, inputs.components.notes)
-    return inputs._replace(covariance=covariance, components=components)
+    return inputs._replace(genetic=genetic, model=plain_model(genetic), components=components)
 
 
 def fitted_round(

@@ -40,7 +40,10 @@ def choose_method(inputs: Inputs, options: Namespace, threads: int) -> str:
     if options.method != "auto":
         return options.method
     covariance = inputs.covariance
-    n, m, G = covariance.num_samples, inputs.products.num_variants, covariance.num_components
+    n, G = covariance.num_samples, covariance.num_components
+    m = 0 if inputs.products is None else inputs.products.num_variants * inputs.planned.sizes.num_scales
+    if inputs.products is None and options.method == "auto":
+        return "exact"
     if covariance.backend != "cpu" or exact_memory(n, G) > EXACT_BYTES:
         return "stochastic"
     exact = len(inputs.phenotypes) * exact_seconds(n, m, G, covariance.overlap) / threads
@@ -132,12 +135,17 @@ def fingerprint(inputs: Inputs, Y: np.ndarray, options: Namespace) -> dict[str, 
             state.update(np.ascontiguousarray(array).tobytes())
         return state.hexdigest()[:16]
 
-    genotypes, weights = inputs.products.genotypes, inputs.covariance.weights
+    of_genotypes, of_components = (), ()
+    if inputs.products is not None:
+        genotypes = inputs.products.genotypes
+        of_genotypes = (genotypes.mean, genotypes.inv_sd, genotypes.num_called)
+        of_components = inputs.genetic.identity
     return {
         "phenotypes": digest(Y),
         "covariates": digest(inputs.design.X),
-        "genotypes": digest(genotypes.mean, genotypes.inv_sd, genotypes.num_called),
-        "components": digest(weights.indptr, weights.indices, weights.data),
+        "genotypes": digest(*of_genotypes),
+        "components": digest(*of_components),
+        "model": digest(np.array(inputs.covariance.names), *inputs.model.values),
         "--seed": options.seed,
         "--max-probes": options.max_probes,
         "--first-probes": options.first_probes,

@@ -3,6 +3,7 @@
 import argparse
 
 from .merge_options import add_export, add_merge
+from .model_options import add_model_parts
 
 EPILOG = """\
 examples:
@@ -73,6 +74,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     add_data(parser.add_argument_group("data"))
     add_filters(parser.add_argument_group("variants and samples, with PLINK's meaning and order"))
     add_components(parser.add_argument_group("variance components; several kinds may be combined"))
+    add_model_parts(parser.add_argument_group("relationship matrices, ancestry, environments, residuals"))
     add_merge(parser.add_argument_group("merging weak components"))
     add_model(parser.add_argument_group("model and accuracy"))
     add_compute(parser.add_argument_group("compute"))
@@ -211,6 +213,10 @@ def add_model(group) -> None:
         "--max-iterations", "--minq-iter", dest="max_iterations", type=positive_int, default=50, metavar="N"
     )
     group.add_argument("--seed", type=count, default=0, help="seed of the probes (default 0)")
+    group.add_argument(
+        "--joint-test", action="append", default=[], metavar="NAME,NAME...",
+        help="Wald test that these components are all zero, in OUT.tests.tsv beside each alone and all together",
+    )  # fmt: skip
 
 
 def add_compute(group) -> None:

@@ -20,8 +20,8 @@ FREE_SHARE = 0.9  # of a device's free memory, when no budget is given: others m
 
 
 class Sizes(NamedTuple):
-    """Samples, variants of every source, components, traits, fixed effects, variants of all components together, and
-    bits of a genotype."""
+    """Samples, variants of every source, components, traits, fixed effects, variants of all components together, bits
+    of a genotype, ways in which samples are scaled, and relationship matrices."""
 
     num_samples: int
     parts: tuple[int, ...]
@@ -30,6 +30,8 @@ class Sizes(NamedTuple):
     num_fixed: int
     num_weights: int
     bits: int = 2
+    num_scales: int = 1
+    num_matrices: int = 0
 
     @property
     def num_variants(self) -> int:
@@ -47,7 +49,7 @@ def most_rank(sizes: Sizes, options: Namespace) -> int:
 
 def work_of(sizes: Sizes, probes: int, rank: int, columns: int | None = None) -> Work:
     """The fit that is planned for."""
-    return Work(sizes.num_components, sizes.num_traits, sizes.num_fixed, probes, rank, columns)
+    return Work(sizes.num_components, sizes.num_traits, sizes.num_fixed, probes, rank, columns, sizes.num_scales)
 
 
 def budget_of(options: Namespace) -> int:
@@ -147,6 +149,8 @@ def host_plan(sizes: Sizes, method: str, options: Namespace, plan: DevicePlan | 
     n, m, G = sizes.num_samples, sizes.num_variants, sizes.num_components
     width = 8 if options.dtype == "float64" else 4
     items = {"packed genotypes": m * (n * sizes.bits + 7) // 8}
+    if sizes.num_matrices:
+        items["relationship matrices"] = 8 * n**2 * sizes.num_matrices
     if plan is not None:
         items["ring"] = plan.host_ring
         return {name: size / 2**20 for name, size in items.items()}
@@ -157,7 +161,7 @@ def host_plan(sizes: Sizes, method: str, options: Namespace, plan: DevicePlan | 
     if G == 1:
         items["sample blocks"] = width * n * 5 * (4 * options.first_probes + sizes.num_traits)
     else:
-        items["variant blocks"] = width * m * (2 * probes + 4)
+        items["variant blocks"] = width * m * (2 * probes * sizes.num_scales + 4)
         items["sample blocks"] = width * n * (8 * probes + 8 * min(G, 8) + 3 * G)
         items["preconditioner, if it pays"] = width * rank * 4 * n
     return {name: size / 2**20 for name, size in items.items()}

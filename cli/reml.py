@@ -6,8 +6,10 @@ from argparse import Namespace
 from dataclasses import replace
 from importlib.metadata import version
 
+import pandas as pd
+
 from gpu_reml import io
-from gpu_reml.reml import FitResult, HEResult
+from gpu_reml.reml import FitResult, HEResult, layout_of
 
 from .components import with_alpha
 from .export import check_export, export_files
@@ -17,7 +19,7 @@ from .merge_files import Partition
 from .methods import choose_method, remove_checkpoint, run_method, safe_name
 from .options import ignored_flags
 from .plan import host_plan, memory_lines
-from .report import enrichment_of, history_text, hsq_text, json_record, plan_lines
+from .report import ancestry_records, enrichment_of, history_text, hsq_text, joint_tests, json_record, plan_lines
 
 
 def reml_command(options: Namespace, threads: int) -> bool:
@@ -45,6 +47,7 @@ def reml_command(options: Namespace, threads: int) -> bool:
         if options.make_grm:
             write_grms(inputs, options)
             continue
+        check_joint_tests(inputs, options)
         method = choose_method(inputs, options, threads)
         plan = plan_lines(inputs, method, options, threads)
         say("\n".join([*plan, ""]), flush=True)
@@ -73,6 +76,15 @@ def reml_command(options: Namespace, threads: int) -> bool:
     return converged
 
 
+def check_joint_tests(inputs: Inputs, options: Namespace) -> None:
+    """Raises InputError for a test of components that the model has not; before any work."""
+    names = layout_of(inputs.covariance).names
+    for text in options.joint_test:
+        unknown = [name for name in text.split(",") if name not in names]
+        if unknown:
+            raise io.InputError(f"--joint-test {text}: no component {unknown[0]!r}; there are {', '.join(names)}")
+
+
 def partition_of(inputs: Inputs, options: Namespace) -> Partition:
     """The components of an analysis before normalisation, as a merge takes them."""
     weights = with_alpha(inputs.components.weights, inputs.products.genotypes, options.alpha)
@@ -81,7 +93,7 @@ def partition_of(inputs: Inputs, options: Namespace) -> Partition:
 
 def write_grms(inputs: Inputs, options: Namespace) -> None:
     """``--make-grm``: every component's relationship matrix in GCTA's format."""
-    covariance = inputs.covariance
+    covariance = inputs.genetic
     for g, name in enumerate(covariance.names):
         prefix = options.out if covariance.num_components == 1 else f"{options.out}.{safe_name(name)}"
         one = replace(
@@ -112,7 +124,8 @@ def planned_lines(planned: Planned, options: Namespace) -> list[str]:
 
 def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan: list[str], context: dict) -> bool:
     """Print a trait's table and write its files; whether it converged."""
-    closing = [*closing_lines(result, context["seconds"]), *device_lines(inputs)]
+    ancestries = ancestry_lines(ancestry_records(result, inputs, context["settings"]))
+    closing = [*closing_lines(result, context["seconds"]), *ancestries, *device_lines(inputs)]
     if len(inputs.phenotypes) > 1:
         closing = [f"phenotype {context['phenotype']}", *closing]
     print("\n".join(closing))
@@ -124,8 +137,11 @@ def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan
     annotated = enrichment_of(result, inputs)
     if annotated is not None:
         texts[f"{prefix}.enrichment.tsv"] = io.table_text(annotated.to_frame())
+    if isinstance(result, FitResult) and len(result.names) > 1:
+        tests = joint_tests(result, context["settings"]["joint_test"])
+        texts[f"{prefix}.tests.tsv"] = io.table_text(pd.DataFrame(tests))
     if context["settings"]["export_ai"]:
-        texts.update(export_files(prefix, result))
+        texts.update(export_files(prefix, result, residual_mode=context["settings"]["admix_residual_mode"]))
     if isinstance(result, FitResult):
         texts[f"{prefix}.history.tsv"] = history_text(result, seconds)
     io.write_all(texts)
@@ -134,6 +150,14 @@ def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan
     if not converged:
         print(f"gpu-reml: not converged: {result.status.value}", file=sys.stderr)
     return converged
+
+
+def ancestry_lines(records: list[dict] | None) -> list[str]:
+    """Heritability by ancestry, as a person reads it."""
+    return [
+        f"h2 of ancestry {r['ancestry']}: {r['h2']:.5f}  SE {r['h2_se']:.5f}  Monte-Carlo error {r['h2_mc_se']:.2g}"
+        for r in records or []
+    ]
 
 
 def device_lines(inputs: Inputs) -> list[str]:

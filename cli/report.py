@@ -4,11 +4,14 @@ from argparse import Namespace
 from typing import Any
 
 import pandas as pd
+from scipy import sparse
 
-from gpu_reml import io
-from gpu_reml.reml import Enrichment, FitResult, HEResult, enrichment
+from gpu_reml import io, ops
+from gpu_reml.reml import Enrichment, FitResult, HEResult, Wald, enrichment, layout_of, wald_test
+from gpu_reml.reml.admixture import ancestry_heritability
 
 from .inputs import Inputs
+from .model import ancestry_residuals
 from .plan import host_plan, memory_lines
 
 STANDARDISATION = {"sample": "mean and SD (ddof 0)", "binomial": "mean and binomial SD sqrt(2p(1-p))"}
@@ -17,23 +20,20 @@ STANDARDISATION = {"sample": "mean and SD (ddof 0)", "binomial": "mean and binom
 def plan_lines(inputs: Inputs, method: str, options: Namespace, threads: int) -> list[str]:
     """The plan: who and what is analysed, on what, in how much memory."""
     alignment, covariance = inputs.alignment, inputs.covariance
-    genotypes = inputs.products.genotypes
-    varying = int((genotypes.inv_sd > 0).sum())
     dropped = alignment.dropped_counts
     reasons = "; ".join(f"{count} {reason}" for reason, count in dropped.items())
     lines = [
         f"phenotype {', '.join(inputs.phenotypes)}: {alignment.num_samples} samples analysed, "
         f"{sum(dropped.values())} dropped" + (f" ({reasons})" if reasons else ""),
-        f"variants: {genotypes.num_variants} read, {varying} vary among the analysed samples, "
-        f"{genotypes.num_variants - varying} monomorphic or never called dropped",
-        *(f"{text}: {count} removed" for text, count in inputs.filtered),
-        f"standardised by {STANDARDISATION[options.standardize]} of the analysed samples; A1 counted; "
-        "missing genotype = mean",
+        *genotype_lines(inputs, options),
         f"fixed effects: {', '.join(inputs.design.names)}",
     ]
     lines += [f"reference level of {name}: {level}" for name, level in inputs.design.reference_levels.items()]
-    for name, count in zip(covariance.names, covariance.num_variants, strict=True):
-        lines.append(f"component {name}: {count} variants")
+    layout = layout_of(covariance)
+    lines += [f"component {name}: {text}" for name, text in zip(layout.names, inputs.model.descriptions, strict=True)]
+    if layout.residual_names != ("residual",) or layout.residual_traces[0] != 1:
+        pairs = zip(layout.residual_names, layout.residual_traces, strict=True)
+        lines += [f"residual {name}: mean of its diagonal {trace:.4g}" for name, trace in pairs]
     lines.append(
         f"device {covariance.backend}, {threads} thread(s), {options.dtype} products; "
         f"{method_line(method, inputs, options)}"
@@ -41,6 +41,21 @@ def plan_lines(inputs: Inputs, method: str, options: Namespace, threads: int) ->
     planned = inputs.planned
     lines += memory_lines(host_plan(planned.sizes, method, options, planned.device), planned.device)
     return [*lines, *(f"note: {note}" for note in inputs.notes)]
+
+
+def genotype_lines(inputs: Inputs, options: Namespace) -> list[str]:
+    """How many variants, what was filtered, and how they are standardised; nothing without genotypes."""
+    if inputs.products is None:
+        return []
+    genotypes = inputs.products.genotypes
+    varying = int((genotypes.inv_sd > 0).sum())
+    return [
+        f"variants: {genotypes.num_variants} read, {varying} vary among the analysed samples, "
+        f"{genotypes.num_variants - varying} monomorphic or never called dropped",
+        *(f"{text}: {count} removed" for text, count in inputs.filtered),
+        f"standardised by {STANDARDISATION[options.standardize]} of the analysed samples; A1 counted; "
+        "missing genotype = mean",
+    ]
 
 
 def method_line(method: str, inputs: Inputs, options: Namespace) -> str:
@@ -66,12 +81,13 @@ def hsq_text(result: FitResult | HEResult) -> str:
     V(Gi) is the variance that the component explains, theta_i tr(K_i) / n; logL and logL0 follow GCTA's convention,
     without the (n - c)/2 log(2 pi).
     """
-    G = len(result.names)
+    G, J = len(result.names), len(result.residual_names)
     label = ["V(G)"] if G == 1 else [f"V(G{g + 1})" for g in range(G)]
-    scale = [*result.mean_traces, 1.0]
+    residual = ["V(e)"] if J == 1 else [f"V(e{j + 1})" for j in range(J)]
+    scale = [*result.mean_traces, *result.residual_traces]
     variances = [(value * s, se * s) for value, se, s in zip(result.theta, result.se, scale, strict=True)]
     h2 = result.h2
-    rows = [f"{name}\t{value:.6f}\t{se:.6f}" for name, (value, se) in zip([*label, "V(e)"], variances, strict=True)]
+    rows = [f"{name}\t{value:.6f}\t{se:.6f}" for name, (value, se) in zip([*label, *residual], variances, strict=True)]
     rows.append(f"Vp\t{result.vp.estimate[0]:.6f}\t{result.vp.se[0]:.6f}")
     rows += [f"{name}/Vp\t{h2.estimate[g]:.6f}\t{h2.se[g]:.6f}" for g, name in enumerate(label)]
     if G > 1:
@@ -93,16 +109,17 @@ def hsq_text(result: FitResult | HEResult) -> str:
 def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str, Any]) -> dict[str, Any]:
     """Everything about the run, ready for OUT.json."""
     record = result.to_dict()
-    for component, count in zip(record["components"], inputs.covariance.num_variants, strict=True):
-        component["num_variants"] = count
-    genotypes = inputs.products.genotypes
+    described = zip(record["components"], inputs.model.num_variants, inputs.model.descriptions, strict=True)
+    for component, count, text in described:
+        component.update(num_variants=count, description=text)
+    settings = context["settings"]
     effects = getattr(result, "fixed_effects", None)
-    divided = STANDARDISATION[context["settings"]["standardize"]]
     annotated = enrichment_of(result, inputs)
+    record.update(genotype_record(inputs, settings))
     record.update(
         enrichment=None if annotated is None else annotated.to_records(),
-        num_variants=int((genotypes.inv_sd > 0).sum()),
-        num_variants_dropped=int((genotypes.inv_sd == 0).sum()),
+        ancestries=ancestry_records(result, inputs, settings),
+        joint_tests=None if isinstance(result, HEResult) else joint_tests(result, settings["joint_test"]),
         fixed_effects=None
         if effects is None
         else [
@@ -111,7 +128,6 @@ def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str,
         ],
         reference_levels=inputs.design.reference_levels,
         samples={"analysed": inputs.alignment.num_samples, "dropped": inputs.alignment.dropped_counts},
-        standardisation=f"{divided} of the analysed samples; missing = mean; A1 counted",
         filters=[{"filter": text, "removed": count} for text, count in inputs.filtered],
         units="phenotype units squared",
         backend=inputs.covariance.backend,
@@ -122,13 +138,63 @@ def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str,
     return record
 
 
+def genotype_record(inputs: Inputs, settings: dict[str, Any]) -> dict[str, Any]:
+    """What OUT.json says of the genotypes; nothing without them."""
+    if inputs.products is None:
+        return {}
+    inv_sd = inputs.products.genotypes.inv_sd
+    divided = STANDARDISATION[settings["standardize"]]
+    return {
+        "num_variants": int((inv_sd > 0).sum()),
+        "num_variants_dropped": int((inv_sd == 0).sum()),
+        "standardisation": f"{divided} of the analysed samples; missing = mean; A1 counted",
+    }
+
+
 def enrichment_of(result: FitResult | HEResult, inputs: Inputs) -> Enrichment | None:
-    """What every component's variants hold of the heritability, overlap counted; None for a single component."""
-    if len(result.names) == 1:
+    """What every component's variants hold of the heritability, overlap counted.
+
+    None for a single component, and where samples are scaled: then a variant's variance is not the same for all.
+    Relationship matrices have no variants; they count in the phenotypic variance only.
+    """
+    if len(result.names) == 1 or inputs.genetic is None or inputs.planned.sizes.num_scales > 1:
+        return None
+    if not isinstance(inputs.genetic, ops.GenotypeCovariance) or len(inputs.genetic.names) == 1:
         return None
     genotypes, made = inputs.products.genotypes, inputs.components
     mean_squares = genotypes.squared_norm / genotypes.num_samples
-    return enrichment(result, inputs.covariance.weights, mean_squares, made.weights, made.names)
+    m, own = inputs.genetic.weights.shape
+    weights = sparse.hstack([inputs.genetic.weights, sparse.csr_array((m, len(result.names) - own))])
+    return enrichment(result, weights, mean_squares, made.weights, made.names)
+
+
+def joint_tests(result: FitResult, asked: list[str]) -> list[dict[str, Any]] | None:
+    """Wald tests of each component alone, of all genetic ones together, and of the sets asked for; None for one."""
+    if len(result.names) == 1:
+        return None
+    sets = [(name, [name]) for name in result.names]
+    sets += [("all", list(result.names)), *((text, text.split(",")) for text in asked)]
+    return [
+        {"test": label, "components": ",".join(names), **wald_record(wald_test(result, names))} for label, names in sets
+    ]
+
+
+def wald_record(test: Wald) -> dict[str, float]:
+    """Numbers of a joint test; ``p``: of the mixture that bounded variances have, ``p_conditional``: of chi-square
+    with as many degrees of freedom as components are off their bound."""
+    return {"statistic": test.statistic, "df": test.df, "p": test.p_mixture, "p_conditional": test.p}
+
+
+def ancestry_records(result: FitResult | HEResult, inputs: Inputs, settings: dict[str, Any]) -> list | None:
+    """Heritability by ancestry; None without ancestries."""
+    model = inputs.model
+    if not model.ancestries:
+        return None
+    residuals = ancestry_residuals(model, Namespace(**settings))
+    found = ancestry_heritability(result, model.ancestries, residuals, model.proportions)
+    rows = zip(model.ancestries, model.proportions, *found, strict=True)
+    keys = ("ancestry", "mean_proportion", "h2", "h2_se", "h2_mc_se")
+    return [dict(zip(keys, row, strict=True)) for row in rows]
 
 
 def device_memory(inputs: Inputs) -> dict[str, Any] | None:
@@ -141,7 +207,7 @@ def device_memory(inputs: Inputs) -> dict[str, Any] | None:
 
 def history_text(result: FitResult, seconds: list[float]) -> str:
     """OUT.history.tsv: one row an iteration."""
-    names = [*result.names, "residual"]
+    names = [*result.names, *result.residual_names]
     rows = [
         {
             "iteration": record.iteration,

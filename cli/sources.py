@@ -45,6 +45,8 @@ class Sources:
 def read_sources(options: Namespace) -> Sources:
     """Open every genotype file and apply the filters by metadata; no genotype is read."""
     files, genome = open_files(options)
+    if not files:
+        return Sources((), (), (), False)
     filters = io.VariantFilters(
         tuple(options.extract), tuple(options.exclude), options.chr, options.autosome, options.from_bp, options.to_bp
     )
@@ -70,8 +72,8 @@ def open_files(options: Namespace) -> tuple[list, bool]:
     ]
     if listed and named:
         raise io.InputError("--mbfile, --pfile-list: one genome in pieces; give no other genotypes beside it")
-    if not listed and not named:
-        raise io.InputError("no genotypes: give --bfile, --pfile, --bgen, --mbfile or --pfile-list")
+    if not listed and not named and not options.grm:
+        raise io.InputError("no genotypes: give --bfile, --pfile, --bgen, --mbfile or --pfile-list, or --grm")
     return (listed, True) if listed else (named, False)
 
 

@@ -25,7 +25,7 @@ from .component_sets import (
     minor_allele_frequencies,
 )
 from .components import ComponentSpec, component_weights, components_from_prefixes, read_component_spec
-from .design import Design, design_matrix
+from .design import Design, design_matrix, values_of
 from .errors import InputError, OutputError
 from .filters import (
     GenotypeFilters,
@@ -117,6 +117,7 @@ __all__ = [
     "select_samples",
     "select_variants",
     "table_text",
+    "values_of",
     "write_all",
     "write_checkpoint",
     "write_grm",

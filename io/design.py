@@ -59,8 +59,15 @@ class _Term:
         return np.column_stack([self.values == level for level in self.levels]).astype(np.float64)
 
 
-def design_matrix(quantitative: Covariates | None, categorical: Covariates | None, samples: pd.DataFrame) -> Design:
+def design_matrix(
+    quantitative: Covariates | None,
+    categorical: Covariates | None,
+    samples: pd.DataFrame,
+    environments: Covariates | None = None,
+) -> Design:
     """Design matrix of ``samples`` (fid, iid; their order), from complete covariates.
+
+    ``environments``: further quantitative covariates; one whose name is taken already is that covariate.
 
     The intercept comes first and is always there.  A categorical covariate gives one 0/1 column for each level but
     the reference, the first in sorted order (numerically when every level is a number, as R does).  A covariate that
@@ -74,6 +81,11 @@ def design_matrix(quantitative: Covariates | None, categorical: Covariates | Non
     if samples.empty:
         raise InputError("samples: expected at least one sample, found none; loosen the filters")
     terms = list(_terms(quantitative, categorical, samples))
+    if environments is not None:
+        taken = {term.name for term in terms}
+        values = values_of(environments, samples)
+        new = [(k, name) for k, name in enumerate(environments.values.columns) if name not in taken]
+        terms += [_quantitative_term(name, values[:, k], environments.path) for k, name in new]
     names = (INTERCEPT, *(name for term in terms for name in term.column_names))
     n, c = len(samples), len(names)
     if c >= n:
@@ -98,6 +110,11 @@ def _terms(quantitative: Covariates | None, categorical: Covariates | None, samp
                 raise InputError(f"{covariates.path}: covariate {name} is also in the quantitative file; rename one")
             seen.add(name)
             yield make(name, values[name].to_numpy(), covariates.path)
+
+
+def values_of(table: Covariates, samples: pd.DataFrame) -> np.ndarray:
+    """(n, columns) values of ``samples`` (fid, iid; their order); raises InputError where one has none."""
+    return _complete_values(table, samples).to_numpy()
 
 
 def _complete_values(covariates: Covariates, samples: pd.DataFrame) -> pd.DataFrame:

@@ -68,6 +68,11 @@ class GenotypeCovariance:
         return getattr(self.products, "lead", ("arrays", np.dtype(self.dtype)))
 
     @property
+    def identity(self) -> tuple[np.ndarray, ...]:
+        """Arrays that tell these components from others of the same genotypes."""
+        return self.weights.indptr, self.weights.indices, self.weights.data
+
+    @property
     def overlap(self) -> float:
         """Components a variant belongs to, on average: the cost of :meth:`apply_each` relative to one component."""
         return max(1.0, self.weights.nnz / max(1, len(np.unique(self.weights.nonzero()[0]))))

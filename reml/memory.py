@@ -19,8 +19,9 @@ class Blocks(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What decides the size of a fit: components, traits, fixed effects, probes, rank of the preconditioner, and the
-    columns solved at once (``columns``; None for all)."""
+    """What decides the size of a fit: components, traits, fixed effects, probes, rank of the preconditioner, the columns
+    solved at once (``columns``; None for all), and ``scales``: ways in which samples are scaled, each with features of
+    its own."""
 
     num_components: int
     num_traits: int
@@ -28,6 +29,7 @@ class Work:
     num_probes: int
     rank: int = 0
     columns: int | None = None
+    scales: int = 1
 
 
 def fit_blocks(work: Work) -> dict[str, Blocks]:
@@ -50,29 +52,29 @@ def _krylov_blocks(work: Work) -> dict[str, Blocks]:
 
 
 def _iterative_blocks(work: Work) -> dict[str, Blocks]:
-    c, s, r, G = work.num_fixed, work.num_probes, work.rank, work.num_components
+    c, s, r, G, S = work.num_fixed, work.num_probes, work.rank, work.num_components, work.scales
     k = 1 + s
     at_once = min(k, work.columns or k)
     solving = (12, k) if at_once == k else (7, k)
     batch = () if at_once == k else ((8, at_once),)
     kept = ((1, c), (1, 1), (1, s), (1, r), (1, G + 1))
     phases = {
-        "solves": Blocks((*kept, solving, *batch), ((1, s),), at_once),
-        "traces": Blocks((*kept, (6, k)), ((1, s), (1 if at_once == k else 2, at_once)), half=at_once),
-        "information": Blocks((*kept, (4, k), (13, G + 1)), ((1, s),), G + 1),
-        "likelihood": Blocks((*kept, (1, k), (5, s), (2, at_once)), ((1, s),), at_once),
+        "solves": Blocks((*kept, solving, *batch), ((S, s),), at_once),
+        "traces": Blocks((*kept, (6, k)), ((S, s), (S if at_once == k else 2 * S, at_once)), half=at_once),
+        "information": Blocks((*kept, (4, k), (13, G + 1)), ((S, s),), G + 1),
+        "likelihood": Blocks((*kept, (1, k), (5, s), (2, at_once)), ((S, s),), at_once),
     }
     if r:
-        phases["preconditioner"] = Blocks((*kept, (1, k), (4, r)), ((1, s),), r)
-        phases["cores"] = Blocks((*kept, (1, k), (2, r)), ((1, s),), r)
+        phases["preconditioner"] = Blocks((*kept, (1, k), (4, r)), ((S, s),), r)
+        phases["cores"] = Blocks((*kept, (1, k), (2, r)), ((S, s),), r)
     return phases
 
 
 def he_blocks(work: Work) -> dict[str, Blocks]:
     """The peaks of randomised Haseman-Elston regression with ``num_probes`` probes."""
-    c, s, G = work.num_fixed, work.num_probes, work.num_components
+    c, s, G, S = work.num_fixed, work.num_probes, work.num_components, work.scales
     kept = ((1, c), (1, s))
     return {
-        "images": Blocks((*kept, (G + 4, s)), ((1, s),), s),
-        "moments": Blocks((*kept, (3, s)), ((2, s), (1, 2 * s))),
+        "images": Blocks((*kept, (G + 4, s)), ((S, s),), s),
+        "moments": Blocks((*kept, (3, s)), ((2 * S, s), (S, 2 * s))),
     }

@@ -1,0 +1,230 @@
+"""What is fitted: the genotypes' components, scaled by ancestry or environment, beside relationship matrices, and the
+residuals.  Every kind is a value that the estimators take as they take any other."""
+
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpu_reml import io, ops
+from gpu_reml.reml import (
+    Covariance,
+    MixedCovariance,
+    ScaledCovariance,
+    dense_covariance,
+    with_residuals,
+)
+
+RESIDUAL = "residual"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Tables of what a model has besides genotypes, as read; None or empty where it has none."""
+
+    admixture: io.Covariates | None = None
+    environments: io.Covariates | None = None
+    residual_weights: io.Covariates | None = None
+    residual_groups: io.Covariates | None = None
+    grms: tuple[io.GrmFile, ...] = ()
+
+    @property
+    def tables(self) -> list[io.Covariates]:
+        """Tables that a sample must be in to be analysed."""
+        given = (self.admixture, self.environments, self.residual_weights, self.residual_groups)
+        return [table for table in given if table is not None]
+
+    @property
+    def num_scales(self) -> int:
+        """Copies of the genotypes' components, each scaled by samples in its own way."""
+        ancestries = 1 if self.admixture is None else self.admixture.values.shape[1]
+        return ancestries + (0 if self.environments is None else self.environments.values.shape[1])
+
+
+def read_parts(options: Namespace) -> Parts:
+    """Read the tables that are named; raises InputError for flags that need another one."""
+    for flag, needed in (("admix_fam", "admix_q"), ("admix_component_names", "admix_q"), ("gxe_noise", "gxe")):
+        if getattr(options, flag) and not getattr(options, needed):
+            raise io.InputError(f"--{flag.replace('_', '-')}: has no meaning without --{needed.replace('_', '-')}")
+    if options.admix_residual_mode == "per-ancestry":
+        if not options.admix_q:
+            raise io.InputError("--admix-residual-mode per-ancestry: needs --admix-q")
+        if options.residual_weights or options.residual_groups:
+            raise io.InputError("--admix-residual-mode per-ancestry: the residuals are given by another flag too")
+    names = options.admix_component_names.split(",") if options.admix_component_names else None
+    grms = tuple(io.read_grm(prefix) for prefix in (options.grm or "").split(",") if prefix)
+    groups = io.read_covariates(options.residual_groups, "categorical") if options.residual_groups else None
+    if groups is not None and groups.values.shape[1] != 1:
+        raise io.InputError(f"{options.residual_groups}: expected one column of groups, found {groups.values.shape[1]}")
+    return Parts(
+        io.read_admixture(options.admix_q, options.admix_fam, names) if options.admix_q else None,
+        io.read_covariates(options.gxe, "quantitative") if options.gxe else None,
+        io.read_covariates(options.residual_weights, "quantitative") if options.residual_weights else None,
+        groups,
+        grms,
+    )
+
+
+class Model(NamedTuple):
+    """The covariance to fit, what each of its components is, and how many variants it has (None where it has none).
+
+    ``ancestries``: name -> its components, and their mean ``proportions``.  ``values``: arrays that went into it beside
+    the genotypes, which tell one model from another.
+    """
+
+    covariance: Covariance
+    descriptions: tuple[str, ...]
+    num_variants: tuple[int | None, ...]
+    ancestries: dict[str, tuple[str, ...]]
+    proportions: np.ndarray
+    values: tuple[np.ndarray, ...]
+
+
+def plain_model(genetic) -> Model:
+    """Sets of variants and one residual."""
+    counts = tuple(genetic.num_variants)
+    return Model(genetic, tuple(f"{count} variants" for count in counts), counts, {}, np.zeros(0), ())
+
+
+def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignment, place, options: Namespace) -> Model:
+    """The model of the analysed samples.
+
+    base: components of the genotypes, or None for relationship matrices alone.  ``place(genotypes)`` makes products.
+    """
+    samples, pieces, ancestries, values = alignment.samples, [], {}, []
+    proportions = np.zeros(0)
+    if base is not None:
+        pieces, ancestries, proportions, values = genotype_pieces(base, parts, samples, options)
+        if options.dominance:
+            pieces.append(dominance_piece(genotypes, base, place))
+    for grm, rows in zip(parts.grms, alignment.indices[len(alignment.indices) - len(parts.grms) :], strict=True):
+        name = grm.prefix.rsplit("/", 1)[-1]
+        matrix = grm.matrix(rows)
+        values.append(matrix)
+        text = f"relationship matrix {grm.prefix}.grm.bin"
+        pieces.append(Piece(dense_covariance([matrix], [name]), (text,), (None,)))
+    covariance = pieces[0].covariance
+    if len(pieces) > 1:
+        covariance = MixedCovariance([piece.covariance for piece in pieces])
+    diagonals, names = residual_diagonals(parts, samples, options)
+    if names != (RESIDUAL,) or np.ptp(diagonals):
+        covariance = with_residuals(covariance, diagonals, names)
+        values.append(diagonals)
+    return Model(
+        covariance,
+        tuple(text for piece in pieces for text in piece.descriptions),
+        tuple(count for piece in pieces for count in piece.num_variants),
+        ancestries,
+        proportions,
+        tuple(values),
+    )
+
+
+class Piece(NamedTuple):
+    """Some components with what they are and their numbers of variants."""
+
+    covariance: Any
+    descriptions: tuple[str, ...]
+    num_variants: tuple[int | None, ...]
+
+
+def genotype_pieces(base, parts: Parts, samples, options: Namespace):
+    """The genotypes' components as they are or by ancestry, and those by environment."""
+    counts = tuple(base.num_variants)
+    told = tuple(f"{count} variants" for count in counts)
+    pieces, ancestries, proportions, values = [], {}, np.zeros(0), []
+    if parts.admixture is None:
+        pieces.append(Piece(base, told, counts))
+    else:
+        Q = io.values_of(parts.admixture, samples)
+        proportions = Q.mean(axis=0)
+        for name, q in zip(parts.admixture.values.columns, Q.T, strict=True):
+            if not q.any():
+                raise io.InputError(f"{parts.admixture.path}: nobody analysed has any of ancestry {name}; drop it")
+            names = (name,) if len(counts) == 1 else tuple(f"{name}.{g}" for g in base.names)
+            ancestries[name] = names
+            scaled = tuple(f"{text}, scaled by the root of ancestry {name} (mean {q.mean():.3f})" for text in told)
+            pieces.append(Piece(ScaledCovariance(base, np.sqrt(q), names), scaled, counts))
+            values.append(q)
+    if parts.environments is not None:
+        E = environments_of(parts, samples, options)
+        for name, e in zip(parts.environments.values.columns, E.T, strict=True):
+            names = tuple(f"{g}_x_{name}" for g in base.names)
+            scaled = tuple(f"{text}, scaled by environment {name}" for text in told)
+            pieces.append(Piece(ScaledCovariance(base, e, names), scaled, counts))
+            values.append(e)
+    return pieces, ancestries, proportions, values
+
+
+def dominance_piece(genotypes: ops.PackedGenotypes, base, place) -> Piece:
+    """One component of all variants in dominance coding."""
+    if base.backend != "cpu":
+        raise io.InputError("--dominance: is computed on the CPU only; add --device cpu")
+    deviations = ops.dominance(genotypes)
+    covariance = ops.make_covariance(place(deviations), None, ["dominance"])
+    count = covariance.num_variants[0]
+    return Piece(covariance, (f"{count} variants, dominance deviations",), (count,))
+
+
+def environments_of(parts: Parts, samples, options: Namespace) -> np.ndarray:
+    """(n, E) environments of the analysed samples."""
+    E = io.values_of(parts.environments, samples)
+    flat = np.ptp(E, axis=0) == 0
+    if flat.any():
+        name = parts.environments.values.columns[int(np.argmax(flat))]
+        raise io.InputError(f"{parts.environments.path}: environment {name} is the same for all analysed samples")
+    return E if options.gxe_scale == "none" else (E - E.mean(axis=0)) / E.std(axis=0)
+
+
+def residual_diagonals(parts: Parts, samples, options: Namespace) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(n, J) diagonals of the residuals, and their names."""
+    n = len(samples)
+    if options.admix_residual_mode == "per-ancestry":
+        diagonals = io.values_of(parts.admixture, samples)
+        names = [f"residual_{name}" for name in parts.admixture.values.columns]
+    elif parts.residual_groups is not None:
+        groups = io.values_of(parts.residual_groups, samples)[:, 0]
+        levels = sorted(set(groups))
+        diagonals = (groups[:, None] == np.array(levels, dtype=object)).astype(np.float64)
+        names = [f"residual_{level}" for level in levels]
+    elif parts.residual_weights is not None:
+        table = parts.residual_weights
+        diagonals = io.values_of(table, samples)
+        bad = np.argwhere(diagonals < 0)
+        if len(bad):
+            row, column = bad[0]
+            raise io.InputError(
+                f"{table.path}: weight {table.values.columns[column]} of FID {samples['fid'].iloc[row]} IID "
+                f"{samples['iid'].iloc[row]} is negative; a variance cannot be"
+            )
+        several = diagonals.shape[1] > 1
+        names = [f"residual_{name}" for name in table.values.columns] if several else [RESIDUAL]
+        if not several and not (diagonals > 0).all():
+            raise io.InputError(f"{table.path}: weights of a single residual must be positive; drop the samples at 0")
+    else:
+        diagonals, names = np.ones((n, 1)), [RESIDUAL]
+    if options.gxe_noise:
+        E = environments_of(parts, samples, options)
+        diagonals = np.column_stack([E**2, diagonals])
+        names = [f"noise_{name}" for name in parts.environments.values.columns] + names
+    return diagonals, tuple(names)
+
+
+def ancestry_residuals(model: Model, options: Namespace) -> dict[str, str]:
+    """The residual that belongs to each ancestry."""
+    own = options.admix_residual_mode == "per-ancestry"
+    return {name: f"residual_{name}" if own else RESIDUAL for name in model.ancestries}
+
+
+def planned_parts(num_components: int, parts: Parts, options: Namespace) -> int:
+    """Components of the model from those of the genotypes, residual diagonals among them."""
+    total = num_components * parts.num_scales + len(parts.grms) + options.dominance
+    extra = parts.environments.values.shape[1] if options.gxe_noise else 0
+    if options.admix_residual_mode == "per-ancestry":
+        extra += parts.admixture.values.shape[1]
+    elif parts.residual_groups is not None:
+        extra += parts.residual_groups.values.iloc[:, 0].nunique()
+    elif parts.residual_weights is not None and parts.residual_weights.values.shape[1] > 1:
+        extra += parts.residual_weights.values.shape[1]
+    return total + extra

@@ -1,0 +1,236 @@
+"""Relationship matrices, ancestries, environments, dominance, residuals: the command against dense formulas."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gpu_reml import io
+from gpu_reml.cli.main import main
+from gpu_reml.validation import dense, simulate_cohort, write_plink
+
+N, M = 220, 500
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Genotypes in files, and everything a model may have beside them."""
+    folder = tmp_path_factory.mktemp("model")
+    people = simulate_cohort(N, M, 3)
+    write_plink(people, folder / "data")
+    rng = np.random.default_rng(4)
+    Z = dense.standardised(people.counts)
+    ids = people.samples[["fid", "iid"]].set_axis(["FID", "IID"], axis=1)
+    Q = rng.dirichlet([1.0, 0.6], N)
+    np.savetxt(folder / "data.2.Q", Q, fmt="%.6f")
+    Q = np.loadtxt(folder / "data.2.Q")
+    E = np.round(rng.normal(20, 5, (N, 2)), 3)
+    W = np.round(rng.uniform(0.5, 2, (N, 1)), 4)
+    group = rng.choice(["clinic", "home", "lab"], N)
+    y = np.round(
+        10 + 3 * Z @ rng.standard_normal(M) / np.sqrt(M) * (1 + 0.05 * (E[:, 0] - 20)) + rng.normal(0, 3, N), 6
+    )
+    shuffled = rng.permutation(N)
+    for name, table in {
+        "pheno.txt": ids.assign(y=y),
+        "env.txt": ids.assign(age=E[:, 0], dose=E[:, 1]).iloc[shuffled],
+        "weights.txt": ids.assign(w=W[:, 0]).iloc[shuffled],
+        "groups.txt": ids.assign(site=group),
+    }.items():
+        table.to_csv(folder / name, sep="\t", index=False)
+    house = np.kron(np.eye(N // 4), np.full((4, 4), 0.5)) + 0.5 * np.eye(N)
+    order = rng.permutation(N)
+    io.write_grm(folder / "house", house[np.ix_(order, order)], people.samples.iloc[order])
+    return {
+        "folder": folder,
+        "Z": Z,
+        "Q": Q,
+        "E": E,
+        "W": W,
+        "group": group,
+        "y": y,
+        "house": house,
+        "counts": people.counts,
+    }
+
+
+def run(cohort, *arguments, out="out", genotypes=True, method="exact"):
+    folder = cohort["folder"]
+    first = ["--bfile", folder / "data"] if genotypes else []
+    command = [*first, "--pheno", folder / "pheno.txt", "--out", folder / out, "--method", method, "--quiet"]
+    code = main([str(a) for a in [*command, "--device", "cpu", "--dtype", "float64", *arguments]])
+    return code, (json.loads((folder / f"{out}.json").read_text()) if code == 0 else None)
+
+
+def check(record, y, X, Ks, Rs):
+    """The record is the maximum that dense formulas see, its errors are theirs, and h2 is weighted by traces."""
+    rows = [*record["components"], *record["residuals"]]
+    every = [*Ks, *(np.diag(r) for r in Rs)]
+    theta = np.array([row["variance"] for row in rows])
+    se = np.array([row["se"] for row in rows])
+    assert len(theta) == len(every)
+    score = dense.dense_score(np.append(theta, 0.0), y, X, every)[:-1] * se
+    at_bound = theta < 1e-4 * theta.sum()
+    assert (np.abs(score[~at_bound]) < 1e-4).all() and (score[at_bound] < 1e-4).all()
+    assert record["loglik"] == pytest.approx(dense.dense_loglik(np.append(theta, 0), y, X, every), abs=1e-5)
+    ai = dense.dense_average_information(np.append(theta, 0.0), y, X, every)[:-1, :-1]
+    np.testing.assert_allclose(se, np.sqrt(np.diag(np.linalg.inv(ai))), rtol=1e-3)
+    traces = [np.trace(K) for K in every]
+    np.testing.assert_allclose([row["trace"] for row in rows], traces, rtol=1e-6)
+    genetic = theta[: len(Ks)] @ traces[: len(Ks)]
+    assert record["h2"]["estimate"] == pytest.approx(genetic / (theta @ traces), rel=1e-6)
+
+
+ONES = np.ones((N, 1))
+
+
+def test_a_relationship_matrix_alone_and_beside_genotypes(cohort):
+    folder, y, house = cohort["folder"], cohort["y"], cohort["house"].astype(np.float32).astype(float)
+    code, record = run(cohort, "--grm", folder / "house", genotypes=False)
+    assert code == 0
+    check(record, y, ONES, [house], [ONES[:, 0]])
+    assert record["components"][0]["name"] == "house" and "num_variants" not in record
+    code, record = run(cohort, "--grm", folder / "house")
+    check(record, y, ONES, [dense.kernel(cohort["Z"]), house], [ONES[:, 0]])
+    assert [c["num_variants"] for c in record["components"]] == [M - int((cohort["Z"] == 0).all(axis=0).sum()), None]
+
+
+def test_relationship_matrices_are_aligned_by_id_and_fitted_without_genotypes_stochastically(cohort):
+    folder = cohort["folder"]
+    people = pd.read_csv(folder / "pheno.txt", sep="\t", dtype=str)
+    people.iloc[10:].to_csv(folder / "some.txt", sep="\t", index=False)
+    code, record = run(
+        cohort, "--grm", folder / "house", "--keep", folder / "some.txt", genotypes=False, method="stochastic"
+    )
+    assert code == 0
+    _, exact = run(cohort, "--grm", folder / "house", "--keep", folder / "some.txt", genotypes=False)
+    gap = abs(record["h2"]["estimate"] - exact["h2"]["estimate"])
+    assert gap < 4 * record["h2"]["mc_se"] + 0.02 * record["h2"]["se"]
+
+
+@pytest.mark.parametrize("mode", ["shared", "per-ancestry"])
+def test_ancestries_have_variances_of_their_own(cohort, mode):
+    folder, Q, y = cohort["folder"], cohort["Q"], cohort["y"]
+    code, record = run(
+        cohort,
+        "--admix-q",
+        folder / "data.2.Q",
+        "--admix-component-names",
+        "north,south",
+        "--admix-residual-mode",
+        mode,
+    )
+    assert code == 0
+    K = dense.kernel(cohort["Z"])
+    Ks = [np.sqrt(np.outer(q, q)) * K for q in Q.T]
+    own = mode == "per-ancestry"
+    check(record, y, ONES, Ks, list(Q.T) if own else [ONES[:, 0]])
+    assert [c["name"] for c in record["components"]] == ["north", "south"]
+    names = [r["name"] for r in record["residuals"]]
+    assert names == (["residual_north", "residual_south"] if own else ["residual"])
+    for a, row in enumerate(record["ancestries"]):
+        A, B = np.mean(Q[:, a] * np.diag(K)), Q[:, a].mean()
+        tau, sigma = record["components"][a]["variance"], record["residuals"][a if own else 0]["variance"]
+        assert row["h2"] == pytest.approx(tau * A / (tau * A + sigma * B), rel=1e-6)
+        assert 0 < row["h2_se"]
+
+
+def test_environments_with_noise_of_their_own(cohort):
+    folder, E, y = cohort["folder"], cohort["E"], cohort["y"]
+    code, record = run(cohort, "--gxe", folder / "env.txt", "--gxe-noise")
+    assert code == 0
+    S = (E - E.mean(axis=0)) / E.std(axis=0)
+    K = dense.kernel(cohort["Z"])
+    Ks = [K, *(np.outer(s, s) * K for s in S.T)]
+    check(record, y, np.column_stack([np.ones(N), E]), Ks, [*(S.T**2), np.ones(N)])
+    assert [c["name"] for c in record["components"]] == ["data", "data_x_age", "data_x_dose"]
+    assert [f["name"] for f in record["fixed_effects"]] == ["intercept", "age", "dose"]
+
+
+def test_known_weights_and_groups_of_residuals(cohort):
+    folder, y, K = cohort["folder"], cohort["y"], dense.kernel(cohort["Z"])
+    code, record = run(cohort, "--residual-weights", folder / "weights.txt")
+    assert code == 0
+    check(record, y, ONES, [K], [cohort["W"][:, 0]])
+    code, record = run(cohort, "--residual-groups", folder / "groups.txt")
+    levels = ["clinic", "home", "lab"]
+    check(record, y, ONES, [K], [(cohort["group"] == level).astype(float) for level in levels])
+    assert [r["name"] for r in record["residuals"]] == [f"residual_{level}" for level in levels]
+    hsq = (folder / "out.hsq").read_text()
+    assert "V(e3)" in hsq
+
+
+def test_dominance_is_a_component_of_its_own(cohort):
+    from gpu_reml.ops import dominance, pack, standardise, to_dense
+
+    code, record = run(cohort, "--dominance")
+    assert code == 0
+    D = to_dense(dominance(standardise([pack(cohort["counts"])], N)))
+    check(record, cohort["y"], ONES, [dense.kernel(cohort["Z"]), dense.kernel(D)], [ONES[:, 0]])
+
+
+def test_everything_in_one_command(cohort):
+    folder, E, Q, y = cohort["folder"], cohort["E"], cohort["Q"], cohort["y"]
+    arguments = [
+        "--admix-q",
+        folder / "data.2.Q",
+        "--gxe",
+        folder / "env.txt",
+        "--gxe-noise",
+        "--grm",
+        folder / "house",
+    ]
+    code, record = run(cohort, *arguments, "--admix-residual-mode", "per-ancestry", "--gxe-scale", "none")
+    assert code == 0
+    K = dense.kernel(cohort["Z"])
+    Ks = [*(np.sqrt(np.outer(q, q)) * K for q in Q.T), *(np.outer(e, e) * K for e in E.T)]
+    Ks.append(cohort["house"].astype(np.float32).astype(float))
+    check(record, y, np.column_stack([np.ones(N), E]), Ks, [*(E.T**2), *Q.T])
+
+
+def test_joint_tests_are_in_the_files(cohort):
+    folder = cohort["folder"]
+    code, record = run(cohort, "--vc-block-sizes", "200,200,100", "--joint-test", "block_000,block_002")
+    assert code == 0
+    table = pd.read_csv(folder / "out.tests.tsv", sep="\t")
+    assert list(table["test"]) == ["block_000", "block_001", "block_002", "all", "block_000,block_002"]
+    np.testing.assert_allclose(table["statistic"], [row["statistic"] for row in record["joint_tests"]], rtol=1e-5)
+    first = record["components"][0]
+    if first["variance"] > 0:
+        single = (first["variance"] / first["se"]) ** 2
+        assert table["statistic"][0] == pytest.approx(single, rel=0.3)
+
+
+BAD = {
+    "a .Q without its .fam": (["--admix-q", "{0}/lost.2.Q"], r"lost.fam, which is not there; give --admix-fam"),
+    "proportions that do not sum to one": (
+        ["--admix-q", "{0}/bad.Q", "--admix-fam", "{0}/data.fam"],
+        "line 1 .*sum to",
+    ),
+    "names without ancestries": (["--admix-component-names", "a,b"], "has no meaning without --admix-q"),
+    "residuals twice": (
+        ["--admix-q", "{0}/data.2.Q", "--admix-residual-mode", "per-ancestry", "--residual-groups", "{0}/groups.txt"],
+        "given by another flag too",
+    ),
+    "noise without environments": (["--gxe-noise"], "without --gxe"),
+    "a merge": (["--merge", "--gxe", "{0}/env.txt"], "--merge: pools components of variants only; leave --gxe out"),
+    "a missing matrix": (["--grm", "{0}/nothing"], r"nothing.grm.id"),
+    "a joint test of what is not there": (
+        ["--gxe", "{0}/env.txt", "--joint-test", "age"],
+        "--joint-test age: no component 'age'; there are data, ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_that_says_what_is_wrong(cohort, case, capsys):
+    import re
+
+    folder = cohort["folder"]
+    np.savetxt(folder / "bad.Q", np.full((N, 2), 0.4))
+    (folder / "lost.2.Q").write_text("1 0\n")
+    flags, message = BAD[case]
+    code, _ = run(cohort, *(flag.format(folder) for flag in flags), out="bad")
+    error = capsys.readouterr().err
+    assert code == 2 and error.count("\n") == 1 and re.search(message, error), error
