@@ -56,14 +56,15 @@ class DescentSettings:
 class PathSettings:
     """``num_lambda`` values in geometric progression from max|s| down to ``min_ratio`` times that.
 
-    ``gamma``: of EBIC, 0 is BIC.  The path ends early after ``patience`` values (None: never) that do not improve EBIC
-    by more than ``min_delta``, and before a model of more than ``max_active`` coefficients or half the error contrasts.
+    ``gamma``: of EBIC, 0 is BIC.  The path ends early after ``patience`` values that do not improve EBIC by more than
+    ``min_delta`` (None: never, since effects shrunk by a large lambda may not yet pay for their number), and before a
+    model of more than half as many coefficients as error contrasts.  At most ``max_active`` may be chosen.
     """
 
     num_lambda: int = 60
     min_ratio: float = 0.05
     gamma: float = 0.5
-    patience: int | None = 10
+    patience: int | None = None
     min_delta: float = 0.0
     max_active: int = 128
 
@@ -87,8 +88,8 @@ class Descent(NamedTuple):
 class LassoPath(NamedTuple):
     """Values along the path, one for every lambda that was reached: ``coefficients`` (L, k).
 
-    ``best``: the chosen one, the first of lowest EBIC.  ``cut``: the path ended because the next model would have had
-    too many coefficients while EBIC still fell, so that a larger model might be better.
+    ``best``: the chosen one, the first of lowest EBIC among those that may be.  ``cut``: a model of more than
+    ``max_active`` coefficients has a lower one.
     """
 
     lambdas: np.ndarray
@@ -194,26 +195,29 @@ def lasso_path(
     settings, descent = settings or PathSettings(), descent or DescentSettings()
     b = np.zeros(problem.num_columns)
     rows: list[tuple] = []
-    best, waiting, cut = 0, 0, False
+    best = 0
+    lowest = waiting = 0  # of all models, whether they may be chosen or not
     for lam in lambda_values(problem.s, settings):
         found = descend(problem, lam, b, descent)
         exact = polished(problem, lam, found.b)
         b = found.b if exact is None else exact
         df = int(np.count_nonzero(b))
-        if df > min(settings.max_active, problem.num_contrasts // 2):
-            cut = waiting == 0
+        if df > problem.num_contrasts // 2:
             break
         rss = problem.rss(b)
         value = ebic(rss, df, problem.num_contrasts, num_variants, settings.gamma)
         rows.append((lam, b, df, rss, value, found.converged or exact is not None))
-        if len(rows) == 1 or value < rows[best][4] - settings.min_delta:
-            best, waiting = len(rows) - 1, 0
-        else:
+        here = len(rows) - 1
+        if df <= settings.max_active and value < rows[best][4] - settings.min_delta:
+            best = here
+        if here and not value < rows[lowest][4] - settings.min_delta:
             waiting += 1
-            if settings.patience is not None and waiting >= settings.patience:
-                break
+        else:
+            lowest, waiting = here, 0
+        if settings.patience is not None and waiting >= settings.patience:
+            break
     if not rows:  # the phenotype has nothing in common with any column
         value = ebic(problem.ypy, 0, problem.num_contrasts, num_variants, settings.gamma)
         rows = [(0.0, b, 0, problem.ypy, value, True)]
     lambdas, coefficients, df, rss, values, converged = map(np.array, zip(*rows, strict=True))
-    return LassoPath(lambdas, coefficients, df, rss, values, converged, best, cut)
+    return LassoPath(lambdas, coefficients, df, rss, values, converged, best, bool(df[lowest] > settings.max_active))

@@ -41,7 +41,7 @@ FAR = 0.25  # distance of the components' proportions at which the preconditione
 class SparseStatus(Enum):
     """What became of a run; the value is the message, with the remedy."""
 
-    CONVERGED = "converged: the last LASSO gave back the variants that its variances were estimated with"
+    CONVERGED = "the last LASSO gave back the variants that its variances were estimated with"
     MAX_ROUNDS = "the limit of rounds was reached before variants and variances settled; raise --outer-max"
     CYCLE = (
         "the rounds repeat themselves: variances with one set of variants choose another, and the other way round; the "
