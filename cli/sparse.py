@@ -1,0 +1,203 @@
+"""Entry point of ``gpu-reml-sparse``: variants of large effect by a certified LASSO, everything else by REML."""
+
+import argparse
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from .main import run_command
+from .options import (
+    add_components,
+    add_compute,
+    add_data,
+    add_filters,
+    add_ignored,
+    add_model,
+    count,
+    make_parser,
+    positive_float,
+    positive_int,
+)
+
+EPILOG = """\
+example:
+  gpu-reml-sparse --bed-prefix data --pheno-txt pheno.txt --covar-txt age.txt --out-prefix sparse
+
+min_b 1/2 (y - Zb)'P(y - Zb) + lambda |b|_1 at the fitted variances, covariates profiled out, standardised genotypes; in
+turns with REML that has the chosen variants as fixed effects. Effects are in the phenotype's units, of one standard
+deviation and of one copy of a1, the counted allele.
+
+exit codes: those of gpu-reml. With 3 (a limit was met) everything found so far is written, and says which limit.
+"""
+RIDGES = ("--pcg-ridge", "--lasso-ridge", "--proj-ridge")
+
+
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, found {text}")
+    return value
+
+
+def at_least_zero(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected 0 or more, found {text}")
+    return value
+
+
+def make_sparse_parser(number: str) -> ArgumentParser:
+    """The parser of gpu-reml-sparse; ``number``: the version."""
+    parser = ArgumentParser(
+        prog="gpu-reml-sparse",
+        description="Choose variants of large effect by the LASSO under the fitted covariance; the rest by REML.",
+        epilog=EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
+    add_data(parser.add_argument_group("data"))
+    add_filters(parser.add_argument_group("variants and samples, with PLINK's meaning and order"))
+    add_components(parser.add_argument_group("variance components; several kinds may be combined"))
+    add_model(parser.add_argument_group("REML fits"))
+    add_rounds(parser.add_argument_group("rounds and candidates"))
+    add_path(parser.add_argument_group("LASSO"))
+    add_kkt(parser.add_argument_group("certificate over all variants"))
+    add_compute(parser.add_argument_group("compute"))
+    add_output(parser.add_argument_group("output"))
+    ignored = parser.add_argument_group("accepted from the reference system, without effect: chosen here by need")
+    add_ignored(ignored)
+    for flag in RIDGES:
+        ignored.add_argument(flag, metavar="X", help="no ridge is added anywhere" if flag == RIDGES[0] else None)
+    return parser
+
+
+def add_rounds(group) -> None:
+    group.add_argument(
+        "--outer-max", type=positive_int, default=6, metavar="N", help="most rounds of LASSO and REML (default 6)"
+    )
+    group.add_argument(
+        "--support-stable-rounds", type=positive_int, default=1, metavar="N",
+        help="rounds running in which variants and variances must be the same (default 1)",
+    )  # fmt: skip
+    group.add_argument(
+        "--vc-rel-tol", type=positive_float, default=1e-2, metavar="X",
+        help="largest change of a variance, as a share of the phenotypic one, that counts as the same (default 0.01)",
+    )  # fmt: skip
+    group.add_argument(
+        "--candidate-k", type=positive_int, default=256, metavar="N",
+        help="variants of largest score |z'Py| that the LASSO begins with, those of the last round first (default 256)",
+    )  # fmt: skip
+    group.add_argument(
+        "--screen-topk", type=positive_int, default=2000, metavar="N",
+        help="most variants that screening keeps; fewer than --candidate-k limit the candidates (default 2000)",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-active", type=positive_int, default=128, metavar="N",
+        help="most variants that may be chosen; a path that wants more ends there and the run says so (default 128)",
+    )  # fmt: skip
+    group.add_argument(
+        "--pcg-tol", type=share, default=1e-4, metavar="X",
+        help="relative residual of the candidates' solves; the LASSO errs by its square (default 1e-4). Those of the "
+        "phenotype go to 1e-6, or 1e-10 with --dtype float64",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-pcg-iters", type=positive_int, default=400, metavar="N", help="most PCG steps of a solve (default 400)"
+    )
+
+
+def add_path(group) -> None:
+    group.add_argument(
+        "--lasso-n-lambda", type=positive_int, default=60, metavar="N", help="values of lambda, geometric (default 60)"
+    )
+    group.add_argument(
+        "--lasso-lam-min-ratio", type=share, default=0.05, metavar="X", help="last lambda / the first (default 0.05)"
+    )
+    group.add_argument(
+        "--lasso-ebic-gamma", type=at_least_zero, default=0.5, metavar="X",
+        help="penalty on the number of models of a size; 0 is BIC (default 0.5)",
+    )  # fmt: skip
+    group.add_argument(
+        "--ebic-p-mode", choices=("candidate", "full"), default="full",
+        help="variants among which EBIC thinks the choice was made: all of them (default), or the candidates as in the "
+        "reference system, which is too lenient since the same phenotype chose those",
+    )  # fmt: skip
+    group.add_argument(
+        "--lasso-ebic-early-stop", action=argparse.BooleanOptionalAction, default=False,
+        help="end the path after 10 values of lambda without a lower EBIC. Default off: the whole path takes no time "
+        "beside the rest, and effects still shrunk by a large lambda may not yet pay for their number",
+    )  # fmt: skip
+    group.add_argument(
+        "--lasso-ebic-es-min-delta", type=at_least_zero, default=0.0, metavar="X", help="what counts as lower (0)"
+    )
+    group.add_argument(
+        "--lasso-cd-max-iter", type=positive_int, default=2000, metavar="N",
+        help="most sweeps of coordinate descent for one lambda (default 2000)",
+    )  # fmt: skip
+    group.add_argument(
+        "--lasso-cd-tol", type=positive_float, default=1e-6, metavar="X",
+        help="largest change of a coefficient, in its standard errors, that ends it (default 1e-6)",
+    )  # fmt: skip
+    group.add_argument(
+        "--lasso-active-set-period", type=positive_int, default=5, metavar="N",
+        help="sweeps over active variants between two over all (default 5)",
+    )  # fmt: skip
+
+
+def add_kkt(group) -> None:
+    group.add_argument(
+        "--kkt-check", action=argparse.BooleanOptionalAction, default=True,
+        help="check the solution's conditions for every variant, and add those that violate them (default on)",
+    )  # fmt: skip
+    for flag, what in (("--kkt-tol", "least"), ("--kkt-rel-tol", "times max(1, lambda)")):
+        group.add_argument(
+            flag, type=at_least_zero, default=1e-5, metavar="X",
+            help=f"tolerance for a gradient beyond lambda, {what}, phenotype of unit variance (default 1e-5)",
+        )  # fmt: skip
+    group.add_argument(
+        "--kkt-add-topk", type=positive_int, default=256, metavar="N", help="violators added at a time (default 256)"
+    )
+    group.add_argument(
+        "--kkt-max-rounds", type=positive_int, default=20, metavar="N", help="most checks of a LASSO (default 20)"
+    )
+    group.add_argument(
+        "--kkt-max-candidate", type=count, default=0, metavar="N", help="most candidates (default 0: no limit)"
+    )
+
+
+def add_output(group) -> None:
+    group.add_argument(
+        "--out", "--out-prefix", dest="out", metavar="PREFIX", default="sparse_reml",
+        help="results go to PREFIX.summary.json, .history.json, .selected_snps.tsv, .path.tsv and .path.svg "
+        "(default sparse_reml)",
+    )  # fmt: skip
+    group.add_argument("--keep-out", metavar="FILE", help="write the analysed samples")
+    group.add_argument("--dropped-out", metavar="FILE", help="write the samples left out, with the reason")
+    group.add_argument("--verbose", action="store_true", help="print every iteration of the REML fits")
+    group.add_argument("--quiet", "--non-verbose", dest="quiet", action="store_true", help="print only the results")
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Options of gpu-reml-sparse, and gpu-reml's defaults for what this command does not ask."""
+    number = version("gpu-reml")
+    given = vars(make_sparse_parser(number).parse_args(argv))
+    defaults = vars(make_parser(number).parse_args(["--bfile", "", "--pheno", ""]))
+    return Namespace(**{**defaults, **given})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run gpu-reml-sparse; returns the exit code."""
+    options = parse(argv)
+
+    def command(threads: int) -> bool:
+        from .sparse_run import sparse_command
+
+        return sparse_command(options, threads)
+
+    hint = f"the rounds that were finished are in {options.out}.history.json"
+    return run_command("gpu-reml-sparse", command, options.threads, hint)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""The work of ``gpu-reml-sparse``: inputs as of gpu-reml, the alternation, and its files."""
+
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from importlib.metadata import version
+
+import numpy as np
+
+from gpu_reml import io
+from gpu_reml.reml import (
+    FitResult,
+    FitSettings,
+    ProbeSettings,
+    SolverSettings,
+    default_rank,
+    draw_probes,
+    fit,
+    fit_exact,
+)
+from gpu_reml.reml.certified import AT_ONCE, KktSettings, LassoSettings
+from gpu_reml.reml.lasso import DescentSettings, PathSettings
+from gpu_reml.reml.sparse import Round, SparseSettings, sparse_reml
+
+from .inputs import Group, Inputs, Planned, Tables, load_group, plan_group, read_inputs
+from .methods import choose_method
+from .options import ignored_flags
+from .progress import Progress
+from .reml import planned_lines, write_samples
+from .report import plan_lines
+from .sparse import RIDGES
+from .sparse_report import closing_lines, history_record, output_files, round_line, selected_table, summary_record
+
+PATIENCE = 10  # values of lambda without a lower EBIC that end a path
+
+
+def sparse_command(options: Namespace, threads: int) -> bool:
+    """Run the alternation and write its files; True when it converged."""
+    started = time.perf_counter()
+    for path in (options.out, options.keep_out, options.dropped_out):
+        if path:
+            io.check_writable(path)
+    tables, group = read_one(options)
+    settings_of(options, None)  # what is wrong with them should show before hours of work
+    planned = plan_group(tables, group, options)
+    if options.plan:
+        print("\n".join([*planned_lines(planned, options), candidate_line(planned, options)]), flush=True)
+        return True
+    inputs = load_group(tables, group, planned, options)
+    method = choose_method(inputs, options, threads)
+    say = (lambda *_, **__: None) if options.quiet else print
+    plan = [*plan_lines(inputs, method, options, threads), candidate_line(planned, options)]
+    say("\n".join([f"gpu-reml-sparse {version('gpu-reml')}", *unused_lines(options), *plan, ""]), flush=True)
+    write_samples(inputs, options)
+    rounds: list[Round] = []
+
+    def finished(record: Round) -> None:
+        rounds.append(record)
+        io.write_json(f"{options.out}.history.json", history_record(rounds, inputs, "running"))
+        say(round_line(record, inputs), flush=True)
+
+    result = sparse_reml(
+        inputs.Y[:, 0],
+        inputs.design.X,
+        inputs.covariance,
+        estimator(method, inputs, options),
+        sketch_of(inputs, options),
+        settings_of(options, planned),
+        callback=finished,
+    )
+    table = selected_table(result, inputs)
+    context = {"threads": threads, "seconds": time.perf_counter() - started}
+    files = output_files(options.out, result, table, summary_record(result, table, inputs, options, context), inputs)
+    io.write_all(files)
+    print("\n".join(closing_lines(result, table)))
+    print(f"written: {options.out}{{{','.join(path.removeprefix(options.out) for path in files)}}}", flush=True)
+    return result.converged
+
+
+def read_one(options: Namespace) -> tuple[Tables, Group]:
+    """Tables and the samples of the one phenotype."""
+    if options.method == "he":
+        raise io.InputError("--method he: the LASSO needs REML's variances; use auto, exact or stochastic")
+    tables, groups = read_inputs(options)
+    if len(groups) != 1 or len(groups[0].phenotypes) != 1:
+        raise io.InputError("--pheno-name: variants are chosen for one phenotype; name one")
+    return tables, groups[0]
+
+
+def unused_lines(options: Namespace) -> list[str]:
+    """Notes on flags that were given and do nothing."""
+    ridges = [flag for flag in RIDGES if getattr(options, flag[2:].replace("-", "_")) is not None]
+    return [
+        *(f"note: {flag} has no effect here" for flag in ignored_flags(options)),
+        *(f"note: {flag} has no effect: no ridge is added anywhere" for flag in ridges),
+    ]
+
+
+def settings_of(options: Namespace, planned: Planned | None) -> SparseSettings:
+    """Settings of the alternation; within a device's plan no more columns are solved at once than a fit does."""
+    at_once = AT_ONCE
+    if planned is not None and planned.device is not None:
+        at_once = planned.columns or 1 + options.first_probes
+    lasso = LassoSettings(
+        candidates=min(options.candidate_k, options.screen_topk),
+        full_p=options.ebic_p_mode == "full",
+        path=PathSettings(
+            options.lasso_n_lambda,
+            options.lasso_lam_min_ratio,
+            options.lasso_ebic_gamma,
+            PATIENCE if options.lasso_ebic_early_stop else None,
+            options.lasso_ebic_es_min_delta,
+            options.max_active,
+        ),
+        descent=DescentSettings(options.lasso_cd_max_iter, options.lasso_cd_tol, options.lasso_active_set_period),
+        kkt=KktSettings(
+            options.kkt_check,
+            options.kkt_tol,
+            options.kkt_rel_tol,
+            options.kkt_add_topk,
+            options.kkt_max_rounds,
+            options.kkt_max_candidate or None,
+        ),
+        solve_tol=options.pcg_tol,
+        max_pcg=options.max_pcg_iters,
+        at_once=at_once,
+    )
+    return SparseSettings(options.outer_max, options.support_stable_rounds, options.vc_rel_tol, lasso)
+
+
+def sketch_of(inputs: Inputs, options: Namespace) -> np.ndarray:
+    """For the preconditioner of the candidates' solves: as planned; on the CPU of the usual rank if none was given."""
+    n, planned = len(inputs.Y), inputs.planned
+    rank = planned.rank
+    if planned.device is None and options.precond_rank is None:
+        rank = min(default_rank(n), n - inputs.design.num_columns)
+    return draw_probes(n, 0, rank, options.seed).sketch
+
+
+def estimator(method: str, inputs: Inputs, options: Namespace) -> Callable[[np.ndarray, np.ndarray | None], FitResult]:
+    """REML of the phenotype with given fixed effects, by the method chosen."""
+    y = inputs.Y[:, 0]
+    settings = FitSettings(
+        max_iterations=options.max_iterations,
+        core="auto" if options.precond_rank is None else "always",
+        solver=SolverSettings(max_iterations=options.max_pcg_iters),
+        probes=ProbeSettings(
+            first=min(options.first_probes, options.max_probes),
+            mc_target=options.mc_target,
+            columns=inputs.planned.columns,
+        ),
+    )
+    most, rank = inputs.planned.probes(options.max_probes), inputs.planned.rank
+    probes = None if method == "exact" else draw_probes(len(y), most, rank, options.seed)
+
+    def estimate(X: np.ndarray, start: np.ndarray | None) -> FitResult:
+        progress = Progress(settings.tol, options.verbose, options.quiet)
+        options_here = {"start": start, "callback": progress.iteration, "strict": False}
+        try:
+            if method == "exact":
+                return fit_exact(y, X, inputs.covariance, settings, **options_here)
+            return fit(y, X, inputs.covariance, probes, settings, **options_here)
+        finally:
+            progress.close()
+
+    return estimate
+
+
+def candidate_line(planned: Planned, options: Namespace) -> str:
+    """Memory of the candidates' columns, beside the plan's."""
+    k = min(options.candidate_k, options.screen_topk, planned.sizes.num_variants)
+    size = 2 * k * planned.sizes.num_samples * (8 if options.dtype == "float64" else 4) / 2**20
+    return f"LASSO: {k} candidates to begin with, whose columns take {size:.0f} MiB of host memory"
