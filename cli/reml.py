@@ -49,14 +49,14 @@ def reml_command(options: Namespace, threads: int) -> bool:
             continue
         check_joint_tests(inputs, options)
         method = choose_method(inputs, options, threads)
-        plan = plan_lines(inputs, method, options, threads)
-        say("\n".join([*plan, ""]), flush=True)
+        say("\n".join([*plan_lines(inputs, method, options, threads), ""]), flush=True)
 
         def prefix_of(name: str) -> str:
             return f"{options.out}.{safe_name(name)}" if several else options.out
 
-        def finish(report, inputs=inputs, plan=plan):
+        def finish(report, inputs=inputs, method=method):
             nonlocal converged
+            plan = plan_lines(inputs, method, options, threads)
             name, result, seconds = report
             context = {
                 "phenotype": name,

@@ -184,19 +184,22 @@ def components_from_specs(specs: Sequence[ComponentSpec], variants: AnalysedVari
 
     Variants that are not analysed leave their component; ``notes`` counts them.
     """
-    rows, notes = [], []
+    rows, values, notes = [], [], []
     for spec in specs:
         where = f"component {spec.name}"
-        found = reindex(spec, variants.rows).indices
+        kept = reindex(spec, variants.rows)
+        found, weights = kept.indices, kept.weights
         if spec.ids is not None:
             located = variants.locate(spec.ids, lambda _, where=where: where)
             found = located[located >= 0]
+            weights = None if spec.weights is None else spec.weights[located >= 0]
         rows.append(found)
+        values.append(np.ones(len(found)) if weights is None else weights)
         if len(found) < spec.num_variants:
             notes.append(f"{where}: {spec.num_variants - len(found)} of {spec.num_variants} variants are not analysed")
     columns = np.repeat(np.arange(len(specs)), [len(found) for found in rows])
     names = [spec.name for spec in specs]
-    return component_set(names, np.concatenate(rows), columns, variants.num_variants, notes=notes)
+    return component_set(names, np.concatenate(rows), columns, variants.num_variants, np.concatenate(values), notes)
 
 
 def components_by_chromosome(variants: AnalysedVariants) -> ComponentSet:

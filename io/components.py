@@ -24,13 +24,15 @@ NPZ_PROVENANCE = "component_provenance_json"
 @dataclass(frozen=True)
 class ComponentSpec:
     """``indices``: int64, zero-based rows of the unfiltered genotype files in the user's order, or None where ``ids``
-    has the variants' ids instead.  ``annotation``, ``provenance``: kept, not used."""
+    has the variants' ids instead.  ``weights``: float64, one for each, None for 1.  ``annotation``, ``provenance``:
+    kept, not used."""
 
     name: str
     indices: np.ndarray | None
     annotation: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] | None = None
     ids: tuple[str, ...] | None = None
+    weights: np.ndarray | None = None
 
     @property
     def num_variants(self) -> int:
@@ -41,10 +43,11 @@ def read_component_spec(path: str | Path, num_variants: int) -> list[ComponentSp
     """Read components from JSON or NPZ; variants may be in several components, or in none.
 
     JSON: a list of objects, or an object with the list ``components``.  Each has ``variant_indices`` (zero-based rows
-    of the genotype file) or ``variant_ids`` (strings) and may have ``name`` (default component_000, ...),
-    ``annotation`` and ``provenance`` (objects).  NPZ: each array is a
-    component, named by its key (component_000, ... for unnamed arrays arr_0, arr_1, ..., taken in numeric order);
-    ``component_names``, ``component_annotations_json`` and ``component_provenance_json`` have one string for each.
+    of the genotype file) or ``variant_ids`` (strings) and may have ``name`` (default component_000, ...), ``weights``
+    (numbers that are not negative, one for each variant; default 1), ``annotation`` and ``provenance`` (objects).
+    NPZ: each array is a component, named by its key (component_000, ... for unnamed arrays arr_0, arr_1, ..., taken in
+    numeric order); ``component_names``, ``component_annotations_json`` and ``component_provenance_json`` have one
+    string for each.
 
     Raises:
         InputError: no such file, not JSON or NPZ, or a component that is empty, out of 0..num_variants-1, repeats a
@@ -78,7 +81,8 @@ def reindex(spec: ComponentSpec, kept: np.ndarray) -> ComponentSpec:
     position = np.full(max(kept.max(initial=-1), spec.indices.max(initial=-1)) + 1, -1, np.int64)
     position[kept] = np.arange(len(kept))
     found = position[spec.indices]
-    return replace(spec, indices=found[found >= 0])
+    weights = None if spec.weights is None else spec.weights[found >= 0]
+    return replace(spec, indices=found[found >= 0], weights=weights)
 
 
 def components_from_prefixes(bed_files: Sequence[BedFile]) -> list[ComponentSpec]:
@@ -100,7 +104,7 @@ def components_from_prefixes(bed_files: Sequence[BedFile]) -> list[ComponentSpec
 
 
 def component_weights(specs: Sequence[ComponentSpec], num_variants: int) -> tuple[csr_array, tuple[str, ...]]:
-    """(m, G) float64 0/1 weights, variants by components, and the components' names.
+    """(m, G) float64 weights, variants by components, and the components' names.
 
     Raises ValueError for a spec of ids, which only :func:`~gpu_reml.io.components_from_specs` can look up.
     """
@@ -109,7 +113,8 @@ def component_weights(specs: Sequence[ComponentSpec], num_variants: int) -> tupl
         raise ValueError(f"specs: component {by_id[0]} has variant ids and no indices; use components_from_specs")
     rows = np.concatenate([spec.indices for spec in specs])
     columns = np.repeat(np.arange(len(specs)), [spec.num_variants for spec in specs])
-    weights = csr_array((np.ones(len(rows)), (rows, columns)), shape=(num_variants, len(specs)))
+    values = np.concatenate([np.ones(spec.num_variants) if spec.weights is None else spec.weights for spec in specs])
+    weights = csr_array((values, (rows, columns)), shape=(num_variants, len(specs)))
     return weights, tuple(spec.name for spec in specs)
 
 
@@ -136,14 +141,28 @@ def _json_component(path: Path, position: int, entry: Any) -> ComponentSpec:
         raise InputError(f"{where}: expected an object with 'variant_indices' or 'variant_ids'")
     if {"variant_indices", "variant_ids"} <= set(entry):
         raise InputError(f"{where}: has both 'variant_indices' and 'variant_ids'; keep one of them")
-    if "weights" in entry:
-        raise InputError(f"{where}: weights are not read from a component file; write them as a --component-table")
     name = entry.get("name", _default_name(position))
     described = [_json_object(where, key, entry.get(key)) for key in ("annotation", "provenance")]
     if "variant_ids" in entry:
-        return ComponentSpec(name, None, *described, ids=tuple(_json_list(where, "variant_ids", entry, str, "strings")))
+        ids = tuple(_json_list(where, "variant_ids", entry, str, "strings"))
+        return ComponentSpec(name, None, *described, ids=ids, weights=_json_weights(where, entry, len(ids)))
     indices = _json_list(where, "variant_indices", entry, int, "integers")
-    return ComponentSpec(name, _as_int64(where, indices), *described)
+    weights = _json_weights(where, entry, len(indices))
+    return ComponentSpec(name, _as_int64(where, indices), *described, weights=weights)
+
+
+def _json_weights(where: str, entry: dict[str, Any], count: int) -> np.ndarray | None:
+    if entry.get("weights") is None:
+        return None
+    values = entry["weights"]
+    numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+    if not numbers or len(values) != count:
+        raise InputError(f"{where}: expected {count} numbers in 'weights', one for each variant")
+    weights = np.array(values, np.float64)
+    bad = ~np.isfinite(weights) | (weights < 0)
+    if bad.any():
+        raise InputError(f"{where}: weights[{int(np.argmax(bad))}] is {weights[bad][0]:g}; expected none below zero")
+    return weights
 
 
 def _json_list(where: str, key: str, entry: dict[str, Any], kind: type, wanted: str) -> list:

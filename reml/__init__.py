@@ -5,6 +5,7 @@ from .covariance import (
     Covariance,
     FunctionCovariance,
     MixedCovariance,
+    Operator,
     as_covariance,
     dense_covariance,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Hooks",
     "Loglik",
     "MixedCovariance",
+    "Operator",
     "PcgResult",
     "ProbeSettings",
     "Probes",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -221,9 +221,43 @@ def diagonals_of(covariance: Covariance) -> np.ndarray:
     return covariance.diagonals()
 
 
-def as_covariance(covariance: Any) -> Covariance:
-    """A covariance as it is; or dense matrices [K_1, ...] (n, n) as a covariance, for tests and small n."""
-    return dense_covariance(covariance) if isinstance(covariance, list | tuple) else covariance
+class Operator(NamedTuple):
+    """A component of your own: ``apply`` B (n, k) -> K B, its exact ``trace`` tr(K), a name, and the diagonal of K
+    (n,), which only models that scale samples need."""
+
+    apply: Apply
+    trace: float
+    name: str | None = None
+    diagonal: np.ndarray | None = None
+
+
+def as_covariance(covariance: Any, num_samples: int | None = None) -> Covariance:
+    """A covariance as it is; or a list of components of any kinds as one covariance.
+
+    Items: a covariance (genotypes, say), a dense matrix (n, n), an :class:`Operator`, or (function, trace).  Unnamed
+    ones are component_000, ... by their place.  num_samples: needed where the list has nothing but functions.
+    """
+    if not isinstance(covariance, list | tuple) or isinstance(covariance, Operator):
+        return covariance
+    if all(isinstance(item, np.ndarray) for item in covariance):
+        return dense_covariance(covariance)
+    sizes = [len(item) if isinstance(item, np.ndarray) else getattr(item, "num_samples", None) for item in covariance]
+    n = next((size for size in sizes if size is not None), num_samples)
+    if n is None:
+        raise ValueError("covariance: functions alone do not tell the number of samples; give as_covariance(ops, n)")
+    return MixedCovariance([_as_part(item, n, f"component_{g:03d}") for g, item in enumerate(covariance)])
+
+
+def _as_part(item: Any, n: int, name: str) -> Covariance:
+    if isinstance(item, np.ndarray):
+        return dense_covariance([item], [name])
+    if isinstance(item, tuple):
+        op = Operator(*item)
+        diagonal = None if op.diagonal is None else np.asarray(op.diagonal)[:, None]
+        return FunctionCovariance([op.apply], [op.trace], n, [op.name or name], diagonal)
+    if callable(item):
+        raise ValueError(f"covariance: {name} is a function without its trace; give (function, trace)")
+    return item
 
 
 class CountingCovariance:

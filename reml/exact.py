@@ -190,7 +190,7 @@ def fit_exact(
     ``strict``, and where components cannot be told apart.
     """
     settings = settings or FitSettings()
-    counting = CountingCovariance(as_covariance(covariance))
+    counting = CountingCovariance(as_covariance(covariance, len(y)))
     trait = one_trait(y, X, counting)
     layout, scale = layout_of(counting), float(trait.scales[0])
     if start is not None:

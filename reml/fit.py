@@ -31,9 +31,10 @@ def fit(
     """REML fit of y = X b + sum_g u_g + e, var(u_g) = theta_g K_g, var(e) = theta_e I.
 
     Other residuals: :func:`~gpu_reml.reml.residuals.with_residuals`.
-    y (n,), X (n, c) of full column rank, covariance a :class:`~gpu_reml.reml.covariance.Covariance` or dense matrices
-    [K_1, ...], probes from :func:`~gpu_reml.reml.probes.draw_probes`.  start: theta (G + 1,) in y's units squared;
-    default randomised Haseman-Elston; the Krylov engine needs none.  theta_g >= 0 and theta_e >= residual_floor var(y).
+    y (n,), X (n, c) of full column rank, covariance a :class:`~gpu_reml.reml.covariance.Covariance` or a list of
+    components of any kinds (:func:`~gpu_reml.reml.covariance.as_covariance`): genotypes, matrices, functions; probes
+    from :func:`~gpu_reml.reml.probes.draw_probes`.  start: theta (G + J,) in y's units squared; default randomised
+    Haseman-Elston; the Krylov engine needs none.  theta_g >= 0 and theta_e >= residual_floor var(y).
     Raises ValueError on invalid input, ConvergenceError (with the result so far) when it does not converge and
     ``strict``; with ``strict=False`` the result's status says so.
     """
@@ -62,7 +63,7 @@ def fit_traits(
     """
     settings = settings or FitSettings()
     hooks = hooks or Hooks()
-    counting = CountingCovariance(as_covariance(covariance))
+    counting = CountingCovariance(as_covariance(covariance, len(Y)))
     Y, X = checked(Y, X, counting)
     check_probes(probes, counting.num_samples)
     Q = orthonormal_basis(X)

@@ -15,6 +15,7 @@ _HOMES = {
     "example": ("example_cohort",),
     "haplotypes": ("Haplotypes", "Structure"),
     "host_device": ("HostDevice",),
+    "operator": ("OperatorReport", "check_operator"),
     "simulate": (
         "Cohort",
         "Genetics",

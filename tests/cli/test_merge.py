@@ -62,6 +62,9 @@ def test_weak_components_are_merged_and_the_last_fit_is_the_dense_fit_of_the_mer
     record = read(tmp_path / "out.json")
     names = [name for name in SETS if name not in weak]
     assert [c["name"] for c in record["components"]] == [*names, "zmerge_block_0000"]
+    log = (tmp_path / "out.log").read_text()
+    assert all(f"component {name}:" in log for name in [*names, "zmerge_block_0000"])
+    assert not any(f"component {name}:" in log for name in weak)
     union = np.sort(np.concatenate([SETS[name] for name in weak]))
     kernels = [dense.kernel(cohort["Z"], np.isin(np.arange(M), s).astype(float)) for s in SETS.values()]
     merged = dense.kernel(cohort["Z"], np.isin(np.arange(M), union).astype(float))

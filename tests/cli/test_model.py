@@ -218,7 +218,7 @@ BAD = {
     "a missing matrix": (["--grm", "{0}/nothing"], r"nothing.grm.id"),
     "a joint test of what is not there": (
         ["--gxe", "{0}/env.txt", "--joint-test", "age"],
-        "--joint-test age: no component 'age'; there are data, ",
+        "no component 'age'; there are data, ",
     ),
 }
 

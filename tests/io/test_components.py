@@ -5,11 +5,13 @@ import pandas as pd
 import pytest
 
 from gpu_reml.io import (
+    AnalysedVariants,
     BedFile,
     ComponentSpec,
     InputError,
     component_weights,
     components_from_prefixes,
+    components_from_specs,
     read_component_spec,
 )
 
@@ -159,3 +161,30 @@ def test_weights_of_whole_prefixes_sum_to_their_variant_counts():
 
 def test_number_of_variants_of_a_component_is_the_length_of_its_indices():
     assert ComponentSpec("a", np.array([4, 2])).num_variants == 2
+
+
+def test_weights_of_a_component_file_are_the_components_weights(tmp_path):
+    path = tmp_path / "weighted.json"
+    path.write_text(
+        json.dumps([{"name": "a", "variant_indices": [4, 1], "weights": [0.5, 2]}, {"variant_indices": [0]}])
+    )
+    weights, _ = component_weights(read_component_spec(path, 5), 5)
+    np.testing.assert_array_equal(weights.toarray(), [[0, 1], [2, 0], [0, 0], [0, 0], [0.5, 0]])
+    table = pd.DataFrame({"chrom": "1", "id": list("vwxy"), "cm": 0.0, "bp": 1, "a1": "A", "a2": "C"})
+    analysed = AnalysedVariants(table, np.array([1, 2, 3, 4]), 5)  # the first variant is filtered out
+    made = components_from_specs(read_component_spec(path, 5), analysed)
+    np.testing.assert_array_equal(made.weights.toarray(), [[2, 0], [0, 0], [0, 0], [0.5, 0]])
+    path.write_text(json.dumps([{"name": "a", "variant_ids": ["y", "v"], "weights": [3, 4]}]))
+    made = components_from_specs(read_component_spec(path, 5), analysed)
+    np.testing.assert_array_equal(made.weights.toarray()[:, 0], [4, 0, 0, 3])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [([1], "expected 2 numbers in 'weights'"), (["a", 1], "expected 2 numbers"), ([1, -1], r"weights\[1\] is -1")],
+)
+def test_weights_that_are_none_are_refused(tmp_path, weights, message):
+    path = tmp_path / "weighted.json"
+    path.write_text(json.dumps([{"variant_indices": [4, 1], "weights": weights}]))
+    with pytest.raises(InputError, match=message):
+        read_component_spec(path, 5)
