@@ -10,18 +10,19 @@ import pandas as pd
 
 from gpu_reml import io
 from gpu_reml.io.model import Model, digest, fixed_terms, model_bytes
-from gpu_reml.reml import FitResult, ProjectedCore, default_rank, draw_probes, make_projected_core
+from gpu_reml.reml import FitResult, default_rank, draw_probes, layout_of, make_projected_core
 from gpu_reml.reml.effects import (
     Effects,
     Reliability,
     allele_effects,
     effects,
     fixed_tests,
+    parameters_of,
     reliability,
     variant_effects,
 )
 from gpu_reml.reml.linalg import orthonormal_basis
-from gpu_reml.reml.precondition import complement_traces
+from gpu_reml.reml.precondition import ProjectedCore, complement_traces
 
 from .cross_validate import cross_validation_files
 from .inputs import Inputs
@@ -32,6 +33,17 @@ from .report import STANDARDISATION
 from .sources import prefixes_of
 
 SCORE = "plink2 --pfile NEW --score {name} 3 4 7 header cols=+scoresums"
+UNITS = {
+    "beta of a fixed effect": "phenotype units a unit of the covariate, as in its file",
+    "random effects": "phenotype units",
+    "effects of variants": "phenotype units a copy of A1; beta_std: a standard deviation of its count",
+}
+OTHER_COMPONENTS = ("admix_q", "gxe", "dominance", "grm")
+OTHER_RESIDUALS = ("residual_weights", "residual_groups", "gxe_noise")
+PLAIN_ONLY = (
+    "--save-model, --prediction-bed-prefix and --prediction-pgen-prefix predict from genotypes alone, not with "
+    "components of ancestry, environment, dominance or given matrices"
+)
 MATCH_COLUMNS = {"chrom": "CHR", "bp": "BP", "id": "ID", "a1": "A1", "a2": "A2"}
 
 
@@ -101,15 +113,27 @@ def check_effects(options: Namespace) -> bool:
         return False
     if options.method == "he":
         raise io.InputError(f"{flags}: need a REML fit; use another --method than he")
-    if getattr(options, "admix_q", None):
-        raise io.InputError(f"{flags}: not for the admixture model, whose covariance differs between samples")
     if options.prediction_bfile and options.prediction_pfile:
         raise io.InputError("--prediction-bed-prefix, --prediction-pgen-prefix: give one of them")
     if new:
         _check_covariates(options)
+    _check_model(options, new)
     if options.save_model:
         io.check_writable(model_path(options.save_model))
     return True
+
+
+def _check_model(options: Namespace, new: bool) -> None:
+    """Refuse before a long fit what could not be written after it."""
+    given = {flag for flag in (*OTHER_COMPONENTS, *OTHER_RESIDUALS) if getattr(options, flag, None)}
+    components = [f"--{flag.replace('_', '-')}" for flag in OTHER_COMPONENTS if flag in given]
+    if (options.save_model or new) and components:
+        raise io.InputError(f"{', '.join(components)}: {PLAIN_ONLY}")
+    residuals = [f"--{flag.replace('_', '-')}" for flag in OTHER_RESIDUALS if flag in given]
+    if getattr(options, "admix_residual_mode", None) == "per-ancestry":
+        residuals.append("--admix-residual-mode per-ancestry")
+    if options.reliability and residuals:
+        raise io.InputError(f"--reliability: is for one residual variance; leave out {', '.join(residuals)}")
 
 
 def _check_covariates(options: Namespace) -> None:
@@ -133,35 +157,32 @@ def model_path(text: str, trait: str | None = None) -> str:
 def after_fit(name: str, result: FitResult, inputs: Inputs, options: Namespace, prefix: str) -> Outcome:
     """Everything that was asked for of one trait's fit; ``name`` is the trait's, ``prefix`` that of its files.
 
+    Genetic values and cross-validation are of any model.  Effects of variants, saved models and predictions need one
+    whose components are the genotypes' own: they are left out of --compute-effects, and refused otherwise, where
+    components are scaled by ancestry or environment or given as matrices.
     Cost: a solve of 1 + c columns (:func:`~gpu_reml.reml.effects.effects`) and half a pass; --reliability a solve of N
     columns, --cv one of K.
     """
     files: dict[str, str | bytes] = {}
     lines: list[str] = []
-    y, X, covariance = inputs.Y[:, inputs.phenotypes.index(name)], inputs.design.X, inputs.covariance
-    if tuple(result.names) != tuple(covariance.names) or len(result.theta) != len(covariance.names) + 1:
-        raise io.InputError("effects: need one residual variance and the components of the fit")
     new = options.prediction_bfile or options.prediction_pfile
+    plain = inputs.genetic is not None and tuple(inputs.genetic.names) == tuple(result.names)
+    if not plain and (options.save_model or new):
+        raise io.InputError(PLAIN_ONLY)
     if options.compute_effects or options.save_model or new:
+        y, X, covariance = inputs.Y[:, inputs.phenotypes.index(name)], inputs.design.X, inputs.covariance
         core = preconditioner_of(result, inputs, options)
         found = effects(result.theta, y, X, covariance, core=core)
-        model = make_model(name, result, found, inputs, options)
+        lines.append(f"effects: P y solved to {found.solve_residual:.2g} in {found.iterations} PCG steps")
+        model = make_model(name, result, found, inputs, options) if plain else None
         if options.compute_effects:
             reliable = reliability_of(result, inputs, options, core) if options.reliability else None
-            written = effect_files(prefix, model, found, reliable, inputs)
-            files.update(written)
-            lines.append(f"effects: P y solved to {found.solve_residual:.2g} in {found.iterations} PCG steps")
-            if reliable is not None:
-                error = np.sqrt(np.mean(reliable.reliability_mc_se**2))
-                mean = reliable.reliability.mean()
-                lines.append(
-                    f"mean reliability of genetic values {mean:.4f}, Monte-Carlo error of each about {error:.2g}"
-                )
+            files.update(effect_files(prefix, name, found, model, inputs, reliable))
+            lines += reliability_lines(reliable)
         if options.save_model:
-            path = model_path(
-                options.save_model, None if len(inputs.phenotypes) == 1 and prefix == options.out else name
-            )
+            path = model_path(options.save_model, prefix.removeprefix(options.out).removeprefix("."))
             files[path] = model_bytes(model)
+            lines.append(f"model: {path}")
         if new:
             predicted, more = predict_new(model, options, inputs, prefix)
             files.update(predicted)
@@ -179,13 +200,23 @@ def preconditioner_of(result: FitResult, inputs: Inputs, options: Namespace) -> 
     if rank is None:
         rank = default_rank(inputs.covariance.num_samples) if options.reliability else 0
     X, covariance = inputs.design.X, inputs.covariance
+    theta = parameters_of(result.theta, covariance)[:-1]
     rank = min(rank, len(X) - X.shape[1])
-    if not rank or not result.theta[:-1].any():
+    if not rank or not theta.any():
         return None
-    Q = orthonormal_basis(X)
+    Q = orthonormal_basis(layout_of(covariance).whitened(X))
     sketch = draw_probes(len(X), 1, rank, options.seed).sketch
     traces = complement_traces(covariance, covariance.block(Q))
-    return make_projected_core(covariance, Q, traces, result.theta[:-1], sketch)
+    return make_projected_core(covariance, Q, traces, theta, sketch)
+
+
+def reliability_lines(reliable: Reliability | None) -> list[str]:
+    """The mean, and how well each is known."""
+    if reliable is None:
+        return []
+    error = np.sqrt(np.mean(reliable.reliability_mc_se**2))
+    mean = reliable.reliability.mean()
+    return [f"mean reliability of genetic values {mean:.4f}, Monte-Carlo error of each about {error:.2g}"]
 
 
 def reliability_of(result: FitResult, inputs: Inputs, options: Namespace, core) -> Reliability:
@@ -198,9 +229,8 @@ def reliability_of(result: FitResult, inputs: Inputs, options: Namespace, core) 
 
 def make_model(name: str, result: FitResult, found: Effects, inputs: Inputs, options: Namespace) -> Model:
     """The model of a fit: effects of the variants that carry one, and what they were estimated from."""
-    genotypes, covariance = inputs.products.genotypes, inputs.covariance
-    standardised = variant_effects(covariance, found)
-    beta = allele_effects(standardised, genotypes.inv_sd)
+    genotypes, genetic = inputs.genetic.products.genotypes, inputs.genetic
+    beta = allele_effects(variant_effects(genetic, found.theta, found.Py), genotypes.inv_sd)
     carry = np.flatnonzero((genotypes.inv_sd > 0) & (np.diff(beta.indptr) > 0))
     table = inputs.variants.table.iloc[carry].reset_index(drop=True)
     about: dict[str, Any] = {
@@ -221,7 +251,7 @@ def make_model(name: str, result: FitResult, found: Effects, inputs: Inputs, opt
     }
     return Model(
         name,
-        tuple(covariance.names),
+        tuple(genetic.names),
         result.theta,
         result.se,
         inputs.alignment.samples[["fid", "iid"]].reset_index(drop=True),
@@ -249,58 +279,60 @@ def predict_new(model: Model, options: Namespace, inputs: Inputs, prefix: str) -
 
 
 def effect_files(
-    prefix: str, model: Model, found: Effects, reliable: Reliability | None, inputs: Inputs
+    prefix: str, name: str, found: Effects, model: Model | None, inputs: Inputs, reliable: Reliability | None
 ) -> dict[str, str]:
-    """Path and content of the effects, all in the phenotype's units."""
+    """Path and content of the effects, all in the phenotype's units; of variants where there is a ``model``."""
+    samples = inputs.alignment.samples
     tables = {
-        "fixed_effects.tsv": fixed_table(model, len(inputs.alignment.samples)),
-        "random_effect.tsv": random_table(model, found.total[:, None], ["random_effect"], reliable),
-        "random_effect_components.tsv": random_table(model, found.random, model.components, None),
-        "snp_effects.tsv": variant_table(model),
+        "fixed_effects.tsv": fixed_table(inputs.design.names, found, len(samples)),
+        "random_effect.tsv": random_table(samples, found.total[:, None], ["random_effect"], reliable),
+        "random_effect_components.tsv": random_table(samples, found.random, found.names, None),
     }
-    for g, name in enumerate(model.components):
-        tables[f"snp_effects.component_{g:03d}.tsv"] = component_table(model, g, name)
-    files = {f"{prefix}.{name}": io.table_text(table) for name, table in tables.items()}
-    scored = Path(f"{prefix}.snp_effects.tsv").name
+    of_variants: dict[str, Any] = {}
+    if model is not None:
+        tables["snp_effects.tsv"] = variant_table(model)
+        for g, component in enumerate(model.components):
+            tables[f"snp_effects.component_{g:03d}.tsv"] = component_table(model, g, component)
+        of_variants = {
+            "n_variants": len(model.variants),
+            "genetic_value": "intercept + sum of count of A1 times effect, a missing count being 2 FREQ",
+            "intercept": model.intercepts.sum(),
+            "intercept_components": model.intercepts,
+            "score_with_plink2": SCORE.format(name=Path(f"{prefix}.snp_effects.tsv").name),
+            "standardisation": model.about["standardisation"],
+        }
+    files = {f"{prefix}.{suffix}": io.table_text(table) for suffix, table in tables.items()}
+    components = [{"index": g, "name": each, "variance": found.theta[g]} for g, each in enumerate(found.names)]
+    if model is not None:
+        for g, component in enumerate(components):
+            component["n_snps"] = int((model.effects.indices == g).sum())
     record = {
         "version": version("gpu-reml"),
-        "phenotype": model.phenotype,
-        "units": {
-            "beta of a fixed effect": "phenotype units a unit of the covariate, as in its file",
-            "random effects": "phenotype units",
-            "effects of variants": "phenotype units a copy of A1; beta_std: a standard deviation of its count",
-        },
+        "phenotype": name,
+        "units": UNITS,
         "y_mean": 0.0,
         "y_scale": 1.0,
-        "genetic_value": "intercept + sum of count of A1 times effect, missing genotypes at 2 FREQ",
-        "intercept": model.intercepts.sum(),
-        "intercept_components": model.intercepts,
-        "score_with_plink2": SCORE.format(name=scored),
         "pcg_rel_res": found.solve_residual,
         "pcg_iters": found.iterations,
-        "n_samples": len(model.samples),
-        "n_variants": len(model.variants),
-        "components": [
-            {"index": g, "name": name, "n_snps": int((model.effects.indices == g).sum()), "variance": model.theta[g]}
-            for g, name in enumerate(model.components)
-        ],
-        "residual_variance": model.theta[-1],
-        "standardisation": model.about["standardisation"],
+        "n_samples": len(samples),
+        "components": components,
+        "residual_variances": found.theta[len(found.names) :],
+        **of_variants,
         "files": sorted(Path(path).name for path in files),
     }
     return {**files, f"{prefix}.effect_metadata.json": io.json_text(record)}
 
 
-def fixed_table(model: Model, num_samples: int) -> pd.DataFrame:
+def fixed_table(names, found: Effects, num_samples: int) -> pd.DataFrame:
     """One row a column of X."""
-    tested = fixed_tests(model.fixed, num_samples)
-    labels = {"covariate_index": np.arange(len(model.fixed.names)), "label": list(model.fixed.names)}
+    tested = fixed_tests(found.fixed, num_samples)
+    labels = {"covariate_index": np.arange(len(names)), "label": list(names)}
     return pd.DataFrame({**labels, "beta": tested.estimate, "se": tested.se, "t": tested.t, "p": tested.p})
 
 
-def random_table(model: Model, values: np.ndarray, names, reliable: Reliability | None) -> pd.DataFrame:
+def random_table(samples: pd.DataFrame, values: np.ndarray, names, reliable: Reliability | None) -> pd.DataFrame:
     """One row a sample: genetic values, and how reliable they are."""
-    table = model.samples.rename(columns={"fid": "FID", "iid": "IID"})
+    table = samples[["fid", "iid"]].rename(columns={"fid": "FID", "iid": "IID"}).reset_index(drop=True)
     for name, column in zip(names, values.T, strict=True):
         table[name] = column
     if reliable is not None:

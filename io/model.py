@@ -46,20 +46,28 @@ _TABLE = ("chrom", "id", "bp", "a1", "a2")
 class FixedTerms:
     """Fixed effects and how their columns come from covariates.
 
-    ``names`` (c,), ``estimate`` (c,) in the phenotype's units a unit of the covariate, ``covariance`` (c, c); the first
-    is the intercept.  ``quantitative``: names of those that are columns as they are.  ``levels``: for each categorical
-    covariate its reference level, then those with a 0/1 column of their own, in order.
+    ``names`` (c,), the intercept first; ``estimate`` (c,) in the phenotype's units a unit of the covariate;
+    ``covariance`` (c, c).  ``columns`` (c - 1,): of each further column its covariate, and the level that is 1 in it,
+    or None where the covariate is the column.  ``references``: of each categorical covariate the level without one.
     """
 
     names: tuple[str, ...]
     estimate: np.ndarray
     covariance: np.ndarray
-    quantitative: tuple[str, ...]
-    levels: Mapping[str, tuple[str, ...]]
+    columns: tuple[tuple[str, str | None], ...]
+    references: Mapping[str, str]
 
     @property
-    def covariates(self) -> tuple[str, ...]:
-        return (*self.quantitative, *self.levels)
+    def quantitative(self) -> tuple[str, ...]:
+        return tuple(name for name, level in self.columns if level is None)
+
+    @property
+    def levels(self) -> dict[str, tuple[str, ...]]:
+        """Levels of each categorical covariate, the reference first."""
+        return {
+            name: (reference, *(level for other, level in self.columns if other == name and level is not None))
+            for name, reference in self.references.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -106,9 +114,9 @@ class Model:
         for name, array in {**finite, "effects": self.effects.data}.items():
             if not np.isfinite(array).all():
                 raise ValueError(f"{name}: has values that are not finite")
-        coded = [f"{name}[{level}]" for name, levels in self.fixed.levels.items() for level in levels[1:]]
-        if list(self.fixed.names) != [INTERCEPT, *self.fixed.quantitative, *coded]:
-            raise ValueError(f"fixed: its covariates make {INTERCEPT}, ..., not the columns {self.fixed.names}")
+        columns = [name if level is None else f"{name}[{level}]" for name, level in self.fixed.columns]
+        if list(self.fixed.names) != [INTERCEPT, *columns]:
+            raise ValueError(f"fixed: its covariates make the columns {INTERCEPT}, {columns}, not {self.fixed.names}")
 
     @property
     def freq(self) -> np.ndarray:
@@ -125,22 +133,21 @@ def fixed_terms(design: Design, estimate: np.ndarray, covariance: np.ndarray) ->
     """The fixed effects of a design with the coding of its columns.
 
     Raises:
-        InputError: a column name that could belong to two covariates.
+        InputError: a quantitative covariate that is named like a level of a categorical one.
     """
-    left = list(design.names[1:])
-    levels: dict[str, tuple[str, ...]] = {}
-    for name, reference in reversed(design.reference_levels.items()):
-        mine = []
-        while left and left[-1].startswith(f"{name}[") and left[-1].endswith("]"):
-            mine.append(left.pop()[len(name) + 1 : -1])
-        levels[name] = (reference, *reversed(mine))
-    unclear = [name for name in left if any(name.startswith(f"{other}[") for other in levels)]
-    if unclear:
-        raise InputError(
-            f"covariate {unclear[0]}: reads like a level of a categorical covariate; rename it before saving the model"
-        )
-    ordered = {name: levels[name] for name in design.reference_levels}
-    return FixedTerms(tuple(design.names), np.asarray(estimate), np.asarray(covariance), tuple(left), ordered)
+    columns: list[tuple[str, str | None]] = []
+    for k, column in enumerate(design.names[1:], 1):
+        owners = [name for name in design.reference_levels if column.startswith(f"{name}[") and column.endswith("]")]
+        if not owners:
+            columns.append((column, None))
+            continue
+        if len(owners) > 1 or not np.isin(design.X[:, k], (0, 1)).all():
+            raise InputError(
+                f"covariate {column}: reads like a level of {' or of '.join(owners)}; rename it before saving the model"
+            )
+        columns.append((owners[0], column[len(owners[0]) + 1 : -1]))
+    estimate, covariance = np.asarray(estimate), np.asarray(covariance)
+    return FixedTerms(tuple(design.names), estimate, covariance, tuple(columns), dict(design.reference_levels))
 
 
 def digest(*arrays: np.ndarray) -> str:
@@ -182,8 +189,8 @@ def model_bytes(model: Model) -> bytes:
         "num_variants": len(model.variants),
         "fixed": {
             "names": model.fixed.names,
-            "quantitative": model.fixed.quantitative,
-            "levels": model.fixed.levels,
+            "columns": model.fixed.columns,
+            "references": model.fixed.references,
         },
         "units": "effects: phenotype units a copy of a1; theta: phenotype units squared, residual last",
         "about": model.about,
@@ -221,7 +228,6 @@ def read_model(path: str | Path) -> Model:
     if wrong:
         raise InputError(f"{path}: {wrong[0]} has {lengths[wrong[0]]} entries; the file is damaged, copy it again")
     fixed = head["fixed"]
-    levels = {name: tuple(values) for name, values in fixed["levels"].items()}
     try:
         csr = (arrays["effects.data"], arrays["effects.indices"], arrays["effects.indptr"])
         return Model(
@@ -241,8 +247,8 @@ def read_model(path: str | Path) -> Model:
                 tuple(fixed["names"]),
                 arrays["fixed.estimate"],
                 arrays["fixed.covariance"],
-                tuple(fixed["quantitative"]),
-                levels,
+                tuple((name, level) for name, level in fixed["columns"]),
+                fixed["references"],
             ),
             head["about"],
         )
@@ -253,7 +259,10 @@ def read_model(path: str | Path) -> Model:
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The document and the arrays, checked to be those that were written."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise InputError(f"{path}: not a saved model; give the file that gpu-reml --save-model wrote")
+        with opened as file:
             if _HEAD not in file.files:
                 raise InputError(f"{path}: not a saved model; give the file that gpu-reml --save-model wrote")
             head = json.loads(file[_HEAD].tobytes())

@@ -91,23 +91,17 @@ def fixed_columns(fixed: FixedTerms, tables: Sequence[Covariates], samples: pd.D
         InputError: a covariate of the model that no table has, or a level that the model was not fitted with.
     """
     found = _tables_of(fixed, tables)
-    columns = [np.ones(len(samples))]
-
-    def values_of(name: str) -> np.ndarray:
-        return found[name].values[name].to_numpy()[locate(samples, found[name])]
-
-    columns += [values_of(name).astype(np.float64) for name in fixed.quantitative]
+    values = {name: table.values[name].to_numpy()[locate(samples, table)] for name, table in found.items()}
     for name, levels in fixed.levels.items():
-        values = values_of(name)
-        unknown = ~np.isin(values.astype(str), levels)
+        unknown = ~np.isin(values[name].astype(str), levels)
         if unknown.any():
-            who = samples[unknown]
             raise InputError(
-                f"{found[name].path}: covariate {name} has level {values[unknown][0]} for {first_ids(who)}; the model "
-                f"has levels {', '.join(levels)}: recode it, or write NA to leave such samples out"
+                f"{found[name].path}: covariate {name} has level {values[name][unknown][0]} for "
+                f"{first_ids(samples[unknown])}; the model has levels {', '.join(levels)}: recode it, or write NA to "
+                "leave such samples out"
             )
-        columns += [(values == level).astype(np.float64) for level in levels[1:]]
-    return np.column_stack(columns)
+    columns = [values[name] if level is None else values[name] == level for name, level in fixed.columns]
+    return np.column_stack([np.ones(len(samples)), *(column.astype(np.float64) for column in columns)])
 
 
 def _tables_of(fixed: FixedTerms, tables: Sequence[Covariates]) -> dict[str, Covariates]:

@@ -5,9 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from .covariance import as_covariance
-from .effects import MAX_ITERATIONS, checked_theta
+from .effects import MAX_ITERATIONS, parameters_of
 from .linalg import orthonormal_basis
 from .pcg import pcg
+from .residuals import layout_of
 from .result import ConvergenceError
 
 
@@ -45,7 +46,7 @@ def cross_validate(
 
     A fold's training covariance V_TT is V with the held-out rows and columns masked, as if their residual variance were
     infinite; its own fixed effects b_T are projected out.  So the folds are the columns of one block, k columns share
-    every pass over the genotypes, and the answers are those of k separate fits' BLUPs.  theta (G + 1,) is that of all
+    every pass over the genotypes, and the answers are those of k separate fits' BLUPs.  theta (G + J,) is that of all
     samples, and so is the standardisation of the genotypes: only two or a few numbers and the allele frequencies have
     seen the held-out phenotypes and genotypes.
     Cost: k columns a PCG step and two more passes.
@@ -53,8 +54,10 @@ def cross_validate(
     ``tol``.
     """
     covariance = as_covariance(covariance)
-    theta = checked_theta(theta, covariance)
-    y, X = np.asarray(y, np.float64), np.asarray(X, np.float64)
+    parameters, root = parameters_of(theta, covariance), layout_of(covariance).root
+    X = np.asarray(X, np.float64)
+    root = np.ones(len(X)) if root is None else root
+    y, Xw = np.asarray(y, np.float64) / root, X / root[:, None]
     fold = np.asarray(fold)
     if fold.shape != y.shape:
         raise ValueError(f"fold: expected one for each of {len(y)} samples, found {fold.shape}")
@@ -62,7 +65,7 @@ def cross_validate(
     if len(folds) < 2:
         raise ValueError("fold: expected 2 folds or more, found 1")
     training = fold[:, None] != folds
-    bases = [_basis(X, training[:, k], folds[k]) for k in range(len(folds))]
+    bases = [_basis(Xw, training[:, k], folds[k]) for k in range(len(folds))]
 
     def contrasts(B: np.ndarray) -> np.ndarray:
         """B (n, k) float64 with every column on its fold's training samples, off their fixed effects."""
@@ -76,15 +79,15 @@ def cross_validate(
     if not (lengths > 1e-12 * np.abs(y).max()).all():
         raise ValueError(f"fold {folds[np.argmin(lengths)]}: y does not vary among its training samples")
     scale = float(lengths.max()) / np.sqrt(len(y))
-    scaled = theta / scale**2
+    scaled = parameters / scale**2
     X_hat, iterations = _solved(covariance, scaled, Y / scale, contrasts, tol, max_iterations)
     image = np.asarray(covariance.apply(scaled[:-1], covariance.block(X_hat)), np.float64)
     fixed, random = np.empty(len(y)), np.empty(len(y))
     for k in range(len(folds)):
         here, out = training[:, k], ~training[:, k]
         fitted = y[here] - scale * (image[here, k] + scaled[-1] * X_hat[here, k])
-        random[out] = scale * image[out, k]
-        fixed[out] = X[out] @ np.linalg.lstsq(X[here], fitted, rcond=None)[0]
+        random[out] = scale * image[out, k] * root[out]  # diagonal components have no covariance across samples
+        fixed[out] = X[out] @ np.linalg.lstsq(Xw[here], fitted, rcond=None)[0]
     return HeldOut(fixed, random, fold, iterations)
 
 

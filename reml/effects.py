@@ -15,6 +15,7 @@ from .likelihood import apply_v_at, solve
 from .linalg import Block, column_batches, columns, gram, orthonormal_basis, project, symmetric
 from .precondition import Preconditioner, ProjectedCore, precondition
 from .probes import probes_are_exact
+from .residuals import layout_of
 from .result import ConvergenceError, FixedEffects
 
 MAX_ITERATIONS = 2000  # PCG steps: the one solve for y is worth more of them than a solve inside a fit
@@ -35,9 +36,8 @@ class FixedTests(NamedTuple):
 
 
 class Effects(NamedTuple):
-    """``Py`` (n,) and what follows: ``random`` (n, G) genetic values u_g, ``fixed`` effects.
+    """``Py`` (n,) and what follows: ``random`` (n, G) genetic values u_g, ``fixed`` effects; ``theta`` as given.
 
-    ``features``: those of P y by the covariance, from which :func:`variant_effects` follow without a pass.
     ``solve_residual``: |y - V P y| / |y| on the complement of X, as it is and not as it was recurred.
     """
 
@@ -46,7 +46,6 @@ class Effects(NamedTuple):
     Py: np.ndarray
     random: np.ndarray
     fixed: FixedEffects
-    features: Any
     solve_residual: float
     iterations: int
 
@@ -82,7 +81,6 @@ class _Scaled(NamedTuple):
     scale: float
     Q: np.ndarray
     Q_there: Block
-    VQ: Block
     PVQ: Block
     inner: np.ndarray  # Q'X (X'V^-1X)^-1 X'Q, scaled
 
@@ -97,34 +95,36 @@ def effects(
     tol: float = 1e-6,
     max_iterations: int = MAX_ITERATIONS,
 ) -> Effects:
-    """Fixed effects and genetic values at theta (G + 1,), residual last; y (n,) and X (n, c) as given to the fit.
+    """Fixed effects and genetic values at theta (G + J,), residuals last; y (n,) and X (n, c) as given to the fit.
 
-    Generalised least squares from X b = y - V P y and var(X b) = V - V P V.  ``core`` preconditions the solve.
-    tol: relative residual of the solve for P y; with float32 products 1e-6 is about what can be had.
+    Generalised least squares from X b = y - V P y and var(X b) = V - V P V.  ``core`` preconditions the solve (of the
+    covariance as given).  tol: relative residual of the solve for P y; with float32 products 1e-6 is about what can be
+    had.  Residuals other than one identity (:func:`~gpu_reml.reml.residuals.with_residuals`) are whitened as by a fit.
     Cost: 1 + c column-passes a PCG step (those of X stop at 1e-3, as they enter by their squares), and one pass of one
     column, times the components' overlap, for the genetic values.
-    Raises ValueError when theta has not G + 1 values or there is no variance to divide, ConvergenceError when the
+    Raises ValueError when theta has not G + J values or there is no variance to divide, ConvergenceError when the
     solve does not reach ``tol``.
     """
     covariance = as_covariance(covariance)
-    theta = checked_theta(theta, covariance)
-    y = np.asarray(y, np.float64)
+    layout = layout_of(covariance)
+    parameters = parameters_of(theta, covariance)
+    root = np.ones(len(y)) if layout.root is None else layout.root
+    y, X = np.asarray(y, np.float64) / root, np.asarray(X, np.float64) / root[:, None]
     Q = orthonormal_basis(X)
     left = project(Q, project(Q, y[:, None]))
     scale = np.sqrt(float(left[:, 0] @ left[:, 0]) / (len(y) - Q.shape[1]))
     if not scale > 1e-12 * np.abs(y).max():
         raise ValueError("y: does not vary once the fixed effects are taken out; there is nothing to predict from")
-    scaled = theta / scale**2
+    scaled = parameters / scale**2
     apply_v = apply_v_at(covariance, scaled)
     Q_there = covariance.block(Q)
     VQ = apply_v(Q_there)
-    tols = np.append(tol, np.full(Q.shape[1], INFORMATION_TOL))
     solved = solve(
         Q_there,
         apply_v,
         columns(covariance.block(left / scale), VQ),
         None if core is None else precondition(core, scaled),
-        tol=tols,
+        tol=np.append(tol, np.full(Q.shape[1], INFORMATION_TOL)),
         max_iterations=max_iterations,
     )
     if not solved.converged[0]:
@@ -133,54 +133,61 @@ def effects(
             "PCG steps; use float64 products (--dtype float64), a preconditioner, or a looser tolerance"
         )
     Py = solved.X[:, :1]
-    cross = gram(VQ, solved.X[:, 1:])
-    corrected = symmetric(cross + gram(solved.X[:, 1:], solved.R[:, 1:]))
-    inner = symmetric(gram(Q_there, VQ)) - corrected
+    inner = _information_inverse(Q_there, VQ, solved.X[:, 1:], solved.R[:, 1:])
     fitted = Q.T @ y - scale * gram(Q_there, apply_v(Py))[:, 0]
-    to_columns = np.linalg.lstsq(np.asarray(X, np.float64), Q, rcond=None)[0]
+    to_columns = np.linalg.lstsq(X, Q, rcond=None)[0]
     fixed = FixedEffects(to_columns @ fitted, symmetric(to_columns @ inner @ to_columns.T) * scale**2)
-    F = covariance.features(Py)
-    images = [np.asarray(image, np.float64)[:, 0] for image in covariance.apply_each(F)]
-    random = np.column_stack(images) * (scaled[:-1] * scale)
-    Py = np.asarray(Py, np.float64)[:, 0] / scale
-    residual, steps = float(solved.residuals[0]), int(solved.iterations[0])
-    return Effects(tuple(covariance.names), theta, Py, random, fixed, _Features(F, scale), residual, steps)
+    G = layout.num_genetic
+    images = covariance.apply_each(covariance.features(Py))
+    random = np.column_stack([np.asarray(images[g], np.float64)[:, 0] for g in range(G)])
+    return Effects(
+        tuple(layout.names),
+        np.asarray(theta, np.float64),
+        np.asarray(Py, np.float64)[:, 0] / scale / root,
+        random * (scaled[:G] * scale) * root[:, None],
+        fixed,
+        float(solved.residuals[0]),
+        int(solved.iterations[0]),
+    )
 
 
-class _Features(NamedTuple):
-    """Features of scale P y, where the covariance keeps them."""
-
-    F: Any
-    scale: float
+def _information_inverse(Q: Block, VQ: Block, PVQ: Block, R: Block) -> np.ndarray:
+    """(c, c) Q'X (X'V^-1X)^-1 X'Q = Q'VQ - VQ'P VQ, from solves PVQ with residuals R: errs by their squares."""
+    return symmetric(gram(Q, VQ)) - symmetric(gram(VQ, PVQ) + gram(PVQ, R))
 
 
-def checked_theta(theta: np.ndarray, covariance) -> np.ndarray:
-    """theta as float64 with one value for each component and the residual, or a ValueError."""
+def parameters_of(theta: np.ndarray, covariance) -> np.ndarray:
+    """(p,) parameters of the covariance as fitted, the identity last, from variances as reported; or a ValueError."""
     theta = np.asarray(theta, np.float64)
-    if theta.shape != (covariance.num_components + 1,) or not np.isfinite(theta).all():
+    layout = layout_of(covariance)
+    expected = int(layout.estimated.sum())
+    if theta.shape != (expected,) or not np.isfinite(theta).all():
         raise ValueError(
-            f"theta: expected {covariance.num_components} genetic variances and the residual one, all finite, found "
-            f"{theta}"
+            f"theta: expected {layout.num_genetic} genetic and {expected - layout.num_genetic} residual variances, all "
+            f"finite, found {theta}"
         )
-    return theta
+    # any floor up to the least residual gives the same V where all are diagonal
+    return layout.internal(theta, float(theta[layout.num_genetic :].min()))
 
 
-def variant_effects(covariance, found: Effects) -> sparse.csr_array:
-    """(m, G) effects of standardised variants, theta_g W_g Z'P y, in y's units a standard deviation; no pass.
+def variant_effects(covariance, theta: np.ndarray, Py: np.ndarray) -> sparse.csr_array:
+    """(m, G) effects of standardised variants, theta_g W_g Z'P y, in y's units a standard deviation; half a pass.
 
-    u_g = Z effects_g.  Stored wherever a component has weight.  The covariance has sparse ``weights`` (m, G) or a method
-    ``variant_effects(theta, F)``.
+    covariance: of the genotypes, theta (G,) or longer, Py (n,); u_g = Z effects_g.  Stored wherever a component has
+    weight.  The covariance has sparse ``weights`` (m, G) or a method ``variant_effects(theta, F)``.
     """
-    F, scale = found.features
-    theta = found.theta[:-1] / scale
-    weights = getattr(covariance, "weights", None)
-    if sparse.issparse(weights):
-        effects_of = sparse.csr_array(weights, dtype=np.float64, copy=True)
-        effects_of.data *= theta[effects_of.indices]
-        return scaled_rows(effects_of, np.asarray(F, np.float64)[:, 0])
-    if hasattr(covariance, "variant_effects"):
-        return sparse.csr_array(covariance.variant_effects(theta, F))
-    raise ValueError("covariance: has no variants, so no effects of variants; use one made from genotypes")
+    weights, method = getattr(covariance, "weights", None), getattr(covariance, "variant_effects", None)
+    if not sparse.issparse(weights) and method is None:
+        raise ValueError("covariance: has no variants, so no effects of variants; use one made from genotypes")
+    theta = np.asarray(theta, np.float64)[: covariance.num_components]
+    Py = np.asarray(Py, np.float64)[:, None]
+    scale = float(np.abs(Py).max()) or 1.0
+    F = covariance.features(covariance.block(Py / scale))
+    if not sparse.issparse(weights):
+        return sparse.csr_array(method(theta * scale, F))
+    effects_of = sparse.csr_array(weights, dtype=np.float64, copy=True)
+    effects_of.data *= theta[effects_of.indices]
+    return scaled_rows(effects_of, np.asarray(F, np.float64)[:, 0] * scale)
 
 
 def scaled_rows(A: sparse.csr_array, scale: np.ndarray) -> sparse.csr_array:
@@ -228,7 +235,7 @@ def reliability(
     Cost: s columns a PCG step, ``at_once`` together, and c columns for the fixed effects.
     """
     covariance = as_covariance(covariance)
-    theta = checked_theta(theta, covariance)
+    theta = _identity_residual(theta, covariance)
     model = _scaled_model(theta, X, covariance, core, tol)
     preconditioner = None if core is None else precondition(core, model.theta)
     mean, mc_se = _inverse_diagonal(model, probes, preconditioner, tol, at_once)
@@ -259,7 +266,7 @@ def component_reliability(
     Cost: G s columns a PCG step and two passes of G s columns, ``at_once`` probes together.
     """
     covariance = as_covariance(covariance)
-    theta = checked_theta(theta, covariance)
+    theta = _identity_residual(theta, covariance)
     model = _scaled_model(theta, X, covariance, core, tol)
     preconditioner = None if core is None else precondition(core, model.theta)
     n, s = probes.shape
@@ -278,6 +285,14 @@ def component_reliability(
     factor = theta[:-1] ** 2 / model.scale**2
     prior = _diagonals(covariance, diagonals) * theta[:-1]
     return Reliability(prior - factor * mean, factor * mc_se, prior)
+
+
+def _identity_residual(theta: np.ndarray, covariance) -> np.ndarray:
+    """theta (G + 1,) as float64, or a ValueError where the residual is another than one identity."""
+    layout = layout_of(covariance)
+    if layout.num_parts or layout.root is not None:
+        raise ValueError("covariance: reliability is for one identity residual; this one has others")
+    return parameters_of(theta, covariance)
 
 
 def _diagonals(covariance, diagonals: np.ndarray | None) -> np.ndarray:
@@ -305,9 +320,8 @@ def _scaled_model(theta: np.ndarray, X: np.ndarray, covariance, core, tol: float
     VQ = apply_v(Q_there)
     preconditioner = None if core is None else precondition(core, scaled)
     solved = solve(Q_there, apply_v, VQ, preconditioner, tol=min(tol, INFORMATION_TOL))
-    corrected = symmetric(gram(VQ, solved.X) + gram(solved.X, solved.R))
-    inner = symmetric(gram(Q_there, VQ)) - corrected
-    return _Scaled(covariance, scaled, scale, Q, Q_there, VQ, solved.X, inner)
+    inner = _information_inverse(Q_there, VQ, solved.X, solved.R)
+    return _Scaled(covariance, scaled, scale, Q, Q_there, solved.X, inner)
 
 
 def _inverse_diagonal(

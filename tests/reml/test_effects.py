@@ -21,6 +21,7 @@ from gpu_reml.reml.effects import (
 )
 from gpu_reml.reml.linalg import orthonormal_basis
 from gpu_reml.reml.precondition import complement_traces
+from gpu_reml.reml.residuals import with_residuals
 from gpu_reml.reml.result import ConvergenceError
 from gpu_reml.validation import dense
 from gpu_reml.validation.host_device import HostDevice
@@ -104,7 +105,7 @@ def test_units_of_the_phenotype_only_scale_what_follows(case, factor):
 def test_effects_of_variants_add_up_to_the_genetic_values(case):
     cohort, covariance, at = case
     found = effects(cohort.theta, cohort.y, cohort.X, covariance, tol=TIGHT)
-    standardised = variant_effects(covariance, found)
+    standardised = variant_effects(covariance, found.theta, found.Py)
     Z = covariance.products.z(np.eye(cohort.W.shape[0]))
     W = cohort.W / cohort.W.sum(axis=0)
     expected = (Z.T @ at.Py)[:, None] * W * cohort.theta[:-1]
@@ -122,16 +123,18 @@ def test_a_covariance_may_give_its_own_variant_effects(case):
     found = effects(cohort.theta, cohort.y, cohort.X, covariance, tol=TIGHT)
 
     class WithMethod:
-        weights = None
+        num_components, block, features = covariance.num_components, covariance.block, covariance.features
 
         def variant_effects(self, theta, F):
             return covariance.weights.multiply(F) * theta
 
     np.testing.assert_allclose(
-        variant_effects(WithMethod(), found).toarray(), variant_effects(covariance, found).toarray(), rtol=1e-12
+        variant_effects(WithMethod(), found.theta, found.Py).toarray(),
+        variant_effects(covariance, found.theta, found.Py).toarray(),
+        rtol=1e-12,
     )
     with pytest.raises(ValueError, match="has no variants"):
-        variant_effects(dense_covariance(cohort.Ks), found)
+        variant_effects(dense_covariance(cohort.Ks), found.theta, found.Py)
 
 
 def test_a_device_gives_the_effects_of_the_cpu(case):
@@ -147,8 +150,10 @@ def test_a_device_gives_the_effects_of_the_cpu(case):
     np.testing.assert_allclose(
         found.fixed.estimate, expected.fixed.estimate, rtol=0, atol=1e-5 * expected.fixed.se.max()
     )
-    here = variant_effects(covariance, expected).toarray()
-    np.testing.assert_allclose(variant_effects(there, found).toarray(), here, rtol=0, atol=1e-5 * np.abs(here).max())
+    here = variant_effects(covariance, expected.theta, expected.Py).toarray()
+    np.testing.assert_allclose(
+        variant_effects(there, found.theta, found.Py).toarray(), here, rtol=0, atol=1e-5 * np.abs(here).max()
+    )
     probes = draw_probes(cohort.n, 40, seed=2).trace
     close = reliability(cohort.theta, cohort.X, there, probes, core=core, tol=1e-6)
     exact = reliability(cohort.theta, cohort.X, covariance, probes, core=core_of(cohort, covariance, 10), tol=1e-10)
@@ -226,7 +231,7 @@ def test_a_component_without_variance_has_no_reliability():
 
 def test_what_cannot_be_answered_is_an_error(case):
     cohort, covariance, _ = case
-    with pytest.raises(ValueError, match=r"theta: expected .* genetic variances and the residual"):
+    with pytest.raises(ValueError, match=r"theta: expected \d genetic and 1 residual variances"):
         effects(cohort.theta[:-1], cohort.y, cohort.X, covariance)
     with pytest.raises(ValueError, match="does not vary once the fixed effects"):
         effects(cohort.theta, cohort.X @ [1.0, 2.0, 3.0], cohort.X, covariance)
@@ -234,6 +239,55 @@ def test_what_cannot_be_answered_is_an_error(case):
         effects(cohort.theta, cohort.y, cohort.X, covariance, max_iterations=2)
     with pytest.raises(ValueError, match="diagonals: expected"):
         reliability(cohort.theta, cohort.X, covariance, draw_probes(cohort.n, 2).trace, diagonals=np.ones((3, 1)))
+
+
+# residuals other than one identity
+
+RESIDUALS = {
+    "weights": (lambda rng, n: rng.uniform(0.3, 3, (n, 1)), [2.0]),
+    "noise beside an identity": (lambda rng, n: np.column_stack([rng.uniform(0, 2, n), np.ones(n)]), [1.0, 3.0]),
+    "groups": (lambda rng, n: np.eye(2)[rng.integers(0, 2, n)], [1.5, 4.0]),
+}
+
+
+@pytest.mark.parametrize("kind", RESIDUALS)
+def test_other_residuals_are_the_dense_ones(case, kind):
+    cohort, base, _ = case
+    make, etas = RESIDUALS[kind]
+    D = make(np.random.default_rng(6), cohort.n)
+    covariance = with_residuals(base, D)
+    genetic = cohort.theta[:-1]
+    theta = np.append(genetic, etas)
+    T = sum(t * K for t, K in zip(genetic, cohort.Ks, strict=True))
+    V = T + np.diag(D @ etas)
+
+    def dense_fit(rows):
+        X, inverse = cohort.X[rows], np.linalg.inv(V[np.ix_(rows, rows)])
+        cov = np.linalg.inv(X.T @ inverse @ X)
+        b = cov @ X.T @ inverse @ cohort.y[rows]
+        return b, cov, inverse @ (cohort.y[rows] - X @ b)
+
+    b, cov, Py = dense_fit(np.arange(cohort.n))
+    found = effects(theta, cohort.y, cohort.X, covariance, tol=TIGHT)
+    np.testing.assert_allclose(found.Py, Py, rtol=0, atol=1e-9 * np.abs(Py).max())
+    np.testing.assert_allclose(
+        found.random,
+        np.column_stack([t * K @ Py for t, K in zip(genetic, cohort.Ks, strict=True)]),
+        rtol=0,
+        atol=1e-8 * np.abs(found.random).max(),
+    )
+    np.testing.assert_allclose(found.fixed.estimate, b, rtol=1e-8)
+    np.testing.assert_allclose(found.fixed.covariance, cov, rtol=0, atol=1e-5 * np.diag(cov).max())
+    fold = draw_folds(cohort.n, 3, seed=2)
+    held = cross_validate(theta, cohort.y, cohort.X, covariance, fold, tol=TIGHT)
+    for k in range(3):
+        train, out = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        b, _, Py = dense_fit(train)
+        np.testing.assert_allclose(held.fixed[out], cohort.X[out] @ b, rtol=1e-8)
+        expected = T[np.ix_(out, train)] @ Py
+        np.testing.assert_allclose(held.random[out], expected, rtol=0, atol=1e-7 * np.abs(expected).max())
+    with pytest.raises(ValueError, match="reliability is for one identity residual"):
+        reliability(theta, cohort.X, covariance, draw_probes(cohort.n, 2).trace)
 
 
 # held-out samples
@@ -342,5 +396,5 @@ def test_variants_that_do_not_vary_carry_no_effect():
     genotypes = replace(cohort.genotypes, inv_sd=np.where(np.arange(90) % 7 == 0, 0.0, cohort.genotypes.inv_sd))
     covariance = make_covariance(make_products(genotypes, "cpu", np.float64))
     found = effects(np.array([1.0, 2.0]), cohort.y, cohort.X, covariance, tol=TIGHT)
-    stored = variant_effects(covariance, found)
+    stored = variant_effects(covariance, found.theta, found.Py)
     assert set(stored.nonzero()[0]) == {j for j in range(90) if j % 7}
