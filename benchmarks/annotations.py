@@ -1,5 +1,7 @@
 """A fit of 97 overlapping annotations beside one of 10 components, whole processes of ``gpu-reml`` in one run.
 
+``--check N`` instead: enrichments of the stochastic fit of N of the samples against those of dense REML.
+
 The annotations are like those of LDSC's baseline model: one of all variants, 52 binary (1 to 30 % of the variants, in
 stretches) and 44 continuous, all in one .annot.gz.  The 10 components are contiguous sets of the same variants.
 """
@@ -45,16 +47,42 @@ def fit(prefix: Path, flags: list[str], out: Path, threads: int) -> dict:
     return {"seconds": run.seconds, "mib": run.peak_bytes / 2**20, "passes": found["passes"], "mc": ratio}
 
 
+def check(prefix: Path, annot: Path, num_samples: int, folder: Path, threads: int) -> None:
+    """Print how far enrichments of a stochastic fit are from dense ones, in Monte-Carlo and in sampling errors."""
+    keep = Path(folder, "keep.txt")
+    io.write_samples(keep, io.read_bed(prefix).samples.head(num_samples))
+    found = {}
+    for method in ("exact", "stochastic"):
+        out = Path(folder, method)
+        files = ["--bfile", prefix, "--pheno", f"{prefix}.pheno", "--keep", keep, "--annot", annot, "--out", out]
+        flags = ["--device", "cpu", "--quiet", "--method", method]
+        run = measure_module("gpu_reml.cli.main", [*files, *flags], threads, accepted=(0, 3))
+        print(f"{method:12s} {run.seconds:7.1f} s  {run.peak_bytes / 2**20:6.0f} MiB", flush=True)
+        found[method] = pd.read_csv(f"{out}.enrichment.tsv", sep="\t")
+    for name in ("h2", "enrichment"):
+        gap = (found["stochastic"][name] - found["exact"][name]).abs()
+        mc, se = found["stochastic"][f"{name}_mc_se"], found["exact"][f"{name}_se"]
+        z = gap / mc.where(mc > 0)
+        print(
+            f"{name}: {len(gap)} annotations, largest difference {z.max():.2f} mc_se (median {z.median():.2f}) and "
+            f"{(gap / se).max():.3f} SE; {(z <= 4).mean():.1%} within 4 mc_se; largest mc_se {(mc / se).max():.3f} SE"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cohort", choices=tuple(COHORTS), default="M")
     parser.add_argument("--threads", type=int, default=available_threads())
+    parser.add_argument("--check", type=int, metavar="N", help="compare enrichments of N samples with dense REML")
     options = parser.parse_args()
     prefix = cached_cohort(COHORTS[options.cohort], DEFAULT_CACHE)
     bed = io.read_bed(prefix)
     with tempfile.TemporaryDirectory() as folder:
         annot = Path(folder, "baseline.annot.gz")
         write_annotations(bed.variants, annot)
+        if options.check:
+            check(prefix, annot, options.check, Path(folder), options.threads)
+            return
         ten = component_file(prefix, bed.num_variants, 10)
         rows = {
             "10 components": fit(prefix, ["--component-spec", str(ten)], Path(folder, "ten"), options.threads),

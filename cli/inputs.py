@@ -132,10 +132,11 @@ def plan_group(tables: Tables, group: Group, options: Namespace) -> Planned:
     design = design_of(tables, group.alignment)
     n, t = group.alignment.num_samples, len(group.phenotypes)
     num_components, num_weights = expected_components(tables.sources, options) if tables.sources.files else (0, 0)
-    num_components = planned_parts(num_components, tables.parts, options)
+    num_components, num_diagonals = planned_parts(num_components, tables.parts, options)
     bits = 16 if options.dosage else ops.CALL_BITS
     sizes = Sizes(n, tables.sources.num_variants, num_components, t, design.num_columns, num_weights, bits)
     sizes = sizes._replace(num_scales=tables.parts.num_scales, num_matrices=len(tables.parts.grms))
+    sizes = sizes._replace(num_diagonals=num_diagonals)
     backend = backend_for(options) if tables.sources.files else "cpu"
     plan = device_plan(sizes, options) if backend == "cuda" else None
     rank = most_rank(sizes, options) if plan is None else plan.rank

@@ -217,9 +217,11 @@ def ancestry_residuals(model: Model, options: Namespace) -> dict[str, str]:
     return {name: f"residual_{name}" if own else RESIDUAL for name in model.ancestries}
 
 
-def planned_parts(num_components: int, parts: Parts, options: Namespace) -> int:
-    """Components of the model from those of the genotypes, residual diagonals among them."""
-    total = num_components * parts.num_scales + len(parts.grms) + options.dominance
+def planned_parts(num_components: int, parts: Parts, options: Namespace) -> tuple[int, int]:
+    """(components, diagonals in sample space) of the model made of the genotypes' components.
+
+    Residual diagonals are components but for a single one; each is kept beside those that scale and one that whitens.
+    """
     extra = parts.environments.values.shape[1] if options.gxe_noise else 0
     if options.admix_residual_mode == "per-ancestry":
         extra += parts.admixture.values.shape[1]
@@ -227,4 +229,6 @@ def planned_parts(num_components: int, parts: Parts, options: Namespace) -> int:
         extra += parts.residual_groups.values.iloc[:, 0].nunique()
     elif parts.residual_weights is not None and parts.residual_weights.values.shape[1] > 1:
         extra += parts.residual_weights.values.shape[1]
-    return total + extra
+    total = num_components * parts.num_scales + len(parts.grms) + options.dominance + extra
+    plain = parts.num_scales == 1 and not extra and parts.admixture is None and parts.residual_weights is None
+    return total, 0 if plain else parts.num_scales + 1 + extra

@@ -21,7 +21,7 @@ FREE_SHARE = 0.9  # of a device's free memory, when no budget is given: others m
 
 class Sizes(NamedTuple):
     """Samples, variants of every source, components, traits, fixed effects, variants of all components together, bits
-    of a genotype, ways in which samples are scaled, and relationship matrices."""
+    of a genotype, ways in which samples are scaled, relationship matrices, and diagonals in sample space."""
 
     num_samples: int
     parts: tuple[int, ...]
@@ -32,6 +32,7 @@ class Sizes(NamedTuple):
     bits: int = 2
     num_scales: int = 1
     num_matrices: int = 0
+    num_diagonals: int = 0
 
     @property
     def num_variants(self) -> int:
@@ -49,7 +50,16 @@ def most_rank(sizes: Sizes, options: Namespace) -> int:
 
 def work_of(sizes: Sizes, probes: int, rank: int, columns: int | None = None) -> Work:
     """The fit that is planned for."""
-    return Work(sizes.num_components, sizes.num_traits, sizes.num_fixed, probes, rank, columns, sizes.num_scales)
+    return Work(
+        sizes.num_components,
+        sizes.num_traits,
+        sizes.num_fixed,
+        probes,
+        rank,
+        columns,
+        sizes.num_scales,
+        sizes.num_diagonals,
+    )
 
 
 def budget_of(options: Namespace) -> int:

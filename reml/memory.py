@@ -19,9 +19,12 @@ class Blocks(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What decides the size of a fit: components, traits, fixed effects, probes, rank of the preconditioner, the columns
-    solved at once (``columns``; None for all), and ``scales``: ways in which samples are scaled, each with features of
-    its own."""
+    """What decides the size of a fit: components, traits, fixed effects, probes, rank of the preconditioner, and the
+    columns solved at once (``columns``; None for all).
+
+    ``scales``: ways in which samples are scaled, each with features of its own.  ``diagonals``: those in sample space
+    that are kept, none in a plain model.
+    """
 
     num_components: int
     num_traits: int
@@ -30,11 +33,21 @@ class Work:
     rank: int = 0
     columns: int | None = None
     scales: int = 1
+    diagonals: int = 0
 
 
 def fit_blocks(work: Work) -> dict[str, Blocks]:
     """The peaks of a fit by phase; one component is the Krylov engine's, several the iterative one's."""
-    return _krylov_blocks(work) if work.num_components == 1 else _iterative_blocks(work)
+    phases = _krylov_blocks(work) if work.num_components == 1 else _iterative_blocks(work)
+    return {name: _with_diagonals(blocks, work) for name, blocks in phases.items()}
+
+
+def _with_diagonals(blocks: Blocks, work: Work) -> Blocks:
+    """With the diagonals kept, and what scaling by them holds beside a product: its block, and a part of the sum."""
+    if not work.diagonals:
+        return blocks
+    widest = max(blocks.product, blocks.half)
+    return blocks._replace(samples=(*blocks.samples, (work.diagonals, 1), (2, widest)))
 
 
 def _krylov_blocks(work: Work) -> dict[str, Blocks]:
@@ -74,7 +87,8 @@ def he_blocks(work: Work) -> dict[str, Blocks]:
     """The peaks of randomised Haseman-Elston regression with ``num_probes`` probes."""
     c, s, G, S = work.num_fixed, work.num_probes, work.num_components, work.scales
     kept = ((1, c), (1, s))
-    return {
+    phases = {
         "images": Blocks((*kept, (G + 4, s)), ((S, s),), s),
         "moments": Blocks((*kept, (3, s)), ((2 * S, s), (S, 2 * s))),
     }
+    return {name: _with_diagonals(blocks, work) for name, blocks in phases.items()}

@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from gpu_reml import ops
@@ -81,6 +82,23 @@ def test_estimates_on_a_device_are_those_on_the_cpu(cohort, devices, components,
     assert len(memory["peak"]) == len(devices)
     assert max(memory["peak"].values()) <= memory["planned"] <= budget * 2**30
     assert re.search(r"device 0: at most [\d.]+ MiB held, [\d.]+ planned", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("core", [[], ["--precond-rank", "40"]])
+def test_scaled_samples_and_several_residuals_stay_within_their_plan(cohort, devices, core):
+    rng = np.random.default_rng(3)
+    table = pd.read_csv(cohort / "pheno.txt", sep="\t", dtype=str)[["FID", "IID"]]
+    table.assign(age=rng.normal(50, 9, N), dose=rng.random(N)).to_csv(cohort / "env.txt", sep="\t", index=False)
+    table.assign(site=rng.choice(["a", "b"], N)).to_csv(cohort / "site.txt", sep="\t", index=False)
+    flags = ["--gxe", cohort / "env.txt", "--gxe-noise", "--residual-groups", cohort / "site.txt", *core]
+    assert run(cohort, *flags, "--device", "cpu", out="cpu") == 0
+    assert run(cohort, *flags, "--device", "cuda", "--gpu-budget-gib", "0.01", out="gpu") == 0
+    found, expected = record(cohort, "gpu"), record(cohort, "cpu")
+    for part in ("components", "residuals"):
+        for one, other in zip(found[part], expected[part], strict=True):
+            assert abs(one["variance"] - other["variance"]) <= 1e-3 * other["se"]
+    memory = found["device_memory"]
+    assert max(memory["peak"].values()) <= memory["planned"] <= 0.01 * 2**30
 
 
 def plan(capsys, folder, *arguments):
