@@ -9,9 +9,10 @@ Products of calls with few columns in float32 go straight from the packed bytes 
 Only numpy's BLAS is called: scipy brings a second OpenBLAS, whose threads spin against the first's.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -20,12 +21,13 @@ from .cpu_fused import MIN_SAMPLES, fused_weighted, fused_z, fused_zt
 from .cpu_kernels import as_pairs, decode, pair_table, scatter
 from .dosages import DOSAGE_MISSING, decode_dosages
 from .genotypes import CALL_BITS, Block, PackedGenotypes, blocks, decode_table, items_per_row
-from .weights import BlockWeights
+from .weights import BlockWeights, overlapping
 
 BLOCK_WIDTH = 512  # variants a tile: enough rows for BLAS to run at speed, few enough to stay in cache
 CHUNK_BYTES = 1 << 15  # bytes of one variant's decoded values in a tile (8,192 samples in float32)
 FUSED_COLUMNS = 24  # most columns for which products straight from packed bytes beat decoding and BLAS
 SCATTERED = 4  # how many times cheaper a column is in BLAS than added to one group at a time
+HELD_BYTES = 1 << 26  # a decoded tile of whole blocks of weights
 INNER_ROWS = 1 << 14  # variants whose products are held in float64 at once
 GROUPED_BYTES = 1 << 28  # right-hand sides of a grouped product that are laid out at once
 
@@ -70,7 +72,7 @@ class CpuProducts:
         """Z' B, (n, k) -> (m, k); half a pass."""
         self._require_rows(B, self.num_samples, "B")
         if self._is_narrow(B):
-            return fused_zt(self.genotypes, self._table, B)
+            return fused_zt(self.genotypes, self.table, B)
         B = self._padded(B)
         U = np.zeros((self.num_variants, B.shape[1]), self.dtype)
         for_each_tile(self, lambda block, samples, T: _add(U[block.rows], T @ B[samples]))
@@ -80,7 +82,7 @@ class CpuProducts:
         """Z U, (m, k) -> (n, k); half a pass."""
         self._require_rows(U, self.num_variants, "U")
         if self._is_narrow(U):
-            return fused_z(self.genotypes, self._table, U)
+            return fused_z(self.genotypes, self.table, U)
         U = np.ascontiguousarray(U, self.dtype)
         out = self._zero_rows(U.shape[1])
         for_each_tile(self, lambda block, samples, T: _add(out[samples], T.T @ U[block.rows]))
@@ -90,9 +92,9 @@ class CpuProducts:
         """Z W Z' B, (n, k) -> (n, k); W is diag(w) for weights w (m,), or a :class:`BlockWeights`; one pass."""
         self._require_rows(B, self.num_samples, "B")
         if isinstance(w, BlockWeights):
-            return self.z(w.multiply(self.zt(B)))
+            return self._block_weighted(B, w)
         if self._is_narrow(B):
-            return fused_weighted(self.genotypes, self._table, B, w)
+            return fused_weighted(self.genotypes, self.table, B, w)
         B = self._padded(B)
         w = np.asarray(w, self.dtype)[:, None]
         out = self._zero_rows(B.shape[1])
@@ -106,6 +108,44 @@ class CpuProducts:
             for samples, T in decoder.tiles(block, backwards=True):
                 _add(out[samples], T.T @ U)
         return out[: self.num_samples]
+
+    def _block_weighted(self, B: np.ndarray, weights: BlockWeights) -> np.ndarray:
+        """Tiles are made of whole blocks of weights, so that one that was decoded serves both directions."""
+        _require_variants(weights, self.num_variants)
+        if self._is_narrow(B):
+            return fused_z(self.genotypes, self.table, weights.multiply(fused_zt(self.genotypes, self.table, B)))
+        B = self._padded(B)
+        out = self._zero_rows(B.shape[1])
+        stretches = _Stretches(self, weights)
+        for stretch in stretches:
+            U = weights.multiply(stretches.features(stretch, B), stretch.start)
+            for block in reversed(stretch.blocks):
+                rows = slice(block.start - stretch.start, block.stop - stretch.start)
+                for samples, T in stretches.decoder.tiles(block, backwards=True):
+                    _add(out[samples], T.T @ U[rows])
+        return out[: self.num_samples]
+
+    def multiply_blocks(self, F: np.ndarray, weights: BlockWeights) -> np.ndarray:
+        """W F, (m, k) -> (m, k), of features F; no pass."""
+        self._require_rows(F, self.num_variants, "F")
+        _require_variants(weights, self.num_variants)
+        return weights.multiply(F)
+
+    def block_core(self, B: np.ndarray, weights: BlockWeights, groups: Sequence[slice]) -> np.ndarray:
+        """(G, k, k) float64 B' Z_g W_g Z_g' B for groups of consecutive variants, made of whole blocks; half a pass.
+
+        Z' B is never held whole.
+        """
+        self._require_rows(B, self.num_samples, "B")
+        _require_variants(weights, self.num_variants)
+        B, out = self._padded(B), np.zeros((len(groups), B.shape[1], B.shape[1]))
+        stretches = _Stretches(self, weights)
+        for stretch in stretches:
+            F = stretches.features(stretch, B)
+            WF = weights.multiply(F, stretch.start)
+            for g, rows in overlapping(groups, stretch.start, stretch.stop):
+                out[g] += F[rows].T @ WF[rows]
+        return (out + out.transpose(0, 2, 1)) / 2
 
     def grouped(self, U: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:
         """Z diag(W_g) Z-side products for every column g of ``weights`` (m, G): (m, k) -> (G, n, k); half a pass.
@@ -196,7 +236,7 @@ class CpuProducts:
         return out[: self.num_samples]
 
     @cached_property
-    def _table(self) -> np.ndarray:
+    def table(self) -> np.ndarray:
         """What decodes each variant, in the working type."""
         return decode_table(self.genotypes, self.dtype)
 
@@ -243,12 +283,12 @@ def _add(target: np.ndarray, term: np.ndarray) -> None:
 class _Decoder:
     """Decodes tiles into one reused buffer; a tile that is asked for twice running is decoded once."""
 
-    def __init__(self, products: CpuProducts):
-        self._table, self._bits = products._table, products.genotypes.bits
+    def __init__(self, products: CpuProducts, width: int | None = None):
+        self._table, self._bits = products.table, products.genotypes.bits
         self._per_item = products.genotypes.samples_per_item
         self._items = items_per_row(products.num_samples, self._bits)
         self._chunk = min(self._items, products.chunk_bytes // (self._per_item * np.dtype(products.dtype).itemsize))
-        self._buffer = np.empty((products.block_width, self._per_item * self._chunk), products.dtype)
+        self._buffer = np.empty((width or products.block_width, self._per_item * self._chunk), products.dtype)
         self._held: tuple[int, int] | None = None
 
     def tiles(self, block: Block, backwards: bool = False) -> Iterator[tuple[slice, np.ndarray]]:
@@ -259,15 +299,68 @@ class _Decoder:
             samples = slice(self._per_item * first, self._per_item * last)
             tile = self._buffer[: len(block.packed), : samples.stop - samples.start]
             if self._held != (block.start, first):
-                self._decode(block.packed[:, first:last], self._table[block.rows], tile)
+                decode_items(block.packed[:, first:last], self._table[block.rows], tile, self._bits)
                 self._held = (block.start, first)
             yield samples, tile
 
-    def _decode(self, items: np.ndarray, table: np.ndarray, tile: np.ndarray) -> None:
-        if self._bits == CALL_BITS:
-            decode(items, pair_table(table), as_pairs(tile))
-        else:
-            decode_dosages(items, table, DOSAGE_MISSING[self._bits], tile)
+
+def decode_items(items: np.ndarray, table: np.ndarray, tile: np.ndarray, bits: int) -> None:
+    """Write the standardised genotypes of packed ``items`` (b, items) to ``tile`` (b, samples)."""
+    if bits == CALL_BITS:
+        decode(items, pair_table(table), as_pairs(tile))
+    else:
+        decode_dosages(items, table, DOSAGE_MISSING[bits], tile)
+
+
+class _Stretch(NamedTuple):
+    """Variants ``start:stop`` that weights mix with no others, in ``blocks`` that are decoded one at a time."""
+
+    start: int
+    stop: int
+    blocks: tuple[Block, ...]
+
+
+class _Stretches:
+    """The stretches of block weights that have any, and a decoder with room for the largest, up to HELD_BYTES."""
+
+    def __init__(self, products: CpuProducts, weights: BlockWeights):
+        listed = list(weights.stretches(products.block_width))
+        nonzero = np.concatenate([[0], np.cumsum(weights.factors_by_variant != 0)])
+        self._listed = [(start, stop) for start, stop in listed if nonzero[stop] > nonzero[start]]
+        per_row = min(products.chunk_bytes, products._padded_samples * np.dtype(products.dtype).itemsize)
+        longest = max((stop - start for start, stop in self._listed), default=1)
+        self._width = min(longest, max(products.block_width, HELD_BYTES // per_row))
+        self._genotypes, self._dtype = products.genotypes, products.dtype
+        self.decoder = _Decoder(products, self._width)
+
+    def __iter__(self) -> Iterator[_Stretch]:
+        for start, stop in self._listed:
+            yield _Stretch(start, stop, tuple(blocks_between(self._genotypes, start, stop, self._width)))
+
+    def features(self, stretch: _Stretch, B: np.ndarray) -> np.ndarray:
+        """Z' B of the stretch, (b, k)."""
+        U = np.zeros((stretch.stop - stretch.start, B.shape[1]), self._dtype)
+        for block in stretch.blocks:
+            rows = slice(block.start - stretch.start, block.stop - stretch.start)
+            for samples, T in self.decoder.tiles(block):
+                _add(U[rows], T @ B[samples])
+        return U
+
+
+def blocks_between(genotypes: PackedGenotypes, start: int, stop: int, width: int) -> Iterator[Block]:
+    """Variants start:stop in order, at most ``width`` at a time, none across two parts."""
+    offset = 0
+    for part in genotypes.parts:
+        first, last = max(start, offset), min(stop, offset + len(part))
+        for begin in range(first, last, width):
+            end = min(begin + width, last)
+            yield Block(begin, end, part[begin - offset : end - offset])
+        offset += len(part)
+
+
+def _require_variants(weights: BlockWeights, num_variants: int) -> None:
+    if weights.num_variants != num_variants:
+        raise ValueError(f"weights: expected blocks of {num_variants} variants in all, found {weights.num_variants}")
 
 
 def for_each_tile(products: CpuProducts, use: Callable[[Block, slice, np.ndarray], None]) -> None:

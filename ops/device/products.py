@@ -16,6 +16,7 @@ from scipy import sparse
 from ..genotypes import PackedGenotypes, decode_table
 from ..weights import BlockWeights
 from .block import DeviceBlock, ShardedBlock
+from .block_weights import BlockProducts, require_rows
 from .interface import Array, Device, Selection
 from .pool import size_class
 from .store import Store, padded, pieces, pitch
@@ -25,7 +26,6 @@ PRODUCT_COLUMNS = 512  # of a product at once: from there on it is bound by arit
 SPREAD_COLUMNS = 64  # of right-hand sides for several groups that are laid out at once
 PIECE_BYTES = 1 << 28  # packed genotypes moved and launched at once
 RING_DEPTH = 3  # one being filled, one being copied, one being multiplied
-RESIDENT_WEIGHTS = 1 << 31  # bytes of block weights that stay on a device
 
 
 class Shard(NamedTuple):
@@ -44,7 +44,7 @@ class Shard(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DeviceProducts:
+class DeviceProducts(BlockProducts):
     """Products with Z (n, m) of ``genotypes`` on devices; the methods are those of
     :class:`~gpu_reml.ops.cpu.CpuProducts`, with blocks that stay there.
 
@@ -94,7 +94,7 @@ class DeviceProducts:
 
     def zt(self, B) -> ShardedBlock:
         """Z' B, (n, k) -> (m, k); half a pass."""
-        _require_rows("B", B, self.num_samples)
+        require_rows("B", B, self.num_samples)
         return ShardedBlock(self._each(lambda shard, B_there: self._zt(shard, B_there), B))
 
     def _zt(self, shard: Shard, B: DeviceBlock) -> DeviceBlock:
@@ -108,7 +108,7 @@ class DeviceProducts:
 
     def z(self, U) -> DeviceBlock:
         """Z U, (m, k) -> (n, k); half a pass."""
-        _require_rows("U", U, self.num_variants)
+        require_rows("U", U, self.num_variants)
         return self._grouped(self.features(U), sparse.csc_array(np.ones((self.num_variants, 1))))[0]
 
     def weighted(self, B, w) -> DeviceBlock:
@@ -116,9 +116,11 @@ class DeviceProducts:
 
         Variants without weight are not read.
         """
-        _require_rows("B", B, self.num_samples)
+        require_rows("B", B, self.num_samples)
         if isinstance(w, BlockWeights):
-            return self._summed(self._each(lambda shard, B_there: self._block_weighted(shard, B_there, w), B))
+            self._keep_matrices_of(w)
+            factors = self._factors(w.factors_by_variant)
+            return self._summed(self._each(lambda s, B_there: self._block_weighted(s, B_there, w, *factors[s]), B))
         if np.shape(w) != (self.num_variants,):
             raise ValueError(f"w: expected ({self.num_variants},), found {np.shape(w)}")
         factors = self._factors(np.asarray(w, np.float64))
@@ -151,41 +153,12 @@ class DeviceProducts:
             del U  # before the next piece's is made
         return out
 
-    def _block_weighted(self, shard: Shard, B: DeviceBlock, weights: BlockWeights) -> DeviceBlock:
-        device, k = shard.device, B.shape[1]
-        out = DeviceBlock.zeros(device, len(B), k)
-        operand = device.operand(B.array) if k else None
-        for variants in shard.store.variants():
-            if not k:
-                break
-            U, WU = (device.pool.array((variants.stop - variants.start, k), np.float32) for _ in range(2))
-            device.zt(variants, operand, U)
-            device.multiply_blocks(self._matrices(shard, weights, variants), U, WU)
-            ones = np.ones(variants.stop - variants.start)
-            factor = shard.factor(self.genotypes, ones, variants.rows)
-            device.z(variants, WU, Selection(None, factor), out.array)
-            del U, WU
-        return out
-
-    def _matrices(self, shard: Shard, weights: BlockWeights, variants) -> Any:
-        """The weights' blocks of some variants on the device, where those of the last weights stay if they are few."""
-        known, placed = self._placed.setdefault("matrices", (weights, {}))
-        if known is not weights:
-            placed = {}
-            self._placed["matrices"] = weights, placed
-        if variants.start in placed:
-            return placed[variants.start]
-        held = shard.device.place_blocks(weights.between(variants.start, variants.stop))
-        if weights.num_bytes <= RESIDENT_WEIGHTS:
-            placed[variants.start] = held
-        return held
-
     def grouped(self, U, weights: sparse.spmatrix) -> list[DeviceBlock]:
         """G blocks (n, k): Z diag(W_g) U for every column g of ``weights`` (m, G), from U (m, k); half a pass.
 
         Cost: the smaller of k columns for every entry of ``weights`` and G k columns for every variant, by eights.
         """
-        _require_rows("U", U, self.num_variants)
+        require_rows("U", U, self.num_variants)
         if weights.shape[0] != self.num_variants:
             raise ValueError(f"weights: expected ({self.num_variants}, G), found {weights.shape}")
         return self._grouped(self.features(U), sparse.csc_array(weights).sorted_indices())
@@ -269,27 +242,36 @@ class DeviceProducts:
 
     def core(self, B, weights: sparse.spmatrix) -> np.ndarray:
         """(G, k, k) float64 B' Z W_g Z' B for every column g; half a pass, with Z' B of one piece at a time."""
-        _require_rows("B", B, self.num_samples)
+        require_rows("B", B, self.num_samples)
         columns = sparse.csc_array(weights).sorted_indices()
 
         def cores(shard: Shard, B_there: DeviceBlock) -> np.ndarray:
             device, k = shard.device, B_there.shape[1]
             total = np.zeros((columns.shape[1], k, k))
-            batches = [(b, device.operand(B_there[:, b].array)) for b in _batches(k)]
+            operands = self._operands(device, B_there)
             for variants in shard.store.variants():
-                F = DeviceBlock.empty(device, variants.stop - variants.start, k)
-                for batch, operand in batches:
-                    part = DeviceBlock.empty(device, len(F), batch.stop - batch.start)
-                    device.zt(variants, operand, part.array)
-                    F[:, batch] = part
+                F = self._piece_features(device, variants, operands, k)
                 local = columns[variants.rows]
                 for g in np.flatnonzero(np.diff(local.indptr)):
                     total[g] += device.weighted_gram(F.array, *_listed(device, local, g))
-                del F, part
+                del F
             return total
 
         total = sum(self._each(cores, B))
         return (total + total.transpose(0, 2, 1)) / 2
+
+    def _operands(self, device: Device, B: DeviceBlock) -> list[tuple[slice, Any]]:
+        """(columns, their operand on the device) of B, a product's worth at a time."""
+        return [(b, device.operand(B[:, b].array)) for b in _batches(B.shape[1])]
+
+    def _piece_features(self, device: Device, variants, operands: list, k: int) -> DeviceBlock:
+        """Z' B of a piece (b, k), from the operands of B (n, k)."""
+        F = DeviceBlock.empty(device, variants.stop - variants.start, k)
+        for batch, operand in operands:
+            part = DeviceBlock.empty(device, len(F), batch.stop - batch.start)
+            device.zt(variants, operand, part.array)
+            F[:, batch] = part
+        return F
 
     def _columns(self, shard: Shard, weights: sparse.spmatrix) -> list[tuple[Array | None, Array]]:
         """(rows, weights) of every column of ``weights`` on the device; kept for the weights of the last calls."""
@@ -368,12 +350,6 @@ def _batches(num_columns: int) -> list[slice]:
     return [slice(c, min(c + PRODUCT_COLUMNS, num_columns)) for c in range(0, num_columns, PRODUCT_COLUMNS)]
 
 
-def _require_rows(name: str, array, rows: int) -> None:
-    shape = np.shape(array) if not isinstance(array, DeviceBlock | ShardedBlock) else array.shape
-    if len(shape) != 2 or shape[0] != rows:
-        raise ValueError(f"{name}: expected ({rows}, k), found {shape}")
-
-
 @dataclass(frozen=True)
 class Residency:
     """How genotypes are kept on each device: ``piece_bytes`` moved and launched at once, ``resident_bytes`` that may
@@ -397,7 +373,7 @@ def make_device_products(
 ) -> DeviceProducts:
     """Products with genotypes on ``devices``, an equal share of the variants on each; blocks live on the first.
 
-    cuts: variants at which pieces may end (``starts`` of :class:`BlockWeights`); default anywhere.
+    cuts: variants at which pieces may end (``cuts`` of :class:`BlockWeights`); default anywhere.
     Raises DeviceMemoryError when what should stay does not fit.
     """
     residency = residency or Residency()

@@ -111,6 +111,11 @@ class Store:
         return self._device.pool.array((num_rows, self._pitch // self._item.itemsize), self._item)
 
     @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """What is moved and launched at once, in order."""
+        return self._pieces
+
+    @property
     def num_streamed(self) -> int:
         """Pieces that cross the bus in every product."""
         return len(self._pieces) - len(self._resident)

@@ -169,7 +169,7 @@ def test_block_diagonal_weights_stand_between_the_halves(cohort, rng):
 
 def test_weights_that_a_piece_would_cut_are_refused_with_the_remedy(cohort):
     weights = BlockWeights([np.eye(100), np.eye(230)])
-    with pytest.raises(ValueError, match=r"make the products with cuts=weights.starts"):
+    with pytest.raises(ValueError, match=r"make the products with cuts=weights.cuts"):
         make(cohort[0], "in small pieces").weighted(np.ones((N, 1)), weights)
 
 
