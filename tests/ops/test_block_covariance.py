@@ -167,7 +167,7 @@ def test_a_fit_of_two_components_is_the_dense_optimum(larger, rng):
     assert abs(found.h2.estimate[-1] - exact.h2) < 1e-5 * exact.h2_se
     assert abs(found.loglik - exact.loglik) < 1e-6
     single = make_block_covariance(CpuProducts(genotypes), [W[:2], W[2:]], ["a", "b"])
-    assert np.abs(fit(y, X, single, exact_probes(240), TIGHT).theta - exact.theta).max() < 1e-3 * exact.se.min()
+    assert np.abs(fit(y, X, single, exact_probes(240)).theta - exact.theta).max() < 1e-2 * exact.se.min()
 
 
 @pytest.mark.parametrize("engine", ["exact", "stochastic"])
@@ -268,6 +268,30 @@ def test_matrices_are_copied_to_a_device_once_for_all_theta(cohort, blocks, rng,
     covariance.gram(covariance.features(B))
     assert sum(len(held.matrices) for held in placed) == sum(b**2 for b in (1, 50, 119, 60))  # no identity among them
     assert covariance.weights.scaled(np.ones(6)).matrices is covariance.weights.matrices
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_factors_of_blocks_are_part_of_the_weights(cohort, rng, number):
+    matrices = [psd(rng, 120), 80, psd(rng, 130)]
+    factors = np.array([2.0, 0.5, 3.0])
+    multiplied = [2 * matrices[0], 0.5 * np.eye(80), 3 * matrices[2]]
+    cuts = np.array([0, 120, 200, 330])
+    products = on_devices(cohort[0], cuts, number) if number else CpuProducts(cohort[0], np.float64)
+    found = make_block_covariance(
+        products, [BlockWeights(matrices[:2], factors[:2]), BlockWeights(matrices[2:], factors[2:])]
+    )
+    expected = make_block_covariance(CpuProducts(cohort[0], np.float64), [multiplied[:2], multiplied[2:]])
+    B = rng.standard_normal((N, 3))
+    np.testing.assert_allclose(found.scales, expected.scales, rtol=1e-6)
+    assert_close(np.asarray(found.apply([1.0, 2.0], B)), expected.apply([1.0, 2.0], B), 3e-6)
+    assert_close(found.core(found.block(B)), expected.core(B), 3e-6)
+    F = found.features(found.block(B))
+    assert_close(found.gram(F), expected.core(B), 3e-6)
+    assert_close(
+        found.variant_effects([1.0, 2.0], F[..., [0]]),
+        expected.variant_effects([1.0, 2.0], (cohort[1].T @ B)[:, :1]),
+        3e-6,
+    )
 
 
 def test_one_device_block_may_not_lie_in_two_genotype_files(cohort):
