@@ -1,0 +1,123 @@
+"""The quick start of the reference system, its commands as they are written, against dense REML."""
+
+import json
+import os
+import shlex
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pgenlib
+import pytest
+
+from gpu_reml import io
+from gpu_reml.cli.main import main
+from gpu_reml.validation import dense, exact_reml, simulate_cohort, write_plink
+
+N, M = 230, 540
+THIRDS = np.repeat([0, 1, 2], M // 3)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working directory with every file that the commands name, and the truth about it."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    people = simulate_cohort(N, M, 12)
+    rng = np.random.default_rng(13)
+    write_plink(people, folder / "data")
+    write_pgen(people, folder / "data")
+    for g in range(3):
+        part = replace(
+            people, counts=people.counts[:, g == THIRDS], variants=people.variants[g == THIRDS].reset_index(drop=True)
+        )
+        write_plink(part, folder / f"grm{g + 1}")
+    Z = dense.standardised(people.counts)
+    effects = rng.standard_normal(M) * np.sqrt(np.array([4.0, 0.02, 0.01])[THIRDS])
+    covariates = np.column_stack([rng.normal(50, 10, N), rng.integers(0, 2, N)]).round(3)
+    y = (170 + 0.2 * covariates[:, 0] + 4 * Z @ effects / np.sqrt(M) + 4 * rng.standard_normal(N)).round(6)
+    ids = people.samples[["fid", "iid"]].set_axis(["FID", "IID"], axis=1)
+    ids.assign(y=y).to_csv(folder / "pheno.txt", sep=" ", header=False, index=False)
+    ids.assign(a=covariates[:, 0], b=covariates[:, 1]).to_csv(folder / "covar.txt", sep=" ", header=False, index=False)
+    ids.to_csv(folder / "keep.txt", sep=" ", header=False, index=False)
+    sets = [{"name": f"set{g}", "variant_indices": np.flatnonzero(g == np.arange(M) % 3).tolist()} for g in range(3)]
+    (folder / "components.json").write_text(json.dumps({"components": sets}))
+    fine = [{"name": f"fine{g}", "variant_indices": np.flatnonzero(THIRDS == g).tolist()} for g in range(3)]
+    (folder / "fine_components.json").write_text(json.dumps({"components": fine}))
+    return folder, Z, y, np.column_stack([np.ones(N), covariates])
+
+
+def write_pgen(people, prefix):
+    counts = np.ascontiguousarray(np.where(people.counts < 0, -9, people.counts).T.astype(np.int8))
+    with pgenlib.PgenWriter(f"{prefix}.pgen".encode(), N, variant_ct=M, nonref_flags=False) as writer:
+        writer.append_biallelic_batch(counts)
+    names = {"chrom": "#CHROM", "bp": "POS", "id": "ID", "a2": "REF", "a1": "ALT"}
+    people.variants[list(names)].rename(columns=names).to_csv(f"{prefix}.pvar", sep="\t", index=False)
+    people.samples[["fid", "iid"]].set_axis(["#FID", "IID"], axis=1).to_csv(f"{prefix}.psam", sep="\t", index=False)
+
+
+def run(folder, command, entry=main):
+    """A command as it is typed in ``folder``; its exit code."""
+    _, *arguments = shlex.split(command.replace("\\\n", " "))
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        return entry([*arguments, "--device", "cpu"])
+    finally:
+        os.chdir(before)
+
+
+def kernels(Z, groups):
+    return [dense.kernel(Z, (groups == g).astype(float)) for g in range(3)]
+
+
+def same(folder, out, y, X, Ks):
+    """The record beside dense REML: theta and h2 within 1e-3 standard errors, errors within 0.1 %."""
+    record = json.loads((folder / f"{out}.json").read_text())
+    expected = exact_reml(y, X, Ks)
+    rows = [*record["components"], *record["residuals"]]
+    se = np.sqrt(np.diag(np.linalg.inv(expected.ai)))
+    np.testing.assert_allclose([row["variance"] for row in rows], expected.theta, atol=2e-3 * se.min())
+    np.testing.assert_allclose([row["se"] for row in rows], se, rtol=5e-3)
+    assert record["loglik"] == pytest.approx(expected.loglik, abs=1e-3)
+    return record
+
+
+QUICK_START = {
+    "--bed-prefix data": lambda Z: [dense.kernel(Z)],
+    "--pgen-prefix data": lambda Z: [dense.kernel(Z)],
+    "--bed-prefix grm1,grm2,grm3": lambda Z: kernels(Z, THIRDS),
+    "--bed-prefix data --component-spec components.json": lambda Z: kernels(Z, np.arange(M) % 3),
+}
+
+
+@pytest.mark.parametrize("genotypes", QUICK_START)
+def test_the_quick_start_gives_the_dense_answer(place, genotypes):
+    folder, Z, y, X = place
+    assert run(folder, f"gpu-reml {genotypes} --pheno-txt pheno.txt --covar-txt covar.txt --out-prefix out/reml") == 0
+    same(folder, "out/reml", y, X, QUICK_START[genotypes](Z))
+
+
+def test_the_documented_merge_gives_the_dense_answers_of_both_fits(place):
+    folder, Z, y, X = place
+    command = """gpu-reml --merge --bed-prefix data --component-spec fine_components.json --pheno-txt pheno.txt \\
+    --covar-txt covar.txt --keep-path keep.txt --out-prefix out/zscore_merge"""
+    assert run(folder, command) == 0
+    rounds = json.loads((folder / "out/zscore_merge.merge/zscore_merge_summary.json").read_text())["rounds"]
+    first = exact_reml(y, X, kernels(Z, THIRDS))
+    np.testing.assert_allclose([c["variance"] for c in rounds[0]["components"]], first.theta[:-1], atol=1e-3)
+    assert [c["name"] for c in rounds[-1]["components"]] == ["fine0", "zmerge_block_0000"]
+    weak = dense.kernel(Z, (THIRDS > 0).astype(float))
+    same(folder, "out/zscore_merge", y, X, [dense.kernel(Z, (THIRDS == 0).astype(float)), weak])
+    assert io.read_component_spec(folder / "out/zscore_merge.component_spec.json", M)[1].num_variants == 2 * M // 3
+
+
+def test_bed_and_pgen_give_the_same_files_to_the_last_digit(place):
+    folder = place[0]
+    for kind in ("bed", "pgen"):
+        command = f"gpu-reml --{kind}-prefix data --pheno-txt pheno.txt --out-prefix out/{kind} --method stochastic"
+        assert run(folder, command) == 0
+    assert (folder / "out/bed.hsq").read_bytes() == (folder / "out/pgen.hsq").read_bytes()
+    tables = [
+        pd.read_csv(folder / f"out/{kind}.history.tsv", sep="\t").drop(columns="seconds") for kind in ("bed", "pgen")
+    ]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
