@@ -1,0 +1,212 @@
+"""Single-variant association: what is common to all models, ordinary least squares, and exact mixed models.
+
+Effects are per standardised genotype here; :func:`per_allele` divides by the SD of the count.  A missing genotype is
+the variant's mean.  Variants that do not vary, or that the fixed effects explain, are nan.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special, stats
+
+from gpu_reml.ops import CpuProducts, make_covariance, take_variants
+
+from . import spectral
+from .exact import SpectralModel, contrast_kernels, contrasts
+from .linalg import orthonormal_basis, project
+
+# Share of |z|^2 outside the fixed effects under which it is rounding: a hundred times that of the product Q'z squared.
+COLLINEAR = {4: 1e-5, 8: 1e-10}
+LOG_10 = np.log(10)
+SMALL_P = 1e-280  # under which the incomplete beta function is taken from its continued fraction, in logarithms
+MEDIAN_CHI2 = stats.chi2.median(1)
+ROWS = 1024  # variants whose exact features (rows, n - c) float64 are held at once
+
+
+class Scan(NamedTuple):
+    """Tests of m variants and t traits, all (m, t) float64 and nan where a variant cannot be tested.
+
+    ``beta``, ``se``: per standardised genotype, in the trait's units; ``log10p``: -log10 of the two-sided p-value of
+    beta / se under Student's t with ``dof`` degrees of freedom, or the normal law where ``dof`` is None.
+    """
+
+    beta: np.ndarray
+    se: np.ndarray
+    log10p: np.ndarray
+    dof: int | None
+
+    @property
+    def statistic(self) -> np.ndarray:
+        """(m, t) beta / se."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.beta / self.se
+
+
+class Tested(NamedTuple):
+    """Variants beside the fixed effects: ``norms`` (m,) |(I-QQ')z|^2, nan where nothing is left to test."""
+
+    norms: np.ndarray
+    Q: np.ndarray
+
+
+def make_scan(beta: np.ndarray, se: np.ndarray, dof: int | None) -> Scan:
+    """Effects and their errors with the p-values."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = beta / se
+    return Scan(beta, se, log10p_normal(t) if dof is None else log10p_student(t, dof), dof)
+
+
+def per_allele(values: np.ndarray, inv_sd: np.ndarray) -> np.ndarray:
+    """beta or se (m, t) per copy of the counted allele, from those per standardised genotype and 1 / SD (m,)."""
+    return values * inv_sd[:, None]
+
+
+def log10p_normal(z: np.ndarray) -> np.ndarray:
+    """-log10 of the two-sided p-value of a standard normal z; exact to rounding for any |z|."""
+    return -(np.log(2) + special.log_ndtr(-np.abs(z))) / LOG_10
+
+
+def log10p_student(t: np.ndarray, dof: float) -> np.ndarray:
+    """-log10 of the two-sided p-value of Student's t; it does not underflow.
+
+    p = I_x(dof / 2, 1 / 2) with x = dof / (dof + t^2) (Abramowitz & Stegun 1964, 26.5.27); where p is under 1e-280,
+    log p from the continued fraction 26.5.8.
+    """
+    t = np.asarray(t, np.float64)
+    ratio = t**2 / dof
+    with np.errstate(divide="ignore"):
+        logp = np.log(special.betainc(dof / 2, 0.5, 1 / (1 + ratio)))
+    tiny = (logp < np.log(SMALL_P)) & np.isfinite(ratio)
+    logp[tiny] = _log_beta_tail(ratio[tiny], dof / 2)
+    return -logp / LOG_10
+
+
+def _log_beta_tail(ratio: np.ndarray, a: float) -> np.ndarray:
+    """log I_x(a, 1/2) at x = 1 / (1 + ratio) by the continued fraction of A&S 26.5.8, evaluated by Lentz's method."""
+    b, x = 0.5, 1 / (1 + ratio)
+    front = -a * np.log1p(ratio) + b * (np.log(ratio) - np.log1p(ratio)) - np.log(a) - special.betaln(a, b)
+    c = np.ones_like(x)
+    d = 1 / (1 - (a + b) * x / (a + 1))
+    value = d.copy()
+    for k in range(1, 10_000):
+        even = k * (b - k) * x / ((a + 2 * k - 1) * (a + 2 * k))
+        odd = -(a + k) * (a + b + k) * x / ((a + 2 * k) * (a + 2 * k + 1))
+        for term in (even, odd):
+            d = 1 / (1 + term * d)
+            c = 1 + term / c
+            value *= c * d
+        if np.all(np.abs(c * d - 1) <= 1e-14):
+            return front + np.log(value)
+    raise ArithmeticError("the continued fraction of the incomplete beta function did not settle")
+
+
+def lambda_gc(log10p: np.ndarray) -> float:
+    """Genomic inflation: the median p-value as a chi-squared on 1 df, over the median of that law.
+
+    Devlin & Roeder 1999, Biometrics 55:997.  nan without a test.
+    """
+    known = log10p[np.isfinite(log10p)]
+    return float(stats.chi2.isf(10.0 ** -np.median(known), 1) / MEDIAN_CHI2) if len(known) else np.nan
+
+
+def left_of_fixed_effects(Y: np.ndarray, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(Q (n, c), (I-QQ')Y (n, t)) float64; raises ValueError for a trait of which nothing is left."""
+    Y = np.asarray(Y, np.float64)
+    if Y.ndim != 2 or len(Y) != len(X) or not np.isfinite(Y).all():
+        raise ValueError(f"Y: expected finite values ({len(X)}, t), found {Y.shape}")
+    Q = orthonormal_basis(X)
+    left = project(Q, project(Q, Y))
+    flat = ~(np.linalg.norm(left, axis=0) > 1e-12 * np.linalg.norm(Y, axis=0))
+    if flat.any():
+        raise ValueError(f"Y[:, {int(np.argmax(flat))}]: does not vary once the fixed effects are taken out")
+    return Q, left
+
+
+def tested_variants(products, FQ: np.ndarray, Q: np.ndarray) -> Tested:
+    """What is left of every variant, from the features Z'Q (m, c)."""
+    whole = products.genotypes.squared_norm
+    left = whole - (np.asarray(FQ, np.float64) ** 2).sum(axis=1)
+    share = COLLINEAR[np.dtype(products.dtype).itemsize]
+    return Tested(np.where(left > share * whole, left, np.nan), Q)
+
+
+def ols_scan(Y: np.ndarray, X: np.ndarray, products) -> Scan:
+    """y = X b + z_j beta + e by least squares, for every variant and column of Y (n, t), X (n, c).
+
+    beta = z'My / z'Mz, se^2 = (y'My - beta z'My) / ((n - c - 1) z'Mz), M = I - QQ' (Frisch & Waugh 1933, Econometrica
+    1:387; Lovell 1963, JASA 58:993).  Cost: half a pass of t + c columns, whatever t; memory (m, t + c).
+    y is projected in float64 and scaled before it meets products in float32, whose rounding moves t by about
+    1e-6 sqrt(n) at most.
+    """
+    Q, left = left_of_fixed_effects(Y, X)
+    n, c = X.shape
+    if n <= c + 1:
+        raise ValueError(f"Y: {n} samples leave no degree of freedom beside {c} fixed effects and a variant")
+    lengths = np.linalg.norm(left, axis=0)
+    F = np.asarray(products.zt(products.block(np.column_stack([left / lengths, Q]))), np.float64)
+    t = left.shape[1]
+    norms = tested_variants(products, F[:, t:], Q).norms[:, None]
+    beta = F[:, :t] / norms
+    left_over = np.maximum(1 - beta * F[:, :t], 0)  # of y'My: a variant that is y leaves rounding of either sign
+    se = np.sqrt(left_over / norms / (n - c - 1))
+    return make_scan(beta * lengths, se * lengths, n - c - 1)
+
+
+class ExactScan(NamedTuple):
+    """``scan``, and ``h2`` (C, t) theta_g / (theta_g + theta_e) of every group that was left out, K of trace n."""
+
+    scan: Scan
+    h2: np.ndarray
+
+
+def exact_scan(
+    Y: np.ndarray, X: np.ndarray, genotypes, groups: Sequence[tuple[np.ndarray, np.ndarray]], weights=None
+) -> ExactScan:
+    """Mixed-model tests without approximation: y = X b + z_j beta + u + e, var(u + e) = s (h2 K + (1 - h2) I).
+
+    groups: (variants left out of K, variants tested) each, indices; K = Z W Z' over the others, scaled to tr(K) = n.
+    h2 maximises REML without z_j for every group and trait.  beta = z'Py / z'Pz, Student's t with
+    s = (y'Py - (z'Py)^2 / z'Pz) / (n-c-1).  Kang et al. 2010, Nat Genet 42:348 (h2 of the null
+    model); Lippert et al. 2011, Nat Methods 8:833.
+    Cost for each group: n columns through the genotypes and an eigendecomposition; float64 throughout.  Memory 3 n^2.
+    """
+    products = CpuProducts(genotypes, np.float64)
+    Q, left = left_of_fixed_effects(Y, X)
+    n, c = X.shape
+    basis, dof = contrasts(Q), n - c - 1
+    scales = np.linalg.norm(left, axis=0) / np.sqrt(n - c)
+    m, t = genotypes.num_variants, left.shape[1]
+    weights = np.ones(m) if weights is None else np.asarray(weights, np.float64)
+    beta, se, h2 = np.full((m, t), np.nan), np.full((m, t), np.nan), np.empty((len(groups), t))
+    varies = np.flatnonzero(genotypes.inv_sd > 0)
+    for g, (left_out, tested) in enumerate(groups):
+        w = weights.copy()
+        w[left_out] = 0
+        covariance = make_covariance(products, w[:, None], normalise="trace")
+        y = basis.coordinates(left / scales)
+        model = SpectralModel(contrast_kernels(covariance, basis), y[:, :1])
+        rotated = model.vectors.T @ y
+        thetas = np.stack([_reml_theta(model.values, rotated[:, i]) for i in range(t)])
+        h2[g] = thetas[:, 0] / thetas.sum(axis=1)
+        d = thetas[:, :1] * model.values + thetas[:, 1:]  # (t, N)
+        axes = basis.vectors(model.vectors)
+        yPy = (rotated.T**2 / d).sum(axis=1)
+        testable = np.intersect1d(tested, varies)
+        for first in range(0, len(testable), ROWS):
+            rows = testable[first : first + ROWS]
+            F = CpuProducts(take_variants(genotypes, rows), np.float64).zt(axes)  # (rows, N)
+            zPz, zPy = (F**2) @ (1 / d).T, F @ (rotated / d.T)
+            there = (F**2).sum(axis=1) > COLLINEAR[8] * genotypes.squared_norm[rows]
+            zPz[~there] = np.nan
+            beta[rows] = zPy / zPz * scales
+            se[rows] = np.sqrt(np.maximum(yPy - zPy**2 / zPz, 0) / zPz / dof) * scales
+    return ExactScan(make_scan(beta, se, dof), h2)
+
+
+def _reml_theta(values: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """theta (2,) of one trait from the eigenvalues of K on the contrasts and y in their basis."""
+    spectrum = spectral.Spectrum(
+        spectral.Measure(values, y**2), spectral.Measure(values, np.ones(len(values))), len(values)
+    )
+    return spectral.maximise(spectrum, 1e-6)

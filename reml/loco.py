@@ -1,0 +1,271 @@
+"""Mixed-model association, leaving a variant's chromosome out of the relationship matrix (LOCO), matrix-free.
+
+V_c = theta_g K_{-c} + theta_e I for every chromosome c.  All chromosomes and traits are solved in shared passes, a
+column each.  The variance of the score z'P_c y is approximated: z'P_c z = gamma z'Mz, M = I - QQ', with one gamma for
+each chromosome and trait, from solves for random variants (GRAMMAR-gamma: Svishcheva et al. 2012, Nat Genet 44:1166;
+BOLT-LMM-inf: Loh et al. 2015, Nat Genet 47:284).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from gpu_reml.ops import CpuProducts, take_variants
+from gpu_reml.ops.loco import LeaveOut
+
+from .association import Scan, left_of_fixed_effects, make_scan, tested_variants
+from .linalg import Block, column_batches, column_dots, columns, project, take_columns, zeros_like
+from .pcg import BreakdownError
+
+FEATURE_BYTES = 1 << 29  # of features (m, k) that are held while columns are solved together
+
+
+@dataclass(frozen=True)
+class LocoSettings:
+    """``tol``, ``calibration_tol``: relative residuals of the solves for y and for the calibration, whose quadratic
+    forms err by the square.  ``calibration_se``: relative standard error of gamma at which no more variants are drawn;
+    ``variants``: drawn at a time, at least two of each chromosome; ``most``: about that many in all.  ``columns``: most
+    columns solved at once, None by memory.
+    """
+
+    tol: float = 5e-5
+    calibration_tol: float = 1e-2
+    calibration_se: float = 4e-3
+    variants: int = 32
+    most: int = 256
+    max_iterations: int = 400
+    columns: int | None = None
+
+    def __post_init__(self):
+        if not (0 < self.tol < 1 and 0 < self.calibration_tol < 1 and self.calibration_se > 0):
+            raise ValueError("expected tol and calibration_tol between 0 and 1, and calibration_se over 0")
+        if self.variants < 2 or self.most < self.variants or self.max_iterations < 1:
+            raise ValueError("expected variants >= 2, most >= variants and max_iterations >= 1")
+
+
+class Solved(NamedTuple):
+    """``X`` (n, k); true relative residuals and iterations (k,); column-passes spent."""
+
+    X: Block
+    residuals: np.ndarray
+    iterations: np.ndarray
+    column_passes: int
+    converged: bool
+
+
+class Calibration(NamedTuple):
+    """``variants`` (s,) drawn and the ``groups`` they are of; ``ratios`` (s, t) z'P_c z / z'Mz; ``gamma`` (C, t) and
+    its standard errors ``se``, see :func:`shrunken_means`; ``converged``: whether every solve reached its tolerance."""
+
+    variants: np.ndarray
+    groups: np.ndarray
+    ratios: np.ndarray
+    gamma: np.ndarray
+    se: np.ndarray
+    column_passes: int
+    converged: bool
+
+
+class LocoScan(NamedTuple):
+    """``scan`` with the calibration and the solves for y behind it."""
+
+    scan: Scan
+    calibration: Calibration
+    residuals: np.ndarray
+    iterations: np.ndarray
+    column_passes: int
+    converged: bool
+
+
+def apply_v(left: LeaveOut, thetas: np.ndarray, groups: np.ndarray, traits: np.ndarray, B: Block) -> Block:
+    """Columns theta_g K_{-c} b + theta_e b, each at its own group c and theta = thetas[c, trait] (2,); one pass."""
+    theta = thetas[groups, traits]
+    return left.apply(B, groups) * theta[:, 0].astype(B.dtype) + B * theta[:, 1].astype(B.dtype)
+
+
+def solve_columns(
+    left: LeaveOut, Q: Block, thetas: np.ndarray, groups: np.ndarray, traits: np.ndarray, B: Block,
+    *, tol: float, max_iterations: int,
+) -> Solved:  # fmt: skip
+    """P_c b for every column of B (n, k) in the complement of Q, each with its own V_c, by conjugate gradients.
+
+    Columns share passes and leave when done; a last pass replaces the residuals by true ones.
+    Cost: a column-pass for each column, each iteration.
+    """
+
+    def apply(P, which):
+        return project(Q, apply_v(left, thetas, groups[which], traits[which], P))
+
+    k = B.shape[1]
+    lengths = np.sqrt(column_dots(B, B))
+    X, active = zeros_like(B), np.flatnonzero(lengths > 0)
+    R = B[:, active]
+    P, rr = R.copy(), column_dots(R, R)
+    iterations, passes = np.zeros(k, int), 0
+    for _ in range(max_iterations):
+        if not len(active):
+            break
+        VP = apply(P, active)
+        passes += len(active)
+        curvature = column_dots(P, VP)
+        if (curvature <= 0).any():
+            raise BreakdownError(
+                f"p'Vp = {curvature.min():.3g}: the covariance is not positive definite in this precision; use "
+                "float64 products"
+            )
+        alpha = (rr / curvature).astype(B.dtype)
+        X[:, active] += alpha * P
+        R = R - alpha * VP
+        new = column_dots(R, R)
+        iterations[active] += 1
+        P = R + (new / rr).astype(B.dtype) * P
+        rr = new
+        going = np.sqrt(rr) > tol * lengths[active]
+        if not going.all():
+            active, R, P, rr = active[going], R[:, going], P[:, going], rr[going]
+    left_over = B - apply(X, np.arange(k))
+    residuals = np.sqrt(column_dots(left_over, left_over)) / np.where(lengths > 0, lengths, 1)
+    return Solved(X, residuals, iterations, passes + k, not len(active))
+
+
+def solve_in_batches(
+    left: LeaveOut, Q: Block, thetas, groups, traits, B: Block, settings: LocoSettings, tol: float
+) -> Solved:
+    """:func:`solve_columns`, as many columns at once as memory allows."""
+    per_column = left.products.num_variants * B.dtype.itemsize
+    at_once = settings.columns or max(8, FEATURE_BYTES // per_column)
+    parts = [
+        solve_columns(
+            left, Q, thetas, groups[batch], traits[batch], take_columns(B, batch),
+            tol=tol, max_iterations=settings.max_iterations,
+        )
+        for batch in column_batches(B.shape[1], at_once)
+    ]  # fmt: skip
+    return Solved(
+        columns(*(part.X for part in parts)),
+        np.concatenate([part.residuals for part in parts]),
+        np.concatenate([part.iterations for part in parts]),
+        sum(part.column_passes for part in parts),
+        all(part.converged for part in parts),
+    )
+
+
+def calibrate(
+    left: LeaveOut,
+    Q: np.ndarray,
+    thetas: np.ndarray,
+    candidates: Sequence[np.ndarray],
+    rng: np.random.Generator,
+    settings: LocoSettings,
+) -> Calibration:
+    """gamma of every group and trait, from random ``candidates`` of each group, until its error is small enough.
+
+    Cost: a solve of t columns for each variant, loose, since with x from z by conjugate gradients z'x = x'V x errs by
+    the square of the residual.
+    """
+    t, block_Q = thetas.shape[1], left.products.block(Q)
+    orders = [rng.permutation(rows) for rows in candidates]
+    C, total = len(orders), sum(map(len, orders))
+    each = max(2, -(-settings.variants // C))
+    variants, groups, ratios = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, t))
+    passes, converged, first = 0, True, 0
+    while True:
+        drawn = [order[first : first + each] for order in orders]
+        chosen, own = np.concatenate(drawn), np.repeat(np.arange(C), [len(rows) for rows in drawn])
+        B = left.products.block(np.tile(project(Q, standardised_columns(left.products.genotypes, chosen)), t))
+        traits = np.repeat(np.arange(t), len(chosen))
+        solved = solve_in_batches(left, block_Q, thetas, np.tile(own, t), traits, B, settings, settings.calibration_tol)
+        found = (column_dots(B, solved.X) / column_dots(B, B)).reshape(t, -1).T
+        variants, groups = np.append(variants, chosen), np.append(groups, own)
+        ratios, first = np.concatenate([ratios, found]), first + each
+        passes, converged = passes + solved.column_passes, converged and solved.converged
+        gamma, se = shrunken_means(ratios, groups, C)
+        if (se <= settings.calibration_se * gamma).all() or len(variants) >= min(total, settings.most):
+            return Calibration(variants, groups, ratios, gamma, se, passes, converged)
+
+
+def shrunken_means(values: np.ndarray, groups: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means (C, t) of values (s, t) in each group, drawn to that of all as far as they differ by chance; their errors.
+
+    m_c = m + B_c (mean_c - m), B_c = tau^2 / (tau^2 + s^2 / n_c), with s^2 and tau^2 the variances within and between
+    groups from the analysis of variance, tau^2 >= 0 (Searle, Casella & McCulloch 1992, Variance Components, 3.6).
+    nan errors where no group has two values that tell s^2.
+    """
+    N = len(values)
+    counts = np.bincount(groups, minlength=num_groups)[:, None].astype(np.float64)
+    used = counts[:, 0] > 0
+    overall = values.mean(axis=0)
+    sums = np.zeros((num_groups, values.shape[1]))
+    np.add.at(sums, groups, values)
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), overall)
+    between = used.sum() - 1
+    within = N - used.sum()
+    if not within:
+        return np.broadcast_to(overall, means.shape).copy(), np.full(means.shape, np.nan)
+    s2 = ((values - means[groups]) ** 2).sum(axis=0) / within
+    spread = (counts * (means - overall) ** 2).sum(axis=0) - between * s2
+    tau2 = np.maximum(spread, 0) / (N - (counts**2).sum() / N) if between else np.zeros_like(s2)
+    B = np.divide(counts * tau2, counts * tau2 + s2, out=np.zeros_like(means), where=counts * tau2 + s2 > 0)
+    error = np.where(counts > 0, B * s2 / np.maximum(counts, 1), tau2) + (1 - B) ** 2 * s2 / N
+    return overall + B * (means - overall), np.sqrt(error)
+
+
+def standardised_columns(genotypes, rows: np.ndarray) -> np.ndarray:
+    """(n, s) float64 standardised genotypes of a few variants."""
+    chosen = CpuProducts(take_variants(genotypes, rows), np.float64)
+    return np.asarray(chosen.z(np.eye(len(rows))), np.float64)
+
+
+def loco_scan(
+    Y: np.ndarray,
+    X: np.ndarray,
+    left: LeaveOut,
+    tested: Sequence[np.ndarray],
+    thetas: np.ndarray,
+    rng: np.random.Generator,
+    settings: LocoSettings | None = None,
+) -> LocoScan:
+    """Score tests of every variant of ``tested[c]`` under V_c, for every column of Y (n, t), X (n, c).
+
+    thetas: (C, t, 2) variances of each group and trait, residual last.  beta = z'P_c y / (gamma z'Mz),
+    se = (gamma z'Mz)^-1/2, chi^2 = (beta / se)^2 on 1 df; what z_j explains is not taken out of the variance, as
+    in BOLT-LMM-inf and GRAMMAR-gamma.
+    Cost: passes of C t columns until P_c y, the calibration's, half a pass of C t + c columns.
+    """
+    settings = settings or LocoSettings()
+    thetas = np.asarray(thetas, np.float64)
+    Q, y = left_of_fixed_effects(Y, X)
+    t, C, products = y.shape[1], len(tested), left.products
+    if thetas.shape != (C, t, 2):
+        raise ValueError(f"thetas: expected ({C}, {t}, 2), found {thetas.shape}")
+    scales = np.linalg.norm(y, axis=0) / np.sqrt(len(y) - X.shape[1])
+    unit = thetas / scales[None, :, None] ** 2
+    groups, traits = np.tile(np.arange(C), t), np.repeat(np.arange(t), C)
+    block_Q = products.block(Q)
+    B = products.block(np.repeat(y / scales, C, axis=1))
+    solved = solve_in_batches(left, block_Q, unit, groups, traits, B, settings, settings.tol)
+    known = tested_variants(products, products.zt(block_Q), Q)
+    candidates = [rows[np.isfinite(known.norms[rows])] for rows in tested]
+    if not sum(map(len, candidates)):
+        raise ValueError("no variant can be tested: none varies beside the fixed effects")
+    calibration = calibrate(left, Q, unit, candidates, rng, settings)
+    gamma = np.full((products.num_variants, t), np.nan)
+    score = np.full((products.num_variants, t), np.nan)
+    for trait in range(t):
+        F = np.asarray(products.zt(take_columns(solved.X, slice(trait * C, (trait + 1) * C))))
+        for c, rows in enumerate(tested):
+            score[rows, trait] = F[rows, c]
+            gamma[rows, trait] = calibration.gamma[c, trait]
+    variance = gamma * known.norms[:, None]
+    scan = make_scan(score / variance * scales, scales / np.sqrt(variance), None)
+    by_group = (t, C)
+    return LocoScan(
+        scan,
+        calibration,
+        solved.residuals.reshape(by_group).T,
+        solved.iterations.reshape(by_group).T,
+        solved.column_passes + calibration.column_passes,
+        solved.converged and calibration.converged,
+    )
