@@ -27,19 +27,19 @@ NOT_NEGATIVE = 1e-6  # of the largest row sum of |W|: an eigenvalue below minus 
 
 @dataclass(frozen=True)
 class SmileBlock:
-    """One block: ``matrix`` (b, b) as in the file, or the size b of an identity; ``rank``: the sidecar's, else None.
+    """One block: ``matrix`` (b, b) as in the file; ``rank``: the sidecar's, else None.
 
     ``ids``: the variants' ids, where the sidecar lists them.
     """
 
     path: str
-    matrix: np.ndarray | int
+    matrix: np.ndarray
     rank: float | None = None
     ids: tuple[str, ...] | None = None
 
     @property
     def size(self) -> int:
-        return self.matrix if isinstance(self.matrix, int) else len(self.matrix)
+        return len(self.matrix)
 
 
 def read_w_list(path: str | Path) -> list[str]:

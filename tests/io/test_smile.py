@@ -173,7 +173,7 @@ def test_the_rank_of_a_sidecar_is_taken(tmp_path, ending, key):
 
 def test_the_first_rank_of_several_counts_and_without_one_eigenvalues_do(tmp_path):
     path = write(tmp_path, "A.npy")
-    assert total_rank([read_w(path), SmileBlock("B", np.eye(3)), SmileBlock("C", 5, 2.0)]) == 9
+    assert total_rank([read_w(path), SmileBlock("B", np.eye(3)), SmileBlock("C", np.eye(5), 2.0)]) == 9
     (tmp_path / "A.json").write_text(json.dumps({"rank": 1, "effective_rank": 2}))
     assert read_w(path).rank == 2
     assert total_rank([read_w(path)]) == 2
