@@ -231,7 +231,9 @@ def make_model(name: str, result: FitResult, found: Effects, inputs: Inputs, opt
     """The model of a fit: effects of the variants that carry one, and what they were estimated from."""
     genotypes, genetic = inputs.genetic.products.genotypes, inputs.genetic
     beta = allele_effects(variant_effects(genetic, found.theta, found.Py), genotypes.inv_sd)
-    carry = np.flatnonzero((genotypes.inv_sd > 0) & (np.diff(beta.indptr) > 0))
+    stored = np.diff(beta.indptr) > 0
+    # without genetic variance effects are zero, and the variants stay
+    carry = np.flatnonzero((genotypes.inv_sd > 0) & (stored if stored.any() else True))
     table = inputs.variants.table.iloc[carry].reset_index(drop=True)
     about: dict[str, Any] = {
         "version": version("gpu-reml"),

@@ -67,6 +67,8 @@ def harmonise(model: pd.DataFrame, other: pd.DataFrame, ambiguous: Literal["keep
     """
     if ambiguous not in AMBIGUOUS:
         raise InputError(f"--ambiguous: expected one of {', '.join(AMBIGUOUS)}, found {ambiguous!r}")
+    if not len(model) or not len(other):
+        raise InputError(f"{'the genotypes have' if len(model) else 'the model has'} no variants; give another file")
     model, other = (_prepared(table) for table in (model, other))
     pairs = _candidates(model, other)
     alleles = [
@@ -125,6 +127,7 @@ def _candidates(model: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
         )
     left, right = numbered
     equal = left.merge(right, on=[*keys, "nth", "copies"])[["model", "other"]].assign(by=-1)
+    left = left[~left["model"].isin(equal["model"])]  # nothing is better than equal
     by_id = _joined(left, right, ["id"], ~left["id"].isin(NO_ID), ~right["id"].isin(NO_ID)).assign(by=0)
     by_place = _joined(left, right, ["chrom", "bp"], left["bp"] > 0, right["bp"] > 0).assign(by=1)
     pairs = pd.concat([equal, by_id, by_place], ignore_index=True)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from gpu_reml.cli.methods import choose_method, run_method, safe_name
 from gpu_reml.cli.options import make_parser
 from gpu_reml.cli.predict import main
 from gpu_reml.io.model import read_model
+from gpu_reml.ops import unpack
 from gpu_reml.validation import dense
 from gpu_reml.validation.simulate import Cohort, simulate_cohort, write_plink
 
@@ -65,14 +67,17 @@ def study(tmp_path_factory):
 
 
 def fit(study, out, *arguments):
-    """What gpu-reml does with these flags; returns {trait: the fit}."""
+    """A fit of the old samples, as gpu-reml does it with these flags; returns {trait: the fit}."""
+    folder = study.folder
+    files = ["--bfile", folder / "old", "--pheno", folder / "old.pheno", "--qcovar", folder / "old.age"]
+    return run(out, *files, "--covar", folder / "old.sex", *arguments)
+
+
+def run(out, *arguments):
     parser = make_parser("0")
     if "--save-model" not in parser.format_help():
         add_effects(parser.add_argument_group("effects"))
-    folder = study.folder
-    files = ["--bfile", folder / "old", "--pheno", folder / "old.pheno", "--qcovar", folder / "old.age", "--out", out]
-    usual = ["--covar", folder / "old.sex", "--device", "cpu", "--quiet"]
-    options = parser.parse_args([str(part) for part in [*files, *usual, *arguments]])
+    options = parser.parse_args([str(part) for part in ["--out", out, "--device", "cpu", "--quiet", *arguments]])
     check_effects(options)
     tables, groups = read_inputs(options)
     found, several = {}, sum(len(group.phenotypes) for group in groups) > 1
@@ -492,3 +497,52 @@ def test_keep_and_remove_choose_the_predicted(study, fitted, tmp_path, capsys):
         "19 samples predicted, 71 dropped (60 not in keep; 10 in remove; 1 missing covariate age)"
         in capsys.readouterr().out
     )
+
+
+DATA = Path(os.environ.get("GPU_REML_EXTERNAL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+MOUSE = DATA / "mouse_hs1940"
+
+
+@pytest.mark.external
+def test_mice_are_predicted_from_other_mice_as_by_dense_formulas(tmp_path, capsys):
+    """Float32 products and a stochastic fit, on a real cohort of families with missing calls."""
+    if not MOUSE.is_dir():
+        pytest.skip(f"no external data at {MOUSE}; set GPU_REML_EXTERNAL_DATA")
+    bed = io.read_bed(MOUSE / "mouse_hs1940")
+    cd8 = io.read_phenotype(MOUSE / "pheno.txt", "CD8")
+    who = io.align([bed.samples], cd8)
+    old = np.sort(np.random.default_rng(0).permutation(who.num_samples)[:1000])
+    new = np.setdiff1d(np.arange(who.num_samples), old)
+    io.write_samples(tmp_path / "old", who.samples.iloc[old])
+    io.write_samples(tmp_path / "new", who.samples.iloc[new])
+    files = ("--bfile", MOUSE / "mouse_hs1940", "--pheno", MOUSE / "pheno.txt", "--pheno-name", "CD8")
+    flags = (
+        "--chr",
+        "1-4,17",
+        "--keep",
+        tmp_path / "old",
+        "--method",
+        "stochastic",
+        "--max-probes",
+        8,
+        "--compute-effects",
+    )
+    found = run(tmp_path / "m", *files, *flags, "--save-model", tmp_path / "m.npz")["CD8"]
+    predicted = ["--model", tmp_path / "m.npz", *files, "--keep", tmp_path / "new", "--out", tmp_path / "p"]
+    assert main([str(part) for part in [*predicted, "--device", "cpu"]]) == 0
+
+    chosen = np.flatnonzero(bed.variants["chrom"].isin(["1", "2", "3", "4", "17"]))
+    counts = unpack(bed.read_packed(None, chosen), bed.num_samples)[who.indices[0]]
+    calls = np.where(counts == dense.MISSING, np.nan, counts)
+    mean, sd = np.nanmean(calls[old], axis=0), np.nanstd(calls[old], axis=0)
+    Z = np.nan_to_num((calls - mean) / np.where(sd > 0, sd, np.inf))
+    K = Z @ Z[old].T / (sd > 0).sum()
+    theta = found.result.theta
+    at = dense.projection(theta, who.y[old], np.ones((1000, 1)), [K[old]])
+    u = theta[0] * K @ at.Py
+    close(read(tmp_path / "m", "random_effect.tsv")["random_effect"], u[old], 1e-5)
+    table = read(tmp_path / "p")
+    close(table["random_effect"], u[new], 1e-5)
+    np.testing.assert_allclose(table["fixed_effect"], at.fixed_effects[0], rtol=0, atol=1e-5 * who.y.std())
+    r = np.corrcoef(u[new], who.y[new])[0, 1]
+    assert r > 0.6 and f"correlation {r:.4f}" in capsys.readouterr().out

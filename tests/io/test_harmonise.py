@@ -125,9 +125,13 @@ def test_an_id_that_everything_has_tells_nothing_apart():
 def test_nothing_in_common_says_what_there_is():
     with pytest.raises(InputError, match=r"it has rs1 at 1:100 \(A, G\), the genotypes have q at 3:7 \(A, C\)"):
         harmonise(MODEL, table("q 3 7 A C"))
+    with pytest.raises(InputError, match="the genotypes have no variants"):
+        harmonise(MODEL, MODEL[:0])
+    with pytest.raises(InputError, match="the model has no variants"):
+        harmonise(MODEL[:0], MODEL)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_shuffled_swapped_and_flipped_variants_are_all_found(data):
     m = data.draw(st.integers(1, 25))
@@ -151,10 +155,10 @@ def test_shuffled_swapped_and_flipped_variants_are_all_found(data):
 def test_many_variants_take_seconds():
     import time
 
-    m = 200_000
+    m = 100_000
     frame = pd.DataFrame(
         {"id": [f"rs{j}" for j in range(m)], "chrom": "1", "bp": np.arange(1, m + 1), "a1": "A", "a2": "G"}
     )
     started = time.perf_counter()
     matching = harmonise(frame, frame.iloc[::-1].reset_index(drop=True))
-    assert matching.num_matched == m and time.perf_counter() - started < 20
+    assert matching.num_matched == m and time.perf_counter() - started < 10

@@ -137,6 +137,28 @@ def test_a_covariance_may_give_its_own_variant_effects(case):
         variant_effects(dense_covariance(cohort.Ks), found.theta, found.Py)
 
 
+def test_dense_blocks_of_weights_give_the_dense_effects():
+    from gpu_reml.ops.block_covariance import make_block_covariance
+
+    cohort, rng = make_cohort(90, 240, 1, seed=1), np.random.default_rng(2)
+    halves = [rng.standard_normal((size, 2 * size)) for size in (100, 140)]
+    W = [half @ half.T / half.shape[1] for half in halves]
+    covariance = make_block_covariance(make_products(cohort.genotypes, "cpu", np.float64), [W])
+    Z = covariance.products.z(np.eye(240))
+    full = np.zeros((240, 240))
+    full[:100, :100], full[100:, 100:] = W
+    K = Z @ full @ Z.T / covariance.scales[0]
+    theta = cohort.theta
+    at = dense.projection(theta, cohort.y, cohort.X, [K])
+    found = effects(theta, cohort.y, cohort.X, covariance, tol=TIGHT)
+    # blocks of weights are kept in float32
+    np.testing.assert_allclose(found.total, theta[0] * K @ at.Py, rtol=0, atol=1e-5 * np.abs(found.total).max())
+    expected = theta[0] * full @ Z.T @ at.Py / covariance.scales[0]
+    beta = variant_effects(covariance, theta, found.Py).toarray()[:, 0]
+    np.testing.assert_allclose(beta, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(Z @ beta, found.total, rtol=0, atol=1e-6 * np.abs(found.total).max())
+
+
 def test_a_device_gives_the_effects_of_the_cpu(case):
     from gpu_reml.ops.device.products import make_device_products
 
