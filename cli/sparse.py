@@ -115,8 +115,9 @@ def add_path(group) -> None:
         "--lasso-lam-min-ratio", type=share, default=0.05, metavar="X", help="last lambda / the first (default 0.05)"
     )
     group.add_argument(
-        "--lasso-ebic-gamma", type=at_least_zero, default=0.5, metavar="X",
-        help="penalty on the number of models of a size; 0 is BIC (default 0.5)",
+        "--lasso-ebic-gamma", type=at_least_zero, metavar="X",
+        help="penalty on the number of models of a size: a variant pays if its squared z is above log n + 2 X log p or "
+        "so; 0 is BIC (default 1; with --lasso-ebic-rss lasso 0.5, as in the reference system)",
     )  # fmt: skip
     group.add_argument(
         "--ebic-p-mode", choices=("candidate", "full"), default="full",
@@ -124,9 +125,14 @@ def add_path(group) -> None:
         "reference system, which is too lenient since the same phenotype chose those",
     )  # fmt: skip
     group.add_argument(
+        "--lasso-ebic-rss", choices=("refit", "lasso"), default="refit",
+        help="residuals that EBIC takes: of least squares on each model's variants (default), or the LASSO's own as in "
+        "the reference system, by which noise pays where it lets large effects be shrunk less",
+    )  # fmt: skip
+    group.add_argument(
         "--lasso-ebic-early-stop", action=argparse.BooleanOptionalAction, default=False,
         help="end the path after 10 values of lambda without a lower EBIC. Default off: the whole path takes no time "
-        "beside the rest, and effects still shrunk by a large lambda may not yet pay for their number",
+        "beside the rest, and many variants that enter together may not pay for their number at once",
     )  # fmt: skip
     group.add_argument(
         "--lasso-ebic-es-min-delta", type=at_least_zero, default=0.0, metavar="X", help="what counts as lower (0)"

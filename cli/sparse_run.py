@@ -98,6 +98,8 @@ def unused_lines(options: Namespace) -> list[str]:
 
 def settings_of(options: Namespace, planned: Planned | None) -> SparseSettings:
     """Settings of the alternation; within a device's plan no more columns are solved at once than a fit does."""
+    refit = options.lasso_ebic_rss == "refit"
+    gamma = options.lasso_ebic_gamma
     at_once = AT_ONCE
     if planned is not None and planned.device is not None:
         at_once = planned.columns or 1 + options.first_probes
@@ -107,10 +109,11 @@ def settings_of(options: Namespace, planned: Planned | None) -> SparseSettings:
         path=PathSettings(
             options.lasso_n_lambda,
             options.lasso_lam_min_ratio,
-            options.lasso_ebic_gamma,
+            (1.0 if refit else 0.5) if gamma is None else gamma,
             PATIENCE if options.lasso_ebic_early_stop else None,
             options.lasso_ebic_es_min_delta,
             options.max_active,
+            refit,
         ),
         descent=DescentSettings(options.lasso_cd_max_iter, options.lasso_cd_tol, options.lasso_active_set_period),
         kkt=KktSettings(

@@ -12,6 +12,7 @@ from scipy import linalg, special
 from .lasso import DescentSettings, Quadratic, descend
 
 DEPENDENT = 1e-4  # share of a column's length, left beside the others, under which it counts as dependent on them
+NODEWISE = 0.5  # lambda of a column's regression on the others, over that of pure noise
 
 
 class Inference(NamedTuple):
@@ -72,9 +73,10 @@ def debiased(
     """Debiased LASSO b_j + t_j'(s - S b) with variance t_j'S t_j, for j in ``which``; b (k,) solves the LASSO.
 
     In units where S is a correlation matrix C: t_j = (1, -gamma_j) / tau_j^2 approximates row j of C^-1, gamma_j is the
-    LASSO of column j on the others at lambda = sqrt(2 log(k) / N), and tau_j^2 = 1 - C_j,-j gamma_j, so that the bias
-    is at most lambda / tau_j^2 |b - b_true|_1.  Source: van de Geer, Buehlmann, Ritov & Dezeure 2014,
-    Ann. Stat. 42:1166, section 2, with a known covariance in place of sigma^2 I.
+    LASSO of column j on the others at lambda = sqrt(2 log(k) / N) / 2 (half, since the candidates are few beside the
+    samples), and tau_j^2 = 1 - C_j,-j gamma_j, so that the bias is at most lambda / tau_j^2 |b - b_true|_1.
+    Source: van de Geer, Buehlmann, Ritov & Dezeure 2014, Ann. Stat. 42:1166, section 2, with a known covariance in
+    place of sigma^2 I.
 
     What is covered: each coefficient's own interval in the joint model of these k columns.  What is not: that the
     columns, and those worth reporting among them, were chosen by the same phenotype (the largest estimates are too
@@ -85,7 +87,7 @@ def debiased(
     varying = np.flatnonzero(length > 0)
     C = problem.S[np.ix_(varying, varying)] / np.outer(length[varying], length[varying])
     score = (problem.s - problem.S @ b)[varying] / length[varying]
-    lam = np.sqrt(2 * np.log(max(2, len(varying))) / problem.num_contrasts)
+    lam = NODEWISE * np.sqrt(2 * np.log(max(2, len(varying))) / problem.num_contrasts)
     estimate, se = np.full(len(which), np.nan), np.full(len(which), np.nan)
     for position, column in enumerate(which):
         if not length[column] > 0:

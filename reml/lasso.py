@@ -13,6 +13,7 @@ from numba import njit
 from scipy import linalg, special
 
 SMALLEST_RATIO = 1e-6  # of the last lambda to the first
+DEPENDENT = 1e-8  # eigenvalues of correlations that count as zero: columns alike to 1e-4 of their length
 STRICT = 1e-9  # share of lambda by which a solution in closed form may miss a condition through rounding
 
 
@@ -56,17 +57,22 @@ class DescentSettings:
 class PathSettings:
     """``num_lambda`` values in geometric progression from max|s| down to ``min_ratio`` times that.
 
-    ``gamma``: of EBIC, 0 is BIC.  The path ends early after ``patience`` values that do not improve EBIC by more than
-    ``min_delta`` (None: never, since effects shrunk by a large lambda may not yet pay for their number), and before a
-    model of more than half as many coefficients as error contrasts.  At most ``max_active`` may be chosen.
+    ``gamma``: of EBIC; 0 is BIC, 1 is consistent for p any power of N.  The path ends early after ``patience`` values
+    that do not improve EBIC by more than ``min_delta`` (None: never, since effects that enter together may not pay for
+    their number at once), and before a model of more than half as many coefficients as error contrasts.  At most
+    ``max_active`` may be chosen.
+    ``refit``: EBIC takes the residuals of least squares on each model's columns, and of all lambda with the best model
+    the smallest is chosen.  Without, it takes the LASSO's own: then every further column, noise as well, lets lambda
+    fall and so pays by what the large effects are shrunk less.
     """
 
     num_lambda: int = 60
     min_ratio: float = 0.05
-    gamma: float = 0.5
+    gamma: float = 1.0
     patience: int | None = None
     min_delta: float = 0.0
     max_active: int = 128
+    refit: bool = True
 
     def __post_init__(self):
         if self.num_lambda < 1 or not SMALLEST_RATIO <= self.min_ratio <= 1:
@@ -88,8 +94,8 @@ class Descent(NamedTuple):
 class LassoPath(NamedTuple):
     """Values along the path, one for every lambda that was reached: ``coefficients`` (L, k).
 
-    ``best``: the chosen one, the first of lowest EBIC among those that may be.  ``cut``: a model of more than
-    ``max_active`` coefficients has a lower one.
+    ``rss``: those that EBIC takes.  ``best``: the chosen one, of lowest EBIC among those that may be.  ``cut``: a model
+    of more than ``max_active`` coefficients has a lower one.
     """
 
     lambdas: np.ndarray
@@ -111,8 +117,11 @@ def lambda_values(s: np.ndarray, settings: PathSettings) -> np.ndarray:
 def ebic(rss: float, df: int, num_contrasts: int, num_variants: int, gamma: float) -> float:
     """N log(RSS / N) + k log N + 2 gamma log C(p, k) with N = n - c contrasts, k coefficients out of p.
 
-    Source: Chen & Chen 2008, Biometrika 95:759, there with residuals of least squares; here of the LASSO.
+    Infinite for an RSS that is not positive, which only the errors of linear solves can make.
+    Source: Chen & Chen 2008, Biometrika 95:759.
     """
+    if not rss > 0:
+        return np.inf
     N, p = num_contrasts, num_variants
     log_binomial = special.gammaln(p + 1) - special.gammaln(df + 1) - special.gammaln(p - df + 1)
     return float(N * np.log(rss / N) + df * np.log(N) + 2 * gamma * log_binomial)
@@ -185,6 +194,23 @@ def polished(problem: Quadratic, lam: float, b: np.ndarray) -> np.ndarray | None
     return out if np.abs(gradient[active] - lam * signs).max(initial=0) <= lam * STRICT else None
 
 
+def refitted_rss(problem: Quadratic, active: np.ndarray) -> float:
+    """y'Py - s_A'S_AA^-1 s_A: what least squares on some columns leaves, also where they depend on one another."""
+    if not len(active):
+        return problem.ypy
+    S, s = problem.S[np.ix_(active, active)], problem.s[active]
+    length = np.sqrt(np.diag(S))
+    b = np.linalg.lstsq(S / np.outer(length, length), s / length, rcond=DEPENDENT)[0]
+    return float(problem.ypy - b @ (s / length))
+
+
+def last_of_same_support(rows: list[tuple], best: int) -> int:
+    """The last step of those after ``best`` that have its support: the same model, shrunk least."""
+    while best + 1 < len(rows) and ((rows[best + 1][1] != 0) == (rows[best][1] != 0)).all():
+        best += 1
+    return best
+
+
 def lasso_path(
     problem: Quadratic, num_variants: int, settings: PathSettings | None = None, descent: DescentSettings | None = None
 ) -> LassoPath:
@@ -204,7 +230,7 @@ def lasso_path(
         df = int(np.count_nonzero(b))
         if df > problem.num_contrasts // 2:
             break
-        rss = problem.rss(b)
+        rss = refitted_rss(problem, np.flatnonzero(b)) if settings.refit else problem.rss(b)
         value = ebic(rss, df, problem.num_contrasts, num_variants, settings.gamma)
         rows.append((lam, b, df, rss, value, found.converged or exact is not None))
         here = len(rows) - 1
@@ -216,6 +242,8 @@ def lasso_path(
             lowest, waiting = here, 0
         if settings.patience is not None and waiting >= settings.patience:
             break
+    if settings.refit and rows:
+        best = last_of_same_support(rows, best)
     if not rows:  # the phenotype has nothing in common with any column
         value = ebic(problem.ypy, 0, problem.num_contrasts, num_variants, settings.gamma)
         rows = [(0.0, b, 0, problem.ypy, value, True)]

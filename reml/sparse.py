@@ -213,6 +213,8 @@ class _Run:
     """The state of the alternation: the last fit with its support, and the last LASSO."""
 
     def __init__(self, y, X, covariance, estimate: Estimator, sketch: np.ndarray, settings: SparseSettings):
+        if not hasattr(covariance, "products") or not hasattr(covariance, "weights"):
+            raise ValueError("covariance: expected a GenotypeCovariance, whose variants can be chosen")
         Y, self.X = checked(np.asarray(y, np.float64)[:, None], X, covariance)
         Q = orthonormal_basis(self.X)
         left = project(Q, Y)

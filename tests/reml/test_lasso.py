@@ -17,6 +17,7 @@ from gpu_reml.reml.lasso import (
     lambda_values,
     lasso_path,
     polished,
+    refitted_rss,
 )
 
 N, K = 200, 40
@@ -97,7 +98,39 @@ def test_every_step_of_a_path_is_scikit_learns_lasso_with_its_rss():
     np.testing.assert_allclose(path.lambdas, np.abs(A.T @ y).max() * np.geomspace(1, 0.05, 25))
     for lam, b, rss in zip(path.lambdas, path.coefficients, path.rss, strict=True):
         np.testing.assert_allclose(b, scikit(A, y, lam), atol=1e-9)
-        np.testing.assert_allclose(rss, np.sum((y - A @ b) ** 2), rtol=1e-12)
+        on = A[:, b != 0]
+        left = y - on @ np.linalg.lstsq(on, y)[0] if on.shape[1] else y
+        np.testing.assert_allclose(rss, left @ left, rtol=1e-10)
+    shrunk = lasso_path(quadratic(A, y), K, PathSettings(num_lambda=25, refit=False))
+    np.testing.assert_allclose(shrunk.rss, [np.sum((y - A @ b) ** 2) for b in path.coefficients], rtol=1e-10)
+
+
+def test_least_squares_on_copies_of_a_column_leaves_what_one_of_them_leaves():
+    A, y = regression(5)
+    twice = np.column_stack([A[:, :3], A[:, 1]])
+    left = y - A[:, :3] @ np.linalg.lstsq(A[:, :3], y)[0]
+    assert refitted_rss(quadratic(twice, y), np.arange(4)) == pytest.approx(left @ left, rel=1e-9)
+
+
+def test_of_equal_models_the_one_shrunk_least_is_chosen():
+    problem = quadratic(*regression(6, effect=3))
+    path = lasso_path(problem, 5000, PathSettings(gamma=0.7))
+    chosen = path.coefficients != 0
+    first = int(np.argmin(path.ebic))
+    assert first < path.best and (chosen[first : path.best + 1] == chosen[first]).all()
+    assert (chosen[path.best + 1] != chosen[first]).any()
+
+
+def test_many_effects_that_enter_together_are_found_where_the_lassos_residuals_find_none():
+    """Twenty effects of seven standard errors: shrunk, none pays for itself in the ten steps after the first."""
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((800, 100))
+    y = 0.3 * A[:, :20] @ rng.choice([-1, 1], 20) + rng.standard_normal(800)
+    problem = quadratic(A, y)
+    found = lasso_path(problem, 100_000)
+    assert set(np.flatnonzero(found.coefficients[found.best])) == set(range(20))
+    usual = lasso_path(problem, 100_000, PathSettings(refit=False, patience=10))
+    assert usual.df[usual.best] == 0
 
 
 def test_ebic_is_its_formula_and_the_path_takes_the_lowest():
@@ -108,14 +141,15 @@ def test_ebic_is_its_formula_and_the_path_takes_the_lowest():
     path = lasso_path(problem, 5000, PathSettings(gamma=0.7))
     expected = [ebic(r, int(d), N, 5000, 0.7) for r, d in zip(path.rss, path.df, strict=True)]
     np.testing.assert_allclose(path.ebic, expected, rtol=1e-13)
-    assert path.best == int(np.argmin(expected)) and path.df[path.best] >= 2
-    lenient, strict = (lasso_path(problem, 5000, PathSettings(gamma=g)) for g in (0.0, 4.0))
-    assert lenient.df[lenient.best] > path.df[path.best] >= strict.df[strict.best]
+    assert expected[path.best] == min(expected) and path.df[path.best] >= 2
+    lenient, strict = (lasso_path(problem, 5000, PathSettings(gamma=g)) for g in (0.0, 40.0))
+    assert lenient.df[lenient.best] >= path.df[path.best] > strict.df[strict.best]
+    assert ebic(-1e-9, 2, 100, 1000, 0.5) == np.inf
 
 
 def test_a_path_may_end_early():
     problem = quadratic(*regression(7))
-    whole, early = (lasso_path(problem, K, PathSettings(patience=p)) for p in (None, 4))
+    whole, early = (lasso_path(problem, K, PathSettings(patience=p, refit=False)) for p in (None, 4))
     assert len(early.lambdas) == early.best + 5 < len(whole.lambdas)
     np.testing.assert_array_equal(whole.coefficients[: len(early.lambdas)], early.coefficients)
     never = lasso_path(problem, K, PathSettings(min_delta=1e9))
@@ -127,7 +161,8 @@ def test_a_better_model_of_more_variants_than_allowed_is_not_chosen_but_said():
     whole = lasso_path(problem, K, PathSettings())
     assert whole.df[whole.best] > 1 and not whole.cut
     few = lasso_path(problem, K, PathSettings(max_active=1))
-    assert few.cut and few.best == int(np.argmin(np.where(whole.df <= 1, whole.ebic, np.inf)))
+    allowed = np.where(whole.df <= 1, whole.ebic, np.inf)
+    assert few.cut and few.df[few.best] <= 1 and allowed[few.best] == allowed.min()
     enough = lasso_path(problem, K, PathSettings(max_active=int(whole.df[whole.best])))
     assert not enough.cut and enough.best == whole.best
 
@@ -213,7 +248,7 @@ def test_debiasing_is_the_formula_with_scikit_learns_nodewise_lasso():
     unit = A / np.linalg.norm(A, axis=0)
     for place, j in enumerate((3, 17)):
         others = np.delete(np.arange(K), j)
-        gamma = scikit(unit[:, others], unit[:, j], np.sqrt(2 * np.log(K) / N))
+        gamma = scikit(unit[:, others], unit[:, j], 0.5 * np.sqrt(2 * np.log(K) / N))
         rest = unit[:, j] - unit[:, others] @ gamma
         tau2 = rest @ unit[:, j]
         estimate = b[j] + rest @ (y - A @ b) / tau2 / np.linalg.norm(A[:, j])
@@ -237,8 +272,8 @@ def test_debiased_intervals_cover_where_those_of_the_lasso_are_shrunk():
         inside.append(np.abs(found.estimate - truth) <= 1.96 * found.se)
         shrunk.append(b[3] - truth[3])
     coverage = np.mean(inside, axis=0)
-    # 60 runs: a coverage of 0.95 falls below 0.85 with probability 1e-3
-    assert coverage[[3, 11, 30]].min() >= 0.85 and 0.92 <= coverage.mean() <= 0.98
+    # 60 runs: a coverage of 0.95 falls below 0.85 with probability 1e-3; neighbours in LD keep some bias
+    assert coverage[[3, 11, 30]].min() >= 0.85 and 0.93 <= coverage.mean() <= 0.97
     assert np.mean(shrunk) < -0.05
 
 

@@ -210,22 +210,22 @@ def test_the_phenotypes_unit_and_origin_change_nothing_but_units(cohorts, result
 
 
 def test_heritability_of_a_planted_trait_is_near_the_simulated_one():
-    """Averaged over ten cohorts: what the reference's mixed units would miss by far."""
+    """Averaged over eight cohorts: what the reference's mixed units would miss by far."""
     found, truth = [], []
-    for seed in range(10):
+    for seed in range(8):
         cohort = make_cohort(seed=seed, scale=12.0)
         found.append(run(cohort).h2_total().estimate)
         g = cohort.Z[:, CAUSAL] @ EFFECTS
         truth.append((g.var() + 0.3) / (g.var() + 0.3 + 0.64))
-    error = np.std(np.array(found) - truth) / np.sqrt(10)
+    error = np.std(np.array(found) - truth) / np.sqrt(8)
     assert abs(np.mean(found) - np.mean(truth)) <= 3 * error + 0.03 and error < 0.05
 
 
 def test_few_candidates_are_completed_by_the_certificate(cohorts, results):
     """Three candidates to begin with at a small lambda: violators are added until no variant is missing."""
     cohort = cohorts[1]
-    path = PathSettings(gamma=0.0)
-    kkt = KktSettings(add=5)
+    path = PathSettings(gamma=0.2)
+    kkt = KktSettings(add=20)
     few = run(cohort, SparseSettings(lasso=LassoSettings(candidates=3, full_p=False, path=path, kkt=kkt)))
     all_ = run(cohort, SparseSettings(lasso=LassoSettings(candidates=M, full_p=False, path=path, kkt=kkt)))
     assert max(record.kkt_rounds for record in few.history) > 1 and few.certificate.holds
@@ -425,7 +425,7 @@ def test_rounds_that_repeat_themselves_are_recognised():
     covariance = covariance_of(cohort)
     first = fit_exact(cohort.y, cohort.X, covariance)
 
-    settings = SparseSettings(rounds=9, lasso=LassoSettings(path=PathSettings(gamma=0.3)))
+    settings = SparseSettings(rounds=9, lasso=LassoSettings(path=PathSettings(gamma=0.3, refit=False)))
 
     def swinging(X, start):
         return first if X.shape[1] == 3 else replace(first, theta=first.theta * [50, 1e-3])
