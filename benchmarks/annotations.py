@@ -62,7 +62,9 @@ def check(prefix: Path, annot: Path, num_samples: int, folder: Path, threads: in
     for name in ("h2", "enrichment"):
         gap = (found["stochastic"][name] - found["exact"][name]).abs()
         mc, se = found["stochastic"][f"{name}_mc_se"], found["exact"][f"{name}_se"]
-        z = gap / mc.where(mc > 0)
+        told = se > 1e-6  # not the base, whose enrichment is 1 by definition
+        gap, mc, se = gap[told], mc[told], se[told]
+        z = gap / mc
         print(
             f"{name}: {len(gap)} annotations, largest difference {z.max():.2f} mc_se (median {z.median():.2f}) and "
             f"{(gap / se).max():.3f} SE; {(z <= 4).mean():.1%} within 4 mc_se; largest mc_se {(mc / se).max():.3f} SE"

@@ -1,6 +1,6 @@
 """What gpu-reml does with a fit besides reporting it: effects, a saved model, predictions, cross-validation."""
 
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +26,6 @@ from gpu_reml.reml.precondition import ProjectedCore, complement_traces
 
 from .cross_validate import cross_validation_files
 from .inputs import Inputs
-from .options import positive_int
-from .predict import add_ambiguous
 from .predict_run import NewData, Scoring, predict, prediction_files, prediction_lines, read_covariate_tables
 from .report import STANDARDISATION
 from .sources import prefixes_of
@@ -52,47 +50,6 @@ class Outcome(NamedTuple):
 
     files: dict[str, str | bytes]
     lines: list[str]
-
-
-def several(text: str) -> int:
-    value = int(text)
-    if value < 2:
-        raise ArgumentTypeError(f"expected 2 folds or more, found {text}")
-    return value
-
-
-def add_effects(group) -> None:
-    """The flags of this module."""
-    group.add_argument(
-        "--compute-effects", action="store_true",
-        help="write fixed effects with their tests, genetic values (BLUPs) and effects of variants, by id and allele",
-    )  # fmt: skip
-    group.add_argument(
-        "--reliability", type=positive_int, metavar="N",
-        help="with --compute-effects: reliability of every genetic value, estimated by N probes",
-    )  # fmt: skip
-    group.add_argument(
-        "--save-model", metavar="FILE", help="write what gpu-reml-predict needs (FILE.npz; with traits, FILE.NAME.npz)"
-    )
-    several_prefixes = "PREFIX[,PREFIX...]"
-    group.add_argument(
-        "--prediction-bed-prefix", "--prediction-bfile", dest="prediction_bfile", metavar=several_prefixes,
-        help="predict the samples of these PLINK 1 filesets, pieces of one genome",
-    )  # fmt: skip
-    group.add_argument(
-        "--prediction-pgen-prefix", "--prediction-pfile", dest="prediction_pfile", metavar=several_prefixes,
-        help="predict the samples of these PLINK 2 filesets",
-    )  # fmt: skip
-    group.add_argument(
-        "--prediction-covar-txt", "--prediction-qcovar", dest="prediction_qcovar", metavar="FILE",
-        help="their quantitative covariates, in columns named as in --qcovar",
-    )  # fmt: skip
-    group.add_argument("--prediction-covar", metavar="FILE", help="their categorical covariates, as in --covar")
-    add_ambiguous(group)
-    group.add_argument(
-        "--cv", type=several, metavar="K",
-        help="predict every sample from the others, in K random folds at the variances of the whole fit",
-    )  # fmt: skip
 
 
 def check_effects(options: Namespace) -> bool:

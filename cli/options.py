@@ -2,8 +2,10 @@
 
 import argparse
 
+from .effects_options import add_effects
 from .merge_options import add_export, add_merge
 from .model_options import add_model_parts
+from .numbers import count, gibibytes, positive_float, positive_int
 
 EPILOG = """\
 examples:
@@ -14,34 +16,6 @@ examples:
 exit codes: 0 converged, 2 invalid input or unwritable output, 3 not converged (results are written), 4 device lost or
 out of memory, 130 interrupted.
 """
-
-
-def positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, found {text}")
-    return value
-
-
-def count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected 0 or more, found {text}")
-    return value
-
-
-def positive_float(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
-    return value
-
-
-def gibibytes(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected 0 or more GiB, found {text}")
-    return value
 
 
 class ListDevices(argparse.Action):
@@ -78,6 +52,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     add_merge(parser.add_argument_group("merging weak components"))
     add_model(parser.add_argument_group("model and accuracy"))
     add_compute(parser.add_argument_group("compute"))
+    add_effects(parser.add_argument_group("effects, prediction, cross-validation"))
     add_output(parser.add_argument_group("output"))
     add_ignored(parser.add_argument_group("accepted from the reference system, without effect: chosen here by need"))
     return parser

@@ -5,8 +5,9 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from .effects_options import add_ambiguous
 from .main import run_command
-from .options import count, positive_int
+from .numbers import count, positive_int
 
 EPILOG = """\
 example:
@@ -47,13 +48,6 @@ def add_genotypes(group) -> None:
     group.add_argument("--sample", metavar="FILE", help="samples of --bgen, where the file does not hold them")
     group.add_argument("--dosage", action="store_true", help="take dosages of .pgen and .bgen, not calls")
     add_ambiguous(group)
-
-
-def add_ambiguous(group) -> None:
-    group.add_argument(
-        "--ambiguous", choices=("keep", "drop"), default="keep",
-        help="A/T and C/G variants, whose strand cannot be told: alleles as written (default), or left out",
-    )  # fmt: skip
 
 
 def add_samples(group) -> None:

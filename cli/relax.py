@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from .main import run_command
-from .options import add_compute, add_data, count, make_parser, positive_float, positive_int
+from .numbers import count, positive_float, positive_int
+from .options import add_compute, add_data, make_parser
 
 EPILOG = """\
 example:

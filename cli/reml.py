@@ -12,6 +12,7 @@ from gpu_reml import io
 from gpu_reml.reml import FitResult, HEResult, layout_of
 
 from .components import with_alpha
+from .effects import after_fit, check_effects
 from .export import check_export, export_files
 from .inputs import Group, Inputs, Planned, load_group, plan_group, read_inputs
 from .merge import check_merge, run_merge
@@ -30,6 +31,7 @@ def reml_command(options: Namespace, threads: int) -> bool:
             io.check_writable(path)
     check_merge(options)
     check_export(options)
+    further = check_effects(options)
     tables, groups = read_inputs(options)
     several = sum(len(group.phenotypes) for group in groups) > 1
     if several and (options.keep_out or options.dropped_out) and len(groups) > 1:
@@ -66,6 +68,8 @@ def reml_command(options: Namespace, threads: int) -> bool:
                 "seconds": time.perf_counter() - started,
             }
             converged &= write_result(prefix_of(name), result, seconds, inputs, plan, context)
+            if further and isinstance(result, FitResult):
+                write_further(name, result, inputs, options, prefix_of(name))
 
         if options.merge:
             run_merge(method, inputs, options, finish, partition_of(inputs, options), prefix_of)
@@ -74,6 +78,13 @@ def reml_command(options: Namespace, threads: int) -> bool:
         write_samples(inputs, options)
         remove_checkpoint(options.out, group.phenotypes)
     return converged
+
+
+def write_further(name: str, result: FitResult, inputs: Inputs, options: Namespace, prefix: str) -> None:
+    """Effects, a saved model, predictions and cross-validation: after the fit's own files, which are safe by then."""
+    outcome = after_fit(name, result, inputs, options, prefix)
+    io.write_all(outcome.files)
+    print("\n".join([*outcome.lines, "written: " + ", ".join(map(str, outcome.files))]), flush=True)
 
 
 def check_joint_tests(inputs: Inputs, options: Namespace) -> None:

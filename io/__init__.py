@@ -40,11 +40,14 @@ from .filters import (
 )
 from .genotypes import GenotypeFile, load_genotypes
 from .grm import GrmFile, read_grm, write_grm
+from .harmonise import Matching, harmonise
 from .ids import SampleTable
 from .intervals import components_from_intervals
 from .ld_scores import read_ld_scores
+from .model import FixedTerms, Model, fixed_terms, read_model, write_model
 from .pgen import PgenFile, read_pgen
 from .samples import Alignment, align, write_samples
+from .scoring import complete_samples, fixed_columns, genetic_values
 from .tables import (
     Covariates,
     Phenotype,
@@ -66,10 +69,13 @@ __all__ = [
     "ComponentSpec",
     "Covariates",
     "Design",
+    "FixedTerms",
     "GenotypeFile",
     "GenotypeFilters",
     "GrmFile",
     "InputError",
+    "Matching",
+    "Model",
     "OutputError",
     "PackedCache",
     "PgenFile",
@@ -81,6 +87,7 @@ __all__ = [
     "annotation_files",
     "check_writable",
     "complete_components",
+    "complete_samples",
     "component_set",
     "component_weights",
     "components_by_chromosome",
@@ -96,6 +103,10 @@ __all__ = [
     "count_missing",
     "design_matrix",
     "dosage_freq",
+    "fixed_columns",
+    "fixed_terms",
+    "genetic_values",
+    "harmonise",
     "join_components",
     "json_text",
     "load_genotypes",
@@ -109,6 +120,7 @@ __all__ = [
     "read_covariates",
     "read_grm",
     "read_ld_scores",
+    "read_model",
     "read_pgen",
     "read_phenotype",
     "read_phenotypes",
@@ -122,6 +134,7 @@ __all__ = [
     "write_checkpoint",
     "write_grm",
     "write_json",
+    "write_model",
     "write_samples",
     "write_table",
     "write_text",

@@ -1,5 +1,6 @@
 """REML as pure functions on arrays, composed by a small fitting loop."""
 
+from .accuracy import Accuracy, accuracy
 from .covariance import (
     CountingCovariance,
     Covariance,
@@ -8,6 +9,18 @@ from .covariance import (
     Operator,
     as_covariance,
     dense_covariance,
+)
+from .cross_validation import HeldOut, cross_validate, draw_folds
+from .effects import (
+    Effects,
+    Reliability,
+    allele_effects,
+    allele_intercept,
+    component_reliability,
+    effects,
+    fixed_tests,
+    reliability,
+    variant_effects,
 )
 from .enrichment import Enrichment, Wald, enrichment, wald_test
 from .exact import exact_memory, exact_seconds, fit_exact
@@ -29,17 +42,20 @@ from .step import SingularInformationError, Step, ai_step
 from .traces import TraceEstimates, probe_images, trace_estimates
 
 __all__ = [
+    "Accuracy",
     "Blocks",
     "BreakdownError",
     "ConvergenceError",
     "CountingCovariance",
     "Covariance",
     "DiagonalCovariance",
+    "Effects",
     "Enrichment",
     "FitResult",
     "FitSettings",
     "FunctionCovariance",
     "HEResult",
+    "HeldOut",
     "Hooks",
     "Loglik",
     "MixedCovariance",
@@ -48,6 +64,7 @@ __all__ = [
     "ProbeSettings",
     "Probes",
     "Record",
+    "Reliability",
     "ResidualCovariance",
     "ScaledCovariance",
     "Score",
@@ -59,14 +76,21 @@ __all__ = [
     "TraceEstimates",
     "Wald",
     "Work",
+    "accuracy",
     "ai_step",
+    "allele_effects",
+    "allele_intercept",
     "apply_v_at",
     "as_covariance",
     "average_information",
     "complement_traces",
+    "component_reliability",
+    "cross_validate",
     "default_rank",
     "dense_covariance",
+    "draw_folds",
     "draw_probes",
+    "effects",
     "enrichment",
     "exact_memory",
     "exact_probes",
@@ -75,6 +99,7 @@ __all__ = [
     "fit_blocks",
     "fit_exact",
     "fit_traits",
+    "fixed_tests",
     "haseman_elston",
     "he_blocks",
     "layout_of",
@@ -84,10 +109,12 @@ __all__ = [
     "pcg",
     "precondition",
     "probe_images",
+    "reliability",
     "score",
     "slq",
     "trace_estimates",
     "unpack",
+    "variant_effects",
     "wald_test",
     "with_residuals",
 ]

@@ -13,7 +13,7 @@ import pytest
 from pgenlib import PgenWriter
 
 from gpu_reml import io
-from gpu_reml.cli.effects import add_effects, after_fit, check_effects
+from gpu_reml.cli.effects import after_fit, check_effects
 from gpu_reml.cli.inputs import load_group, plan_group, read_inputs
 from gpu_reml.cli.methods import choose_method, run_method, safe_name
 from gpu_reml.cli.options import make_parser
@@ -75,8 +75,6 @@ def fit(study, out, *arguments):
 
 def run(out, *arguments):
     parser = make_parser("0")
-    if "--save-model" not in parser.format_help():
-        add_effects(parser.add_argument_group("effects"))
     options = parser.parse_args([str(part) for part in ["--out", out, "--device", "cpu", "--quiet", *arguments]])
     check_effects(options)
     tables, groups = read_inputs(options)
