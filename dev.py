@@ -35,12 +35,20 @@ def main(arguments: list[str]) -> int:
     if sys.version_info < (3, 11):  # noqa: UP036  (this runs before any install could refuse)
         print(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}", file=sys.stderr)
         return 2
-    commands = {"example": ["-m", "gpu_reml.validation.quickstart"], "test": ["-m", "pytest", "--quiet", "-ra"]}
+    # workers with one BLAS thread each: the tests are small, and more threads than cores make BLAS crawl
+    workers = ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "loadfile"] if len(arguments) < 2 else []
+    commands = {
+        "example": ["-m", "gpu_reml.validation.quickstart"],
+        "test": ["-m", "pytest", "--quiet", "-ra", *workers],
+    }
     if not arguments or arguments[0] not in commands:
         print(__doc__)
         return 0 if arguments in (["-h"], ["--help"]) else 2
     set_up()
-    return subprocess.run([PYTHON, *commands[arguments[0]], *arguments[1:]], cwd=ROOT).returncode
+    environment = dict(os.environ)
+    if arguments[0] == "test":
+        environment.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+    return subprocess.run([PYTHON, *commands[arguments[0]], *arguments[1:]], cwd=ROOT, env=environment).returncode
 
 
 if __name__ == "__main__":

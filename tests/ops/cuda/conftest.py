@@ -51,16 +51,9 @@ def device():
     return Device()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def simulator_run(request, tmp_path_factory):
-    """(process, file with what it prints) of the gpu tests in numba's simulator, which run beside the tests here.
-
-    It starts with the first of them, where the test that waits for it is to run at all.
-    """
-    wanted = any(item.name == "test_the_gpu_tests_pass_in_the_simulator" for item in request.session.items)
-    if not wanted or os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-        yield None
-        return
+@pytest.fixture(scope="session")
+def simulator_run(tmp_path_factory):
+    """(process, file with what it prints) of the gpu tests in numba's simulator, which run beside the tests here."""
     folder = Path(__file__).parent
     options = ["-q", "--require-gpu", "-p", "no:xdist", "-m", "gpu and not device"]
     command = [sys.executable, "-m", "pytest", *options, str(folder), str(folder.parent / "device")]
@@ -70,3 +63,14 @@ def simulator_run(request, tmp_path_factory):
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=folder)
     yield process, printed
     process.kill()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def simulator_started_early(request):
+    """The simulator starts with the first test here, if the one that waits for it is to run in this process too.
+
+    Where workers share the tests, that one starts it: the others are busy anyway.
+    """
+    wanted = any(item.name == "test_the_gpu_tests_pass_in_the_simulator" for item in request.session.items)
+    if wanted and os.environ.get("NUMBA_ENABLE_CUDASIM") != "1" and "PYTEST_XDIST_WORKER" not in os.environ:
+        request.getfixturevalue("simulator_run")
