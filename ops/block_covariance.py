@@ -1,7 +1,7 @@
 """Covariance components whose weights are dense blocks of consecutive variants: K_g = Z W_g Z' / c_g (SMILE)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -36,6 +36,19 @@ class BlockCovariance:
     num_variants: tuple[int, ...]
 
     overlap = 1.0  # a variant is in one group
+
+    def only(self, g: int) -> "BlockCovariance":
+        """Component g alone, on the same products and scale."""
+        own = np.where(self._group_of_block == g, self.weights.factors, 0.0)
+        return replace(
+            self,
+            weights=self.weights.scaled(own),
+            groups=(self.groups[g],),
+            names=(self.names[g],),
+            scales=self.scales[[g]],
+            kernel_diagonals=self.kernel_diagonals[:, [g]],
+            num_variants=(self.num_variants[g],),
+        )
 
     @property
     def num_samples(self) -> int:

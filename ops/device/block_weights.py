@@ -86,7 +86,7 @@ class BlockProducts:
                         shard.device.multiply_blocks(held, F_there.array[rows], out.array[rows])
             if (by_variant[shard.rows] == 1).all():
                 return out
-            return out.scale_rows(DeviceBlock.upload(shard.device, by_variant[shard.rows, None]))
+            return out.scale_rows(DeviceBlock.upload(shard.device, by_variant[shard.rows].reshape(-1, 1)))
 
         return ShardedBlock(self._each_with(self.features(F).parts, product))
 
@@ -106,7 +106,7 @@ class BlockProducts:
             for variants in shard.store.variants():
                 F = self._piece_features(device, variants, operands, k)
                 WF = DeviceBlock(device, self._multiplied(shard, weights, variants.rows, F.array))
-                WF = WF.scale_rows(DeviceBlock.upload(device, by_variant[variants.rows, None]))
+                WF = WF.scale_rows(DeviceBlock.upload(device, by_variant[variants.rows].reshape(-1, 1)))
                 for g, rows in overlapping(groups, variants.start, variants.stop):
                     total[g] += device.gram(F.array[rows], WF.array[rows])
                 del F, WF

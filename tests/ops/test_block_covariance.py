@@ -270,6 +270,41 @@ def test_matrices_are_copied_to_a_device_once_for_all_theta(cohort, blocks, rng,
     assert covariance.weights.scaled(np.ones(6)).matrices is covariance.weights.matrices
 
 
+def test_one_component_alone_is_the_same_component(built, rng):
+    covariance, Ks, tolerance = built
+    alone, B = covariance.only(1), rng.standard_normal((N, 2))
+    assert alone.names == ("component_001",) and alone.num_variants == (188,)
+    assert_close(np.asarray(alone.apply([2.0], B)), 2 * Ks[1] @ B, tolerance)
+    assert_close(alone.core(alone.block(B)), [B.T @ Ks[1] @ B], tolerance)
+    assert_close(alone.gram(alone.features(alone.block(B))), [B.T @ Ks[1] @ B], tolerance)
+    assert_close(alone.traces, [N], tolerance)
+
+
+@pytest.mark.gpu
+def test_components_on_cuda_equal_the_dense_ones(rng):
+    from gpu_reml.ops.cuda.device import CudaDevice
+
+    n, m = 21, 80  # small, for the simulator; the second of two pieces streams, and it has an identity
+    counts = simulate_counts(n, m, rng)
+    blocks, Z = [psd(rng, 64), 4, psd(rng, 12)], dense.standardised(counts)
+    residency = Residency(64 * ROW, 64 * ROW, 2)
+    cuts = BlockWeights(blocks).cuts
+    products = make_device_products(standardise([pack(counts)], n), [CudaDevice(kernels="portable")], residency, cuts)
+    assert products.shards[0].store.num_streamed == 1
+    covariance = make_block_covariance(products, [blocks[:1], blocks[1:]])
+    Ks = [Z[:, :64] @ blocks[0] @ Z[:, :64].T, Z[:, 64:] @ block_diag(np.eye(4), blocks[2]) @ Z[:, 64:].T]
+    Ks = [K * n / np.trace(K) for K in Ks]
+    B = rng.standard_normal((n, 2))
+    for theta in ([0.4, 0.7], [0.0, 1.0]):
+        assert_close(np.asarray(covariance.apply(theta, B)), (theta[0] * Ks[0] + theta[1] * Ks[1]) @ B, 3e-6)
+    F = covariance.features(covariance.block(B))
+    assert_close(covariance.gram(F), [B.T @ K @ B for K in Ks], 3e-6)
+    assert_close(covariance.core(covariance.block(B)), [B.T @ K @ B for K in Ks], 3e-6)
+    assert_close(covariance.inner(F, F), [np.sum(B * (K @ B), axis=0) for K in Ks], 3e-6)
+    for found, K in zip(covariance.apply_each(F), Ks, strict=True):
+        assert_close(np.asarray(found), K @ B, 3e-6)
+
+
 @pytest.mark.parametrize("number", [0, 2])
 def test_factors_of_blocks_are_part_of_the_weights(cohort, rng, number):
     matrices = [psd(rng, 120), 80, psd(rng, 130)]
