@@ -85,11 +85,17 @@ def _labels(path: PathTable, used: np.ndarray, up) -> list[str]:
     """Ids of the variants chosen, at the end of their lines, moved apart; as many as there is room for."""
     chosen = [c for c in used if path.coefficients[path.chosen, c] != 0]
     chosen = sorted(chosen, key=lambda c: -abs(path.coefficients[path.chosen, c]))[: (HEIGHT - TOP - BOTTOM) // 13]
-    out, last = [], TOP - 13.0
-    for column in sorted(chosen, key=lambda c: up(path.coefficients[-1, c])):
-        last = max(up(path.coefficients[-1, column]), last + 13)
+    chosen = sorted(chosen, key=lambda c: up(path.coefficients[-1, c]))
+    places, last = [up(path.coefficients[-1, c]) for c in chosen], TOP - 13.0
+    for i, place in enumerate(places):  # down from the top, then up from the bottom
+        places[i] = last = max(place, last + 13)
+    last = HEIGHT - BOTTOM + 13.0
+    for i in reversed(range(len(places))):
+        places[i] = last = min(places[i], last - 13)
+    out = []
+    for column, place in zip(chosen, places, strict=True):
         colour = COLOURS[int(np.searchsorted(used, column)) % len(COLOURS)]
-        out.append(_text(WIDTH - RIGHT + 6, last + 4, str(path.ids[column])[:20], colour=colour))
+        out.append(_text(WIDTH - RIGHT + 6, place + 4, str(path.ids[column])[:20], colour=colour))
     return out
 
 

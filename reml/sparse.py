@@ -32,6 +32,7 @@ from .debias import Inference, debiased, independent_columns, least_squares
 from .fit import checked
 from .lasso import LassoPath
 from .linalg import orthonormal_basis, project
+from .pcg import BreakdownError
 from .precondition import ProjectedCore, complement_traces, make_projected_core, precondition
 from .result import ConvergenceError, FitResult
 
@@ -271,11 +272,11 @@ class _Run:
         columns, dependent = self.fixed_columns(support)
         try:
             fit = self.estimate(np.column_stack([self.X, columns]), self.fit.theta)
-        except ConvergenceError as error:
-            if error.result is None:
+        except (ConvergenceError, BreakdownError) as error:
+            fit = getattr(error, "result", None)
+            if fit is None:
                 self.ended = SparseStatus.FIT_FAILED
                 return np.nan, f"failed: {error}"
-            fit = error.result
         moved = np.abs(fit.theta - self.fit.theta) * np.append(fit.mean_traces, 1.0)
         self.fit, self.fitted, self.dependent = fit, support, dependent
         self.passes += fit.column_passes

@@ -1,7 +1,9 @@
 """``gpu-reml-sparse`` end to end: planted variants by name and allele, the reference's flags, limits, and bad input."""
 
 import json
+import os
 import re
+from pathlib import Path
 from xml.dom import minidom
 
 import numpy as np
@@ -15,6 +17,8 @@ from gpu_reml.validation import dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.simulate import simulate_cohort, write_plink
 
+DATA = Path(os.environ.get("GPU_REML_EXTERNAL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+REGENIE = DATA / "regenie_example"
 N, M = 400, 600
 PLANTED, EFFECTS = np.array([50, 301, 577]), np.array([2.4, -2.2, 2.6])
 FILES = {"summary.json", "history.json", "selected_snps.tsv", "path.tsv", "path.svg"}
@@ -274,6 +278,25 @@ def test_stochastic_fits_choose_the_same(folder, tmp_path, quick_start):
     assert 0 < fit["mc_se"] and abs(fit["estimate"] - one["estimate"]) <= 4 * fit["mc_se"]
 
 
+@pytest.mark.external
+def test_a_published_cohort_as_bed_and_as_pgen_gives_the_same_table(tmp_path):
+    """Genotypes and phenotypes that other people made, in both formats."""
+    if not REGENIE.is_dir():
+        pytest.skip(f"no external data at {REGENIE}; set GPU_REML_EXTERNAL_DATA")
+    tables = []
+    for flag in ("--bed-prefix", "--pgen-prefix"):
+        files = f"--pheno-txt {REGENIE}/phenotype.txt --pheno-name Y1 --covar-txt {REGENIE}/covariates.txt"
+        command = (
+            f"{flag} {REGENIE}/example {files} --lasso-ebic-gamma 0.2 --device cpu --quiet --out-prefix {tmp_path}/s"
+        )
+        assert main(command.split()) == 0
+        files = read(tmp_path / "s")
+        assert files["summary.json"]["kkt"]["certified"]
+        tables.append(files["selected_snps.tsv"].drop(columns="cm"))
+    assert len(tables[0]) > 0
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
 BAD = {
     "no genotypes": (("--bfile", ""), "no genotypes"),
     "two phenotypes": (("--pheno", "{}/two.txt", "--pheno-name", "all"), "--pheno-name: .* name one"),
@@ -337,3 +360,13 @@ def test_tables_and_pictures_of_small_paths():
     assert frame["lambda"].tolist() == [2, 1, 1]
     drawn = minidom.parseString(path_svg(two, "two", "cm"))
     assert len(drawn.getElementsByTagName("polyline")) == 2
+
+
+def test_labels_of_many_variants_stay_in_the_picture_and_apart():
+    lambdas, b = np.array([2.0, 1.0]), np.vstack([np.zeros(40), np.linspace(-1, -0.99, 40)])
+    many = PathTable(
+        lambdas, np.array([0, 40]), np.ones(2), np.ones(2), b, [f"rs{j}" for j in range(40)], np.arange(40), 1
+    )
+    texts = minidom.parseString(path_svg(many, "many", "cm")).getElementsByTagName("text")
+    heights = [float(t.getAttribute("y")) for t in texts if t.firstChild.data.startswith("rs")]
+    assert len(heights) == 33 and min(np.diff(heights)) >= 12.9 and 0 < min(heights) and max(heights) <= 540

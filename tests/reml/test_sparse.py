@@ -10,7 +10,7 @@ from sklearn.linear_model import Lasso
 
 from gpu_reml.ops import CpuProducts, make_covariance, pack, standardise, to_dense
 from gpu_reml.ops.device.products import make_device_products
-from gpu_reml.reml import ConvergenceError, FitSettings, draw_probes, exact_probes, fit, fit_exact
+from gpu_reml.reml import BreakdownError, ConvergenceError, FitSettings, draw_probes, exact_probes, fit, fit_exact
 from gpu_reml.reml.certified import (
     Data,
     KktSettings,
@@ -414,9 +414,15 @@ def test_a_fit_that_fails_leaves_the_last_results(cohorts):
             raise ConvergenceError("component cannot be told apart")
         return fit_exact(cohort.y, X, covariance)
 
-    found = sparse_reml(cohort.y, cohort.X, covariance, failing, sketch(), SparseSettings())
-    assert found.limits == (SparseStatus.FIT_FAILED,) and not len(found.support)
-    assert found.history[0].support == tuple(CAUSAL) and "told apart" in found.history[0].fit_status
+    def breaking(X, start):
+        if X.shape[1] > 3:
+            raise BreakdownError("told apart no more")
+        return fit_exact(cohort.y, X, covariance)
+
+    for estimate in (failing, breaking):
+        found = sparse_reml(cohort.y, cohort.X, covariance, estimate, sketch(), SparseSettings())
+        assert found.limits == (SparseStatus.FIT_FAILED,) and not len(found.support)
+        assert found.history[0].support == tuple(CAUSAL) and "told apart" in found.history[0].fit_status
 
 
 def test_rounds_that_repeat_themselves_are_recognised():
@@ -443,6 +449,17 @@ def test_stable_rounds_are_counted(cohorts):
     assert thrice.converged and len(thrice.history) == len(once.history) + 2
     assert thrice.history[-2].change <= 1e-6 and np.isnan(thrice.history[-1].change)
     np.testing.assert_allclose(thrice.beta_lasso, once.beta_lasso, rtol=1e-6)
+
+
+def test_the_change_of_variances_is_a_share_of_the_phenotypic_one(results):
+    found = results[3, np.float64]
+    moved = np.abs(found.fit.theta - found.history[0].theta) * np.append(found.fit.mean_traces, 1)
+    np.testing.assert_allclose(found.history[0].change, moved.max() / found.fit.vp.estimate[0], rtol=1e-9)
+    # a change that counts as none ends nothing by itself; one that is too large keeps rounds from being stable
+    assert (
+        SparseStatus.MAX_ROUNDS
+        in run(make_cohort(), SparseSettings(stable_rounds=2, rounds=2, lasso=LassoSettings(candidates=60))).limits
+    )
 
 
 def test_every_round_is_reported_as_it_ends(cohorts):
