@@ -23,7 +23,7 @@ from .reml import group_lines, planned_lines, write_samples
 
 MODELS = {"ols": "marginal_ols_fwl", "loco": "mixed_leave_one_chromosome_out", "lmm": "mixed_whole_genome"}
 APPROXIMATION = (
-    "var(z'Py) = gamma z'Mz with one gamma for each chromosome and trait; the variance components are those of the null "
+    "var(z'Py) = gamma z'Mz, one gamma for each chromosome and trait; the variance components are those of the null "
     "model, and what a variant explains is not taken out of them"
 )
 EXACT_BYTES = 1 << 33  # of the n x n matrices of --method exact

@@ -2,7 +2,7 @@
 
 V_c = theta_g K_{-c} + theta_e I for every chromosome c.  All chromosomes and traits are solved in shared passes, a
 column each.  The variance of the score z'P_c y is approximated: z'P_c z = gamma z'Mz, M = I - QQ', with one gamma for
-each chromosome and trait, from solves for random variants (GRAMMAR-gamma: Svishcheva et al. 2012, Nat Genet 44:1166;
+each chromosome and trait, from random variants (GRAMMAR-gamma: Svishcheva et al. 2012, Nat Genet 44:1166;
 BOLT-LMM-inf: Loh et al. 2015, Nat Genet 47:284).
 """
 
@@ -16,6 +16,7 @@ from gpu_reml.ops import CpuProducts, take_variants
 from gpu_reml.ops.loco import LeaveOut
 
 from .association import Scan, left_of_fixed_effects, make_scan, tested_variants
+from .lanczos import lanczos_steps, ritz_measures
 from .linalg import Block, column_batches, column_dots, columns, project, take_columns, zeros_like
 from .pcg import BreakdownError
 
@@ -24,14 +25,14 @@ FEATURE_BYTES = 1 << 29  # of features (m, k) that are held while columns are so
 
 @dataclass(frozen=True)
 class LocoSettings:
-    """``tol``, ``calibration_tol``: relative residuals of the solves for y and for the calibration, whose quadratic
-    forms err by the square.  ``calibration_se``: relative standard error of gamma at which no more variants are drawn;
-    ``variants``: drawn at a time, at least two of each chromosome; ``most``: about that many in all.  ``columns``: most
-    columns solved at once, None by memory.
+    """``tol``: relative residual of the solves for y.  ``calibration_tol``: relative change of z'Pz at which Lanczos
+    stops.  ``calibration_se``: relative standard error of gamma at which no more variants are drawn; ``variants``:
+    drawn at a time, at least two of each chromosome; ``most``: about that many in all.  ``columns``: most columns
+    solved at once, None by memory.
     """
 
     tol: float = 5e-5
-    calibration_tol: float = 1e-2
+    calibration_tol: float = 5e-4
     calibration_se: float = 4e-3
     variants: int = 32
     most: int = 256
@@ -57,7 +58,7 @@ class Solved(NamedTuple):
 
 class Calibration(NamedTuple):
     """``variants`` (s,) drawn and the ``groups`` they are of; ``ratios`` (s, t) z'P_c z / z'Mz; ``gamma`` (C, t) and
-    its standard errors ``se``, see :func:`shrunken_means`; ``converged``: whether every solve reached its tolerance."""
+    its standard errors ``se``, see :func:`shrunken_means`; ``converged``: whether every run did."""
 
     variants: np.ndarray
     groups: np.ndarray
@@ -134,14 +135,12 @@ def solve_in_batches(
     left: LeaveOut, Q: Block, thetas, groups, traits, B: Block, settings: LocoSettings, tol: float
 ) -> Solved:
     """:func:`solve_columns`, as many columns at once as memory allows."""
-    per_column = left.products.num_variants * B.dtype.itemsize
-    at_once = settings.columns or max(8, FEATURE_BYTES // per_column)
     parts = [
         solve_columns(
             left, Q, thetas, groups[batch], traits[batch], take_columns(B, batch),
             tol=tol, max_iterations=settings.max_iterations,
         )
-        for batch in column_batches(B.shape[1], at_once)
+        for batch in column_batches(B.shape[1], columns_at_once(left, B, settings))
     ]  # fmt: skip
     return Solved(
         columns(*(part.X for part in parts)),
@@ -150,6 +149,11 @@ def solve_in_batches(
         sum(part.column_passes for part in parts),
         all(part.converged for part in parts),
     )
+
+
+def columns_at_once(left: LeaveOut, B: Block, settings: LocoSettings) -> int:
+    """Columns whose features are held together."""
+    return settings.columns or max(8, FEATURE_BYTES // (left.products.num_variants * B.dtype.itemsize))
 
 
 def calibrate(
@@ -162,8 +166,7 @@ def calibrate(
 ) -> Calibration:
     """gamma of every group and trait, from random ``candidates`` of each group, until its error is small enough.
 
-    Cost: a solve of t columns for each variant, loose, since with x from z by conjugate gradients z'x = x'V x errs by
-    the square of the residual.
+    Cost: a Lanczos run for each variant, some ten column-passes, whatever the number of traits.
     """
     t, block_Q = thetas.shape[1], left.products.block(Q)
     orders = [rng.permutation(rows) for rows in candidates]
@@ -174,16 +177,47 @@ def calibrate(
     while True:
         drawn = [order[first : first + each] for order in orders]
         chosen, own = np.concatenate(drawn), np.repeat(np.arange(C), [len(rows) for rows in drawn])
-        B = left.products.block(np.tile(project(Q, standardised_columns(left.products.genotypes, chosen)), t))
-        traits = np.repeat(np.arange(t), len(chosen))
-        solved = solve_in_batches(left, block_Q, thetas, np.tile(own, t), traits, B, settings, settings.calibration_tol)
-        found = (column_dots(B, solved.X) / column_dots(B, B)).reshape(t, -1).T
+        B = left.products.block(project(Q, standardised_columns(left.products.genotypes, chosen)))
+        parts = [
+            inverse_forms(left, block_Q, thetas[own[batch]], own[batch], take_columns(B, batch), settings)
+            for batch in column_batches(len(chosen), columns_at_once(left, B, settings))
+        ]
+        found = np.concatenate([part.values for part in parts]) / column_dots(B, B)[:, None]
         variants, groups = np.append(variants, chosen), np.append(groups, own)
         ratios, first = np.concatenate([ratios, found]), first + each
-        passes, converged = passes + solved.column_passes, converged and solved.converged
+        passes += sum(part.column_passes for part in parts)
+        converged &= all(part.converged for part in parts)
         gamma, se = shrunken_means(ratios, groups, C)
         if (se <= settings.calibration_se * gamma).all() or len(variants) >= min(total, settings.most):
             return Calibration(variants, groups, ratios, gamma, se, passes, converged)
+
+
+class Forms(NamedTuple):
+    """Quadratic forms ``values`` (k, t), and what they took."""
+
+    values: np.ndarray
+    column_passes: int
+    converged: bool
+
+
+def inverse_forms(
+    left: LeaveOut, Q: Block, thetas: np.ndarray, groups: np.ndarray, B: Block, settings: LocoSettings
+) -> Forms:
+    """b'P_c b for every column of B (n, k) in the complement of Q, at the t variances thetas (k, t, 2) of each.
+
+    Lanczos on K_{-c} from b serves every theta, as theta_g K + theta_e I share its Krylov spaces; Gauss quadrature,
+    from below (Golub & Meurant 2010, Matrices, Moments and Quadrature, ch. 6).  Ends when no value moves by more than
+    ``calibration_tol`` of itself between two steps.
+    """
+    values = np.full(thetas.shape[:2], np.nan)
+    for found in lanczos_steps(lambda P: project(Q, left.apply(P, groups)), B):
+        nodes, weights = ritz_measures(found)
+        before = values
+        values = np.stack([(weights / (at[:, :1] * nodes + at[:, 1:])).sum(axis=1) for at in thetas.swapaxes(0, 1)], 1)
+        settled = bool((np.abs(values - before) <= settings.calibration_tol * values).all())
+        if settled or len(found.alpha) >= settings.max_iterations:
+            return Forms(values, found.alpha.size, settled)
+    raise AssertionError("lanczos_steps ended")
 
 
 def shrunken_means(values: np.ndarray, groups: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:

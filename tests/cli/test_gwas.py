@@ -1,0 +1,265 @@
+"""``gpu-reml-gwas`` end to end: the reference system's command, mixed models, files, and one line for what is wrong."""
+
+import gzip
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from bed_reader import open_bed
+from scipy import stats
+
+from gpu_reml.cli.gwas import main
+from gpu_reml.validation import dense
+from gpu_reml.validation.exact import exact_reml
+from gpu_reml.validation.simulate import Cohort, simulate_cohort, write_plink
+
+DATA = Path(os.environ.get("GPU_REML_EXTERNAL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+TOYDATA = DATA / "toydata"
+N, M = 200, 150
+HALF = 60  # variants in the first of two filesets
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Two traits and an age; weight lacks two people; variant 3 does not vary."""
+    folder = tmp_path_factory.mktemp("gwas")
+    people = simulate_cohort(N, M, 6)
+    people.counts[:, 3] = 0
+    write_plink(people, folder / "data")
+    for name, part in {"first": slice(0, HALF), "second": slice(HALF, M)}.items():
+        variants = people.variants.iloc[part].reset_index(drop=True)
+        write_plink(Cohort(np.ascontiguousarray(people.counts[:, part]), people.samples, variants), folder / name)
+    rng = np.random.default_rng(0)
+    Z = dense.standardised(people.counts)
+    genetic = Z @ rng.standard_normal((M, 2)) / np.sqrt(M)
+    age = rng.integers(20, 70, N).astype(float)
+    Y = 500 + 4 * (genetic + rng.standard_normal((N, 2))) + 0.2 * age[:, None]
+    Y[:, 0] += 3 * Z[:, 40]
+    ids = people.samples[["fid", "iid"]].set_axis(["FID", "IID"], axis=1)
+    write = {"sep": "\t", "index": False, "na_rep": "NA"}
+    ids.assign(height=Y[:, 0], mass=Y[:, 1]).to_csv(folder / "pheno.txt", **write)
+    short = Y[:, 1].copy()
+    short[[4, 9]] = np.nan
+    ids.assign(height=Y[:, 0], weight=short).to_csv(folder / "gaps.txt", **write)
+    ids.assign(age=age).to_csv(folder / "age.txt", **write)
+    ids[:150].to_csv(folder / "keep.txt", sep=" ", header=False, index=False)
+    return folder, people, Z, age, Y
+
+
+def run(*arguments):
+    return main([str(part) for part in [*arguments, "--device", "cpu"]])
+
+
+def command(folder, *arguments, out, bed="data", pheno="pheno.txt"):
+    files = ("--bfile", folder / bed, "--pheno", folder / pheno, "--qcovar", folder / "age.txt", "--out", out)
+    return run(*files, *arguments)
+
+
+def table_of(path):
+    return pd.read_csv(path, sep="\t", dtype={"chrom": str, "CHROM": str})
+
+
+def record_of(prefix):
+    return json.loads(Path(f"{prefix}.gwas_metadata.json").read_text())
+
+
+def test_the_reference_command_gives_its_file_and_a_regression_of_every_variant(cohort, tmp_path, capsys):
+    folder, people, _, age, Y = cohort
+    flags = ("--pheno-txt", folder / "pheno.txt", "--covar-txt", folder / "age.txt", "--out-prefix", tmp_path / "o")
+    beds = f"{folder}/first,{folder}/second"
+    accepted = ("--call-width", 4096, "--ring-depth", 4, "--cpu-threads", 1, "--verbose")
+    assert run("--bed-prefix", beds, *flags, "--keep-path", folder / "keep.txt", *accepted) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.gwas.tsv", "o.gwas_metadata.json"]
+    table = table_of(tmp_path / "o.gwas.tsv")
+    X = np.column_stack([np.ones(150), age[:150]])
+    counts = people.counts[:150].astype(float)
+    counts[counts < 0] = np.nan
+    for j in (0, 40, HALF, M - 1):
+        z = np.where(np.isnan(counts[:, j]), np.nanmean(counts[:, j]), counts[:, j])
+        found = stats.linregress(*(part - X @ np.linalg.lstsq(X, part, rcond=None)[0] for part in (z, Y[:150, 0])))
+        se = found.stderr * np.sqrt((150 - 2) / (150 - 3))
+        row = table.iloc[j]
+        np.testing.assert_allclose([row["beta"], row["se"], row["t"]], [found.slope, se, found.slope / se], rtol=1e-5)
+        p = 2 * stats.t.sf(abs(row["t"]), 147)
+        np.testing.assert_allclose([row["p"], row["log10p"]], [p, -np.log10(p)], rtol=1e-6)
+        assert row["n_obs"] == np.isfinite(counts[:, j]).sum()
+        np.testing.assert_allclose(row["af"], np.nanmean(counts[:, j]) / 2, rtol=1e-8)
+    assert (table["variant_id"] == people.variants["id"]).all() and (table["a1"] == people.variants["a1"]).all()
+    assert table["component_name"].value_counts().to_dict() == {"first": HALF, "second": M - HALF}
+    assert table["variant_index_local"].tolist() == [*range(HALF), *range(M - HALF)]
+    assert np.isnan(table.loc[3, ["beta", "se", "t", "p", "log10p"]].astype(float)).all()
+    record = record_of(tmp_path / "o")
+    assert (record["model"], record["n"], record["m"], record["rank"], record["dof"]) == (
+        "marginal_ols_fwl",
+        150,
+        M,
+        2,
+        147,
+    )
+    known = table["log10p"].dropna()
+    inflation = stats.chi2.isf(10 ** -known.median(), 1) / stats.chi2.median(1)
+    np.testing.assert_allclose(record["lambda_gc"], inflation, rtol=1e-6)
+    assert f"lambda_GC {inflation:.4f}" in capsys.readouterr().out and record["num_tested"] == len(known)
+
+
+def test_exact_loco_is_dense_generalised_least_squares(cohort, tmp_path):
+    folder, people, Z, age, Y = cohort
+    assert command(folder, "--model", "loco", "--method", "exact", "--pheno-name", "height", out=tmp_path / "o") == 0
+    table, record = table_of(tmp_path / "o.gwas.tsv"), record_of(tmp_path / "o")
+    assert list(table) == "CHROM GENPOS ID A1 A2 A1FREQ N INFO BETA SE CHISQ LOG10P".split()
+    chrom = people.variants["chrom"].to_numpy()
+    X = np.column_stack([np.ones(N), age])
+    for name in ("1", "3"):
+        K = dense.kernel(Z, (chrom != name) & Z.any(axis=0))
+        K *= N / np.trace(K)
+        theta = exact_reml(Y[:, 0], X, [K]).theta
+        assert abs(record["h2_by_chromosome"][name] - theta[0] / theta.sum()) <= 1e-5
+        P = dense.projection(theta / theta.sum(), Y[:, 0], X, [K]).P
+        j = int(np.flatnonzero(chrom == name)[7])
+        z, y = Z[:, j], Y[:, 0]
+        beta = z @ P @ y / (z @ P @ z)
+        se = np.sqrt((y @ P @ y - beta * (z @ P @ y)) / (z @ P @ z) / (N - 3))
+        sd = np.nanstd(np.where(people.counts[:, j] < 0, np.nan, people.counts[:, j]))
+        row = table.iloc[j]
+        np.testing.assert_allclose([row["BETA"], row["SE"]], [beta / sd, se / sd], rtol=1e-4)
+        np.testing.assert_allclose(row["LOG10P"], -np.log10(stats.f.sf((beta / se) ** 2, 1, N - 3)), rtol=1e-3)
+
+
+def test_loco_by_scores_is_near_the_exact_one_and_says_how_it_was_calibrated(cohort, tmp_path, capsys):
+    folder, _, _, _, _ = cohort
+    found = {}
+    for name, flags in {"score": (), "refit": ("--loco-refit",), "exact": ("--method", "exact")}.items():
+        assert command(folder, "--model", "loco", "--pheno-name", "all", *flags, out=tmp_path / name) == 0
+        found[name] = table_of(tmp_path / f"{name}.mass.gwas.tsv")
+    assert "relative SE at most" in capsys.readouterr().out
+    # the same variances: what is left is gamma, and that a variant's own part is not taken out of the variance
+    known = found["exact"]["CHISQ"].notna()
+    assert not known[3] and all((table["CHISQ"].notna() == known).all() for table in found.values())
+    exact, refit, score = (found[name][known] for name in ("exact", "refit", "score"))
+    scale = np.sqrt(exact["CHISQ"])
+    near = (np.abs(np.sqrt(refit["CHISQ"]) - scale) <= 0.05 + 0.1 * scale).mean()
+    assert near > 0.9
+    assert np.corrcoef(refit["CHISQ"], exact["CHISQ"])[0, 1] > 0.99
+    assert np.corrcoef(score["CHISQ"], exact["CHISQ"])[0, 1] > 0.97
+    record = record_of(tmp_path / "refit.mass")
+    calibration = record["calibration"]
+    assert set(calibration["gamma_by_chromosome"]) == set("12345") == set(record["theta_by_chromosome"])
+    assert calibration["num_variants"] >= 32 and max(calibration["se_by_chromosome"].values()) < 0.05
+    assert record["method"] == "score" and record["solves"]["converged"] and "gamma z'Mz" in record["approximation"]
+    # the p-value that is written belongs to the chi-squared that is written
+    np.testing.assert_allclose(score["LOG10P"], -np.log10(stats.chi2.sf(score["CHISQ"], 1)), rtol=1e-5)
+    np.testing.assert_allclose((score["BETA"] / score["SE"]) ** 2, score["CHISQ"], rtol=1e-6)
+
+
+def test_a_run_repeats_itself_and_another_seed_moves_only_the_calibration(cohort, tmp_path):
+    folder = cohort[0]
+    tables = []
+    for name, flags in {"a": (), "b": (), "c": ("--seed", 5, "--calibration-variants", 10)}.items():
+        assert command(folder, "--model", "lmm", *flags, "--quiet", out=tmp_path / name) == 0
+        tables.append(table_of(tmp_path / f"{name}.gwas.tsv").drop(index=3))
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    ratio = tables[2]["CHISQ"] / tables[0]["CHISQ"]
+    assert ratio.max() - ratio.min() < 1e-5 and 0 < abs(ratio.iloc[0] - 1) < 0.1
+    assert record_of(tmp_path / "c")["calibration"]["num_variants"] == 10
+
+
+def test_several_traits_share_a_scan_and_each_has_its_files(cohort, tmp_path):
+    folder = cohort[0]
+    flags = ("--pheno-name", "height,weight", "--gz", "--plots")
+    assert command(folder, *flags, pheno="gaps.txt", out=tmp_path / "o") == 0
+    kinds = ["gwas.tsv.gz", "gwas_metadata.json", "manhattan.svg", "qq.svg"]
+    names = sorted(f"o.{trait}.{kind}" for trait in ("height", "weight") for kind in kinds)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert [record_of(tmp_path / f"o.{trait}")["n"] for trait in ("height", "weight")] == [N, N - 2]
+    assert command(folder, "--pheno-name", "weight", pheno="gaps.txt", out=tmp_path / "w") == 0
+    text = gzip.decompress((tmp_path / "o.weight.gwas.tsv.gz").read_bytes()).decode()
+    assert text == (tmp_path / "w.gwas.tsv").read_text()
+    assert "height: ols, lambda" in (tmp_path / "o.height.qq.svg").read_text()
+
+
+def test_filters_choose_what_is_tested_and_what_the_relationship_is_of(cohort, tmp_path):
+    folder, people, _, _, _ = cohort
+    assert command(folder, "--model", "loco", "--chr", "1,2", "--maf", 0.1, out=tmp_path / "o") == 0
+    table = table_of(tmp_path / "o.gwas.tsv")
+    assert set(table["CHROM"]) == {"1", "2"} and (np.abs(table["A1FREQ"] - 0.5) <= 0.4).all()
+    assert set(table["ID"]) < set(people.variants["id"])
+
+
+BAD = {
+    "one chromosome": (("--model", "loco", "--chr", "1"), "chromosome 1: no variant that varies is left without it"),
+    "exact least squares": (("--method", "exact"), "--method exact: ols is exact"),
+    "refit without loco": (("--model", "lmm", "--loco-refit"), "--loco-refit"),
+    "weights without K": (("--alpha", -0.5), "--alpha: these are of mixed models"),
+    "missing keep": (("--keep", "{}/absent.txt"), "absent.txt"),
+    "no such trait": (("--pheno-name", "shoe"), "shoe"),
+    "output under a file": (("--out", "{}/pheno.txt/x"), "pheno.txt"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_code_two(cohort, tmp_path, capsys, case):
+    folder = cohort[0]
+    flags, message = BAD[case]
+    assert command(folder, *(str(flag).format(folder) for flag in flags), out=tmp_path / "x") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gpu-reml-gwas: error: ") and error.count("\n") == 1
+    assert re.search(message, error), error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_reads_no_genotype_and_help_names_the_flags_of_the_reference_system(cohort, tmp_path, capsys):
+    assert command(cohort[0], "--plan", out=tmp_path / "x") == 0
+    assert "1 component(s)" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    text = capsys.readouterr().out
+    reference = "--bed-prefix --pgen-prefix --pheno-txt --covar-txt --keep-path --keep-out --dropped-out --out-prefix"
+    for flag in f"{reference} --device --call-width --ring-depth --cpu-threads --verbose".split():
+        assert flag in text
+
+
+@pytest.mark.external
+def test_the_published_table_of_the_toy_cohort_is_reproduced(tmp_path):
+    if not TOYDATA.is_dir():
+        pytest.skip(f"no external data at {TOYDATA}; set GPU_REML_EXTERNAL_DATA")
+    bed, tables = TOYDATA / "toydata.5chrom", ("--pheno", TOYDATA / "toydata.phe", "--qcovar", TOYDATA / "toydata.cov")
+    assert run("--bfile", bed, *tables, "--out", tmp_path / "toy", "--model", "loco", "--method", "exact") == 0
+    expected = pd.read_csv(TOYDATA / "expected_looc.txt.gz", sep="\t").set_index("SNP")
+    table = pd.read_csv(tmp_path / "toy.gwas.tsv", sep="\t").set_index("ID").loc[expected.index]
+    h2 = record_of(tmp_path / "toy")["h2_by_chromosome"]
+    by_chromosome = expected.groupby("Chr")["Nullh2"].first()
+    assert len(table) == 10_000
+    for chrom, value in by_chromosome.items():
+        assert abs(h2[str(int(chrom))] - value) <= 1e-6
+    p = 10.0 ** -table["LOG10P"]
+    assert (np.abs(p / expected["PValue"] - 1) <= 1e-5).all()
+    with open_bed(f"{bed}.bed") as opened:  # theirs is per standardised genotype; every call is there
+        sd = pd.Series(opened.read(dtype="float64").std(axis=0), index=opened.sid).loc[expected.index]
+    assert (np.abs(np.abs(table["BETA"]) * sd - np.abs(expected["SnpWeight"])) <= 1e-6).all()
+    assert (np.abs(table["SE"] * sd - expected["SnpWeightSE"]) <= 1e-6).all()
+
+
+@pytest.mark.external
+def test_bed_and_pgen_of_the_same_genotypes_give_the_same_statistics(tmp_path):
+    folder = DATA / "regenie_example"
+    if not folder.is_dir():
+        pytest.skip(f"no external data at {folder}; set GPU_REML_EXTERNAL_DATA")
+    tables = []
+    for name, flag in {"bed": "--bed-prefix", "pgen": "--pgen-prefix"}.items():
+        files = (
+            flag,
+            folder / "example",
+            "--pheno-txt",
+            folder / "phenotype.txt",
+            "--covar-txt",
+            folder / "covariates.txt",
+        )
+        assert run(*files, "--out-prefix", tmp_path / name) == 0
+        tables.append(pd.read_csv(tmp_path / f"{name}.gwas.tsv", sep="\t"))
+    flipped = np.where(tables[0]["a1"] == tables[1]["a1"], 1, -1)
+    np.testing.assert_allclose(tables[0]["beta"], flipped * tables[1]["beta"], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(tables[0]["log10p"], tables[1]["log10p"], rtol=1e-4, atol=1e-6)
