@@ -15,7 +15,8 @@ from gpu_reml.reml import Covariance
 from .components import components, expected_components, has_builders, with_alpha
 from .model import Model, Parts, assemble, planned_parts, read_parts
 from .plan import Sizes, backend_for, budget_of, device_plan, most_rank
-from .sources import Sources, load, read_sources
+from .smile import check_smile, planned_smile, smile_covariance, smile_weights, wants_smile
+from .sources import Loaded, Sources, load, read_sources
 
 
 class Planned(NamedTuple):
@@ -94,6 +95,7 @@ class Group(NamedTuple):
 
 def read_inputs(options: Namespace) -> tuple[Tables, list[Group]]:
     """Read and check the tables; raises ValueError with one line for what is wrong."""
+    check_smile(options)
     sources, parts = read_sources(options), read_parts(options)
     if not sources.files and (has_builders(options) or parts.num_scales > 1 or options.dominance or options.make_grm):
         raise io.InputError("--grm alone: components of variants, ancestries and environments need genotypes beside it")
@@ -131,16 +133,27 @@ def plan_group(tables: Tables, group: Group, options: Namespace) -> Planned:
     """Backend and memory plan of a group; raises ValueError when the device's budget cannot hold it."""
     design = design_of(tables, group.alignment)
     n, t = group.alignment.num_samples, len(group.phenotypes)
-    num_components, num_weights = expected_components(tables.sources, options) if tables.sources.files else (0, 0)
+    num_components, num_weights = expected(tables.sources, options)
     num_components, num_diagonals = planned_parts(num_components, tables.parts, options)
     bits = 16 if options.dosage else ops.CALL_BITS
     sizes = Sizes(n, tables.sources.num_variants, num_components, t, design.num_columns, num_weights, bits)
     sizes = sizes._replace(num_scales=tables.parts.num_scales, num_matrices=len(tables.parts.grms))
     sizes = sizes._replace(num_diagonals=num_diagonals)
+    if wants_smile(options):
+        sizes = sizes._replace(block_bytes=planned_smile(options, sizes.num_variants).num_bytes)
     backend = backend_for(options) if tables.sources.files else "cpu"
     plan = device_plan(sizes, options) if backend == "cuda" else None
     rank = most_rank(sizes, options) if plan is None else plan.rank
     return Planned(design, backend, sizes, rank, plan)
+
+
+def expected(sources: Sources, options: Namespace) -> tuple[int, int]:
+    """(components, weights stored) of the genotypes, before any is read."""
+    if not sources.files:
+        return 0, 0
+    if wants_smile(options):
+        return planned_smile(options, sum(sources.num_variants)).num_components, sum(sources.num_variants)
+    return expected_components(sources, options)
 
 
 def design_of(tables: Tables, alignment: io.Alignment) -> io.Design:
@@ -161,10 +174,10 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
     if loaded.kept_samples is not None:
         group = without_samples(group, loaded.kept_samples, f"more than --mind {options.mind:g} of its calls missing")
         planned = planned._replace(design=design_of(tables, group.alignment))
-    made = components(tables.sources, loaded.genotypes, loaded.variants, options)
-    products = place(loaded.genotypes, planned, options)
-    weights = with_alpha(made.weights, loaded.genotypes, options.alpha)
-    genetic = ops.make_covariance(products, weights, made.names, options.normalise)
+    if wants_smile(options):
+        genetic, made = smile_components(loaded, planned, options)
+    else:
+        genetic, made = set_components(tables.sources, loaded, planned, options)
 
     def beside(genotypes: ops.PackedGenotypes):
         return place(genotypes, planned, options)
@@ -181,16 +194,30 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
         said,
         (*tables.sources.counts, *loaded.counts),
         loaded.variants,
-        made,
+        made if isinstance(made, io.ComponentSet) else None,
     )
 
 
-def place(genotypes: ops.PackedGenotypes, planned: Planned, options: Namespace):
-    """Products with the genotypes on the planned backend."""
-    kept = {}
+def set_components(sources: Sources, loaded: Loaded, planned: Planned, options: Namespace):
+    """Components that are sets of variants, and what they are."""
+    made = components(sources, loaded.genotypes, loaded.variants, options)
+    weights = with_alpha(made.weights, loaded.genotypes, options.alpha)
+    products = place(loaded.genotypes, planned, options)
+    return ops.make_covariance(products, weights, made.names, options.normalise), made
+
+
+def smile_components(loaded: Loaded, planned: Planned, options: Namespace):
+    """Components that have dense blocks of weights, and what they are."""
+    weights = smile_weights(loaded.genotypes, loaded.variants, options)
+    products = place(loaded.genotypes, planned, options, cuts=weights.cuts)
+    return smile_covariance(products, loaded.variants, options, weights)[0], weights
+
+
+def place(genotypes: ops.PackedGenotypes, planned: Planned, options: Namespace, **kept):
+    """Products with the genotypes on the planned backend; ``kept`` as :func:`~gpu_reml.ops.make_products` has it."""
     if planned.device is not None:
         limit = max(planned.device.peak, budget_of(options))
-        kept = {"residency": planned.device.residency, "limit": limit, "num_devices": options.num_gpus}
+        kept.update(residency=planned.device.residency, limit=limit, num_devices=options.num_gpus)
     products = ops.make_products(genotypes, planned.backend, np.dtype(options.dtype).type, **kept)
     if planned.device is not None:
         products.keep_within(planned.device.peak)

@@ -6,6 +6,7 @@ from .effects_options import add_effects
 from .merge_options import add_export, add_merge
 from .model_options import add_model_parts
 from .numbers import count, gibibytes, positive_float, positive_int
+from .smile_options import add_smile
 
 EPILOG = """\
 examples:
@@ -48,6 +49,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     add_data(parser.add_argument_group("data"))
     add_filters(parser.add_argument_group("variants and samples, with PLINK's meaning and order"))
     add_components(parser.add_argument_group("variance components; several kinds may be combined"))
+    add_smile(parser.add_argument_group("SMILE: dense blocks of weights between variants"))
     add_model_parts(parser.add_argument_group("relationship matrices, ancestry, environments, residuals"))
     add_merge(parser.add_argument_group("merging weak components"))
     add_model(parser.add_argument_group("model and accuracy"))

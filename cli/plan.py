@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from gpu_reml import ops
 from gpu_reml.ops.cuda import layout
+from gpu_reml.ops.device.block_weights import RESIDENT_WEIGHTS
 from gpu_reml.ops.device.plan import LEAST_COLUMNS, BudgetError, DevicePlan, Shape, make_plan
 from gpu_reml.ops.device.pool import size_class
 from gpu_reml.ops.device.products import PRODUCT_COLUMNS
@@ -15,13 +16,15 @@ PROGRAM = 190  # MiB that Python and its libraries take
 WEIGHT_BYTES = (4, 8, 4, 4)  # a weight: where and how much, for inner products and for the groups of a product
 COPIES = 3  # of a product's block where several devices share the variants: sent, returned, summed
 SMALL_BYTES = 1 << 16  # rows of scalars and lists of columns
+BLOCK_FEATURES = 2  # copies of features that a product with blocks of weights makes
 GROWTH = 4  # times the first probes: room that is kept for more of them where genotypes stream
 FREE_SHARE = 0.9  # of a device's free memory, when no budget is given: others may want some
 
 
 class Sizes(NamedTuple):
     """Samples, variants of every source, components, traits, fixed effects, variants of all components together, bits
-    of a genotype, ways in which samples are scaled, relationship matrices, and diagonals in sample space."""
+    of a genotype, ways in which samples are scaled, relationship matrices, diagonals in sample space, and bytes of
+    blocks of weights."""
 
     num_samples: int
     parts: tuple[int, ...]
@@ -33,6 +36,7 @@ class Sizes(NamedTuple):
     num_scales: int = 1
     num_matrices: int = 0
     num_diagonals: int = 0
+    block_bytes: int = 0
 
     @property
     def num_variants(self) -> int:
@@ -57,7 +61,7 @@ def work_of(sizes: Sizes, probes: int, rank: int, columns: int | None = None) ->
         probes,
         rank,
         columns,
-        sizes.num_scales,
+        sizes.num_scales + BLOCK_FEATURES * bool(sizes.block_bytes),
         sizes.num_diagonals,
     )
 
@@ -106,7 +110,8 @@ def device_shape(sizes: Sizes, num_gpus: int) -> Shape:
     weights = -(-sizes.num_weights // num_gpus)
     per_variant = [*(layout.CONSTANTS if sizes.bits == 2 else layout.DOSAGE_CONSTANTS), 4]
     constants = [*(size * sum(share) for size in per_variant), *(size * weights for size in WEIGHT_BYTES)]
-    held = sum(map(size_class, constants))
+    blocks = -(-min(sizes.block_bytes, RESIDENT_WEIGHTS) // num_gpus)
+    held = sum(map(size_class, constants)) + (size_class(blocks) if blocks else 0)
     return Shape(sizes.num_samples, share, layout.PITCH, layout.ROWS, held, sizes.bits)
 
 
@@ -159,6 +164,8 @@ def host_plan(sizes: Sizes, method: str, options: Namespace, plan: DevicePlan | 
     n, m, G = sizes.num_samples, sizes.num_variants, sizes.num_components
     width = 8 if options.dtype == "float64" else 4
     items = {"packed genotypes": m * (n * sizes.bits + 7) // 8}
+    if sizes.block_bytes:
+        items["blocks of weights"] = sizes.block_bytes
     if sizes.num_matrices:
         items["relationship matrices"] = 8 * n**2 * sizes.num_matrices
     if plan is not None:

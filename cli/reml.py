@@ -3,7 +3,6 @@
 import sys
 import time
 from argparse import Namespace
-from dataclasses import replace
 from importlib.metadata import version
 
 import pandas as pd
@@ -107,10 +106,7 @@ def write_grms(inputs: Inputs, options: Namespace) -> None:
     covariance = inputs.genetic
     for g, name in enumerate(covariance.names):
         prefix = options.out if covariance.num_components == 1 else f"{options.out}.{safe_name(name)}"
-        one = replace(
-            covariance, weights=covariance.weights[:, [g]], names=(name,), num_variants=(covariance.num_variants[g],)
-        )
-        io.write_grm(prefix, one, inputs.alignment.samples)
+        io.write_grm(prefix, covariance.only(g), inputs.alignment.samples)
         print(f"written: {prefix}.grm{{.bin,.N.bin,.id}}", flush=True)
 
 

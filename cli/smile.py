@@ -16,7 +16,16 @@ from gpu_reml.ops.weights import BlockWeights
 from .components import has_builders
 from .smile_options import BLOCK_SIZE, NORMALISATIONS, SHRINKAGE, add_smile
 
-__all__ = ["SmileWeights", "add_smile", "check_smile", "smile_covariance", "smile_weights", "wants_smile"]
+__all__ = [
+    "PlannedSmile",
+    "SmileWeights",
+    "add_smile",
+    "check_smile",
+    "planned_smile",
+    "smile_covariance",
+    "smile_weights",
+    "wants_smile",
+]
 
 SOURCES = ("w_files", "w_files_list", "grm_groups", "identity_w", "smile_ld")
 
@@ -85,7 +94,7 @@ def _check_others(options: Namespace) -> None:
             "SMILE: components come from the weight matrices (--grm-groups makes several); leave out component specs, "
             "block sizes, bins, annotations and the other ways to make them"
         )
-    for name in ("alpha", "admix_q", "merge", "grm"):
+    for name in ("alpha", "merge"):
         if getattr(options, name, None) not in (None, False, []):
             raise io.InputError(f"{_flag(name)}: not with SMILE")
 
@@ -98,6 +107,32 @@ def _flags(names: Sequence[str]) -> str:
     return ", ".join(map(_flag, names))
 
 
+class PlannedSmile(NamedTuple):
+    """What a plan has to know before the weights are read: components, and bytes of the blocks in float32."""
+
+    num_components: int
+    num_bytes: int
+
+
+def planned_smile(options: Namespace, num_variants: int) -> PlannedSmile:
+    """From the names and sizes of the files; a .npy says its shape, of others the bytes of the file are taken."""
+    if options.identity_w:
+        return PlannedSmile(1, 0)
+    if options.smile_ld:
+        return PlannedSmile(1, 4 * num_variants * (options.smile_block_size or BLOCK_SIZE))
+    files = w_groups(options)
+    return PlannedSmile(len(files), sum(smile.stored_bytes(path) for group in files for path in group))
+
+
+def w_groups(options: Namespace) -> list[list[str]]:
+    """The files of every component's blocks."""
+    if options.grm_groups:
+        return smile.parse_grm_groups(options.grm_groups)
+    if options.w_files:
+        return [smile.parse_w_files(options.w_files)]
+    return [smile.read_w_list(options.w_files_list)]
+
+
 def smile_weights(genotypes: PackedGenotypes, variants: io.AnalysedVariants, options: Namespace) -> SmileWeights:
     """The blocks that the options ask for, of the variants that filters left; InputError names what is wrong."""
     notes = ignored_notes(options)
@@ -105,12 +140,7 @@ def smile_weights(genotypes: PackedGenotypes, variants: io.AnalysedVariants, opt
         return SmileWeights((BlockWeights([variants.num_variants]),), ("smile",), None, notes)
     if options.smile_ld:
         return _from_ld(genotypes, variants, options, notes)
-    if options.grm_groups:
-        files = smile.parse_grm_groups(options.grm_groups)
-    elif options.w_files:
-        files = [smile.parse_w_files(options.w_files)]
-    else:
-        files = [smile.read_w_list(options.w_files_list)]
+    files = w_groups(options)
     names = ("smile",) if len(files) == 1 else tuple(f"smile_{g:03d}" for g in range(len(files)))
     read = [[smile.read_w(path, options.check_psd) for path in group] for group in files]
     groups, more = smile.take_analysed(read, names, variants)

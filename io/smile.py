@@ -71,6 +71,23 @@ def parse_grm_groups(text: str) -> list[list[str]]:
     return [parse_w_files(group, "--grm-groups") for group in text.removesuffix(";").split(";")]
 
 
+def stored_bytes(path: str | Path) -> int:
+    """Bytes of a block in float32, as far as they can be told without reading it: a .npy's shape, else the file's size.
+
+    Raises:
+        InputError: no such file, or a .npy that is none.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npy":
+            return 4 * int(np.prod(np.load(path, mmap_mode="r", allow_pickle=False).shape))
+        return path.stat().st_size
+    except FileNotFoundError:
+        raise InputError(f"weight file not found: {path}; check the path") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a .npy array ({error}); write it with numpy.save") from None
+
+
 def read_w(path: str | Path, check_psd: bool = False) -> SmileBlock:
     """Read and check one block; its numbers stay in the file where that is .npy.
 

@@ -35,11 +35,13 @@ def make_products(
     residency: Residency | None = None,
     limit: int | None = None,
     num_devices: int = 1,
+    cuts: np.ndarray | None = None,
 ):
     """Products with the genotypes on a backend; float64 products exist on the CPU only.
 
     On CUDA devices: ``residency`` says what of the genotypes stays there (all by default), ``limit`` the bytes that may
-    be held on each device, ``num_devices`` how many share the variants.  Dosages take the portable kernels: those for
+    be held on each device, ``num_devices`` how many share the variants, ``cuts`` where pieces may end, which block
+    weights (:class:`~gpu_reml.ops.weights.BlockWeights`) say.  Dosages take the portable kernels: those for
     tensor cores multiply calls.
     """
     backend = resolve_backend(device)
@@ -54,4 +56,5 @@ def make_products(
     if not 1 <= num_devices <= found:
         raise ValueError(f"--num-gpus: expected 1 to {found}, the CUDA devices that are visible; found {num_devices}")
     kernels = "auto" if genotypes.bits == CALL_BITS else "portable"
-    return make_device_products(genotypes, [CudaDevice(i, limit, kernels) for i in range(num_devices)], residency)
+    devices = [CudaDevice(i, limit, kernels) for i in range(num_devices)]
+    return make_device_products(genotypes, devices, residency, cuts)

@@ -72,6 +72,11 @@ class BlockCovariance:
         return getattr(self.products, "lead", ("arrays", np.dtype(self.dtype)))
 
     @property
+    def identity(self) -> tuple[np.ndarray, ...]:
+        """Arrays that tell these components from others of the same genotypes: W itself shows in the diagonals."""
+        return self.weights.starts, self.weights.factors, self.scales, self.kernel_diagonals
+
+    @property
     def traces(self) -> np.ndarray:
         """(G,) tr(K_g), exact."""
         return self.kernel_diagonals.sum(axis=0) / self.scales

@@ -46,6 +46,10 @@ class GenotypeCovariance:
     names: tuple[str, ...]
     num_variants: tuple[int, ...]
 
+    def only(self, g: int) -> "GenotypeCovariance":
+        """Component g alone, on the same products."""
+        return GenotypeCovariance(self.products, self.weights[:, [g]], (self.names[g],), (self.num_variants[g],))
+
     @property
     def num_samples(self) -> int:
         return self.products.num_samples

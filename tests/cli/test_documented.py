@@ -121,3 +121,77 @@ def test_bed_and_pgen_give_the_same_files_to_the_last_digit(place):
         pd.read_csv(folder / f"out/{kind}.history.tsv", sep="\t").drop(columns="seconds") for kind in ("bed", "pgen")
     ]
     pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def blocks(place):
+    """Block weights of the thirds, on disk under the names that the commands use, and as matrices."""
+    folder, rng = place[0], np.random.default_rng(3)
+    roots = [rng.standard_normal((M // 3, 40)) for _ in range(3)]
+    W = [root @ root.T / 40 + 0.1 * np.eye(M // 3) for root in roots]
+    for b in range(3):
+        np.save(folder / f"W_block_{b + 1}.npy", W[b])
+    halves = np.array_split(np.arange(M), 4)
+    quarters = []
+    for name, part in zip(("A_1", "A_2", "B_1", "B_2"), halves, strict=True):
+        root = rng.standard_normal((len(part), 30))
+        quarters.append(root @ root.T / 30)
+        np.save(folder / f"{name}.npy", quarters[-1])
+    return W, quarters
+
+
+def smile_kernel(Z, matrices, first):
+    """K = sum Z_b W_b Z_b' / c with tr(K) = n."""
+    K = 0
+    for W in matrices:
+        Z_b = Z[:, first : first + len(W)]
+        K, first = K + Z_b @ W @ Z_b.T, first + len(W)
+    return K * len(Z) / np.trace(K)
+
+
+def test_the_documented_smile_commands_give_the_dense_answer(place, blocks):
+    folder, Z, y, X = place
+    command = """gpu-reml --smile --bed-prefix data --w-files W_block_1.npy,W_block_2.npy,W_block_3.npy \\
+    --pheno-txt pheno.txt --covar-txt covar.txt --out-prefix out/smile"""
+    assert run(folder, command) == 0
+    same(folder, "out/smile", y, X, [smile_kernel(Z, blocks[0], 0)])
+    command = """gpu-reml --smile --bed-prefix data --grm-groups 'A_1.npy,A_2.npy;B_1.npy,B_2.npy' \\
+    --pheno-txt pheno.txt --covar-txt covar.txt --out-prefix out/smile_multi"""
+    assert run(folder, command) == 0
+    first = sum(map(len, blocks[1][:2]))
+    Ks = [smile_kernel(Z, blocks[1][:2], 0), smile_kernel(Z, blocks[1][2:], first)]
+    record = same(folder, "out/smile_multi", y, X, Ks)
+    assert [c["name"] for c in record["components"]] == ["smile_000", "smile_001"]
+
+
+def test_smile_weights_join_environments_and_several_residuals(place, blocks):
+    folder, Z, y, X = place
+    ids = pd.read_csv(folder / "pheno.txt", sep=" ", header=None, dtype=str)[[0, 1]].set_axis(["FID", "IID"], axis=1)
+    rng = np.random.default_rng(8)
+    e, group = rng.normal(0, 2, N).round(4), rng.choice(["a", "b"], N)
+    ids.assign(dose=e).to_csv(folder / "env.txt", sep="\t", index=False)
+    ids.assign(site=group).to_csv(folder / "site.txt", sep="\t", index=False)
+    command = """gpu-reml --w-files W_block_1.npy,W_block_2.npy,W_block_3.npy --bed-prefix data --pheno-txt pheno.txt
+    --covar-txt covar.txt --gxe env.txt --residual-groups site.txt --out-prefix out/all --dtype float64"""
+    assert run(folder, command.replace("\n", " ")) == 0
+    record = json.loads((folder / "out/all.json").read_text())
+    K, s = smile_kernel(Z, blocks[0], 0), (e - e.mean()) / e.std()
+    every = [K, np.outer(s, s) * K, *(np.diag((group == level).astype(float)) for level in "ab")]
+    theta = np.array([row["variance"] for row in [*record["components"], *record["residuals"]]])
+    se = np.array([row["se"] for row in [*record["components"], *record["residuals"]]])
+    score = dense.dense_score(np.append(theta, 0), y, np.column_stack([X, e]), every)[:-1] * se
+    free = theta > 1e-4 * theta.sum()
+    assert (np.abs(score[free]) < 1e-3).all() and (score[~free] < 1e-3).all()
+    assert record["loglik"] == pytest.approx(
+        dense.dense_loglik(np.append(theta, 0), y, np.column_stack([X, e]), every), abs=1e-3
+    )
+
+
+def test_identity_weights_are_the_ordinary_matrix(place):
+    folder = place[0]
+    for name, flag in (("identity", "--identity-w"), ("ordinary", "--normalise trace")):
+        command = f"gpu-reml --bed-prefix data {flag} --pheno-txt pheno.txt --out-prefix out/{name} --method stochastic"
+        assert run(folder, command) == 0
+    records = [json.loads((folder / f"out/{name}.json").read_text()) for name in ("identity", "ordinary")]
+    first, second = ([c["variance"] for c in r["components"] + r["residuals"]] for r in records)
+    np.testing.assert_allclose(first, second, rtol=1e-6)

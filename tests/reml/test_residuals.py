@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gpu_reml import ops
+from gpu_reml.ops.block_covariance import make_block_covariance
 from gpu_reml.reml import FitSettings, SolverSettings, draw_probes, exact_probes, fit, fit_exact, haseman_elston
 from gpu_reml.reml.covariance import FunctionCovariance, MixedCovariance, dense_covariance
 from gpu_reml.reml.residuals import with_residuals
@@ -175,7 +176,7 @@ def test_scaled_genotypes_are_scaled_kernels(genotypes, ancestry):
 
 
 def test_everything_at_once_equals_the_dense_maximum(genotypes, ancestry):
-    """Annotations, ancestries with residuals of their own, an environment, and a function of the user's."""
+    """Two SMILE groups, annotations, ancestries with residuals of their own, an environment, an own function."""
     packed, Z = genotypes
     rng = np.random.default_rng(21)
     weights = np.column_stack([np.ones(300), rng.uniform(0, 2, 300)])
@@ -184,14 +185,29 @@ def test_everything_at_once_equals_the_dense_maximum(genotypes, ancestry):
     environment = rng.standard_normal(N)
     house = np.kron(np.eye(N // 3), np.ones((3, 3)))
     user = FunctionCovariance([house.__matmul__], [N], N, ["house"], diagonals=np.ones((N, 1)))
+    roots = [rng.standard_normal((size, 12)) for size in (80, 70, 150)]
+    blocks = [root @ root.T / 12 for root in roots]
+    smile = make_block_covariance(ops.make_products(packed, "cpu", np.float64), [blocks[:2], blocks[2:]], ["s0", "s1"])
     parts = [
+        smile,
         base,
         *(ScaledCovariance(one, np.sqrt(q), [f"ancestry_{a}"]) for a, q in enumerate(ancestry.T)),
         ScaledCovariance(one, environment, ["grm x env"]),
         user,
     ]
     K, K2 = dense.kernel(Z), dense.kernel(Z, weights[:, 1])
-    Ks = [K, K2, *(np.sqrt(np.outer(q, q)) * K for q in ancestry.T), np.outer(environment, environment) * K, house]
+    halves = [Z[:, :150], Z[:, 150:]]
+    S0 = sum(z @ W @ z.T for z, W in zip((Z[:, :80], Z[:, 80:150]), blocks[:2], strict=True))
+    S1 = halves[1] @ blocks[2] @ halves[1].T
+    Ks = [
+        S0 * N / np.trace(S0),
+        S1 * N / np.trace(S1),
+        K,
+        K2,
+        *(np.sqrt(np.outer(q, q)) * K for q in ancestry.T),
+        np.outer(environment, environment) * K,
+        house,
+    ]
     X = np.column_stack([np.ones(N), environment])
     L = np.linalg.cholesky(sum(0.2 * k for k in Ks) + np.diag(ancestry @ [0.5, 1.0, 1.5]))
     y = X @ [3.0, 0.5] + L @ rng.standard_normal(N)
@@ -200,7 +216,17 @@ def test_everything_at_once_equals_the_dense_maximum(genotypes, ancestry):
     stationary(exact, y, X, Ks, ancestry, ["res_0", "res_1", "res_2"])
     stochastic = fit(y, X, model, exact_probes(N, 15, 1), TIGHT)
     np.testing.assert_allclose(stochastic.theta, exact.theta, atol=2e-4 * exact.se.max())
-    assert stochastic.names == ("grm", "annotation", "ancestry_0", "ancestry_1", "ancestry_2", "grm x env", "house")
+    assert stochastic.names == (
+        "s0",
+        "s1",
+        "grm",
+        "annotation",
+        "ancestry_0",
+        "ancestry_1",
+        "ancestry_2",
+        "grm x env",
+        "house",
+    )
 
 
 def test_probe_errors_are_those_of_what_is_reported(cohort, ancestry):
