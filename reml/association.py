@@ -78,11 +78,11 @@ def log10p_student(t: np.ndarray, dof: float) -> np.ndarray:
     with np.errstate(divide="ignore"):
         logp = np.log(special.betainc(dof / 2, 0.5, 1 / (1 + ratio)))
     tiny = (logp < np.log(SMALL_P)) & np.isfinite(ratio)
-    logp[tiny] = _log_beta_tail(ratio[tiny], dof / 2)
+    logp[tiny] = log_beta_tail(ratio[tiny], dof / 2)
     return -logp / LOG_10
 
 
-def _log_beta_tail(ratio: np.ndarray, a: float) -> np.ndarray:
+def log_beta_tail(ratio: np.ndarray, a: float) -> np.ndarray:
     """log I_x(a, 1/2) at x = 1 / (1 + ratio) by the continued fraction of A&S 26.5.8, evaluated by Lentz's method."""
     b, x = 0.5, 1 / (1 + ratio)
     front = -a * np.log1p(ratio) + b * (np.log(ratio) - np.log1p(ratio)) - np.log(a) - special.betaln(a, b)

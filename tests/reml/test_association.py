@@ -13,6 +13,7 @@ from gpu_reml.reml.association import (
     lambda_gc,
     log10p_normal,
     log10p_student,
+    log_beta_tail,
     ols_scan,
     per_allele,
 )
@@ -107,6 +108,12 @@ def test_p_of_student_never_underflows(dof, most):
         tail = integrate.quad(relative, 0, np.inf, epsabs=0, epsrel=1e-10)[0] / rate
         logp = np.log(2) + stats.t.logpdf(t, dof) + np.log(tail)
         np.testing.assert_allclose(log10p_student(np.array([t]), dof), -logp / np.log(10), rtol=1e-8)
+
+
+@pytest.mark.parametrize("dof", [3, 30, 1000])
+def test_the_continued_fraction_is_the_incomplete_beta_function_where_that_is_known(dof):
+    t = np.array([2.0, 4.0, 8.0])
+    np.testing.assert_allclose(log_beta_tail(t**2 / dof, dof / 2), np.log(2 * stats.t.sf(t, dof)), rtol=1e-11)
 
 
 def test_p_of_the_normal_law_never_underflows():
