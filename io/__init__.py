@@ -48,6 +48,7 @@ from .model import FixedTerms, Model, fixed_terms, read_model, write_model
 from .pgen import PgenFile, read_pgen
 from .samples import Alignment, align, write_samples
 from .scoring import complete_samples, fixed_columns, genetic_values
+from .smile import parse_grm_groups, read_w, read_w_list
 from .tables import (
     Covariates,
     Phenotype,
@@ -111,6 +112,7 @@ __all__ = [
     "json_text",
     "load_genotypes",
     "minor_allele_frequencies",
+    "parse_grm_groups",
     "phenotype_names",
     "read_admixture",
     "read_bed",
@@ -125,6 +127,8 @@ __all__ = [
     "read_phenotype",
     "read_phenotypes",
     "read_sample_list",
+    "read_w",
+    "read_w_list",
     "select_by_genotype",
     "select_samples",
     "select_variants",

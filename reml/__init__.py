@@ -1,6 +1,8 @@
 """REML as pure functions on arrays, composed by a small fitting loop."""
 
 from .accuracy import Accuracy, accuracy
+from .association import ExactScan, Scan, exact_scan, lambda_gc, ols_scan
+from .certified import KktSettings, LassoSettings
 from .covariance import (
     CountingCovariance,
     Covariance,
@@ -11,6 +13,7 @@ from .covariance import (
     dense_covariance,
 )
 from .cross_validation import HeldOut, cross_validate, draw_folds
+from .debias import debiased, least_squares
 from .effects import (
     Effects,
     Reliability,
@@ -28,7 +31,9 @@ from .fit import fit, fit_traits
 from .he import HEResult, haseman_elston
 from .hooks import Hooks
 from .lanczos import SlqResult, slq
+from .lasso import DescentSettings, PathSettings, Quadratic, lasso_path
 from .likelihood import Loglik, Score, apply_v_at, average_information, loglik, score
+from .loco import LocoSettings, loco_scan
 from .memory import Blocks, Work, fit_blocks, he_blocks
 from .pcg import BreakdownError, PcgResult, pcg
 from .precondition import complement_traces, make_projected_core, precondition
@@ -38,6 +43,7 @@ from .result import ConvergenceError, FitResult, Record, Status
 from .scaled import DiagonalCovariance, ScaledCovariance
 from .settings import FitSettings, ProbeSettings, SolverSettings
 from .snapshot import pack, unpack
+from .sparse import SparseResult, SparseSettings, SparseStatus, sparse_reml
 from .step import SingularInformationError, Step, ai_step
 from .traces import TraceEstimates, probe_images, trace_estimates
 
@@ -48,29 +54,40 @@ __all__ = [
     "ConvergenceError",
     "CountingCovariance",
     "Covariance",
+    "DescentSettings",
     "DiagonalCovariance",
     "Effects",
     "Enrichment",
+    "ExactScan",
     "FitResult",
     "FitSettings",
     "FunctionCovariance",
     "HEResult",
     "HeldOut",
     "Hooks",
+    "KktSettings",
+    "LassoSettings",
+    "LocoSettings",
     "Loglik",
     "MixedCovariance",
     "Operator",
+    "PathSettings",
     "PcgResult",
     "ProbeSettings",
     "Probes",
+    "Quadratic",
     "Record",
     "Reliability",
     "ResidualCovariance",
     "ScaledCovariance",
+    "Scan",
     "Score",
     "SingularInformationError",
     "SlqResult",
     "SolverSettings",
+    "SparseResult",
+    "SparseSettings",
+    "SparseStatus",
     "Status",
     "Step",
     "TraceEstimates",
@@ -86,6 +103,7 @@ __all__ = [
     "complement_traces",
     "component_reliability",
     "cross_validate",
+    "debiased",
     "default_rank",
     "dense_covariance",
     "draw_folds",
@@ -94,6 +112,7 @@ __all__ = [
     "enrichment",
     "exact_memory",
     "exact_probes",
+    "exact_scan",
     "exact_seconds",
     "fit",
     "fit_blocks",
@@ -102,9 +121,14 @@ __all__ = [
     "fixed_tests",
     "haseman_elston",
     "he_blocks",
+    "lambda_gc",
+    "lasso_path",
     "layout_of",
+    "least_squares",
+    "loco_scan",
     "loglik",
     "make_projected_core",
+    "ols_scan",
     "pack",
     "pcg",
     "precondition",
@@ -112,6 +136,7 @@ __all__ = [
     "reliability",
     "score",
     "slq",
+    "sparse_reml",
     "trace_estimates",
     "unpack",
     "variant_effects",

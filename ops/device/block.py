@@ -41,7 +41,8 @@ class DeviceBlock:
         host = np.ascontiguousarray(host, np.float32)
         if host.ndim != 2:
             raise ValueError(f"block: expected (n, k), found {host.shape}")
-        return cls(device, device.upload(host))
+        # x[:, None] has a stride of zero, which numba-cuda does not take for contiguous
+        return cls(device, device.upload(host.reshape(-1).reshape(host.shape)))
 
     @property
     def shape(self) -> tuple[int, int]:

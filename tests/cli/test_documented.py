@@ -123,6 +123,24 @@ def test_bed_and_pgen_give_the_same_files_to_the_last_digit(place):
     pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
+SPARSE = ["--bed-prefix data", "--bed-prefix grm1,grm2,grm3", "--bed-prefix data --component-spec components.json"]
+
+
+@pytest.mark.parametrize("genotypes", SPARSE)
+def test_the_documented_sparse_commands_start_at_the_dense_fit(place, genotypes):
+    from gpu_reml.cli.sparse import main as sparse_main
+
+    folder, Z, y, X = place
+    command = f"gpu-reml-sparse {genotypes} --pheno-txt pheno.txt --covar-txt covar.txt --out-prefix out/sparse"
+    assert run(folder, command, sparse_main) == 0
+    summary = json.loads((folder / "out/sparse.summary.json").read_text())
+    null = exact_reml(y, X, QUICK_START[genotypes](Z))
+    history = json.loads((folder / "out/sparse.history.json").read_text())
+    assert summary["support_size"] >= 0 and history
+    text = json.dumps(history) + json.dumps(summary)
+    assert f"{null.theta[-1]:.2f}"[:-1] in text
+
+
 @pytest.fixture(scope="module")
 def blocks(place):
     """Block weights of the thirds, on disk under the names that the commands use, and as matrices."""
