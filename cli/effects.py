@@ -2,11 +2,9 @@
 
 from argparse import Namespace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from gpu_reml import io
 from gpu_reml.io.model import Model, digest, fixed_terms, model_bytes
@@ -16,7 +14,6 @@ from gpu_reml.reml.effects import (
     Reliability,
     allele_effects,
     effects,
-    fixed_tests,
     parameters_of,
     reliability,
     variant_effects,
@@ -25,24 +22,23 @@ from gpu_reml.reml.linalg import orthonormal_basis
 from gpu_reml.reml.precondition import ProjectedCore, complement_traces
 
 from .cross_validate import cross_validation_files
+from .effects_files import VariantEffects, effect_files
 from .inputs import Inputs
-from .predict_run import NewData, Scoring, predict, prediction_files, prediction_lines, read_covariate_tables
+from .predict_run import (
+    NewData,
+    NewTables,
+    Scoring,
+    predict,
+    prediction_files,
+    prediction_lines,
+    read_new_tables,
+)
 from .report import STANDARDISATION
 from .sources import prefixes_of
 
-SCORE = "plink2 --pfile NEW --score {name} 3 4 7 header cols=+scoresums"
-UNITS = {
-    "beta of a fixed effect": "phenotype units a unit of the covariate, as in its file",
-    "random effects": "phenotype units",
-    "effects of variants": "phenotype units a copy of A1; beta_std: a standard deviation of its count",
-}
-OTHER_COMPONENTS = ("admix_q", "gxe", "dominance", "grm")
-OTHER_RESIDUALS = ("residual_weights", "residual_groups", "gxe_noise")
-PLAIN_ONLY = (
-    "--save-model, --prediction-bed-prefix and --prediction-pgen-prefix predict from genotypes alone, not with "
-    "components of ancestry, environment, dominance or given matrices"
-)
-MATCH_COLUMNS = {"chrom": "CHR", "bp": "BP", "id": "ID", "a1": "A1", "a2": "A2"}
+# components whose values for other samples do not follow from their allele counts by effects of single alleles
+NOT_SAVED = ("dominance", "grm")
+NEW_TABLES = ("qcovar", "covar", "admix_q", "admix_fam", "admix_component_names", "gxe")
 
 
 class Outcome(NamedTuple):
@@ -64,45 +60,74 @@ def check_effects(options: Namespace) -> bool:
     flags = ", ".join(flag for flag, given in asked.items() if given)
     if options.reliability and not options.compute_effects:
         raise io.InputError("--reliability: is a column of what --compute-effects writes; give both")
-    if not new and (options.prediction_qcovar or options.prediction_covar):
-        raise io.InputError("--prediction-covar-txt, --prediction-covar: of whom? give --prediction-bed-prefix")
+    of_new = [_new_flag(name) for name in NEW_TABLES if getattr(options, f"prediction_{name}")]
+    if not new and of_new:
+        raise io.InputError(f"{', '.join(of_new)}: of whom? give --prediction-bed-prefix or --prediction-pgen-prefix")
     if not flags:
         return False
     if options.method == "he":
         raise io.InputError(f"{flags}: need a REML fit; use another --method than he")
     if options.prediction_bfile and options.prediction_pfile:
         raise io.InputError("--prediction-bed-prefix, --prediction-pgen-prefix: give one of them")
+    if options.save_model or new:
+        _check_components(options)
     if new:
-        _check_covariates(options)
-    _check_model(options, new)
+        _check_new(options)
     if options.save_model:
         io.check_writable(model_path(options.save_model))
     return True
 
 
-def _check_model(options: Namespace, new: bool) -> None:
-    """Refuse before a long fit what could not be written after it."""
-    given = {flag for flag in (*OTHER_COMPONENTS, *OTHER_RESIDUALS) if getattr(options, flag, None)}
-    components = [f"--{flag.replace('_', '-')}" for flag in OTHER_COMPONENTS if flag in given]
-    if (options.save_model or new) and components:
-        raise io.InputError(f"{', '.join(components)}: {PLAIN_ONLY}")
-    residuals = [f"--{flag.replace('_', '-')}" for flag in OTHER_RESIDUALS if flag in given]
-    if getattr(options, "admix_residual_mode", None) == "per-ancestry":
-        residuals.append("--admix-residual-mode per-ancestry")
-    if options.reliability and residuals:
-        raise io.InputError(f"--reliability: is for one residual variance; leave out {', '.join(residuals)}")
+def _check_components(options: Namespace) -> None:
+    """Refuse before a long fit what could not be saved after it."""
+    given = [f"--{name}" for name in NOT_SAVED if getattr(options, name, None)]
+    if given:
+        raise io.InputError(_not_saved(", ".join(given)))
 
 
-def _check_covariates(options: Namespace) -> None:
-    pairs = (
-        ("--prediction-covar-txt", options.prediction_qcovar, "--qcovar", options.qcovar),
-        ("--prediction-covar", options.prediction_covar, "--covar", options.covar),
+def _not_saved(what: str) -> str:
+    return (
+        f"{what}: models with dominance or given relationship matrices cannot be saved or predict other samples; leave "
+        "out --save-model and --prediction-*, --compute-effects gives their genetic values"
     )
-    for flag, given, fitted_flag, fitted in pairs:
+
+
+def _new_flag(name: str) -> str:
+    return "--prediction-covar-txt" if name == "qcovar" else f"--prediction-{name.replace('_', '-')}"
+
+
+def _check_new(options: Namespace) -> None:
+    """What the fit takes from tables must be there for the predicted samples too, and can be read; before a fit."""
+    needed = (
+        ("covariates", "qcovar", "--qcovar", options.qcovar),
+        ("covariates", "covar", "--covar", options.covar),
+        ("ancestries", "admix_q", "--admix-q", options.admix_q),
+    )
+    for what, name, fitted_flag, fitted in needed:
+        flag, given = _new_flag(name), getattr(options, f"prediction_{name}")
         if fitted and not given:
-            raise io.InputError(f"{flag}: the fit has covariates by {fitted_flag}; give those of the predicted samples")
-        if given and not fitted:
-            raise io.InputError(f"{flag}: the fit has no covariates by {fitted_flag}; leave it out")
+            raise io.InputError(f"{flag}: the fit has {what} by {fitted_flag}; give those of the predicted samples")
+        if given and not fitted and not (name == "qcovar" and options.gxe):
+            raise io.InputError(f"{flag}: the fit has no {what} by {fitted_flag}; leave it out")
+    if options.gxe and not (options.prediction_gxe or options.prediction_qcovar):
+        raise io.InputError("--prediction-gxe: the fit has environments by --gxe; give those of the predicted samples")
+    if options.prediction_gxe and not options.gxe:
+        raise io.InputError("--prediction-gxe: the fit has no environments by --gxe; leave it out")
+    new_tables(options, fitted_ancestries(options))
+
+
+def fitted_ancestries(options: Namespace) -> tuple[str, ...]:
+    """The ancestries that components are scaled by."""
+    if not options.admix_q:
+        return ()
+    names = options.admix_component_names.split(",") if options.admix_component_names else None
+    return tuple(io.read_admixture(options.admix_q, options.admix_fam, names).values.columns)
+
+
+def new_tables(options: Namespace, ancestries: tuple[str, ...]) -> NewTables:
+    """What the ``--prediction-*`` flags say of the predicted samples."""
+    paths = {name: getattr(options, f"prediction_{name}") for name in NEW_TABLES}
+    return read_new_tables(paths, ancestries, "--prediction-")
 
 
 def model_path(text: str, trait: str | None = None) -> str:
@@ -114,28 +139,25 @@ def model_path(text: str, trait: str | None = None) -> str:
 def after_fit(name: str, result: FitResult, inputs: Inputs, options: Namespace, prefix: str) -> Outcome:
     """Everything that was asked for of one trait's fit; ``name`` is the trait's, ``prefix`` that of its files.
 
-    Genetic values and cross-validation are of any model.  Effects of variants, saved models and predictions need one
-    whose components are the genotypes' own: they are left out of --compute-effects, and refused otherwise, where
-    components are scaled by ancestry or environment or given as matrices.
-    Cost: a solve of 1 + c columns (:func:`~gpu_reml.reml.effects.effects`) and half a pass; --reliability a solve of N
-    columns, --cv one of K.
+    Genetic values and cross-validation are of any model, effects of variants of those components that are made of the
+    genotypes' own, scaled by ancestry or environment or not.  A model is saved, and predicts, where it has no others.
+    Cost: a solve of 1 + c columns (:func:`~gpu_reml.reml.effects.effects`), and half a pass for every scale of effects
+    of variants; --reliability a solve of N columns, --cv one of K.
     """
     files: dict[str, str | bytes] = {}
     lines: list[str] = []
     new = options.prediction_bfile or options.prediction_pfile
-    plain = inputs.genetic is not None and tuple(inputs.genetic.names) == tuple(result.names)
-    if not plain and (options.save_model or new):
-        raise io.InputError(PLAIN_ONLY)
     if options.compute_effects or options.save_model or new:
         y, X, covariance = inputs.Y[:, inputs.phenotypes.index(name)], inputs.design.X, inputs.covariance
         core = preconditioner_of(result, inputs, options)
         found = effects(result.theta, y, X, covariance, core=core)
         lines.append(f"effects: P y solved to {found.solve_residual:.2g} in {found.iterations} PCG steps")
-        model = make_model(name, result, found, inputs, options) if plain else None
+        of_variants = effects_of_variants(found, inputs, options)
         if options.compute_effects:
             reliable = reliability_of(result, inputs, options, core) if options.reliability else None
-            files.update(effect_files(prefix, name, found, model, inputs, reliable))
+            files.update(effect_files(prefix, name, result, found, of_variants, inputs, reliable))
             lines += reliability_lines(reliable)
+        model = make_model(name, result, found, of_variants, inputs, options) if options.save_model or new else None
         if options.save_model:
             path = model_path(options.save_model, prefix.removeprefix(options.out).removeprefix("."))
             files[path] = model_bytes(model)
@@ -184,14 +206,41 @@ def reliability_of(result: FitResult, inputs: Inputs, options: Namespace, core) 
     )
 
 
-def make_model(name: str, result: FitResult, found: Effects, inputs: Inputs, options: Namespace) -> Model:
-    """The model of a fit: effects of the variants that carry one, and what they were estimated from."""
-    genotypes, genetic = inputs.genetic.products.genotypes, inputs.genetic
-    beta = allele_effects(variant_effects(genetic, found.theta, found.Py), genotypes.inv_sd)
+def effects_of_variants(found: Effects, inputs: Inputs, options: Namespace) -> VariantEffects | None:
+    """Effects of the variants that carry one, for each component of the genotypes; None without genotypes."""
+    model = inputs.model
+    if model.of_variants is None:
+        return None
+    genotypes = inputs.products.genotypes
+    beta = allele_effects(variant_effects(model.of_variants, found.theta, found.Py), genotypes.inv_sd)
     stored = np.diff(beta.indptr) > 0
     # without genetic variance effects are zero, and the variants stay
     carry = np.flatnonzero((genotypes.inv_sd > 0) & (stored if stored.any() else True))
-    table = inputs.variants.table.iloc[carry].reset_index(drop=True)
+    return VariantEffects(
+        tuple(model.of_variants.names),
+        model.scales,
+        inputs.variants.table.iloc[carry].reset_index(drop=True)[["chrom", "id", "bp", "a1", "a2"]],
+        genotypes.mean[carry],
+        genotypes.inv_sd[carry],
+        beta[carry],
+        f"{STANDARDISATION[options.standardize]} of the analysed samples; missing = mean",
+    )
+
+
+def make_model(
+    name: str,
+    result: FitResult,
+    found: Effects,
+    of_variants: VariantEffects | None,
+    inputs: Inputs,
+    options: Namespace,
+) -> Model:
+    """The model of a fit: effects of variants, fixed effects, and what they were estimated from."""
+    own = () if of_variants is None else of_variants.names
+    others = result.names[len(own) :]
+    if others:
+        raise io.InputError(_not_saved(f"component(s) {', '.join(others)}"))
+    genotypes, proportions = inputs.products.genotypes, inputs.model.proportions
     about: dict[str, Any] = {
         "version": version("gpu-reml"),
         "method": result.method,
@@ -199,7 +248,8 @@ def make_model(name: str, result: FitResult, found: Effects, inputs: Inputs, opt
         "loglik": result.loglik,
         "h2": {"estimate": result.h2.estimate[-1], "se": result.h2.se[-1]},
         "num_variants_analysed": genotypes.num_variants,
-        "standardisation": f"{STANDARDISATION[options.standardize]} of the analysed samples; missing = mean",
+        "standardisation": of_variants.standardisation,
+        "mean_proportions": dict(zip(inputs.model.ancestries, proportions.tolist(), strict=True)),
         "solve_residual": found.solve_residual,
         "hashes": {
             "phenotype": digest(inputs.Y[:, inputs.phenotypes.index(name)]),
@@ -210,15 +260,17 @@ def make_model(name: str, result: FitResult, found: Effects, inputs: Inputs, opt
     }
     return Model(
         name,
-        tuple(genetic.names),
+        of_variants.names,
+        of_variants.scales,
+        tuple(result.residual_names),
         result.theta,
         result.se,
         inputs.alignment.samples[["fid", "iid"]].reset_index(drop=True),
         found.Py,
-        table[["chrom", "id", "bp", "a1", "a2"]],
-        genotypes.mean[carry],
-        genotypes.inv_sd[carry],
-        beta[carry],
+        of_variants.table,
+        of_variants.mean,
+        of_variants.inv_sd,
+        of_variants.effects,
         fixed_terms(inputs.design, found.fixed.estimate, found.fixed.covariance),
         about,
     )
@@ -230,94 +282,8 @@ def predict_new(model: Model, options: Namespace, inputs: Inputs, prefix: str) -
         *(io.read_bed(each) for each in prefixes_of(options.prediction_bfile)),
         *(io.read_pgen(each) for each in prefixes_of(options.prediction_pfile)),
     ]
-    data = NewData(tuple(files), read_covariate_tables(options.prediction_qcovar, options.prediction_covar))
+    data = NewData(tuple(files), new_tables(options, model.ancestries))
     dtype = np.dtype(options.dtype).type
     scoring = Scoring(options.dosage, options.ambiguous, False, inputs.planned.backend, dtype)
     found = predict(model, data, scoring)
     return prediction_files(prefix, model, found, {"model_file": None}), prediction_lines(model, found)
-
-
-def effect_files(
-    prefix: str, name: str, found: Effects, model: Model | None, inputs: Inputs, reliable: Reliability | None
-) -> dict[str, str]:
-    """Path and content of the effects, all in the phenotype's units; of variants where there is a ``model``."""
-    samples = inputs.alignment.samples
-    tables = {
-        "fixed_effects.tsv": fixed_table(inputs.design.names, found, len(samples)),
-        "random_effect.tsv": random_table(samples, found.total[:, None], ["random_effect"], reliable),
-        "random_effect_components.tsv": random_table(samples, found.random, found.names, None),
-    }
-    of_variants: dict[str, Any] = {}
-    if model is not None:
-        tables["snp_effects.tsv"] = variant_table(model)
-        for g, component in enumerate(model.components):
-            tables[f"snp_effects.component_{g:03d}.tsv"] = component_table(model, g, component)
-        of_variants = {
-            "n_variants": len(model.variants),
-            "genetic_value": "intercept + sum of count of A1 times effect, a missing count being 2 FREQ",
-            "intercept": model.intercepts.sum(),
-            "intercept_components": model.intercepts,
-            "score_with_plink2": SCORE.format(name=Path(f"{prefix}.snp_effects.tsv").name),
-            "standardisation": model.about["standardisation"],
-        }
-    files = {f"{prefix}.{suffix}": io.table_text(table) for suffix, table in tables.items()}
-    components = [{"index": g, "name": each, "variance": found.theta[g]} for g, each in enumerate(found.names)]
-    if model is not None:
-        for g, component in enumerate(components):
-            component["n_snps"] = int((model.effects.indices == g).sum())
-    record = {
-        "version": version("gpu-reml"),
-        "phenotype": name,
-        "units": UNITS,
-        "y_mean": 0.0,
-        "y_scale": 1.0,
-        "pcg_rel_res": found.solve_residual,
-        "pcg_iters": found.iterations,
-        "n_samples": len(samples),
-        "components": components,
-        "residual_variances": found.theta[len(found.names) :],
-        **of_variants,
-        "files": sorted(Path(path).name for path in files),
-    }
-    return {**files, f"{prefix}.effect_metadata.json": io.json_text(record)}
-
-
-def fixed_table(names, found: Effects, num_samples: int) -> pd.DataFrame:
-    """One row a column of X."""
-    tested = fixed_tests(found.fixed, num_samples)
-    labels = {"covariate_index": np.arange(len(names)), "label": list(names)}
-    return pd.DataFrame({**labels, "beta": tested.estimate, "se": tested.se, "t": tested.t, "p": tested.p})
-
-
-def random_table(samples: pd.DataFrame, values: np.ndarray, names, reliable: Reliability | None) -> pd.DataFrame:
-    """One row a sample: genetic values, and how reliable they are."""
-    table = samples[["fid", "iid"]].rename(columns={"fid": "FID", "iid": "IID"}).reset_index(drop=True)
-    for name, column in zip(names, values.T, strict=True):
-        table[name] = column
-    if reliable is not None:
-        table["reliability"] = reliable.reliability
-        table["reliability_mc_se"] = reliable.reliability_mc_se
-        table["pev"] = reliable.pev
-    return table
-
-
-def variant_table(model: Model) -> pd.DataFrame:
-    """One row a variant: its effect in all components together (column 7, for plink2 --score), then in each."""
-    table = model.variants[list(MATCH_COLUMNS)].rename(columns=MATCH_COLUMNS)
-    table["FREQ"] = model.freq
-    table["TOTAL"] = model.effects.sum(axis=1)
-    if len(model.components) > 1:
-        effects_of = model.effects.tocsc()
-        for g, name in enumerate(model.components):
-            table[name] = effects_of[:, [g]].toarray()[:, 0]
-    return table
-
-
-def component_table(model: Model, g: int, name: str) -> pd.DataFrame:
-    """The variants of one component."""
-    column = model.effects.tocsc()[:, [g]].tocoo()
-    rows, values = column.row, column.data
-    table = model.variants[list(MATCH_COLUMNS)].rename(columns=MATCH_COLUMNS).iloc[rows]
-    table.insert(0, "component_index", g)
-    table.insert(1, "component_name", name)
-    return table.assign(FREQ=model.freq[rows], beta=values, beta_std=values / model.inv_sd[rows])

@@ -39,6 +39,20 @@ def add_effects(group) -> None:
         help="their quantitative covariates, in columns named as in --qcovar",
     )  # fmt: skip
     group.add_argument("--prediction-covar", metavar="FILE", help="their categorical covariates, as in --covar")
+    group.add_argument(
+        "--prediction-admix-q", metavar="FILE",
+        help="their ancestry proportions, in columns of --admix-q's ancestries in the same order",
+    )  # fmt: skip
+    group.add_argument(
+        "--prediction-admix-fam", metavar="FILE", help="samples of the rows of --prediction-admix-q (default: its .fam)"
+    )
+    group.add_argument(
+        "--prediction-admix-component-names", metavar="NAME,NAME...",
+        help="the ancestries' names in the order of these columns, where it is another",
+    )  # fmt: skip
+    group.add_argument(
+        "--prediction-gxe", metavar="FILE", help="their environments, in columns named as in --gxe, FID IID value..."
+    )
     add_ambiguous(group)
     group.add_argument(
         "--cv", type=several, metavar="K",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpu_reml import io, ops
+from gpu_reml.io.model import Scale
 from gpu_reml.reml import (
     Covariance,
     MixedCovariance,
@@ -70,7 +71,8 @@ class Model(NamedTuple):
     """The covariance to fit, what each of its components is, and how many variants it has (None where it has none).
 
     ``ancestries``: name -> its components, and their mean ``proportions``.  ``values``: arrays that went into it beside
-    the genotypes, which tell one model from another.
+    the genotypes, which tell one model from another.  ``of_variants``: the components made of the genotypes' own, which
+    come first, as they are before whitening; ``scales``: what multiplies each of those, None where nothing does.
     """
 
     covariance: Covariance
@@ -79,12 +81,15 @@ class Model(NamedTuple):
     ancestries: dict[str, tuple[str, ...]]
     proportions: np.ndarray
     values: tuple[np.ndarray, ...]
+    of_variants: Covariance | None = None
+    scales: tuple[Scale | None, ...] = ()
 
 
 def plain_model(genetic) -> Model:
     """Sets of variants and one residual."""
     counts = tuple(genetic.num_variants)
-    return Model(genetic, tuple(f"{count} variants" for count in counts), counts, {}, np.zeros(0), ())
+    described = tuple(f"{count} variants" for count in counts)
+    return Model(genetic, described, counts, {}, np.zeros(0), (), genetic, (None,) * len(counts))
 
 
 def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignment, place, options: Namespace) -> Model:
@@ -93,9 +98,10 @@ def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignmen
     base: components of the genotypes, or None for relationship matrices alone.  ``place(genotypes)`` makes products.
     """
     samples, pieces, ancestries, values = alignment.samples, [], {}, []
-    proportions = np.zeros(0)
+    proportions, of_variants, scales = np.zeros(0), None, ()
     if base is not None:
         pieces, ancestries, proportions, values = genotype_pieces(base, parts, samples, options)
+        of_variants, scales = joined(pieces), tuple(piece.scale for piece in pieces for _ in piece.num_variants)
         if options.dominance:
             pieces.append(dominance_piece(genotypes, base, place))
     for grm, rows in zip(parts.grms, alignment.indices[len(alignment.indices) - len(parts.grms) :], strict=True):
@@ -104,9 +110,7 @@ def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignmen
         values.append(matrix)
         text = f"relationship matrix {grm.prefix}.grm.bin"
         pieces.append(Piece(dense_covariance([matrix], [name]), (text,), (None,)))
-    covariance = pieces[0].covariance
-    if len(pieces) > 1:
-        covariance = MixedCovariance([piece.covariance for piece in pieces])
+    covariance = joined(pieces)
     diagonals, names = residual_diagonals(parts, samples, options)
     if names != (RESIDUAL,) or np.ptp(diagonals):
         covariance = with_residuals(covariance, diagonals, names)
@@ -118,15 +122,25 @@ def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignmen
         ancestries,
         proportions,
         tuple(values),
+        of_variants,
+        scales,
     )
 
 
 class Piece(NamedTuple):
-    """Some components with what they are and their numbers of variants."""
+    """Some components with what they are, their numbers of variants, and what multiplies all of them."""
 
     covariance: Any
     descriptions: tuple[str, ...]
     num_variants: tuple[int | None, ...]
+    scale: Scale | None = None
+
+
+def joined(pieces: list[Piece]) -> Covariance:
+    """The components of all pieces in their order."""
+    if len(pieces) == 1:
+        return pieces[0].covariance
+    return MixedCovariance([piece.covariance for piece in pieces])
 
 
 def genotype_pieces(base, parts: Parts, samples, options: Namespace):
@@ -145,14 +159,15 @@ def genotype_pieces(base, parts: Parts, samples, options: Namespace):
             names = (name,) if len(counts) == 1 else tuple(f"{name}.{g}" for g in base.names)
             ancestries[name] = names
             scaled = tuple(f"{text}, scaled by the root of ancestry {name} (mean {q.mean():.3f})" for text in told)
-            pieces.append(Piece(ScaledCovariance(base, np.sqrt(q), names), scaled, counts))
+            scale = Scale("ancestry", name, root=True)
+            pieces.append(Piece(ScaledCovariance(base, scale.of(q), names), scaled, counts, scale))
             values.append(q)
     if parts.environments is not None:
         E = environments_of(parts, samples, options)
-        for name, e in zip(parts.environments.values.columns, E.T, strict=True):
-            names = tuple(f"{g}_x_{name}" for g in base.names)
-            scaled = tuple(f"{text}, scaled by environment {name}" for text in told)
-            pieces.append(Piece(ScaledCovariance(base, e, names), scaled, counts))
+        for scale, e in zip(environment_scales(parts, samples, options), E.T, strict=True):
+            names = tuple(f"{g}_x_{scale.name}" for g in base.names)
+            scaled = tuple(f"{text}, scaled by environment {scale.name}" for text in told)
+            pieces.append(Piece(ScaledCovariance(base, e, names), scaled, counts, scale))
             values.append(e)
     return pieces, ancestries, proportions, values
 
@@ -167,14 +182,24 @@ def dominance_piece(genotypes: ops.PackedGenotypes, base, place) -> Piece:
     return Piece(covariance, (f"{count} variants, dominance deviations",), (count,))
 
 
-def environments_of(parts: Parts, samples, options: Namespace) -> np.ndarray:
-    """(n, E) environments of the analysed samples."""
-    E = io.values_of(parts.environments, samples)
+def environment_scales(parts: Parts, samples, options: Namespace) -> tuple[Scale, ...]:
+    """How each environment is centred and divided."""
+    E, names = io.values_of(parts.environments, samples), parts.environments.values.columns
     flat = np.ptp(E, axis=0) == 0
     if flat.any():
-        name = parts.environments.values.columns[int(np.argmax(flat))]
+        name = names[int(np.argmax(flat))]
         raise io.InputError(f"{parts.environments.path}: environment {name} is the same for all analysed samples")
-    return E if options.gxe_scale == "none" else (E - E.mean(axis=0)) / E.std(axis=0)
+    if options.gxe_scale == "none":
+        return tuple(Scale("environment", name) for name in names)
+    numbers = zip(names, E.mean(axis=0), E.std(axis=0), strict=True)
+    return tuple(Scale("environment", name, float(centre), float(sd)) for name, centre, sd in numbers)
+
+
+def environments_of(parts: Parts, samples, options: Namespace) -> np.ndarray:
+    """(n, E) environments of the analysed samples, as they scale components."""
+    E = io.values_of(parts.environments, samples)
+    scales = environment_scales(parts, samples, options)
+    return np.column_stack([scale.of(e) for scale, e in zip(scales, E.T, strict=True)])
 
 
 def residual_diagonals(parts: Parts, samples, options: Namespace) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -16,6 +16,7 @@ example:
 
 Variants are found by id, else by chromosome and position; swapped alleles and other strands are set right and counted.
 A variant that is not there, or a genotype that is missing, is the mean of the samples that the model was fitted to.
+Components by ancestry or environment need those of the predicted samples: --admix-q, --gxe.
 With --pheno the accuracy is reported, which is that of new samples only if none of them was in the fit.
 
 exit codes: 0 done, 2 invalid input or unwritable output, 4 device lost or out of memory, 130 interrupted.
@@ -56,6 +57,19 @@ def add_samples(group) -> None:
         help="quantitative covariates, in columns named as in the fit",
     )  # fmt: skip
     group.add_argument("--covar", metavar="FILE", help="categorical covariates, likewise, with levels of the fit")
+    group.add_argument(
+        "--admix-q", metavar="FILE",
+        help="ancestry proportions (.Q), for a model with ancestries, in the order of the fit's columns",
+    )  # fmt: skip
+    group.add_argument("--admix-fam", metavar="FILE", help="samples of the rows of --admix-q (default: its .fam)")
+    group.add_argument(
+        "--admix-component-names", metavar="NAME,NAME...",
+        help="names that the fit's ancestries have, in the order of these columns, where it is another",
+    )  # fmt: skip
+    group.add_argument(
+        "--gxe", metavar="FILE",
+        help="environments, for a model with some, in columns named as in the fit (or they are in --qcovar)",
+    )  # fmt: skip
     group.add_argument(
         "--genetic-only", action="store_true", help="genetic values alone, without covariates and without y_pred"
     )

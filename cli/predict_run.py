@@ -1,6 +1,8 @@
 """The work of ``gpu-reml-predict``, and of a prediction at the end of gpu-reml: read, match, score, write."""
 
 from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -11,17 +13,49 @@ from gpu_reml import io, ops
 from gpu_reml.io.harmonise import Matching, harmonise
 from gpu_reml.io.ids import SampleTable, locate, sample_keys
 from gpu_reml.io.model import Model, read_model
-from gpu_reml.io.scoring import complete_samples, fixed_columns, genetic_values
+from gpu_reml.io.scoring import complete_samples, complete_scales, fixed_columns, genetic_values, scale_columns
 from gpu_reml.reml.accuracy import Accuracy, accuracy
 
+from .effects_files import scale_record
 from .sources import joined_variants, prefixes_of
+
+
+class NewTables(NamedTuple):
+    """What is known of the predicted samples beside genotypes.
+
+    ``ancestries``: a column for each of the model's, by name.  An environment is looked for in ``environments`` before
+    the covariates, a covariate the other way round, as in the fit.
+    """
+
+    covariates: tuple[io.Covariates, ...] = ()
+    ancestries: io.Covariates | None = None
+    environments: io.Covariates | None = None
+
+    @property
+    def all_environments(self) -> tuple[io.Covariates, ...]:
+        """Tables that may have an environment, the first first."""
+        return (*_given(self.environments), *self.covariates)
+
+    @property
+    def all_covariates(self) -> tuple[io.Covariates, ...]:
+        """Tables that may have a covariate, the first first."""
+        return (*self.covariates, *_given(self.environments))
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes of the tables."""
+        return [note for table in (*self.all_covariates, *_given(self.ancestries)) for note in table.notes]
+
+
+def _given(table: io.Covariates | None) -> tuple[io.Covariates, ...]:
+    return () if table is None else (table,)
 
 
 class NewData(NamedTuple):
     """Who is predicted: genotype files that are pieces of one genome, and tables."""
 
     files: tuple
-    covariates: tuple[io.Covariates, ...] = ()
+    tables: NewTables = NewTables()
     phenotype: io.Phenotype | None = None
     keep: SampleTable | None = None
     remove: SampleTable | None = None
@@ -59,7 +93,9 @@ def predict_command(options: Namespace) -> bool:
     """Predict and write two files; True, as there is nothing to converge."""
     io.check_writable(options.out)
     if options.genetic_only and (options.qcovar or options.covar):
-        raise io.InputError("--genetic-only: takes no covariates; leave out --qcovar and --covar")
+        raise io.InputError(
+            "--genetic-only: takes no covariates; leave out --qcovar and --covar (environments are given by --gxe)"
+        )
     if (options.pheno_name or options.mpheno) and not options.pheno:
         raise io.InputError("--pheno-name, --mpheno: of what? give --pheno")
     model = read_model(options.model)
@@ -90,19 +126,60 @@ def read_new_data(model: Model, options: Namespace) -> NewData:
     ]
     if not files:
         raise io.InputError("--bfile, --pfile: name at least one prefix")
+    if options.gxe and not model.environments:
+        raise io.InputError("--gxe: no component of the model is scaled by an environment; leave it out")
     return NewData(
         tuple(files),
-        read_covariate_tables(options.qcovar, options.covar),
+        read_new_tables(vars(options), model.ancestries),
         read_new_phenotype(model, options) if options.pheno else None,
         io.read_sample_list(options.keep) if options.keep else None,
         io.read_sample_list(options.remove) if options.remove else None,
     )
 
 
-def read_covariate_tables(qcovar: str | None, covar: str | None) -> tuple[io.Covariates, ...]:
-    """The quantitative and the categorical table, those that are given."""
-    given = ((qcovar, "quantitative"), (covar, "categorical"))
-    return tuple(io.read_covariates(path, kind) for path, kind in given if path)
+def read_new_tables(paths: Mapping[str, str | None], ancestries: tuple[str, ...], prefix: str = "--") -> NewTables:
+    """The tables named by ``qcovar``, ``covar``, ``admix_q``, ``admix_fam``, ``admix_component_names``, ``gxe`` in
+    ``paths``, those that are given; ``ancestries``: the model's; ``prefix``: of the flags, in messages."""
+    if not paths["admix_q"] and (paths["admix_fam"] or paths["admix_component_names"]):
+        flags = f"{prefix}admix-fam, {prefix}admix-component-names"
+        raise io.InputError(f"{flags}: have no meaning without {prefix}admix-q")
+    given = ((paths["qcovar"], "quantitative"), (paths["covar"], "categorical"))
+    return NewTables(
+        tuple(io.read_covariates(path, kind) for path, kind in given if path),
+        read_ancestries(paths["admix_q"], paths["admix_fam"], paths["admix_component_names"], ancestries),
+        io.read_covariates(paths["gxe"], "quantitative") if paths["gxe"] else None,
+    )
+
+
+def read_ancestries(
+    path: str | None, fam: str | None, named: str | None, ancestries: tuple[str, ...]
+) -> io.Covariates | None:
+    """Proportions of the model's ``ancestries`` in the columns of a .Q file: in their order, or as they are ``named``.
+
+    Raises:
+        InputError: besides what is wrong with the file, another number of ancestries or other names than the model's.
+    """
+    if not path:
+        if ancestries:
+            listed = ", ".join(ancestries)
+            raise io.InputError(f"--admix-q: the model has ancestries {listed}; give those of the predicted samples")
+        return None
+    if not ancestries:
+        raise io.InputError(f"{path}: no component of the model is scaled by an ancestry; leave it out")
+    found = io.read_admixture(path, fam)
+    K = found.values.shape[1]
+    if K != len(ancestries):
+        raise io.InputError(
+            f"{path}: has {K} ancestries, the model {len(ancestries)} ({', '.join(ancestries)}); give proportions of "
+            "the same ancestries as in the fit, as ADMIXTURE's projection (-P) makes them"
+        )
+    names = tuple(named.split(",")) if named else ancestries
+    if sorted(names) != sorted(ancestries):
+        raise io.InputError(
+            f"{path}: its ancestries are called {', '.join(names)}, those of the model {', '.join(ancestries)}; name "
+            "each of the model's once"
+        )
+    return replace(found, values=found.values.set_axis(list(names), axis=1))
 
 
 def read_new_phenotype(model: Model, options: Namespace) -> io.Phenotype:
@@ -116,21 +193,34 @@ def read_new_phenotype(model: Model, options: Namespace) -> io.Phenotype:
 
 def predict(model: Model, data: NewData, scoring: Scoring) -> Prediction:
     """Fixed and genetic values of the samples that can be predicted; accuracy where phenotypes are given."""
-    tables = () if scoring.genetic_only else data.covariates
+    tables = data.tables
     samples, rows, dropped = choose_samples(model, data, scoring.genetic_only)
     matching = harmonise(model.variants, joined_variants(data.files), scoring.ambiguous)
     fixed, X = None, np.ones((len(samples), 1))
     if not scoring.genetic_only:
-        X = fixed_columns(model.fixed, tables, samples)
+        X = fixed_columns(model.fixed, tables.all_covariates, samples)
         fixed = X @ model.fixed.estimate
-    random = genetic_values(
+    scale = scale_columns(model.scales, tables.ancestries, tables.all_environments, samples)
+    random = scale * genetic_values(
         model, data.files, rows, matching, dosage=scoring.dosage, backend=scoring.backend, dtype=scoring.dtype
     )
-    y, measured, notes = None, None, [note for source in (*data.files, *tables) for note in source.notes]
+    y, measured = None, None
+    notes = [*(note for file in data.files for note in file.notes), *tables.notes]
+    notes += ancestry_notes(model, tables.ancestries, samples)
     if data.phenotype is not None:
         y, measured, more = measure(model, data.phenotype, samples, fixed, random, X)
         notes += more
     return Prediction(samples, fixed, random, y, dropped, matching, measured, tuple(notes))
+
+
+def ancestry_notes(model: Model, ancestries: io.Covariates | None, samples: pd.DataFrame) -> list[str]:
+    """Mean proportions here and in the fit: a .Q file does not say which column is which ancestry."""
+    if ancestries is None:
+        return []
+    means = ancestries.values.iloc[locate(samples, ancestries)].mean()
+    fitted = model.about.get("mean_proportions", {})
+    told = [f"{name} {means[name]:.3f} here, {fitted.get(name, np.nan):.3f} in the fit" for name in model.ancestries]
+    return [f"mean ancestry {'; '.join(told)}"]
 
 
 def choose_samples(
@@ -151,9 +241,12 @@ def choose_samples(
     rows = [sample_keys(file.samples, True).get_indexer(keys).astype(np.int64) for file in data.files]
     for file, index in zip(data.files, rows, strict=True):
         mark(index < 0, f"not in {file.prefix}")
+    tables = data.tables
+    reasons = complete_scales(model.scales, tables.ancestries, tables.all_environments, first)
     if not genetic_only:
-        for text, mask in complete_samples(model.fixed, data.covariates, first).items():
-            mark(mask, text)
+        reasons |= complete_samples(model.fixed, tables.all_covariates, first)
+    for text, mask in reasons.items():
+        mark(mask, text)
     taken = reason == ""
     dropped = first[~taken].assign(reason=reason[~taken]).reset_index(drop=True)
     if not taken.any():
@@ -219,10 +312,12 @@ def prediction_files(prefix: str, model: Model, found: Prediction, context: dict
         "n_samples": len(found.samples),
         "n_components": len(model.components),
         "components": model.components,
+        "multiplied_by": [scale_record(scale) for scale in model.scales],
         "units": "phenotype units",
         "parts": {
             "fixed_effect": "X b, the intercept included",
-            "random_effect": "sum of (count of a1 - mean of the fit's samples) times effect; missing genotype = mean",
+            "random_effect": "sum of (count of a1 - mean of the fit's samples) times effect; missing genotype = mean; "
+            "every component times what multiplies it",
             "y_pred": "fixed_effect + random_effect",
         },
         "samples_dropped": {str(k): int(v) for k, v in found.dropped["reason"].value_counts().items()},

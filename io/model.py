@@ -10,9 +10,9 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,9 @@ _ARRAYS = (
     "fixed.covariance",
 )
 _TABLE = ("chrom", "id", "bp", "a1", "a2")
+_KEYS = ("phenotype", "components", "scales", "residuals", "num_samples", "num_variants", "fixed", "about")
+
+ScaleKind = Literal["ancestry", "environment"]
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,56 @@ class FixedTerms:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """What multiplies a component's genetic values, from one number x of the sample: s = (x - centre) / sd, or the
+    ``root`` of that.
+
+    ``kind``: "ancestry", x is the sample's proportion of the ancestry ``name``, or "environment", x is its value of the
+    quantitative covariate ``name``; ``centre`` and ``sd`` are those of the fit's samples, also for others.
+    """
+
+    kind: ScaleKind
+    name: str
+    centre: float = 0.0
+    sd: float = 1.0
+    root: bool = False
+
+    def __post_init__(self):
+        if self.kind not in get_args(ScaleKind):
+            raise ValueError(f"scale {self.name}: expected a kind of {', '.join(get_args(ScaleKind))}, not {self.kind}")
+        if not (np.isfinite(self.centre) and np.isfinite(self.sd) and self.sd > 0):
+            raise ValueError(f"scale {self.name}: expected a finite centre and a positive SD, found {self}")
+
+    @property
+    def formula(self) -> str:
+        """s in words."""
+        value = f"{self.kind} {self.name}"
+        if (self.centre, self.sd) != (0.0, 1.0):
+            value = f"({value} - {self.centre!r}) / {self.sd!r}"
+        return f"sqrt({value})" if self.root else value
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """(n,) s of samples with these ``values``."""
+        scaled = (np.asarray(values, np.float64) - self.centre) / self.sd
+        return np.sqrt(scaled) if self.root else scaled
+
+
+@dataclass(frozen=True)
 class Model:
     """What predicts: effects of alleles and fixed effects, with what they were estimated from.
 
-    ``theta``, ``theta_se`` (G + 1,): variances, residual last, in the phenotype's units squared.  ``samples``: fid, iid
-    of the ``Py`` (n,).  ``variants``: chrom, id, bp, a1, a2 of those that carry an effect; ``mean`` and ``inv_sd`` (m,)
-    of the count of a1 among the analysed samples.  ``effects`` (m, G) csr: phenotype units a copy of a1, so that a
-    genetic value is sum_j (count_ij - mean_j) effects_jg.  ``about``: settings, standardisation, hashes and origin, for
-    the record.
+    ``scales`` (G,): what multiplies each component, None where nothing does.  ``theta``, ``theta_se`` (G + J,):
+    variances, those of the ``residuals`` (J,) last, in the phenotype's units squared.  ``samples``: fid, iid of the
+    ``Py`` (n,).  ``variants``: chrom, id, bp, a1, a2 of those that carry an effect; ``mean`` and ``inv_sd`` (m,) of the
+    count of a1 among the analysed samples.  ``effects`` (m, G) csr: phenotype units a copy of a1, so that a genetic
+    value is s_g sum_j (count_ij - mean_j) effects_jg, s_g that of the component's scale for the sample, or 1.
+    ``about``: settings, standardisation, hashes and origin, for the record.
     """
 
     phenotype: str
     components: tuple[str, ...]
+    scales: tuple[Scale | None, ...]
+    residuals: tuple[str, ...]
     theta: np.ndarray
     theta_se: np.ndarray
     samples: pd.DataFrame
@@ -97,9 +138,12 @@ class Model:
     def __post_init__(self):
         """Raises ValueError where shapes do not fit together or a number is not finite."""
         m, n, G, c = len(self.variants), len(self.samples), len(self.components), len(self.fixed.names)
+        J = len(self.residuals)
+        if len(self.scales) != G or not J:
+            raise ValueError(f"scales, residuals: expected {G} scales and a residual, found {len(self.scales)} and {J}")
         shapes = {
-            "theta": (self.theta, (G + 1,)),
-            "theta_se": (self.theta_se, (G + 1,)),
+            "theta": (self.theta, (G + J,)),
+            "theta_se": (self.theta_se, (G + J,)),
             "Py": (self.Py, (n,)),
             "mean": (self.mean, (m,)),
             "inv_sd": (self.inv_sd, (m,)),
@@ -119,13 +163,26 @@ class Model:
             raise ValueError(f"fixed: its covariates make the columns {INTERCEPT}, {columns}, not {self.fixed.names}")
 
     @property
+    def ancestries(self) -> tuple[str, ...]:
+        """Ancestries that components are scaled by, in the order of the columns that the fit had."""
+        return self._scaled_by("ancestry")
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """Environments that components are scaled by."""
+        return self._scaled_by("environment")
+
+    def _scaled_by(self, kind: ScaleKind) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(scale.name for scale in self.scales if scale is not None and scale.kind == kind))
+
+    @property
     def freq(self) -> np.ndarray:
         """(m,) frequency of a1 among the analysed samples."""
         return self.mean / 2
 
     @property
     def intercepts(self) -> np.ndarray:
-        """(G,) - sum_j mean_j effects_jg: what sums of counts times effects lack to be genetic values."""
+        """(G,) - sum_j mean_j effects_jg: what sums of counts times effects lack to be genetic values, before s_g."""
         return -(self.effects.T @ self.mean)
 
 
@@ -185,6 +242,8 @@ def model_bytes(model: Model) -> bytes:
         "version": VERSION,
         "phenotype": model.phenotype,
         "components": model.components,
+        "scales": [None if scale is None else asdict(scale) for scale in model.scales],
+        "residuals": model.residuals,
         "num_samples": len(model.samples),
         "num_variants": len(model.variants),
         "fixed": {
@@ -192,7 +251,8 @@ def model_bytes(model: Model) -> bytes:
             "columns": model.fixed.columns,
             "references": model.fixed.references,
         },
-        "units": "effects: phenotype units a copy of a1; theta: phenotype units squared, residual last",
+        "units": "effects: phenotype units a copy of a1, before the component's scale; theta: phenotype units squared, "
+        "of components and then of residuals",
         "about": model.about,
     }
     head = json.loads(json_text(head))
@@ -233,6 +293,8 @@ def read_model(path: str | Path) -> Model:
         return Model(
             head["phenotype"],
             tuple(head["components"]),
+            tuple(None if scale is None else Scale(**scale) for scale in head["scales"]),
+            tuple(head["residuals"]),
             arrays["theta"],
             arrays["theta_se"],
             pd.DataFrame({"fid": texts["samples.fid"], "iid": texts["samples.iid"]}, dtype=str),
@@ -252,7 +314,7 @@ def read_model(path: str | Path) -> Model:
             ),
             head["about"],
         )
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: a scale with other fields
         raise InputError(f"{path}: {error}; the file does not hold a whole model, save it again") from None
 
 
@@ -293,6 +355,9 @@ def _check_head(path: str | Path, head: Any) -> None:
             f"{path}: a model of version {head.get('version')}, and this program reads version {VERSION}; save it "
             "again with this version of gpu-reml"
         )
+    lacking = [key for key in _KEYS if key not in head]
+    if lacking:
+        raise InputError(f"{path}: lacks {', '.join(lacking)}; save the model again with this version of gpu-reml")
 
 
 def _checksum(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:

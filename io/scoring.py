@@ -13,7 +13,7 @@ from .errors import InputError
 from .genotypes import GenotypeFile, load_genotypes
 from .harmonise import Matching
 from .ids import first_ids, locate
-from .model import FixedTerms, Model
+from .model import FixedTerms, Model, Scale
 from .tables import Covariates
 
 BATCH_BYTES = 1 << 28  # of packed genotypes that are held at once
@@ -31,6 +31,8 @@ def genetic_values(
     batch_bytes: int = BATCH_BYTES,
 ) -> np.ndarray:
     """(n, G) float64 sum_j (count_ij - mean_j) effects_jg with the model's means and effects.
+
+    Where samples scale a component, its genetic values are these times :func:`scale_columns`.
 
     ``files``: pieces of one genome, whose variants one after another are those that ``matching`` counts; ``rows``: of
     the samples in each.  A missing genotype is the model's mean, as is a variant that is not there.  Where alleles are
@@ -120,4 +122,64 @@ def _tables_of(fixed: FixedTerms, tables: Sequence[Covariates]) -> dict[str, Cov
                     + (f"and the file has {there}; name its columns as in the fit" if mine else "and no file was given")
                 )
             found[name] = having[0]
+    return found
+
+
+def complete_scales(
+    scales: Sequence[Scale | None],
+    ancestries: Covariates | None,
+    environments: Sequence[Covariates],
+    samples: pd.DataFrame,
+) -> dict[str, np.ndarray]:
+    """(n,) bool by reason: samples of whom there is no number that a component is scaled by; tables and errors as in
+    :func:`scale_columns`."""
+    reasons: dict[str, np.ndarray] = {}
+    for scale, table in _scale_tables(scales, ancestries, environments).items():
+        rows = locate(samples, table)
+        what = "ancestries" if scale.kind == "ancestry" else "environments"
+        reasons[f"no {what} in {table.path}"] = rows < 0
+        missing = table.values[scale.name].isna().to_numpy()
+        reasons[f"missing {scale.kind} {scale.name}"] = (rows >= 0) & missing[rows]
+    return reasons
+
+
+def scale_columns(
+    scales: Sequence[Scale | None],
+    ancestries: Covariates | None,
+    environments: Sequence[Covariates],
+    samples: pd.DataFrame,
+) -> np.ndarray:
+    """(n, G) what multiplies each component of ``samples``, who are all complete; 1 where nothing does.
+
+    ancestries: a column for each of the model's, by name.  environments: quantitative tables, in the order in which an
+    environment's column is looked for.
+
+    Raises:
+        InputError: an ancestry or environment that no table has.
+    """
+    found = np.ones((len(samples), len(scales)))
+    for scale, table in _scale_tables(scales, ancestries, environments).items():
+        values = table.values[scale.name].to_numpy()[locate(samples, table)]
+        found[:, [g for g, other in enumerate(scales) if other == scale]] = scale.of(values)[:, None]
+    return found
+
+
+def _scale_tables(
+    scales: Sequence[Scale | None], ancestries: Covariates | None, environments: Sequence[Covariates]
+) -> dict[Scale, Covariates]:
+    """The table that has the numbers of each scale."""
+    found: dict[Scale, Covariates] = {}
+    for scale in dict.fromkeys(scale for scale in scales if scale is not None):
+        tables = [ancestries] if scale.kind == "ancestry" and ancestries is not None else []
+        if scale.kind == "environment":
+            tables = [table for table in environments if table.kind == "quantitative"]
+        having = [table for table in tables if scale.name in table.values.columns]
+        if not having:
+            there = ", ".join(str(column) for table in tables for column in table.values.columns)
+            flags = "--admix-q" if scale.kind == "ancestry" else "--gxe, --qcovar"
+            raise InputError(
+                f"{flags}: the model has components scaled by {scale.kind} {scale.name}, "
+                + (f"and there are {there}; name the columns as in the fit" if tables else "and no file was given")
+            )
+        found[scale] = having[0]
     return found

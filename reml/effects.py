@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse, special
 
-from .covariance import as_covariance
+from .covariance import MixedCovariance, as_covariance, diagonals_of
 from .likelihood import apply_v_at, solve
 from .linalg import Block, column_batches, columns, gram, orthonormal_basis, project, symmetric
 from .precondition import Preconditioner, ProjectedCore, precondition
 from .probes import probes_are_exact
-from .residuals import layout_of
+from .residuals import Layout, ResidualCovariance, layout_of
 from .result import ConvergenceError, FixedEffects
 
 MAX_ITERATIONS = 2000  # PCG steps: the one solve for y is worth more of them than a solve inside a fit
@@ -171,15 +171,29 @@ def parameters_of(theta: np.ndarray, covariance) -> np.ndarray:
 
 
 def variant_effects(covariance, theta: np.ndarray, Py: np.ndarray) -> sparse.csr_array:
-    """(m, G) effects of standardised variants, theta_g W_g Z'P y, in y's units a standard deviation; half a pass.
+    """(m, G) effects of standardised variants, theta_g W_g Z'S_g P y, in y's units a standard deviation.
 
-    covariance: of the genotypes, theta (G,) or longer, Py (n,); u_g = Z effects_g.  Stored wherever a component has
-    weight.  The covariance has sparse ``weights`` (m, G) or a method ``variant_effects(theta, F)``.
+    covariance: of genotypes, theta (G,) or longer, Py (n,) as :func:`effects` gives it; u_g = S_g Z effects_g, S_g what
+    scales the component (:class:`~gpu_reml.reml.scaled.ScaledCovariance`), else I.  Stored wherever a component has
+    weight.  A covariance has sparse ``weights`` (m, G) or a method ``variant_effects(theta, F)``; mixed ones need parts
+    of the same variants; whitening by a residual is undone.
+    Cost: half a pass for every part.
     """
+    if isinstance(covariance, ResidualCovariance):
+        covariance = _before_whitening(covariance)
+    theta = np.asarray(theta, np.float64)
+    if isinstance(covariance, MixedCovariance):
+        bounds = np.cumsum([0, *(part.num_components for part in covariance.parts)])
+        own = [
+            variant_effects(part, theta[first:last], Py)
+            for part, first, last in zip(covariance.parts, bounds[:-1], bounds[1:], strict=True)
+        ]
+        return sparse.csr_array(sparse.hstack(own, format="csr"))
     weights, method = getattr(covariance, "weights", None), getattr(covariance, "variant_effects", None)
     if not sparse.issparse(weights) and method is None:
-        raise ValueError("covariance: has no variants, so no effects of variants; use one made from genotypes")
-    theta = np.asarray(theta, np.float64)[: covariance.num_components]
+        names = ", ".join(getattr(covariance, "names", ()))
+        raise ValueError(f"covariance: {names} has no variants, so no effects of variants; use one made from genotypes")
+    theta = theta[: covariance.num_components]
     Py = np.asarray(Py, np.float64)[:, None]
     scale = float(np.abs(Py).max()) or 1.0
     F = covariance.features(covariance.block(Py / scale))
@@ -188,6 +202,12 @@ def variant_effects(covariance, theta: np.ndarray, Py: np.ndarray) -> sparse.csr
     effects_of = sparse.csr_array(weights, dtype=np.float64, copy=True)
     effects_of.data *= theta[effects_of.indices]
     return scaled_rows(effects_of, np.asarray(F, np.float64)[:, 0] * scale)
+
+
+def _before_whitening(covariance: ResidualCovariance):
+    """The genetic components that :func:`~gpu_reml.reml.residuals.with_residuals` was given."""
+    genetic = covariance.parts[0]
+    return genetic if covariance.layout.root is None else genetic.base
 
 
 def scaled_rows(A: sparse.csr_array, scale: np.ndarray) -> sparse.csr_array:
@@ -223,29 +243,31 @@ def reliability(
     tol: float = 1e-4,
     at_once: int | None = None,
 ) -> Reliability:
-    """Prediction error variances (n,) of the total genetic value, from probes (n, s).
+    """Prediction error variances (n,) of the total genetic value, from probes (n, s); theta (G + J,) as the fit's.
 
-    With T = sum_g theta_g K_g = V - theta_e I the products T P T need P alone, so that
+    With T = sum_g theta_g K_g = V - R for the diagonal R = sum_j eta_j R_j the products T P T need P alone, so that
 
-        PEV_i = (T - T P T)_ii = theta_e + H_ii - 2 theta_e (V^-1 H)_ii - theta_e^2 P_ii,   H = X (X'V^-1X)^-1 X'
+        PEV_i = (T - T P T)_ii = R_ii + H_ii - 2 R_ii (V^-1 H)_ii - R_ii^2 P_ii,   H = X (X'V^-1X)^-1 X'
 
     in which all but P_ii is exact.  P_ii is the mean of z_i (P z)_i (Bekas, Kokiopoulou & Saad 2007, Appl. Numer. Math.
     57:1214) after a control z_i (M^-1 z)_i of known mean, where ``core`` brings a preconditioner M.  No bias; exact for
-    exact probes.  diagonals (n, G): of every K_g, by default the covariance's.
+    exact probes.  Other residuals than one identity are whitened as by the fit, and PEV_i unwhitened.  diagonals
+    (n, G): of every K_g as given, by default the covariance's.
     Cost: s columns a PCG step, ``at_once`` together, and c columns for the fixed effects.
     """
     covariance = as_covariance(covariance)
-    theta = _identity_residual(theta, covariance)
-    model = _scaled_model(theta, X, covariance, core, tol)
+    layout, parameters = layout_of(covariance), parameters_of(theta, covariance)
+    model = _scaled_model(parameters, layout.whitened(np.asarray(X, np.float64)), covariance, core, tol)
     preconditioner = None if core is None else precondition(core, model.theta)
     mean, mc_se = _inverse_diagonal(model, probes, preconditioner, tol, at_once)
     # V^-1 H = I - P V on the span of X, so its rows are those of (Q - P V Q) Q'
     outer = np.einsum("nc,cd,nd->n", model.Q, model.inner, model.Q)
     cross = np.einsum("nc,nc->n", model.Q - np.asarray(model.PVQ, np.float64), model.Q)
-    residual = model.theta[-1]
-    pev = (residual + outer - 2 * residual * cross - residual**2 * mean) * model.scale**2
-    prior = _diagonals(covariance, diagonals) @ theta[:-1]
-    return Reliability(pev, mc_se * residual**2 * model.scale**2, prior)
+    residual = _residual_diagonal(covariance, layout, model.theta)
+    units = model.scale**2 if layout.root is None else (model.scale * layout.root) ** 2
+    pev = (residual + outer - 2 * residual * cross - residual**2 * mean) * units
+    prior = _diagonals(covariance, layout, diagonals) @ parameters[: layout.num_genetic]
+    return Reliability(pev, mc_se * residual**2 * units, prior)
 
 
 def component_reliability(
@@ -266,11 +288,11 @@ def component_reliability(
     Cost: G s columns a PCG step and two passes of G s columns, ``at_once`` probes together.
     """
     covariance = as_covariance(covariance)
-    theta = _identity_residual(theta, covariance)
-    model = _scaled_model(theta, X, covariance, core, tol)
+    layout, parameters = layout_of(covariance), parameters_of(theta, covariance)
+    model = _scaled_model(parameters, layout.whitened(np.asarray(X, np.float64)), covariance, core, tol)
     preconditioner = None if core is None else precondition(core, model.theta)
     n, s = probes.shape
-    G = covariance.num_components
+    G = layout.num_genetic
     total, squares = np.zeros((n, G)), np.zeros((n, G))
     for batch in column_batches(s, at_once):
         Z = np.asarray(probes[:, batch], np.float64)
@@ -282,31 +304,33 @@ def component_reliability(
             total[:, g] += values.sum(axis=1)
             squares[:, g] += (values**2).sum(axis=1)
     mean, mc_se = _mean_and_error(total, squares, probes)
-    factor = theta[:-1] ** 2 / model.scale**2
-    prior = _diagonals(covariance, diagonals) * theta[:-1]
+    factor = parameters[:G] ** 2 / model.scale**2
+    if layout.root is not None:
+        factor = factor * layout.root[:, None] ** 2
+    prior = _diagonals(covariance, layout, diagonals) * parameters[:G]
     return Reliability(prior - factor * mean, factor * mc_se, prior)
 
 
-def _identity_residual(theta: np.ndarray, covariance) -> np.ndarray:
-    """theta (G + 1,) as float64, or a ValueError where the residual is another than one identity."""
-    layout = layout_of(covariance)
-    if layout.num_parts or layout.root is not None:
-        raise ValueError("covariance: reliability is for one identity residual; this one has others")
-    return parameters_of(theta, covariance)
+def _residual_diagonal(covariance, layout: Layout, parameters: np.ndarray) -> np.ndarray:
+    """(n,) the diagonal R of the whitened model, from its parameters."""
+    residual = np.full(covariance.num_samples, parameters[-1])
+    if layout.num_parts:
+        residual += diagonals_of(covariance.parts[-1]) @ parameters[layout.num_genetic : -1]
+    return residual
 
 
-def _diagonals(covariance, diagonals: np.ndarray | None) -> np.ndarray:
-    """(n, G) K_g,ii."""
-    if diagonals is None:
-        if not hasattr(covariance, "diagonals"):
-            raise ValueError("diagonals: expected (n, G), since this covariance does not give the diagonals of its K_g")
-        diagonals = covariance.diagonals()
-    diagonals = np.asarray(diagonals, np.float64)
-    if diagonals.shape != (covariance.num_samples, covariance.num_components):
-        raise ValueError(
-            f"diagonals: expected ({covariance.num_samples}, {covariance.num_components}), found {diagonals.shape}"
-        )
-    return diagonals
+def _diagonals(covariance, layout: Layout, diagonals: np.ndarray | None) -> np.ndarray:
+    """(n, G) K_g,ii before whitening."""
+    expected = (covariance.num_samples, layout.num_genetic)
+    if diagonals is not None:
+        diagonals = np.asarray(diagonals, np.float64)
+        if diagonals.shape != expected:
+            raise ValueError(f"diagonals: expected {expected}, found {diagonals.shape}")
+        return diagonals
+    if not hasattr(covariance, "diagonals"):
+        raise ValueError("diagonals: expected (n, G), since this covariance does not give the diagonals of its K_g")
+    found = np.asarray(covariance.diagonals(), np.float64)[:, : layout.num_genetic]
+    return found if layout.root is None else found * layout.root[:, None] ** 2
 
 
 def _scaled_model(theta: np.ndarray, X: np.ndarray, covariance, core, tol: float) -> _Scaled:

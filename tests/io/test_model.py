@@ -10,10 +10,17 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from gpu_reml.io import InputError, OutputError, design_matrix, read_bed, read_covariates
+from gpu_reml.io import Covariates, InputError, OutputError, design_matrix, read_bed, read_covariates
 from gpu_reml.io.harmonise import harmonise
-from gpu_reml.io.model import FixedTerms, Model, digest, fixed_terms, read_model, write_model
-from gpu_reml.io.scoring import _values, complete_samples, fixed_columns, genetic_values
+from gpu_reml.io.model import FixedTerms, Model, Scale, _checksum, digest, fixed_terms, read_model, write_model
+from gpu_reml.io.scoring import (
+    _values,
+    complete_samples,
+    complete_scales,
+    fixed_columns,
+    genetic_values,
+    scale_columns,
+)
 from gpu_reml.ops import MISSING
 from gpu_reml.ops.device.products import make_device_products
 from gpu_reml.ops.genotypes import standardise
@@ -21,6 +28,11 @@ from gpu_reml.ops.packing import pack
 from gpu_reml.validation.host_device import HostDevice
 
 M, N = 40, 30
+SCALES = (
+    Scale("environment", "age", 1 / 3, 0.1 + 0.2),
+    Scale("ancestry", "é", root=True),
+    Scale("environment", "dose"),
+)
 
 
 def make_model(G=2, seed=0, m=M):
@@ -42,8 +54,10 @@ def make_model(G=2, seed=0, m=M):
     return Model(
         "height (cm)",
         tuple(f"c{g}" for g in range(G)),
-        rng.random(G + 1),
-        rng.random(G + 1),
+        (None, *(SCALES[g % 3] for g in range(G - 1))),
+        ("residual_north", "residual_é"),
+        rng.random(G + 2),
+        rng.random(G + 2),
         pd.DataFrame({"fid": ["F 1", "é", ""], "iid": ["a", "b", "c"]}, dtype=str),
         rng.standard_normal(3),
         variants,
@@ -72,10 +86,11 @@ def assert_same(a: Model, b: Model):
     np.testing.assert_array_equal(a.fixed.estimate, b.fixed.estimate)
     np.testing.assert_array_equal(a.fixed.covariance, b.fixed.covariance)
     assert (a.phenotype, a.components, a.fixed.names) == (b.phenotype, b.components, b.fixed.names)
+    assert (a.scales, a.residuals) == (b.scales, b.residuals)
     assert (a.fixed.columns, a.fixed.references, a.about) == (b.fixed.columns, b.fixed.references, b.about)
 
 
-@pytest.mark.parametrize("G", [1, 3])
+@pytest.mark.parametrize("G", [1, 4])
 def test_a_model_comes_back_to_the_bit(tmp_path, G):
     model = make_model(G)
     write_model(tmp_path / "m.npz", model)
@@ -168,6 +183,14 @@ def test_a_model_whose_parts_do_not_fit_is_refused():
         replace(model, effects=model.effects * np.inf)
     with pytest.raises(ValueError, match="its covariates make the columns intercept"):
         replace(model, fixed=replace(model.fixed, columns=(("height", None),)))
+    with pytest.raises(ValueError, match=r"scales, residuals: expected 2 scales and a residual, found 1 and 2"):
+        replace(model, scales=(None,))
+    with pytest.raises(ValueError, match=re.escape("theta: expected (5,), found (4,)")):
+        replace(model, residuals=("a", "b", "c"))
+    with pytest.raises(ValueError, match="expected a kind of ancestry, environment, not place"):
+        Scale("place", "north")
+    with pytest.raises(ValueError, match="scale age: expected a finite centre and a positive SD"):
+        Scale("environment", "age", 1.0, 0.0)
     broken = replace(model, variants=model.variants.assign(id=["a\nb", *model.variants["id"][1:]]))
     with pytest.raises(ValueError, match="an entry has a line break"):
         write_model("never.npz", broken)
@@ -177,6 +200,79 @@ def test_hashes_tell_arrays_apart():
     a = np.arange(6.0)
     assert digest(a) == digest(a.copy())
     assert len({digest(a), digest(a.reshape(2, 3)), digest(a.astype(np.float32)), digest(a, a)}) == 4
+
+
+def signed(entries, **changes):
+    """The entries with another document, whose checksum is right."""
+    head = json.loads(entries["model.json"].tobytes())
+    for key, value in changes.items():
+        head.pop(key) if value is None else head.update({key: value})
+    head.pop("sha256")
+    arrays = {name: value for name, value in entries.items() if name != "model.json"}
+    head["sha256"] = _checksum(head, arrays)
+    entries["model.json"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scales": None}, "lacks scales; save the model again"),
+        ({"residuals": None, "about": None}, "lacks residuals, about; save the model again"),
+        ({"scales": [None, {"kind": "environment", "name": "a", "weight": 2}]}, "does not hold a whole model"),
+        ({"scales": [None, {"kind": "place", "name": "a"}]}, "expected a kind of ancestry, environment, not place"),
+    ],
+)
+def test_a_document_that_lacks_what_it_should_say_is_refused(saved, changes, message):
+    rewrite(saved, lambda entries: signed(entries, **changes))
+    with pytest.raises(InputError, match=message):
+        read_model(saved)
+
+
+# what multiplies components
+
+
+@pytest.fixture
+def scale_tables(write):
+    Q = pd.DataFrame({"north": [0.25, 1.0, 0.0], "south": [0.75, 0.0, 1.0]})
+    who = pd.DataFrame({"fid": ["Fb", "Fa", "Fd"], "iid": ["b", "a", "d"]})
+    ancestries = Covariates(path="a.Q", samples=who, has_fid=True, kind="quantitative", values=Q)
+    gxe = read_covariates(write("e.txt", "FID IID age\nFa a 30\nFb b 40\nFc c 1\nFd d NA\n"))
+    # another age, which comes second, and letters that are no environment
+    q = read_covariates(write("q.txt", "FID IID dose age\nFa a 1 99\nFb b -2 99\nFd d 0 99\n"))
+    c = read_covariates(write("c.txt", "FID IID dose\nFa a 5\nFb b 6\n"), "categorical")
+    return ancestries, (gxe, c, q)
+
+
+def test_scales_of_new_samples_are_those_of_the_fit(scale_tables, ids):
+    north, south = (Scale("ancestry", name, root=True) for name in ("north", "south"))
+    age, dose = Scale("environment", "age", 35.0, 2.0), Scale("environment", "dose")
+    found = scale_columns((north, south, None, age, dose, north), *scale_tables, ids("b", "a"))
+    expected = [[0.5, np.sqrt(0.75), 1, 2.5, -2, 0.5], [1, 0, 1, -2.5, 1, 1]]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(scale_columns((None, None), None, (), ids("a", "x")), np.ones((2, 2)))
+    assert (north.formula, dose.formula) == ("sqrt(ancestry north)", "environment dose")
+    assert age.formula == "(environment age - 35.0) / 2.0"
+
+
+def test_samples_without_a_number_that_scales_are_told_apart(scale_tables, ids):
+    ancestries, tables = scale_tables
+    north, age, dose = (
+        Scale("ancestry", "north", root=True),
+        Scale("environment", "age", 35.0, 2.0),
+        Scale("environment", "dose"),
+    )
+    reasons = complete_scales((None, north, age, dose), ancestries, tables, ids("a", "c", "d", "x"))
+    assert {text: mask.tolist() for text, mask in reasons.items() if mask.any()} == {
+        "no ancestries in a.Q": [False, True, False, True],
+        f"no environments in {tables[0].path}": [False, False, False, True],
+        "missing environment age": [False, False, True, False],
+        f"no environments in {tables[2].path}": [False, True, False, True],
+    }
+    assert complete_scales((None,), None, (), ids("a")) == {}
+    with pytest.raises(InputError, match=r"--admix-q: .* scaled by ancestry north, and no file was given"):
+        complete_scales((north,), None, tables, ids("a"))
+    with pytest.raises(InputError, match=r"--gxe, --qcovar: .* environment heat, and there are age, dose, age; name"):
+        scale_columns((Scale("environment", "heat"),), ancestries, tables, ids("a"))
 
 
 # covariates

@@ -7,7 +7,14 @@ import pytest
 from scipy import stats
 
 from gpu_reml.ops import make_covariance, make_products
-from gpu_reml.reml import dense_covariance, draw_probes, exact_probes, make_projected_core
+from gpu_reml.reml import (
+    MixedCovariance,
+    ScaledCovariance,
+    dense_covariance,
+    draw_probes,
+    exact_probes,
+    make_projected_core,
+)
 from gpu_reml.reml.accuracy import accuracy
 from gpu_reml.reml.cross_validation import cross_validate, draw_folds
 from gpu_reml.reml.effects import (
@@ -16,12 +23,13 @@ from gpu_reml.reml.effects import (
     component_reliability,
     effects,
     fixed_tests,
+    parameters_of,
     reliability,
     variant_effects,
 )
 from gpu_reml.reml.linalg import orthonormal_basis
 from gpu_reml.reml.precondition import complement_traces
-from gpu_reml.reml.residuals import with_residuals
+from gpu_reml.reml.residuals import layout_of, with_residuals
 from gpu_reml.reml.result import ConvergenceError
 from gpu_reml.validation import dense
 from gpu_reml.validation.host_device import HostDevice
@@ -308,8 +316,85 @@ def test_other_residuals_are_the_dense_ones(case, kind):
         np.testing.assert_allclose(held.fixed[out], cohort.X[out] @ b, rtol=1e-8)
         expected = T[np.ix_(out, train)] @ Py
         np.testing.assert_allclose(held.random[out], expected, rtol=0, atol=1e-7 * np.abs(expected).max())
-    with pytest.raises(ValueError, match="reliability is for one identity residual"):
-        reliability(theta, cohort.X, covariance, draw_probes(cohort.n, 2).trace)
+    np.testing.assert_allclose(
+        variant_effects(covariance, theta, found.Py).toarray(),
+        variant_effects(base, theta, found.Py).toarray(),
+        rtol=1e-12,
+    )
+
+
+def whitened_core(cohort, covariance, theta, rank=20):
+    """As :func:`core_of`, for a covariance with residuals of its own."""
+    Q = orthonormal_basis(layout_of(covariance).whitened(cohort.X))
+    sketch = draw_probes(cohort.n, 1, rank, seed=4).sketch
+    genetic = parameters_of(theta, covariance)[:-1]
+    return make_projected_core(covariance, Q, complement_traces(covariance, Q), genetic, sketch)
+
+
+@pytest.mark.parametrize("preconditioned", [False, True])
+@pytest.mark.parametrize("kind", RESIDUALS)
+def test_reliability_with_other_residuals_is_the_dense_one(case, kind, preconditioned):
+    cohort = case[0]
+    make, etas = RESIDUALS[kind]
+    D = make(np.random.default_rng(6), cohort.n)
+    covariance, theta = with_residuals(dense_covariance(cohort.Ks), D), np.append(cohort.theta[:-1], etas)
+    Ts = [t * K for t, K in zip(cohort.theta[:-1], cohort.Ks, strict=True)]
+    T = sum(Ts)
+    inverse = np.linalg.inv(T + np.diag(D @ etas))
+    P = inverse - inverse @ cohort.X @ np.linalg.inv(cohort.X.T @ inverse @ cohort.X) @ cohort.X.T @ inverse
+    core = whitened_core(cohort, covariance, theta) if preconditioned else None
+    found = reliability(theta, cohort.X, covariance, exact_probes(cohort.n).trace, core=core, tol=TIGHT)
+    np.testing.assert_allclose(found.pev, np.diag(T - T @ P @ T), rtol=1e-5)
+    np.testing.assert_allclose(found.prior, np.diag(T), rtol=1e-10)
+    each = component_reliability(theta, cohort.X, covariance, exact_probes(cohort.n).trace, core=core, tol=TIGHT)
+    for g, own in enumerate(Ts):
+        np.testing.assert_allclose(each.pev[:, g], np.diag(own - own @ P @ own), rtol=1e-6)
+        np.testing.assert_allclose(each.prior[:, g], np.diag(own), rtol=1e-10)
+    given = np.column_stack([np.diag(K) for K in cohort.Ks])
+    probes = draw_probes(cohort.n, 60, seed=8).trace
+    again = reliability(theta, cohort.X, covariance, probes, diagonals=given, core=core, tol=1e-7)
+    z = (again.pev - found.pev) / again.mc_se
+    assert 0.75 < np.sqrt(np.mean(z**2)) < 1.25
+    np.testing.assert_allclose(again.prior, found.prior, rtol=1e-10)
+
+
+# components scaled by sample
+
+
+def test_scaled_components_give_the_dense_effects_of_variants(case):
+    """Ancestries with residuals of their own, and an environment with negative values."""
+    cohort, base, _ = case
+    rng = np.random.default_rng(9)
+    q = rng.dirichlet([1, 1], cohort.n)
+    scales = [np.sqrt(q[:, 0]), np.sqrt(q[:, 1]), rng.standard_normal(cohort.n)]
+    parts = [
+        ScaledCovariance(base, s, [f"{name}.{g}" for g in base.names])
+        for s, name in zip(scales, ("north", "south", "warm"), strict=True)
+    ]
+    covariance = with_residuals(MixedCovariance(parts), q, ["residual_north", "residual_south"])
+    G = len(cohort.Ks)
+    theta = np.concatenate([cohort.theta[:-1], 0.5 * cohort.theta[:-1], 0.3 * cohort.theta[:-1], [2.0, 3.0]])
+    Ks = [np.outer(s, s) * K for s in scales for K in cohort.Ks]
+    T = sum(t * K for t, K in zip(theta[:-2], Ks, strict=True))
+    inverse = np.linalg.inv(T + np.diag(q @ theta[-2:]))
+    P = inverse - inverse @ cohort.X @ np.linalg.inv(cohort.X.T @ inverse @ cohort.X) @ cohort.X.T @ inverse
+    Py = P @ cohort.y
+    found = effects(theta, cohort.y, cohort.X, covariance, tol=TIGHT)
+    expected = np.column_stack([t * K @ Py for t, K in zip(theta[:-2], Ks, strict=True)])
+    np.testing.assert_allclose(found.random, expected, rtol=0, atol=1e-8 * np.abs(expected).max())
+    Z, W = base.products.z(np.eye(cohort.W.shape[0])), cohort.W / cohort.W.sum(axis=0)
+    beta = variant_effects(covariance, found.theta, found.Py).toarray()
+    for k, s in enumerate(scales):
+        own = slice(k * G, (k + 1) * G)
+        by_hand = (Z.T @ (s * Py))[:, None] * W * theta[own]
+        np.testing.assert_allclose(beta[:, own], by_hand, rtol=0, atol=1e-8 * np.abs(by_hand).max())
+        values = s[:, None] * (Z @ beta[:, own])
+        np.testing.assert_allclose(values, expected[:, own], rtol=0, atol=1e-8 * np.abs(expected).max())
+    pev = reliability(theta, cohort.X, covariance, exact_probes(cohort.n).trace, tol=1e-9).pev
+    np.testing.assert_allclose(pev, np.diag(T - T @ P @ T), rtol=1e-5)
+    beside = MixedCovariance([*parts, dense_covariance([np.eye(cohort.n)], ["house"])])
+    with pytest.raises(ValueError, match="house has no variants"):
+        variant_effects(beside, np.ones(3 * G + 2), Py)
 
 
 # held-out samples
