@@ -123,6 +123,32 @@ def test_bed_and_pgen_give_the_same_files_to_the_last_digit(place):
     pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
+@pytest.mark.parametrize("covariates", ["", "--covar-txt covar.txt"])
+def test_the_documented_gwas_is_least_squares(place, covariates):
+    from scipy import stats
+
+    from gpu_reml.cli.gwas import main as gwas_main
+
+    folder, Z, y, X = place
+    X = X if covariates else X[:, :1]
+    command = f"gpu-reml-gwas --bed-prefix data --pheno-txt pheno.txt {covariates} --out-prefix out/gwas"
+    assert run(folder, command, gwas_main) == 0
+    table = pd.read_csv(folder / "out/gwas.gwas.tsv", sep="\t")
+    first = "component_index component_name variant_index_global variant_index_local chrom variant_id cm bp a1 a2 af"
+    assert len(table) == M and list(table.columns[:11]) == first.split()
+    Q = np.linalg.qr(X)[0]
+    residual = y - Q @ (Q.T @ y)
+    for j in (0, 77, 300, M - 1):
+        z = Z[:, j] - Q @ (Q.T @ Z[:, j])
+        beta = z @ residual / (z @ z)
+        rest = residual - beta * z
+        df = N - X.shape[1] - 1
+        t = beta / np.sqrt(rest @ rest / df / (z @ z))
+        row = table.iloc[j]
+        np.testing.assert_allclose([row["beta_std"], row["t"]], [beta, t], rtol=1e-5)
+        np.testing.assert_allclose(row["p"], 2 * stats.t.sf(abs(t), df), rtol=1e-4)
+
+
 SPARSE = ["--bed-prefix data", "--bed-prefix grm1,grm2,grm3", "--bed-prefix data --component-spec components.json"]
 
 
