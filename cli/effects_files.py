@@ -17,7 +17,7 @@ from gpu_reml.reml.effects import Effects, Reliability, fixed_tests
 from .inputs import Inputs
 
 SCORE = "plink2 --pfile NEW --score {name} 3 4 7 header cols=+scoresums"
-SCORES = "plink2 --pfile NEW --score {name} 3 4 header cols=+scoresums --score-col-nums 7-{last}"
+SCORES = "plink2 --pfile NEW --score {name} 3 4 header-read cols=+scoresums --score-col-nums 7-{last}"
 UNITS = {
     "beta of a fixed effect": "phenotype units a unit of the covariate, as in its file",
     "random effects": "phenotype units",

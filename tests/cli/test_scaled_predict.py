@@ -117,21 +117,19 @@ def read(prefix, name="prediction.tsv"):
 class Dense:
     """The model, with variances of a fit, by dense formulas from the files' numbers."""
 
-    def __init__(self, study, theta, diagonals, environment=None):
+    def __init__(self, study, theta, y=None):
         old, new = study.old, study.new
         counts = np.where(study.people.counts == dense.MISSING, np.nan, study.people.counts)
         self.mean, self.sd = np.nanmean(counts[old], axis=0), np.nanstd(counts[old], axis=0)
         varies = self.sd > 0
         Z = np.nan_to_num((counts - self.mean) / np.where(varies, self.sd, np.inf))
-        E = study.age
-        self.centre, self.env_sd = E[old].mean(), E[old].std()
-        e = (E - self.centre) / self.env_sd if environment is None else environment
-        self.S = np.column_stack([np.sqrt(study.Q), e])
+        self.centre, self.env_sd = study.age[old].mean(), study.age[old].std()
+        self.S = np.column_stack([np.sqrt(study.Q), (study.age - self.centre) / self.env_sd])
         K = Z[old] @ Z[old].T / varies.sum()
-        self.theta, self.residual = theta, diagonals @ theta[3:]
+        self.theta, self.residual = theta, study.Q[old] @ theta[3:]
         self.Ks = [np.outer(s, s) * K for s in self.S[old].T]
         self.T = sum(t * own for t, own in zip(theta, self.Ks, strict=False))
-        self.y, X = study.y, np.column_stack([np.ones(N + NEW), study.dose, study.age])
+        self.y, X = study.y if y is None else y, np.column_stack([np.ones(N + NEW), study.dose, study.age])
         self.X, self.V = X, self.T + np.diag(self.residual)
         self.b, self.Py, self.P = self.gls(old)
         self.random = np.column_stack([t * own @ self.Py for t, own in zip(theta, self.Ks, strict=False)])
@@ -151,7 +149,7 @@ def truth(study, fitted):
     rows = [*fitted.record["components"], *fitted.record["residuals"]]
     theta = np.array([row["variance"] for row in rows])
     assert (theta > 0.1).all()  # every component has a part in what follows
-    return Dense(study, theta, study.Q[study.old])
+    return Dense(study, theta)
 
 
 def close(found, expected, tol=1e-5):
@@ -271,6 +269,25 @@ def test_reliability_and_cross_validation_are_the_dense_ones(study, fitted, trut
         b, Py, _ = truth.gls(train)
         close(held["random_effect"][out], truth.T[np.ix_(out, train)] @ Py)
         np.testing.assert_allclose(held["fixed_effect"][out], truth.X[out] @ b, rtol=1e-5)
+
+
+def test_stochastic_fits_of_several_traits_with_float32_products_predict_likewise(study, tmp_path):
+    folder = study.folder
+    other = (study.y + 3 * study.dose + study.Z[:, 0]).round(6)
+    table = read(folder / "data", "pheno").assign(other=other[study.old])
+    table.to_csv(tmp_path / "two.pheno", **TABLES)
+    command = ["--bfile", folder / "data", "--pheno", tmp_path / "two.pheno", "--pheno-name", "all", "--device", "cpu"]
+    command += ["--method", "stochastic", "--max-probes", 8, "--quiet", "--out", tmp_path / "s"]
+    command += [*model_flags(folder), "--save-model", tmp_path / "m"]
+    new = ("--prediction-bed-prefix", folder / "new", *new_flags(folder))
+    assert main([str(part) for part in [*command, *new]]) in (0, 3)
+    for name, y in (("y", study.y), ("other", other)):
+        model = read_model(tmp_path / f"m.{name}.npz")
+        truth = Dense(study, model.theta, y)
+        close(model.Py, truth.Py)
+        found = read(tmp_path / f"s.{name}")
+        close(found[[f"random_{each}" for each in COMPONENTS]], truth.new_random[COMPLETE])
+        close(found["fixed_effect"], truth.new_fixed[COMPLETE])
 
 
 def test_a_model_with_residual_groups_saves_and_predicts(study, tmp_path):

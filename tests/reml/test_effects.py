@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from gpu_reml.ops import make_covariance, make_products
+from gpu_reml.ops.device.products import make_device_products
 from gpu_reml.reml import (
     MixedCovariance,
     ScaledCovariance,
@@ -168,8 +169,6 @@ def test_dense_blocks_of_weights_give_the_dense_effects():
 
 
 def test_a_device_gives_the_effects_of_the_cpu(case):
-    from gpu_reml.ops.device.products import make_device_products
-
     cohort, covariance, _ = case
     products = make_device_products(cohort.genotypes, [HostDevice()])
     there = make_covariance(products, cohort.W)
@@ -392,6 +391,10 @@ def test_scaled_components_give_the_dense_effects_of_variants(case):
         np.testing.assert_allclose(values, expected[:, own], rtol=0, atol=1e-8 * np.abs(expected).max())
     pev = reliability(theta, cohort.X, covariance, exact_probes(cohort.n).trace, tol=1e-9).pev
     np.testing.assert_allclose(pev, np.diag(T - T @ P @ T), rtol=1e-5)
+    there = make_covariance(make_device_products(cohort.genotypes, [HostDevice()]), cohort.W)
+    there = MixedCovariance([ScaledCovariance(there, part.scale, part.names) for part in parts])
+    there = variant_effects(with_residuals(there, q), found.theta, found.Py).toarray()
+    np.testing.assert_allclose(there, beta, rtol=0, atol=1e-5 * np.abs(beta).max())
     beside = MixedCovariance([*parts, dense_covariance([np.eye(cohort.n)], ["house"])])
     with pytest.raises(ValueError, match="house has no variants"):
         variant_effects(beside, np.ones(3 * G + 2), Py)
