@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy import sparse
 
-from .covariance import Products
+from .covariance import OnGenotypes, Products
 from .cpu import HELD_BYTES, INNER_ROWS, CpuProducts, blocks_between, decode_items
 from .device.block import ShardedBlock
 from .genotypes import items_per_row
@@ -19,7 +19,7 @@ NORMALISATIONS = ("kernel_trace", "effective_rank")
 
 
 @dataclass(frozen=True, eq=False)
-class BlockCovariance:
+class BlockCovariance(OnGenotypes):
     """G components over one standardised genotype matrix Z (n, m); build it with :func:`make_block_covariance`.
 
     ``weights``: the blocks of all groups in the order of the variants, with factor 0 on variants in no group;
@@ -51,27 +51,6 @@ class BlockCovariance:
         )
 
     @property
-    def num_samples(self) -> int:
-        return self.products.num_samples
-
-    @property
-    def num_components(self) -> int:
-        return len(self.names)
-
-    @property
-    def dtype(self) -> type:
-        return self.products.dtype
-
-    @property
-    def backend(self) -> str:
-        return self.products.name
-
-    @property
-    def home(self):
-        """Where blocks live: a device, or the type of arrays."""
-        return getattr(self.products, "lead", ("arrays", np.dtype(self.dtype)))
-
-    @property
     def identity(self) -> tuple[np.ndarray, ...]:
         """Arrays that tell these components from others of the same genotypes: W itself shows in the diagonals."""
         return self.weights.starts, self.weights.factors, self.scales, self.kernel_diagonals
@@ -101,18 +80,10 @@ class BlockCovariance:
         shape = (self.products.num_variants, len(self.groups))
         return sparse.csr_array((1 / self.scales[columns], (rows, columns)), shape=shape)
 
-    def block(self, array: np.ndarray):
-        """An array (n, k) where the products are computed, in their type."""
-        return self.products.block(array)
-
     def apply(self, theta: np.ndarray, B):
         """sum_g theta_g K_g B, (n, k) -> (n, k), in one pass; blocks whose theta is 0 are not read."""
         factors = np.append(np.asarray(theta, np.float64) / self.scales, 0.0)[self._group_of_block]
         return self.products.weighted(B, self.weights.scaled(self.weights.factors * factors))
-
-    def features(self, B):
-        """Z' B (m, k), from which every a'K_g b follows without a further pass; half a pass."""
-        return self.products.zt(B)
 
     def inner(self, FA, FB) -> np.ndarray:
         """(G, k) a_k' K_g b_k, column by column, from features of A and B; no pass."""

@@ -33,22 +33,12 @@ class Products(Protocol):
     def squared_norms_by_sample(self, weights: sparse.spmatrix) -> np.ndarray: ...
 
 
-@dataclass(frozen=True)
-class GenotypeCovariance:
-    """G components over one standardised genotype matrix Z (n, m); build it with :func:`make_covariance`.
-
-    ``weights``: (m, G) sparse, already divided by c_g and zero for variants that do not vary.
-    A *pass* is one read of the packed genotypes for both directions of a product; its cost does not depend on G.
-    """
+class OnGenotypes:
+    """What all components over one standardised genotype matrix Z (n, m) share: their ``products`` and ``names``."""
 
     products: Products
-    weights: sparse.csr_array
     names: tuple[str, ...]
-    num_variants: tuple[int, ...]
-
-    def only(self, g: int) -> "GenotypeCovariance":
-        """Component g alone, on the same products."""
-        return GenotypeCovariance(self.products, self.weights[:, [g]], (self.names[g],), (self.num_variants[g],))
+    sweeps = 1  # reads of the genotypes in a product
 
     @property
     def num_samples(self) -> int:
@@ -71,6 +61,32 @@ class GenotypeCovariance:
         """Where blocks live: a device, or the type of arrays."""
         return getattr(self.products, "lead", ("arrays", np.dtype(self.dtype)))
 
+    def block(self, array: np.ndarray) -> np.ndarray:
+        """An array (n, k) where the products are computed, in their type."""
+        return self.products.block(array)
+
+    def features(self, B: np.ndarray) -> np.ndarray:
+        """Z' B (m, k), from which every a'K_g b follows without a further pass; half a pass."""
+        return self.products.zt(B)
+
+
+@dataclass(frozen=True)
+class GenotypeCovariance(OnGenotypes):
+    """G components over one standardised genotype matrix Z (n, m); build it with :func:`make_covariance`.
+
+    ``weights``: (m, G) sparse, already divided by c_g and zero for variants that do not vary.
+    A *pass* is one read of the packed genotypes for both directions of a product; its cost does not depend on G.
+    """
+
+    products: Products
+    weights: sparse.csr_array
+    names: tuple[str, ...]
+    num_variants: tuple[int, ...]
+
+    def only(self, g: int) -> "GenotypeCovariance":
+        """Component g alone, on the same products."""
+        return GenotypeCovariance(self.products, self.weights[:, [g]], (self.names[g],), (self.num_variants[g],))
+
     @property
     def identity(self) -> tuple[np.ndarray, ...]:
         """Arrays that tell these components from others of the same genotypes."""
@@ -86,17 +102,9 @@ class GenotypeCovariance:
         """(G,) tr(K_g) = sum_j w_jg z_j'z_j, exact: the norms come with the standardisation."""
         return self.weights.T @ self.products.genotypes.squared_norm
 
-    def block(self, array: np.ndarray) -> np.ndarray:
-        """An array (n, k) where the products are computed, in their type."""
-        return self.products.block(array)
-
     def apply(self, theta: np.ndarray, B: np.ndarray) -> np.ndarray:
         """sum_g theta_g K_g B, (n, k) -> (n, k), in one pass for any number of components."""
         return self.products.weighted(B, self.weights @ np.asarray(theta, np.float64))
-
-    def features(self, B: np.ndarray) -> np.ndarray:
-        """Z' B (m, k), from which every a'K_g b follows without a further pass; half a pass."""
-        return self.products.zt(B)
 
     def inner(self, FA: np.ndarray, FB: np.ndarray) -> np.ndarray:
         """(G, k) a_k' K_g b_k, column by column, from features of A and B; no pass."""

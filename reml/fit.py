@@ -6,7 +6,7 @@ import numpy as np
 
 from .covariance import CountingCovariance, as_covariance
 from .hooks import Hooks
-from .iterative import iterative_fit
+from .iterative_fit import iterative_fit
 from .krylov import krylov_fits
 from .linalg import orthonormal_basis, project
 from .probes import Probes

@@ -33,7 +33,7 @@ class LocoSettings:
 
     tol: float = 5e-5
     calibration_tol: float = 5e-4
-    calibration_se: float = 4e-3
+    calibration_se: float = 1e-2
     variants: int = 32
     most: int = 256
     max_iterations: int = 400

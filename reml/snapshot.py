@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from .iterative import Evaluation, Saved
+from .iterative import Evaluation
+from .iterative_fit import Saved
 from .krylov import Run, Settling
 from .lanczos import LanczosState
 from .moments import Moments
