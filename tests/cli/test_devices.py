@@ -47,11 +47,11 @@ def devices(monkeypatch):
     """Devices made of NumPy stand in for CUDA ones; those of the last run."""
     made = []
 
-    def make(genotypes, device, dtype, *, residency=None, limit=None, num_devices=1):
+    def make(genotypes, device, dtype, *, residency=None, limit=None, num_devices=1, cuts=None):
         if device == "cpu":
             return ops.CpuProducts(genotypes, dtype)
         made[:] = [HostDevice(limit=limit, label=f"device {d}") for d in range(num_devices)]
-        return make_device_products(genotypes, made, residency)
+        return make_device_products(genotypes, made, residency, cuts)
 
     monkeypatch.setattr(ops, "make_products", make)
     monkeypatch.setattr(ops, "resolve_backend", lambda device: "cpu" if device == "cpu" else "cuda")
@@ -99,6 +99,22 @@ def test_scaled_samples_and_several_residuals_stay_within_their_plan(cohort, dev
             assert abs(one["variance"] - other["variance"]) <= 1e-3 * other["se"]
     memory = found["device_memory"]
     assert max(memory["peak"].values()) <= memory["planned"] <= 0.01 * 2**30
+
+
+@pytest.mark.parametrize("groups", ["one.npy,two.npy,three.npy", "one.npy;two.npy,three.npy"])
+def test_blocks_of_weights_stay_within_their_plan(cohort, devices, groups, monkeypatch):
+    rng = np.random.default_rng(4)
+    for name, size in (("one", 1000), ("two", 1500), ("three", 500)):
+        root = rng.standard_normal((size, 100))
+        np.save(cohort / f"{name}.npy", root @ root.T / 100)
+    monkeypatch.chdir(cohort)
+    assert run(cohort, "--grm-groups", groups, "--device", "cpu", out="cpu") == 0
+    assert run(cohort, "--grm-groups", groups, "--device", "cuda", "--gpu-budget-gib", "0.1", out="gpu") == 0
+    found, expected = record(cohort, "gpu"), record(cohort, "cpu")
+    for one, other in zip(found["components"], expected["components"], strict=True):
+        assert abs(one["variance"] - other["variance"]) <= 1e-3 * other["se"]
+    memory = found["device_memory"]
+    assert max(memory["peak"].values()) <= memory["planned"] <= 0.1 * 2**30
 
 
 def plan(capsys, folder, *arguments):
