@@ -44,10 +44,10 @@ from .harmonise import Matching, harmonise
 from .ids import SampleTable
 from .intervals import components_from_intervals
 from .ld_scores import read_ld_scores
-from .model import FixedTerms, Model, fixed_terms, read_model, write_model
+from .model import FixedTerms, Model, Scale, fixed_terms, read_model, write_model
 from .pgen import PgenFile, read_pgen
 from .samples import Alignment, align, write_samples
-from .scoring import complete_samples, fixed_columns, genetic_values
+from .scoring import complete_samples, complete_scales, fixed_columns, genetic_values, scale_columns
 from .smile import parse_grm_groups, read_w, read_w_list
 from .tables import (
     Covariates,
@@ -82,6 +82,7 @@ __all__ = [
     "PgenFile",
     "Phenotype",
     "SampleTable",
+    "Scale",
     "Selection",
     "VariantFilters",
     "align",
@@ -89,6 +90,7 @@ __all__ = [
     "check_writable",
     "complete_components",
     "complete_samples",
+    "complete_scales",
     "component_set",
     "component_weights",
     "components_by_chromosome",
@@ -129,6 +131,7 @@ __all__ = [
     "read_sample_list",
     "read_w",
     "read_w_list",
+    "scale_columns",
     "select_by_genotype",
     "select_samples",
     "select_variants",
