@@ -2,11 +2,11 @@
 
 from argparse import ArgumentTypeError
 
-from .numbers import positive_int
+from .numbers import positive_int, whole
 
 
 def several(text: str) -> int:
-    value = int(text)
+    value = whole(text)
     if value < 2:
         raise ArgumentTypeError(f"expected 2 folds or more, found {text}")
     return value

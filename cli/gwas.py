@@ -1,12 +1,14 @@
 """Entry point of ``gpu-reml-gwas``: tests of every variant, by least squares or with a mixed model."""
 
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from .main import run_command
+from .numbers import whole
 from .options import add_compute, add_data, add_filters, count, make_parser, positive_float, positive_int
+from .parser import Parser
 
 EPILOG = """\
 examples:
@@ -28,20 +30,19 @@ exit codes: those of gpu-reml.
 
 
 def least_two(text: str) -> int:
-    value = int(text)
+    value = whole(text)
     if value < 2:
         raise ArgumentTypeError(f"expected 2 variants or more, found {text}")
     return value
 
 
-def make_gwas_parser(number: str) -> ArgumentParser:
+def make_gwas_parser(number: str) -> Parser:
     """The parser of gpu-reml-gwas; ``number``: the version."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog="gpu-reml-gwas",
         description="Test every variant for association with quantitative traits.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        required="--bfile PREFIX --pheno FILE --out PREFIX",
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
     add_data(parser.add_argument_group("data; several filesets are one genome"))

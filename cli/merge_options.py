@@ -3,9 +3,11 @@
 import math
 from argparse import ArgumentTypeError
 
+from .numbers import number
+
 
 def finite_float(text: str) -> float:
-    value = float(text)
+    value = number(text)
     if not math.isfinite(value):
         raise ArgumentTypeError(f"expected a number, found {text}")
     return value

@@ -6,6 +6,7 @@ from .effects_options import add_effects
 from .merge_options import add_export, add_merge
 from .model_options import add_model_parts
 from .numbers import count, gibibytes, positive_float, positive_int
+from .parser import Parser
 from .smile_options import add_smile
 
 EPILOG = """\
@@ -36,14 +37,13 @@ class ListDevices(argparse.Action):
         parser.exit(0)
 
 
-def make_parser(version: str) -> argparse.ArgumentParser:
+def make_parser(version: str) -> Parser:
     """The parser of gpu-reml."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="gpu-reml",
         description="REML variance components and SNP heritability from packed genotypes, matrix-free.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        required="--bfile PREFIX --pheno FILE --out PREFIX",
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {version}")
     add_data(parser.add_argument_group("data"))

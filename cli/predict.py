@@ -1,13 +1,14 @@
 """Entry point of ``gpu-reml-predict``: genetic values and phenotypes of other samples from a saved model."""
 
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from .effects_options import add_ambiguous
 from .main import run_command
 from .numbers import count, positive_int
+from .parser import Parser
 
 EPILOG = """\
 example:
@@ -23,14 +24,13 @@ exit codes: 0 done, 2 invalid input or unwritable output, 4 device lost or out o
 """
 
 
-def make_predict_parser(number: str) -> ArgumentParser:
+def make_predict_parser(number: str) -> Parser:
     """The parser of gpu-reml-predict; ``number``: the version."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog="gpu-reml-predict",
         description="Predict phenotypes and genetic values of other samples from a model that gpu-reml saved.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        required="--model FILE --bfile PREFIX --out PREFIX",
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
     parser.add_argument("--model", required=True, metavar="FILE", help="what gpu-reml --save-model wrote")

@@ -1,13 +1,14 @@
 """Entry point of ``gpu-reml-relax``: soft grouping of variants by gradient steps on the REML likelihood."""
 
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from .main import run_command
-from .numbers import count, positive_float, positive_int
+from .numbers import count, number, positive_float, positive_int, whole
 from .options import add_compute, add_data, make_parser
+from .parser import Parser
 
 EPILOG = """\
 example:
@@ -22,27 +23,26 @@ exit codes: those of gpu-reml.
 
 
 def share(text: str) -> float:
-    value = float(text)
+    value = number(text)
     if not 0 < value < 1:
         raise ArgumentTypeError(f"expected a number between 0 and 1, found {text}")
     return value
 
 
 def several(text: str) -> int:
-    value = int(text)
+    value = whole(text)
     if value < 2:
         raise ArgumentTypeError(f"expected 2 groups or more (gpu-reml fits one), found {text}")
     return value
 
 
-def make_relax_parser(number: str) -> ArgumentParser:
+def make_relax_parser(number: str) -> Parser:
     """The parser of gpu-reml-relax; ``number``: the version."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog="gpu-reml-relax",
         description="Learn which of several variance components every variant belongs to.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        required="--bfile PREFIX --pheno FILE --n-groups G --out PREFIX",
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
     add_data(parser.add_argument_group("data"))

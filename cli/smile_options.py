@@ -2,6 +2,8 @@
 
 from argparse import ArgumentTypeError
 
+from .numbers import number, whole
+
 NORMALISATIONS = ("kernel_trace", "effective_rank")
 KINDS = ("inverse", "correlation")
 BLOCK_SIZE = 500
@@ -9,21 +11,21 @@ SHRINKAGE = 0.1
 
 
 def fraction(text: str) -> float:
-    value = float(text)
+    value = number(text)
     if not 0 <= value <= 1:
         raise ArgumentTypeError(f"expected a number from 0 to 1, found {text}")
     return value
 
 
 def positive(text: str) -> float:
-    value = float(text)
+    value = number(text)
     if not value > 0:
         raise ArgumentTypeError(f"expected a positive number, found {text}")
     return value
 
 
 def positive_count(text: str) -> int:
-    value = int(text)
+    value = whole(text)
     if value < 1:
         raise ArgumentTypeError(f"expected a positive integer, found {text}")
     return value

@@ -2,11 +2,12 @@
 
 import argparse
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from .main import run_command
+from .numbers import number
 from .options import (
     add_components,
     add_compute,
@@ -19,6 +20,7 @@ from .options import (
     positive_float,
     positive_int,
 )
+from .parser import Parser
 
 EPILOG = """\
 example:
@@ -34,27 +36,26 @@ RIDGES = ("--pcg-ridge", "--lasso-ridge", "--proj-ridge")
 
 
 def share(text: str) -> float:
-    value = float(text)
+    value = number(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, found {text}")
     return value
 
 
 def at_least_zero(text: str) -> float:
-    value = float(text)
+    value = number(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected 0 or more, found {text}")
     return value
 
 
-def make_sparse_parser(number: str) -> ArgumentParser:
+def make_sparse_parser(number: str) -> Parser:
     """The parser of gpu-reml-sparse; ``number``: the version."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog="gpu-reml-sparse",
         description="Choose variants of large effect by the LASSO under the fitted covariance; the rest by REML.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        required="--bfile PREFIX --pheno FILE --out PREFIX",
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
     add_data(parser.add_argument_group("data"))
