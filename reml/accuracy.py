@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
+ROUNDING = 1e-12  # of the largest value: a spread below it is that of equal numbers
+
 
 class Accuracy(NamedTuple):
     """Agreement of ``n`` predictions with phenotypes.
@@ -39,7 +41,7 @@ def accuracy(y: np.ndarray, fixed: np.ndarray, random: np.ndarray, X: np.ndarray
     if not 0 < level < 1:
         raise ValueError(f"level: expected a number between 0 and 1, found {level}")
     n, nan = len(y), float("nan")
-    total = float(((y - y.mean()) ** 2).sum()) if n else 0.0
+    total = float((_centred(y) ** 2).sum()) if n else 0.0
     if n < 2 or not total > 0:
         return Accuracy(n, *[nan] * 4, level, *[nan] * 3)
     predicted = fixed + random
@@ -63,8 +65,14 @@ def accuracy(y: np.ndarray, fixed: np.ndarray, random: np.ndarray, X: np.ndarray
     )
 
 
+def _centred(a: np.ndarray) -> np.ndarray:
+    """a less its mean; exactly zero where all are equal to rounding."""
+    centred = a - a.mean()
+    return centred if np.abs(centred).max() > ROUNDING * np.abs(a).max() else np.zeros_like(a)
+
+
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a - a.mean(), b - b.mean()
+    a, b = _centred(a), _centred(b)
     lengths = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / lengths) if lengths > 0 else float("nan")
 
@@ -76,6 +84,6 @@ def _explained(y: np.ndarray, X: np.ndarray, total: float) -> float:
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> float:
-    centred = x - x.mean()
+    centred = _centred(x)
     length = float(centred @ centred)
     return float(centred @ y) / length if length > 0 else float("nan")

@@ -497,6 +497,12 @@ def test_accuracy_that_the_samples_do_not_determine_is_nan():
     flat = accuracy(np.array([1.0, 2.0, 4.0]), np.zeros(3), np.zeros(3), one)
     assert np.isnan(flat.correlation) and np.isnan(flat.slope)
     assert np.isnan(accuracy(np.ones(3), np.zeros(3), np.zeros(3), one).r2)
+    # equal numbers whose mean rounds to another
+    y, equal, ones = np.random.default_rng(0).standard_normal(50), np.full(50, 0.1), np.ones((50, 1))
+    assert equal.mean() != 0.1
+    assert np.isnan(accuracy(equal, y, y, ones).r2)
+    assert np.isnan(accuracy(y, equal, np.zeros(50), ones).correlation)
+    assert np.isnan(accuracy(y, np.zeros(50), equal, ones).slope)
     with pytest.raises(ValueError, match="vectors of one length"):
         accuracy(np.ones(3), np.zeros(2), np.zeros(3), one)
 

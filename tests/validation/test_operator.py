@@ -8,7 +8,7 @@ from gpu_reml.reml import FunctionCovariance, MixedCovariance, ScaledCovariance,
 from gpu_reml.validation import check_operator
 from gpu_reml.validation.small import covariance_of, make_cohort
 
-N = 120
+N = 150
 
 
 @pytest.fixture(scope="module", name="K")
@@ -91,3 +91,22 @@ def test_what_is_no_operator_is_refused():
 def test_float32_products_pass_at_the_default_tolerance():
     cohort = make_cohort(N, 300, 1, seed=2)
     assert all(r.ok for r in check_operator(ops.make_covariance(ops.make_products(cohort.genotypes, "cpu"))))
+
+
+@pytest.mark.parametrize("n", [2, 3, 20, 64, 100, 129])
+def test_small_and_singular_covariances_pass_and_show_their_trace(n):
+    """Few samples or variants: no chance of a probe, and no rounding of float32, is taken for a broken rule."""
+    for seed in range(6):
+        counts = np.random.default_rng(seed).binomial(2, 0.3, (n, n // 3 + 2)).astype(np.int8)
+        counts[:2, 0] = 0, 1
+        products = ops.make_products(ops.standardise([ops.pack(counts)], n), "cpu", np.float32)
+        (report,) = check_operator(ops.make_covariance(products), seed=seed)
+        assert report.ok, str(report)
+        if n <= 128:
+            assert report.trace == pytest.approx(n, rel=1e-5) and report.trace_se == 0
+
+
+def test_up_to_twice_as_many_samples_as_probes_every_direction_is_seen():
+    K = np.eye(100)
+    K[40, 40] = -0.01
+    assert check_operator(K.__matmul__, 100, 98.99).problems[0].startswith("is not positive semidefinite")
