@@ -123,6 +123,8 @@ class MixedCovariance:
 
     def __init__(self, parts: Sequence[Covariance]):
         self.parts = tuple(parts)
+        for part in self.parts:
+            refuse_layout(part)
         self.names = tuple(name for part in self.parts for name in part.names)
         self.num_samples = self.parts[0].num_samples
         self.num_components = len(self.names)
@@ -196,6 +198,15 @@ class MixedCovariance:
             for part, f, near in zip(self.parts, F.parts, self._near, strict=True)
             for image in part.apply_each(f)
         ]
+
+
+def refuse_layout(covariance: Covariance) -> None:
+    """ValueError for a covariance with residuals of its own, of which a part would be lost within another."""
+    if getattr(covariance, "layout", None) is not None:
+        raise ValueError(
+            f"covariance: that of {', '.join(covariance.names)} has residuals; scale and mix the genetic components "
+            "first, and give with_residuals all residuals at once, last"
+        )
 
 
 def home_of(covariance: Covariance) -> Any:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .covariance import Covariance, MixedCovariance, as_covariance
+from .covariance import Covariance, MixedCovariance, as_covariance, refuse_layout
 from .scaled import DiagonalCovariance, ScaledCovariance
 
 
@@ -128,8 +128,11 @@ def with_residuals(covariance, diagonals: np.ndarray, names: Sequence[str] | Non
     sum eta_j tr(R_j)/n.  Bounds: eta_j >= residual_floor times the variance of y / sqrt(D); beside a constant residual
     the others only >= 0.
     Cost: the diagonals of the K_g once, half a pass.
+    Raises ValueError that names a residual which is zero for all or a combination of others, a sample without any, and
+    for a covariance that has residuals already.
     """
     covariance = as_covariance(covariance)
+    refuse_layout(covariance)
     diagonals = np.asarray(diagonals, np.float64)
     if diagonals.ndim != 2 or len(diagonals) != covariance.num_samples or not diagonals.shape[1]:
         raise ValueError(f"diagonals: expected ({covariance.num_samples}, J >= 1), found {diagonals.shape}")
@@ -139,6 +142,7 @@ def with_residuals(covariance, diagonals: np.ndarray, names: Sequence[str] | Non
     if bad.any() or len(names) != J:
         sample, which = np.argwhere(bad)[0] if bad.any() else (0, 0)
         raise ValueError(f"residual {names[which]}: expected {J} names and values >= 0; sample {sample} has another")
+    _check_distinct(diagonals, names)
     if not (diagonals.sum(axis=1) > 0).all():
         sample = int(np.argmin(diagonals.sum(axis=1) > 0))
         raise ValueError(f"residuals: sample {sample} has no residual variance in any of {', '.join(names)}")
@@ -166,3 +170,18 @@ def with_residuals(covariance, diagonals: np.ndarray, names: Sequence[str] | Non
         return ResidualCovariance([whitened], layout)
     extra = DiagonalCovariance(diagonals[:, parts] / root[:, None] ** 2, [names[j] for j in parts], whitened)
     return ResidualCovariance([whitened, extra], layout)
+
+
+def _check_distinct(diagonals: np.ndarray, names: Sequence[str]) -> None:
+    """ValueError that names a residual which is zero for all samples, or a combination of the others."""
+    empty = ~diagonals.any(axis=0)
+    if empty.any():
+        name = names[int(np.argmax(empty))]
+        raise ValueError(f"residual {name}: is zero for all samples; leave it out, or merge it with another group")
+    unit = diagonals / np.linalg.norm(diagonals, axis=0)
+    for last in range(2, len(names) + 1):
+        if np.linalg.matrix_rank(unit[:, :last]) < last:
+            raise ValueError(
+                f"residual {names[last - 1]}: is a combination of {', '.join(names[: last - 1])}, so their variances "
+                "cannot be told apart; leave one out"
+            )

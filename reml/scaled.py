@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .covariance import Covariance, diagonals_of
+from .covariance import Covariance, diagonals_of, refuse_layout
 from .linalg import Block, column_dots, gram, scale_rows
 
 
@@ -13,7 +13,8 @@ class ScaledCovariance:
 
     scale (n,).  names: by default those of the other.  Products cost what they cost there; blocks are the other's, so
     results stay where it computes.  The traces sum_i s_i^2 (K_g)_ii take its diagonals, half a pass, once.
-    Raises ValueError where the scale does not fit, is not finite, or is zero for all samples.
+    Raises ValueError where the scale does not fit, is not finite, or is zero for all samples, and for a covariance that
+    :func:`~gpu_reml.reml.residuals.with_residuals` gave.
     """
 
     def __init__(self, covariance: Covariance, scale: np.ndarray, names: Sequence[str] | None = None):
@@ -22,6 +23,7 @@ class ScaledCovariance:
             raise ValueError(f"scale: expected one value for each of {covariance.num_samples} samples, {scale.shape}")
         if not np.isfinite(scale).all() or not scale.any():
             raise ValueError("scale: expected finite values, not all zero")
+        refuse_layout(covariance)
         self.base, self.scale = covariance, scale
         self.names = tuple(covariance.names if names is None else names)
         self.num_samples, self.num_components = covariance.num_samples, covariance.num_components

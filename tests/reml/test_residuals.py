@@ -249,11 +249,27 @@ def test_probe_errors_are_those_of_what_is_reported(cohort, ancestry):
         (-np.ones((N, 1)), None, "values >= 0; sample 0"),
         (np.column_stack([np.arange(N) > 4, np.arange(N) > 9]), None, "sample 0 has no residual variance"),
         (np.ones((N, 2)), ["one"], "2 names"),
+        (np.eye(N, 2) * [1, 0] + [1, 0], ["all", "none"], "residual none: is zero for all samples; leave it out"),
+        (np.column_stack([np.ones(N), np.full(N, 2.0)]), ["a", "b"], "residual b: is a combination of a, so"),
+        (np.column_stack([np.arange(N) < 9, np.arange(N) > 8, np.ones(N)]), list("abc"), "c: is a combination of a, b"),
     ],
 )
 def test_impossible_residuals_are_refused(cohort, diagonals, names, message):
     with pytest.raises(ValueError, match=message):
         with_residuals(dense_covariance(cohort.Ks), diagonals, names)
+
+
+def test_residuals_are_given_once_and_last(cohort):
+    """A layout within another would be lost, and the fit that of a model nobody asked for."""
+    base = dense_covariance(cohort.Ks[:1], ["k"])
+    model = with_residuals(base, np.arange(1.0, N + 1)[:, None])
+    for build in (
+        lambda: with_residuals(model, np.arange(1.0, N + 1)[:, None]),
+        lambda: ScaledCovariance(model, np.arange(1.0, N + 1)),
+        lambda: fit_exact(cohort.y, cohort.X, [model, cohort.Ks[1]]),
+    ):
+        with pytest.raises(ValueError, match=r"that of k has residuals; .* last"):
+            build()
 
 
 def test_an_operator_without_diagonals_is_refused_with_the_remedy_where_they_are_needed(cohort):
