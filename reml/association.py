@@ -8,19 +8,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from gpu_reml.ops import CpuProducts, make_covariance, take_variants
 
 from . import spectral
 from .exact import SpectralModel, contrast_kernels, contrasts
-from .linalg import orthonormal_basis, project
+from .linalg import COLLINEAR, orthonormal_basis, project
 
-# Share of |z|^2 outside the fixed effects under which it is rounding: a hundred times that of the product Q'z squared.
-COLLINEAR = {4: 1e-5, 8: 1e-10}
 LOG_10 = np.log(10)
 SMALL_P = 1e-280  # under which the incomplete beta function is taken from its continued fraction, in logarithms
-MEDIAN_CHI2 = stats.chi2.median(1)
+MEDIAN_CHI2 = float(special.chdtri(1, 0.5))
 ROWS = 1024  # variants whose exact features (rows, n - c) float64 are held at once
 
 
@@ -107,7 +105,7 @@ def lambda_gc(log10p: np.ndarray) -> float:
     Devlin & Roeder 1999, Biometrics 55:997.  nan without a test.
     """
     known = log10p[np.isfinite(log10p)]
-    return float(stats.chi2.isf(10.0 ** -np.median(known), 1) / MEDIAN_CHI2) if len(known) else np.nan
+    return float(special.chdtri(1, 10.0 ** -np.median(known)) / MEDIAN_CHI2) if len(known) else np.nan
 
 
 def left_of_fixed_effects(Y: np.ndarray, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

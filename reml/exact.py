@@ -18,7 +18,7 @@ from .covariance import CountingCovariance, as_covariance
 from .fit import checked
 from .likelihood import apply_v_at
 from .linalg import orthonormal_basis, project, symmetric
-from .moments import Moments, check_separable, start_values
+from .moments import Moments, check_left, check_separable, start_values
 from .null import lrt_weights, null_loglik
 from .residuals import layout_of
 from .result import ConvergenceError, Estimate, FitResult, FixedEffects, Record, make_result
@@ -200,6 +200,7 @@ def fit_exact(
     basis = contrasts(trait.Q)
     Ks, target = contrast_kernels(counting, basis), basis.coordinates(trait.scaled)
     found = exact_moments(Ks, target)
+    check_left(counting, found.T[-1, :-1])
     lower = np.append(np.zeros(len(Ks)), settings.residual_floor)
 
     def report(iteration, theta, decrement, norm):
@@ -223,7 +224,7 @@ def fit_exact(
         ended = search(model, theta, lower, settings, report, layout.estimated)
         result = result_of(model, ended, trait, basis, counting, found.T, settings)
     except SingularInformationError as error:
-        name = [*counting.names, "residual"][error.index]
+        name = [*layout.names, *layout.residual_names][error.index]
         raise ConvergenceError(
             f"component {name} cannot be told apart from the others (singular information); remove or merge it"
         ) from None

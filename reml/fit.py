@@ -85,7 +85,8 @@ def fit_traits(
                 for which in range(Y.shape[1])
             ]
         except SingularInformationError as error:
-            name = [*counting.names, "residual"][error.index]
+            layout = layout_of(counting)
+            name = [*layout.names, *layout.residual_names][error.index]
             raise ConvergenceError(
                 f"component {name} cannot be told apart from the others (singular information); remove or merge it"
             ) from None

@@ -15,7 +15,7 @@ from .covariance import CountingCovariance, Covariance, as_covariance
 from .exact import one_trait
 from .likelihood import apply_v_at
 from .linalg import Block, columns, gram, project, symmetric, take_columns
-from .moments import check_separable, component_images, probe_grams, quadratic_forms
+from .moments import check_left, check_separable, component_images, probe_grams, quadratic_forms
 from .precondition import complement_traces
 from .probes import Probes, probes_are_exact
 from .residuals import layout_of
@@ -90,6 +90,7 @@ def haseman_elston(
     found = probe_moments(counting, Q, Z)
     q = quadratic_forms(counting, counting.block(trait.scaled))
     T = found.normal_matrix
+    check_left(counting, found.traces)
     try:
         check_separable(T)
         lower = np.append(np.zeros(len(T) - 1), RESIDUAL_FLOOR)

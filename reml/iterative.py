@@ -15,7 +15,7 @@ from . import likelihood
 from .covariance import CountingCovariance
 from .inference import largest_mc_ratio, mc_covariance_of_theta
 from .linalg import Block, columns, project
-from .moments import Moments, moments, start_values
+from .moments import Moments, check_left, moments, start_values
 from .precondition import (
     Preconditioner,
     ProjectedCore,
@@ -97,12 +97,13 @@ def prepare(covariance, traits: Traits, probes: Probes, settings: FitSettings) -
     Q, y = covariance.block(traits.Q), covariance.block(traits.scaled)
     n, G = covariance.num_samples, covariance.num_components
     lower = np.append(np.zeros(G), settings.residual_floor)
+    traces = complement_traces(covariance, Q)
+    check_left(covariance, traces)
     used = int(np.clip(MOMENT_BYTES // (G * n * np.dtype(covariance.dtype).itemsize), 1, 8))
     if probes_are_exact(probes.trace):
         used = n
     Z = project(Q, covariance.block(probes.trace[:, :used]))
     found = moments(covariance, Q, y, Z)
-    traces = complement_traces(covariance, Q)
     guess = start_values(found, lower)
     at_once = settings.core == "always"
     core = make_projected_core(covariance, Q, traces, guess[:-1], probes.sketch[:, : None if at_once else 0])
@@ -201,6 +202,7 @@ def step(problem: Problem, state: FitState) -> tuple[FitState, Evaluation]:
     step is cut at the zero of its derivative (a secant step), which needs no likelihood.
     """
     near = state.step is not None and not state.halvings and state.step.decrement <= SMALL_STEP
+    near = near and not shortened(problem, state)
     here = evaluate(problem, state.theta, state.images, state.last, near=near)
     if state.step is not None and state.halvings < 8:
         direction = state.step.direction
@@ -210,15 +212,32 @@ def step(problem: Problem, state: FitState) -> tuple[FitState, Evaluation]:
             theta = np.maximum(state.last.theta + cut.direction, problem.lower)
             kept = state.last._replace(PB=here.PB, PF=here.PF)
             return FitState(theta, state.images, state.batches, kept, cut, state.halvings + 1), here
-    layout = problem.layout
-    lower = np.where(layout.guarded, np.maximum(problem.lower, MOST_SHRINKAGE * state.theta), problem.lower)
-    proposal = ai_step(state.theta, here.score, here.ai, lower, layout.estimated)
+    lower = step_bounds(problem, state.theta)
+    proposal = ai_step(state.theta, here.score, here.ai, lower, problem.layout.estimated)
     return FitState(proposal.theta, state.images, state.batches, here, proposal), here
 
 
+def step_bounds(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """(p,) the least that one step from theta may lead to; residuals may fall to their bound from near the floor."""
+    least = MOST_SHRINKAGE * theta
+    return np.where(problem.layout.guarded & (least > problem.settings.residual_floor), least, problem.lower)
+
+
+def shortened(problem: Problem, state: FitState) -> bool:
+    """Whether the step just proposed takes a residual down as far as one step may, above its bound.
+
+    Where y's variance has hardly any of that residual its information is small, and so is a step in standard errors,
+    while the likelihood still rises.
+    """
+    least = step_bounds(problem, state.last.theta)
+    return bool(((least > problem.lower) & (state.theta <= least * (1 + 1e-9))).any())
+
+
 def converged(problem: Problem, state: FitState) -> bool:
-    """Whether the step just proposed is within the tolerance."""
-    return state.halvings == 0 and state.step is not None and state.step.decrement <= problem.settings.tol
+    """Whether the step just proposed is within the tolerance, and as long as the likelihood asked for."""
+    if state.halvings or state.step is None or shortened(problem, state):
+        return False
+    return state.step.decrement <= problem.settings.tol
 
 
 def refreshed(problem: Problem, probes: Probes, state: FitState) -> tuple[Problem, FitState]:

@@ -19,6 +19,7 @@ from .hooks import Hooks
 from .inference import largest_mc_ratio, mc_covariance_of_theta
 from .lanczos import LanczosState, lanczos_start, lanczos_step, ritz_measures
 from .linalg import Block, column_batches, column_dots, columns, gram, project, symmetric
+from .moments import check_left
 from .probes import Probes, probes_are_exact
 from .residuals import layout_of
 from .result import Estimate, FitResult, FixedEffects, Record, Status, make_result
@@ -135,6 +136,7 @@ def prepare(covariance: CountingCovariance, Q: np.ndarray) -> Cohort:
     KQ = covariance.apply(np.ones(1), Q) if Q.shape[1] else Q
     inner = symmetric(gram(Q, KQ))
     trace = float(covariance.traces[0] - np.trace(inner))
+    check_left(covariance, np.array([trace]))
     F = project(Q, project(Q, KQ))
     rounding = 64 * np.finfo(covariance.dtype).eps * trace / len(Q)
     moved = np.sqrt(column_dots(F, F)) > rounding

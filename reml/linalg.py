@@ -11,6 +11,9 @@ import numpy as np
 from scipy import linalg
 
 Block = Any  # see above
+# Share of a squared length outside the fixed effects under which it is rounding, by bytes of the products' type: a
+# hundred times that of the products.
+COLLINEAR = {4: 1e-5, 8: 1e-10}
 
 
 def orthonormal_basis(X: np.ndarray) -> np.ndarray:

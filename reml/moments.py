@@ -7,7 +7,8 @@ import numpy as np
 from scipy import optimize
 
 from .covariance import Covariance
-from .linalg import Block, column_dots, project
+from .linalg import COLLINEAR, Block, column_dots, project
+from .result import ConvergenceError
 from .step import SingularInformationError
 
 GRAM_BYTES = 1 << 22  # most memory that the float64 copies of K_g z take at once
@@ -80,6 +81,19 @@ def check_separable(T: np.ndarray) -> None:
     values, vectors = np.linalg.eigh(T / np.outer(scale, scale))
     if values[0] < DEPENDENT:
         raise SingularInformationError(int(np.argmax(np.abs(vectors[:, 0]))))
+
+
+def check_left(covariance: Covariance, left: np.ndarray) -> None:
+    """Raise ConvergenceError that names a component of which the fixed effects leave nothing.
+
+    left (G,): traces on the complement of X, which rounding alone keeps from zero where X spans a component.
+    """
+    none = left <= COLLINEAR[np.dtype(covariance.dtype).itemsize] * covariance.traces
+    if none.any():
+        raise ConvergenceError(
+            f"component {covariance.names[int(np.argmax(none))]}: the fixed effects leave nothing of it, so its "
+            "variance cannot be estimated; remove it, or the covariates that explain it"
+        )
 
 
 def start_values(moments: Moments, lower: np.ndarray) -> np.ndarray:

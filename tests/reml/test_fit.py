@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gpu_reml import ops
 from gpu_reml.reml import (
     ConvergenceError,
     CountingCovariance,
@@ -14,10 +15,13 @@ from gpu_reml.reml import (
     draw_probes,
     exact_probes,
     fit,
+    fit_exact,
+    haseman_elston,
     make_projected_core,
     precondition,
     probe_images,
     trace_estimates,
+    with_residuals,
 )
 from gpu_reml.reml.likelihood import apply_v_at, average_information, solve
 from gpu_reml.reml.linalg import orthonormal_basis, project
@@ -217,3 +221,39 @@ def test_results_do_not_depend_on_the_tiling(cohorts):
         for tiling in ((512, 1 << 15), (17, 128))
     ]
     np.testing.assert_allclose(*thetas, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("n", "m", "groups"), [(100, 300, False), (120, 30, False), (100, 300, True)])
+def test_a_trait_that_is_all_genetic_ends_with_its_residuals_at_their_bounds(n, m, groups):
+    """The information about a residual that y hardly has is small, which is no reason to stop above the bound."""
+    cohort = make_cohort(n, m, 2, seed=n)
+    y = cohort.Ks[0] @ np.random.default_rng(n).standard_normal(n)
+    X, covariance = np.ones((n, 1)), covariance_of(cohort)
+    if groups:
+        covariance = with_residuals(covariance, (np.arange(n)[:, None] % 2 == [0, 1]).astype(float), ["a", "b"])
+    expected = fit_exact(y, X, covariance)
+    found = fit(y, X, covariance, exact_probes(n, 10))
+    assert expected.at_bound.tolist() == found.at_bound.tolist() == [False, True, *[True] * (1 + groups)]
+    assert found.loglik == pytest.approx(expected.loglik, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("estimator", ["exact", "krylov", "iterative", "two", "moments"])
+def test_a_component_that_the_covariates_explain_is_named(dtype, estimator):
+    """One variant that is a covariate as well: rounding is all that is left of its component."""
+    cohort = make_cohort(120, 200, 1, seed=3)
+    weights = np.column_stack([np.ones(200), np.arange(200) == 5])
+    products = ops.make_products(cohort.genotypes, "cpu", dtype)
+    both = ops.make_covariance(products, weights, ["grm", "one"])
+    X = np.column_stack([cohort.X, ops.to_dense(cohort.genotypes)[:, 5]])
+    probes = draw_probes(120, 40)
+    fits = {
+        "exact": lambda: fit_exact(cohort.y, X, both),
+        "krylov": lambda: fit(cohort.y, X, both.only(1), probes),
+        "iterative": lambda: fit(cohort.y, X, both.only(1), probes, FitSettings(engine="iterative")),
+        "two": lambda: fit(cohort.y, X, both, probes),
+        "moments": lambda: haseman_elston(cohort.y, X, both, probes),
+    }
+    with pytest.raises(ConvergenceError, match="component one: the fixed effects leave nothing of it"):
+        fits[estimator]()
+    assert fit_exact(cohort.y, cohort.X, both).converged
