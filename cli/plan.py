@@ -12,7 +12,8 @@ from gpu_reml.ops.device.pool import size_class
 from gpu_reml.ops.device.products import PRODUCT_COLUMNS
 from gpu_reml.reml import Blocks, Work, default_rank, exact_memory, fit_blocks, he_blocks
 
-PROGRAM = 190  # MiB that Python and its libraries take
+PROGRAM = 230  # MiB that Python, its libraries and compiled kernels take
+VARIANT_BYTES, SAMPLE_BYTES = 500, 400  # of tables: ids, positions and constants of a variant, ids of a sample
 WEIGHT_BYTES = (4, 8, 4, 4)  # a weight: where and how much, for inner products and for the groups of a product
 COPIES = 3  # of a product's block where several devices share the variants: sent, returned, summed
 SMALL_BYTES = 1 << 16  # rows of scalars and lists of columns
@@ -163,7 +164,10 @@ def host_plan(sizes: Sizes, method: str, options: Namespace, plan: DevicePlan | 
     """Peak host memory by item, in MiB."""
     n, m, G = sizes.num_samples, sizes.num_variants, sizes.num_components
     width = 8 if options.dtype == "float64" else 4
-    items = {"packed genotypes": m * (n * sizes.bits + 7) // 8}
+    items = {
+        "packed genotypes": m * (n * sizes.bits + 7) // 8,
+        "tables": VARIANT_BYTES * m + SAMPLE_BYTES * n,
+    }
     if sizes.block_bytes:
         items["blocks of weights"] = sizes.block_bytes
     if sizes.num_matrices:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 WIDTH, HEIGHT = 1200, 420
 LEFT, RIGHT, TOP, BOTTOM = 60, 20, 40, 50
@@ -50,7 +50,7 @@ def qq_svg(log10p: np.ndarray, title: str) -> str:
     if m:
         ranks = np.unique(np.round(np.geomspace(1, m, 60)).astype(int))
         at = box.x(expected[ranks - 1])
-        edges = [box.y(-np.log10(stats.beta.ppf(q, ranks, m - ranks + 1))) for q in (0.025, 0.975)]
+        edges = [box.y(-np.log10(special.betaincinv(ranks, m - ranks + 1, q))) for q in (0.025, 0.975)]
         corners = [*zip(at, edges[0], strict=True), *zip(at[::-1], edges[1][::-1], strict=True)]
         band = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
         parts.append(f'<polygon points="{band}" fill="#dddddd"/>')
