@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpu_reml.ops import CpuProducts, take_variants
+from gpu_reml.ops import take_variants, to_dense
 from gpu_reml.ops.loco import LeaveOut
 
 from .association import Scan, left_of_fixed_effects, make_scan, tested_variants
 from .lanczos import lanczos_steps, ritz_measures
-from .linalg import Block, column_batches, column_dots, columns, project, take_columns, zeros_like
-from .pcg import BreakdownError
+from .linalg import Block, column_batches, column_dots, columns, project, take_columns
+from .pcg import PcgResult, pcg
 
 FEATURE_BYTES = 1 << 29  # of features (m, k) that are held while columns are solved together
 
@@ -47,7 +47,7 @@ class LocoSettings:
 
 
 class Solved(NamedTuple):
-    """``X`` (n, k); true relative residuals and iterations (k,); column-passes spent."""
+    """``X`` (n, k); true relative residuals and iterations (k,); column-passes spent; whether all met the tolerance."""
 
     X: Block
     residuals: np.ndarray
@@ -87,67 +87,30 @@ def apply_v(left: LeaveOut, thetas: np.ndarray, groups: np.ndarray, traits: np.n
 
 
 def solve_columns(
-    left: LeaveOut, Q: Block, thetas: np.ndarray, groups: np.ndarray, traits: np.ndarray, B: Block,
-    *, tol: float, max_iterations: int,
-) -> Solved:  # fmt: skip
-    """P_c b for every column of B (n, k) in the complement of Q, each with its own V_c, by conjugate gradients.
-
-    Columns share passes and leave when done; a last pass replaces the residuals by true ones.
-    Cost: a column-pass for each column, each iteration.
-    """
+    left: LeaveOut, Q: Block, thetas: np.ndarray, groups: np.ndarray, traits: np.ndarray, B: Block, **options
+) -> PcgResult:
+    """P_c b for every column of B (n, k) in the complement of Q, each with its own V_c; ``options`` of :func:`pcg`."""
 
     def apply(P, which):
         return project(Q, apply_v(left, thetas, groups[which], traits[which], P))
 
-    k = B.shape[1]
-    lengths = np.sqrt(column_dots(B, B))
-    X, active = zeros_like(B), np.flatnonzero(lengths > 0)
-    R = B[:, active]
-    P, rr = R.copy(), column_dots(R, R)
-    iterations, passes = np.zeros(k, int), 0
-    for _ in range(max_iterations):
-        if not len(active):
-            break
-        VP = apply(P, active)
-        passes += len(active)
-        curvature = column_dots(P, VP)
-        if (curvature <= 0).any():
-            raise BreakdownError(
-                f"p'Vp = {curvature.min():.3g}: the covariance is not positive definite in this precision; use "
-                "float64 products"
-            )
-        alpha = (rr / curvature).astype(B.dtype)
-        X[:, active] += alpha * P
-        R = R - alpha * VP
-        new = column_dots(R, R)
-        iterations[active] += 1
-        P = R + (new / rr).astype(B.dtype) * P
-        rr = new
-        going = np.sqrt(rr) > tol * lengths[active]
-        if not going.all():
-            active, R, P, rr = active[going], R[:, going], P[:, going], rr[going]
-    left_over = B - apply(X, np.arange(k))
-    residuals = np.sqrt(column_dots(left_over, left_over)) / np.where(lengths > 0, lengths, 1)
-    return Solved(X, residuals, iterations, passes + k, not len(active))
+    return pcg(apply, B, by_column=True, **options)
 
 
-def solve_in_batches(
-    left: LeaveOut, Q: Block, thetas, groups, traits, B: Block, settings: LocoSettings, tol: float
-) -> Solved:
-    """:func:`solve_columns`, as many columns at once as memory allows."""
+def solve_in_batches(left: LeaveOut, Q: Block, thetas, groups, traits, B: Block, settings: LocoSettings) -> Solved:
+    """:func:`solve_columns`, as many columns at once as memory allows; a last pass makes the residuals true ones."""
+    options = {"tol": settings.tol, "max_iterations": settings.max_iterations}
     parts = [
-        solve_columns(
-            left, Q, thetas, groups[batch], traits[batch], take_columns(B, batch),
-            tol=tol, max_iterations=settings.max_iterations,
-        )
+        solve_columns(left, Q, thetas, groups[batch], traits[batch], take_columns(B, batch), **options)
         for batch in column_batches(B.shape[1], columns_at_once(left, B, settings))
-    ]  # fmt: skip
+    ]
+    iterations = np.concatenate([part.iterations for part in parts])
     return Solved(
         columns(*(part.X for part in parts)),
         np.concatenate([part.residuals for part in parts]),
-        np.concatenate([part.iterations for part in parts]),
-        sum(part.column_passes for part in parts),
-        all(part.converged for part in parts),
+        iterations,
+        int(iterations.sum()) + len(iterations),
+        all(part.converged.all() for part in parts),
     )
 
 
@@ -177,7 +140,7 @@ def calibrate(
     while True:
         drawn = [order[first : first + each] for order in orders]
         chosen, own = np.concatenate(drawn), np.repeat(np.arange(C), [len(rows) for rows in drawn])
-        B = left.products.block(project(Q, standardised_columns(left.products.genotypes, chosen)))
+        B = left.products.block(project(Q, to_dense(take_variants(left.products.genotypes, chosen))))
         parts = [
             inverse_forms(left, block_Q, thetas[own[batch]], own[batch], take_columns(B, batch), settings)
             for batch in column_batches(len(chosen), columns_at_once(left, B, settings))
@@ -246,12 +209,6 @@ def shrunken_means(values: np.ndarray, groups: np.ndarray, num_groups: int) -> t
     return overall + B * (means - overall), np.sqrt(error)
 
 
-def standardised_columns(genotypes, rows: np.ndarray) -> np.ndarray:
-    """(n, s) float64 standardised genotypes of a few variants."""
-    chosen = CpuProducts(take_variants(genotypes, rows), np.float64)
-    return np.asarray(chosen.z(np.eye(len(rows))), np.float64)
-
-
 def loco_scan(
     Y: np.ndarray,
     X: np.ndarray,
@@ -279,7 +236,7 @@ def loco_scan(
     groups, traits = np.tile(np.arange(C), t), np.repeat(np.arange(t), C)
     block_Q = products.block(Q)
     B = products.block(np.repeat(y / scales, C, axis=1))
-    solved = solve_in_batches(left, block_Q, unit, groups, traits, B, settings, settings.tol)
+    solved = solve_in_batches(left, block_Q, unit, groups, traits, B, settings)
     known = tested_variants(products, products.zt(block_Q), Q)
     candidates = [rows[np.isfinite(known.norms[rows])] for rows in tested]
     if not sum(map(len, candidates)):

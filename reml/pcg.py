@@ -34,8 +34,11 @@ def pcg(
     tol: float | np.ndarray = 1e-4,
     max_iterations: int = 400,
     check: bool = True,
+    by_column: bool = False,
 ) -> PcgResult:
     """Solve V X = B (n, k) for symmetric positive definite V, every column to its own tolerance.
+
+    by_column: every column has a V of its own, and ``apply_v(P, which)`` is told which of the k columns are in P.
 
     A column stops when |b - V x| <= tol |b| and then leaves the block, so it costs no further product.  Blocks stay in
     B's type; every scalar is a float64 sum.  Cost: k columns a pass and iteration, one more pass for a start X0 and
@@ -43,12 +46,13 @@ def pcg(
     A column that does not converge is reported, not raised.  Raises BreakdownError when V is not positive definite.
     Source: Hestenes & Stiefel 1952, J. Res. NBS 49:409; preconditioned as in Golub & Van Loan, 4th ed., 11.5.
     """
+    apply = apply_v if by_column else lambda P, which: apply_v(P)
     k = B.shape[1]
     tol = np.broadcast_to(np.asarray(tol, np.float64), (k,))
     lengths = np.sqrt(column_dots(B, B))
     target = tol * lengths
     X = zeros_like(B) if X0 is None else X0.astype(B.dtype, copy=True)
-    R = B.copy() if X0 is None else B - apply_v(X)
+    R = B.copy() if X0 is None else B - apply(X, np.arange(k))
     norms = np.sqrt(column_dots(R, R))
     iterations = np.zeros(k, int)
     active = np.flatnonzero(norms > target)
@@ -60,7 +64,7 @@ def pcg(
         M = R if apply_minv is None else apply_minv(R)
         rz_new = column_dots(R, M)
         P = M.copy() if P is None else M + (rz_new / rz).astype(B.dtype) * P
-        VP = apply_v(P)
+        VP = apply(P, active)
         curvature = column_dots(P, VP)
         if (curvature <= 0).any():
             raise BreakdownError(
@@ -79,7 +83,7 @@ def pcg(
             active, R, P, rz = active[going], R[:, going], P[:, going], rz[going]
     left[:, active] = R
     if check and iterations.any():
-        left = B - apply_v(X)
+        left = B - apply(X, np.arange(k))
         norms = np.sqrt(column_dots(left, left))
     relative = np.divide(norms, lengths, out=np.zeros(k), where=lengths > 0)
     recursive_met = np.isin(np.arange(k), active, invert=True)

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from .certified import (
     Candidates,
@@ -35,6 +36,7 @@ from .linalg import orthonormal_basis, project
 from .pcg import BreakdownError
 from .precondition import ProjectedCore, complement_traces, make_projected_core, precondition
 from .result import ConvergenceError, FitResult
+from .scaled import ScaledCovariance
 
 FAR = 0.25  # distance of the components' proportions at which the preconditioner is made anew
 
@@ -196,6 +198,11 @@ def sparse_reml(
     Cost a round: a REML fit, and PCG steps' passes of the candidates.  Memory: 2 (n, k) of the candidates' columns.
     """
     settings = settings or SparseSettings()
+    if isinstance(covariance, ScaledCovariance) or not sparse.issparse(getattr(covariance, "weights", None)):
+        raise ValueError(
+            "covariance: expected a GenotypeCovariance, whose variants can be chosen as fixed effects that are alike for "
+            f"all samples; found {type(covariance).__name__}"
+        )
     run = _Run(y, X, CountingCovariance(covariance), estimate, sketch, settings)
     run.fit = estimate(run.X, None)
     run.passes += run.fit.column_passes
@@ -214,8 +221,6 @@ class _Run:
     """The state of the alternation: the last fit with its support, and the last LASSO."""
 
     def __init__(self, y, X, covariance, estimate: Estimator, sketch: np.ndarray, settings: SparseSettings):
-        if not hasattr(covariance, "products") or not hasattr(covariance, "weights"):
-            raise ValueError("covariance: expected a GenotypeCovariance, whose variants can be chosen")
         Y, self.X = checked(np.asarray(y, np.float64)[:, None], X, covariance)
         Q = orthonormal_basis(self.X)
         left = project(Q, Y)

@@ -9,8 +9,19 @@ from scipy import linalg
 from sklearn.linear_model import Lasso
 
 from gpu_reml.ops import CpuProducts, make_covariance, pack, standardise, to_dense
+from gpu_reml.ops.block_covariance import make_block_covariance
 from gpu_reml.ops.device.products import make_device_products
-from gpu_reml.reml import BreakdownError, ConvergenceError, FitSettings, draw_probes, exact_probes, fit, fit_exact
+from gpu_reml.reml import (
+    BreakdownError,
+    ConvergenceError,
+    FitSettings,
+    ScaledCovariance,
+    dense_covariance,
+    draw_probes,
+    exact_probes,
+    fit,
+    fit_exact,
+)
 from gpu_reml.reml.certified import (
     Data,
     KktSettings,
@@ -477,6 +488,11 @@ def test_bad_arrays_are_refused(cohorts):
         run(flat)
     with pytest.raises(ValueError, match="300 samples"):
         run(SimpleNamespace(**{**vars(cohort), "y": cohort.y[:-1]}))
+    plain = covariance_of(cohort)
+    blocks = make_block_covariance(plain.products, [[M]])
+    for other in (ScaledCovariance(plain, np.ones(N)), blocks, dense_covariance(cohort.Ks)):
+        with pytest.raises(ValueError, match=f"expected a GenotypeCovariance.* found {type(other).__name__}"):
+            run(cohort, covariance=other)
     with pytest.raises(ValueError, match="kkt tolerances"):
         KktSettings(tol=0, rel_tol=0)
     with pytest.raises(ValueError, match="rounds"):
