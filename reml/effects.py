@@ -5,13 +5,14 @@ X b = y - V P y.  Variances are in y's units squared, genetic values in y's unit
 Source: Henderson 1975, Biometrics 31:423; Searle, Casella & McCulloch 1992, Variance Components, 7.4 and App. M.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse, special
 
 from .covariance import MixedCovariance, as_covariance, diagonals_of
-from .likelihood import apply_v_at, solve
+from .likelihood import apply_v_at, fixed_inverse, solve
 from .linalg import Block, column_batches, columns, gram, orthonormal_basis, project, symmetric
 from .precondition import Preconditioner, ProjectedCore, precondition
 from .probes import probes_are_exact
@@ -74,15 +75,20 @@ class Reliability(NamedTuple):
 
 
 class _Scaled(NamedTuple):
-    """A model divided by y's standard deviation off X, so that float32 products meet numbers near 1."""
+    """A model over its total variance, so that float32 products meet numbers near 1; X and y whitened as by a fit.
+
+    ``parameters`` (p,): in y's units squared; ``theta``: the same over ``scale``^2.
+    """
 
     covariance: Any
+    layout: Layout
+    parameters: np.ndarray
     theta: np.ndarray
     scale: float
     Q: np.ndarray
     Q_there: Block
-    PVQ: Block
-    inner: np.ndarray  # Q'X (X'V^-1X)^-1 X'Q, scaled
+    apply_v: Callable[[Block], Block]
+    preconditioner: Preconditioner | None
 
 
 def effects(
@@ -133,7 +139,7 @@ def effects(
             "PCG steps; use float64 products (--dtype float64), a preconditioner, or a looser tolerance"
         )
     Py = solved.X[:, :1]
-    inner = _information_inverse(Q_there, VQ, solved.X[:, 1:], solved.R[:, 1:])
+    inner = fixed_inverse(Q_there, VQ, solved.X[:, 1:], solved.R[:, 1:])
     fitted = Q.T @ y - scale * gram(Q_there, apply_v(Py))[:, 0]
     to_columns = np.linalg.lstsq(X, Q, rcond=None)[0]
     fixed = FixedEffects(to_columns @ fitted, symmetric(to_columns @ inner @ to_columns.T) * scale**2)
@@ -149,11 +155,6 @@ def effects(
         float(solved.residuals[0]),
         int(solved.iterations[0]),
     )
-
-
-def _information_inverse(Q: Block, VQ: Block, PVQ: Block, R: Block) -> np.ndarray:
-    """(c, c) Q'X (X'V^-1X)^-1 X'Q = Q'VQ - VQ'P VQ, from solves PVQ with residuals R: errs by their squares."""
-    return symmetric(gram(Q, VQ)) - symmetric(gram(VQ, PVQ) + gram(PVQ, R))
 
 
 def parameters_of(theta: np.ndarray, covariance) -> np.ndarray:
@@ -255,18 +256,17 @@ def reliability(
     (n, G): of every K_g as given, by default the covariance's.
     Cost: s columns a PCG step, ``at_once`` together, and c columns for the fixed effects.
     """
-    covariance = as_covariance(covariance)
-    layout, parameters = layout_of(covariance), parameters_of(theta, covariance)
-    model = _scaled_model(parameters, layout.whitened(np.asarray(X, np.float64)), covariance, core, tol)
-    preconditioner = None if core is None else precondition(core, model.theta)
-    mean, mc_se = _inverse_diagonal(model, probes, preconditioner, tol, at_once)
+    model = _scaled_model(theta, X, covariance, core)
+    mean, mc_se = _inverse_diagonal(model, probes, tol, at_once)
+    VQ = model.apply_v(model.Q_there)
+    solved = solve(model.Q_there, model.apply_v, VQ, model.preconditioner, tol=min(tol, INFORMATION_TOL))
+    inner = fixed_inverse(model.Q_there, VQ, solved.X, solved.R)
     # V^-1 H = I - P V on the span of X, so its rows are those of (Q - P V Q) Q'
-    outer = np.einsum("nc,cd,nd->n", model.Q, model.inner, model.Q)
-    cross = np.einsum("nc,nc->n", model.Q - np.asarray(model.PVQ, np.float64), model.Q)
-    residual = _residual_diagonal(covariance, layout, model.theta)
-    units = model.scale**2 if layout.root is None else (model.scale * layout.root) ** 2
+    outer = np.einsum("nc,cd,nd->n", model.Q, inner, model.Q)
+    cross = np.einsum("nc,nc->n", model.Q - np.asarray(solved.X, np.float64), model.Q)
+    residual, units = _residual_diagonal(model), _units(model)
     pev = (residual + outer - 2 * residual * cross - residual**2 * mean) * units
-    prior = _diagonals(covariance, layout, diagonals) @ parameters[: layout.num_genetic]
+    prior = _diagonals(model, diagonals) @ model.parameters[: model.layout.num_genetic]
     return Reliability(pev, mc_se * residual**2 * units, prior)
 
 
@@ -287,83 +287,80 @@ def component_reliability(
     which is far more precise for the total, the only component of a model with one.
     Cost: G s columns a PCG step and two passes of G s columns, ``at_once`` probes together.
     """
-    covariance = as_covariance(covariance)
-    layout, parameters = layout_of(covariance), parameters_of(theta, covariance)
-    model = _scaled_model(parameters, layout.whitened(np.asarray(X, np.float64)), covariance, core, tol)
-    preconditioner = None if core is None else precondition(core, model.theta)
+    model = _scaled_model(theta, X, covariance, core)
+    covariance, G = model.covariance, model.layout.num_genetic
     n, s = probes.shape
-    G = layout.num_genetic
     total, squares = np.zeros((n, G)), np.zeros((n, G))
     for batch in column_batches(s, at_once):
         Z = np.asarray(probes[:, batch], np.float64)
         images = covariance.apply_each(covariance.features(covariance.block(Z)))
         for g in range(G):
-            B = images[g]
-            PB = solve(model.Q_there, apply_v_at(covariance, model.theta), B, preconditioner, tol=tol, check=False).X
+            PB = solve(model.Q_there, model.apply_v, images[g], model.preconditioner, tol=tol, check=False).X
             values = Z * np.asarray(covariance.apply_each(covariance.features(PB))[g], np.float64)
             total[:, g] += values.sum(axis=1)
             squares[:, g] += (values**2).sum(axis=1)
     mean, mc_se = _mean_and_error(total, squares, probes)
-    factor = parameters[:G] ** 2 / model.scale**2
-    if layout.root is not None:
-        factor = factor * layout.root[:, None] ** 2
-    prior = _diagonals(covariance, layout, diagonals) * parameters[:G]
+    factor = model.theta[:G] ** 2 * np.broadcast_to(_units(model), (n,))[:, None]
+    prior = _diagonals(model, diagonals) * model.parameters[:G]
     return Reliability(prior - factor * mean, factor * mc_se, prior)
 
 
-def _residual_diagonal(covariance, layout: Layout, parameters: np.ndarray) -> np.ndarray:
-    """(n,) the diagonal R of the whitened model, from its parameters."""
-    residual = np.full(covariance.num_samples, parameters[-1])
-    if layout.num_parts:
-        residual += diagonals_of(covariance.parts[-1]) @ parameters[layout.num_genetic : -1]
+def _scaled_model(theta: np.ndarray, X: np.ndarray, covariance, core: ProjectedCore | None) -> _Scaled:
+    """The model at theta (G + J,) as reported."""
+    covariance = as_covariance(covariance)
+    layout, parameters = layout_of(covariance), parameters_of(theta, covariance)
+    scale = np.sqrt(float(parameters[:-1] @ covariance.traces) / covariance.num_samples + parameters[-1])
+    if not scale > 0:
+        raise ValueError(f"theta: expected a positive total variance, found {theta}")
+    scaled = parameters / scale**2
+    Q = orthonormal_basis(layout.whitened(np.asarray(X, np.float64)))
+    preconditioner = None if core is None else precondition(core, scaled)
+    apply_v, Q_there = apply_v_at(covariance, scaled), covariance.block(Q)
+    return _Scaled(covariance, layout, parameters, scaled, scale, Q, Q_there, apply_v, preconditioner)
+
+
+def _units(model: _Scaled) -> float | np.ndarray:
+    """What variances of whitened samples in scaled units are multiplied by, a number or (n,)."""
+    return (model.scale * (1.0 if model.layout.root is None else model.layout.root)) ** 2
+
+
+def _residual_diagonal(model: _Scaled) -> np.ndarray:
+    """(n,) the diagonal R of the whitened model, in scaled units."""
+    residual = np.full(model.covariance.num_samples, model.theta[-1])
+    if model.layout.num_parts:
+        residual += diagonals_of(model.covariance.parts[-1]) @ model.theta[model.layout.num_genetic : -1]
     return residual
 
 
-def _diagonals(covariance, layout: Layout, diagonals: np.ndarray | None) -> np.ndarray:
+def _diagonals(model: _Scaled, diagonals: np.ndarray | None) -> np.ndarray:
     """(n, G) K_g,ii before whitening."""
-    expected = (covariance.num_samples, layout.num_genetic)
+    expected = (model.covariance.num_samples, model.layout.num_genetic)
     if diagonals is not None:
         diagonals = np.asarray(diagonals, np.float64)
         if diagonals.shape != expected:
             raise ValueError(f"diagonals: expected {expected}, found {diagonals.shape}")
         return diagonals
-    if not hasattr(covariance, "diagonals"):
+    if not hasattr(model.covariance, "diagonals"):
         raise ValueError("diagonals: expected (n, G), since this covariance does not give the diagonals of its K_g")
-    found = np.asarray(covariance.diagonals(), np.float64)[:, : layout.num_genetic]
-    return found if layout.root is None else found * layout.root[:, None] ** 2
-
-
-def _scaled_model(theta: np.ndarray, X: np.ndarray, covariance, core, tol: float) -> _Scaled:
-    """theta over the total variance, and the solves that belong to the fixed effects."""
-    scale = np.sqrt(float(theta[:-1] @ covariance.traces) / covariance.num_samples + theta[-1])
-    if not scale > 0:
-        raise ValueError(f"theta: expected a positive total variance, found {theta}")
-    scaled = theta / scale**2
-    Q = orthonormal_basis(X)
-    apply_v, Q_there = apply_v_at(covariance, scaled), covariance.block(Q)
-    VQ = apply_v(Q_there)
-    preconditioner = None if core is None else precondition(core, scaled)
-    solved = solve(Q_there, apply_v, VQ, preconditioner, tol=min(tol, INFORMATION_TOL))
-    inner = _information_inverse(Q_there, VQ, solved.X, solved.R)
-    return _Scaled(covariance, scaled, scale, Q, Q_there, solved.X, inner)
+    found = np.asarray(model.covariance.diagonals(), np.float64)[:, : model.layout.num_genetic]
+    return found if model.layout.root is None else found * model.layout.root[:, None] ** 2
 
 
 def _inverse_diagonal(
-    model: _Scaled, probes: np.ndarray, preconditioner: Preconditioner | None, tol: float, at_once: int | None
+    model: _Scaled, probes: np.ndarray, tol: float, at_once: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(n,) estimates of P_ii and their Monte-Carlo errors."""
     n, s = probes.shape
-    known = np.zeros(n)
+    known, preconditioner = np.zeros(n), model.preconditioner
     if preconditioner is not None:
         U = np.asarray(preconditioner.core.U, np.float64) @ preconditioner.vectors
         known = (1 - (model.Q**2).sum(axis=1)) / preconditioner.d
         known += U**2 @ (1 / preconditioner.eigenvalues - 1 / preconditioner.d)
-    apply_v = apply_v_at(model.covariance, model.theta)
     total, squares = np.zeros(n), np.zeros(n)
     for batch in column_batches(s, at_once):
         Z = np.asarray(probes[:, batch], np.float64)
         B = project(model.Q_there, model.covariance.block(Z))
-        PZ = solve(model.Q_there, apply_v, B, preconditioner, tol=tol, check=False).X
+        PZ = solve(model.Q_there, model.apply_v, B, preconditioner, tol=tol, check=False).X
         if preconditioner is not None:
             PZ = PZ - preconditioner.apply_minv(B)
         values = Z * np.asarray(PZ, np.float64)

@@ -172,9 +172,8 @@ def fixed_effects(
     images = apply_v(columns(Py, Q))
     VPy, VQ = images[:, :1], images[:, 1:]
     scale = float(traits.scales[0])
-    F = project(Q, VQ)
-    solved = likelihood.solve(Q, apply_v, F, preconditioner, tol=1e-3, check=False)
-    inner = gram(Q, VQ) - 2 * likelihood.ai_matrix(F, solved.X, solved.R)
+    solved = likelihood.solve(Q, apply_v, VQ, preconditioner, tol=1e-3, check=False)
+    inner = likelihood.fixed_inverse(Q, VQ, solved.X, solved.R)
     to_columns = np.linalg.lstsq(traits.X, traits.Q, rcond=None)[0]
     fitted = traits.Q.T @ traits.Y - scale * gram(Q, VPy)
     cov = to_columns @ inner @ to_columns.T * scale**2

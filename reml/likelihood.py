@@ -210,3 +210,12 @@ def ai_matrix(F: Block, PF: Block, R: Block) -> np.ndarray:
     F'X + X'R = F'X + X'F - X'V X errs by the square of the solves' errors, so that loose ones do.
     """
     return symmetric(gram(F, PF) + gram(PF, R)) / 2
+
+
+def fixed_inverse(Q: Block, VQ: Block, PVQ: Block, R: Block) -> np.ndarray:
+    """(c, c) Q'X (X'V^-1X)^-1 X'Q = Q'VQ - Q'V P V Q in float64, from V Q and solves P V Q with residuals R.
+
+    Errs by the square of the solves' errors, as :func:`ai_matrix`.
+    Source: Searle, Casella & McCulloch 1992, Variance Components, App. M.
+    """
+    return symmetric(gram(Q, VQ)) - 2 * ai_matrix(project(Q, VQ), PVQ, R)

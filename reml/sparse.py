@@ -200,8 +200,8 @@ def sparse_reml(
     settings = settings or SparseSettings()
     if isinstance(covariance, ScaledCovariance) or not sparse.issparse(getattr(covariance, "weights", None)):
         raise ValueError(
-            "covariance: expected a GenotypeCovariance, whose variants can be chosen as fixed effects that are alike for "
-            f"all samples; found {type(covariance).__name__}"
+            "covariance: expected a GenotypeCovariance, whose variants have one effect for all samples and can be "
+            f"chosen; found {type(covariance).__name__}"
         )
     run = _Run(y, X, CountingCovariance(covariance), estimate, sketch, settings)
     run.fit = estimate(run.X, None)
