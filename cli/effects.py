@@ -78,6 +78,13 @@ def check_effects(options: Namespace) -> bool:
     return True
 
 
+def check_folds(inputs: Inputs, options: Namespace) -> None:
+    """Raises InputError for more folds than samples; before any work."""
+    n = inputs.alignment.num_samples
+    if options.cv and options.cv > n:
+        raise io.InputError(f"--cv {options.cv}: more folds than the {n} analysed samples")
+
+
 def _check_components(options: Namespace) -> None:
     """Refuse before a long fit what could not be saved after it."""
     given = [f"--{name}" for name in NOT_SAVED if getattr(options, name, None)]

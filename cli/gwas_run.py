@@ -20,6 +20,7 @@ from gpu_reml.reml.loco import LocoScan, LocoSettings, loco_scan
 from .inputs import Group, Inputs, Tables, load_group, plan_group, read_inputs
 from .methods import choose_method, safe_name
 from .reml import group_lines, planned_lines, write_samples
+from .report import fixed_line
 
 MODELS = {"ols": "marginal_ols_fwl", "loco": "mixed_leave_one_chromosome_out", "lmm": "mixed_whole_genome"}
 APPROXIMATION = (
@@ -111,7 +112,7 @@ def start_lines(inputs: Inputs, options: Namespace, threads: int) -> list[str]:
         + (f", {sum(dropped.values())} dropped ({reasons})" if reasons else ""),
         f"variants: {genotypes.num_variants} read, {varying} vary; A1 counted; missing genotype = mean",
         *(f"{text}: {number} removed" for text, number in inputs.filtered),
-        f"fixed effects: {', '.join(inputs.design.names)}",
+        fixed_line(inputs.design.names),
         f"model {options.model}; device {inputs.covariance.backend}, {threads} thread(s), {options.dtype} products",
         *(f"note: {note}" for note in inputs.notes),
     ]

@@ -167,7 +167,7 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
     notes = [*tables.sources.files, tables.sources, tables.phenotypes[0], *tables.covariates, *tables.parts.tables]
     if not tables.sources.files:
         model = assemble(None, None, tables.parts, group.alignment, None, options)
-        said = tuple(note for source in (*notes, planned.design) for note in source.notes)
+        said = (*(note for source in (*notes, planned.design) for note in source.notes), *trait_notes(group))
         return Inputs(group.alignment, group.Y, group.phenotypes, planned, None, model, said, (), None, None)
     files = len(tables.sources.files)
     loaded = load(tables.sources, group.alignment.indices[:files], options)
@@ -183,7 +183,7 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
         return place(genotypes, planned, options)
 
     model = assemble(genetic, loaded.genotypes, tables.parts, group.alignment, beside, options)
-    said = tuple(note for source in (*notes, loaded, made, planned.design) for note in source.notes)
+    said = (*(note for source in (*notes, loaded, made, planned.design) for note in source.notes), *trait_notes(group))
     return Inputs(
         group.alignment,
         group.Y,
@@ -196,6 +196,12 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
         loaded.variants,
         made if isinstance(made, io.ComponentSet) else None,
     )
+
+
+def trait_notes(group: Group) -> list[str]:
+    """What to know of traits that have two values, as a disease coded 0 and 1 or 1 and 2."""
+    binary = [name for name, y in zip(group.phenotypes, group.Y.T, strict=True) if len(np.unique(y)) == 2]
+    return [f"{name} has two values: all results are on that observed scale, not of liability" for name in binary]
 
 
 def set_components(sources: Sources, loaded: Loaded, planned: Planned, options: Namespace):

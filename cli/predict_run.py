@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,6 +90,11 @@ class Prediction(NamedTuple):
         return self.fixed + self.random.sum(axis=1)
 
 
+def model_file(path: str) -> str:
+    """The file that ``--save-model path`` wrote: it may have added .npz."""
+    return f"{path}.npz" if not Path(path).exists() and Path(f"{path}.npz").exists() else path
+
+
 def predict_command(options: Namespace) -> bool:
     """Predict and write two files; True, as there is nothing to converge."""
     io.check_writable(options.out)
@@ -98,7 +104,7 @@ def predict_command(options: Namespace) -> bool:
         )
     if (options.pheno_name or options.mpheno) and not options.pheno:
         raise io.InputError("--pheno-name, --mpheno: of what? give --pheno")
-    model = read_model(options.model)
+    model = read_model(model_file(options.model))
     data = read_new_data(model, options)
     device = "cuda" if options.device == "gpu" else options.device
     scoring = Scoring(

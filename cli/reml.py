@@ -11,7 +11,7 @@ from gpu_reml import io
 from gpu_reml.reml import FitResult, HEResult, layout_of
 
 from .components import with_alpha
-from .effects import after_fit, check_effects
+from .effects import after_fit, check_effects, check_folds
 from .export import check_export, export_files
 from .inputs import Group, Inputs, Planned, load_group, plan_group, read_inputs
 from .merge import check_merge, run_merge
@@ -19,7 +19,17 @@ from .merge_files import Partition
 from .methods import choose_method, remove_checkpoint, run_method, safe_name
 from .options import ignored_flags
 from .plan import host_plan, memory_lines
-from .report import ancestry_records, enrichment_of, history_text, hsq_text, joint_tests, json_record, plan_lines
+from .report import (
+    ancestry_records,
+    confounded_lines,
+    enrichment_of,
+    grm_lines,
+    history_text,
+    hsq_text,
+    joint_tests,
+    json_record,
+    plan_lines,
+)
 
 
 def reml_command(options: Namespace, threads: int) -> bool:
@@ -46,9 +56,11 @@ def reml_command(options: Namespace, threads: int) -> bool:
             continue
         inputs = load_group(tables, group, planned, options)
         if options.make_grm:
+            say("\n".join(grm_lines(inputs, options)), flush=True)
             write_grms(inputs, options)
             continue
         check_joint_tests(inputs, options)
+        check_folds(inputs, options)
         method = choose_method(inputs, options, threads)
         say("\n".join([*plan_lines(inputs, method, options, threads), ""]), flush=True)
 
@@ -191,7 +203,7 @@ def closing_lines(result: FitResult | HEResult, elapsed: float) -> list[str]:
     if isinstance(result, HEResult):
         used = f"Haseman-Elston regression with {result.num_probes} probes"
         return [result.summary(), f"{used}, {result.column_passes:.0f} column-passes, {elapsed:.1f} s"]
-    lines = [result.summary()]
+    lines = [result.summary(), *confounded_lines(result)]
     if result.method == "exact":
         lines.append("exact dense REML: no Monte-Carlo error")
     else:

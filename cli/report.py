@@ -1,8 +1,10 @@
 """What a user reads: the plan before the work, GCTA's .hsq, and the JSON record."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy import sparse
 
@@ -14,6 +16,8 @@ from .inputs import Inputs
 from .model import ancestry_residuals
 from .plan import host_plan, memory_lines
 
+MANY_NAMES = 30
+CONFOUNDED = 0.99
 STANDARDISATION = {"sample": "mean and SD (ddof 0)", "binomial": "mean and binomial SD sqrt(2p(1-p))"}
 
 
@@ -26,21 +30,29 @@ def plan_lines(inputs: Inputs, method: str, options: Namespace, threads: int) ->
         f"phenotype {', '.join(inputs.phenotypes)}: {alignment.num_samples} samples analysed, "
         f"{sum(dropped.values())} dropped" + (f" ({reasons})" if reasons else ""),
         *genotype_lines(inputs, options),
-        f"fixed effects: {', '.join(inputs.design.names)}",
+        fixed_line(inputs.design.names),
     ]
     lines += [f"reference level of {name}: {level}" for name, level in inputs.design.reference_levels.items()]
     layout = layout_of(covariance)
     lines += [f"component {name}: {text}" for name, text in zip(layout.names, inputs.model.descriptions, strict=True)]
     if layout.residual_names != ("residual",) or layout.residual_traces[0] != 1:
         pairs = zip(layout.residual_names, layout.residual_traces, strict=True)
-        lines += [f"residual {name}: mean of its diagonal {trace:.4g}" for name, trace in pairs]
+        named = ((name if name == "residual" else f"residual {name}", trace) for name, trace in pairs)
+        lines += [f"{name}: mean of its diagonal {trace:.4g}" for name, trace in named]
     lines.append(
-        f"device {covariance.backend}, {threads} thread(s), {options.dtype} products; "
+        f"device {inputs.planned.backend}, {threads} thread(s), {options.dtype} products; "
         f"{method_line(method, inputs, options)}"
     )
     planned = inputs.planned
     lines += memory_lines(host_plan(planned.sizes, method, options, planned.device), planned.device)
     return [*lines, *(f"note: {note}" for note in inputs.notes)]
+
+
+def fixed_line(names: Sequence[str]) -> str:
+    """The fixed effects by name; the first of very many."""
+    if len(names) <= MANY_NAMES:
+        return f"fixed effects: {', '.join(names)}"
+    return f"fixed effects: {len(names)}: {', '.join(names[:MANY_NAMES])} and {len(names) - MANY_NAMES} more"
 
 
 def genotype_lines(inputs: Inputs, options: Namespace) -> list[str]:
@@ -55,6 +67,28 @@ def genotype_lines(inputs: Inputs, options: Namespace) -> list[str]:
         *(f"{text}: {count} removed" for text, count in inputs.filtered),
         f"standardised by {STANDARDISATION[options.standardize]} of the analysed samples; A1 counted; "
         "missing genotype = mean",
+    ]
+
+
+def grm_lines(inputs: Inputs, options: Namespace) -> list[str]:
+    """What --make-grm is of."""
+    notes = (f"note: {note}" for note in inputs.notes)
+    return [f"{inputs.alignment.num_samples} samples", *genotype_lines(inputs, options), *notes]
+
+
+def confounded_lines(result: FitResult) -> list[str]:
+    """The two variances that are hardest to tell apart, where a user should know of it."""
+    se = result.se
+    names = [*result.names, *result.residual_names]
+    if len(names) < 3 or not (np.isfinite(se) & (se > 0)).all():
+        return []
+    correlation = np.tril(result.covariance / np.outer(se, se), -1)
+    i, j = np.unravel_index(int(np.argmin(correlation)), correlation.shape)
+    if correlation[i, j] > -CONFOUNDED:
+        return []
+    return [
+        f"caution: {names[j]} and {names[i]} can hardly be told apart, their estimates have correlation "
+        f"{correlation[i, j]:.4f}; their sum is known better"
     ]
 
 
@@ -86,9 +120,11 @@ def hsq_text(result: FitResult | HEResult) -> str:
     residual = ["V(e)"] if J == 1 else [f"V(e{j + 1})" for j in range(J)]
     scale = [*result.mean_traces, *result.residual_traces]
     variances = [(value * s, se * s) for value, se, s in zip(result.theta, result.se, scale, strict=True)]
+    digits = ".6f" if 1e-2 <= result.vp.estimate[0] < 1e9 else ".6e"  # GCTA's, where they say enough
     h2 = result.h2
-    rows = [f"{name}\t{value:.6f}\t{se:.6f}" for name, (value, se) in zip([*label, *residual], variances, strict=True)]
-    rows.append(f"Vp\t{result.vp.estimate[0]:.6f}\t{result.vp.se[0]:.6f}")
+    named = zip([*label, *residual], variances, strict=True)
+    rows = [f"{name}\t{value:{digits}}\t{se:{digits}}" for name, (value, se) in named]
+    rows.append(f"Vp\t{result.vp.estimate[0]:{digits}}\t{result.vp.se[0]:{digits}}")
     rows += [f"{name}/Vp\t{h2.estimate[g]:.6f}\t{h2.se[g]:.6f}" for g, name in enumerate(label)]
     if G > 1:
         rows.append(f"Sum of V(G)/Vp\t{h2.estimate[G]:.6f}\t{h2.se[G]:.6f}")
@@ -130,7 +166,7 @@ def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str,
         samples={"analysed": inputs.alignment.num_samples, "dropped": inputs.alignment.dropped_counts},
         filters=[{"filter": text, "removed": count} for text, count in inputs.filtered],
         units="phenotype units squared",
-        backend=inputs.covariance.backend,
+        backend=inputs.planned.backend,
         device_memory=device_memory(inputs),
         notes=list(inputs.notes),
         **context,

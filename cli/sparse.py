@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return sparse_command(options, threads)
 
-    hint = f"the rounds that were finished are in {options.out}.history.json"
+    hint = f"rounds that were finished, if any, are in {options.out}.history.json"
     return run_command("gpu-reml-sparse", command, options.threads, hint)
 
 

@@ -10,8 +10,7 @@ import pandas as pd
 from gpu_reml.ops import PackedGenotypes
 
 from .component_sets import AnalysedVariants
-
-DIGITS = "%.9g"
+from .writers import table_text
 
 
 class Places(NamedTuple):
@@ -98,7 +97,7 @@ def dosage_information(genotypes: PackedGenotypes) -> np.ndarray:
 
 def association_text(table: pd.DataFrame, missing: str) -> str:
     """Tab-separated with a header and nine digits; ``missing`` stands for nan."""
-    return table.to_csv(sep="\t", index=False, na_rep=missing, float_format=DIGITS, lineterminator="\n")
+    return table_text(table, missing)
 
 
 def gzipped(text: str) -> bytes:

@@ -16,6 +16,8 @@ INTERCEPT = "intercept"
 DEPENDENCE_TOL = 1e-8
 # Coefficients below this share of the largest are rounding, so the column they belong to is not named as a cause.
 COEFFICIENT_TOL = 1e-6
+# So many numeric levels beside the reference may be a quantity in the wrong file: a note says so.
+MANY_LEVELS = 20
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Design:
     """``X`` (n, c) float64, full column rank, in the units of the files; column 0 is the intercept.
 
     ``names``: one for each column, ``sex[2]`` for level 2 of the categorical sex.  ``reference_levels``: the level of
-    each categorical covariate that has no column.  ``notes``: what was left out, and why.
+    each categorical covariate that has no column.  ``notes``: what was left out, and why,
+    and what may be meant otherwise.
     """
 
     X: np.ndarray
@@ -45,10 +48,11 @@ class _Term:
     levels: tuple[str, ...] | None = None
     reference: str | None = None
     note: str | None = None
+    varies: bool = True
 
     @property
     def column_names(self) -> list[str]:
-        if self.note is not None:
+        if not self.varies:
             return []
         return [self.name] if self.levels is None else [f"{self.name}[{level}]" for level in self.levels]
 
@@ -136,13 +140,26 @@ def _quantitative_term(name: str, values: np.ndarray, path: str) -> _Term:
     # Equal up to rounding: 0.1 + 0.2 and 0.3 are one value.
     constant = np.ptp(values) <= 16 * np.finfo(float).eps * np.abs(values).max()
     note = f"{path}: covariate {name} is {values[0]:g} for every sample, left out" if constant else None
-    return _Term(name, values, note=note)
+    return _Term(name, values, note=note, varies=not constant)
 
 
 def _categorical_term(name: str, values: np.ndarray, path: str) -> _Term:
     reference, *levels = _sorted_levels(set(values))
-    note = None if levels else f"{path}: covariate {name} is {reference} for every sample, left out"
-    return _Term(name, values, tuple(levels), reference, note)
+    note = None
+    if not levels:
+        note = f"{path}: covariate {name} is {reference} for every sample, left out"
+    elif len(levels) >= MANY_LEVELS and all(_is_number(level) for level in levels):
+        taken = f"{path}: covariate {name} is taken as {len(levels) + 1} categories"
+        note = f"{taken}; if it is a quantity, give it by --qcovar"
+    return _Term(name, values, tuple(levels), reference, note, bool(levels))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _sorted_levels(levels: set[str]) -> list[str]:

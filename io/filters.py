@@ -128,6 +128,9 @@ def select_variants(variants: pd.DataFrame, filters: VariantFilters) -> Selectio
             is_listed = variants["id"].isin(listed).to_numpy()
             notes += _list_notes(text, listed, variants["id"][is_listed])
             steps.keep(text, is_listed if flag == "--extract" else ~is_listed)
+    sex_linked = int(_canonical(variants["chrom"])[steps.mask].isin(_UNTESTED).sum())
+    if sex_linked:
+        notes.append(f"{sex_linked} variants of X, Y or MT analysed like autosomal ones; --autosome leaves them out")
     return steps.selection("variants", tuple(notes))
 
 

@@ -15,6 +15,8 @@ import pandas as pd
 
 from .errors import OutputError
 
+DIGITS = "%.9g"  # gives every float32 back, and every position; OUT.json and saved models have all digits
+
 
 def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` (UTF-8) to ``path`` atomically, making its directory: readers see the old file or the new one.
@@ -83,9 +85,9 @@ def json_text(value: Any) -> str:
     return json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def table_text(table: pd.DataFrame) -> str:
-    """Tab-separated text with a header; missing values are NA; floats have the digits that give them back."""
-    return table.to_csv(sep="\t", index=False, na_rep="NA", lineterminator="\n")
+def table_text(table: pd.DataFrame, missing: str = "NA") -> str:
+    """Tab-separated text with a header, as people read it; ``missing`` stands for NaN, floats have nine digits."""
+    return table.to_csv(sep="\t", index=False, na_rep=missing, float_format=DIGITS, lineterminator="\n")
 
 
 def _plain(value: Any) -> Any:

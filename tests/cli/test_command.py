@@ -366,3 +366,37 @@ def test_help_names_the_flags_and_exit_codes(capsys):
     text = capsys.readouterr().out
     for word in ("--bfile", "--component-spec", "exit codes", "--covar-txt"):
         assert word in text
+
+
+def test_what_a_user_may_have_meant_otherwise_is_noted(cohort, tmp_path):
+    table = pd.read_csv(cohort / "pheno.txt", sep="\t")
+    disease = table[["FID", "IID"]].assign(disease=1 + (table["height"] > 174).astype(int))
+    disease.to_csv(tmp_path / "disease.txt", sep="\t", index=False)
+    flags = ["--pheno", tmp_path / "disease.txt", "--covar", cohort / "q.txt"]
+    assert run(cohort, *flags, out=tmp_path / "noted") == 0
+    out = (tmp_path / "noted.log").read_text()
+    levels = pd.read_csv(cohort / "q.txt", sep="\t")["age"].nunique()
+    assert "note: disease has two values: all results are on that observed scale" in out
+    assert f"covariate age is taken as {levels} categories; if it is a quantity, give it by --qcovar" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("fixed effects: ")]
+    assert line.startswith(f"fixed effects: {levels}: intercept, ") and line.endswith(f" and {levels - 30} more")
+    assert len(json.loads((tmp_path / "noted.json").read_text())["notes"]) == 2
+    assert run(cohort, "--pheno-name", "height", "--covar", cohort / "c.txt", out=tmp_path / "plain") == 0
+    assert "note:" not in (tmp_path / "plain.log").read_text()
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e12])
+def test_the_hsq_has_digits_whatever_the_unit(cohort, tmp_path, unit):
+    table = pd.read_csv(cohort / "pheno.txt", sep="\t")
+    table.assign(height=unit * table["height"]).to_csv(tmp_path / "pheno.txt", sep="\t", index=False, na_rep="NA")
+    assert run(cohort, "--pheno", tmp_path / "pheno.txt", "--pheno-name", "height", out=tmp_path / "fit") == 0
+    record = json.loads((tmp_path / "fit.json").read_text())
+    hsq = pd.read_csv(tmp_path / "fit.hsq", sep="\t", index_col=0)
+    np.testing.assert_allclose(hsq["Variance"]["Vp"], record["vp"]["estimate"], rtol=1e-6)
+    assert ("e" in (tmp_path / "fit.hsq").read_text().splitlines()[3]) == (unit != 1)
+
+
+def test_more_folds_than_samples_are_refused_before_the_fit(cohort, tmp_path, capsys):
+    assert run(cohort, "--pheno-name", "height", "--cv", 500, out=tmp_path / "folds") == 2
+    assert "--cv 500: more folds than the 219 analysed samples" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

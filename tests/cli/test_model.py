@@ -234,3 +234,19 @@ def test_bad_input_is_one_line_that_says_what_is_wrong(cohort, case, capsys):
     code, _ = run(cohort, *(flag.format(folder) for flag in flags), out="bad")
     error = capsys.readouterr().err
     assert code == 2 and error.count("\n") == 1 and re.search(message, error), error
+
+
+def test_variances_that_cannot_be_told_apart_are_named(cohort, tmp_path, capsys):
+    """An environment of two equally common values squares to a constant: its noise is the residual."""
+    ids = np.loadtxt(cohort["folder"] / "data.fam", dtype=str, usecols=(0, 1))
+    lines = [f"{fid} {iid} {k % 2 + 0.01 * (k < 8)}" for k, (fid, iid) in enumerate(ids)]
+    (tmp_path / "env.txt").write_text("\n".join(["FID IID town", *lines]) + "\n")
+    assert run(cohort, "--gxe", tmp_path / "env.txt", "--gxe-noise")[0] == 0
+    assert "caution: noise_town and residual can hardly be told apart" in capsys.readouterr().out
+    assert run(cohort, "--gxe", cohort["folder"] / "env.txt", "--gxe-noise")[0] == 0
+    assert "caution" not in capsys.readouterr().out
+
+
+def test_a_model_of_matrices_alone_runs_on_the_cpu(cohort):
+    record = run(cohort, "--grm", cohort["folder"] / "house", genotypes=False)[1]
+    assert record["backend"] == "cpu"

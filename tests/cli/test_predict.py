@@ -161,9 +161,9 @@ def test_effects_of_the_command_are_the_dense_ones(study, fitted, truth):
     assert list(variants) == ["CHR", "BP", "ID", "A1", "A2", "FREQ", "TOTAL", "first", "rest"]
     assert variants["ID"].tolist() == study.people.variants["id"].tolist()
     assert variants["A1"].tolist() == study.people.variants["a1"].tolist()
-    np.testing.assert_allclose(variants["FREQ"], truth.mean / 2, rtol=1e-12)
+    np.testing.assert_allclose(variants["FREQ"], truth.mean / 2, rtol=1e-8)
     close(variants[["first", "rest"]], truth.beta_std / truth.sd[:, None], 1e-5)
-    np.testing.assert_allclose(variants["TOTAL"], variants["first"] + variants["rest"], rtol=1e-12)
+    np.testing.assert_allclose(variants["TOTAL"], variants["first"] + variants["rest"], rtol=1e-7, atol=1e-10)
     for g, name in enumerate(("first", "rest")):
         one = read(fitted.out, f"snp_effects.component_{g:03d}.tsv")
         rows = study.first if g == 0 else ~study.first
@@ -203,7 +203,7 @@ def test_predictions_of_new_samples_are_the_dense_ones(study, fitted, truth):
     close(table[["random_first", "random_rest"]], truth.new_random[kept], 1e-5)
     close(table["random_effect"], truth.new_random[kept].sum(axis=1), 1e-5)
     np.testing.assert_allclose(table["fixed_effect"], truth.new_fixed[kept], rtol=1e-6)
-    np.testing.assert_allclose(table["y_pred"], table["fixed_effect"] + table["random_effect"], rtol=1e-12)
+    np.testing.assert_allclose(table["y_pred"], table["fixed_effect"] + table["random_effect"], rtol=1e-8)
     meta = json.loads(fitted.out.with_name("two.prediction_metadata.json").read_text())
     assert meta["samples_dropped"] == {"missing covariate age": 1} and meta["variants"]["matched"] == M
 
@@ -230,6 +230,12 @@ def write_new(study, name, variants, counts):
     """New genotypes under other descriptions of the variants."""
     people = subset(study.people, study.new)
     write_plink(Cohort(np.ascontiguousarray(counts), people.samples, variants), study.folder / name)
+
+
+def test_the_model_is_found_by_the_name_it_was_saved_by(study, fitted, tmp_path):
+    stem = tmp_path / "height"
+    stem.with_suffix(".npz").write_bytes(fitted.model.read_bytes())
+    assert predict(study, tmp_path / "out", stem) == 0
 
 
 def test_swapped_alleles_other_strands_and_shuffled_variants_change_nothing(study, fitted, tmp_path):
@@ -366,9 +372,9 @@ def test_cross_validation_of_the_command_is_the_dense_one(study, fitted, truth):
         1 - ((g["y"] - g["y_pred"]) ** 2).sum() / ((g["y"] - g["y"].mean()) ** 2).sum()
         for _, g in table.groupby("fold")
     ]
-    np.testing.assert_allclose([one["r2"] for one in record["folds"]], r2, rtol=1e-10)
-    np.testing.assert_allclose(record["over_folds"]["r2"]["mean"], np.mean(r2), rtol=1e-10)
-    np.testing.assert_allclose(record["over_folds"]["r2"]["se"], np.std(r2, ddof=1) / 2, rtol=1e-10)
+    np.testing.assert_allclose([one["r2"] for one in record["folds"]], r2, rtol=1e-6)
+    np.testing.assert_allclose(record["over_folds"]["r2"]["mean"], np.mean(r2), rtol=1e-6)
+    np.testing.assert_allclose(record["over_folds"]["r2"]["se"], np.std(r2, ddof=1) / 2, rtol=1e-5)
     assert record["pooled"]["n"] == N and record["pooled"]["r2_incremental"] > 0.1
     assert any(line.startswith("all together: R2") for line in fitted.lines) and "relatives" in record["caution"]
 

@@ -128,7 +128,8 @@ def test_path_and_history_are_those_of_the_summary(quick_start):
     _, files = quick_start
     summary, path, history = files["summary.json"], files["path.tsv"], files["history.json"]
     chosen = path[path["chosen"] == 1]
-    assert chosen["lambda"].unique().tolist() == [summary["lambda"]] and path["step"].nunique() == 60
+    assert chosen["lambda"].nunique() == 1 and path["step"].nunique() == 60
+    assert chosen["lambda"].iloc[0] == pytest.approx(summary["lambda"], rel=1e-8)
     np.testing.assert_allclose(
         chosen.set_index("snp_id")["beta"][[f"rs{j}" for j in PLANTED]], files["selected_snps.tsv"]["beta_lasso"]
     )

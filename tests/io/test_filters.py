@@ -162,8 +162,17 @@ def test_each_filter_is_charged_with_what_it_removes_of_those_left(variants, wri
 def test_no_filter_keeps_everything(variants):
     selection = select_variants(variants, VariantFilters())
     assert selection.mask.all()
-    assert selection.counts == selection.notes == ()
+    assert selection.counts == ()
     assert select_by_genotype(np.zeros((3, 4), int), GenotypeFilters()).mask.all()
+
+
+def test_variants_of_sex_chromosomes_are_noted_where_they_stay(variants):
+    linked = variants["chrom"].isin(["X", "Y", "MT"]).sum()
+    note = f"{linked} variants of X, Y or MT analysed like autosomal ones; --autosome leaves them out"
+    assert select_variants(variants, VariantFilters()).notes == (note,)
+    coded = variants.assign(chrom=variants["chrom"].replace({"X": "23", "Y": "chrY", "MT": "M"}))
+    assert select_variants(coded, VariantFilters()).notes == (note,)
+    assert select_variants(variants, VariantFilters(autosome=True)).notes == ()
 
 
 def test_chromosome_names_of_the_variants_are_read_like_those_asked_for(variants):
