@@ -23,8 +23,7 @@ def dominance_codes(mean: np.ndarray) -> np.ndarray:
     p = np.asarray(mean, np.float64) / 2
     values = np.stack([np.zeros_like(p), 2 * p, 4 * p - 2], axis=1)
     lifted = values - values.min(axis=1, keepdims=True)
-    largest = np.maximum(lifted.max(axis=1), 1e-300)
-    position = lifted / largest[:, None]
+    position = lifted / lifted.max(axis=1, keepdims=True)  # 2p and 4p - 2 are not both 0
     top = position.argmax(axis=1)
     middle = 3 - top - position.argmin(axis=1)
     rows = np.arange(len(p))

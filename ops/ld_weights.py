@@ -57,9 +57,9 @@ def ld_block_weights(
 
     With effects b ~ N(0, theta W / c) per standardised genotype:
     "inverse", W = S^-1: every direction of LD contributes alike, so a region counts by its independent signals and not
-    by its variants.  Neighbours in positive LD have effects of opposite sign.  Where ``shrinkage`` is 0, S^-1 leaves
-    out directions with an eigenvalue of at most ``least`` (S has mean eigenvalue 1); the rank counts those that are
-    kept.
+    by its variants.  Neighbours in positive LD have effects of opposite sign.  S^-1 leaves out directions with an
+    eigenvalue of at most ``least`` (S has mean eigenvalue 1, and none below ``shrinkage``, so this happens where that
+    is near 0); the rank counts those that are kept.
     "correlation", W = S: effects are as correlated as the genotypes, which gives directions of much LD the square of
     their weight: haplotypes act, and variants tag them.
     W = I is the GRM: effects are independent whatever the LD.

@@ -44,9 +44,13 @@ class LeaveOut:
 def leave_out(products: Products, weights: np.ndarray, rows: Sequence[np.ndarray], names: Sequence[str]) -> LeaveOut:
     """Check the groups and sum the weights outside each.
 
-    Raises ValueError that names a group without which no variant that varies has a weight.
+    Raises ValueError for weights that are negative or not finite, and one that names a group without which no variant
+    that varies has a weight.
     """
-    weights = np.where(products.genotypes.inv_sd > 0, np.asarray(weights, np.float64), 0.0)
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (products.num_variants,) or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(f"weights: expected {products.num_variants} finite values, not negative; found {weights}")
+    weights = np.where(products.genotypes.inv_sd > 0, weights, 0.0)
     totals = np.array([weights.sum() - weights[own].sum() for own in rows])
     counts = np.array([np.count_nonzero(weights) - np.count_nonzero(weights[own]) for own in rows])
     if not counts.all():

@@ -63,7 +63,7 @@ def null_loglik(covariance, traits: Traits, settings: FitSettings) -> float | No
     model = DiagonalModel(diagonals, traits.scaled, traits.Q)
     num_residuals = diagonals.shape[1]
     lower = np.append(np.zeros(num_residuals - 1), settings.residual_floor)
-    theta = np.full(num_residuals, 1.0 / num_residuals) / np.maximum(diagonals.mean(axis=0), 1e-300)
+    theta = 1 / num_residuals / diagonals.mean(axis=0)
     if layout.held:
         theta[:-1], theta[-1] = 1.0, settings.residual_floor
     estimated = layout.estimated[layout.num_genetic :]

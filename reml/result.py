@@ -183,6 +183,9 @@ def make_result(covariance, X: np.ndarray, scale: float, estimate: Estimate, **d
     null = estimate.loglik_null
     if null is None:
         null = -0.5 * (n - c) * (1 + np.log(2 * np.pi))  # theta_e = 1, the variance of the scaled y
+    against = (estimate.loglik, estimate.loglik_mc_se)
+    if not estimate.theta[: layout.num_genetic].any():
+        against = (null, 0.0)  # the fit is the null model, and rounding does not make a test of it
     shift = layout.loglik_shift(X) - (n - c) * np.log(scale)
     value = estimate.loglik + shift
     original = X if layout.root is None else X * layout.root[:, None]
@@ -201,7 +204,7 @@ def make_result(covariance, X: np.ndarray, scale: float, estimate: Estimate, **d
         loglik_gcta=value + 0.5 * (n - c) * np.log(2 * np.pi) - 0.5 * logdet_x,
         loglik_null=null + shift,
         loglik_mc_se=estimate.loglik_mc_se,
-        lrt=likelihood_ratio_test(estimate.loglik, null, estimate.loglik_mc_se, estimate.weights),
+        lrt=likelihood_ratio_test(against[0], null, against[1], estimate.weights),
         fixed_effects=estimate.fixed_effects,
         mc_ratio=estimate.ratio,
         residual_names=layout.residual_names,

@@ -274,6 +274,9 @@ def test_weights_of_the_relationship_matrix_and_a_group_that_leaves_nothing_out(
     expected = [dense.kernel(Z, np.where(CHROMOSOME == c, 0, w)) @ b for c, b in zip((0, 9, 1), B.T, strict=True)]
     np.testing.assert_allclose(left.apply(B, np.arange(3)).T, expected, atol=1e-10)
     np.testing.assert_allclose(left.without(2), np.where(CHROMOSOME == 1, 0, left.weights) / left.totals[2])
+    for bad in (-w, np.where(np.arange(M) == 4, np.nan, w), w[1:]):
+        with pytest.raises(ValueError, match=f"weights: expected {M} finite values, not negative"):
+            leave_out(products, bad, rows, ["1", "none", "2"])
     with pytest.raises(ValueError, match="chromosome X: no variant that varies is left"):
         leave_out(products, w, [np.arange(M)], ["X"])
 

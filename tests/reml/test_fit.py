@@ -257,3 +257,18 @@ def test_a_component_that_the_covariates_explain_is_named(dtype, estimator):
     with pytest.raises(ConvergenceError, match="component one: the fixed effects leave nothing of it"):
         fits[estimator]()
     assert fit_exact(cohort.y, cohort.X, both).converged
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("num_components", [1, 2])
+def test_a_fit_without_genetic_variance_is_its_own_null_whatever_its_errors(seed, num_components):
+    """p is 1, not the half that a statistic of 1e-13 would give."""
+    n = 100
+    covariance = covariance_of(make_cohort(n, 300, num_components, seed=5), np.float32)
+    y, X = np.random.default_rng(seed).standard_normal(n) * 3 + 1, np.ones((n, 1))
+    groups = with_residuals(covariance, (np.arange(n)[:, None] % 2 == [0, 1]).astype(float))
+    tests = []
+    for model in (covariance, groups):
+        results = fit_exact(y, X, model), fit(y, X, model, draw_probes(n, 64, seed=seed))
+        tests += [result.lrt for result in results if not result.theta[:num_components].any()]
+    assert tests and all(test.statistic == 0 and test.p == 1 and test.mc_se == 0 for test in tests)
