@@ -74,7 +74,7 @@ def log10p_student(t: np.ndarray, dof: float) -> np.ndarray:
     t = np.asarray(t, np.float64)
     ratio = t**2 / dof
     with np.errstate(divide="ignore"):
-        logp = np.log(special.betainc(dof / 2, 0.5, 1 / (1 + ratio)))
+        logp = np.asarray(np.log(special.betainc(dof / 2, 0.5, 1 / (1 + ratio))))
     tiny = (logp < np.log(SMALL_P)) & np.isfinite(ratio)
     logp[tiny] = log_beta_tail(ratio[tiny], dof / 2)
     return -logp / LOG_10

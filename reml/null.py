@@ -1,13 +1,18 @@
 """The likelihood without genetic components: in closed form for one residual, by exact AI steps for several."""
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import linalg
 
 from .inference import boundary_weights
 from .residuals import Layout, layout_of
+from .result import ConvergenceError, Status
 from .search import Point, search
 from .settings import FitSettings
 from .traits import Traits
+
+MOST_STEPS = 1000  # each O(n); ten to fifty are usual
 
 
 class DiagonalModel:
@@ -53,13 +58,13 @@ class DiagonalModel:
 def null_loglik(covariance, traits: Traits, settings: FitSettings) -> float | None:
     """Log-likelihood of the error contrasts of the scaled y with the residuals alone; None where that is closed.
 
-    No Monte-Carlo error and no genotype pass.
+    No Monte-Carlo error and no genotype pass; its steps are not those that ``settings`` limit.
     """
     layout: Layout = layout_of(covariance)
     if not layout.num_parts:
         return None
-    own = covariance.parts[-1].values
-    diagonals = np.column_stack([own, np.ones(len(own))])
+    parts = covariance.parts[-1].values
+    diagonals = np.column_stack([parts, np.ones(len(parts))])
     model = DiagonalModel(diagonals, traits.scaled, traits.Q)
     num_residuals = diagonals.shape[1]
     lower = np.append(np.zeros(num_residuals - 1), settings.residual_floor)
@@ -67,7 +72,13 @@ def null_loglik(covariance, traits: Traits, settings: FitSettings) -> float | No
     if layout.held:
         theta[:-1], theta[-1] = 1.0, settings.residual_floor
     estimated = layout.estimated[layout.num_genetic :]
-    return search(model, theta, lower, settings, lambda *record: record, estimated).point.loglik
+    own = replace(settings, max_iterations=MOST_STEPS)
+    found = search(model, theta, lower, own, lambda *record: record, estimated)
+    if found.status is not Status.CONVERGED:
+        raise ConvergenceError(
+            f"the residuals alone did not converge in {MOST_STEPS} steps; merge those of few samples or small variance"
+        )
+    return found.point.loglik
 
 
 def lrt_weights(layout: Layout, T: np.ndarray) -> np.ndarray:

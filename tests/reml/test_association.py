@@ -108,6 +108,7 @@ def test_p_of_student_never_underflows(dof, most):
         tail = integrate.quad(relative, 0, np.inf, epsabs=0, epsrel=1e-10)[0] / rate
         logp = np.log(2) + stats.t.logpdf(t, dof) + np.log(tail)
         np.testing.assert_allclose(log10p_student(np.array([t]), dof), -logp / np.log(10), rtol=1e-8)
+        assert log10p_student(t, dof) == log10p_student(np.array([t]), dof)[0]  # of a number as of an array
 
 
 @pytest.mark.parametrize("dof", [3, 30, 1000])

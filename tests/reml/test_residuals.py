@@ -259,6 +259,17 @@ def test_impossible_residuals_are_refused(cohort, diagonals, names, message):
         with_residuals(dense_covariance(cohort.Ks), diagonals, names)
 
 
+def test_the_null_is_at_its_maximum_whatever_the_limit_of_the_fit(cohort, ancestry):
+    model = with_residuals(dense_covariance(cohort.Ks), ancestry)
+    expected = fit_exact(cohort.y, cohort.X, model).loglik_null
+    few = FitSettings(max_iterations=1)
+    for found in (
+        fit_exact(cohort.y, cohort.X, model, few, strict=False),
+        fit(cohort.y, cohort.X, model, draw_probes(N, 20, 0), few, strict=False),
+    ):
+        assert not found.converged and found.loglik_null == pytest.approx(expected, abs=1e-8)
+
+
 def test_residuals_are_given_once_and_last(cohort):
     """A layout within another would be lost, and the fit that of a model nobody asked for."""
     base = dense_covariance(cohort.Ks[:1], ["k"])
