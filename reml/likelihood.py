@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .covariance import as_covariance
+from .covariance import Covariance, as_covariance
 from .lanczos import slq
 from .linalg import (
     Block,
@@ -47,6 +47,17 @@ class Score(NamedTuple):
     score: np.ndarray
     mc_covariance: np.ndarray
     traces: np.ndarray
+
+
+def of_one_residual(covariance) -> Covariance:
+    """A covariance, or components as one, whose residual is an identity; ValueError for other residuals."""
+    covariance = as_covariance(covariance)
+    if getattr(covariance, "layout", None) is not None:
+        raise ValueError(
+            "covariance: expected genetic components beside one identity residual, found those of with_residuals; fit "
+            "and effects take them"
+        )
+    return covariance
 
 
 def on_complement(Q: Block, apply_v: Apply) -> Apply:
@@ -161,8 +172,7 @@ def score(
     covariance: any :class:`~gpu_reml.reml.covariance.Covariance` or dense matrices [K_1, ...].  ``core`` brings the
     preconditioner and the control variates; without it the traces are plain Hutchinson.
     """
-    covariance = as_covariance(covariance)
-    theta = np.asarray(theta, np.float64)
+    covariance, theta = of_one_residual(covariance), np.asarray(theta, np.float64)
     Q = orthonormal_basis(X)
     preconditioner = None if core is None else precondition(core, theta)
     B, Q = covariance.block(np.column_stack([np.asarray(y, np.float64), probes])), covariance.block(Q)
@@ -192,8 +202,7 @@ def average_information(
 
     Source: Gilmour, Thompson & Cullis 1995, Biometrics 51:1440, equation 7 (there for a different parameterisation).
     """
-    covariance = as_covariance(covariance)
-    theta = np.asarray(theta, np.float64)
+    covariance, theta = of_one_residual(covariance), np.asarray(theta, np.float64)
     Q = orthonormal_basis(X)
     preconditioner = None if core is None else precondition(core, theta)
     apply_v = apply_v_at(covariance, theta)

@@ -345,7 +345,8 @@ class _Run:
         gls[:, kept] = effects, np.sqrt(np.diag(covariance))
         used = np.zeros(len(support))
         used[kept] = effects
-        explained = explained_variances(self.data, self.point, active, np.column_stack([b[support], used]), scale)
+        B, max_pcg = np.column_stack([b[support], used]), self.settings.lasso.max_pcg
+        explained = explained_variances(self.data, self.point, active, B, scale, max_pcg)
         path = found.path
         return SparseResult(
             limits=limits,
@@ -365,7 +366,9 @@ class _Run:
         )
 
 
-def explained_variances(data: Data, point: Point, active: Candidates, B: np.ndarray, scale: float) -> list[Explained]:
+def explained_variances(
+    data: Data, point: Point, active: Candidates, B: np.ndarray, scale: float, max_pcg: int
+) -> list[Explained]:
     """:class:`Explained` of each column of effects B (a, q) of the active variants; y and B of unit variance.
 
     e = y - X a(b) - g = V P (y - g).  To first order the error is 2 g'(I - X(X'V^-1X)^-1X'V^-1)(u + e) / n, of variance
@@ -380,6 +383,6 @@ def explained_variances(data: Data, point: Point, active: Candidates, B: np.ndar
         value = (g @ g + 2 * (g @ e)) / n
         variance = 0.0
         if b.any():
-            variance = 4 / n**2 * float(Vg @ np.asarray(tight_solve(data, point, Vg[:, None], None, 400).X)[:, 0])
+            variance = 4 / n**2 * float(Vg @ np.asarray(tight_solve(data, point, Vg[:, None], None, max_pcg).X)[:, 0])
         out.append(Explained(float(value * scale**2), float(np.sqrt(variance) * scale**2)))
     return out

@@ -5,7 +5,17 @@ import pytest
 
 from gpu_reml import ops
 from gpu_reml.ops.block_covariance import make_block_covariance
-from gpu_reml.reml import FitSettings, SolverSettings, draw_probes, exact_probes, fit, fit_exact, haseman_elston
+from gpu_reml.reml import (
+    FitSettings,
+    SolverSettings,
+    average_information,
+    draw_probes,
+    exact_probes,
+    fit,
+    fit_exact,
+    haseman_elston,
+    score,
+)
 from gpu_reml.reml.covariance import FunctionCovariance, MixedCovariance, dense_covariance
 from gpu_reml.reml.residuals import with_residuals
 from gpu_reml.reml.scaled import ScaledCovariance
@@ -281,6 +291,9 @@ def test_residuals_are_given_once_and_last(cohort):
     ):
         with pytest.raises(ValueError, match=r"that of k has residuals; .* last"):
             build()
+    for function, more in ((score, [exact_probes(N).trace]), (average_information, [])):
+        with pytest.raises(ValueError, match="expected genetic components beside one identity residual"):
+            function(np.ones(2), cohort.y, cohort.X, model, *more)
 
 
 def test_an_operator_without_diagonals_is_refused_with_the_remedy_where_they_are_needed(cohort):
