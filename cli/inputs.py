@@ -99,7 +99,7 @@ def read_inputs(options: Namespace) -> tuple[Tables, list[Group]]:
     sources, parts = read_sources(options), read_parts(options)
     if not sources.files and (has_builders(options) or parts.num_scales > 1 or options.dominance or options.make_grm):
         raise io.InputError("--grm alone: components of variants, ancestries and environments need genotypes beside it")
-    phenotypes = read_traits(options)
+    phenotypes = read_traits(options) if options.pheno else [no_trait(sources)]
     quantitative = io.read_covariates(options.qcovar, "quantitative") if options.qcovar else None
     categorical = io.read_covariates(options.covar, "categorical") if options.covar else None
     tables = Tables(sources, parts, phenotypes, quantitative, categorical)
@@ -111,6 +111,13 @@ def read_traits(options: Namespace) -> list[io.Phenotype]:
     if options.pheno_name is None:
         return [io.read_phenotype(options.pheno, number=options.mpheno)]
     return io.read_phenotypes(options.pheno, io.phenotype_names(options.pheno, options.pheno_name))
+
+
+def no_trait(sources: Sources) -> io.Phenotype:
+    """In place of a phenotype where a relationship matrix is all that is asked for: everyone has a value."""
+    file = sources.files[0]
+    values = np.arange(file.num_samples, dtype=np.float64)
+    return io.Phenotype(path=str(file.prefix), samples=file.samples, has_fid=True, name="none", values=values)
 
 
 def grouped_by_samples(tables: Tables, options: Namespace) -> Iterator[Group]:

@@ -46,7 +46,7 @@ def make_parser(version: str) -> Parser:
         required="--bfile PREFIX --pheno FILE --out PREFIX",
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {version}")
-    add_data(parser.add_argument_group("data"))
+    add_data(parser.add_argument_group("data"), needs_pheno=False)
     add_filters(parser.add_argument_group("variants and samples, with PLINK's meaning and order"))
     add_components(parser.add_argument_group("variance components; several kinds may be combined"))
     add_smile(parser.add_argument_group("SMILE: dense blocks of weights between variants"))
@@ -60,7 +60,7 @@ def make_parser(version: str) -> Parser:
     return parser
 
 
-def add_data(group) -> None:
+def add_data(group, needs_pheno: bool = True) -> None:
     group.add_argument(
         "--bfile", "--bed-prefix", dest="bfile", metavar="PREFIX[,PREFIX...]",
         help="PLINK 1 filesets; several, separated by commas, are one variance component each",
@@ -86,7 +86,7 @@ def add_data(group) -> None:
         "--cache", metavar="DIR", help="keep packed copies of what is converted or subset, for the next run"
     )
     group.add_argument(
-        "--pheno", "--pheno-txt", dest="pheno", metavar="FILE", required=True,
+        "--pheno", "--pheno-txt", dest="pheno", metavar="FILE", required=needs_pheno,
         help="phenotypes: FID IID value..., with or without a header; NA, nan, -9 and empty are missing",
     )  # fmt: skip
     which = group.add_mutually_exclusive_group()
@@ -257,7 +257,7 @@ def add_output(group) -> None:
     add_export(group)
     group.add_argument(
         "--make-grm", action="store_true",
-        help="write every component's relationship matrix in GCTA's format, OUT.grm.bin, .grm.N.bin, .grm.id, and stop",
+        help="write every component's relationship matrix in GCTA's format, OUT.grm.bin, .grm.N.bin, .grm.id, and stop; --pheno is not needed",
     )  # fmt: skip
     group.add_argument(
         "--resume", action="store_true", help="go on from the checkpoint of an interrupted run with the same flags"

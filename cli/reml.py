@@ -95,7 +95,10 @@ def write_further(name: str, result: FitResult, inputs: Inputs, options: Namespa
     """Effects, a saved model, predictions and cross-validation: after the fit's own files, which are safe by then."""
     outcome = after_fit(name, result, inputs, options, prefix)
     io.write_all(outcome.files)
-    print("\n".join([*outcome.lines, "written: " + ", ".join(map(str, outcome.files))]), flush=True)
+    own = [path.removeprefix(prefix) for path in outcome.files if path.startswith(f"{prefix}.")]
+    others = [path for path in outcome.files if not path.startswith(f"{prefix}.")]
+    written = ", ".join([*([f"{prefix}{{{','.join(own)}}}"] if own else []), *others])
+    print("\n".join([*outcome.lines, f"written: {written}"]), flush=True)
 
 
 def check_joint_tests(inputs: Inputs, options: Namespace) -> None:
@@ -203,6 +206,7 @@ def closing_lines(result: FitResult | HEResult, elapsed: float) -> list[str]:
     if isinstance(result, HEResult):
         used = f"Haseman-Elston regression with {result.num_probes} probes"
         return [result.summary(), f"{used}, {result.column_passes:.0f} column-passes, {elapsed:.1f} s"]
+    count = len(result.history)
     lines = [result.summary(), *confounded_lines(result)]
     if result.method == "exact":
         lines.append("exact dense REML: no Monte-Carlo error")
@@ -212,9 +216,8 @@ def closing_lines(result: FitResult | HEResult, elapsed: float) -> list[str]:
             met = "; unknown with so few probes: raise --max-probes"
         largest = f"largest Monte-Carlo error {result.mc_ratio:.3f} standard errors{met}"
         lines.append(f"{result.num_probes} probes; {largest}")
-    kind = "Lanczos steps" if result.method == "krylov" else "iterations"
+    kind = ("Lanczos step" if result.method == "krylov" else "iteration") + "s" * (count != 1)
     lines.append(
-        f"{result.status.name.lower()} after {len(result.history)} {kind}, "
-        f"{result.column_passes:.0f} column-passes, {elapsed:.1f} s"
+        f"{result.status.name.lower()} after {count} {kind}, {result.column_passes:.0f} column-passes, {elapsed:.1f} s"
     )
     return lines

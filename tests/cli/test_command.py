@@ -400,3 +400,17 @@ def test_more_folds_than_samples_are_refused_before_the_fit(cohort, tmp_path, ca
     assert run(cohort, "--pheno-name", "height", "--cv", 500, out=tmp_path / "folds") == 2
     assert "--cv 500: more folds than the 219 analysed samples" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_relationship_matrix_needs_no_phenotype_and_a_fit_does(cohort, tmp_path, capsys):
+    command = [str(part) for part in ("--bfile", cohort / "data", "--device", "cpu", "--out", tmp_path / "all")]
+    assert main([*command, "--make-grm"]) == 0
+    assert f"{N} samples" in capsys.readouterr().out
+    ids = pd.read_csv(cohort / "data.fam", sep=r"\s+", header=None)[[0, 1]]
+    ids.assign(y=np.arange(N)).to_csv(tmp_path / "pheno.txt", sep=" ", header=False, index=False)
+    assert main([*command[:-1], str(tmp_path / "some"), "--pheno", str(tmp_path / "pheno.txt"), "--make-grm"]) == 0
+    for end in ("grm.bin", "grm.id", "grm.N.bin"):
+        assert (tmp_path / f"all.{end}").read_bytes() == (tmp_path / f"some.{end}").read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert "required: --pheno" in capsys.readouterr().err

@@ -58,7 +58,7 @@ DOUBLE = set() if MISSING_LIBRARIES or simulating() else set(float64_kernels())
 
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90a": (9, 0, "a")}
-# On the newer one those that come near their limit: it has the same registers, and compiling is most of the tests' time.
+# On the newer one those near their limit: it has the same registers, and compiling is most of the tests' time.
 COMPILED = [(name, arch) for name in KERNELS for arch in ARCHITECTURES if arch == "sm_80" or KERNELS[name][2] > 64]
 
 
