@@ -257,8 +257,8 @@ def add_output(group) -> None:
     add_export(group)
     group.add_argument(
         "--make-grm", action="store_true",
-        help="write every component's relationship matrix in GCTA's format, OUT.grm.bin, .grm.N.bin, .grm.id, and stop; "
-        "needs no --pheno",
+        help="write every component's relationship matrix in GCTA's format, OUT.grm.bin, .grm.N.bin, .grm.id, and stop "
+        "(needs no --pheno)",
     )  # fmt: skip
     group.add_argument(
         "--resume", action="store_true", help="go on from the checkpoint of an interrupted run with the same flags"
