@@ -14,6 +14,7 @@ from scipy import linalg, special
 
 SMALLEST_RATIO = 1e-6  # of the last lambda to the first
 DEPENDENT = 1e-8  # eigenvalues of correlations that count as zero: columns alike to 1e-4 of their length
+COPIES = 1e-6  # 1 - |correlation| under which two columns count as one: rounding of float32, not a genotype
 STRICT = 1e-9  # share of lambda by which a solution in closed form may miss a condition through rounding
 
 
@@ -204,6 +205,14 @@ def refitted_rss(problem: Quadratic, active: np.ndarray) -> float:
     return float(problem.ypy - b @ (s / length))
 
 
+def distinct_columns(S: np.ndarray) -> np.ndarray:
+    """Indices, in order, of columns that are no copy of an earlier one, up to sign and length, from S (k, k)."""
+    length = np.sqrt(np.diag(S))
+    unit = np.divide(1, length, out=np.zeros_like(length), where=length > 0)
+    alike = np.abs(S * np.outer(unit, unit)) >= 1 - COPIES
+    return np.flatnonzero(~np.triu(alike, 1).any(axis=0))
+
+
 def last_of_same_support(rows: list[tuple], best: int) -> int:
     """The last step of those after ``best`` that have its support: the same model, shrunk least."""
     while best + 1 < len(rows) and ((rows[best + 1][1] != 0) == (rows[best][1] != 0)).all():
@@ -217,7 +226,15 @@ def lasso_path(
     """Solutions along the path from b = 0, each from the one before, and the one of lowest EBIC among them.
 
     num_variants: p of EBIC.  Every solution is the closed form on its active set where that is one (:func:`polished`).
+    Copies of an earlier column (variants in perfect LD) keep 0: any division of an effect among them is a minimiser,
+    rounding would choose one, and EBIC would count a column twice.
     """
+    distinct = distinct_columns(problem.S)
+    if len(distinct) < problem.num_columns:
+        path = lasso_path(problem.take(distinct), num_variants, settings, descent)
+        coefficients = np.zeros((len(path.lambdas), problem.num_columns))
+        coefficients[:, distinct] = path.coefficients
+        return path._replace(coefficients=coefficients)
     settings, descent = settings or PathSettings(), descent or DescentSettings()
     b = np.zeros(problem.num_columns)
     rows: list[tuple] = []

@@ -31,7 +31,7 @@ from .certified import (
 from .covariance import CountingCovariance
 from .debias import Inference, debiased, independent_columns, least_squares
 from .fit import checked
-from .lasso import LassoPath
+from .lasso import DescentSettings, LassoPath, Quadratic, distinct_columns
 from .linalg import orthonormal_basis, project
 from .pcg import BreakdownError
 from .precondition import ProjectedCore, complement_traces, make_projected_core, precondition
@@ -122,6 +122,7 @@ class SparseResult:
     ``support`` (a,) rows of Z.  ``beta_lasso``, ``gls``, ``debiased``: effects of one standard deviation, phenotype
     units; NaN in ``gls`` where a variant is a combination of the others (``dependent``).  ``gls`` takes the choice as
     given, ``debiased`` is of the joint model of the candidates: see :mod:`gpu_reml.reml.debias` for what that covers.
+    Of variants in perfect LD one is chosen and stands for all.
     ``path``: of the last LASSO, lambda in 1 / phenotype units, coefficients of ``candidates`` (k,) in phenotype units.
     ``explained``: with the LASSO's and with the least-squares effects.  ``limits``: what kept the run from converging.
     """
@@ -337,7 +338,7 @@ class _Run:
         b[found.candidates.rows] = found.b
         order = np.argsort(found.candidates.rows)
         place = order[np.searchsorted(found.candidates.rows, support, sorter=order)]
-        estimate = debiased(found.candidates.problem, found.b, place, self.settings.lasso.descent)
+        estimate = debiased_beside_copies(found.candidates.problem, found.b, place, self.settings.lasso.descent)
         active = extend(self.data, self.point, None, support, found.candidates, self.settings.lasso)
         kept = np.flatnonzero(~np.isin(support, self.dependent))
         effects, covariance = least_squares(active.problem.take(kept))
@@ -364,6 +365,18 @@ class _Run:
             history=tuple(self.history),
             column_passes=self.passes + self.data.covariance.column_passes,
         )
+
+
+def debiased_beside_copies(
+    problem: Quadratic, b: np.ndarray, which: np.ndarray, settings: DescentSettings
+) -> Inference:
+    """:func:`~gpu_reml.reml.debias.debiased` in the model of distinct columns: an effect is that of all its copies."""
+    distinct = distinct_columns(problem.S)
+    known = np.isin(which, distinct)
+    found = debiased(problem.take(distinct), b[distinct], np.searchsorted(distinct, which[known]), settings)
+    out = np.full((2, len(which)), np.nan)
+    out[:, known] = found
+    return Inference(*out)
 
 
 def explained_variances(

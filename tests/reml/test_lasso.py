@@ -13,6 +13,7 @@ from gpu_reml.reml.lasso import (
     PathSettings,
     Quadratic,
     descend,
+    distinct_columns,
     ebic,
     lambda_values,
     lasso_path,
@@ -110,6 +111,21 @@ def test_least_squares_on_copies_of_a_column_leaves_what_one_of_them_leaves():
     twice = np.column_stack([A[:, :3], A[:, 1]])
     left = y - A[:, :3] @ np.linalg.lstsq(A[:, :3], y)[0]
     assert refitted_rss(quadratic(twice, y), np.arange(4)) == pytest.approx(left @ left, rel=1e-9)
+
+
+def test_copies_of_a_column_change_nothing_of_a_path():
+    """Nor do they let rounding divide an effect among them, which EBIC would count twice."""
+    A, y = regression(7, effect=3)
+    alone = lasso_path(quadratic(A, y), 5000)
+    copies = np.column_stack([A, -2 * A[:, 3], A[:, 11], A[:, 3], np.zeros(len(A))])
+    problem = quadratic(copies, y)
+    assert distinct_columns(problem.S).tolist() == [*range(K), K + 3]
+    found = lasso_path(problem, 5000)
+    np.testing.assert_allclose(found.coefficients[:, :K], alone.coefficients, atol=1e-9)
+    assert not found.coefficients[:, K:].any() and found.best == alone.best
+    np.testing.assert_allclose(found.ebic, alone.ebic, rtol=1e-9)
+    almost = np.column_stack([A, A[:, 3] + 0.01 * np.std(A[:, 3]) * A[:, 20]])
+    assert len(distinct_columns(quadratic(almost, y).S)) == K + 1
 
 
 def test_of_equal_models_the_one_shrunk_least_is_chosen():
