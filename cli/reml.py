@@ -31,6 +31,8 @@ from .report import (
     plan_lines,
 )
 
+IDS = {"fid": "FID", "iid": "IID"}
+
 
 def reml_command(options: Namespace, threads: int) -> bool:
     """Run one analysis and write its files; True when every fit converged."""
@@ -198,7 +200,7 @@ def write_samples(inputs: Inputs, options: Namespace) -> None:
     if options.keep_out:
         io.write_samples(options.keep_out, inputs.alignment.samples)
     if options.dropped_out:
-        io.write_table(options.dropped_out, inputs.alignment.dropped)
+        io.write_table(options.dropped_out, inputs.alignment.dropped.rename(columns=IDS))
 
 
 def closing_lines(result: FitResult | HEResult, elapsed: float) -> list[str]:

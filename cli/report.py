@@ -99,7 +99,8 @@ def method_line(method: str, inputs: Inputs, options: Namespace) -> str:
     if method == "he":
         return f"method he (Haseman-Elston regression), seed {options.seed}"
     most = inputs.planned.probes(options.max_probes)
-    probes = f"{options.first_probes} to {most} probes, seed {options.seed}"
+    first = min(options.first_probes, most)
+    probes = f"{first} to {most} probes, seed {options.seed}" if first < most else f"{most} probes, seed {options.seed}"
     if most < options.max_probes:
         probes += f" (more than {most} would not fit the device's budget)"
     if inputs.covariance.num_components == 1:

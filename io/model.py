@@ -338,8 +338,9 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except InputError:
         raise
     except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        reason = "" if "pickle" in str(error) else f" ({error})"  # NumPy's advice on other files is not for models
         raise InputError(
-            f"{path}: not a saved model, or a damaged one ({error}); give the file that gpu-reml --save-model wrote"
+            f"{path}: not a saved model, or a damaged one{reason}; give the file that gpu-reml --save-model wrote"
         ) from None
     expected = head.pop("sha256", None)
     if expected != _checksum(head, arrays):

@@ -155,7 +155,9 @@ def test_keep_and_remove_and_the_sample_files(cohort, tmp_path):
     assert run(cohort, "--pheno-name", "height", *lists, *files, "--normalise", "trace") == 0
     kept = pd.read_csv(tmp_path / "kept.txt", sep="\t")
     assert list(kept["IID"].astype(str)) == [i for k, i in enumerate(ids["IID"].astype(str)[:100]) if k not in (3, 8)]
-    assert set(pd.read_csv(tmp_path / "dropped.txt", sep="\t")["reason"]) == {
+    dropped = pd.read_csv(tmp_path / "dropped.txt", sep="\t")
+    assert list(dropped) == ["FID", "IID", "reason"]
+    assert set(dropped["reason"]) == {
         "missing phenotype",
         "not in keep",
         "in remove",
