@@ -54,6 +54,11 @@ class FunctionCovariance:
         if len(apply_ks) != len(traces):
             raise ValueError(f"traces: expected one for each of the {len(apply_ks)} functions, found {len(traces)}")
         self._diagonals = None if diagonals is None else np.asarray(diagonals, np.float64)
+        if self._diagonals is not None and self._diagonals.shape != (num_samples, len(apply_ks)):
+            raise ValueError(
+                f"diagonals: expected ({num_samples}, {len(apply_ks)}), a column for each function, found "
+                f"{self._diagonals.shape}"
+            )
         self.apply_ks = tuple(apply_ks)
         self.traces = np.asarray(traces, np.float64)
         self.num_samples = num_samples

@@ -18,6 +18,7 @@ from .precondition import Preconditioner, ProjectedCore, precondition
 from .probes import probes_are_exact
 from .residuals import Layout, ResidualCovariance, layout_of
 from .result import ConvergenceError, FixedEffects
+from .scaled import ScaledCovariance
 
 MAX_ITERATIONS = 2000  # PCG steps: the one solve for y is worth more of them than a solve inside a fit
 INFORMATION_TOL = 1e-3  # of solves whose errors enter by their squares
@@ -182,7 +183,9 @@ def variant_effects(covariance, theta: np.ndarray, Py: np.ndarray) -> sparse.csr
     """
     if isinstance(covariance, ResidualCovariance):
         covariance = _before_whitening(covariance)
-    theta = np.asarray(theta, np.float64)
+    theta, Py = np.asarray(theta, np.float64), np.asarray(Py, np.float64)
+    if isinstance(covariance, ScaledCovariance):
+        return variant_effects(covariance.base, theta, covariance.scale * Py)
     if isinstance(covariance, MixedCovariance):
         bounds = np.cumsum([0, *(part.num_components for part in covariance.parts)])
         own = [
@@ -195,7 +198,7 @@ def variant_effects(covariance, theta: np.ndarray, Py: np.ndarray) -> sparse.csr
         names = ", ".join(getattr(covariance, "names", ()))
         raise ValueError(f"covariance: {names} has no variants, so no effects of variants; use one made from genotypes")
     theta = theta[: covariance.num_components]
-    Py = np.asarray(Py, np.float64)[:, None]
+    Py = Py[:, None]
     scale = float(np.abs(Py).max()) or 1.0
     F = covariance.features(covariance.block(Py / scale))
     if not sparse.issparse(weights):

@@ -71,10 +71,6 @@ class ScaledCovariance:
         """A list of G blocks (n, k)."""
         return [self._scaled(image) for image in self.base.apply_each(F)]
 
-    def variant_effects(self, theta, F):
-        """Effects per standardised genotype, before S of the sample they are used for, from features of P y."""
-        return self.base.variant_effects(theta, F)
-
 
 class DiagonalCovariance:
     """Components that are diagonal matrices: noise whose variance depends on the sample.

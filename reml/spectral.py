@@ -11,6 +11,7 @@ import numpy as np
 from scipy import optimize, special
 
 GRID = np.sort(np.concatenate([np.linspace(0, 0.98, 99), 1 - np.logspace(-2, -9, 29)]))
+NEVER = 1e300  # stands for infinity, whose differences a search cannot take
 
 
 class Measure(NamedTuple):
@@ -106,8 +107,10 @@ def maximise(spectrum: Spectrum, floor: float) -> np.ndarray:
 
 
 def _slope(spectrum: Spectrum, h: float) -> float:
-    """Derivative of the profile log-likelihood in h, up to a positive factor."""
+    """Derivative of the profile log-likelihood in h, up to a positive factor; nan where that is -inf."""
     total = profiled(spectrum, [h])[1][0]
+    if not np.isfinite(total):  # V is not positive definite there
+        return np.nan
     return float(score(spectrum, total * np.array([h, 1 - h])) @ np.array([1.0, -1.0])) * total
 
 
@@ -118,7 +121,10 @@ def _peak(spectrum: Spectrum, low: float, high: float) -> float:
     if _slope(spectrum, low) > 0 > _slope(spectrum, high):
         return float(optimize.brentq(lambda h: _slope(spectrum, h), low, high, xtol=1e-14, rtol=1e-14))
     found = optimize.minimize_scalar(
-        lambda h: -profiled(spectrum, [h])[0][0], bounds=(low, high), method="bounded", options={"xatol": 1e-10}
+        lambda h: min(-profiled(spectrum, [h])[0][0], NEVER),
+        bounds=(low, high),
+        method="bounded",
+        options={"xatol": 1e-10},
     )
     return float(found.x)
 
@@ -128,7 +134,7 @@ def _at_floor(spectrum: Spectrum, floor: float) -> np.ndarray:
     scale = spectrum.y.weights.sum() / spectrum.dimension
 
     def value(log_g):
-        return -loglik(spectrum, np.array([np.exp(log_g), floor]))
+        return min(-loglik(spectrum, np.array([np.exp(log_g), floor])), NEVER)
 
     grid = np.log(scale) + np.linspace(-12, 12, 97)
     best = grid[int(np.argmin([value(g) for g in grid]))]
@@ -168,7 +174,7 @@ def profile_h2(spectrum: Spectrum, theta: np.ndarray, mean_trace: float, level: 
     def end(edge):
         if value(edge) - top + drop >= 0:
             return edge
-        return float(optimize.brentq(lambda h2: max(value(h2), -1e300) - top + drop, min(peak, edge), max(peak, edge)))
+        return float(optimize.brentq(lambda h2: max(value(h2), -NEVER) - top + drop, min(peak, edge), max(peak, edge)))
 
     lower, upper = end(0.0), end(float(GRID[-1]))
     h2 = np.unique(np.concatenate([np.linspace(0, GRID[-1], 100), np.linspace(lower, upper, 50), [peak]]))

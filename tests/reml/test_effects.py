@@ -395,6 +395,9 @@ def test_scaled_components_give_the_dense_effects_of_variants(case):
     there = MixedCovariance([ScaledCovariance(there, part.scale, part.names) for part in parts])
     there = variant_effects(with_residuals(there, q), found.theta, found.Py).toarray()
     np.testing.assert_allclose(there, beta, rtol=0, atol=1e-5 * np.abs(beta).max())
+    twice = MixedCovariance([base, replace(base, names=tuple(f"{name}.again" for name in base.names))])
+    both = variant_effects(ScaledCovariance(twice, scales[2]), np.tile(theta[2 * G : 3 * G], 2), Py).toarray()
+    np.testing.assert_allclose(both, np.tile(beta[:, 2 * G :], 2), rtol=0, atol=1e-8 * np.abs(beta).max())
     beside = MixedCovariance([*parts, dense_covariance([np.eye(cohort.n)], ["house"])])
     with pytest.raises(ValueError, match="house has no variants"):
         variant_effects(beside, np.ones(3 * G + 2), Py)

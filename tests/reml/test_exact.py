@@ -1,5 +1,7 @@
 """The dense engine against the independent dense reference, and against what REML must be invariant to."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -235,3 +237,14 @@ def test_the_plan_grows_as_the_work_does():
     assert exact_seconds(2000, 10_000, 1) < exact_seconds(2000, 10_000, 5) < exact_seconds(2000, 10_000, 50)
     assert exact_seconds(2000, 10**6, 1) > 5 * exact_seconds(2000, 10**4, 1)
     assert exact_seconds(8000, 1000, 3) > 8 * exact_seconds(2000, 1000, 3)
+
+
+def test_eigenvalues_that_float32_makes_negative_are_outside_of_the_search_without_a_warning():
+    """A trait of m < n variants without a residual: K has zeros, of either sign in float32, and h2 goes to 1."""
+    cohort = make_cohort(120, 30, 2, seed=120)
+    covariance = covariance_of(cohort, np.float32).only(0)
+    y = cohort.Ks[0] @ np.random.default_rng(120).standard_normal(120)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fit_exact(y, np.ones((120, 1)), covariance)
+    assert found.h2.estimate[-1] > 0.9999

@@ -300,3 +300,5 @@ def test_an_operator_without_diagonals_is_refused_with_the_remedy_where_they_are
     bare = FunctionCovariance([cohort.Ks[0].__matmul__], [np.trace(cohort.Ks[0])], N)
     with pytest.raises(ValueError, match="give FunctionCovariance"):
         fit(cohort.y, cohort.X, with_residuals(bare, np.arange(1.0, N + 1)[:, None]), exact_probes(N, 0, 0))
+    with pytest.raises(ValueError, match=r"diagonals: expected \(150, 1\), a column for each function"):
+        FunctionCovariance([cohort.Ks[0].__matmul__], [N], N, diagonals=np.ones(N))
