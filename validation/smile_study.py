@@ -24,7 +24,7 @@ from .haplotypes import Haplotypes
 from .simulate import simulate_cohort
 
 SAMPLES, REFERENCE, VARIANTS, BLOCK, CHROMOSOMES = 600, 2000, 1500, 50, 30
-KINDS = {"independent": None, "correlated like LD": "correlation", "inverse of LD": "inverse"}
+TRUTH = {"independent": "W = I", "correlated like LD": "W = S", "inverse of LD": "W = S^-1"}  # effects -> model
 MODELS = ("W = I", "W = S", "W = S of the sample", "W = S^-1", "W = S^-1 of the sample")
 
 
@@ -60,10 +60,9 @@ def study(h2: float, replicates: int, seed: int, persistence: float = 0.9) -> li
     """Every model on every kind of effects."""
     Ks = kernels(seed, persistence)
     rng, X = np.random.default_rng(seed), np.ones((SAMPLES, 1))
-    truth = {"independent": "W = I", "correlated like LD": "W = S", "inverse of LD": "W = S^-1"}
     rows = []
-    for effects in KINDS:
-        values, vectors = np.linalg.eigh(Ks[truth[effects]])
+    for effects, truth in TRUTH.items():
+        values, vectors = np.linalg.eigh(Ks[truth])
         root = vectors * np.sqrt(h2 * np.maximum(values, 0.0))  # rounding leaves zeros a little below
         Y = root @ rng.standard_normal((SAMPLES, replicates))
         Y += np.sqrt(1 - h2) * rng.standard_normal((SAMPLES, replicates))
@@ -98,14 +97,14 @@ def figure(rows: Sequence[Row], h2: float) -> str:
     """SVG: the mean estimate of every model (dot), the SD of estimates (thin) and the 95 % interval of the mean
     (thick), by kind of effects; the line is the truth."""
     left, width, step, top = 250, 430, 22, 40
-    x = [left + width * (value / 1.0) for value in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)]
-    height = top + step * (len(rows) + 2 * len(KINDS)) + 40
+    height = top + step * (len(rows) + 2 * len(TRUTH)) + 40
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 40}" height="{height}" '
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{left + width + 40}" height="{height}" fill="white"/>',
     ]
-    for value, at in zip((0, 0.2, 0.4, 0.6, 0.8, 1), x, strict=True):
+    for value in (0, 0.2, 0.4, 0.6, 0.8, 1):
+        at = left + width * value
         parts.append(f'<line x1="{at:g}" y1="{top - 10}" x2="{at:g}" y2="{height - 40}" stroke="#ddd"/>')
         parts.append(f'<text x="{at:g}" y="{height - 22}" text-anchor="middle">{value:g}</text>')
     middle = left + width / 2
