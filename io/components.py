@@ -19,6 +19,7 @@ from .errors import InputError
 NPZ_NAMES = "component_names"
 NPZ_ANNOTATIONS = "component_annotations_json"
 NPZ_PROVENANCE = "component_provenance_json"
+EXAMPLE = '[{"name": "a", "variant_indices": [0, 1]}]'
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,9 @@ def _read_json(path: Path) -> list[ComponentSpec]:
         raise InputError(f"{path}: not UTF-8 text ({error.reason}); save it as JSON") from None
     entries = content.get("components") if isinstance(content, dict) else content
     if not isinstance(entries, list):
-        raise InputError(f"{path}: expected a list of components, or an object with the list 'components'")
+        raise InputError(
+            f"{path}: expected a list of components, such as {EXAMPLE}, or an object with it as 'components'"
+        )
     return [_json_component(path, position, entry) for position, entry in enumerate(entries)]
 
 

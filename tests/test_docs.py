@@ -33,3 +33,25 @@ def test_functions_are_told_from_covariances_and_need_their_traces():
         as_covariance([np.sin, np.eye(5)])
     with pytest.raises(ValueError, match="do not tell the number of samples"):
         as_covariance([(lambda B: B, 5.0)])
+
+
+def test_the_components_of_the_file_page_are_read(tmp_path):
+    from gpu_reml.io import read_component_spec
+
+    text = re.search(r"```json\n(.*?)```", (DOCS / "files.md").read_text(), re.DOTALL).group(1)
+    (tmp_path / "sets.json").write_text(text)
+    coding, enhancer = read_component_spec(tmp_path / "sets.json", 10)
+    assert coding.name == "coding" and coding.indices.tolist() == [0, 1, 4]
+    assert enhancer.ids == ("rs7", "rs9") and enhancer.weights.tolist() == [1.0, 0.5]
+
+
+def test_the_file_page_names_flags_that_there_are():
+    from gpu_reml.cli.gwas import make_gwas_parser
+    from gpu_reml.cli.options import make_parser
+
+    known = {*make_parser("0")._option_string_actions, *make_gwas_parser("0")._option_string_actions}
+    readme = DOCS.parent / "README.md"
+    for page in (DOCS / "files.md", DOCS / "smile.md"):
+        assert set(re.findall(r"`(--[a-z][a-z-]+)", page.read_text())) <= known, page
+    for target in re.findall(r"\]\(([^)#]+)\)", readme.read_text()):
+        assert (readme.parent / target).is_file(), target
