@@ -187,7 +187,7 @@ def fit_exact(
     Cost: n column-passes, then an eigendecomposition for G = 1, or n^3 + 4 G n^2 flop an iteration
     (:func:`exact_seconds`).  Memory: :func:`exact_memory`.
     Raises ValueError on invalid input, ConvergenceError (with the result so far) when it does not converge and
-    ``strict``, and where components cannot be told apart.
+    ``strict``, and where components cannot be told apart or the fixed effects leave nothing of one.
     """
     settings = settings or FitSettings()
     counting = CountingCovariance(as_covariance(covariance, len(y)))

@@ -36,7 +36,8 @@ def fit(
     from :func:`~gpu_reml.reml.probes.draw_probes`.  start: theta (G + J,) in y's units squared; default randomised
     Haseman-Elston; the Krylov engine needs none.  theta_g >= 0 and theta_e >= residual_floor var(y).
     Raises ValueError on invalid input, ConvergenceError (with the result so far) when it does not converge and
-    ``strict``; with ``strict=False`` the result's status says so.
+    ``strict``; with ``strict=False`` the result's status says so.  Components that cannot be told apart, or of which
+    the fixed effects leave nothing, are a ConvergenceError without a result.
     """
     y = np.asarray(y, np.float64)
     if y.ndim != 1:

@@ -76,7 +76,8 @@ def haseman_elston(
     num_probes: how many of ``probes.trace`` are used, by default 64 (or all of them, if they are fewer or exact).
     Cost: num_probes (2 + overlap / 2) column-passes.  Memory: features of twice the probes, (m, 2 num_probes), and
     K_g z of a batch of probes, at most 256 MiB or one probe's.
-    Raises ValueError on invalid input and where components cannot be told apart.
+    Raises ValueError on invalid input and where components cannot be told apart, ConvergenceError where the fixed
+    effects leave nothing of one.
     """
     counting = CountingCovariance(as_covariance(covariance))
     trait = one_trait(y, X, counting)
