@@ -17,6 +17,7 @@ from .export import npy_bytes
 from .inputs import Group, Inputs, Planned, Tables, load_group, plan_group, read_inputs
 from .plan import device_plan, most_rank
 from .reml import planned_lines
+from .report import fixed_line
 
 CAUTION = "the likelihood and the errors are of groups chosen to raise it on the same phenotypes: no test of the groups"
 
@@ -38,7 +39,7 @@ def relax_command(options: Namespace, threads: int) -> bool:
     inputs = load_group(tables, group, planned, options)
     start = first_memberships(given, inputs.products.num_variants, options)
     report = Printer(options.reml_log_detail)
-    report.line(start_line(inputs, options, threads))
+    report.line(start_lines(inputs, options, threads))
     y, X = inputs.Y[:, 0], inputs.design.X
     probes = draw_probes(len(y), planned.probes(options.max_probes), planned.rank, options.seed)
     result = relax(
@@ -158,15 +159,16 @@ class Printer:
             self.line(f"  iteration {record.iteration}: variances {variances}; {record.pcg_iterations} PCG steps")
 
 
-def start_line(inputs: Inputs, options: Namespace, threads: int) -> str:
-    """Who and what is analysed, on what."""
+def start_lines(inputs: Inputs, options: Namespace, threads: int) -> str:
+    """Who and what is analysed, on what, and what was noticed."""
     products = inputs.products
     varying = int((products.genotypes.inv_sd > 0).sum())
-    return (
+    line = (
         f"phenotype {inputs.phenotypes[0]}: {inputs.alignment.num_samples} samples, {varying} of "
         f"{products.num_variants} variants vary, {options.n_groups} groups; device {inputs.covariance.backend}, "
         f"{threads} thread(s), seed {options.seed}"
     )
+    return "\n".join([line, fixed_line(inputs.design.names), *(f"note: {note}" for note in inputs.notes)])
 
 
 def meta_record(result: RelaxResult, inputs: Inputs, options: Namespace, details: dict[str, Any]) -> dict[str, Any]:

@@ -89,13 +89,20 @@ def _raise_if_ragged(path: Path, sep: str, width: int) -> None:
     for position, (number, line) in enumerate(_lines(path, sep)):
         fields = _split(line, sep)
         if position == 0:
-            first = number
+            first, heading = number, line
         if len(fields) != width:
             ids = " ".join(fields[:2])
             raise InputError(
                 f"{path}, line {number} ({ids}): expected {width} fields as in line {first}, found {len(fields)}; "
-                f"fields are separated by {_SEPARATOR_NAMES[sep]}: complete the line, writing NA for a missing value"
+                f"fields are separated by {_SEPARATOR_NAMES[sep]}: {_remedy(heading, line)}"
             )
+
+
+def _remedy(first: str, line: str) -> str:
+    """What to do about a line with another number of fields than the first."""
+    if first.count("\t") and first.count("\t") == line.count("\t"):
+        return "between tabs there are as many, so a name or value has a blank in it: write _ in its place"
+    return "complete the line, writing NA for a missing value"
 
 
 _SEPARATOR_NAMES = {WHITESPACE: "blanks or tabs", "\t": "tabs", ",": "commas"}

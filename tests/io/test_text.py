@@ -53,6 +53,8 @@ def test_line_of_a_row_counts_blank_lines(write, name):
     [
         ("t.txt", "a b c\n\nd e\n", r"line 3 \(d e\): expected 3 fields as in line 1, found 2; .* blanks or tabs"),
         ("t.txt", "a b c\nd e f g\n", r"line 2 \(d e\): expected 3 fields as in line 1, found 4"),
+        ("t.txt", "a\tb\tmy c\nd\te\tf\n", r"expected 4 .* found 3; .* a blank in it: write _ in its place"),
+        ("t.txt", "a\tb\tmy c\nd\te\n", r"expected 4 .* found 2; .* complete the line"),
         ("t.txt", "a b c\nd e f g h\n", r"line 2 \(d e\): .* found 5"),
         ("t.txt", "a\tb\tc\nd\te\n", r"line 2 \(d e\): expected 3 fields as in line 1, found 2; .* separated by tabs"),
         ("t.csv", "a,b,c\nd,e\n", r"line 2 \(d e\): .* found 2; .* separated by commas"),
