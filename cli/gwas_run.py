@@ -155,8 +155,9 @@ def exactly(inputs: Inputs, options: Namespace) -> Found:
         {"dof": found.scan.dof, "h2_by_chromosome": dict(zip(groups.names, found.h2[:, i], strict=True))}
         for i in range(len(inputs.phenotypes))
     )
+    which = "h2 without each chromosome" if options.model == "loco" else "h2"
     lines = [
-        f"{name}: h2 without each chromosome {', '.join(f'{value:.4f}' for value in found.h2[:, i])}"
+        f"{name}: {which} {', '.join(f'{value:.4f}' for value in found.h2[:, i])}"
         for i, name in enumerate(inputs.phenotypes)
     ]
     return Found(found.scan, details, tuple(lines), True)

@@ -99,6 +99,10 @@ def read_inputs(options: Namespace) -> tuple[Tables, list[Group]]:
     sources, parts = read_sources(options), read_parts(options)
     if not sources.files and (has_builders(options) or parts.num_scales > 1 or options.dominance or options.make_grm):
         raise io.InputError("--grm alone: components of variants, ancestries and environments need genotypes beside it")
+    if options.make_grm and (parts.num_scales > 1 or parts.admixture is not None or parts.grms or options.dominance):
+        raise io.InputError(
+            "--make-grm: writes matrices of sets of variants; leave out --grm, --admix-q, --gxe and --dominance"
+        )
     phenotypes = read_traits(options) if options.pheno else [no_trait(sources)]
     quantitative = io.read_covariates(options.qcovar, "quantitative") if options.qcovar else None
     categorical = io.read_covariates(options.covar, "categorical") if options.covar else None

@@ -263,3 +263,9 @@ def test_bed_and_pgen_of_the_same_genotypes_give_the_same_statistics(tmp_path):
     flipped = np.where(tables[0]["a1"] == tables[1]["a1"], 1, -1)
     np.testing.assert_allclose(tables[0]["beta"], flipped * tables[1]["beta"], rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(tables[0]["log10p"], tables[1]["log10p"], rtol=1e-4, atol=1e-6)
+
+
+def test_h2_is_of_all_chromosomes_where_none_is_left_out(cohort, tmp_path, capsys):
+    for model in ("lmm", "loco"):
+        assert command(cohort, "--model", model, "--method", "exact", out=tmp_path / model) == 0
+        assert ("h2 without each chromosome" in capsys.readouterr().out) == (model == "loco")
