@@ -212,7 +212,7 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
 def trait_notes(group: Group) -> list[str]:
     """What to know of traits that have two values, as a disease coded 0 and 1 or 1 and 2."""
     binary = [name for name, y in zip(group.phenotypes, group.Y.T, strict=True) if len(np.unique(y)) == 2]
-    return [f"{name} has two values: all results are on that observed scale, not of liability" for name in binary]
+    return [f"{name} has two values: variances and h2 are on that observed scale; see --prevalence" for name in binary]
 
 
 def set_components(sources: Sources, loaded: Loaded, planned: Planned, options: Namespace):

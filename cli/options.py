@@ -5,7 +5,7 @@ import argparse
 from .effects_options import add_effects
 from .merge_options import add_export, add_merge
 from .model_options import add_model_parts
-from .numbers import count, gibibytes, positive_float, positive_int
+from .numbers import count, gibibytes, positive_float, positive_int, share
 from .parser import Parser
 from .smile_options import add_smile
 
@@ -190,6 +190,10 @@ def add_model(group) -> None:
         "--max-iterations", "--minq-iter", dest="max_iterations", type=positive_int, default=50, metavar="N"
     )
     group.add_argument("--seed", type=count, default=0, help="seed of the probes (default 0)")
+    group.add_argument(
+        "--prevalence", type=share, metavar="K",
+        help="of a disease in the population: h2 of its liability too; cases are the larger of the two values",
+    )  # fmt: skip
     group.add_argument(
         "--joint-test", action="append", default=[], metavar="NAME,NAME...",
         help="Wald test that these components are all zero, in OUT.tests.tsv beside each alone and all together",

@@ -12,7 +12,6 @@ ELSEWHERE = {
     "--mgrm-bin": "give --grm A,B",
     "--grm-bin": "give --grm",
     "--make-grm-bin": "give --make-grm",
-    "--prevalence": "h2 is on the observed scale here: transform it",
     "--mlma": "gpu-reml-gwas --model lmm",
     "--mlma-loco": "gpu-reml-gwas --model loco",
     "--lmm": "gpu-reml-gwas --model loco",

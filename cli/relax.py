@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from .main import run_command
-from .numbers import count, number, positive_float, positive_int, whole
+from .numbers import count, positive_float, positive_int, share, whole
 from .options import add_compute, add_data, make_parser
 from .parser import Parser
 
@@ -20,13 +20,6 @@ chosen to raise it on the same phenotypes: they are no test of the groups.
 
 exit codes: those of gpu-reml.
 """
-
-
-def share(text: str) -> float:
-    value = number(text)
-    if not 0 < value < 1:
-        raise ArgumentTypeError(f"expected a number between 0 and 1, found {text}")
-    return value
 
 
 def several(text: str) -> int:

@@ -14,6 +14,7 @@ from .components import with_alpha
 from .effects import after_fit, check_effects, check_folds
 from .export import check_export, export_files
 from .inputs import Group, Inputs, Planned, load_group, plan_group, read_inputs
+from .liability import check_prevalence, liability_lines, liability_of, liability_rows
 from .merge import check_merge, run_merge
 from .merge_files import Partition
 from .methods import choose_method, remove_checkpoint, run_method, safe_name
@@ -62,6 +63,7 @@ def reml_command(options: Namespace, threads: int) -> bool:
             write_grms(inputs, options)
             continue
         check_joint_tests(inputs, options)
+        check_prevalence(inputs, options.prevalence)
         check_folds(inputs, options)
         method = choose_method(inputs, options, threads)
         say("\n".join([*plan_lines(inputs, method, options, threads), ""]), flush=True)
@@ -149,13 +151,15 @@ def planned_lines(planned: Planned, options: Namespace) -> list[str]:
 def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan: list[str], context: dict) -> bool:
     """Print a trait's table and write its files; whether it converged."""
     ancestries = ancestry_lines(ancestry_records(result, inputs, context["settings"]))
-    closing = [*closing_lines(result, context["seconds"]), *ancestries, *device_lines(inputs)]
+    liability = liability_of(result, inputs, context["phenotype"], context["settings"]["prevalence"])
+    told = [*ancestries, *liability_lines(liability), *device_lines(inputs)]
+    closing = [*closing_lines(result, context["seconds"]), *told]
     if len(inputs.phenotypes) > 1:
         closing = [f"phenotype {context['phenotype']}", *closing]
     print("\n".join(closing))
     texts = {
         f"{prefix}.json": io.json_text(json_record(result, inputs, context)),
-        f"{prefix}.hsq": hsq_text(result),
+        f"{prefix}.hsq": hsq_text(result, liability_rows(liability)),
         f"{prefix}.log": "\n".join([f"gpu-reml {context['version']}", *plan, "", *closing]) + "\n",
     }
     annotated = enrichment_of(result, inputs)

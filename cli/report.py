@@ -13,6 +13,7 @@ from gpu_reml.reml import Enrichment, FitResult, HEResult, Wald, enrichment, lay
 from gpu_reml.reml.admixture import ancestry_heritability
 
 from .inputs import Inputs
+from .liability import liability_of, liability_record
 from .model import ancestry_residuals
 from .plan import host_plan, memory_lines
 
@@ -110,8 +111,8 @@ def method_line(method: str, inputs: Inputs, options: Namespace) -> str:
     return f"method stochastic (AI-REML), preconditioner {core}, {probes}"
 
 
-def hsq_text(result: FitResult | HEResult) -> str:
-    """GCTA's .hsq: its rows and columns, variances in the phenotype's units squared.
+def hsq_text(result: FitResult | HEResult, further: Sequence[str] = ()) -> str:
+    """GCTA's .hsq: its rows and columns, variances in the phenotype's units squared; ``further`` rows after h2.
 
     V(Gi) is the variance that the component explains, theta_i tr(K_i) / n; logL and logL0 follow GCTA's convention,
     without the (n - c)/2 log(2 pi).
@@ -129,6 +130,7 @@ def hsq_text(result: FitResult | HEResult) -> str:
     rows += [f"{name}/Vp\t{h2.estimate[g]:.6f}\t{h2.se[g]:.6f}" for g, name in enumerate(label)]
     if G > 1:
         rows.append(f"Sum of V(G)/Vp\t{h2.estimate[G]:.6f}\t{h2.se[G]:.6f}")
+    rows += further
     if isinstance(result, HEResult):
         return "\n".join(["Source\tVariance\tSE", *rows, f"n\t{result.num_samples}"]) + "\n"
     null = result.loglik_null + result.loglik_gcta - result.loglik
@@ -156,6 +158,9 @@ def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str,
     record.update(
         enrichment=None if annotated is None else annotated.to_records(),
         ancestries=ancestry_records(result, inputs, settings),
+        liability=liability_record(
+            liability_of(result, inputs, context["phenotype"], settings["prevalence"]), result.names
+        ),
         joint_tests=None if isinstance(result, HEResult) else joint_tests(result, settings["joint_test"]),
         fixed_effects=None
         if effects is None

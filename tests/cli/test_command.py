@@ -12,6 +12,7 @@ import pytest
 
 from gpu_reml import io as io_module
 from gpu_reml.cli.main import main
+from gpu_reml.reml.liability import liability_factor
 from gpu_reml.validation import dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.simulate import simulate_cohort, write_plink
@@ -378,8 +379,19 @@ def test_what_a_user_may_have_meant_otherwise_is_noted(cohort, tmp_path):
     assert run(cohort, *flags, out=tmp_path / "noted") == 0
     out = (tmp_path / "noted.log").read_text()
     levels = pd.read_csv(cohort / "q.txt", sep="\t")["age"].nunique()
-    assert "note: disease has two values: all results are on that observed scale" in out
+    assert "note: disease has two values: variances and h2 are on that observed scale" in out
     assert f"covariate age is taken as {levels} categories; if it is a quantity, give it by --qcovar" in out
+    assert run(cohort, *flags, "--prevalence", "0.1", out=tmp_path / "liability") == 0
+    record = json.loads((tmp_path / "liability.json").read_text())
+    cases = (disease["disease"] == 2).mean()
+    factor = liability_factor(0.1, record["liability"]["share_of_cases"])
+    assert abs(record["liability"]["share_of_cases"] - cases) < 0.1
+    for name in ("estimate", "se"):
+        key = "h2" if name == "estimate" else name
+        np.testing.assert_allclose(record["liability"][key], factor * record["h2"][name], rtol=1e-9)
+    assert "V(G)/Vp_L" in (tmp_path / "liability.hsq").read_text()
+    assert "h2 of liability = " in (tmp_path / "liability.log").read_text()
+    assert run(cohort, "--pheno-name", "height", "--prevalence", "0.1", out=tmp_path / "no") == 2
     (line,) = [line for line in out.splitlines() if line.startswith("fixed effects: ")]
     assert line.startswith(f"fixed effects: {levels}: intercept, ") and line.endswith(f" and {levels - 30} more")
     assert len(json.loads((tmp_path / "noted.json").read_text())["notes"]) == 2
