@@ -212,7 +212,8 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
 def trait_notes(group: Group) -> list[str]:
     """What to know of traits that have two values, as a disease coded 0 and 1 or 1 and 2."""
     binary = [name for name, y in zip(group.phenotypes, group.Y.T, strict=True) if len(np.unique(y)) == 2]
-    return [f"{name} has two values: variances and h2 are on that observed scale; see --prevalence" for name in binary]
+    where = "variances and h2 are on that observed scale; gpu-reml --prevalence has h2 of liability"
+    return [f"{name} has two values: {where}" for name in binary]
 
 
 def set_components(sources: Sources, loaded: Loaded, planned: Planned, options: Namespace):

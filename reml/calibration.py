@@ -103,9 +103,8 @@ def calibrate(spectra: ProbeSpectra, dimension: int, trace: float) -> Calibratio
     root = np.sqrt(weights).ravel()
     _, R = np.linalg.qr(root[:, None] * powers.reshape(3, -1).T)
     lengths = np.sqrt(np.einsum("adk,dk->a", powers**2, weights))
-    degrees = 3 if (np.abs(np.diag(R)) > DISTINCT * lengths).all() else 2
-    if abs(R[1, 1]) <= DISTINCT * lengths[1]:
-        degrees = 1
+    distinct = np.abs(np.diag(R)) > DISTINCT * lengths[: len(R)]  # fewer than three where nodes are so few
+    degrees = len(distinct) if distinct.all() else int(np.argmin(distinct))
     inverse = np.linalg.inv(R[:degrees, :degrees])
     basis = np.einsum("ba,bdk->adk", inverse, powers[:degrees])
     known = np.array([dimension, trace / scale, 0.0])[:degrees]

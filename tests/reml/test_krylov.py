@@ -170,3 +170,11 @@ def test_further_probes_in_batches_are_those_taken_at_once(cohorts, deep, every)
     assert (whole.num_deep, whole.num_probes) == (parts.num_deep, parts.num_probes) == (deep, every)
     np.testing.assert_allclose(parts.nodes, whole.nodes, rtol=1e-9)
     np.testing.assert_allclose(parts.moments, whole.moments, rtol=1e-9)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_very_few_probes_give_an_answer_whose_error_is_not_known(most):
+    cohort = make_cohort(150, 400, 1, seed=3)
+    found = fit(cohort.y, cohort.X, cohort.Ks[:1], draw_probes(150, most, 0, seed=1))
+    assert found.converged and np.isfinite(found.theta).all() and found.num_probes == most
+    assert np.isnan(found.mc_ratio) or not found.mc_target_met or most > 2
