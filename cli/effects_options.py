@@ -1,15 +1,6 @@
 """Flags for what is done with a fit besides reporting it; shared with gpu-reml-predict."""
 
-from argparse import ArgumentTypeError
-
-from .numbers import positive_int, whole
-
-
-def several(text: str) -> int:
-    value = whole(text)
-    if value < 2:
-        raise ArgumentTypeError(f"expected 2 folds or more, found {text}")
-    return value
+from .numbers import at_least, positive_int
 
 
 def add_effects(group) -> None:
@@ -55,7 +46,7 @@ def add_effects(group) -> None:
     )
     add_ambiguous(group)
     group.add_argument(
-        "--cv", type=several, metavar="K",
+        "--cv", type=at_least(2, "folds"), metavar="K",
         help="predict every sample from the others, in K random folds at the variances of the whole fit",
     )  # fmt: skip
 

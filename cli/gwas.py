@@ -1,13 +1,13 @@
 """Entry point of ``gpu-reml-gwas``: tests of every variant, by least squares or with a mixed model."""
 
 import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from .main import run_command
-from .numbers import whole
-from .options import add_compute, add_data, add_filters, count, make_parser, positive_float, positive_int
+from .numbers import at_least, count, positive_float, positive_int
+from .options import add_compute, add_data, add_filters, make_parser
 from .parser import Parser
 
 EPILOG = """\
@@ -27,13 +27,6 @@ cohorts. The effect is of one copy of A1, the counted allele.
 
 exit codes: those of gpu-reml.
 """
-
-
-def least_two(text: str) -> int:
-    value = whole(text)
-    if value < 2:
-        raise ArgumentTypeError(f"expected 2 variants or more, found {text}")
-    return value
 
 
 def make_gwas_parser(number: str) -> Parser:
@@ -64,7 +57,7 @@ def add_association(group) -> None:
         help="fit the variance components once more for every chromosome left out, not once on the whole genome",
     )  # fmt: skip
     group.add_argument(
-        "--calibration-variants", type=least_two, metavar="N",
+        "--calibration-variants", type=at_least(2, "variants"), metavar="N",
         help="random variants that calibrate the variance of the score (default: 32 at a time, up to 256, until its "
         "standard error is 0.4 percent)",
     )  # fmt: skip

@@ -1,23 +1,6 @@
 """Flags of ``--merge`` and ``--export-ai``; nothing heavy is imported here."""
 
-import math
-from argparse import ArgumentTypeError
-
-from .numbers import number
-
-
-def finite_float(text: str) -> float:
-    value = number(text)
-    if not math.isfinite(value):
-        raise ArgumentTypeError(f"expected a number, found {text}")
-    return value
-
-
-def not_negative(text: str) -> float:
-    value = finite_float(text)
-    if value < 0:
-        raise ArgumentTypeError(f"expected 0 or more, found {text}")
-    return value
+from .numbers import finite_float, not_negative
 
 
 def add_merge(group) -> None:

@@ -238,6 +238,7 @@ def add_compute(group) -> None:
     group.add_argument("--devices", action=ListDevices, nargs=0, help="list the CUDA devices and exit")
 
 
+RIDGES = ("--pcg-ridge", "--lasso-ridge", "--proj-ridge")  # of gpu-reml-sparse
 IGNORED = ("--call-width", "--slq-samples", "--slq-m", "--slq-mode", "--precond-refresh-reldp", "--precond-type")
 
 

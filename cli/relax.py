@@ -1,12 +1,12 @@
 """Entry point of ``gpu-reml-relax``: soft grouping of variants by gradient steps on the REML likelihood."""
 
 import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from .main import run_command
-from .numbers import count, positive_float, positive_int, share, whole
+from .numbers import at_least, count, positive_float, positive_int, share
 from .options import add_compute, add_data, make_parser
 from .parser import Parser
 
@@ -20,13 +20,6 @@ chosen to raise it on the same phenotypes: they are no test of the groups.
 
 exit codes: those of gpu-reml.
 """
-
-
-def several(text: str) -> int:
-    value = whole(text)
-    if value < 2:
-        raise ArgumentTypeError(f"expected 2 groups or more (gpu-reml fits one), found {text}")
-    return value
 
 
 def make_relax_parser(number: str) -> Parser:
@@ -47,7 +40,7 @@ def make_relax_parser(number: str) -> Parser:
 
 
 def add_grouping(group) -> None:
-    group.add_argument("--n-groups", type=several, required=True, metavar="G", help="groups, 2 or more")
+    group.add_argument("--n-groups", type=at_least(2, "groups"), required=True, metavar="G", help="groups, 2 or more")
     group.add_argument(
         "--outer-iters", type=positive_int, default=5, metavar="N",
         help="REML fits, those of rejected steps among them (default 5)",

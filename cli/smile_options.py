@@ -1,34 +1,11 @@
 """Flags of SMILE; nothing heavy is imported here."""
 
-from argparse import ArgumentTypeError
-
-from .numbers import number, whole
+from .numbers import fraction, positive_float, positive_int
 
 NORMALISATIONS = ("kernel_trace", "effective_rank")
 KINDS = ("inverse", "correlation")
 BLOCK_SIZE = 500
 SHRINKAGE = 0.1
-
-
-def fraction(text: str) -> float:
-    value = number(text)
-    if not 0 <= value <= 1:
-        raise ArgumentTypeError(f"expected a number from 0 to 1, found {text}")
-    return value
-
-
-def positive(text: str) -> float:
-    value = number(text)
-    if not value > 0:
-        raise ArgumentTypeError(f"expected a positive number, found {text}")
-    return value
-
-
-def positive_count(text: str) -> int:
-    value = whole(text)
-    if value < 1:
-        raise ArgumentTypeError(f"expected a positive integer, found {text}")
-    return value
 
 
 def add_smile(group) -> None:
@@ -53,7 +30,7 @@ def add_smile(group) -> None:
         help="make W from the LD of the analysed samples: its shrunk inverse, or the shrunk correlations themselves",
     )  # fmt: skip
     group.add_argument(
-        "--smile-block-size", type=positive_count, metavar="N",
+        "--smile-block-size", type=positive_int, metavar="N",
         help=f"most variants of a block of --smile-ld, none across chromosomes (default {BLOCK_SIZE})",
     )  # fmt: skip
     group.add_argument(
@@ -73,4 +50,4 @@ def add_smile(group) -> None:
         "--smile-optimizer", choices=("strict", "smile_scoring"),
         help="accepted; there is one optimiser, which converges by the score and never steps downhill",
     )  # fmt: skip
-    group.add_argument("--smile-scoring-step-tol", type=positive, metavar="X", help="accepted, without effect")
+    group.add_argument("--smile-scoring-step-tol", type=positive_float, metavar="X", help="accepted, without effect")

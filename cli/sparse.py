@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from .main import run_command
-from .numbers import number
+from .numbers import count, not_negative, positive_float, positive_int, share
 from .options import (
+    RIDGES,
     add_components,
     add_compute,
     add_data,
     add_filters,
     add_ignored,
     add_model,
-    count,
     make_parser,
-    positive_float,
-    positive_int,
 )
 from .parser import Parser
 
@@ -32,21 +30,6 @@ deviation and of one copy of a1, the counted allele.
 
 exit codes: those of gpu-reml. With 3 (a limit was met) everything found so far is written, and says which limit.
 """
-RIDGES = ("--pcg-ridge", "--lasso-ridge", "--proj-ridge")
-
-
-def share(text: str) -> float:
-    value = number(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, found {text}")
-    return value
-
-
-def at_least_zero(text: str) -> float:
-    value = number(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected 0 or more, found {text}")
-    return value
 
 
 def make_sparse_parser(number: str) -> Parser:
@@ -116,7 +99,7 @@ def add_path(group) -> None:
         "--lasso-lam-min-ratio", type=share, default=0.05, metavar="X", help="last lambda / the first (default 0.05)"
     )
     group.add_argument(
-        "--lasso-ebic-gamma", type=at_least_zero, metavar="X",
+        "--lasso-ebic-gamma", type=not_negative, metavar="X",
         help="penalty on the number of models of a size: a variant pays if its squared z is above log n + 2 X log p or "
         "so; 0 is BIC (default 1; with --lasso-ebic-rss lasso 0.5, as in the reference system)",
     )  # fmt: skip
@@ -136,7 +119,7 @@ def add_path(group) -> None:
         "beside the rest, and many variants that enter together may not pay for their number at once",
     )  # fmt: skip
     group.add_argument(
-        "--lasso-ebic-es-min-delta", type=at_least_zero, default=0.0, metavar="X", help="what counts as lower (0)"
+        "--lasso-ebic-es-min-delta", type=not_negative, default=0.0, metavar="X", help="what counts as lower (0)"
     )
     group.add_argument(
         "--lasso-cd-max-iter", type=positive_int, default=2000, metavar="N",
@@ -159,7 +142,7 @@ def add_kkt(group) -> None:
     )  # fmt: skip
     for flag, what in (("--kkt-tol", "least"), ("--kkt-rel-tol", "times max(1, lambda)")):
         group.add_argument(
-            flag, type=at_least_zero, default=1e-5, metavar="X",
+            flag, type=not_negative, default=1e-5, metavar="X",
             help=f"tolerance for a gradient beyond lambda, {what}, phenotype of unit variance (default 1e-5)",
         )  # fmt: skip
     group.add_argument(

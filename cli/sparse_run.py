@@ -24,11 +24,10 @@ from gpu_reml.reml.sparse import Round, SparseSettings, sparse_reml
 
 from .inputs import Group, Inputs, Planned, Tables, load_group, plan_group, read_inputs
 from .methods import choose_method
-from .options import ignored_flags
+from .options import RIDGES, ignored_flags
 from .progress import Progress
 from .reml import planned_lines, write_samples
 from .report import plan_lines
-from .sparse import RIDGES
 from .sparse_report import closing_lines, history_record, output_files, round_line, selected_table, summary_record
 
 PATIENCE = 10  # values of lambda without a lower EBIC that end a path

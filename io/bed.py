@@ -11,7 +11,7 @@ from ..ops.dosages import dosages_of_calls
 from ..ops.genotypes import CALL_BITS
 from ..ops.packing import take_samples
 from .errors import InputError
-from .rows import check_samples, notes_on_ids, room, selected, stretches
+from .rows import Listed, check_samples, notes_on_ids, room, selected, stretches
 from .text import WHITESPACE, parse_numbers, read_text_table
 
 MAGIC = b"\x6c\x1b"
@@ -20,7 +20,7 @@ HEADER_BYTES = 3
 
 
 @dataclass(frozen=True)
-class BedFile:
+class BedFile(Listed):
     """One PLINK 1 fileset, open for reading: a :class:`~gpu_reml.io.GenotypeFile`.
 
     ``samples``: fid, iid (strings), in .fam order.  ``variants``: chrom, id, a1, a2 (strings), cm (float64,
@@ -37,14 +37,6 @@ class BedFile:
     @property
     def paths(self) -> tuple[Path, Path, Path]:
         return tuple(Path(f"{self.prefix}.{suffix}") for suffix in ("bed", "bim", "fam"))
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.samples)
-
-    @property
-    def num_variants(self) -> int:
-        return len(self.variants)
 
     def is_mapped(self, samples: np.ndarray | None, variants: np.ndarray | None) -> bool:
         """Whether :meth:`read_packed` returns a view of the map: all samples in file order, one stretch of variants."""

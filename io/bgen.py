@@ -13,14 +13,14 @@ from ..ops.dosages import calls_of_dosages, encode_dosages
 from ..ops.genotypes import CALL_BITS
 from .errors import InputError
 from .pvar import NO_FID
-from .rows import check_samples, notes_on_ids, room, selected, stretches
+from .rows import Listed, check_samples, notes_on_ids, room, selected, stretches
 from .text import WHITESPACE, read_text_table
 
 HARD_CALL = 0.1  # most distance of a dosage from the whole number that it is called as; PLINK 2's default
 
 
 @dataclass(frozen=True)
-class BgenFile:
+class BgenFile(Listed):
     """One BGEN file, open for reading: a :class:`~gpu_reml.io.GenotypeFile`.
 
     ``variants``: a1 is the second allele, a2 the first (``ref-first`` of PLINK 2); cm is 0.
@@ -32,17 +32,6 @@ class BgenFile:
     variants: pd.DataFrame
     paths: tuple[Path, Path, Path]
     notes: tuple[str, ...] = ()
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.samples)
-
-    @property
-    def num_variants(self) -> int:
-        return len(self.variants)
-
-    def is_mapped(self, samples: np.ndarray | None, variants: np.ndarray | None) -> bool:
-        return False
 
     def read_packed(
         self, samples: np.ndarray | None = None, variants: np.ndarray | None = None, out: np.ndarray | None = None

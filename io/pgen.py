@@ -15,14 +15,14 @@ from ..ops.genotypes import CALL_BITS
 from ..ops.packing import pack_rows
 from .errors import InputError
 from .pvar import read_psam, read_pvar
-from .rows import notes_on_ids, room, selected, stretches
+from .rows import Listed, notes_on_ids, room, selected, stretches
 
 MAGIC = b"\x6c\x1b"
 PLAIN_BED, INDEXED_APART = 0x01, (0x20, 0x21)  # modes whose header does not count samples and variants
 
 
 @dataclass(frozen=True)
-class PgenFile:
+class PgenFile(Listed):
     """One PLINK 2 fileset, open for reading: a :class:`~gpu_reml.io.GenotypeFile`.
 
     ``variants``: a1 is the ALT allele, a2 is REF.  A variant with several ALT alleles is as many rows, one for each
@@ -39,17 +39,6 @@ class PgenFile:
     allele: np.ndarray
     allele_offsets: np.ndarray | None
     notes: tuple[str, ...] = ()
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.samples)
-
-    @property
-    def num_variants(self) -> int:
-        return len(self.variants)
-
-    def is_mapped(self, samples: np.ndarray | None, variants: np.ndarray | None) -> bool:
-        return False
 
     def read_packed(
         self, samples: np.ndarray | None = None, variants: np.ndarray | None = None, out: np.ndarray | None = None

@@ -12,6 +12,25 @@ from .ids import first_ids, repeated
 BLOCK_BYTES = 1 << 25  # of what is decoded and not yet packed
 
 
+class Listed:
+    """What genotype files with tables of their samples and variants have in common."""
+
+    samples: pd.DataFrame
+    variants: pd.DataFrame
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.samples)
+
+    @property
+    def num_variants(self) -> int:
+        return len(self.variants)
+
+    def is_mapped(self, samples: np.ndarray | None, variants: np.ndarray | None) -> bool:
+        """Whether ``read_packed`` gives a view of the file: not where genotypes have to be decoded."""
+        return False
+
+
 def selected(count: int, index: np.ndarray | None) -> np.ndarray:
     """Indices int64: all of ``count`` where None is given."""
     return np.arange(count) if index is None else np.ascontiguousarray(index, np.int64)

@@ -195,11 +195,16 @@ def test_joint_tests_are_in_the_files(cohort):
     assert code == 0
     table = pd.read_csv(folder / "out.tests.tsv", sep="\t")
     assert list(table["test"]) == ["block_000", "block_001", "block_002", "all", "block_000,block_002"]
-    np.testing.assert_allclose(table["statistic"], [row["statistic"] for row in record["joint_tests"]], rtol=1e-5)
-    first = record["components"][0]
-    if first["variance"] > 0:
-        single = (first["variance"] / first["se"]) ** 2
-        assert table["statistic"][0] == pytest.approx(single, rel=0.3)
+    np.testing.assert_allclose(table["statistic"], [row["statistic"] for row in record["joint_tests"]], rtol=1e-8)
+    theta = np.array([row["variance"] for row in record["components"]])
+    kept = np.append(theta > 0, True)  # what is held at zero is fixed there
+    inverse = np.linalg.inv(np.linalg.inv(record["covariance"])[np.ix_(kept, kept)])
+    place = np.cumsum(kept) - 1
+    for which, statistic in zip(([0], [1], [2], [0, 1, 2], [0, 2]), table["statistic"], strict=True):
+        free = [g for g in which if theta[g] > 0]
+        block = inverse[np.ix_(place[free], place[free])]
+        assert statistic == pytest.approx(float(theta[free] @ np.linalg.inv(block) @ theta[free]), rel=1e-6)
+    assert theta.any()
 
 
 BAD = {
