@@ -9,8 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from .covariance import OnGenotypes, Products
-from .cpu import HELD_BYTES, INNER_ROWS, CpuProducts, blocks_between, decode_items
-from .device.block import ShardedBlock
+from .cpu import HELD_BYTES, CpuProducts, blocks_between, decode_items
 from .genotypes import items_per_row
 from .weights import BlockWeights, numerical_rank, overlapping
 
@@ -89,16 +88,11 @@ class BlockCovariance(OnGenotypes):
         """(G, k) a_k' K_g b_k, column by column, from features of A and B; no pass."""
         return self.products.inner(FA, self.products.multiply_blocks(FB, self.weights), self._memberships)
 
-    def gram(self, F) -> np.ndarray:
-        """(G, k, k) B' K_g B from features of B; no pass."""
-        k = F.shape[1]
-        WF = self.products.multiply_blocks(F, self.weights)
-        if isinstance(F, np.ndarray):
-            total = np.stack([_cross(F[group], WF[group]) for group in self.groups]) / self.scales[:, None, None]
-        else:
-            both = ShardedBlock.side_by_side([self.products.features(F), WF])
-            total = self.products.gram(both, self._memberships)[:, :k, k:]
-        return (total + total.transpose(0, 2, 1)) / 2
+    def gram(self, FA, FB=None) -> np.ndarray:
+        """(G, a, b) A' K_g B from features of A and B (None: A); no pass."""
+        WF = self.products.multiply_blocks(FA if FB is None else FB, self.weights)
+        total = self.products.gram(FA, WF, self._memberships)
+        return (total + total.transpose(0, 2, 1)) / 2 if FB is None else total
 
     def core(self, B) -> np.ndarray:
         """(G, k, k) B' K_g B, with the features of some blocks at a time; half a pass."""
@@ -108,19 +102,15 @@ class BlockCovariance(OnGenotypes):
         """(G, n, k) K_g B for every g from features of B; half a pass with k columns."""
         return self.products.grouped(self.products.multiply_blocks(F, self.weights), self._memberships)
 
+    def apply_features(self, theta: np.ndarray, F):
+        """sum_g theta_g K_g B (n, k) from features of B; half a pass."""
+        w = self._memberships @ np.asarray(theta, np.float64)
+        return self.products.z(self.products.multiply_blocks(F, self.weights), w)
+
     def variant_effects(self, theta: np.ndarray, F) -> np.ndarray:
         """(m, G) float64 theta_g W_g Z'Py / c_g: effects per standardised genotype, from features F (m, 1) of P y."""
         WF = self.weights.multiply(np.asarray(F, np.float64))
         return self._memberships.multiply(WF).toarray() * np.asarray(theta, np.float64)
-
-
-def _cross(A: np.ndarray, B: np.ndarray) -> np.ndarray:
-    """A'B in float64 sums over slabs of rows."""
-    total = np.zeros((A.shape[1], B.shape[1]))
-    for first in range(0, len(A), INNER_ROWS):
-        rows = slice(first, first + INNER_ROWS)
-        total += A[rows].T @ B[rows]
-    return total
 
 
 def make_block_covariance(

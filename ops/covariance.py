@@ -24,12 +24,12 @@ class Products(Protocol):
 
     def block(self, array: np.ndarray) -> Any: ...
     def zt(self, B) -> Any: ...
-    def z(self, U) -> Any: ...
+    def z(self, U, w: np.ndarray | None = None) -> Any: ...
     def weighted(self, B, w: np.ndarray) -> Any: ...
     def grouped(self, U, weights: sparse.spmatrix) -> Any: ...
     def inner(self, FA, FB, weights: sparse.spmatrix) -> np.ndarray: ...
     def core(self, B, weights: sparse.spmatrix) -> np.ndarray: ...
-    def gram(self, F, weights: sparse.spmatrix) -> np.ndarray: ...
+    def gram(self, FA, FB, weights: sparse.spmatrix) -> np.ndarray: ...
     def squared_norms_by_sample(self, weights: sparse.spmatrix) -> np.ndarray: ...
 
 
@@ -110,9 +110,9 @@ class GenotypeCovariance(OnGenotypes):
         """(G, k) a_k' K_g b_k, column by column, from features of A and B; no pass."""
         return self.products.inner(FA, FB, self.weights)
 
-    def gram(self, F: np.ndarray) -> np.ndarray:
-        """(G, k, k) B' K_g B from features of B; no pass."""
-        return self.products.gram(F, self.weights)
+    def gram(self, FA: np.ndarray, FB: np.ndarray | None = None) -> np.ndarray:
+        """(G, a, b) A' K_g B from features of A and B (None: A); no pass."""
+        return self.products.gram(FA, FB, self.weights)
 
     def core(self, B: np.ndarray) -> np.ndarray:
         """(G, k, k) B' K_g B, with the features of a block of variants at a time; half a pass."""
@@ -121,6 +121,10 @@ class GenotypeCovariance(OnGenotypes):
     def apply_each(self, F: np.ndarray) -> np.ndarray:
         """(G, n, k) K_g B for every g from features of B; half a pass with ``overlap`` k columns."""
         return self.products.grouped(F, self.weights)
+
+    def apply_features(self, theta: np.ndarray, F: np.ndarray) -> np.ndarray:
+        """sum_g theta_g K_g B (n, k) from features of B; half a pass."""
+        return self.products.z(F, self.weights @ np.asarray(theta, np.float64))
 
     def diagonals(self) -> np.ndarray:
         """(n, G) the diagonal of every K_g; half a pass."""

@@ -78,14 +78,14 @@ class CpuProducts:
         for_each_tile(self, lambda block, samples, T: _add(U[block.rows], T @ B[samples]))
         return U
 
-    def z(self, U: np.ndarray) -> np.ndarray:
-        """Z U, (m, k) -> (n, k); half a pass."""
+    def z(self, U: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
+        """Z U, or Z diag(w) U for weights w (m,), (m, k) -> (n, k); half a pass."""
         self._require_rows(U, self.num_variants, "U")
+        w = np.ones((self.num_variants, 1), self.dtype) if w is None else np.asarray(w, self.dtype)[:, None]
         if self._is_narrow(U):
-            return fused_z(self.genotypes, self.table, U)
-        U = np.ascontiguousarray(U, self.dtype)
+            return fused_z(self.genotypes, self.table, w * U)
         out = self._zero_rows(U.shape[1])
-        for_each_tile(self, lambda block, samples, T: _add(out[samples], T.T @ U[block.rows]))
+        for_each_tile(self, lambda block, samples, T: _add(out[samples], T.T @ (w[block.rows] * U[block.rows])))
         return out[: self.num_samples]
 
     def weighted(self, B: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -202,14 +202,17 @@ class CpuProducts:
             out += weights[rows].T @ (FA[rows].astype(np.float64) * FB[rows])
         return out
 
-    def gram(self, F: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:
-        """(G, k, k) F' W_g F for every column g of ``weights``, from features F (m, k); no pass."""
-        columns = sparse.csc_array(weights)
-        out = np.empty((columns.shape[1], F.shape[1], F.shape[1]))
+    def gram(self, FA: np.ndarray, FB: np.ndarray | None, weights: sparse.spmatrix) -> np.ndarray:
+        """(G, a, b) FA' W_g FB for every column g of ``weights``, from features (m, a) and (m, b); no pass.
+
+        FB None: FA.
+        """
+        columns, other = sparse.csc_array(weights), FA if FB is None else FB
+        out = np.empty((columns.shape[1], FA.shape[1], other.shape[1]))
         for g in range(columns.shape[1]):
             entries = slice(columns.indptr[g], columns.indptr[g + 1])
-            out[g] = _weighted_gram(F, columns.indices[entries], columns.data[entries])
-        return out
+            out[g] = _weighted_gram(FA, other, columns.indices[entries], columns.data[entries])
+        return (out + out.transpose(0, 2, 1)) / 2 if FB is None else out
 
     def core(self, B: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:
         """(G, k, k) B' Z W_g Z' B for every column g of ``weights``; half a pass, and Z' B is never held whole."""
@@ -221,8 +224,8 @@ class CpuProducts:
             local = sparse.csc_array(weights[block.rows])
             for g in np.unique(local.nonzero()[1]):
                 entries = slice(local.indptr[g], local.indptr[g + 1])
-                out[g] += _weighted_gram(F, local.indices[entries], local.data[entries])
-        return out
+                out[g] += _weighted_gram(F, F, local.indices[entries], local.data[entries])
+        return (out + out.transpose(0, 2, 1)) / 2
 
     def squared_norms_by_sample(self, weights: sparse.spmatrix) -> np.ndarray:
         """(n, G) float64: sum_j W_jg z_ij^2, the diagonals of Z diag(W_g) Z'; half a pass."""
@@ -267,13 +270,13 @@ class CpuProducts:
         return padded
 
 
-def _weighted_gram(F: np.ndarray, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """F[rows]' diag(w) F[rows] in float64 sums over slabs of rows."""
-    total = np.zeros((F.shape[1], F.shape[1]))
+def _weighted_gram(A: np.ndarray, B: np.ndarray, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """A[rows]' diag(w) B[rows] in float64, a slab of rows at a time."""
+    total = np.zeros((A.shape[1], B.shape[1]))
     for first in range(0, len(rows), INNER_ROWS):
-        slab = F[rows[first : first + INNER_ROWS]]
-        total += slab.T @ (slab * w[first : first + INNER_ROWS, None].astype(F.dtype))
-    return (total + total.T) / 2
+        slab = rows[first : first + INNER_ROWS]
+        total += A[slab].T.astype(np.float64) @ (w[first : first + INNER_ROWS, None] * B[slab])
+    return total
 
 
 def _add(target: np.ndarray, term: np.ndarray) -> None:

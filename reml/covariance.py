@@ -1,12 +1,14 @@
 """What the estimators ask of a covariance, and how to build one from plain functions."""
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from itertools import pairwise
+from operator import add
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from .linalg import Block, columns, zeros_like
+from .linalg import Block, columns, times, zeros_like
 
 Apply = Callable[[np.ndarray], np.ndarray]
 
@@ -16,8 +18,8 @@ class Covariance(Protocol):
 
     ``block`` puts an array where the products are computed, in their type; what it returns is a
     :data:`~gpu_reml.reml.linalg.Block`, as are all B and all results here.  ``features(B)`` is whatever makes
-    ``inner``, ``gram`` and ``apply_each`` cheap: for genotypes Z'B, half a pass.  ``core(B)`` is (G, k, k) B'K_gB
-    without features kept.
+    ``inner``, ``gram``, ``apply_each`` and ``apply_features`` cheap: for genotypes Z'B, half a pass.  Features times a
+    small matrix, ``F @ C``, are those of B C.  ``core(B)`` is (G, k, k) B'K_gB without features kept.
     """
 
     names: tuple[str, ...]
@@ -32,9 +34,10 @@ class Covariance(Protocol):
     def apply(self, theta: np.ndarray, B: Block) -> Block: ...
     def features(self, B: Block) -> Any: ...
     def inner(self, FA: Any, FB: Any) -> np.ndarray: ...
-    def gram(self, F: Any) -> np.ndarray: ...
+    def gram(self, FA: Any, FB: Any = None) -> np.ndarray: ...
     def core(self, B: Block) -> np.ndarray: ...
     def apply_each(self, F: Any) -> Any: ...
+    def apply_features(self, theta: np.ndarray, F: Any) -> Block: ...
 
 
 class FunctionCovariance:
@@ -89,15 +92,18 @@ class FunctionCovariance:
     def inner(self, FA, FB):
         return np.einsum("nk,gnk->gk", FA[0], FB[1:])
 
-    def gram(self, F):
-        grams = np.einsum("na,gnb->gab", F[0], F[1:])
-        return (grams + grams.transpose(0, 2, 1)) / 2
+    def gram(self, FA, FB=None):
+        grams = FA[0].T @ (FA if FB is None else FB)[1:]
+        return (grams + grams.transpose(0, 2, 1)) / 2 if FB is None else grams
 
     def core(self, B):
         return self.gram(self.features(B))
 
     def apply_each(self, F):
         return F[1:].copy()
+
+    def apply_features(self, theta, F):
+        return np.tensordot(np.asarray(theta, np.float64), F[1:], axes=1)
 
 
 class MixedFeatures:
@@ -113,6 +119,9 @@ class MixedFeatures:
 
     def __getitem__(self, key) -> "MixedFeatures":
         return MixedFeatures([part[key] for part in self.parts])
+
+    def __matmul__(self, C: np.ndarray) -> "MixedFeatures":
+        return MixedFeatures([times(part, C) for part in self.parts])
 
     @staticmethod
     def side_by_side(blocks: Sequence["MixedFeatures"]) -> "MixedFeatures":
@@ -190,8 +199,9 @@ class MixedCovariance:
     def inner(self, FA, FB):
         return np.concatenate([part.inner(*F) for part, *F in zip(self.parts, FA.parts, FB.parts, strict=True)])
 
-    def gram(self, F):
-        return np.concatenate([part.gram(f) for part, f in zip(self.parts, F.parts, strict=True)])
+    def gram(self, FA, FB=None):
+        others = [None] * len(self.parts) if FB is None else FB.parts
+        return np.concatenate([part.gram(*F) for part, *F in zip(self.parts, FA.parts, others, strict=True)])
 
     def core(self, B):
         return np.concatenate([part.core(b) for part, b in zip(self.parts, self._blocks(B), strict=True)])
@@ -203,6 +213,14 @@ class MixedCovariance:
             for part, f, near in zip(self.parts, F.parts, self._near, strict=True)
             for image in part.apply_each(f)
         ]
+
+    def apply_features(self, theta, F):
+        theta = np.asarray(theta)
+        images = (
+            self._back(part.apply_features(theta[own], f), near)
+            for part, f, own, near in zip(self.parts, F.parts, self._own, self._near, strict=True)
+        )
+        return reduce(add, images)
 
 
 def refuse_layout(covariance: Covariance) -> None:
@@ -279,7 +297,8 @@ def _as_part(item: Any, n: int, name: str) -> Covariance:
 class CountingCovariance:
     """Another covariance with its column-passes counted: one is a product with one vector, both directions.
 
-    ``column_passes`` adds up k for ``apply``, k / 2 for ``features`` and ``core``, overlap k / 2 for ``apply_each``,
+    ``column_passes`` adds up k for ``apply``, k / 2 for ``features``, ``core`` and ``apply_features``, overlap k / 2
+    for ``apply_each``,
     times the covariance's ``sweeps`` (reads of the genotypes in a product) where those are not one.
     """
 
@@ -287,7 +306,7 @@ class CountingCovariance:
         self._covariance = covariance
         self._callback = callback
         self.column_passes = 0.0
-        self.calls = {"apply": 0, "features": 0, "core": 0, "apply_each": 0}
+        self.calls = {"apply": 0, "features": 0, "core": 0, "apply_each": 0, "apply_features": 0}
 
     def __getattr__(self, name):
         return getattr(self._covariance, name)
@@ -313,3 +332,7 @@ class CountingCovariance:
     def apply_each(self, F):
         self._count("apply_each", self._covariance.overlap * F.shape[-1] / 2)
         return self._covariance.apply_each(F)
+
+    def apply_features(self, theta, F):
+        self._count("apply_features", F.shape[-1] / 2)
+        return self._covariance.apply_features(theta, F)

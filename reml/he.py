@@ -200,7 +200,7 @@ def moment_covariance(
     s = Z.shape[1]
     W = project(Q, apply_v_at(covariance, theta)(Z))
     C = np.empty((covariance.num_components + 1, s, s))
-    C[:-1] = covariance.gram(columns(features, covariance.features(W)))[:, :s, s:]
+    C[:-1] = covariance.gram(features, covariance.features(W))
     C[-1] = gram(Z, W)
     pairs = s * s
     if not exact:

@@ -67,6 +67,11 @@ def gram(A: Block, B: Block) -> np.ndarray:
     return A.T.astype(np.float64) @ B
 
 
+def times(B: Block, C: np.ndarray) -> Block:
+    """B C in B's type, for a block, or features of one, B and a small matrix C."""
+    return B @ C.astype(B.dtype, copy=False) if isinstance(B, np.ndarray) else B @ C
+
+
 def columns(*blocks: Block) -> Block:
     """Blocks, or features of blocks, side by side."""
     if not isinstance(blocks[0], np.ndarray):

@@ -61,8 +61,8 @@ class ScaledCovariance:
     def inner(self, FA, FB):
         return self.base.inner(FA, FB)
 
-    def gram(self, F):
-        return self.base.gram(F)
+    def gram(self, FA, FB=None):
+        return self.base.gram(FA, FB)
 
     def core(self, B):
         return self.base.core(self._scaled(B))
@@ -70,6 +70,9 @@ class ScaledCovariance:
     def apply_each(self, F):
         """A list of G blocks (n, k)."""
         return [self._scaled(image) for image in self.base.apply_each(F)]
+
+    def apply_features(self, theta, F):
+        return self._scaled(self.base.apply_features(theta, F))
 
 
 class DiagonalCovariance:
@@ -112,8 +115,9 @@ class DiagonalCovariance:
     def inner(self, FA, FB):
         return np.array([column_dots(FA, scale_rows(FB, column)) for column in self._columns])
 
-    def gram(self, F):
-        return np.array([gram(F, scale_rows(F, column)) for column in self._columns])
+    def gram(self, FA, FB=None):
+        FB = FA if FB is None else FB
+        return np.array([gram(FA, scale_rows(FB, column)) for column in self._columns])
 
     def core(self, B):
         return self.gram(B)
@@ -121,3 +125,6 @@ class DiagonalCovariance:
     def apply_each(self, F):
         """A list of J blocks (n, k)."""
         return [scale_rows(F, column) for column in self._columns]
+
+    def apply_features(self, theta, F):
+        return self.apply(theta, F)

@@ -121,9 +121,9 @@ class HostDevice:
         chosen = slice(None) if rows is None else rows
         return w @ (A[chosen].astype(np.float64) * B[chosen])
 
-    def weighted_gram(self, A, rows, w) -> np.ndarray:
-        part = A[slice(None) if rows is None else rows].astype(np.float64)
-        return part.T @ (w[:, None] * part)
+    def weighted_gram(self, A, B, rows, w) -> np.ndarray:
+        chosen = slice(None) if rows is None else rows
+        return A[chosen].T.astype(np.float64) @ (w[:, None] * B[chosen])
 
     # genotypes
 

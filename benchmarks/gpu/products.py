@@ -71,7 +71,7 @@ def all_products(products, B, U, w, weights) -> dict[str, np.ndarray]:
         "z": products.z(U),
         "weighted": products.weighted(B, w),
         "grouped": np.stack([np.asarray(block) for block in products.grouped(U, weights)]),
-        "gram": products.gram(U, weights),
+        "gram": products.gram(U, None, weights),
     }
     return {name: np.asarray(value, np.float64) for name, value in found.items()}
 

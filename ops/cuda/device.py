@@ -193,8 +193,8 @@ class CudaDevice:
         return self._float64((A.shape[1],), algebra.launch_weighted_dots, A, B, rows, w)
 
     @on_device
-    def weighted_gram(self, A: Array, rows: Array | None, w: Array) -> np.ndarray:
-        return self._float64((A.shape[1],) * 2, algebra.launch_weighted_gram, A, A, rows, w)
+    def weighted_gram(self, A: Array, B: Array, rows: Array | None, w: Array) -> np.ndarray:
+        return self._float64((A.shape[1], B.shape[1]), algebra.launch_weighted_gram, A, B, rows, w)
 
     # genotypes
 

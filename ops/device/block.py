@@ -227,6 +227,10 @@ class ShardedBlock:
             raise IndexError(f"features are indexed by columns, features[..., columns]; found {key!r}")
         return ShardedBlock([part[:, key[1]] for part in self.parts])
 
+    def __matmul__(self, C: np.ndarray) -> "ShardedBlock":
+        """(m, k) @ (k, r), for a small NumPy matrix."""
+        return ShardedBlock([part @ C for part in self.parts])
+
     @classmethod
     def side_by_side(cls, blocks: "Sequence[ShardedBlock]") -> "ShardedBlock":
         return cls([DeviceBlock.side_by_side(parts) for parts in zip(*(block.parts for block in blocks), strict=True)])

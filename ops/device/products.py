@@ -106,10 +106,11 @@ class DeviceProducts(BlockProducts):
                 shard.device.zt(variants, operand, out.array[here])
         return out
 
-    def z(self, U) -> DeviceBlock:
-        """Z U, (m, k) -> (n, k); half a pass."""
+    def z(self, U, w: np.ndarray | None = None) -> DeviceBlock:
+        """Z U, or Z diag(w) U for weights w (m,), (m, k) -> (n, k); half a pass."""
         require_rows("U", U, self.num_variants)
-        return self._grouped(self.features(U), sparse.csc_array(np.ones((self.num_variants, 1))))[0]
+        w = np.ones(self.num_variants) if w is None else np.asarray(w, np.float64)
+        return self._grouped(self.features(U), sparse.csc_array(w[:, None]))[0]
 
     def weighted(self, B, w) -> DeviceBlock:
         """Z W Z' B, (n, k) -> (n, k); W is diag(w) for weights w (m,), or a :class:`BlockWeights`; one pass.
@@ -228,17 +229,22 @@ class DeviceProducts(BlockProducts):
             return np.zeros((weights.shape[1], 0))
         return sum(self._each_with(list(zip(FA.parts, FB.parts, strict=True)), dots))
 
-    def gram(self, F, weights: sparse.spmatrix) -> np.ndarray:
-        """(G, k, k) float64 F' W_g F for every column g of ``weights``, from features F (m, k); no pass."""
-        F = self.features(F)
+    def gram(self, FA, FB, weights: sparse.spmatrix) -> np.ndarray:
+        """(G, a, b) float64 FA' W_g FB for every column g of ``weights``, from features (m, a) and (m, b); no pass.
 
-        def grams(shard: Shard, part: DeviceBlock) -> np.ndarray:
-            return np.array(
-                [shard.device.weighted_gram(part.array, *entries) for entries in self._columns(shard, weights)]
-            )
+        FB None: FA.
+        """
+        left = self.features(FA)
+        right = left if FB is None else self.features(FB)
 
-        total = sum(self._each_with(F.parts, grams))
-        return (total + total.transpose(0, 2, 1)) / 2
+        def grams(shard: Shard, part: tuple[DeviceBlock, DeviceBlock]) -> np.ndarray:
+            a, b = (block.array for block in part)
+            return np.array([shard.device.weighted_gram(a, b, *entries) for entries in self._columns(shard, weights)])
+
+        if not left.shape[1] or not right.shape[1]:
+            return np.zeros((weights.shape[1], left.shape[1], right.shape[1]))
+        total = sum(self._each_with(list(zip(left.parts, right.parts, strict=True)), grams))
+        return (total + total.transpose(0, 2, 1)) / 2 if FB is None else total
 
     def core(self, B, weights: sparse.spmatrix) -> np.ndarray:
         """(G, k, k) float64 B' Z W_g Z' B for every column g; half a pass, with Z' B of one piece at a time."""
@@ -253,7 +259,7 @@ class DeviceProducts(BlockProducts):
                 F = self._piece_features(device, variants, operands, k)
                 local = columns[variants.rows]
                 for g in np.flatnonzero(np.diff(local.indptr)):
-                    total[g] += device.weighted_gram(F.array, *_listed(device, local, g))
+                    total[g] += device.weighted_gram(F.array, F.array, *_listed(device, local, g))
                 del F
             return total
 

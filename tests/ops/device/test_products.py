@@ -113,7 +113,7 @@ def test_inner_products_and_grams_of_features_equal_the_dense_ones(products, rng
     FA, FB = (np.float64(np.float32(F)) for F in (FA, FB))
     weights = sparse.csr_array(W)
     np.testing.assert_allclose(products.inner(FA, FB, weights), np.einsum("jg,jk,jk->gk", W, FA, FB), atol=1e-9)
-    np.testing.assert_allclose(products.gram(FA, weights), np.einsum("jg,ja,jb->gab", W, FA, FA), atol=1e-9)
+    np.testing.assert_allclose(products.gram(FA, None, weights), np.einsum("jg,ja,jb->gab", W, FA, FA), atol=1e-9)
 
 
 @pytest.mark.gpu
