@@ -12,6 +12,7 @@ import numpy as np
 from gpu_reml import io, ops
 from gpu_reml.io.association import association_text, gzipped, marginal_table, mixed_table, places_of
 from gpu_reml.io.plots import GENOME_WIDE, manhattan_svg, qq_svg
+from gpu_reml.ops.chromosomes import linkage_groups
 from gpu_reml.ops.loco import leave_out
 from gpu_reml.reml import FitResult, FitSettings, ProbeSettings, draw_probes, fit_exact, fit_traits
 from gpu_reml.reml.association import Scan, exact_scan, lambda_gc, ols_scan, per_allele
@@ -32,7 +33,8 @@ NOTHING = np.zeros(0, np.int64)
 
 
 class Chromosomes(NamedTuple):
-    """Labels as the files have them, in order; the variants left out of each one's K, and those tested with it."""
+    """Names in order, X with its pseudo-autosomal regions; the variants left out of each one's K, and those tested with
+    it."""
 
     names: tuple[str, ...]
     left_out: tuple[np.ndarray, ...]
@@ -125,8 +127,8 @@ def least_squares(inputs: Inputs) -> Found:
 
 
 def chromosomes_of(inputs: Inputs, model: str) -> Chromosomes:
-    """The groups of a mixed model: every chromosome under its own label, or one that leaves nothing out."""
-    labels = inputs.variants.table["chrom"].astype(str).to_numpy()
+    """The groups of a mixed model: every chromosome, however it is spelt, or one that leaves nothing out."""
+    labels = linkage_groups(inputs.variants.table["chrom"])
     if model == "lmm":
         return Chromosomes(("all",), (NOTHING,), (np.arange(len(labels)),))
     names = tuple(dict.fromkeys(labels))
@@ -259,7 +261,7 @@ def write_trait(
     if options.plots:
         title = f"{name}: {options.model}, lambda {inflation:.3f}"
         table = variants.table
-        texts[f"{prefix}.manhattan.svg"] = manhattan_svg(table["chrom"].astype(str), table["bp"], log10p, title)
+        texts[f"{prefix}.manhattan.svg"] = manhattan_svg(linkage_groups(table["chrom"]), table["bp"], log10p, title)
         texts[f"{prefix}.qq.svg"] = qq_svg(log10p, title)
     components = [
         {"component_index": f, "name": names[f], "prefix": str(file.prefix), "num_variants": len(rows)}

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gpu_reml import io, ops
+from gpu_reml.ops.chromosomes import one_spelling
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,9 @@ def listed_prefixes(path: str | None, read) -> list:
 
 
 def joined_variants(files: Sequence) -> pd.DataFrame:
-    """Variants of all files, one after another."""
-    return pd.concat([file.variants for file in files], ignore_index=True)
+    """Variants of all files, one after another, every chromosome in the spelling that comes first."""
+    table = pd.concat([file.variants for file in files], ignore_index=True)
+    return table.assign(chrom=one_spelling(table["chrom"]))
 
 
 class Loaded(NamedTuple):

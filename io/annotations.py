@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..ops.chromosomes import are_human, chromosome_name
 from .component_sets import AnalysedVariants, ComponentSet, component_set
 from .components import check_names
 from .errors import InputError
@@ -17,7 +18,8 @@ from .text import WHITESPACE, TextTable, open_text, read_text_table
 
 ID_HEADERS = frozenset(["variant_id", "variant", "id", "snp", "snpid", "rsid", "marker"])
 ANNOTATION_KEYS = ("chr", "bp", "snp", "cm")
-CHROMOSOMES = (*map(str, range(1, 27)), "X", "Y", "XY", "MT")
+# what @ may stand for
+SPELLINGS = (*map(str, range(1, 100)), *(f"0{k}" for k in range(1, 10)), "X", "Y", "XY", "M", "MT", "PAR1", "PAR2")
 
 
 def name_of(path: Path) -> str:
@@ -82,16 +84,26 @@ def components_from_table(path: str | Path, variants: AnalysedVariants) -> Compo
 
 
 def annotation_files(pattern: str | Path) -> list[Path]:
-    """The files that a name with ``@`` in the place of the chromosome (1 to 26, X, Y, XY, MT) means, or the one it is.
+    """The files that a name with ``@`` in the place of the chromosome (1, 2, ..., X, Y, XY, MT, also 01, M,
+    PAR1) means, or the one it is.
 
-    Raises InputError when there is none.
+    Raises InputError when there is none, or two of one chromosome.
     """
     pattern = str(pattern)
-    found = [Path(pattern.replace("@", name)) for name in CHROMOSOMES] if "@" in pattern else [Path(pattern)]
-    found = [path for path in found if path.is_file()] if "@" in pattern else found
-    if not found:
-        raise InputError(f"annotations {pattern}: no file of that name for any chromosome (@ is 1 to 26, X, Y, XY, MT)")
-    return found
+    if "@" not in pattern:
+        return [Path(pattern)]
+    files = {name: Path(pattern.replace("@", name)) for name in SPELLINGS}
+    files = {name: path for name, path in files.items() if path.is_file()}
+    if not files:
+        raise InputError(
+            f"annotations {pattern}: no file of that name for any chromosome (@ is 1, 2, ..., X, Y, XY, MT)"
+        )
+    by_name: dict[str, Path] = {}
+    for spelling, path in files.items():
+        first = by_name.setdefault(chromosome_name(spelling, are_human(files)), path)
+        if first != path:
+            raise InputError(f"annotations {pattern}: {first} and {path} are of one chromosome; remove one of them")
+    return list(by_name.values())
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..ops.chromosomes import linkage_groups
 from ..ops.genotypes import PackedGenotypes
 from .components import ComponentSpec, check_names, reindex
 from .errors import InputError
@@ -203,9 +204,12 @@ def components_from_specs(specs: Sequence[ComponentSpec], variants: AnalysedVari
 
 
 def components_by_chromosome(variants: AnalysedVariants) -> ComponentSet:
-    """One component for each chromosome, called chr1, chrX, ... in the order of their first variants."""
-    codes, chromosomes = pd.factorize(variants.table["chrom"])
-    names = [f"chr{name.removeprefix('chr')}" for name in chromosomes]
+    """One component for each chromosome, called chr1, chrX, ... in the order of their first variants.
+
+    However they are spelt; the pseudo-autosomal regions belong to X.
+    """
+    codes, chromosomes = pd.factorize(linkage_groups(variants.table["chrom"]))
+    names = [f"chr{name}" for name in chromosomes]
     check_names("chromosomes", names)
     return component_set(names, np.arange(len(codes)), codes, variants.num_variants)
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..ops.chromosomes import AUTOSOMES, HUMAN, NUMBERED, are_human, chromosome_name, chromosome_names
 from ..ops.dosages import dosage_moments
 from ..ops.genotypes import CALL_BITS, items_per_row
 from ..ops.packing import count_codes
@@ -27,10 +28,6 @@ from .genotypes import GenotypeFile
 from .rows import selected, stretches
 from .text import open_text
 
-AUTOSOMES = tuple(str(k) for k in range(1, 23))
-_NUMBERED = ("0", *AUTOSOMES, "X", "Y", "XY", "MT")  # by PLINK's chromosome number
-_NAME_OF_CODE = {**{str(k): name for k, name in enumerate(_NUMBERED)}, **{name: name for name in _NUMBERED}}
-_NAME_OF_CODE |= {"M": "MT", "PAR1": "PAR1", "PAR2": "PAR2"}
 _UNTESTED = frozenset(["X", "Y", "MT"])
 _ROUNDING = 2.0**-44  # a rate equal to a limit but for rounding is at the limit, on the side that is kept
 
@@ -113,9 +110,9 @@ def select_variants(variants: pd.DataFrame, filters: VariantFilters) -> Selectio
         wanted = parse_chromosomes(filters.chrom, variants["chrom"].unique())
         if filters.is_range and len(wanted) != 1:
             raise InputError(f"--from-bp and --to-bp need exactly one chromosome; --chr {filters.chrom} is several")
-        steps.keep(f"--chr {filters.chrom}", _canonical(variants["chrom"]).isin(wanted).to_numpy())
+        steps.keep(f"--chr {filters.chrom}", _is_on(variants["chrom"], wanted))
     if filters.autosome:
-        steps.keep("--autosome", _canonical(variants["chrom"]).isin(AUTOSOMES).to_numpy())
+        steps.keep("--autosome", _is_on(variants["chrom"], AUTOSOMES))
     bp = variants["bp"].to_numpy()
     if filters.from_bp is not None:
         steps.keep(f"--from-bp {filters.from_bp:.12g}", bp >= max(filters.from_bp, 0))
@@ -128,7 +125,7 @@ def select_variants(variants: pd.DataFrame, filters: VariantFilters) -> Selectio
             is_listed = variants["id"].isin(listed).to_numpy()
             notes += _list_notes(text, listed, variants["id"][is_listed])
             steps.keep(text, is_listed if flag == "--extract" else ~is_listed)
-    sex_linked = int(_canonical(variants["chrom"])[steps.mask].isin(_UNTESTED).sum())
+    sex_linked = int(_is_on(variants["chrom"], _UNTESTED)[steps.mask].sum())
     if sex_linked:
         notes.append(f"{sex_linked} variants of X, Y or MT analysed like autosomal ones; --autosome leaves them out")
     return steps.selection("variants", tuple(notes))
@@ -158,7 +155,7 @@ def select_by_genotype(
     if filters.hwe is not None:
         tested = steps.mask.copy()
         if chrom is not None:
-            untested = _canonical(pd.Series(chrom, dtype=str)).isin(_UNTESTED).to_numpy()
+            untested = _is_on(chrom, _UNTESTED)
             notes += [f"--hwe: {untested.sum()} variants of X, Y or MT were not tested"] * bool(untested.any())
             tested &= ~untested
         passed = np.ones(len(counts), bool)
@@ -221,26 +218,27 @@ def parse_chromosomes(text: str, present: Iterable[str]) -> frozenset[str]:
     """The chromosomes that ``--chr`` means: "1-4, 22, X", codes or names, "chr" before them or not.
 
     Human codes: 0 (unplaced), 1 to 22, X or 23, Y or 24, XY or 25, MT or M or 26, PAR1, PAR2; a range runs over
-    numbers.  Any other name must be ``present`` among the variants, spelt as there.
+    numbers.  Any other name must be ``present`` among the variants, spelt as there; so must numbers from 23 where there
+    is one above 26 (:mod:`gpu_reml.ops.chromosomes`).
 
     Raises:
         InputError: nothing named, a name that is neither, or a range whose ends are not numbers in order.
     """
-    names = _canonical(pd.Series(list(present), dtype=str))
+    present = list(present)
+    human, names = are_human(present), list(dict.fromkeys(chromosome_names(present)))
     words = text.replace(",", " ").split()
     if not words:
         raise InputError(f"--chr {text!r}: name at least one chromosome")
     wanted: set[str] = set()
     for word in words:
-        name = _canonical_name(word)
-        if name in _NAME_OF_CODE or (names == name).any():
+        name = chromosome_name(word, human)
+        if name in HUMAN or name in names:
             wanted.add(name)
         elif "-" in word:
-            wanted.update(_chromosome_range(word))
+            wanted.update(_chromosome_range(word, human))
         else:
             raise InputError(
-                f"--chr: {word!r} is no human chromosome and none of the variants'; they are on "
-                f"{', '.join(names.unique()[:30])}"
+                f"--chr: {word!r} is no human chromosome and none of the variants'; they are on {', '.join(names[:30])}"
             )
     return frozenset(wanted)
 
@@ -309,19 +307,15 @@ def _examples(ids: Sequence[str]) -> str:
     return ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
 
 
-def _canonical_name(name: str) -> str:
-    """``chr7`` -> 7, ``23`` -> X, ``chrM`` -> MT; a name that is no human chromosome's stays as it is."""
-    bare = name[3:] if name[:3].casefold() == "chr" else name
-    return _NAME_OF_CODE.get(bare.upper(), name)
+def _is_on(chrom: Sequence[str] | pd.Series, wanted: Iterable[str]) -> np.ndarray:
+    """(m,) bool: variants on one of the chromosomes ``wanted``."""
+    return pd.Series(chromosome_names(chrom), dtype=object).isin(list(wanted)).to_numpy()
 
 
-def _canonical(chrom: pd.Series) -> pd.Series:
-    return chrom.map({name: _canonical_name(name) for name in chrom.unique()})
-
-
-def _chromosome_range(word: str) -> tuple[str, ...]:
+def _chromosome_range(word: str, human: bool) -> tuple[str, ...]:
     first, _, last = word.partition("-")
     ends = [end[3:] if end[:3].casefold() == "chr" else end for end in (first, last)]
-    if not all(end.isdecimal() and int(end) < len(_NUMBERED) for end in ends) or int(ends[0]) >= int(ends[1]):
-        raise InputError(f"--chr: {word!r} is no range; give two numbers from 0 to 26 in order, as 1-4")
-    return _NUMBERED[int(ends[0]) : int(ends[1]) + 1]
+    most = len(NUMBERED) - 1 if human else 999
+    if not all(end.isdecimal() and int(end) <= most for end in ends) or int(ends[0]) >= int(ends[1]):
+        raise InputError(f"--chr: {word!r} is no range; give two numbers from 0 to {most} in order, as 1-4")
+    return tuple(chromosome_name(str(k), human) for k in range(int(ends[0]), int(ends[1]) + 1))

@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from ..ops.chromosomes import linkage_groups
 from .errors import InputError
-from .filters import _canonical
 
 SAME, SWAPPED, STRAND, STRAND_SWAPPED, MISMATCH = range(5)
 KINDS = {
@@ -69,7 +69,8 @@ def harmonise(model: pd.DataFrame, other: pd.DataFrame, ambiguous: Literal["keep
         raise InputError(f"--ambiguous: expected one of {', '.join(AMBIGUOUS)}, found {ambiguous!r}")
     if not len(model) or not len(other):
         raise InputError(f"{'the genotypes have' if len(model) else 'the model has'} no variants; give another file")
-    model, other = (_prepared(table) for table in (model, other))
+    spellings = {*model["chrom"].unique(), *other["chrom"].unique()}
+    model, other = (_prepared(table, spellings) for table in (model, other))
     pairs = _candidates(model, other)
     alleles = [
         table[name].to_numpy()[pairs[side]] for side, table in (("model", model), ("other", other)) for name in "12"
@@ -103,12 +104,12 @@ def harmonise(model: pd.DataFrame, other: pd.DataFrame, ambiguous: Literal["keep
     return Matching(rows["model"], rows["other"], swapped, len(model), tuple(counts), notes)
 
 
-def _prepared(table: pd.DataFrame) -> pd.DataFrame:
-    """Ids, canonical places, and alleles in upper case as columns "1" and "2"."""
+def _prepared(table: pd.DataFrame, spellings: set[str]) -> pd.DataFrame:
+    """Ids, places, and alleles in upper case as columns "1" and "2"."""
     return pd.DataFrame(
         {
             "id": table["id"].to_numpy(),
-            "chrom": _canonical(table["chrom"]).to_numpy(),
+            "chrom": linkage_groups(table["chrom"], spellings),
             "bp": table["bp"].to_numpy(np.int64),
             "1": table["a1"].str.upper().to_numpy(),
             "2": table["a2"].str.upper().to_numpy(),

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..ops.chromosomes import linkage_groups
 from .annotations import name_of
 from .component_sets import AnalysedVariants, ComponentSet, component_set
 from .components import check_names
@@ -14,7 +15,6 @@ from .errors import InputError
 from .text import open_text
 
 MOST_NAMES = 1000  # components: a file with more names in column 4 most likely names its intervals
-SAME_CHROMOSOME = {"23": "X", "24": "Y", "25": "XY", "26": "MT", "M": "MT"}
 
 
 class _Interval(NamedTuple):
@@ -24,18 +24,13 @@ class _Interval(NamedTuple):
     name: str | None
 
 
-def chromosome_keys(chromosomes: pd.Series) -> pd.Series:
-    """Names that are equal when the chromosomes are: without a chr prefix, and X, Y, XY, MT for PLINK's 23 to 26."""
-    plain = chromosomes.str.upper().str.removeprefix("CHR")
-    return plain.replace(SAME_CHROMOSOME)
-
-
 def components_from_intervals(
     paths: Sequence[str | Path], variants: AnalysedVariants, by: Literal["name", "file"] = "name"
 ) -> ComponentSet:
     """Components of the variants in the intervals of BED files: fields chrom start end [name ...].
 
-    A variant at bp is in an interval when start < bp <= end (zero-based, half open).  A chr prefix makes no difference.
+    A variant at bp is in an interval when start < bp <= end (zero-based, half open).  Chromosomes may
+    be spelt in any way, and X has its pseudo-autosomal regions.
     by "name": one component for each name in field 4, over all files; a file without names is one component, called as
     the file.  by "file": one for each file.  Lines that begin with #, track or browser are left out.
 
@@ -58,9 +53,11 @@ def components_from_intervals(
             f"{paths[0]}: {len(groups)} different names in field 4 would be as many components; if they name single "
             "intervals, take one component for each file"
         )
-    chromosomes = chromosome_keys(variants.table["chrom"]).to_numpy()
+    spellings = {interval.chrom for intervals in groups.values() for interval in intervals}
+    spellings |= set(variants.table["chrom"].unique())
     bp = variants.table["bp"].to_numpy()
-    rows = [_inside(intervals, chromosomes, bp) for intervals in groups.values()]
+    places = (linkage_groups(variants.table["chrom"], spellings), bp)
+    rows = [_inside(intervals, places, spellings) for intervals in groups.values()]
     if not any(len(found) for found in rows):
         first = next(iter(groups.values()))[0]
         raise InputError(
@@ -71,9 +68,10 @@ def components_from_intervals(
     return component_set(list(groups), np.concatenate(rows), columns, variants.num_variants)
 
 
-def _inside(intervals: Sequence[_Interval], chromosomes: np.ndarray, bp: np.ndarray) -> np.ndarray:
-    """Rows of the variants in any of the intervals, each once, ascending."""
-    keys = chromosome_keys(pd.Series([interval.chrom for interval in intervals], dtype=str)).to_numpy()
+def _inside(intervals: Sequence[_Interval], places: tuple[np.ndarray, np.ndarray], spellings: set[str]) -> np.ndarray:
+    """Rows of the variants, at ``places`` (chromosomes, bp), in any of the intervals, each once, ascending."""
+    chromosomes, bp = places
+    keys = linkage_groups([interval.chrom for interval in intervals], spellings)
     starts = np.array([interval.start for interval in intervals])
     ends = np.array([interval.end for interval in intervals])
     found = []

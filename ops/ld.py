@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
+from .chromosomes import linkage_groups
 from .cpu import CpuProducts, to_dense
 from .genotypes import PackedGenotypes, take_variants
 
@@ -25,10 +26,11 @@ def ld_scores(
     """(m,) LD scores l_j = sum_k r2_jk over the variants k within a window around j, j itself (1) included.
 
     The window is |bp_j - bp_k| <= 1000 window_kb, or |j - k| <= window_variants where that is given, and never crosses
-    chromosomes.  r is the correlation of standardised genotypes with missing calls at the mean, as in the GRM;
-    ``adjusted`` takes r2 - (1 - r2) / (n - 2) for k other than j (LDSC's estimator; GCTA's default is r2 itself, and
-    its ldscore, 1 + mean_rsq snp_num, includes j too).  A variant that does not vary, or is unplaced (bp 0, or PLINK's
-    chromosome 0), has NaN and counts for no other.  chromosomes, bp (m,): in any order.
+    chromosomes, however they are spelt (:func:`~gpu_reml.ops.chromosomes.linkage_groups`).  r is the correlation of
+    standardised genotypes with missing calls at the mean, as in the GRM; ``adjusted`` takes r2 - (1 - r2) / (n - 2) for
+    k other than j (LDSC's estimator; GCTA's default is r2 itself, and its ldscore, 1 + mean_rsq snp_num, includes j
+    too).  A variant that does not vary, or is unplaced (no bp above 0, or PLINK's chromosome 0), has NaN and counts for
+    no other.  chromosomes, bp (m,): in any order.
 
     Cost: n m w flop for w variants in a window.  Memory: a block of at most 512 decoded variants (256 MiB), never
     n x w; the packed genotypes once more where they are not in order.  Float32 products: a score errs by about
@@ -36,16 +38,16 @@ def ld_scores(
     Source: Bulik-Sullivan et al. 2015, Nat. Genet. 47:291.
     """
     m, n = genotypes.num_variants, genotypes.num_samples
-    chromosomes, bp = np.asarray(chromosomes), np.asarray(bp)
+    chromosomes, bp = linkage_groups(chromosomes), np.asarray(bp)
     if n < 3:
         raise ValueError(f"genotypes: LD needs at least 3 samples, found {n}")
     if chromosomes.shape != (m,) or bp.shape != (m,):
         raise ValueError(
             f"chromosomes, bp: expected one for each of {m} variants, found {chromosomes.shape}, {bp.shape}"
         )
-    codes = np.unique(chromosomes, return_inverse=True)[1]
+    codes = np.unique(chromosomes.astype(str), return_inverse=True)[1]
     order = np.lexsort((bp, codes))
-    order = order[(bp[order] > 0) & (chromosomes[order].astype(str) != "0")]
+    order = order[(bp[order] > 0) & (chromosomes[order] != "0")]
     ends = window_ends(codes[order], bp[order], window_kb, window_variants)
     if not np.array_equal(order, np.arange(m)):
         genotypes = take_variants(genotypes, order)

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from .block_covariance import decoded
+from .chromosomes import linkage_groups
 from .cpu import CpuProducts
 from .genotypes import PackedGenotypes
 from .weights import BlockWeights
@@ -26,14 +27,14 @@ def block_edges(genotypes: PackedGenotypes, block_size: int, chromosomes: np.nda
     """First variants of blocks of at most ``block_size`` variants, and m: none across chromosomes or genotype files.
 
     A stretch is cut into as few blocks as can be, of equal sizes but for one variant.  chromosomes (m,): of every
-    variant; those of one chromosome that are apart are two stretches.
+    variant, however spelt; those of one chromosome that are apart are two stretches.
     """
     m = genotypes.num_variants
     if block_size < 1:
         raise ValueError(f"block_size: expected at least 1, found {block_size}")
     ends = np.cumsum([len(part) for part in genotypes.parts])
     if chromosomes is not None:
-        chromosomes = np.asarray(chromosomes)
+        chromosomes = linkage_groups(chromosomes)
         if chromosomes.shape != (m,):
             raise ValueError(f"chromosomes: expected one for each of {m} variants, found {chromosomes.shape}")
         ends = np.append(ends, np.flatnonzero(chromosomes[1:] != chromosomes[:-1]) + 1)

@@ -189,6 +189,24 @@ def test_filters_choose_what_is_tested_and_what_the_relationship_is_of(cohort, t
     assert set(table["ID"]) < set(people.variants["id"])
 
 
+@pytest.mark.parametrize("method", ["exact", "score"])
+def test_loco_leaves_out_the_whole_chromosome_however_its_variants_spell_it(cohort, tmp_path, method):
+    folder, people, _, _, _ = cohort
+    chrom = people.variants["chrom"].replace({"4": "X", "5": "MT"})
+    mixed = [f"chr{name}" if j % 3 == 0 else {"X": "25", "MT": "26"}.get(name, name) for j, name in enumerate(chrom)]
+    records = {}
+    for name, spelt in {"plain": chrom, "mixed": mixed}.items():
+        write_plink(Cohort(people.counts, people.samples, people.variants.assign(chrom=spelt)), tmp_path / name)
+        flags = ("--pheno", folder / "pheno.txt", "--pheno-name", "height", "--model", "loco", "--method", method)
+        assert run("--bfile", tmp_path / name, *flags, "--plots", "--out", tmp_path / f"{name}.o") == 0
+        records[name] = record_of(tmp_path / f"{name}.o")
+    tables = [table_of(tmp_path / f"{name}.o.gwas.tsv") for name in records]
+    np.testing.assert_allclose(tables[1]["LOG10P"], tables[0]["LOG10P"], rtol=1e-9, equal_nan=True)
+    plain, mixed = (record.get("h2_by_chromosome") for record in records.values())
+    assert plain == mixed
+    assert set(tables[1]["CHROM"]) == {"chr1", "chr2", "chr3", "chrX", "25", "chrMT"}
+
+
 BAD = {
     "one chromosome": (("--model", "loco", "--chr", "1"), "chromosome 1: no variant that varies is left without it"),
     "exact least squares": (("--method", "exact"), "--method exact: ols is exact"),

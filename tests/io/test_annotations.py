@@ -91,6 +91,15 @@ def test_annotations_are_matched_by_id_with_base_a_column_like_any_other(write, 
     assert found.notes == (f"{path}: 2 of 4 variants are not analysed",)
 
 
+def test_two_annotation_files_of_one_chromosome_are_an_error(write, tmp_path):
+    for name in ("a.2.annot", "a.chr.annot", "a.23.annot"):
+        write(name, "")
+    assert [path.name for path in annotation_files(tmp_path / "a.@.annot")] == ["a.2.annot", "a.23.annot"]
+    write("a.X.annot", "")
+    with pytest.raises(InputError, match=r"a\.23\.annot and \S*a\.X\.annot are of one chromosome"):
+        annotation_files(tmp_path / "a.@.annot")
+
+
 def test_pieces_of_one_annotation_are_read_together(write, variants, tmp_path):
     write("a.1.annot", "CHR\tBP\tSNP\tCM\tx\n1\t4\tr4\t0\t2\n")
     write("a.X.annot", "CHR\tBP\tSNP\tCM\tx\n1\t1\tr0\t0\t3\n")

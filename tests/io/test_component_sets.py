@@ -162,3 +162,10 @@ def test_a_set_makes_a_covariance(random_counts):
     covariance = make_covariance(CpuProducts(genotypes), components.weights, components.names)
     assert covariance.names == components.names
     assert covariance.num_variants == tuple(components.num_covered)
+
+
+def test_a_chromosome_of_two_spellings_is_one_component(make_variants):
+    variants = make_variants("abcdefg", chrom=["1", "chr1", "23", "PAR1", "25", "chrX", "02"])
+    found = components_by_chromosome(variants)
+    assert found.names == ("chr1", "chrX", "chr2")
+    assert found.weights.toarray().argmax(axis=1).tolist() == [0, 0, 1, 1, 1, 1, 2]

@@ -150,6 +150,19 @@ def test_a_chromosome_that_cannot_be_is_an_error(text, message):
         parse_chromosomes(text, ["chr1", "23"])
 
 
+def test_one_chromosome_of_several_spellings_is_one():
+    table = pd.DataFrame({"chrom": ["1", "chr1", "01", "PAR1", "25", "X"], "id": list("abcdef"), "bp": 5})
+    wanted = {"1": "abc", "chr1": "abc", "XY": "e", "PAR1": "d", "23": "f"}
+    for text, ids in wanted.items():
+        assert "".join(table["id"][select_variants(table, VariantFilters(chrom=text)).mask]) == ids
+
+
+def test_numbers_above_26_are_chromosomes_where_there_are_such():
+    cattle = pd.DataFrame({"chrom": ["22", "23", "25", "29"], "id": list("abcd"), "bp": 5})
+    for text, ids in {"23": "b", "23-29": "bcd", "25,29": "cd"}.items():
+        assert "".join(cattle["id"][select_variants(cattle, VariantFilters(chrom=text)).mask]) == ids
+
+
 def test_each_filter_is_charged_with_what_it_removes_of_those_left(variants, write):
     extract, exclude = write("in.txt", "rs1 rs2\nrs3\nrs9\n"), write("out.txt", "rs2\nrs40\n")
     filters = VariantFilters(extract=[extract], exclude=[exclude], chrom="1-3", from_bp=None)

@@ -150,3 +150,11 @@ def test_shuffled_swapped_and_flipped_variants_are_all_found(data):
     assert matching.rows.tolist() == list(range(m))
     np.testing.assert_array_equal(matching.model, order)
     np.testing.assert_array_equal(matching.swapped, swap[order])
+
+
+def test_a_place_is_the_same_however_its_chromosome_is_spelt():
+    def table(chrom, ids):
+        return pd.DataFrame({"chrom": chrom, "id": ids, "bp": [10, 20, 30], "a1": "A", "a2": "C"})
+
+    found = harmonise(table(["1", "X", "25"], ["a", "b", "c"]), table(["chr1", "PAR1", "X"], ["x", "y", "z"]))
+    assert found.model.tolist() == found.rows.tolist() == [0, 1, 2]

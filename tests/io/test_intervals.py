@@ -73,3 +73,8 @@ def test_an_absent_file_and_files_of_one_name_are_refused(write, tmp_path, varia
         components_from_intervals([write("p.bed", "1 0 200\n")] * 2, variants)
     with pytest.raises(InputError, match="by: expected name or file, found 'line'"):
         components_from_intervals([write("p.bed", "1 0 200\n")], variants, by="line")
+
+
+def test_an_interval_on_x_holds_pseudo_autosomal_variants_of_any_spelling(write, make_variants):
+    variants = make_variants("abcd", chrom=["XY", "25", "PAR1", "Y"], bp=[50, 50, 50, 50])
+    assert members(components_from_intervals([write("p.bed", "chrX 0 99\n")], variants)) == {"p": [0, 1, 2]}

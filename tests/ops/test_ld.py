@@ -81,6 +81,13 @@ def test_scores_do_not_depend_on_the_order_of_the_variants(counts):
     np.testing.assert_allclose(found, expected[order], rtol=1e-5)
 
 
+def test_windows_cross_no_chromosome_and_know_its_spellings(counts):
+    expected = ld_scores(genotypes_of(counts), CHROMOSOMES, BP)
+    spelt = CHROMOSOMES.astype(object)
+    spelt[::2] = [f"chr{name}" for name in CHROMOSOMES[::2]]
+    np.testing.assert_array_equal(ld_scores(genotypes_of(counts), spelt, BP), expected)
+
+
 def test_unplaced_variants_have_no_score_and_count_for_no_other(counts):
     bp, chromosomes = BP.copy(), CHROMOSOMES.copy()
     bp[3], chromosomes[55] = 0, "0"

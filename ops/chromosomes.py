@@ -1,0 +1,55 @@
+"""Chromosomes under one name each, however a file spells them.
+
+``chr7``, ``07`` and ``7`` are 7; PLINK's human codes 23 to 26 are X, Y, XY and MT; ``M`` is MT.  As in PLINK, PAR1,
+PAR2 and XY (the pseudo-autosomal regions) are names of their own; :func:`linkage_groups` counts them to X, whose pieces
+they are.  Other names (contigs, other species) stay as they are but for a ``chr`` before them.  Where a number above 26
+occurs the species is not human, and 23 to 26 are autosomes of that name.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+AUTOSOMES = tuple(str(k) for k in range(1, 23))
+NUMBERED = ("0", *AUTOSOMES, "X", "Y", "XY", "MT")  # by PLINK's number
+PSEUDO_AUTOSOMAL = ("PAR1", "PAR2", "XY")
+HUMAN = frozenset([*NUMBERED, *PSEUDO_AUTOSOMAL])
+Spellings = Sequence[str] | pd.Series | np.ndarray
+_NAME = {name: name for name in HUMAN} | {"M": "MT"}
+
+
+def chromosome_name(spelling: str, human: bool = True) -> str:
+    """The name of the chromosome that a file or person spells so; ``human``: whether 23 to 26 are X, Y, XY and MT."""
+    bare = spelling[3:] if spelling[:3].casefold() == "chr" and len(spelling) > 3 else spelling
+    if bare.isascii() and bare.isdecimal():
+        number = int(bare)
+        return NUMBERED[number] if human and number < len(NUMBERED) else str(number)
+    return _NAME.get(bare.upper(), bare)
+
+
+def are_human(spellings: Iterable[str]) -> bool:
+    """Whether numbers among the spellings are PLINK's codes of human chromosomes: none is above 26."""
+    names = (chromosome_name(spelling, human=False) for spelling in spellings)
+    return not any(name.isdecimal() and int(name) >= len(NUMBERED) for name in names)
+
+
+def chromosome_names(spellings: Spellings, beside: Iterable[str] = ()) -> np.ndarray:
+    """(m,) object: the name of each variant's chromosome; ``beside``: further spellings of the same genome."""
+    codes, different = pd.factorize(np.asarray(spellings, dtype=object))
+    different = [str(each) for each in different]
+    human = are_human([*different, *beside])
+    return np.array([chromosome_name(each, human) for each in different], dtype=object)[codes]
+
+
+def linkage_groups(spellings: Spellings, beside: Iterable[str] = ()) -> np.ndarray:
+    """(m,) object: as :func:`chromosome_names`, with the pseudo-autosomal regions under X, whose pieces they are."""
+    names = chromosome_names(spellings, beside)
+    return np.where(pd.Series(names, dtype=object).isin(PSEUDO_AUTOSOMAL), "X", names).astype(object)
+
+
+def one_spelling(spellings: pd.Series) -> pd.Series:
+    """Every chromosome as it is spelt first, so that a table of several files has each under one spelling."""
+    names = pd.Series(chromosome_names(spellings), index=spellings.index)
+    first = ~names.duplicated()
+    return names.map(dict(zip(names[first], spellings[first], strict=True)))
