@@ -175,10 +175,10 @@ def design_of(tables: Tables, alignment: io.Alignment) -> io.Design:
 
 def load_group(tables: Tables, group: Group, planned: Planned, options: Namespace) -> Inputs:
     """Genotypes of a group's samples, where they are planned to be, and the model of them."""
-    notes = [*tables.sources.files, tables.sources, tables.phenotypes[0], *tables.covariates, *tables.parts.tables]
+    notes = notes_of(tables, group)
     if not tables.sources.files:
         model = assemble(None, None, tables.parts, group.alignment, None, options)
-        said = (*(note for source in (*notes, planned.design) for note in source.notes), *trait_notes(group))
+        said = (*notes, *planned.design.notes, *trait_notes(group))
         return Inputs(group.alignment, group.Y, group.phenotypes, planned, None, model, said, (), None, None)
     files = len(tables.sources.files)
     loaded = load(tables.sources, group.alignment.indices[:files], options)
@@ -194,7 +194,7 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
         return place(genotypes, planned, options)
 
     model = assemble(genetic, loaded.genotypes, tables.parts, group.alignment, beside, options)
-    said = (*(note for source in (*notes, loaded, made, planned.design) for note in source.notes), *trait_notes(group))
+    said = (*notes, *loaded.notes, *made.notes, *planned.design.notes, *trait_notes(group))
     return Inputs(
         group.alignment,
         group.Y,
@@ -207,6 +207,14 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
         loaded.variants,
         made if isinstance(made, io.ComponentSet) else None,
     )
+
+
+def notes_of(tables: Tables, group: Group) -> list[str]:
+    """What was noticed in the files and lists, each thing once."""
+    phenotypes = [phenotype for phenotype in tables.phenotypes if phenotype.name in group.phenotypes]
+    tabled = [*phenotypes, *tables.covariates, *tables.parts.tables]
+    noticed = [*tables.sources.files, tables.sources, group.alignment, *tabled]
+    return list(dict.fromkeys(note for source in noticed for note in source.notes))
 
 
 def trait_notes(group: Group) -> list[str]:

@@ -14,6 +14,7 @@ from gpu_reml import io, ops
 from gpu_reml.io.harmonise import Matching, harmonise
 from gpu_reml.io.ids import SampleTable, locate, sample_keys
 from gpu_reml.io.model import Model, read_model
+from gpu_reml.io.samples import listed_out, sample_notes
 from gpu_reml.io.scoring import complete_samples, complete_scales, fixed_columns, genetic_values, scale_columns
 from gpu_reml.reml.accuracy import Accuracy, accuracy
 
@@ -48,7 +49,7 @@ class NewTables(NamedTuple):
         return [note for table in (*self.all_covariates, *_given(self.ancestries)) for note in table.notes]
 
 
-def _given(table: io.Covariates | None) -> tuple[io.Covariates, ...]:
+def _given(table: SampleTable | None) -> tuple:
     return () if table is None else (table,)
 
 
@@ -211,7 +212,10 @@ def predict(model: Model, data: NewData, scoring: Scoring) -> Prediction:
         model, data.files, rows, matching, dosage=scoring.dosage, backend=scoring.backend, dtype=scoring.dtype
     )
     y, measured = None, None
+    genotyped = pd.concat([file.samples for file in data.files])
+    tabled = [*tables.all_covariates, *_given(tables.ancestries), *_given(data.phenotype)]
     notes = [*(note for file in data.files for note in file.notes), *tables.notes]
+    notes += sample_notes(genotyped, tabled, data.keep, data.remove)
     notes += ancestry_notes(model, tables.ancestries, samples)
     if data.phenotype is not None:
         y, measured, more = measure(model, data.phenotype, samples, fixed, random, X)
@@ -239,10 +243,8 @@ def choose_samples(
     def mark(mask: np.ndarray, text: str) -> None:
         reason[mask & (reason == "")] = text
 
-    if data.keep is not None:
-        mark(locate(first, data.keep) < 0, "not in keep")
-    if data.remove is not None:
-        mark(locate(first, data.remove) >= 0, "in remove")
+    for mask, text in listed_out(first, data.keep, data.remove):
+        mark(mask, text)
     keys = sample_keys(first, True)
     rows = [sample_keys(file.samples, True).get_indexer(keys).astype(np.int64) for file in data.files]
     for file, index in zip(data.files, rows, strict=True):

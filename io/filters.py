@@ -111,6 +111,7 @@ def select_variants(variants: pd.DataFrame, filters: VariantFilters) -> Selectio
         if filters.is_range and len(wanted) != 1:
             raise InputError(f"--from-bp and --to-bp need exactly one chromosome; --chr {filters.chrom} is several")
         steps.keep(f"--chr {filters.chrom}", _is_on(variants["chrom"], wanted))
+        notes += _chromosome_notes(filters.chrom, variants["chrom"].unique())
     if filters.autosome:
         steps.keep("--autosome", _is_on(variants["chrom"], AUTOSOMES))
     bp = variants["bp"].to_numpy()
@@ -123,7 +124,7 @@ def select_variants(variants: pd.DataFrame, filters: VariantFilters) -> Selectio
             text = " ".join([flag, *map(str, paths)])
             listed = read_variant_ids(paths, flag)
             is_listed = variants["id"].isin(listed).to_numpy()
-            notes += _list_notes(text, listed, variants["id"][is_listed])
+            notes += _list_notes(text, listed, variants["id"], is_listed)
             steps.keep(text, is_listed if flag == "--extract" else ~is_listed)
     sex_linked = int(_is_on(variants["chrom"], _UNTESTED)[steps.mask].sum())
     if sex_linked:
@@ -290,12 +291,16 @@ def _check_rate(flag: str, value: float | None) -> None:
         raise InputError(f"{flag} {value:g}: expected a number from 0 to 1")
 
 
-def _list_notes(text: str, listed: pd.Index, found: pd.Series) -> list[str]:
-    """Which listed ids are of no variant or of several; ``found``: ids of the variants listed, one a variant."""
+def _list_notes(text: str, listed: pd.Index, ids: pd.Series, is_listed: np.ndarray) -> list[str]:
+    """Which listed ids are of no variant or of several; ``is_listed``: which variants are listed."""
     notes = []
+    found = ids[is_listed]
     absent = listed[~listed.isin(found)]
     if len(absent):
-        notes.append(f"{text}: {len(absent)} of {len(listed)} ids are of no variant ({_examples(absent)})")
+        whose = "" if len(found) else f", the variants have {_examples(ids)}"
+        commas = "; separate ids by blanks, not commas" * bool(absent.str.contains(",").any())
+        note = f"{text}: {len(absent)} of {len(listed)} ids are of no variant ({_examples(absent)}{whose}){commas}"
+        notes.append(note)
     shared = found[found.duplicated(keep=False)]
     if len(shared):
         ids = shared.unique()
@@ -303,8 +308,16 @@ def _list_notes(text: str, listed: pd.Index, found: pd.Series) -> list[str]:
     return notes
 
 
-def _examples(ids: Sequence[str]) -> str:
+def _examples(ids: Sequence[str] | pd.Series) -> str:
     return ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+
+
+def _chromosome_notes(text: str, present: Sequence[str]) -> list[str]:
+    """Chromosomes asked for by themselves, not in a range, that no variant is on."""
+    human, names = are_human(present), set(chromosome_names(present))
+    single = [word for word in text.replace(",", " ").split() if chromosome_name(word, human) in HUMAN]
+    absent = [word for word in single if chromosome_name(word, human) not in names]
+    return [f"--chr {text}: no variant is on {', '.join(absent)}"] * bool(absent)
 
 
 def _is_on(chrom: Sequence[str] | pd.Series, wanted: Iterable[str]) -> np.ndarray:

@@ -62,3 +62,49 @@ def locate(samples: pd.DataFrame, table: SampleTable) -> np.ndarray:
             f"({first_ids(twice)}); add a FID column to it"
         )
     return sample_keys(table.samples, table.has_fid).get_indexer(sample_keys(samples, table.has_fid)).astype(np.int64)
+
+
+def absent_note(what: str, table: SampleTable, genotyped: pd.DataFrame) -> tuple[str, ...]:
+    """A note that counts and shows the samples of ``table`` who are not among ``genotyped``; nothing where all are."""
+    if not table.num_samples:
+        return (f"{what}: lists nobody",)
+    known = sample_keys(table.samples, table.has_fid).isin(sample_keys(genotyped, table.has_fid))
+    absent = table.samples[~known]
+    if absent.empty:
+        return ()
+    return (f"{what}: {len(absent)} of {table.num_samples} samples are not in the genotypes ({first_ids(absent)})",)
+
+
+def nothing_shared(what: str, table: SampleTable, genotyped: pd.DataFrame) -> InputError:
+    """The error of a table that has none of the samples ``genotyped``: an id of each side, the reason, the remedy."""
+    theirs = first_ids(table.samples.head(1)) if table.num_samples else "nobody"
+    reason = _mismatch(table, genotyped)
+    remedy = "make FID and IID agree, or give IIDs alone below a header that starts with IID"
+    return InputError(
+        f"{what} shares no sample with the genotypes: it has {theirs}, they have {first_ids(genotyped.head(1))}"
+        f"{f' ({reason})' if reason else ''}; {remedy}"
+    )
+
+
+def _mismatch(table: SampleTable, genotyped: pd.DataFrame) -> str:
+    """Why no key is the same, where that can be told."""
+    mine, theirs = table.samples, genotyped[["fid", "iid"]].drop_duplicates("iid")
+    if mine["iid"].str.contains(",").any() and not theirs["iid"].str.contains(",").any():
+        return "its fields are separated by commas, which is read in a file named .csv only"
+    joined = theirs["fid"] + "_" + theirs["iid"]
+    ways = (
+        ("its IIDs are genotyped with another FID", mine["iid"], theirs["iid"]),
+        ("its IIDs are genotyped in another case of letters", mine["iid"].str.casefold(), theirs["iid"].str.casefold()),
+        ("its IIDs are the genotypes' FID_IID", mine["iid"], joined),
+        ("its FID_IID are the genotypes' IIDs", mine["fid"] + "_" + mine["iid"], theirs["iid"]),
+        ("its IIDs are genotyped with zeros before them", mine["iid"].str.lstrip("0"), theirs["iid"].str.lstrip("0")),
+        ("its IIDs are the genotypes' FIDs", mine["iid"], theirs["fid"]),
+    )
+    for reason, left, right in ways:
+        same = left.isin(right).to_numpy() & (left != "").to_numpy()
+        if same.any():
+            i = int(np.argmax(same))
+            j = int(np.argmax((right == left.iloc[i]).to_numpy()))
+            pair = f"{first_ids(mine.iloc[[i]])} is {first_ids(theirs.iloc[[j]])}"
+            return f"{reason}: {pair}"
+    return ""

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import InputError
-from .ids import SampleTable, first_ids, locate, repeated, sample_keys
+from .ids import SampleTable, absent_note, first_ids, locate, nothing_shared, repeated, sample_keys
 from .tables import Covariates, Phenotype
 from .writers import write_text
 
@@ -19,13 +19,15 @@ class Alignment:
 
     ``samples``: fid, iid, in the order of the first genotype source.  ``indices``: for each genotype source, (n,)
     int64, the row of every analysed sample.  ``y``: (n,) float64, the phenotype in its own units.  ``dropped``: fid,
-    iid, reason, one row for every genotyped or phenotyped sample that is out.
+    iid, reason, one row for every genotyped or phenotyped sample that is out.  ``notes``: how many samples of each list
+    and table are in no genotype source.
     """
 
     samples: pd.DataFrame
     indices: tuple[np.ndarray, ...]
     y: np.ndarray
     dropped: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -52,8 +54,9 @@ def align(
     remove, not in <source>, no phenotype, missing phenotype, no covariates, missing covariate <name>.
 
     Raises:
-        InputError: a sample twice in a source, a table that shares no sample with the genotypes (with one id from each
-            side), a header line that is a sample, nobody left, or a phenotype that does not vary.
+        InputError: a sample twice in a source, a table or list, also of samples to remove, that shares no sample with
+            the genotypes (with one id from each side), a header line that is a sample, nobody left, or a phenotype that
+            does not vary.
     """
     names = list(source_names or [f"genotypes {k + 1}" for k in range(len(genotype_samples))])
     if not genotype_samples or len(names) != len(genotype_samples):
@@ -68,14 +71,12 @@ def align(
         _check_heading(first, table)
 
     reasons = _Reasons(len(first))
-    if keep is not None:
-        reasons.mark(_locate_some(first, keep) < 0, "not in keep")
-    if remove is not None:
-        reasons.mark(locate(first, remove) >= 0, "in remove")
+    for mask, reason in listed_out(first, keep, remove):
+        reasons.mark(mask, reason)
     positions = [_locate_source(first, samples, name, names[0]) for name, samples in zip(names, sources, strict=True)]
     for name, rows in zip(names[1:], positions[1:], strict=True):
         reasons.mark(rows < 0, f"not in {name}")
-    phenotype_rows = _locate_some(first, phenotype)
+    phenotype_rows = locate_some(first, phenotype, phenotype.path)
     reasons.mark(phenotype_rows < 0, "no phenotype")
     y = phenotype.values[phenotype_rows]  # the last value where the row is -1: marked already
     reasons.mark(np.isnan(y), "missing phenotype")
@@ -87,10 +88,38 @@ def align(
         [first[~taken].assign(reason=reasons.text[~taken]), _elsewhere(sources, names, phenotype)], ignore_index=True
     )
     aligned = Alignment(
-        first[taken].reset_index(drop=True), tuple(rows[taken] for rows in positions), y[taken], dropped
+        first[taken].reset_index(drop=True),
+        tuple(rows[taken] for rows in positions),
+        y[taken],
+        dropped,
+        sample_notes(pd.concat(sources), (phenotype, *covariates), keep, remove),
     )
     _check_analysable(aligned, phenotype)
     return aligned
+
+
+def listed_out(
+    first: pd.DataFrame, keep: SampleTable | None, remove: SampleTable | None
+) -> list[tuple[np.ndarray, str]]:
+    """(n,) bool of who is out by a list, with the reason.
+
+    Raises InputError for a list of which nobody is among the samples ``first``; an empty one removes nobody.
+    """
+    out = []
+    if keep is not None:
+        out.append((locate_some(first, keep, f"--keep {keep.path}") < 0, "not in keep"))
+    if remove is not None and remove.num_samples:
+        out.append((locate_some(first, remove, f"--remove {remove.path}") >= 0, "in remove"))
+    return out
+
+
+def sample_notes(
+    genotyped: pd.DataFrame, tables: Sequence[SampleTable], keep: SampleTable | None, remove: SampleTable | None
+) -> tuple[str, ...]:
+    """How many samples of the lists and tables are not ``genotyped``, each file once."""
+    named = [(f"--{flag} {table.path}", table) for flag, table in (("keep", keep), ("remove", remove)) if table]
+    named += [(table.path, table) for table in tables]
+    return tuple(dict.fromkeys(note for what, table in named for note in absent_note(what, table, genotyped)))
 
 
 def write_samples(path: str | Path, samples: pd.DataFrame) -> None:
@@ -114,20 +143,17 @@ class _Reasons:
 
 
 def _mark_covariates(reasons: _Reasons, first: pd.DataFrame, table: Covariates) -> None:
-    rows = _locate_some(first, table)
+    rows = locate_some(first, table, table.path)
     reasons.mark(rows < 0, "no covariates")
     for name in table.values.columns:
         reasons.mark(table.values[name].isna().to_numpy()[rows], f"missing covariate {name}")
 
 
-def _locate_some(first: pd.DataFrame, table: SampleTable) -> np.ndarray:
+def locate_some(first: pd.DataFrame, table: SampleTable, what: str) -> np.ndarray:
+    """As :func:`locate`; InputError, which starts with ``what``, where the table has none of the samples."""
     rows = locate(first, table)
     if (rows < 0).all():
-        theirs = first_ids(table.samples.head(1)) if table.num_samples else "nobody"
-        raise InputError(
-            f"{table.path} shares no sample with the genotypes: it has {theirs}, they have {first_ids(first.head(1))}; "
-            "make FID and IID agree, or give IIDs alone below a header that starts with IID"
-        )
+        raise nothing_shared(what, table, first)
     return rows
 
 

@@ -172,6 +172,15 @@ def test_each_filter_is_charged_with_what_it_removes_of_those_left(variants, wri
     assert selection.notes == ()
 
 
+def test_a_list_of_no_variant_shows_an_id_of_each_side_and_a_chromosome_without_variants_is_named(variants, write):
+    path = write("out.txt", "rs1,rs2\n")
+    notes = select_variants(variants, VariantFilters(exclude=[path], chrom="1-4,PAR1,X")).notes
+    assert notes[0] == "--chr 1-4,PAR1,X: no variant is on PAR1"
+    assert notes[1].startswith(
+        f"--exclude {path}: 1 of 1 ids are of no variant (rs1,rs2, the variants have rs0, rs1, rs2, ...); separate ids "
+    )
+
+
 def test_no_filter_keeps_everything(variants):
     selection = select_variants(variants, VariantFilters())
     assert selection.mask.all()

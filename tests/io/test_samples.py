@@ -113,7 +113,8 @@ def test_no_overlap_shows_one_id_from_each_side_and_the_remedy(ids, phenotype, w
         "keep": {"keep": read_sample_list(write("far.txt", "0 a\n0 b\n"))},
     }[table]
     message = (
-        r"far\.txt shares no sample with the genotypes: it has FID 0 IID a, they have FID Fa IID a; .*starts with IID"
+        r"far\.txt shares no sample with the genotypes: it has FID 0 IID a, they have FID Fa IID a \(its IIDs are "
+        r"genotyped with another FID: FID 0 IID a is FID Fa IID a\); .*starts with IID"
     )
     with pytest.raises(InputError, match=message):
         align([ids("a", "b")], **{"phenotype": phenotype, **stranger})
@@ -187,3 +188,42 @@ def test_written_samples_are_read_back(tmp_path, ids):
     write_samples(tmp_path / "new" / "kept.txt", ids("a", "b"))
     assert (tmp_path / "new" / "kept.txt").read_text() == "#FID\tIID\nFa\ta\nFb\tb\n"
     assert read_sample_list(tmp_path / "new" / "kept.txt").samples.equals(ids("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a a\nb b\n", r"it has FID a IID a, they have FID Fx IID x \(its IIDs are genotyped with another FID: FID a"),
+        ("Fa,a\nFb,b\n", r"it has IID Fa,a, .*separated by commas, which is read in a file named \.csv only"),
+        ("Fa A\nFb B\n", "another case of letters: FID Fa IID A is FID Fa IID a"),
+        ("Fa_a Fa_a\n", "its IIDs are the genotypes' FID_IID: FID Fa_a IID Fa_a is FID Fa IID a"),
+        ("IID\nFb\nFa\n", "its IIDs are the genotypes' FIDs: IID Fb is FID Fb IID b"),
+        ("q q\n", r"they have FID Fx IID x; make FID and IID agree"),
+    ],
+)
+def test_a_remove_list_that_matches_nobody_is_an_error_with_the_reason(ids, phenotype, write, text, reason):
+    remove = read_sample_list(write("rm.txt", text))
+    with pytest.raises(InputError, match=rf"^--remove \S*rm\.txt shares no sample with the genotypes: .*{reason}"):
+        align([ids("x", "a", "b", "c")], phenotype, remove=remove)
+
+
+def test_samples_of_lists_and_tables_that_are_not_genotyped_are_counted(ids, phenotype, write):
+    keep = read_sample_list(write("keep.txt", "Fa a\nFb b\nFc c\nFo o\n"))
+    remove = read_sample_list(write("rm.txt", "Fb b\nb b\nq q\n"))
+    covariates = read_covariates(write("q.txt", "FID IID age\nFa a 1\nFb b 3\nFc c 5\n"))
+    aligned = align([ids("a", "b", "c", "d", "e", "f")], phenotype, [covariates], keep, remove)
+    assert aligned.samples["iid"].tolist() == ["a", "c"]
+    assert aligned.notes == (
+        f"--keep {keep.path}: 1 of 4 samples are not in the genotypes (FID Fo IID o)",
+        f"--remove {remove.path}: 2 of 3 samples are not in the genotypes (FID b IID b, FID q IID q)",
+        f"{phenotype.path}: 1 of 7 samples are not in the genotypes (FID Fz IID z)",
+    )
+    assert align([ids("a", "b"), ids("b", "a", "z")], phenotype).notes == (
+        f"{phenotype.path}: 4 of 7 samples are not in the genotypes "
+        "(FID Ff IID f, FID Fd IID d, FID Fc IID c, FID Fe IID e)",
+    )
+
+
+def test_an_empty_remove_list_removes_nobody_and_says_so(ids, phenotype, write):
+    aligned = align([ids("a", "b", "c", "d", "e", "f", "z")], phenotype, remove=read_sample_list(write("rm.txt", "")))
+    assert aligned.num_samples == 6 and [note.split("rm.txt")[1] for note in aligned.notes] == [": lists nobody"]

@@ -1,0 +1,65 @@
+"""What the commands say of their tables, lists and genotypes, and what they refuse before a fit."""
+
+import importlib
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gpu_reml.validation import dense
+from gpu_reml.validation.simulate import simulate_cohort, write_plink
+
+N, M = 61, 80
+COMMANDS = ("main", "gwas", "sparse", "relax", "predict")
+SHORT = {"sparse": ("--max-active", 2, "--outer-max", 1), "relax": ("--n-groups", 2, "--outer-iters", 1)}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """A fileset, a trait y of everyone, a covariate age, and a saved model."""
+    folder = tmp_path_factory.mktemp("inputs")
+    people = simulate_cohort(N, M, 4)
+    write_plink(people, folder / "data")
+    rng = np.random.default_rng(0)
+    Z = dense.standardised(people.counts)
+    y = 50 + Z @ rng.standard_normal(M) / np.sqrt(M) + rng.standard_normal(N)
+    ids = people.samples[["fid", "iid"]].set_axis(["FID", "IID"], axis=1)
+    ids.assign(y=y).to_csv(folder / "pheno.txt", sep="\t", index=False)
+    ids.assign(age=rng.integers(20, 60, N)).to_csv(folder / "age.txt", sep="\t", index=False)
+    assert run("main", folder, "--save-model", folder / "model", "--quiet", out=folder / "saved") == 0
+    return folder, ids
+
+
+def run(command, folder, *arguments, out):
+    """Exit code of a command on the cohort."""
+    data = ["--bfile", folder / "data", "--device", "cpu", "--out", out]
+    data += ["--model", folder / "model.npz"] if command == "predict" else ["--pheno", folder / "pheno.txt"]
+    data += SHORT.get(command, ())
+    main = importlib.import_module(f"gpu_reml.cli.{command}").main
+    return main([str(part) for part in [*data, *arguments]])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_remove_list_that_matches_nobody_stops_every_command(cohort, tmp_path, capsys, command):
+    folder, ids = cohort
+    ids.assign(FID=ids["IID"]).to_csv(tmp_path / "rm.txt", sep=" ", header=False, index=False)
+    assert run(command, folder, "--remove", tmp_path / "rm.txt", out=tmp_path / "o") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "rm.txt shares no sample with the genotypes: it has FID P" in error
+    assert "(its IIDs are genotyped with another FID: FID P" in error
+    assert not list(tmp_path.glob("o*"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_counts_listed_samples_that_are_not_genotyped(cohort, tmp_path, capsys, command):
+    folder, ids = cohort
+    pd.concat([ids.iloc[:5], ids.iloc[:3] + "x"]).to_csv(tmp_path / "rm.txt", sep=" ", header=False, index=False)
+    ids.assign(age=1.0 + np.arange(N)).iloc[::-1].to_csv(tmp_path / "age.txt", sep="\t", index=False)
+    with open(tmp_path / "age.txt", "a") as file:
+        file.write("no one 5\n".replace(" ", "\t"))
+    tables = ("--remove", tmp_path / "rm.txt", *(("--qcovar", tmp_path / "age.txt") if command != "predict" else ()))
+    assert run(command, folder, *tables, out=tmp_path / "o") in (0, 3)
+    out = capsys.readouterr().out
+    assert f"note: --remove {tmp_path}/rm.txt: 3 of 8 samples are not in the genotypes (FID F" in out
+    if command != "predict":
+        assert f"note: {tmp_path}/age.txt: 1 of {N + 1} samples are not in the genotypes (FID no IID one)" in out
