@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from .main import run_command
-from .numbers import at_least, count, positive_float, positive_int
+from .numbers import at_least, count, fraction, positive_float, positive_int
 from .options import add_compute, add_data, add_filters, make_parser
 from .parser import Parser
 
@@ -21,9 +21,10 @@ models:
   loco  adds u with variance theta_g K, K of all other chromosomes: for relatives, structure, and more power
   lmm   the same with K of all variants, that of the test among them: conservative
 
-loco and lmm test by the score z'Py with the variance gamma z'Mz; gamma is estimated from solves for random variants and
-its standard error is in the metadata (BOLT-LMM-inf, GRAMMAR-gamma). --method exact makes no approximation, for small
-cohorts. The effect is of one copy of A1, the counted allele.
+loco and lmm test by the score z'Py with the variance gamma z'Mz; gamma is estimated from solves for random variants,
+and how far single variants scatter about it is printed (BOLT-LMM-inf, GRAMMAR-gamma). The strongest variants are tested
+once more by generalised least squares (--refine; METHOD in the table says which). --method exact makes no
+approximation, for small cohorts, and is what auto takes there. The effect is of one copy of A1, the counted allele.
 
 exit codes: those of gpu-reml.
 """
@@ -49,8 +50,18 @@ def make_gwas_parser(number: str) -> Parser:
 def add_association(group) -> None:
     group.add_argument("--model", choices=("ols", "loco", "lmm"), default="ols", help="see below (default ols)")
     group.add_argument(
-        "--method", dest="solver", choices=("score", "exact"), default="score",
-        help="of loco and lmm. exact: dense, float64, h2 fitted for every chromosome; n^2 memory and n^3 time for each",
+        "--method", dest="solver", choices=("auto", "score", "exact"), default="auto",
+        help="of loco and lmm. exact: dense, float64, h2 fitted for every chromosome; n^2 memory, n^3 time for each. "
+        "auto (default): exact where that costs little, as in gpu-reml, otherwise score",
+    )  # fmt: skip
+    group.add_argument(
+        "--refine", type=fraction, metavar="P",
+        help="test variants with p <= P by score once more by generalised least squares, 10 to 30 column-passes each "
+        "(default 1e-5; 0 for none, 1 for all)",
+    )  # fmt: skip
+    group.add_argument(
+        "--refine-most", type=count, metavar="N",
+        help="refine the N most significant variants of a phenotype at most (default 100)",
     )  # fmt: skip
     group.add_argument(
         "--loco-refit", action="store_true",
@@ -59,7 +70,7 @@ def add_association(group) -> None:
     group.add_argument(
         "--calibration-variants", type=at_least(2, "variants"), metavar="N",
         help="random variants that calibrate the variance of the score (default: 32 at a time, up to 256, until its "
-        "standard error is 0.4 percent)",
+        "standard error is 1 percent)",
     )  # fmt: skip
     group.add_argument(
         "--alpha", type=float, metavar="A", help="weigh the variants of K by [2p(1-p)]^(1 + A); -1 is the usual GRM"

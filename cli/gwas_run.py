@@ -2,10 +2,9 @@
 
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,41 +12,15 @@ from gpu_reml import io, ops
 from gpu_reml.io.association import association_text, gzipped, marginal_table, mixed_table, places_of
 from gpu_reml.io.plots import GENOME_WIDE, manhattan_svg, qq_svg
 from gpu_reml.ops.chromosomes import linkage_groups
-from gpu_reml.ops.loco import leave_out
-from gpu_reml.reml import FitResult, FitSettings, ProbeSettings, draw_probes, fit_exact, fit_traits
-from gpu_reml.reml.association import Scan, exact_scan, lambda_gc, ols_scan, per_allele
-from gpu_reml.reml.loco import LocoScan, LocoSettings, loco_scan
+from gpu_reml.reml.association import FlatTraitError, Scan, lambda_gc, left_of_fixed_effects, per_allele
 
-from .inputs import Group, Inputs, Tables, load_group, plan_group, read_inputs
-from .methods import choose_method, safe_name
+from .gwas_models import Found, choose_solver, exactly, least_squares, score_flags, scored
+from .inputs import Group, Inputs, Planned, Tables, load_group, plan_group, read_inputs
+from .methods import safe_name
 from .reml import group_lines, planned_lines, write_samples
 from .report import fixed_line
 
 MODELS = {"ols": "marginal_ols_fwl", "loco": "mixed_leave_one_chromosome_out", "lmm": "mixed_whole_genome"}
-APPROXIMATION = (
-    "var(z'Py) = gamma z'Mz, one gamma for each chromosome and trait; the variance components are those of the null "
-    "model, and what a variant explains is not taken out of them"
-)
-EXACT_BYTES = 1 << 33  # of the n x n matrices of --method exact
-NOTHING = np.zeros(0, np.int64)
-
-
-class Chromosomes(NamedTuple):
-    """Names in order, X with its pseudo-autosomal regions; the variants left out of each one's K, and those tested with
-    it."""
-
-    names: tuple[str, ...]
-    left_out: tuple[np.ndarray, ...]
-    tested: tuple[np.ndarray, ...]
-
-
-class Found(NamedTuple):
-    """A scan with what a trait's metadata say of it; ``details``: one mapping for each trait."""
-
-    scan: Scan
-    details: tuple[dict[str, Any], ...]
-    lines: tuple[str, ...]
-    converged: bool
 
 
 def gwas_command(options: Namespace, threads: int) -> bool:
@@ -64,39 +37,59 @@ def gwas_command(options: Namespace, threads: int) -> bool:
         raise io.InputError("--keep-out, --dropped-out: the phenotypes have different samples; name one phenotype")
     say = print if not options.quiet else (lambda *_, **__: None)
     say("\n".join([f"gpu-reml-gwas {version('gpu-reml')}", *group_lines(groups)]), flush=True)
+    planned = [plan_group(tables, group, options) for group in groups]
+    if options.plan:
+        for each in planned:
+            print("\n".join(planned_lines(each, options)), flush=True)
+        return True
+    for group, each in zip(groups, planned, strict=True):
+        check_traits(group, each)
     converged = True
-    for group in groups:
-        converged &= scan_group(tables, group, options, {"threads": threads, "started": started, "several": several})
+    context = {"threads": threads, "started": started, "several": several}
+    for group, each in zip(groups, planned, strict=True):
+        converged &= scan_group(tables, group, each, options, context)
     return converged
 
 
 def check_options(options: Namespace) -> None:
     """Raises InputError for flags that contradict each other."""
+    given = score_flags(options)
     if options.solver == "exact" and options.model == "ols":
         raise io.InputError("--method exact: ols is exact as it is; give --model loco or lmm with it")
-    if options.loco_refit and (options.model != "loco" or options.solver == "exact"):
-        raise io.InputError("--loco-refit: for --model loco --method score; exact fits every chromosome as it is")
-    if options.model == "ols" and (options.calibration_variants or options.alpha is not None):
-        raise io.InputError("--calibration-variants, --alpha: these are of mixed models; give --model loco or lmm")
+    if options.loco_refit and options.model != "loco":
+        raise io.InputError("--loco-refit: for --model loco; lmm leaves no chromosome out, and ols has no K")
+    if options.solver == "exact" and given:
+        raise io.InputError(f"{', '.join(given)}: of --method score; exact approximates nothing, so leave them out")
+    if options.model == "ols" and (given or options.alpha is not None):
+        flags = [*given, *(["--alpha"] if options.alpha is not None else [])]
+        raise io.InputError(f"{', '.join(flags)}: these are of mixed models; give --model loco or lmm")
 
 
-def scan_group(tables: Tables, group: Group, options: Namespace, context: dict[str, Any]) -> bool:
+def check_traits(group: Group, planned: Planned) -> None:
+    """Raises InputError that names a trait that does not vary beside the fixed effects."""
+    try:
+        left_of_fixed_effects(group.Y, planned.design.X)
+    except FlatTraitError as error:
+        name, n = group.phenotypes[error.index], len(group.Y)
+        raise io.InputError(
+            f"phenotype {name}: does not vary among {n} samples once the fixed effects are taken out; leave it out "
+            "with --pheno-name"
+        ) from None
+
+
+def scan_group(tables: Tables, group: Group, planned: Planned, options: Namespace, context: dict[str, Any]) -> bool:
     """One group of traits of the same samples: read, scan, write."""
-    planned = plan_group(tables, group, options)
-    if options.plan:
-        print("\n".join(planned_lines(planned, options)), flush=True)
-        return True
     inputs = load_group(tables, group, planned, options)
     if not options.quiet:
         print("\n".join(start_lines(inputs, options, context["threads"])), flush=True)
     if options.model == "ols":
         found = least_squares(inputs)
-    elif options.solver == "exact":
+    elif choose_solver(inputs, options, context["threads"]) == "exact":
         found = exactly(inputs, options)
     else:
-        found = by_score(inputs, options, context["threads"])
-    if found.lines and not options.quiet:
-        print("\n".join(found.lines), flush=True)
+        found = scored(inputs, options, context["threads"])
+    if not options.quiet:
+        print("\n".join([f"method {found.method}", *found.lines]), flush=True)
     for i, name in enumerate(inputs.phenotypes):
         prefix = f"{options.out}.{safe_name(name)}" if context["several"] else options.out
         write_trait(prefix, i, found, tables, inputs, options, context)
@@ -120,127 +113,6 @@ def start_lines(inputs: Inputs, options: Namespace, threads: int) -> list[str]:
     ]
 
 
-def least_squares(inputs: Inputs) -> Found:
-    """``--model ols``."""
-    scan = ols_scan(inputs.Y, inputs.design.X, inputs.products)
-    return Found(scan, ({"dof": scan.dof},) * len(inputs.phenotypes), (), True)
-
-
-def chromosomes_of(inputs: Inputs, model: str) -> Chromosomes:
-    """The groups of a mixed model: every chromosome, however it is spelt, or one that leaves nothing out."""
-    labels = linkage_groups(inputs.variants.table["chrom"])
-    if model == "lmm":
-        return Chromosomes(("all",), (NOTHING,), (np.arange(len(labels)),))
-    names = tuple(dict.fromkeys(labels))
-    rows = tuple(np.flatnonzero(labels == name) for name in names)
-    return Chromosomes(names, rows, rows)
-
-
-def kernel_weights(inputs: Inputs, options: Namespace) -> np.ndarray:
-    """(m,) weights of K."""
-    genotypes = inputs.products.genotypes
-    alpha = -1.0 if options.alpha is None else options.alpha
-    return ops.alpha_weights(genotypes, alpha)
-
-
-def exactly(inputs: Inputs, options: Namespace) -> Found:
-    """``--method exact``."""
-    n = len(inputs.Y)
-    if 3 * 8 * n**2 > EXACT_BYTES:
-        raise io.InputError(f"--method exact: {n} samples need {24 * n**2 / 2**30:.0f} GiB; use --method score")
-    groups = chromosomes_of(inputs, options.model)
-    weights = kernel_weights(inputs, options)
-    leave_out(inputs.products, weights, groups.left_out, groups.names)  # names a chromosome that leaves no K
-    pairs = list(zip(groups.left_out, groups.tested, strict=True))
-    found = exact_scan(inputs.Y, inputs.design.X, inputs.products.genotypes, pairs, weights)
-    details = tuple(
-        {"dof": found.scan.dof, "h2_by_chromosome": dict(zip(groups.names, found.h2[:, i], strict=True))}
-        for i in range(len(inputs.phenotypes))
-    )
-    which = "h2 without each chromosome" if options.model == "loco" else "h2"
-    lines = [
-        f"{name}: {which} {', '.join(f'{value:.4f}' for value in found.h2[:, i])}"
-        for i, name in enumerate(inputs.phenotypes)
-    ]
-    return Found(found.scan, details, tuple(lines), True)
-
-
-def by_score(inputs: Inputs, options: Namespace, threads: int) -> Found:
-    """Variance components, P y without each chromosome, calibration, scores."""
-    groups = chromosomes_of(inputs, options.model)
-    left = leave_out(inputs.products, kernel_weights(inputs, options), groups.left_out, groups.names)
-    clock = time.perf_counter()
-    fit = fitter(inputs, options, threads)
-    fits = fit(inputs.covariance)
-    seconds = {"fit_seconds": time.perf_counter() - clock}
-    refits: list[list[FitResult]] = []
-    if options.loco_refit:
-        for c in range(len(groups.names)):
-            refits.append(fit(ops.make_covariance(inputs.products, left.without(c)[:, None], ("genome",))))
-    thetas = np.array([[one.theta for one in each] for each in refits or [fits] * len(groups.names)])
-    clock = time.perf_counter()
-    settings = LocoSettings(columns=inputs.planned.columns)
-    if options.calibration_variants:
-        settings = replace(settings, variants=options.calibration_variants, most=options.calibration_variants)
-    rng = np.random.default_rng([options.seed, 1])  # apart from the probes' stream
-    found = loco_scan(inputs.Y, inputs.design.X, left, groups.tested, thetas, rng, settings)
-    seconds["scan_seconds"] = time.perf_counter() - clock
-    details, lines = [], []
-    for i, name in enumerate(inputs.phenotypes):
-        details.append({**score_details(found, groups, i), "fit": fits[i].to_dict(), **seconds})
-        if refits:
-            details[i]["theta_by_chromosome"] = {
-                name: each[i].theta for name, each in zip(groups.names, refits, strict=True)
-            }
-        gamma, se = found.calibration.gamma[:, i], found.calibration.se[:, i]
-        lines.append(
-            f"{name}: h2 {fits[i].h2.estimate[-1]:.4f} (SE {fits[i].h2.se[-1]:.4f}); gamma {gamma.min():.4g} to "
-            f"{gamma.max():.4g} by chromosome, relative SE at most {(se / gamma).max():.2g}, from "
-            f"{len(found.calibration.variants)} variants"
-        )
-    unsettled = [one.status.value for each in [fits, *refits] for one in each if not one.converged]
-    if not found.converged:
-        unsettled.append("a solve did not reach its tolerance; use --dtype float64")
-    lines += [f"not converged: {text}" for text in dict.fromkeys(unsettled)]
-    return Found(found.scan, tuple(details), tuple(lines), not unsettled)
-
-
-def fitter(inputs: Inputs, options: Namespace, threads: int) -> Callable[[ops.GenotypeCovariance], list[FitResult]]:
-    """What fits all traits with a covariance, by the method that gpu-reml takes for this cohort."""
-    Y, X = inputs.Y, inputs.design.X
-    settings = FitSettings(
-        probes=ProbeSettings(
-            min(options.first_probes, options.max_probes), options.mc_target, columns=inputs.planned.columns
-        )
-    )
-    if choose_method(inputs, options, threads) == "exact":
-        return lambda covariance: [fit_exact(y, X, covariance, settings, strict=False) for y in Y.T]
-    probes = draw_probes(len(Y), inputs.planned.probes(options.max_probes), 0, options.seed)
-    return lambda covariance: fit_traits(Y, X, covariance, probes, settings, strict=False)
-
-
-def score_details(found: LocoScan, groups: Chromosomes, trait: int) -> dict[str, Any]:
-    """What a score test rests on: approximation, calibration, solves."""
-    calibration = found.calibration
-    gamma, se = calibration.gamma[:, trait], calibration.se[:, trait]
-    return {
-        "approximation": APPROXIMATION,
-        "calibration": {
-            "num_variants": len(calibration.variants),
-            "mean_ratio": calibration.ratios[:, trait].mean(),
-            "sd_of_ratios": calibration.ratios[:, trait].std(ddof=1),
-            "gamma_by_chromosome": dict(zip(groups.names, gamma, strict=True)),
-            "se_by_chromosome": dict(zip(groups.names, se, strict=True)),
-        },
-        "solves": {
-            "largest_residual": found.residuals[:, trait].max(),
-            "most_iterations": int(found.iterations[:, trait].max()),
-            "column_passes_of_all_traits": found.column_passes,
-            "converged": found.converged,
-        },
-    }
-
-
 def write_trait(
     prefix: str, trait: int, found: Found, tables: Tables, inputs: Inputs, options: Namespace, context: dict[str, Any]
 ) -> None:
@@ -253,7 +125,7 @@ def write_trait(
         places = places_of(variants, names, [file.num_variants for file in files])
         table, missing = marginal_table(variants, places, genotypes, ols_tests(scan, genotypes, trait)), "nan"
     else:
-        table, missing = mixed_table(variants, genotypes, mixed_tests(scan, genotypes, trait), options.dosage), "NA"
+        table, missing = mixed_table(variants, genotypes, mixed_tests(found, genotypes, trait), options.dosage), "NA"
     text = association_text(table, missing)
     inflation, name = lambda_gc(log10p), inputs.phenotypes[trait]
     texts: dict[str, str | bytes] = {}
@@ -269,16 +141,18 @@ def write_trait(
     ]
     record = {
         "trait": name,
+        "method": found.method,
         **metadata(inputs, options, context),
         "components": components,
         "num_tested": int(np.isfinite(scan.beta[:, trait]).sum()),
+        "not_tested": not_tested(scan, genotypes, trait),
         "lambda_gc": inflation,
         **found.details[trait],
         "files": list(texts),
     }
     texts[f"{prefix}.gwas_metadata.json"] = io.json_text(record)
     io.write_all(texts)
-    print(summary_line(name, log10p, inflation, inputs))
+    print(summary_line(name, scan, trait, inputs))
     print(f"written: {prefix}{{{','.join(path.removeprefix(prefix) for path in texts)}}}", flush=True)
 
 
@@ -289,10 +163,25 @@ def ols_tests(scan: Scan, genotypes: ops.PackedGenotypes, trait: int) -> dict[st
     return {name: values[:, trait] for name, values in {**columns, "log10p": scan.log10p}.items()}
 
 
-def mixed_tests(scan: Scan, genotypes: ops.PackedGenotypes, trait: int) -> dict[str, np.ndarray]:
-    """Columns of a mixed-model scan; ``chisq`` is (beta / se)^2, for the exact method an F on 1 and dof."""
+def not_tested(scan: Scan, genotypes: ops.PackedGenotypes, trait: int) -> dict[str, int]:
+    """How many variants have no test, by reason."""
+    missing, varies = np.isnan(scan.beta[:, trait]), genotypes.inv_sd > 0
+    called = genotypes.num_called > 0
+    reasons = {
+        "without a call": missing & ~called,
+        "that do not vary": missing & called & ~varies,
+        "explained by the fixed effects": missing & varies,
+    }
+    return {reason: int(which.sum()) for reason, which in reasons.items() if which.any()}
+
+
+def mixed_tests(found: Found, genotypes: ops.PackedGenotypes, trait: int) -> dict[str, np.ndarray]:
+    """Columns of a mixed-model scan; ``chisq`` is (beta / se)^2, for refined and exact tests an F on 1 and dof."""
+    scan = found.scan
     beta, se = per_allele(scan.beta, genotypes.inv_sd), per_allele(scan.se, genotypes.inv_sd)
-    columns = {"beta": beta, "se": se, "chisq": scan.statistic**2, "log10p": scan.log10p}
+    method = np.where(found.refined, "refined", found.method).astype(object)
+    method[np.isnan(scan.beta)] = np.nan
+    columns = {"beta": beta, "se": se, "chisq": scan.statistic**2, "log10p": scan.log10p, "method": method}
     return {name: values[:, trait] for name, values in columns.items()}
 
 
@@ -302,7 +191,6 @@ def metadata(inputs: Inputs, options: Namespace, context: dict[str, Any]) -> dic
     return {
         "trait_type": "quantitative",
         "model": MODELS[options.model],
-        "method": "ols" if options.model == "ols" else options.solver,
         "n": alignment.num_samples,
         "m": inputs.products.num_variants,
         "covariates": design.names,
@@ -322,15 +210,19 @@ def metadata(inputs: Inputs, options: Namespace, context: dict[str, Any]) -> dic
     }
 
 
-def summary_line(name: str, log10p: np.ndarray, inflation: float, inputs: Inputs) -> str:
-    """Tests, inflation, and the strongest association."""
+def summary_line(name: str, scan: Scan, trait: int, inputs: Inputs) -> str:
+    """Tests, what was not tested and why, inflation, and the strongest association."""
+    log10p = scan.log10p[:, trait]
     tests = int((~np.isnan(log10p)).sum())
+    left = not_tested(scan, inputs.products.genotypes, trait)
+    why = ", ".join(f"{number} {reason}" for reason, number in left.items())
     if not tests:
-        return f"{name}: no variant could be tested"
+        return f"{name}: no variant could be tested ({why})"
     best = int(np.nanargmax(log10p))
     row = inputs.variants.table.iloc[best]
-    hits = int((log10p >= GENOME_WIDE).sum())
+    hits, perfect = int((log10p >= GENOME_WIDE).sum()), int(np.isposinf(log10p).sum())
     return (
-        f"{name}: {tests} variants tested, lambda_GC {inflation:.4f}, {hits} with p <= 5e-8; strongest "
-        f"{row['id']} ({row['chrom']}:{row['bp']}), -log10 p {log10p[best]:.2f}"
+        f"{name}: {tests} variants tested{f' (NA: {why})' if why else ''}, lambda_GC {lambda_gc(log10p):.4f}, {hits} "
+        f"with p <= 5e-8; strongest {row['id']} ({row['chrom']}:{row['bp']}), -log10 p {log10p[best]:.2f}"
+        + (f"; {perfect} explain the phenotype wholly (SE 0, -log10 p inf)" if perfect else "")
     )

@@ -47,8 +47,13 @@ def choose_method(inputs: Inputs, options: Namespace, threads: int) -> str:
     if covariance.backend != "cpu" or exact_memory(n, G) > EXACT_BYTES:
         return "stochastic"
     exact = len(inputs.phenotypes) * exact_seconds(n, m, G, covariance.overlap) / threads
-    stochastic = USUAL_PASSES[G > 1] * 4 * n * m / PASS_FLOPS
-    return "exact" if exact <= max(EXACT_SECONDS, 2 * stochastic) else "stochastic"
+    return "exact" if costs_little(exact, USUAL_PASSES[G > 1], n, m) else "stochastic"
+
+
+def costs_little(seconds: float, passes: float, num_samples: int, num_variants: int) -> bool:
+    """Whether an exact answer that takes so long is worth it, where an approximate one takes so many column-passes."""
+    approximate = passes * 4 * num_samples * num_variants / PASS_FLOPS
+    return seconds <= max(EXACT_SECONDS, 2 * approximate)
 
 
 Report = tuple[str, FitResult | HEResult, list[float]]

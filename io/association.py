@@ -63,7 +63,7 @@ def mixed_table(
 ) -> pd.DataFrame:
     """Columns as other mixed-model programs have them; A1 is the counted allele, A2 the other.
 
-    tests: beta, se, chisq, log10p (m,).  INFO: variance of the dosages over 2p(1-p) (MaCH's r2); NA for calls.
+    tests: beta, se, chisq, log10p, method (m,).  INFO: variance of the dosages over 2p(1-p) (MaCH's r2); NA for calls.
     """
     table = variants.table
     return pd.DataFrame(
@@ -80,6 +80,7 @@ def mixed_table(
             "SE": tests["se"],
             "CHISQ": tests["chisq"],
             "LOG10P": tests["log10p"],
+            "METHOD": tests["method"],
         }
     )
 

@@ -4,7 +4,7 @@ Effects are per standardised genotype here; :func:`per_allele` divides by the SD
 the variant's mean.  Variants that do not vary, or that the fixed effects explain, are nan.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,20 +13,29 @@ from scipy import special
 from gpu_reml.ops import CpuProducts, make_covariance, take_variants
 
 from . import spectral
-from .exact import SpectralModel, contrast_kernels, contrasts
+from .exact import Contrasts, SpectralModel, contrast_kernels, contrasts, exact_seconds
 from .linalg import COLLINEAR, orthonormal_basis, project
 
 LOG_10 = np.log(10)
 SMALL_P = 1e-280  # under which the incomplete beta function is taken from its continued fraction, in logarithms
+FLAT = 1e-12  # share of a trait's length beside the fixed effects under which it is rounding
 MEDIAN_CHI2 = float(special.chdtri(1, 0.5))
 ROWS = 1024  # variants whose exact features (rows, n - c) float64 are held at once
+
+
+class FlatTraitError(ValueError):
+    """The trait in column ``index`` of Y does not vary beside the fixed effects."""
+
+    def __init__(self, index: int):
+        super().__init__(f"Y[:, {index}]: does not vary once the fixed effects are taken out")
+        self.index = index
 
 
 class Scan(NamedTuple):
     """Tests of m variants and t traits, all (m, t) float64 and nan where a variant cannot be tested.
 
     ``beta``, ``se``: per standardised genotype, in the trait's units; ``log10p``: -log10 of the two-sided p-value of
-    beta / se under Student's t with ``dof`` degrees of freedom, or the normal law where ``dof`` is None.
+    beta / se under Student's t with ``dof`` degrees of freedom; ``dof`` None is the normal law, or that of each test.
     """
 
     beta: np.ndarray
@@ -104,20 +113,26 @@ def lambda_gc(log10p: np.ndarray) -> float:
 
     Devlin & Roeder 1999, Biometrics 55:997.  nan without a test.
     """
-    known = log10p[np.isfinite(log10p)]
-    return float(special.chdtri(1, 10.0 ** -np.median(known)) / MEDIAN_CHI2) if len(known) else np.nan
+    known = log10p[~np.isnan(log10p)]
+    if not len(known):
+        return np.nan
+    return float(special.ndtri_exp(-np.median(known) * LOG_10 - np.log(2)) ** 2 / MEDIAN_CHI2)
 
 
 def left_of_fixed_effects(Y: np.ndarray, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(Q (n, c), (I-QQ')Y (n, t)) float64; raises ValueError for a trait of which nothing is left."""
+    """(Q (n, c), (I-QQ')Y (n, t)) float64; raises ValueError for a trait of which nothing is left, or too few samples
+    to test a variant beside the fixed effects."""
     Y = np.asarray(Y, np.float64)
     if Y.ndim != 2 or len(Y) != len(X) or not np.isfinite(Y).all():
         raise ValueError(f"Y: expected finite values ({len(X)}, t), found {Y.shape}")
     Q = orthonormal_basis(X)
+    n, c = Q.shape
+    if n <= c + 1:
+        raise ValueError(f"Y: {n} samples leave no degree of freedom beside {c} fixed effects and a variant")
     left = project(Q, project(Q, Y))
-    flat = ~(np.linalg.norm(left, axis=0) > 1e-12 * np.linalg.norm(Y, axis=0))
+    flat = ~(np.linalg.norm(left, axis=0) > FLAT * np.linalg.norm(Y, axis=0))
     if flat.any():
-        raise ValueError(f"Y[:, {int(np.argmax(flat))}]: does not vary once the fixed effects are taken out")
+        raise FlatTraitError(int(np.argmax(flat)))
     return Q, left
 
 
@@ -139,8 +154,6 @@ def ols_scan(Y: np.ndarray, X: np.ndarray, products) -> Scan:
     """
     Q, left = left_of_fixed_effects(Y, X)
     n, c = X.shape
-    if n <= c + 1:
-        raise ValueError(f"Y: {n} samples leave no degree of freedom beside {c} fixed effects and a variant")
     lengths = np.linalg.norm(left, axis=0)
     F = np.asarray(products.zt(products.block(np.column_stack([left / lengths, Q]))), np.float64)
     t = left.shape[1]
@@ -167,30 +180,29 @@ def exact_scan(
     h2 maximises REML without z_j for every group and trait.  beta = z'Py / z'Pz, Student's t with
     s = (y'Py - (z'Py)^2 / z'Pz) / (n-c-1).  Kang et al. 2010, Nat Genet 42:348 (h2 of the null
     model); Lippert et al. 2011, Nat Methods 8:833.
-    Cost for each group: n columns through the genotypes and an eigendecomposition; float64 throughout.  Memory 3 n^2.
+    Cost (:func:`exact_scan_seconds`): n columns through all genotypes and through those left out, and n and an
+    eigendecomposition for each group; float64 throughout.  Memory: :func:`~gpu_reml.reml.exact.exact_memory` of one
+    component.  Raises ValueError where no weight is left without a group.
     """
-    products = CpuProducts(genotypes, np.float64)
     Q, left = left_of_fixed_effects(Y, X)
     n, c = X.shape
     basis, dof = contrasts(Q), n - c - 1
     scales = np.linalg.norm(left, axis=0) / np.sqrt(n - c)
     m, t = genotypes.num_variants, left.shape[1]
-    weights = np.ones(m) if weights is None else np.asarray(weights, np.float64)
+    varies = genotypes.inv_sd > 0
+    weights = np.where(varies, np.ones(m) if weights is None else np.asarray(weights, np.float64), 0.0)
     beta, se, h2 = np.full((m, t), np.nan), np.full((m, t), np.nan), np.empty((len(groups), t))
-    varies = np.flatnonzero(genotypes.inv_sd > 0)
-    for g, (left_out, tested) in enumerate(groups):
-        w = weights.copy()
-        w[left_out] = 0
-        covariance = make_covariance(products, w[:, None], normalise="trace")
-        y = basis.coordinates(left / scales)
-        model = SpectralModel(contrast_kernels(covariance, basis), y[:, :1])
+    y = basis.coordinates(left / scales)
+    kernels = left_out_kernels(genotypes, weights, [left_out for left_out, _ in groups], basis)
+    for g, ((_, tested), K) in enumerate(zip(groups, kernels, strict=True)):
+        model = SpectralModel(K[None], y[:, :1])
         rotated = model.vectors.T @ y
         thetas = np.stack([_reml_theta(model.values, rotated[:, i]) for i in range(t)])
         h2[g] = thetas[:, 0] / thetas.sum(axis=1)
         d = thetas[:, :1] * model.values + thetas[:, 1:]  # (t, N)
         axes = basis.vectors(model.vectors)
         yPy = (rotated.T**2 / d).sum(axis=1)
-        testable = np.intersect1d(tested, varies)
+        testable = np.intersect1d(tested, np.flatnonzero(varies))
         for first in range(0, len(testable), ROWS):
             rows = testable[first : first + ROWS]
             F = CpuProducts(take_variants(genotypes, rows), np.float64).zt(axes)  # (rows, N)
@@ -200,6 +212,35 @@ def exact_scan(
             beta[rows] = zPy / zPz * scales
             se[rows] = np.sqrt(np.maximum(yPy - zPy**2 / zPz, 0) / zPz / dof) * scales
     return ExactScan(make_scan(beta, se, dof), h2)
+
+
+def exact_scan_seconds(num_samples: int, num_variants: int, num_groups: int) -> float:
+    """Expected wall time of :func:`exact_scan` on one core, that of one more trait being little beside it."""
+    n, diagonalised = num_samples, exact_seconds(num_samples, 0, 1)
+    return 2.5 * (exact_seconds(n, num_variants, 1) - diagonalised) + num_groups * diagonalised
+
+
+def left_out_kernels(
+    genotypes, weights: np.ndarray, groups: Sequence[np.ndarray], basis: Contrasts
+) -> Iterator[np.ndarray]:
+    """A'K A (N, N) without each group's variants, scaled to tr(K) = n: that of all less that of the group."""
+    whole = weighted_kernel(genotypes, weights, basis)
+    for g, rows in enumerate(groups):
+        others = weights.copy()
+        others[rows] = 0
+        if not others.any():
+            raise ValueError(f"groups[{g}]: no variant that varies has a weight without it, so there is no K")
+        K = whole.copy()
+        if weights[rows].any():
+            K -= weighted_kernel(take_variants(genotypes, rows), weights[rows], basis)
+        K *= genotypes.num_samples / (others @ genotypes.squared_norm)
+        yield K
+
+
+def weighted_kernel(genotypes, weights: np.ndarray, basis: Contrasts) -> np.ndarray:
+    """A'Z diag(w) Z'A (N, N) float64; N column-passes."""
+    covariance = make_covariance(CpuProducts(genotypes, np.float64), weights[:, None])
+    return contrast_kernels(covariance, basis)[0] * weights.sum()
 
 
 def _reml_theta(values: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -26,9 +26,9 @@ FEATURE_BYTES = 1 << 29  # of features (m, k) that are held while columns are so
 @dataclass(frozen=True)
 class LocoSettings:
     """``tol``: relative residual of the solves for y.  ``calibration_tol``: relative change of z'Pz at which Lanczos
-    stops.  ``calibration_se``: relative standard error of gamma at which no more variants are drawn; ``variants``:
-    drawn at a time, at least two of each chromosome; ``most``: about that many in all.  ``columns``: most columns
-    solved at once, None by memory.
+    stops.  ``calibration_se``: relative standard error of gamma at which no more variants are drawn, once ``scatter``
+    degrees of freedom tell how single variants scatter about it; ``variants``: drawn at a time, at least two of each
+    chromosome; ``most``: about that many in all.  ``columns``: most columns solved at once, None by memory.
     """
 
     tol: float = 5e-5
@@ -36,14 +36,31 @@ class LocoSettings:
     calibration_se: float = 1e-2
     variants: int = 32
     most: int = 256
+    scatter: int = 30
     max_iterations: int = 400
     columns: int | None = None
 
     def __post_init__(self):
         if not (0 < self.tol < 1 and 0 < self.calibration_tol < 1 and self.calibration_se > 0):
             raise ValueError("expected tol and calibration_tol between 0 and 1, and calibration_se over 0")
-        if self.variants < 2 or self.most < self.variants or self.max_iterations < 1:
-            raise ValueError("expected variants >= 2, most >= variants and max_iterations >= 1")
+        if self.variants < 2 or self.most < self.variants or self.max_iterations < 1 or self.scatter < 1:
+            raise ValueError("expected variants >= 2, most >= variants, max_iterations >= 1 and scatter >= 1")
+
+
+class LocoModel(NamedTuple):
+    """Traits ``y`` (n, t) beside the fixed effects' basis ``Q`` (n, c), scaled to variance 1 by ``scales`` (t,), and
+    the variances ``thetas`` (C, t, 2) on that scale: V_c = thetas[c, trait, 0] K_{-c} + thetas[c, trait, 1] I."""
+
+    left: LeaveOut
+    Q: np.ndarray
+    y: np.ndarray
+    scales: np.ndarray
+    thetas: np.ndarray
+
+    @property
+    def dof(self) -> int:
+        """Degrees of freedom beside the fixed effects and a variant."""
+        return len(self.Q) - self.Q.shape[1] - 1
 
 
 class Solved(NamedTuple):
@@ -58,21 +75,28 @@ class Solved(NamedTuple):
 
 class Calibration(NamedTuple):
     """``variants`` (s,) drawn and the ``groups`` they are of; ``ratios`` (s, t) z'P_c z / z'Mz; ``gamma`` (C, t) and
-    its standard errors ``se``, see :func:`shrunken_means`; ``converged``: whether every run did."""
+    its standard errors ``se``, see :func:`shrunken_means`; ``scatter`` (t,): SD over single variants of the relative
+    error of their standard error, which gamma does not tell, on ``freedom`` (t,) degrees of freedom; ``converged``:
+    whether every run did."""
 
     variants: np.ndarray
     groups: np.ndarray
     ratios: np.ndarray
     gamma: np.ndarray
     se: np.ndarray
+    scatter: np.ndarray
+    freedom: np.ndarray
     column_passes: int
     converged: bool
 
 
 class LocoScan(NamedTuple):
-    """``scan`` with the calibration and the solves for y behind it."""
+    """``scan`` with the calibration and the solves for y behind it: ``Py`` (n, t C) P_c y on the model's scale, the
+    groups of a trait together; ``residuals``, ``iterations`` (C, t) of them."""
 
     scan: Scan
+    model: LocoModel
+    Py: Block
     calibration: Calibration
     residuals: np.ndarray
     iterations: np.ndarray
@@ -150,9 +174,20 @@ def calibrate(
         ratios, first = np.concatenate([ratios, found]), first + each
         passes += sum(part.column_passes for part in parts)
         converged &= all(part.converged for part in parts)
-        gamma, se = shrunken_means(ratios, groups, C)
-        if (se <= settings.calibration_se * gamma).all() or len(variants) >= min(total, settings.most):
-            return Calibration(variants, groups, ratios, gamma, se, passes, converged)
+        gamma, se, freedom = shrunken_means(ratios, groups, C)
+        known = (se <= settings.calibration_se * gamma).all() and (freedom >= settings.scatter).all()
+        if known or len(variants) >= min(total, settings.most):
+            scatter = scatter_of_errors(ratios / gamma[groups], freedom)
+            return Calibration(variants, groups, ratios, gamma, se, scatter, freedom, passes, converged)
+
+
+def scatter_of_errors(ratios: np.ndarray, freedom: np.ndarray) -> np.ndarray:
+    """(t,) SD of the relative error of a standard error, from z'P_c z / (gamma z'Mz) of variants (s, t).
+
+    The error that is reported is (gamma z'Mz)^-1/2 for (z'P_c z)^-1/2: their quotient is the root of the ratio.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.sqrt(np.sum((np.sqrt(ratios) - 1) ** 2, axis=0) / np.where(freedom > 0, freedom, np.nan))
 
 
 class Forms(NamedTuple):
@@ -183,12 +218,20 @@ def inverse_forms(
     raise AssertionError("lanczos_steps ended")
 
 
-def shrunken_means(values: np.ndarray, groups: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
+class Shrunken(NamedTuple):
+    """``means`` (C, t), their standard ``errors``, and the degrees of ``freedom`` (t,) that are left to the values."""
+
+    means: np.ndarray
+    errors: np.ndarray
+    freedom: np.ndarray
+
+
+def shrunken_means(values: np.ndarray, groups: np.ndarray, num_groups: int) -> Shrunken:
     """Means (C, t) of values (s, t) in each group, drawn to that of all as far as they differ by chance; their errors.
 
     m_c = m + B_c (mean_c - m), B_c = tau^2 / (tau^2 + s^2 / n_c), with s^2 and tau^2 the variances within and between
     groups from the analysis of variance, tau^2 >= 0 (Searle, Casella & McCulloch 1992, Variance Components, 3.6).
-    nan errors where no group has two values that tell s^2.
+    nan errors where no group has two values that tell s^2.  Freedom: s less the trace of the map from values to means.
     """
     N = len(values)
     counts = np.bincount(groups, minlength=num_groups)[:, None].astype(np.float64)
@@ -200,13 +243,15 @@ def shrunken_means(values: np.ndarray, groups: np.ndarray, num_groups: int) -> t
     between = used.sum() - 1
     within = N - used.sum()
     if not within:
-        return np.broadcast_to(overall, means.shape).copy(), np.full(means.shape, np.nan)
+        alone = np.broadcast_to(overall, means.shape).copy()
+        return Shrunken(alone, np.full(means.shape, np.nan), np.full(values.shape[1], N - 1.0))
     s2 = ((values - means[groups]) ** 2).sum(axis=0) / within
     spread = (counts * (means - overall) ** 2).sum(axis=0) - between * s2
     tau2 = np.maximum(spread, 0) / (N - (counts**2).sum() / N) if between else np.zeros_like(s2)
     B = np.divide(counts * tau2, counts * tau2 + s2, out=np.zeros_like(means), where=counts * tau2 + s2 > 0)
     error = np.where(counts > 0, B * s2 / np.maximum(counts, 1), tau2) + (1 - B) ** 2 * s2 / N
-    return overall + B * (means - overall), np.sqrt(error)
+    freedom = N - 1 - (B * (used[:, None] - counts / N)).sum(axis=0)
+    return Shrunken(overall + B * (means - overall), np.sqrt(error), freedom)
 
 
 def loco_scan(
@@ -226,22 +271,20 @@ def loco_scan(
     Cost: passes of C t columns until P_c y, the calibration's, half a pass of C t + c columns.
     """
     settings = settings or LocoSettings()
-    thetas = np.asarray(thetas, np.float64)
-    Q, y = left_of_fixed_effects(Y, X)
-    t, C, products = y.shape[1], len(tested), left.products
-    if thetas.shape != (C, t, 2):
-        raise ValueError(f"thetas: expected ({C}, {t}, 2), found {thetas.shape}")
-    scales = np.linalg.norm(y, axis=0) / np.sqrt(len(y) - X.shape[1])
-    unit = thetas / scales[None, :, None] ** 2
+    model = loco_model(Y, X, left, thetas)
+    products, Q = left.products, model.Q
+    C, t = model.thetas.shape[:2]
+    if len(tested) != C:
+        raise ValueError(f"thetas: expected those of {len(tested)} groups, found {C}")
     groups, traits = np.tile(np.arange(C), t), np.repeat(np.arange(t), C)
     block_Q = products.block(Q)
-    B = products.block(np.repeat(y / scales, C, axis=1))
-    solved = solve_in_batches(left, block_Q, unit, groups, traits, B, settings)
+    B = products.block(np.repeat(model.y, C, axis=1))
+    solved = solve_in_batches(left, block_Q, model.thetas, groups, traits, B, settings)
     known = tested_variants(products, products.zt(block_Q), Q)
     candidates = [rows[np.isfinite(known.norms[rows])] for rows in tested]
     if not sum(map(len, candidates)):
         raise ValueError("no variant can be tested: none varies beside the fixed effects")
-    calibration = calibrate(left, Q, unit, candidates, rng, settings)
+    calibration = calibrate(left, Q, model.thetas, candidates, rng, settings)
     gamma = np.full((products.num_variants, t), np.nan)
     score = np.full((products.num_variants, t), np.nan)
     for trait in range(t):
@@ -250,13 +293,26 @@ def loco_scan(
             score[rows, trait] = F[rows, c]
             gamma[rows, trait] = calibration.gamma[c, trait]
     variance = gamma * known.norms[:, None]
-    scan = make_scan(score / variance * scales, scales / np.sqrt(variance), None)
+    scan = make_scan(score / variance * model.scales, model.scales / np.sqrt(variance), None)
     by_group = (t, C)
     return LocoScan(
         scan,
+        model,
+        solved.X,
         calibration,
         solved.residuals.reshape(by_group).T,
         solved.iterations.reshape(by_group).T,
         solved.column_passes + calibration.column_passes,
         solved.converged and calibration.converged,
     )
+
+
+def loco_model(Y: np.ndarray, X: np.ndarray, left: LeaveOut, thetas: np.ndarray) -> LocoModel:
+    """Y (n, t), X (n, c) and thetas (C, t, 2) in the traits' units squared, checked and on the scale of variance 1."""
+    thetas = np.asarray(thetas, np.float64)
+    Q, y = left_of_fixed_effects(Y, X)
+    expected = (len(left.rows), y.shape[1], 2)
+    if thetas.shape != expected:
+        raise ValueError(f"thetas: expected {expected}, found {thetas.shape}")
+    scales = np.linalg.norm(y, axis=0) / np.sqrt(len(y) - X.shape[1])
+    return LocoModel(left, Q, y / scales, scales, thetas / scales[None, :, None] ** 2)

@@ -42,6 +42,7 @@ def cohort(tmp_path_factory):
     ids = people.samples[["fid", "iid"]].set_axis(["FID", "IID"], axis=1)
     write = {"sep": "\t", "index": False, "na_rep": "NA"}
     ids.assign(height=Y[:, 0], mass=Y[:, 1]).to_csv(folder / "pheno.txt", **write)
+    ids.assign(height=Y[:, 0], older=2 * age + 1).to_csv(folder / "flat.txt", **write)
     short = Y[:, 1].copy()
     short[[4, 9]] = np.nan
     ids.assign(height=Y[:, 0], weight=short).to_csv(folder / "gaps.txt", **write)
@@ -110,7 +111,8 @@ def test_exact_loco_is_dense_generalised_least_squares(cohort, tmp_path):
     folder, people, Z, age, Y = cohort
     assert command(folder, "--model", "loco", "--method", "exact", "--pheno-name", "height", out=tmp_path / "o") == 0
     table, record = table_of(tmp_path / "o.gwas.tsv"), record_of(tmp_path / "o")
-    assert list(table) == "CHROM GENPOS ID A1 A2 A1FREQ N INFO BETA SE CHISQ LOG10P".split()
+    assert list(table) == "CHROM GENPOS ID A1 A2 A1FREQ N INFO BETA SE CHISQ LOG10P METHOD".split()
+    assert (table["METHOD"].dropna() == "exact").all() and table["METHOD"].isna().tolist() == (~Z.any(axis=0)).tolist()
     chrom = people.variants["chrom"].to_numpy()
     X = np.column_stack([np.ones(N), age])
     for name in ("1", "3"):
@@ -132,10 +134,12 @@ def test_exact_loco_is_dense_generalised_least_squares(cohort, tmp_path):
 def test_loco_by_scores_is_near_the_exact_one_and_says_how_it_was_calibrated(cohort, tmp_path, capsys):
     folder, _, _, _, _ = cohort
     found = {}
-    for name, flags in {"score": (), "refit": ("--loco-refit",), "exact": ("--method", "exact")}.items():
+    score = ("--method", "score", "--refine", 0)
+    for name, flags in {"score": score, "refit": (*score, "--loco-refit"), "exact": ("--method", "exact")}.items():
         assert command(folder, "--model", "loco", "--pheno-name", "all", *flags, out=tmp_path / name) == 0
         found[name] = table_of(tmp_path / f"{name}.mass.gwas.tsv")
-    assert "relative SE at most" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "relative SE at most" in printed and "refined" not in printed
     # the same variances: what is left is gamma, and that a variant's own part is not taken out of the variance
     known = found["exact"]["CHISQ"].notna()
     assert not known[3] and all((table["CHISQ"].notna() == known).all() for table in found.values())
@@ -150,16 +154,95 @@ def test_loco_by_scores_is_near_the_exact_one_and_says_how_it_was_calibrated(coh
     assert set(calibration["gamma_by_chromosome"]) == set("12345") == set(record["theta_by_chromosome"])
     assert calibration["num_variants"] >= 32 and max(calibration["se_by_chromosome"].values()) < 0.05
     assert record["method"] == "score" and record["solves"]["converged"] and "gamma z'Mz" in record["approximation"]
+    scatter = calibration["relative_sd_of_standard_errors"]
+    assert 0.01 < scatter < 0.2 and calibration["degrees_of_freedom"] >= 30
+    assert f"single variants scatter by {100 * scatter:.2g} % about it" in printed
+    assert set(score["METHOD"]) == {"score"} and record["refinement"]["refined"] == 0
     # the p-value that is written belongs to the chi-squared that is written
     np.testing.assert_allclose(score["LOG10P"], -np.log10(stats.chi2.sf(score["CHISQ"], 1)), rtol=1e-5)
     np.testing.assert_allclose((score["BETA"] / score["SE"]) ** 2, score["CHISQ"], rtol=1e-6)
+
+
+def test_refined_variants_are_those_of_the_exact_method_and_are_marked(cohort, tmp_path, capsys):
+    folder = cohort[0]
+    refit = ("--model", "loco", "--pheno-name", "all", "--loco-refit", "--refine", 0.2)
+    for name, flags in {"cap": ("--refine-most", 5), "every": ("--refine-most", 500)}.items():
+        assert command(folder, *refit, *flags, out=tmp_path / name) == 0
+        printed = capsys.readouterr().out
+        assert ("the 5 most significant refined" in printed) == (name == "cap")
+    assert command(folder, "--model", "loco", "--method", "exact", "--pheno-name", "all", out=tmp_path / "exact") == 0
+    for trait in ("height", "mass"):
+        few, every, exact = (table_of(tmp_path / f"{name}.{trait}.gwas.tsv") for name in ("cap", "every", "exact"))
+        done = every["METHOD"] == "refined"
+        record = record_of(tmp_path / f"cap.{trait}")["refinement"]
+        assert record["met"] == done.sum() > 20 and record["refined"] == 5 == (few["METHOD"] == "refined").sum()
+        assert 0 < record["largest_error_bound_of_zPz"] < 5e-6 and record["column_passes_of_all_traits"] > 10
+        assert set(every["METHOD"].dropna()) == {"refined", "score"}
+        for name in ("BETA", "SE", "LOG10P"):
+            scale = exact["SE"] if name == "BETA" else exact[name]
+            assert (np.abs(every[name] - exact[name]) / scale)[done].max() <= 1e-4
+        assert (np.abs(every["SE"] / exact["SE"] - 1)[~done]).max() > 0.01
+        pd.testing.assert_frame_equal(few[few["METHOD"] == "refined"], every.loc[few["METHOD"] == "refined"], rtol=1e-5)
+
+
+def test_small_cohorts_are_tested_exactly_unless_the_score_is_asked_for(cohort, tmp_path, capsys):
+    folder = cohort[0]
+    for name, flags in {"auto": (), "exact": ("--method", "exact")}.items():
+        assert command(folder, "--model", "loco", *flags, out=tmp_path / name) == 0
+        assert "method exact" in capsys.readouterr().out
+    assert (tmp_path / "auto.gwas.tsv").read_bytes() == (tmp_path / "exact.gwas.tsv").read_bytes()
+    assert record_of(tmp_path / "auto")["method"] == "exact"
+    assert command(folder, "--model", "loco", "--refine", 1e-3, out=tmp_path / "score") == 0
+    assert "method score" in capsys.readouterr().out and record_of(tmp_path / "score")["method"] == "score"
+
+
+def test_relatives_are_warned_of_errors_of_single_variants_and_others_are_not(cohort, tmp_path, capsys):
+    folder, people = cohort[:2]
+    assert command(folder, "--model", "loco", "--method", "score", out=tmp_path / "o") == 0
+    assert "warning" not in capsys.readouterr().out
+    twins = people.counts.copy()
+    twins[: N // 2] = twins[N // 2 :]
+    write_plink(Cohort(twins, people.samples, people.variants), tmp_path / "twins")
+    Z = dense.standardised(twins)
+    y = Z @ np.random.default_rng(2).standard_normal(M) / np.sqrt(M) + 0.5 * np.random.default_rng(3).standard_normal(N)
+    people.samples[["fid", "iid"]].assign(y=y).to_csv(tmp_path / "y.txt", sep=" ", header=False, index=False)
+    files = ("--bfile", tmp_path / "twins", "--pheno", tmp_path / "y.txt", "--out", tmp_path / "t")
+    assert run(*files, "--model", "loco", "--method", "score") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"warning: .*: standard errors of single variants err by about \d+ % \(SD\)", printed)
+    assert record_of(tmp_path / "t")["calibration"]["relative_sd_of_standard_errors"] > 0.05
+
+
+def test_variants_without_a_test_are_counted_by_reason_and_a_perfect_one_is_named(cohort, tmp_path, capsys):
+    _, people, Z, _, _ = cohort
+    ids = people.samples[["fid", "iid"]]
+    counts = people.counts.copy()
+    counts[:, 9] = -127
+    write_plink(Cohort(counts, people.samples, people.variants), tmp_path / "d")
+    fixed = int((~Z.any(axis=0)).sum())
+    table = {"sep": " ", "header": False, "index": False}
+    ids.assign(z=Z[:, 20]).to_csv(tmp_path / "covar.txt", **table)
+    ids.assign(y=2 * Z[:, 40]).to_csv(tmp_path / "y.txt", **table)
+    for model, missing in {"ols": "nan", "lmm": "NA"}.items():
+        files = ("--bfile", tmp_path / "d", "--pheno", tmp_path / "y.txt", "--qcovar", tmp_path / "covar.txt")
+        assert run(*files, "--model", model, "--out", tmp_path / model) == 0
+        printed, record = capsys.readouterr().out, record_of(tmp_path / model)
+        why = f"1 without a call, {fixed} that do not vary, 1 explained by the fixed effects"
+        assert f"{M - 2 - fixed} variants tested (NA: {why})" in printed
+        assert sum(record["not_tested"].values()) == M - record["num_tested"] == 2 + fixed
+        text = (tmp_path / f"{model}.gwas.tsv").read_text().splitlines()
+        assert text[1 + 9].endswith(f"\t{missing}") and text[1 + 20].endswith(f"\t{missing}")
+        largest = table_of(tmp_path / f"{model}.gwas.tsv").filter(regex="(?i)log10p").max().item()
+        assert largest > 100 and f"-log10 p {largest:.2f}" in printed
+        assert ("1 explain the phenotype wholly" in printed) == np.isinf(largest)
 
 
 def test_a_run_repeats_itself_and_another_seed_moves_only_the_calibration(cohort, tmp_path):
     folder = cohort[0]
     tables = []
     for name, flags in {"a": (), "b": (), "c": ("--seed", 5, "--calibration-variants", 10)}.items():
-        assert command(folder, "--model", "lmm", *flags, "--quiet", out=tmp_path / name) == 0
+        same = ("--model", "lmm", "--method", "score", "--refine", 0, "--quiet")
+        assert command(folder, *same, *flags, out=tmp_path / name) == 0
         tables.append(table_of(tmp_path / f"{name}.gwas.tsv").drop(index=3))
     pd.testing.assert_frame_equal(tables[0], tables[1])
     ratio = tables[2]["CHISQ"] / tables[0]["CHISQ"]
@@ -210,7 +293,13 @@ def test_loco_leaves_out_the_whole_chromosome_however_its_variants_spell_it(coho
 BAD = {
     "one chromosome": (("--model", "loco", "--chr", "1"), "chromosome 1: no variant that varies is left without it"),
     "exact least squares": (("--method", "exact"), "--method exact: ols is exact"),
-    "refit without loco": (("--model", "lmm", "--loco-refit"), "--loco-refit"),
+    "refit without loco": (("--model", "lmm", "--loco-refit"), "--loco-refit: for --model loco"),
+    "refinement of exact": (("--model", "loco", "--method", "exact", "--refine", 1), "--refine: of --method score"),
+    "refinement of least squares": (("--refine-most", 5), "--refine-most: these are of mixed models"),
+    "trait of the covariates": (
+        ("--pheno", "{}/flat.txt", "--pheno-name", "all"),
+        "phenotype older: does not vary among",
+    ),
     "weights without K": (("--alpha", -0.5), "--alpha: these are of mixed models"),
     "missing keep": (("--keep", "{}/absent.txt"), "absent.txt"),
     "no such trait": (("--pheno-name", "shoe"), "shoe"),

@@ -31,7 +31,8 @@ VARIANTS = pd.DataFrame(
 def tests():
     values = {name: np.arange(4) + 0.25 for name in ("beta", "se", "beta_std", "se_std", "t", "chisq")}
     values["beta"][1] = np.nan
-    return {**values, "log10p": np.array([2.0, np.nan, 500.0, 0.0])}
+    method = np.array(["score", np.nan, "refined", "score"], dtype=object)
+    return {**values, "log10p": np.array([2.0, np.nan, 500.0, 0.0]), "method": method}
 
 
 def test_least_squares_has_the_reference_columns_and_its_places(tests):
@@ -61,7 +62,8 @@ def test_mixed_models_have_the_columns_of_others_and_information_for_dosages_onl
     genotypes = standardise([pack(COUNTS)], 4)
     calls = association_text(mixed_table(variants, genotypes, tests, dosages=False), "NA")
     lines = [line.split("\t") for line in calls.splitlines()]
-    assert lines[0] == "CHROM GENPOS ID A1 A2 A1FREQ N INFO BETA SE CHISQ LOG10P".split()
+    assert lines[0] == "CHROM GENPOS ID A1 A2 A1FREQ N INFO BETA SE CHISQ LOG10P METHOD".split()
+    assert [line[12] for line in lines[1:]] == ["score", "NA", "refined", "score"]
     assert [line[7] for line in lines[1:]] == ["NA"] * 4 and lines[2][8] == "NA"
     assert lines[4][:5] == ["X", "9", "rs3", "T", "C"]
     information = mixed_table(variants, genotypes, tests, dosages=True)["INFO"]

@@ -287,15 +287,16 @@ def test_means_of_groups_shrink_by_the_share_of_chance():
     groups = np.repeat(np.arange(4), 500)
     apart = np.array([1.0, 1.2, 0.8, 1.1])[:, None]
     values = apart[groups] + 0.1 * rng.standard_normal((2000, 1))
-    means, se = shrunken_means(values, groups, 5)
+    means, se, freedom = shrunken_means(values, groups, 5)
     plain = np.array([values[groups == c].mean() for c in range(4)])
     np.testing.assert_allclose(means[:4, 0], plain, atol=2e-4)  # hardly any chance: B is 0.999
     np.testing.assert_allclose(se[:4, 0], 0.1 / np.sqrt(500), rtol=0.05)
     assert abs(means[4, 0] - values.mean()) < 1e-12 and se[4, 0] > 0.1  # a group without values
-    same, error = shrunken_means(1 + 0.1 * rng.standard_normal((2000, 1)), groups, 4)
+    assert abs(freedom[0] - (2000 - 4)) < 0.02  # means of their own take one each
+    same, error, _ = shrunken_means(1 + 0.1 * rng.standard_normal((2000, 1)), groups, 4)
     assert np.ptp(same) < 0.5 * np.ptp(plain) and error.max() < 0.1 / np.sqrt(500)
-    single, unknown = shrunken_means(np.ones((2, 1)), np.array([0, 1]), 2)
-    assert (single == 1).all() and np.isnan(unknown).all()
+    single, unknown, left = shrunken_means(np.ones((2, 1)), np.array([0, 1]), 2)
+    assert (single == 1).all() and np.isnan(unknown).all() and left == 1
     assert (shrunken_means(np.ones((4, 1)), np.array([0, 0, 1, 1]), 2)[0] == 1).all()  # no spread at all
 
 

@@ -1,0 +1,279 @@
+"""``--model`` and ``--method`` of gpu-reml-gwas: which test runs, running it, and what is said of it."""
+
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpu_reml import io, ops
+from gpu_reml.ops.chromosomes import linkage_groups
+from gpu_reml.ops.loco import leave_out
+from gpu_reml.reml import FitResult, FitSettings, ProbeSettings, draw_probes, exact_memory, fit_exact, fit_traits
+from gpu_reml.reml.association import Scan, exact_scan, exact_scan_seconds, ols_scan
+from gpu_reml.reml.loco import LocoScan, LocoSettings, loco_scan
+from gpu_reml.reml.refine import Refined, RefineSettings, refine
+
+from .inputs import Inputs
+from .methods import EXACT_BYTES as EXACT_BYTES_UNASKED
+from .methods import USUAL_PASSES, choose_method, costs_little
+
+APPROXIMATION = (
+    "var(z'Py) = gamma z'Mz, one gamma for each chromosome and trait; the variance components are those of the null "
+    "model, and what a variant explains is not taken out of them"
+)
+REFINED = (
+    "generalised least squares at the scan's theta_g / theta_e, by conjugate gradients; Student's t on n - c - 1 "
+    "degrees of freedom; with --loco-refit the test of --method exact"
+)
+EXACT_BYTES = 1 << 33  # of the n x n matrices of --method exact
+STEPS = 15  # column-passes of a solve or a calibration variant, about
+SCATTER = 0.05  # relative error of single standard errors that is worth a warning
+REFINE = 1e-5  # p-value of the score up to which variants are refined
+REFINE_MOST = 100
+NOTHING = np.zeros(0, np.int64)
+SCORE_FLAGS = {
+    "loco_refit": "--loco-refit",
+    "calibration_variants": "--calibration-variants",
+    "refine": "--refine",
+    "refine_most": "--refine-most",
+}
+
+
+class Chromosomes(NamedTuple):
+    """Names in order, X with its pseudo-autosomal regions; the variants left out of each one's K, and those tested with
+    it."""
+
+    names: tuple[str, ...]
+    left_out: tuple[np.ndarray, ...]
+    tested: tuple[np.ndarray, ...]
+
+
+class Found(NamedTuple):
+    """A scan with what a trait's metadata say of it; ``method``: of all tests but the ``refined`` (m, t);
+    ``details``: one mapping for each trait."""
+
+    method: str
+    scan: Scan
+    refined: np.ndarray
+    details: tuple[dict[str, Any], ...]
+    lines: tuple[str, ...]
+    converged: bool
+
+
+def least_squares(inputs: Inputs) -> Found:
+    """``--model ols``."""
+    scan = ols_scan(inputs.Y, inputs.design.X, inputs.products)
+    return Found("ols", scan, none_of(scan), ({"dof": scan.dof},) * len(inputs.phenotypes), (), True)
+
+
+def none_of(scan: Scan) -> np.ndarray:
+    """(m, t) no test."""
+    return np.zeros(scan.beta.shape, bool)
+
+
+def score_flags(options: Namespace) -> list[str]:
+    """Flags that were given and are of the score test alone."""
+    return [flag for name, flag in SCORE_FLAGS.items() if getattr(options, name) not in (None, False)]
+
+
+def choose_solver(inputs: Inputs, options: Namespace, threads: int) -> str:
+    """ "score" or "exact" for loco and lmm; "auto" is exact where that costs little, by the rule of gpu-reml."""
+    if options.solver != "auto":
+        return options.solver
+    n, m, t = len(inputs.Y), inputs.products.num_variants, len(inputs.phenotypes)
+    if score_flags(options) or inputs.covariance.backend != "cpu" or exact_memory(n, 1) > EXACT_BYTES_UNASKED:
+        return "score"
+    C = len(chromosomes_of(inputs, options.model).names)
+    passes = USUAL_PASSES[0] + STEPS * (C * t + LocoSettings().variants)
+    return "exact" if costs_little(exact_scan_seconds(n, m, C) / threads, passes, n, m) else "score"
+
+
+def chromosomes_of(inputs: Inputs, model: str) -> Chromosomes:
+    """The groups of a mixed model: every chromosome, however it is spelt, or one that leaves nothing out."""
+    labels = linkage_groups(inputs.variants.table["chrom"])
+    if model == "lmm":
+        return Chromosomes(("all",), (NOTHING,), (np.arange(len(labels)),))
+    names = tuple(dict.fromkeys(labels))
+    rows = tuple(np.flatnonzero(labels == name) for name in names)
+    return Chromosomes(names, rows, rows)
+
+
+def kernel_weights(inputs: Inputs, options: Namespace) -> np.ndarray:
+    """(m,) weights of K."""
+    genotypes = inputs.products.genotypes
+    alpha = -1.0 if options.alpha is None else options.alpha
+    return ops.alpha_weights(genotypes, alpha)
+
+
+def exactly(inputs: Inputs, options: Namespace) -> Found:
+    """``--method exact``, or auto where that costs little."""
+    n = len(inputs.Y)
+    if exact_memory(n, 1) > EXACT_BYTES:
+        need = exact_memory(n, 1) / 2**30
+        raise io.InputError(f"--method exact: {n} samples need {need:.0f} GiB; use --method score")
+    groups = chromosomes_of(inputs, options.model)
+    weights = kernel_weights(inputs, options)
+    leave_out(inputs.products, weights, groups.left_out, groups.names)  # names a chromosome that leaves no K
+    pairs = list(zip(groups.left_out, groups.tested, strict=True))
+    found = exact_scan(inputs.Y, inputs.design.X, inputs.products.genotypes, pairs, weights)
+    details = tuple(
+        {"dof": found.scan.dof, "h2_by_chromosome": dict(zip(groups.names, found.h2[:, i], strict=True))}
+        for i in range(len(inputs.phenotypes))
+    )
+    which = "h2 without each chromosome" if options.model == "loco" else "h2"
+    lines = [
+        f"{name}: {which} {', '.join(f'{value:.4f}' for value in found.h2[:, i])}"
+        for i, name in enumerate(inputs.phenotypes)
+    ]
+    return Found("exact", found.scan, none_of(found.scan), details, tuple(lines), True)
+
+
+def scored(inputs: Inputs, options: Namespace, threads: int) -> Found:
+    """Variance components, P y without each chromosome, calibration, scores, and the strongest of them refined."""
+    groups = chromosomes_of(inputs, options.model)
+    left = leave_out(inputs.products, kernel_weights(inputs, options), groups.left_out, groups.names)
+    clock = time.perf_counter()
+    fit = fitter(inputs, options, threads)
+    fits = fit(inputs.covariance)
+    refits: list[list[FitResult]] = []
+    if options.loco_refit:
+        for c in range(len(groups.names)):
+            refits.append(fit(ops.make_covariance(inputs.products, left.without(c)[:, None], ("genome",))))
+    thetas = np.array([[one.theta for one in each] for each in refits or [fits] * len(groups.names)])
+    seconds = {"fit_seconds": time.perf_counter() - clock}
+    clock = time.perf_counter()
+    rng = np.random.default_rng([options.seed, 1])  # apart from the probes' stream
+    settings = scan_settings(inputs, options)
+    found = loco_scan(inputs.Y, inputs.design.X, left, groups.tested, thetas, rng, settings)
+    seconds["scan_seconds"] = time.perf_counter() - clock
+    clock = time.perf_counter()
+    again = refine(found, groups.tested, refine_settings(inputs, options))
+    seconds["refine_seconds"] = time.perf_counter() - clock
+    details, lines = [], []
+    for i, name in enumerate(inputs.phenotypes):
+        details.append({**score_details(found, groups, i), **refine_details(again, i, options)})
+        details[i].update({"fit": fits[i].to_dict(), **seconds})
+        if refits:
+            details[i]["theta_by_chromosome"] = {
+                name: each[i].theta for name, each in zip(groups.names, refits, strict=True)
+            }
+        lines += score_lines(name, fits[i], found, again, i, options)
+    unsettled = [one.status.value for each in [fits, *refits] for one in each if not one.converged]
+    if not (found.converged and again.converged):
+        unsettled.append("a solve did not reach its tolerance; use --dtype float64")
+    lines += [f"not converged: {text}" for text in dict.fromkeys(unsettled)]
+    return Found("score", again.scan, again.which, tuple(details), tuple(lines), not unsettled)
+
+
+def scan_settings(inputs: Inputs, options: Namespace) -> LocoSettings:
+    """Settings of the solves and the calibration."""
+    settings = LocoSettings(columns=inputs.planned.columns)
+    if options.calibration_variants:
+        settings = replace(settings, variants=options.calibration_variants, most=options.calibration_variants)
+    return settings
+
+
+def refine_settings(inputs: Inputs, options: Namespace) -> RefineSettings:
+    """Which variants are refined: by default those of small p, the most significant of them."""
+    p, most = refine_limits(options)
+    return RefineSettings(-np.log10(p) if p > 0 else 0.0, most if p > 0 else 0, columns=inputs.planned.columns)
+
+
+def refine_limits(options: Namespace) -> tuple[float, int]:
+    """Largest p of the score, and most variants of a trait."""
+    p = REFINE if options.refine is None else options.refine
+    return p, REFINE_MOST if options.refine_most is None else options.refine_most
+
+
+def score_lines(
+    name: str, fit: FitResult, found: LocoScan, again: Refined, trait: int, options: Namespace
+) -> list[str]:
+    """What a trait's score tests rest on, how far off single ones are, and which were refined."""
+    calibration = found.calibration
+    gamma, se = calibration.gamma[:, trait], calibration.se[:, trait]
+    scatter, drawn = calibration.scatter[trait], len(calibration.variants)
+    p, most = refine_limits(options)
+    wanted, done = int(again.wanted[trait]), int(again.which[:, trait].sum())
+    lines = [
+        f"{name}: h2 {fit.h2.estimate[-1]:.4f} (SE {fit.h2.se[-1]:.4f}); gamma {gamma.min():.4g} to "
+        f"{gamma.max():.4g} by chromosome, relative SE at most {(se / gamma).max():.2g}; standard errors of single "
+        f"variants scatter by {100 * scatter:.2g} % about it (SD, {drawn} random variants)"
+    ]
+    if p > 0 and most:
+        some = f"; --refine-most {wanted} for all" if wanted > done else ""
+        strongest = f", the {done} most significant" if wanted > done else ""
+        heritability = (
+            "h2" if options.model == "lmm" else "h2 of the whole genome (--loco-refit: without each chromosome)"
+        )
+        if options.loco_refit:
+            heritability = "h2 without each chromosome"
+        lines.append(
+            f"{name}: {wanted} variants with p <= {p:g} by score{strongest} refined by generalised least squares at "
+            f"{heritability}{some} ({again.column_passes} column-passes of all traits, after {found.column_passes} of "
+            "the scan)"
+        )
+    if scatter > SCATTER:
+        lines.append(
+            f"warning: {name}: standard errors of single variants err by about {100 * scatter:.0f} % (SD) where METHOD "
+            "is score, as with relatives; --refine P redoes more variants, --method exact all of them"
+        )
+    return lines
+
+
+def refine_details(again: Refined, trait: int, options: Namespace) -> dict[str, Any]:
+    """What was refined, at what cost, and how exactly."""
+    p, most = refine_limits(options)
+    return {
+        "refinement": {
+            "p_at_most": p,
+            "most": most,
+            "met": int(again.wanted[trait]),
+            "refined": int(again.which[:, trait].sum()),
+            "test": REFINED,
+            "largest_error_bound_of_zPz": float(again.bounds.max(initial=0)),
+            "most_iterations": int(again.iterations.max(initial=0)),
+            "column_passes_of_all_traits": again.column_passes,
+            "converged": again.converged,
+        }
+    }
+
+
+def fitter(inputs: Inputs, options: Namespace, threads: int) -> Callable[[ops.GenotypeCovariance], list[FitResult]]:
+    """What fits all traits with a covariance, by the method that gpu-reml takes for this cohort."""
+    Y, X = inputs.Y, inputs.design.X
+    settings = FitSettings(
+        probes=ProbeSettings(
+            min(options.first_probes, options.max_probes), options.mc_target, columns=inputs.planned.columns
+        )
+    )
+    if choose_method(inputs, options, threads) == "exact":
+        return lambda covariance: [fit_exact(y, X, covariance, settings, strict=False) for y in Y.T]
+    probes = draw_probes(len(Y), inputs.planned.probes(options.max_probes), 0, options.seed)
+    return lambda covariance: fit_traits(Y, X, covariance, probes, settings, strict=False)
+
+
+def score_details(found: LocoScan, groups: Chromosomes, trait: int) -> dict[str, Any]:
+    """What a score test rests on: approximation, calibration, solves."""
+    calibration = found.calibration
+    gamma, se = calibration.gamma[:, trait], calibration.se[:, trait]
+    return {
+        "approximation": APPROXIMATION,
+        "calibration": {
+            "num_variants": len(calibration.variants),
+            "mean_ratio": calibration.ratios[:, trait].mean(),
+            "sd_of_ratios": calibration.ratios[:, trait].std(ddof=1),
+            "relative_sd_of_standard_errors": calibration.scatter[trait],
+            "degrees_of_freedom": calibration.freedom[trait],
+            "gamma_by_chromosome": dict(zip(groups.names, gamma, strict=True)),
+            "se_by_chromosome": dict(zip(groups.names, se, strict=True)),
+        },
+        "solves": {
+            "largest_residual": found.residuals[:, trait].max(),
+            "most_iterations": int(found.iterations[:, trait].max()),
+            "column_passes_of_all_traits": found.column_passes,
+            "converged": found.converged,
+        },
+    }
