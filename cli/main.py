@@ -45,8 +45,11 @@ def run_command(name: str, command: Callable[[int], bool], threads: int, interru
     ``command`` imports what is heavy itself.  ``interrupted``: what to say after Ctrl-C.
     """
     threads = limit_threads(threads)
+    from gpu_reml.io import pipes_kept
+
     try:
-        converged = command(threads)
+        with pipes_kept():
+            converged = command(threads)
     except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
         return report_failure(name, error)
     except KeyboardInterrupt:

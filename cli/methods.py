@@ -101,7 +101,10 @@ def fit_columns(method: str, inputs: Inputs, columns: slice, options: Namespace,
     resume = None
     if options.resume:
         found = io.read_checkpoint(path, identity)
-        resume = None if found is None else unpack(*found)
+        try:
+            resume = None if found is None else unpack(*found)
+        except ValueError as error:
+            raise io.InputError(f"{path}: {error}; remove it and run without --resume") from None
         if not options.quiet:
             print(f"resuming from {path}" if found else f"no checkpoint {path}: starting afresh", flush=True)
     last = time.monotonic()

@@ -62,14 +62,9 @@ def relax_command(options: Namespace, threads: int) -> bool:
 
 def read_memberships(path: str, num_groups: int) -> np.ndarray:
     """Memberships (m, G) from a .npy file; InputError for anything else."""
-    try:
-        memberships = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise io.InputError(f"--theta-init-npy: {path} not found; check the path") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise io.InputError(f"{path}: not a .npy array ({error}); write it with numpy.save") from None
-    if not isinstance(memberships, np.ndarray) or memberships.ndim != 2 or memberships.shape[1] != num_groups:
-        found = getattr(memberships, "shape", "an archive")
+    memberships = io.load_npy(path, "--theta-init-npy file")
+    if memberships.ndim != 2 or memberships.shape[1] != num_groups:
+        found = memberships.shape
         raise io.InputError(f"{path}: expected an array (variants, {num_groups}) for --n-groups, found {found}")
     if memberships.dtype.kind not in "fiub":
         raise io.InputError(f"{path}: expected numbers, found {memberships.dtype}")

@@ -4,7 +4,6 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -86,10 +85,8 @@ def listed_prefixes(path: str | None, read) -> list:
     """The files whose prefixes are listed in ``path``, one a line."""
     if not path:
         return []
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise io.InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    with io.read_content(path, "list of prefixes").text() as file:
+        lines = file.read().splitlines()
     prefixes = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not prefixes:
         raise io.InputError(f"{path}: lists no prefix; write one a line")

@@ -7,6 +7,7 @@ from .annotations import (
     components_from_lists,
     components_from_table,
 )
+from .archives import load_npy
 from .bed import BedFile, read_bed
 from .bgen import BgenFile, read_bgen
 from .cache import PackedCache
@@ -25,6 +26,7 @@ from .component_sets import (
     minor_allele_frequencies,
 )
 from .components import ComponentSpec, component_weights, components_from_prefixes, read_component_spec
+from .content import pipes_kept, read_content
 from .design import Design, design_matrix, values_of
 from .errors import InputError, OutputError
 from .filters import (
@@ -113,14 +115,17 @@ __all__ = [
     "join_components",
     "json_text",
     "load_genotypes",
+    "load_npy",
     "minor_allele_frequencies",
     "parse_grm_groups",
     "phenotype_names",
+    "pipes_kept",
     "read_admixture",
     "read_bed",
     "read_bgen",
     "read_checkpoint",
     "read_component_spec",
+    "read_content",
     "read_covariates",
     "read_grm",
     "read_ld_scores",

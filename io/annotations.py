@@ -1,7 +1,6 @@
 """Components from files that name variants: lists of ids, tables of memberships, LDSC annotations."""
 
 import csv
-import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from scipy import sparse
 from ..ops.chromosomes import are_human, chromosome_name
 from .component_sets import AnalysedVariants, ComponentSet, component_set
 from .components import check_names
+from .content import Content, read_content
 from .errors import InputError
-from .text import WHITESPACE, TextTable, open_text, read_text_table
+from .text import WHITESPACE, TextTable, count_fields, read_text_table, text_table
 
 ID_HEADERS = frozenset(["variant_id", "variant", "id", "snp", "snpid", "rsid", "marker"])
 ANNOTATION_KEYS = ("chr", "bp", "snp", "cm")
@@ -178,8 +178,9 @@ def _locate_pieces(pieces: Sequence[_Piece], ids: pd.Series, variants: AnalysedV
 def _read_annotation(path: Path) -> _Piece:
     """One file as sparse weights; numbers are parsed as such, and lines looked up only for an error."""
     layout = "a header CHR BP SNP CM and one column for each annotation"
-    names = _header(path, layout)
-    text = TextTable(path, WHITESPACE, pd.DataFrame())
+    content = read_content(path, "annotation file")
+    names = _header(content, layout)
+    text = TextTable(content, WHITESPACE, pd.DataFrame())
     keys = [name.casefold() for name in names]
     with_ids = "snp" in keys[:4]
     annotations = [k for k in range(len(names)) if not (with_ids and keys[k] in ANNOTATION_KEYS)]
@@ -187,11 +188,11 @@ def _read_annotation(path: Path) -> _Piece:
     if not annotations:
         raise InputError(f"{text.where(0)}: expected {layout}, found no annotation")
     kinds = dict.fromkeys(annotations, np.float64) | ({keys.index("snp"): str} if with_ids else {})
-    table = _parse(path, len(names), kinds, layout)
+    table = _parse(content, len(names), kinds, layout)
     ids = table.pop(keys.index("snp")) if with_ids else None
     values = table[annotations].to_numpy(np.float64)
     if table[len(names)].notna().any() or np.isnan(values).any():
-        _raise_for_line(path, kinds, layout)
+        _raise_for_line(content, kinds, layout)
     good = np.isfinite(values) & (values >= 0)
     if not good.all():
         row, column = np.argwhere(~good)[0]
@@ -203,40 +204,36 @@ def _read_annotation(path: Path) -> _Piece:
     return _Piece(text, [names[k] for k in annotations], ids, sparse.csr_array(values))
 
 
-def _header(path: Path, layout: str) -> list[str]:
-    try:
-        with open_text(path) as file:
-            line = next((line for line in file if line.strip()), None)
-    except FileNotFoundError:
-        raise InputError(f"annotation file not found: {path}; check the path") from None
-    except (OSError, EOFError, UnicodeDecodeError, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: the annotation file cannot be read ({error}); check it") from None
-    if line is None:
-        raise InputError(f"{path} is empty; expected {layout}")
+def _header(content: Content, layout: str) -> list[str]:
+    with content.text() as file:
+        number, line = next(((number, line) for number, line in enumerate(file, 1) if line.strip()), (0, ""))
+    if not line:
+        raise InputError(f"{content.path} is empty; expected {layout}")
+    count_fields(f"{content.path}, line {number}", line, WHITESPACE)
     return line.split()
 
 
-def _parse(path: Path, width: int, kinds: dict[int, type], layout: str) -> pd.DataFrame:
+def _parse(content: Content, width: int, kinds: dict[int, type], layout: str) -> pd.DataFrame:
     """The lines after the header by column, and a column more that a line too long would fill; numbers in ``kinds``."""
     # usecols would make pandas cut lines that are too long in silence, so every column is read
     words = {k: str for k in range(width + 1) if kinds.get(k, str) is str}
     missing = {"na_values": {k: [] for k in words if k != width}, "keep_default_na": False}
     options = {"sep": WHITESPACE, "header": None, "names": range(width + 1), "index_col": False, **missing}
     try:
-        with open_text(path) as file:
+        with content.text() as file:
             next(line for line in file if line.strip())
             table = pd.read_csv(file, dtype=kinds | words, quoting=csv.QUOTE_NONE, **options)
-    except (ValueError, EOFError, OSError) as error:
-        _raise_for_line(path, kinds, layout)
-        raise InputError(f"{path}: cannot be read ({str(error).strip()}); check it") from None
+    except ValueError as error:
+        _raise_for_line(content, kinds, layout)
+        raise InputError(f"{content.path}: cannot be read ({str(error).strip()}); check it") from None
     if not len(table):
-        raise InputError(f"{path} has a header and no variant; expected {layout}")
+        raise InputError(f"{content.path} has a header and no variant; expected {layout}")
     return table
 
 
-def _raise_for_line(path: Path, kinds: dict[int, type], layout: str) -> None:
-    """Read again as strings, to name the line that is too short or too long, or holds what is no number."""
-    table = read_text_table(path, "annotation", layout, min_width=1, sep=WHITESPACE)
+def _raise_for_line(content: Content, kinds: dict[int, type], layout: str) -> None:
+    """Parse again as strings, to name the line that is too short or too long, or holds what is no number."""
+    table = text_table(content, layout, min_width=1, sep=WHITESPACE)
     for k, kind in kinds.items():
         numbers = pd.to_numeric(table.fields[k].iloc[1:], errors="coerce").to_numpy(np.float64)
         if kind is not str and np.isnan(numbers).any():

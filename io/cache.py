@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..ops.genotypes import item_type, items_per_row
+from .archives import load_npy
 from .errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -112,9 +113,11 @@ class PackedCache:
 
 def _mapped(path: Path, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray | None:
     """The entry; None where there is none, or where something else has damaged it."""
+    if not path.is_file():
+        return None
     try:
-        found = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+        found = load_npy(path, "cached genotypes", mapped=True)
+    except InputError:
         return None
     return found if (found.shape, found.dtype) == (shape, dtype) else None
 

@@ -1,8 +1,6 @@
 """Component files of indices or ids: which variants form each genetic variance component."""
 
-import json
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from .archives import load_json, load_npz, parse_json
 from .bed import BedFile
 from .errors import InputError
 
@@ -58,12 +57,7 @@ def read_component_spec(path: str | Path, num_variants: int) -> list[ComponentSp
     readers = {".json": _read_json, ".npz": _read_npz}
     if path.suffix not in readers:
         raise InputError(f"{path}: expected a component file named .json or .npz, found {path.suffix or 'no suffix'!r}")
-    try:
-        specs = readers[path.suffix](path)
-    except FileNotFoundError:
-        raise InputError(f"component file not found: {path}; check the path") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    specs = readers[path.suffix](path)
     if not specs:
         raise InputError(f"{path}: holds no component")
     for spec in specs:
@@ -124,12 +118,7 @@ def _default_name(position: int) -> str:
 
 
 def _read_json(path: Path) -> list[ComponentSpec]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not JSON ({error.msg}, column {error.colno})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason}); save it as JSON") from None
+    content = load_json(path, "component file")
     entries = content.get("components") if isinstance(content, dict) else content
     if not isinstance(entries, list):
         raise InputError(
@@ -193,11 +182,7 @@ def _as_int64(where: str, indices: Sequence[int]) -> np.ndarray:
 
 
 def _read_npz(path: Path) -> list[ComponentSpec]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, AttributeError) as error:
-        raise InputError(f"{path}: not an .npz of plain arrays ({error}); write it with numpy.savez") from None
+    arrays = load_npz(path, "component file")
     described = {key: arrays.pop(key, None) for key in (NPZ_NAMES, NPZ_ANNOTATIONS, NPZ_PROVENANCE)}
     keys = list(arrays)
     unnamed = all(re.fullmatch(r"arr_\d+", key) for key in keys)
@@ -229,10 +214,7 @@ def _npz_objects(path: Path, key: str, array: np.ndarray | None, count: int) -> 
     """One JSON object, null or empty string for each component."""
     values: list[dict[str, Any] | None] = []
     for position, text in enumerate(_npz_strings(path, key, array, count) or [""] * count):
-        try:
-            value = json.loads(text) if text else None
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: {key}[{position}] is not JSON ({error.msg})") from None
+        value = parse_json(text, f"{path}: {key}[{position}]") if text else None
         values.append(_json_object(f"{path}: component {position}", key, value))
     return values
 

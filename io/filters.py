@@ -23,10 +23,10 @@ from ..ops.dosages import dosage_moments
 from ..ops.genotypes import CALL_BITS, items_per_row
 from ..ops.packing import count_codes
 from ..ops.quality import hardy_weinberg, missing_per_sample
+from .content import read_content
 from .errors import InputError
 from .genotypes import GenotypeFile
 from .rows import selected, stretches
-from .text import open_text
 
 _UNTESTED = frozenset(["X", "Y", "MT"])
 _ROUNDING = 2.0**-44  # a rate equal to a limit but for rounding is at the limit, on the side that is kept
@@ -252,16 +252,8 @@ def read_variant_ids(paths: Sequence[str | Path], what: str) -> pd.Index:
     """
     words: list[str] = []
     for path in map(Path, paths):
-        try:
-            with open_text(path) as file:
-                found = file.read().split()
-        except FileNotFoundError:
-            raise InputError(f"{what} file not found: {path}; check the path") from None
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: the {what} file is not UTF-8 text ({error.reason}); save it as text") from None
-        except (OSError, EOFError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{path}: the {what} file cannot be read ({reason}); check it") from None
+        with read_content(path, f"{what} file").text() as file:
+            found = file.read().split()
         if not found:
             raise InputError(f"{path}: the {what} file is empty; expected one variant id a line")
         words += found

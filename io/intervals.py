@@ -11,8 +11,8 @@ from ..ops.chromosomes import linkage_groups
 from .annotations import name_of
 from .component_sets import AnalysedVariants, ComponentSet, component_set
 from .components import check_names
+from .content import read_content
 from .errors import InputError
-from .text import open_text
 
 MOST_NAMES = 1000  # components: a file with more names in column 4 most likely names its intervals
 
@@ -86,22 +86,18 @@ def _inside(intervals: Sequence[_Interval], places: tuple[np.ndarray, np.ndarray
 
 def _read_intervals(path: Path) -> list[_Interval]:
     intervals: list[_Interval] = []
-    try:
-        with open_text(path) as file:
-            for number, line in enumerate(file, 1):
-                fields = line.split("\t") if "\t" in line else line.split()
-                fields = [field.strip() for field in fields]
-                if not any(fields) or fields[0].startswith("#") or fields[0].split()[0] in ("track", "browser"):
-                    continue
-                intervals.append(_interval(f"{path}, line {number}", fields))
-                if (intervals[-1].name is None) != (intervals[0].name is None):
-                    raise InputError(
-                        f"{path}, line {number}: expected a name in field 4 in every line or in none; complete the line"
-                    )
-    except FileNotFoundError:
-        raise InputError(f"interval file not found: {path}; check the path") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the interval file cannot be read ({error}); check it") from None
+    with read_content(path, "interval file").text() as file:
+        for number, line in enumerate(file, 1):
+            fields = line.split("\t") if "\t" in line else line.split()
+            fields = [field.strip() for field in fields]
+            words = line.split(maxsplit=1)
+            if not words or words[0].startswith("#") or words[0] in ("track", "browser"):
+                continue
+            intervals.append(_interval(f"{path}, line {number}", fields))
+            if (intervals[-1].name is None) != (intervals[0].name is None):
+                raise InputError(
+                    f"{path}, line {number}: expected a name in field 4 in every line or in none; complete the line"
+                )
     if not intervals:
         raise InputError(f"{path} has no interval; expected chrom start end [name] a line")
     return intervals
@@ -109,7 +105,7 @@ def _read_intervals(path: Path) -> list[_Interval]:
 
 def _interval(where: str, fields: Sequence[str]) -> _Interval:
     layout = "expected chrom start end [name] with 0 <= start < end (zero-based, end not included)"
-    if len(fields) < 3 or not (fields[1].isdecimal() and fields[2].isdecimal()):
+    if len(fields) < 3 or not fields[0] or not all(field.isdecimal() and len(field) < 19 for field in fields[1:3]):
         raise InputError(f"{where}: {layout}, found {' '.join(fields[:4])!r}")
     start, end = int(fields[1]), int(fields[2])
     if start >= end:

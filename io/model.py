@@ -8,7 +8,6 @@ Strings are UTF-8 bytes, one a line.  A SHA-256 of everything is checked when it
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from .archives import load_npz, parse_json
 from .design import INTERCEPT, Design
 from .errors import InputError
 from .writers import json_text, write_all
@@ -26,22 +26,20 @@ FORMAT, VERSION = "gpu-reml model", 1
 SUFFIX = ".npz"
 _HEAD = "model.json"
 _TEXTS = ("samples.fid", "samples.iid", "variants.chrom", "variants.id", "variants.a1", "variants.a2")
-_ARRAYS = (
-    "Py",
-    "theta",
-    "theta_se",
-    "variants.bp",
-    "variants.mean",
-    "variants.inv_sd",
-    "effects.data",
-    "effects.indices",
-    "effects.indptr",
-    "fixed.estimate",
-    "fixed.covariance",
-)
+_ARRAYS = {  # and their types
+    "Py": "f8",
+    "theta": "f8",
+    "theta_se": "f8",
+    "variants.bp": "i8",
+    "variants.mean": "f8",
+    "variants.inv_sd": "f8",
+    "effects.data": "f8",
+    "effects.indices": "i4",
+    "effects.indptr": "i8",
+    "fixed.estimate": "f8",
+    "fixed.covariance": "f8",
+}
 _TABLE = ("chrom", "id", "bp", "a1", "a2")
-_KEYS = ("phenotype", "components", "scales", "residuals", "num_samples", "num_variants", "fixed", "about")
-
 ScaleKind = Literal["ancestry", "environment"]
 
 
@@ -91,6 +89,8 @@ class Scale:
     def __post_init__(self):
         if self.kind not in get_args(ScaleKind):
             raise ValueError(f"scale {self.name}: expected a kind of {', '.join(get_args(ScaleKind))}, not {self.kind}")
+        if type(self.name) is not str or type(self.root) is not bool:
+            raise ValueError(f"scale {self.name}: expected a name and a root that is true or false, found {self}")
         if not (np.isfinite(self.centre) and np.isfinite(self.sd) and self.sd > 0):
             raise ValueError(f"scale {self.name}: expected a finite centre and a positive SD, found {self}")
 
@@ -279,17 +279,17 @@ def read_model(path: str | Path) -> Model:
         InputError: no such file, not a model, one of another version, or one that was changed or cut short.
     """
     head, arrays = _read(path)
-    texts = {name: _texts(arrays[name]) for name in _TEXTS}
     m, G = head["num_variants"], len(head["components"])
-    lengths = {name: len(texts[name]) for name in texts}
-    wrong = [
-        name for name, n in lengths.items() if n != head["num_samples" if name.startswith("s") else "num_variants"]
-    ]
-    if wrong:
-        raise InputError(f"{path}: {wrong[0]} has {lengths[wrong[0]]} entries; the file is damaged, copy it again")
+    texts = {}
+    for name in _TEXTS:
+        texts[name] = _texts(path, name, arrays[name])
+        if len(texts[name]) != head["num_samples" if name.startswith("s") else "num_variants"]:
+            raise InputError(f"{path}: {name} has {len(texts[name])} entries; the file is damaged, copy it again")
     fixed = head["fixed"]
     try:
         csr = (arrays["effects.data"], arrays["effects.indices"], arrays["effects.indptr"])
+        effects = sparse.csr_array(csr, shape=(m, G))
+        effects.check_format(full_check=True)  # compiled code follows the indices wherever they lead
         return Model(
             head["phenotype"],
             tuple(head["components"]),
@@ -304,7 +304,7 @@ def read_model(path: str | Path) -> Model:
             ),
             arrays["variants.mean"],
             arrays["variants.inv_sd"],
-            sparse.csr_array(csr, shape=(m, G)),
+            effects,
             FixedTerms(
                 tuple(fixed["names"]),
                 arrays["fixed.estimate"],
@@ -319,32 +319,24 @@ def read_model(path: str | Path) -> Model:
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The document and the arrays, checked to be those that were written."""
-    try:
-        opened = np.load(path, allow_pickle=False)
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise InputError(f"{path}: not a saved model; give the file that gpu-reml --save-model wrote")
-        with opened as file:
-            if _HEAD not in file.files:
-                raise InputError(f"{path}: not a saved model; give the file that gpu-reml --save-model wrote")
-            head = json.loads(file[_HEAD].tobytes())
-            _check_head(path, head)
-            absent = sorted({*_ARRAYS, *_TEXTS} - set(file.files))
-            if absent:
-                raise InputError(f"{path}: lacks {', '.join(absent)}; the file is damaged, copy it again")
-            arrays = {name: file[name] for name in (*_ARRAYS, *_TEXTS)}
-    except FileNotFoundError:
-        raise InputError(f"model file not found: {path}; check the path") from None
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        reason = "" if "pickle" in str(error) else f" ({error})"  # NumPy's advice on other files is not for models
-        raise InputError(
-            f"{path}: not a saved model, or a damaged one{reason}; give the file that gpu-reml --save-model wrote"
-        ) from None
+    """The document and the arrays, checked to be those that were written, and of the types that they should be."""
+    remedy = "give the file that gpu-reml --save-model wrote"
+    arrays = load_npz(path, "model file", "not a saved model, or a damaged one", remedy)
+    if _HEAD not in arrays:
+        raise InputError(f"{path}: not a saved model; {remedy}")
+    head = parse_json(arrays.pop(_HEAD).tobytes().decode(errors="replace"), f"{path}: {_HEAD}")
+    _check_head(path, head)
+    absent = sorted({*_ARRAYS, *_TEXTS} - set(arrays))
+    if absent:
+        raise InputError(f"{path}: lacks {', '.join(absent)}; the file is damaged, copy it again")
     expected = head.pop("sha256", None)
     if expected != _checksum(head, arrays):
         raise InputError(f"{path}: its contents are not those that were saved (SHA-256 differs); copy it again")
+    for name, kind in {**_ARRAYS, **dict.fromkeys(_TEXTS, "u1")}.items():
+        dimensions = 2 if name == "fixed.covariance" else 1
+        if arrays[name].dtype != kind or arrays[name].ndim != dimensions:
+            found = f"{arrays[name].dtype} {arrays[name].shape}"
+            raise InputError(f"{path}: {name}: expected {np.dtype(kind)} of {dimensions} dimension(s), found {found}")
     return head, arrays
 
 
@@ -356,9 +348,54 @@ def _check_head(path: str | Path, head: Any) -> None:
             f"{path}: a model of version {head.get('version')}, and this program reads version {VERSION}; save it "
             "again with this version of gpu-reml"
         )
-    lacking = [key for key in _KEYS if key not in head]
+    lacking = [key for key in _DOCUMENT if key not in head]
     if lacking:
         raise InputError(f"{path}: lacks {', '.join(lacking)}; save the model again with this version of gpu-reml")
+    wrong = [key for key, is_right in _DOCUMENT.items() if not is_right(head[key])]
+    if wrong:
+        raise InputError(f"{path}: its {wrong[0]} cannot be {str(head[wrong[0]])[:60]!r}; save the model again")
+
+
+def _are_words(value: Any) -> bool:
+    return isinstance(value, list) and all(type(word) is str for word in value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _are_scales(value: Any) -> bool:
+    return isinstance(value, list) and all(scale is None or isinstance(scale, dict) for scale in value)
+
+
+def _are_proportions(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(number) in (int, float) for number in value.values())
+
+
+def _are_fixed_terms(value: Any) -> bool:
+    if not isinstance(value, dict) or not {"names", "columns", "references"} <= set(value):
+        return False
+    columns, references = value["columns"], value["references"]
+    pairs = isinstance(columns, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in columns)
+    return (
+        _are_words(value["names"])
+        and pairs
+        and all(type(name) is str and (level is None or type(level) is str) for name, level in columns)
+        and isinstance(references, dict)
+        and _are_words(list(references.values()))
+    )
+
+
+_DOCUMENT = {  # its keys, and what tells that a value is one of that key
+    "phenotype": lambda value: type(value) is str,
+    "components": lambda value: _are_words(value) and len(set(value)) == len(value) > 0,
+    "scales": _are_scales,
+    "residuals": _are_words,
+    "num_samples": _is_count,
+    "num_variants": _is_count,
+    "fixed": _are_fixed_terms,
+    "about": lambda value: isinstance(value, dict) and _are_proportions(value.get("mean_proportions", {})),
+}
 
 
 def _checksum(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
@@ -378,5 +415,8 @@ def _text_bytes(name: str, column: pd.Series) -> np.ndarray:
     return np.frombuffer("".join(f"{value}\n" for value in values).encode(), np.uint8)
 
 
-def _texts(array: np.ndarray) -> list[str]:
-    return array.tobytes().decode().split("\n")[:-1]
+def _texts(path: str | Path, name: str, array: np.ndarray) -> list[str]:
+    try:
+        return array.tobytes().decode().split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {name} is not text ({error.reason}); the file is damaged, copy it again") from None

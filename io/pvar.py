@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .content import Content, read_content
 from .errors import InputError
 from .rows import check_samples
-from .text import WHITESPACE, open_text, parse_numbers
+from .text import WHITESPACE, count_fields, parse_numbers
 
 NO_FID = "0"  # what PLINK writes where there is none
 
@@ -96,44 +97,45 @@ def _read_lines(
 
     ``default(path, width)``: the columns' names when there is no header.
     """
+    content = read_content(path, f"{what} file")
+    before, first = _find_first(content, headings)
+    sep = "\t" if "\t" in first else WHITESPACE
+    count_fields(f"{path}, line {before + 1}", first, sep)
+    found = re.split(r"\t" if sep == "\t" else r"[ \t]+", first.strip("\r\n" if sep == "\t" else " \t\r\n"))
+    is_header = found[0] in headings
+    names = found if is_header or not first else default(path, len(found))
+    twice = sorted({name for name in names if names.count(name) > 1 and name in (*headings, *wanted)})
+    if twice:
+        raise InputError(f"{path}, line {before + 1}: column {', '.join(twice)} occurs more than once; remove one")
+    skipped = before + is_header
+    columns = [name for name in names if name in (*headings, *wanted)]
     try:
-        before, first = _find_first(path, headings)
-        sep = "\t" if "\t" in first else WHITESPACE
-        found = re.split(r"\t" if sep == "\t" else r"[ \t]+", first.strip("\r\n" if sep == "\t" else " \t\r\n"))
-        is_header = found[0] in headings
-        names = found if is_header or not first else default(path, len(found))
-        skipped = before + is_header
-        columns = [name for name in names if name in (*headings, *wanted)]
-        with open_text(path) as file:
+        with content.text() as file:
             for _ in range(skipped):
                 file.readline()
             fields = pd.read_csv(
                 file,
                 sep=sep,
                 header=None,
-                names=names,
-                usecols=columns,
+                names=range(len(names)),
+                usecols=[names.index(name) for name in columns],
                 index_col=False,
                 dtype=str,
                 keep_default_na=False,
                 quoting=csv.QUOTE_NONE,
                 skip_blank_lines=False,
             )
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: the {what} file is not UTF-8 text ({error.reason}); save it as plain text") from None
     except pd.errors.EmptyDataError:
-        fields = pd.DataFrame(columns=columns, dtype=str)
-    except (OSError, EOFError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+        fields = pd.DataFrame(columns=[names.index(name) for name in columns], dtype=str)
+    except ValueError as error:
         raise InputError(f"{path}: the {what} file cannot be read ({str(error).strip()}); check it") from None
-    fields = fields.fillna("")[columns]
+    fields = fields.rename(columns=dict(enumerate(names))).fillna("")[columns]
     return _Lines(path, fields[(fields != "").any(axis=1)], skipped + 1)
 
 
-def _find_first(path: Path, headings: Sequence[str]) -> tuple[int, str]:
+def _find_first(content: Content, headings: Sequence[str]) -> tuple[int, str]:
     """(lines before it, text) of the header, or of the first line that is no comment; no text where there is none."""
-    with open_text(path) as file:
+    with content.text() as file:
         for before, line in enumerate(iter(file.readline, "")):
             heading = re.split(r"\s", line, maxsplit=1)[0]
             if heading in headings or (line.strip() and not line.startswith("#")):

@@ -5,8 +5,8 @@ for text separated by blanks; text also as .gz, and without a header or row name
 ``A.json`` or ``A.meta.json``, a JSON object with the block's size, its rank, and the ids of its variants.
 """
 
-import json
-import zipfile
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from ..ops.weights import numerical_rank
+from .archives import load_json, load_npy, load_npz, npy_shape
 from .component_sets import AnalysedVariants
+from .content import opened, read_content
 from .errors import InputError
-from .text import open_text
+from .rds import read_rds
 
 SHAPE_KEYS = ("shape", "matrix_shape", "width", "size", "p", "n_snps")
 RANK_KEYS = ("effective_rank", "retained_rank", "weight_rank", "rank")
@@ -45,13 +47,8 @@ class SmileBlock:
 def read_w_list(path: str | Path) -> list[str]:
     """Names of the files of blocks in a list: one a line or separated by commas; blank lines and # comments are passed
     over.  A name that is not absolute is taken from where the command runs."""
-    try:
-        with open_text(Path(path)) as file:
-            lines = [line.split("#", 1)[0] for line in file]
-    except FileNotFoundError:
-        raise InputError(f"list of weight files not found: {path}; check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the list of weight files cannot be read ({error}); check it") from None
+    with read_content(path, "list of weight files").text() as file:
+        lines = [line.split("#", 1)[0] for line in file]
     names = [name.strip() for line in lines for name in line.split(",") if name.strip()]
     if not names:
         raise InputError(f"{path}: lists no weight file; write one a line")
@@ -78,14 +75,10 @@ def stored_bytes(path: str | Path) -> int:
         InputError: no such file, or a .npy that is none.
     """
     path = Path(path)
-    try:
-        if path.suffix == ".npy":
-            return 4 * int(np.prod(np.load(path, mmap_mode="r", allow_pickle=False).shape))
-        return path.stat().st_size
-    except FileNotFoundError:
-        raise InputError(f"weight file not found: {path}; check the path") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a .npy array ({error}); write it with numpy.save") from None
+    if path.suffix.casefold() == ".npy":
+        return 4 * math.prod(npy_shape(path, "weight file"))
+    with opened(path, "weight file") as file:
+        return file.seek(0, os.SEEK_END)
 
 
 def read_w(path: str | Path, check_psd: bool = False) -> SmileBlock:
@@ -114,59 +107,23 @@ def read_w(path: str | Path, check_psd: bool = False) -> SmileBlock:
 def _read_array(path: Path) -> np.ndarray:
     """The one array of a file."""
     suffix = path.suffix.casefold()
-    try:
-        if suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        if suffix == ".npz":
-            return _from_npz(path)
-        if suffix == ".rds":
-            return _from_rds(path)
-        return _from_text(path)
-    except FileNotFoundError:
-        raise InputError(f"weight file not found: {path}; check the path") from None
-    except InputError:
-        raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: cannot be read as a matrix of weights ({first_line}); save it again") from None
-
-
-def _from_npz(path: Path) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as arrays:
-        if len(arrays.files) != 1:
+    if suffix == ".npy":
+        return load_npy(path, "weight file", mapped=True)
+    if suffix == ".npz":
+        arrays = load_npz(path, "weight file")
+        if len(arrays) != 1:
             raise InputError(
-                f"{path}: expected exactly one array, found {', '.join(arrays.files) or 'none'}; save the block alone"
+                f"{path}: expected exactly one array, found {', '.join(arrays) or 'none'}; save the block alone"
             )
-        return arrays[arrays.files[0]]
-
-
-def _from_rds(path: Path) -> np.ndarray:
-    try:
-        import rdata
-    except ImportError:
-        raise InputError(
-            f"{path}: reading .rds needs the package rdata; pip install 'gpu-reml[rds]', or save the matrix as .csv"
-        ) from None
-    if not path.exists():
-        raise FileNotFoundError(path)
-    try:
-        found = rdata.read_rds(path)
-    except Exception as error:  # what a parser of a foreign format raises is not documented
-        raise InputError(f"{path}: not an .rds file that can be read ({error}); save it by saveRDS(W, file)") from None
-    if getattr(found, "ndim", 0) != 2:
-        raise InputError(
-            f"{path}: expected an R matrix, found {type(found).__name__}; save it by saveRDS(as.matrix(W))"
-        )
-    return np.asarray(found)
+        return next(iter(arrays.values()))
+    return read_rds(path, "weight file") if suffix == ".rds" else _from_text(path)
 
 
 def _from_text(path: Path) -> np.ndarray:
     comma = "," if path.name.removesuffix(".gz").casefold().endswith(".csv") else None
-    with open_text(path) as file:
+    with read_content(path, "weight file").text() as file:
         try:
             W = np.loadtxt(file, delimiter=comma, ndmin=2)
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: not text; binary matrices are .npy, .npz or .rds") from None
         except ValueError as error:
             reason = str(error).split(";")[0].removesuffix(".")
             raise InputError(
@@ -223,11 +180,7 @@ def _read_sidecar(path: Path, size: int) -> tuple[float | None, tuple[str, ...] 
     sidecar = next((candidate for candidate in candidates if candidate.is_file()), None)
     if sidecar is None:
         return None, None
-    try:
-        with open_text(sidecar) as file:
-            record = json.load(file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{sidecar}: not JSON ({error}); correct or remove it") from None
+    record = load_json(sidecar, "sidecar")
     if not isinstance(record, dict):
         raise InputError(f"{sidecar}: expected a JSON object, found {type(record).__name__}; correct or remove it")
     for key in SHAPE_KEYS:

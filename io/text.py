@@ -5,33 +5,36 @@ errors pays nothing for them.
 """
 
 import csv
-import gzip
-import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
 
 import numpy as np
 import pandas as pd
 
+from .content import Content, read_content
 from .errors import InputError
 
 WHITESPACE = r"\s+"
+MOST_FIELDS = 100_000  # of a line: a table with more columns is none, and parsing it would take all memory
 
 
 @dataclass(frozen=True)
 class TextTable:
     """``fields``: one string column (0, 1, ...) for each field and one row for each line that is not blank."""
 
-    path: Path
+    content: Content
     sep: str
     fields: pd.DataFrame
 
+    @property
+    def path(self) -> Path:
+        return self.content.path
+
     def line(self, row: int) -> int:
-        """One-based number of the line that row ``row`` came from (reads the file again)."""
-        for position, (number, _) in enumerate(_lines(self.path, self.sep)):
+        """One-based number of the line that row ``row`` came from (goes through the text again)."""
+        for position, (number, _) in enumerate(_lines(self.content, self.sep)):
             if position == row:
                 return number
         raise IndexError(f"{self.path} has no row {row}")
@@ -41,37 +44,20 @@ class TextTable:
         return f"{self.path}, line {self.line(row)}"
 
 
-def open_text(path: Path) -> TextIO:
-    """Open text (also gzip and zstd, by suffix) as UTF-8 and drop the byte-order mark that spreadsheets write."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    if path.suffix == ".zst":
-        return io.TextIOWrapper(_open_zstd(path), encoding="utf-8-sig", newline="")
-    return open(path, encoding="utf-8-sig", newline="")
-
-
-def _open_zstd(path: Path) -> BinaryIO:
-    try:
-        import zstandard
-    except ImportError:
-        raise InputError(
-            f"{path}: reading .zst needs the package zstandard; pip install 'gpu-reml[zst]', or decompress the file"
-        ) from None
-    # all frames: compressors that work in parallel write several
-    return zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), read_across_frames=True, closefd=True)
-
-
-def _lines(path: Path, sep: str) -> Iterator[tuple[int, str]]:
+def _lines(content: Content, sep: str) -> Iterator[tuple[int, str]]:
     """Lines that hold something, with their one-based numbers."""
-    with open_text(path) as file:
+    with content.text() as file:
         for number, line in enumerate(file, 1):
             if line.strip(" \t\r\n" + ("," if sep == "," else "")):
                 yield number, line.rstrip("\r\n")
 
 
-def _split(line: str, sep: str) -> list[str]:
+def _split(where: str, line: str, sep: str) -> list[str]:
     if sep == ",":
-        return next(csv.reader([line]))
+        try:
+            return next(csv.reader([line]))
+        except csv.Error as error:
+            raise InputError(f"{where}: {error}; check quotes and commas") from None
     if sep == "\t":
         return line.split("\t")
     return re.split(r"[ \t]+", line.strip(" \t"))
@@ -85,16 +71,17 @@ def _find_separator(path: Path, line: str) -> str:
     return "\t" if len(words) > 1 and not any(" " in word for word in words) else WHITESPACE
 
 
-def _raise_if_ragged(path: Path, sep: str, width: int) -> None:
-    for position, (number, line) in enumerate(_lines(path, sep)):
-        fields = _split(line, sep)
+def _raise_if_ragged(content: Content, sep: str, width: int) -> None:
+    for position, (number, line) in enumerate(_lines(content, sep)):
+        where = f"{content.path}, line {number}"
+        fields = _split(where, line, sep)
         if position == 0:
             first, heading = number, line
         if len(fields) != width:
             ids = " ".join(fields[:2])
             raise InputError(
-                f"{path}, line {number} ({ids}): expected {width} fields as in line {first}, found {len(fields)}; "
-                f"fields are separated by {_SEPARATOR_NAMES[sep]}: {_remedy(heading, line)}"
+                f"{where} ({ids}): expected {width} fields as in line {first}, found {len(fields)}; fields are "
+                f"separated by {_SEPARATOR_NAMES[sep]}: {_remedy(heading, line)}"
             )
 
 
@@ -117,30 +104,23 @@ def read_text_table(path: str | Path, what: str, layout: str, min_width: int, se
     Raises:
         InputError: no such file, not text, fewer than ``min_width`` fields, or a line of another length than the first.
     """
-    path = Path(path)
-    try:
-        return _read_text_table(path, layout, min_width, sep)
-    except FileNotFoundError:
-        raise InputError(f"{what} file not found: {path}; check the path") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: the {what} file is not UTF-8 text ({error.reason}); save it as plain text") from None
-    except (OSError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: the {what} file cannot be read ({reason}); check it and its permissions") from None
+    return text_table(read_content(path, f"{what} file"), layout, min_width, sep)
 
 
-def _read_text_table(path: Path, layout: str, min_width: int, sep: str | None) -> TextTable:
-    start = next(_lines(path, ""), None)
+def text_table(content: Content, layout: str, min_width: int, sep: str | None = None) -> TextTable:
+    """The table that a text is; otherwise as :func:`read_text_table`."""
+    path = content.path
+    start = next(_lines(content, ""), None)
     if start is None:
-        return TextTable(path, sep or WHITESPACE, pd.DataFrame(columns=range(min_width), dtype=str))
+        return TextTable(content, sep or WHITESPACE, pd.DataFrame(columns=range(min_width), dtype=str))
     number, line = start
     sep = sep or _find_separator(path, line)
-    width = len(_split(line, sep))
+    width = count_fields(f"{path}, line {number}", line, sep)
     if width < min_width:
         commas = "; commas separate fields only in a file named .csv" if sep != "," and "," in line else ""
         raise InputError(f"{path}, line {number}: expected {layout}, found {width} field(s){commas}")
     try:
-        with open_text(path) as file:
+        with content.text() as file:
             fields = pd.read_csv(
                 file,
                 sep=sep,
@@ -152,14 +132,22 @@ def _read_text_table(path: Path, layout: str, min_width: int, sep: str | None) -
                 quoting=csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE,
             )
     except pd.errors.ParserError as error:
-        _raise_if_ragged(path, sep, width)
+        _raise_if_ragged(content, sep, width)
         raise InputError(f"{path}: {str(error).strip()}; check quotes and separators") from None
     if sep != WHITESPACE:
         fields = fields.apply(lambda column: column.str.strip())
         fields = fields[(fields != "").any(axis=1)].reset_index(drop=True)
     if (fields[width] != "").any() or (fields[width - 1] == "").any():
-        _raise_if_ragged(path, sep, width)
-    return TextTable(path, sep, fields.drop(columns=width))
+        _raise_if_ragged(content, sep, width)
+    return TextTable(content, sep, fields.drop(columns=width))
+
+
+def count_fields(where: str, line: str, sep: str) -> int:
+    """Fields of a line; InputError, which starts with ``where``, for more than a table has."""
+    separators = len(line.split()) if sep == WHITESPACE else line.count(sep)
+    if separators > MOST_FIELDS:
+        raise InputError(f"{where}: has {separators} fields, more than {MOST_FIELDS}; is it a table, one row a line?")
+    return len(_split(where, line, sep))
 
 
 def parse_numbers(column: pd.Series, name: str, where: Callable[[int], str], whole: bool = False) -> np.ndarray:

@@ -42,10 +42,15 @@ def _pack(value: Any, arrays: list[np.ndarray]) -> Any:
 
 
 def unpack(skeleton: Any, arrays: list[np.ndarray]) -> Any:
-    """What was packed; raises KeyError for a kind that this version does not know."""
+    """What was packed; raises ValueError for a kind that this version does not know, or that has other fields."""
     if not isinstance(skeleton, dict):
         return skeleton
     if "array" in skeleton:
         return arrays[skeleton["array"]]
     items = [unpack(item, arrays) for item in skeleton["items"]]
-    return tuple(items) if skeleton["kind"] == "tuple" else KINDS[skeleton["kind"]](*items)
+    if skeleton["kind"] == "tuple":
+        return tuple(items)
+    kind = KINDS.get(skeleton["kind"])
+    if kind is None or len(items) != len(kind._fields):
+        raise ValueError(f"{skeleton['kind']} with {len(items)} fields is of another version")
+    return kind(*items)

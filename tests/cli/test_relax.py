@@ -132,7 +132,7 @@ def test_the_start_of_the_first_fit_does_not_move_its_end(folder, tmp_path):
 
 BAD = {
     "uniform": (("--theta-init", "uniform"), "--theta-init uniform"),
-    "no such start": (("--theta-init-npy", "{}/absent.npy"), "absent.npy not found"),
+    "no such start": (("--theta-init-npy", "{}/absent.npy"), r"--theta-init-npy file not found: \S*absent.npy"),
     "not an array": (("--theta-init-npy", "{}/pheno.txt"), "pheno.txt: not a .npy array"),
     "wrong groups": (("--theta-init-npy", "{}/three.npy"), r"three.npy: .*\(variants, 2\).*found \(120, 3\)"),
     "wrong variants": (("--theta-init-npy", "{}/short.npy"), "short.npy: .*120 variants, found 7"),

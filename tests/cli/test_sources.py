@@ -225,7 +225,7 @@ def test_a_cache_gives_the_same_numbers_the_second_time(cohort, monkeypatch):
         (["--vc-block-sizes", "10,20"], r"add up to the 600 variants, found 10,20 \(30\)"),
         (["--vc-block-sizes", "a"], "expected whole numbers separated by commas"),
         (["--maf-bins", "x"], "expected numbers separated by commas"),
-        (["--mbfile", "absent.txt"], "absent.txt: cannot be read"),
+        (["--mbfile", "absent.txt"], "list of prefixes not found: absent.txt"),
         (["--chr", "9"], "no variant"),
     ],
 )

@@ -122,7 +122,10 @@ def test_bad_json_component_is_named(write_spec, content, message):
         ({"a": np.array([True])}, "array a: expected a vector of integers, found bool"),
         ({"a": np.array([[0]])}, r"array a: expected a vector of integers, found int64 of shape \(1, 1\)"),
         ({"a": np.array([0]), "component_names": np.array(["x", "y"])}, "expected 1 strings in component_names"),
-        ({"a": np.array([0]), "component_annotations_json": np.array(["{"])}, r"annotations_json\[0\] is not JSON"),
+        (
+            {"a": np.array([0]), "component_annotations_json": np.array(["{"])},
+            r"annotations_json\[0\], line 1: not JSON",
+        ),
         ({"a": np.array([0]), "component_provenance_json": np.array(["1"])}, "expected an object in .*provenance"),
         ({"a": np.array([{}], dtype=object)}, "not an .npz of plain arrays"),
         ({"a": np.array([], int)}, "component a is empty"),

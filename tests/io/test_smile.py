@@ -143,8 +143,8 @@ def test_rounding_to_float32_or_six_digits_is_no_flaw(tmp_path, check_psd):
         ),
         ("A.txt", "1,0\n0,1\n", r"A.txt: could not convert string '1,0'.*commas only in a file named .csv"),
         ("A.txt", "1 0\n0\n", r"A.txt: the number of columns changed from 2 to 1 at row 2"),
-        ("A.npy", "text", r"A.npy: cannot be read as a matrix of weights"),
-        ("A.npz", "text", r"A.npz: cannot be read as a matrix of weights"),
+        ("A.npy", "text", r"A.npy: not a .npy array .*write it with numpy.save"),
+        ("A.npz", "text", r"A.npz: not an .npz of plain arrays .*write it with numpy.savez"),
     ],
 )
 def test_a_file_that_is_not_of_its_kind_is_named(tmp_path, name, content, message):
@@ -182,7 +182,7 @@ def test_the_first_rank_of_several_counts_and_without_one_eigenvalues_do(tmp_pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"A.json: not JSON"),
+        ("{", r"A.json, line 1: not JSON"),
         ("[1]", r"A.json: expected a JSON object, found list"),
         ('{"width": 7}', r"A.json: width is 7, but .*A.npy is \(6, 6\)"),
         ('{"matrix_shape": [6, 5]}', r"A.json: matrix_shape is \[6, 5\], but .*A.npy is \(6, 6\)"),
