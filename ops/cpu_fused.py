@@ -12,8 +12,9 @@ Edit this file, if only its date, after :mod:`gpu_reml.ops.cpu_simd`: numba's ca
 
 import numba
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from .compile import compiled, parallel
 from .cpu_simd import WORD, z_tile, zt_tile
 from .genotypes import PackedGenotypes, blocks
 
@@ -116,7 +117,7 @@ def _num_sample_tasks(out: np.ndarray) -> int:
     return _num_tasks(words * k // ACCUMULATOR_WORDS)
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _zt_block(packed, values, panels, U, tasks):
     """U += Z'B for a block: packed (b, nbytes), values (b, 4), panels (k, 16 words), U (b, k)."""
     b = packed.shape[0]
@@ -134,7 +135,7 @@ def _zt_block(packed, values, panels, U, tasks):
                         _zt_variant(packed, values, panels, U, left, first, last)
 
 
-@njit(cache=True)
+@compiled
 def _zt_group(packed, values, panels, U, j, first, last):
     """The dot products of eight variants: tiles of 4 x 4, 8 x 2 and 8 x 1 accumulators."""
     k = U.shape[1]
@@ -150,7 +151,7 @@ def _zt_group(packed, values, panels, U, j, first, last):
         zt_tile(packed, values, panels, U, j, c, first, last, 8, 1)
 
 
-@njit(cache=True)
+@compiled
 def _zt_variant(packed, values, panels, U, j, first, last):
     """The dot products of one variant, for those left over after the groups."""
     k = U.shape[1]
@@ -165,7 +166,7 @@ def _zt_variant(packed, values, panels, U, j, first, last):
         zt_tile(packed, values, panels, U, j, c, first, last, 1, 1)
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _z_block(packed, values, U, out, tasks):
     """out += Z U for a block: packed (b, nbytes), values (b, 4), U (b, k), out (words, k, 16)."""
     b = packed.shape[0]

@@ -1,7 +1,9 @@
 """Numba kernels of the CPU backend: decode packed bytes to a tile of values."""
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from .compile import parallel
 
 
 def pair_table(values: np.ndarray) -> np.ndarray:
@@ -21,7 +23,7 @@ def as_pairs(values: np.ndarray) -> np.ndarray:
     return values.view(np.uint64 if values.dtype == np.float32 else np.complex128)
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def decode(packed, pairs, tile):
     """Write the values of bytes ``packed`` (b, nbytes) to ``tile`` (b, 2 * nbytes), items of two values each.
 
@@ -40,7 +42,7 @@ def decode(packed, pairs, tile):
 SCATTER_SAMPLES = 512  # samples of one task: their sums for a hundred groups stay in cache
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def scatter(tile, U, indptr, indices, data, out):
     """out[g, c] += sum_j w_jg U[j, c] z_j over a block of variants, for the groups g that each variant belongs to.
 

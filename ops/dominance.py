@@ -6,8 +6,9 @@ Source: Zhu et al. 2015, Am. J. Hum. Genet. 96:377, equation 2.
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from .compile import parallel
 from .dosages import DOSAGE_MISSING
 from .genotypes import CALL_BITS, PackedGenotypes, standardise
 
@@ -76,7 +77,7 @@ def dominance(genotypes: PackedGenotypes) -> PackedGenotypes:
     return standardise(parts, genotypes.num_samples, 16)
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _recode(packed, table, out):
     for j in prange(out.shape[0]):
         for i in range(out.shape[1]):

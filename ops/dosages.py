@@ -7,7 +7,9 @@ Moments are formed from integer sums, so they are those of the codes to float64'
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from .compile import parallel
 
 DOSAGE_UNIT = {8: 1.0 / 127, 16: 2.0**-14}  # copies of the counted allele in one step of the code
 DOSAGE_TYPE = {8: np.uint8, 16: np.uint16}
@@ -47,7 +49,7 @@ def dosage_moments(dosages: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarr
     return mean, inv_sd, called.copy()
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _dosage_sums(dosages, missing, sums):
     """Each row's called c, q next to S / c, r = S - q c for the sum S of its codes, and the sum of (code - q)^2."""
     for j in prange(dosages.shape[0]):
@@ -69,7 +71,7 @@ def _dosage_sums(dosages, missing, sums):
         sums[j, 3] = squares
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def decode_dosages(dosages, table, missing, tile):
     """Write z of the dosages (b, width) to ``tile`` (b, width), by ``table`` (b, 3) of :func:`dosage_table`."""
     for j in prange(dosages.shape[0]):
@@ -87,7 +89,7 @@ def encode_dosages(copies: np.ndarray, bits: int, index: np.ndarray, out: np.nda
     _encode(copies, round(1 / DOSAGE_UNIT[bits]), DOSAGE_MISSING[bits], index, out)
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _encode(copies, steps, missing, index, out):
     for j in prange(copies.shape[0]):
         for i in range(len(index)):
@@ -102,7 +104,7 @@ def dosages_of_calls(packed: np.ndarray, bits: int, index: np.ndarray, out: np.n
     _recode(packed, codes, index, out)
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _recode(packed, codes, index, out):
     for j in prange(packed.shape[0]):
         for s in range(len(index)):
@@ -115,7 +117,7 @@ def calls_of_dosages(dosages: np.ndarray, most: float, out: np.ndarray) -> None:
     _call(dosages, int(most / DOSAGE_UNIT[16]), out)
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _call(dosages, most, out):
     n = dosages.shape[1]
     for j in prange(dosages.shape[0]):

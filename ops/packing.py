@@ -1,12 +1,14 @@
 """Two-bit packing: pack, unpack, count, and take a subset of samples (numba, parallel over variants)."""
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from .compile import parallel
 
 MISSING = -127  # an int8 genotype that was not called (bed-reader's convention)
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _count_codes(packed, num_samples, counts):
     whole, rest = num_samples // 4, num_samples % 4
     for j in prange(packed.shape[0]):
@@ -39,7 +41,7 @@ def count_codes(packed: np.ndarray, num_samples: int) -> np.ndarray:
     return counts
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _take_samples(packed, index, out):
     n = len(index)
     for j in prange(packed.shape[0]):
@@ -80,7 +82,7 @@ def pack(counts: np.ndarray) -> np.ndarray:
     return quads[..., 0] | quads[..., 1] << 2 | quads[..., 2] << 4 | quads[..., 3] << 6
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _pack_rows(counts, index, out):
     n = len(index)
     for j in prange(counts.shape[0]):

@@ -4,6 +4,8 @@ import numba
 import numpy as np
 from numba import njit, prange
 
+from .compile import parallel
+
 _TIE = 1.0 + 1e-11  # two heterozygote counts can be equally likely, and the recurrence rounds
 _NEGLIGIBLE = 1e-20
 _HUGE = 1e300
@@ -31,7 +33,7 @@ def _walk(hets, rare, common, step):
         common -= step
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _hardy_weinberg(hets, rare, common, p):
     for j in prange(len(p)):
         tail_up, up = _walk(hets[j], rare[j], common[j], 1)
@@ -57,7 +59,7 @@ def hardy_weinberg(counts: np.ndarray) -> np.ndarray:
     return p
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _missing_per_sample(packed, partial):
     m, num_tasks = packed.shape[0], partial.shape[0]
     for task in prange(num_tasks):

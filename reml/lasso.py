@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from scipy import linalg, special
+
+from gpu_reml.ops.compile import compiled
 
 SMALLEST_RATIO = 1e-6  # of the last lambda to the first
 DEPENDENT = 1e-8  # eigenvalues of correlations that count as zero: columns alike to 1e-4 of their length
@@ -143,7 +144,7 @@ def descend(problem: Quadratic, lam: float, b0: np.ndarray, settings: DescentSet
     return Descent(b, int(sweeps), bool(converged))
 
 
-@njit(cache=True)
+@compiled
 def _descend(S, gradient, lam, b, tol, max_sweeps, period):
     k = len(b)
     full, since_full = True, 0

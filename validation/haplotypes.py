@@ -18,6 +18,7 @@ import pandas as pd
 from numba import njit, prange
 
 from ..ops import MISSING
+from ..ops.compile import parallel
 
 # Copies of A1 for each two-bit PLINK code; code 1 is a genotype that was not called.
 COUNT_OF_CODE = np.array([2, MISSING, 1, 0], np.int8)
@@ -119,7 +120,7 @@ def _after(position, states, h, log_stay):
     return position + 1 + np.int64(np.log(_uniform(states, h)) / log_stay)
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _copy(alleles, starts, first, num_choices, log_stay, chains, states, out):
     """Copy columns of ``alleles`` (w, .) to ``out``; row h of ``chains`` (H, 4) is to, offset, choice, until.
 
@@ -137,7 +138,7 @@ def _copy(alleles, starts, first, num_choices, log_stay, chains, states, out):
                 out[j, chains[h, 0]] = row[chains[h, 1] + chains[h, 2]]
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _call(haplotypes, first, log_called, until, states, codes):
     """Two-bit codes of the pairs of haplotypes, some of them missing."""
     n = codes.shape[1]

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from bed_reader import to_bed
-from numba import njit, prange
+from numba import prange
 
+from ..ops.compile import parallel
 from .dense import standardised
 from .haplotypes import COUNT_OF_CODE, Haplotypes, Structure, code_blocks, make_samples, make_variants
 
@@ -241,7 +242,7 @@ def _standardised_codes(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values, np.where(varies, called, 0)
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _count(codes):
     counts = np.zeros((len(codes), 4), np.int64)
     for j in prange(len(codes)):
@@ -250,7 +251,7 @@ def _count(codes):
     return counts
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _add_genetic(codes, values, effects, genetic):
     """genetic (G, n) += effects' Z'."""
     n = codes.shape[1]
@@ -264,7 +265,7 @@ def _add_genetic(codes, values, effects, genetic):
                         genetic[g, i] += scaled[codes[j, i]]
 
 
-@njit(parallel=True, cache=True)
+@parallel
 def _pack(codes, packed):
     n = codes.shape[1]
     for j in prange(len(codes)):

@@ -11,6 +11,7 @@ import numpy as np
 from numba import cuda
 from numba.cuda.types import boolean, float32, float64, int32, int64
 
+from .launch import cuda_kernel
 from .tiles import (
     DEPTH,
     FLAT_THREADS,
@@ -63,35 +64,35 @@ def _entry():
     return row, int64(cuda.blockIdx.y) * cuda.blockDim.x + cuda.threadIdx.x
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def combine_kernel(A, a, B, b, out):
     i, j = _entry()
     if i < out.shape[0] and j < out.shape[1]:
         out[i, j] = a[j] * A[i, j] + b[j] * B[i, j]
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def scale_kernel(A, a, out):
     i, j = _entry()
     if i < out.shape[0] and j < out.shape[1]:
         out[i, j] = a[j] * A[i, j]
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def take_kernel(A, columns, out):
     i, j = _entry()
     if i < out.shape[0] and j < out.shape[1]:
         out[i, j] = A[i, columns[j]]
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def put_kernel(A, columns, out):
     i, j = _entry()
     if i < A.shape[0] and j < A.shape[1]:
         out[i, columns[j]] = A[i, j]
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def spread_kernel(U, W, out):
     i, j = _entry()
     if i < out.shape[0] and j < out.shape[1]:
@@ -99,7 +100,7 @@ def spread_kernel(U, W, out):
         out[i, j] = W[i, group] * U[i, j - group * U.shape[1]]
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def fill_kernel(out, value):
     i = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
     if i < len(out):
@@ -167,7 +168,7 @@ def make_dots_kernel(listed: bool, weighted: bool):
     r is ``rows`` when ``listed`` and else 0, 1, ...; w is 1 unless ``weighted``.
     """
 
-    @cuda.jit(cache=True)
+    @cuda_kernel()
     def dots_kernel(A, B, rows, w, out, length):
         sums = cuda.shared.array(DOTS_THREADS, float64)
         num_terms = len(rows) if listed else A.shape[0]
@@ -186,7 +187,7 @@ def make_dots_kernel(listed: bool, weighted: bool):
     return dots_kernel
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def column_sums_kernel(partials, out):
     """out (k,) = column sums of partials (chunks, k)."""
     sums = cuda.shared.array(DOTS_THREADS, float64)
@@ -244,7 +245,7 @@ def _entry_or_zero(A, row, column):
 def make_gram_kernel(listed: bool, weighted: bool):
     """Kernel: out[chunk] (p, q) = A[r]' diag(w) B[r], ``length`` of the rows r a chunk; r, w as in the dots kernel."""
 
-    @cuda.jit(cache=True)
+    @cuda_kernel()
     def gram_kernel(A, B, rows, w, out, length):
         left = cuda.shared.array(GRAM_SHAPE, float64)
         right = cuda.shared.array(GRAM_SHAPE, float64)
@@ -326,7 +327,7 @@ def make_matmul_kernel(narrow: bool):
     left_shape, right_shape = tile.left_shape, tile.right_shape
     tile_rows, side, count = tile.rows, tile.side, tile.side**2
 
-    @cuda.jit(cache=True)
+    @cuda_kernel()
     def matmul_kernel(A, C, out, add):
         left = cuda.shared.array(left_shape, float32)
         right = cuda.shared.array(right_shape, float32)

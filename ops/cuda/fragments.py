@@ -17,7 +17,7 @@ from numba import cuda
 from numba.cuda.types import float32, float64, int32, int64, uint32
 
 from .intrinsics import select, traced, words_result
-from .launch import launch
+from .launch import cuda_kernel, launch
 from .layout import STEP_TERMS, TILE_COLUMNS, panels, partials_shape, sample_stage_steps, stage_words
 
 TABLE_UNIT = 1 / 1024  # the centre of a table is a multiple of it, so differences from the counts are exact in fp16
@@ -107,21 +107,21 @@ def column_scale(op, peak):
     return op.float_of_bits(op.multiply_add(op.smaller(exponent, _HIGHEST_SCALE), 2**23, 0))
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def list_rows_kernel(first, last, out):
     """out = first, first + 1, ..., and ``last`` from there on."""
     thread = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     out[thread] = int32(min(first + thread, last))
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def take_rows_kernel(rows, first, last, out):
     """out = rows[first], rows[first + 1], ..., and rows[last] from there on."""
     thread = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
     out[thread] = rows[min(first + thread, last)]
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def sample_partials_kernel(B, first_column, peaks, totals):
     """Largest magnitudes and sums of every ``len(peaks)``-th row of B: one thread for each entry of the partials.
 
@@ -142,7 +142,7 @@ def sample_partials_kernel(B, first_column, peaks, totals):
     totals[part, column] = total
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def variant_partials_kernel(U, factor, rows, count, first_column, moments, peaks, totals):
     """As :func:`sample_partials_kernel`, of W = factor U in the first ``count`` listed rows; sums are of delta W."""
     thread = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
@@ -160,7 +160,7 @@ def variant_partials_kernel(U, factor, rows, count, first_column, moments, peaks
     totals[part, column] = total
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def fold_kernel(peaks, totals, columns):
     """``columns`` (scale, 1 / scale, sum) from partial maxima and sums; one thread a column."""
     column = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
@@ -174,7 +174,7 @@ def fold_kernel(peaks, totals, columns):
     columns[2, column] = float32(total)
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def sample_fragments_kernel(B, first_column, columns, num_tiles, steps, fragments):
     """Fragments of B for the kernel of Z' B; one thread for each lane of each step and column tile.
 
@@ -198,7 +198,7 @@ def sample_fragments_kernel(B, first_column, columns, num_tiles, steps, fragment
         fragments[4 * thread + i] = words[i]
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def variant_fragments_kernel(U, factor, rows, count, first_column, columns, num_tiles, fragments):
     """Fragments of W = factor U for the kernel of Z W; lane q has variants q, q + 4, q + 8 and q + 12 of a step.
 

@@ -1,4 +1,16 @@
-"""The one place where a tensor-core kernel is launched, so that a test can put an emulator in its place."""
+"""How CUDA kernels are compiled and launched: one place for each, so that a test can put an emulator there."""
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import cuda
+
+from ..compile import kept
+
+
+def cuda_kernel(**options: Any) -> Callable[[Callable], Any]:
+    """Decorator of a kernel whose machine code is kept for later processes; ``options`` of numba's ``cuda.jit``."""
+    return lambda function: kept(cuda.jit, function, **options)
 
 
 def launch(kernel, grid, block: int, stream, *arguments) -> None:

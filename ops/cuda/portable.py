@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from numba import cuda
 from numba.cuda.types import boolean, float32, int32, int64, uint8, uint16
 
+from .launch import cuda_kernel
 from .tiles import (
     DEPTH,
     NARROW,
@@ -118,7 +119,7 @@ def make_zt_kernel(bits: int, narrow: bool):
     left_shape, right_shape = tile.left_shape, tile.right_shape
     tile_rows, side, count = tile.rows, tile.side, tile.side**2
 
-    @cuda.jit(cache=True)
+    @cuda_kernel()
     def zt_kernel(items, table, B, out, length):
         left = cuda.shared.array(left_shape, float32)
         right = cuda.shared.array(right_shape, float32)
@@ -170,7 +171,7 @@ def make_z_kernel(bits: int, narrow: bool, listed: bool):
     side, count = tile.side, tile.side**2
     tile_quads = tile.rows // 4
 
-    @cuda.jit(cache=True)
+    @cuda_kernel()
     def z_kernel(items, table, rows, factor, U, out, length, add):
         left = cuda.shared.array(left_shape, float32)
         right = cuda.shared.array(right_shape, float32)
@@ -223,7 +224,7 @@ def make_diag_kernel(bits: int, listed: bool):
     One thread a sample; rows as in :func:`make_z_kernel`.
     """
 
-    @cuda.jit(cache=True)
+    @cuda_kernel()
     def diag_kernel(items, table, rows, factor, out, length, add):
         sample = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
         if sample >= out.shape[2]:

@@ -21,7 +21,7 @@ from numba.cuda.types import UniTuple, float16, float32, int32, int64, uint8, ui
 
 from .fragments import SampleOperand, launch_rows, launch_variant_operand
 from .intrinsics import fill, floats_result, indices_result, no_result, traced, wait_async, words_result
-from .launch import launch
+from .launch import cuda_kernel, launch
 from .layout import (
     FRAGMENT_WORDS,
     STEP_TERMS,
@@ -244,7 +244,7 @@ def make_zt_kernel(num_tiles: int):
     shared_words = 2 * size
     num_sums = 2 * lane_rows * num_tiles
 
-    @cuda.jit(cache=True, launch_bounds=(threads, 2 if num_tiles <= 4 else 1))
+    @cuda_kernel(launch_bounds=(threads, 2 if num_tiles <= 4 else 1))
     def zt_kernel(packed, table, moments, fragments, columns, out, where):
         """out (b, k) or its parts (parts b, k) from packed, table and moments of a :class:`TensorBlock`.
 
@@ -313,7 +313,7 @@ def make_z_kernel(num_tiles: int):
     shared_words = 2 * buffer_words
     lane_rows, num_sums = 2 * m_tiles, 4 * m_tiles * num_tiles
 
-    @cuda.jit(cache=True, launch_bounds=(threads, {1: 4, 2: 4, 3: 3, 4: 2}.get(num_tiles, 1)))
+    @cuda_kernel(launch_bounds=(threads, {1: 4, 2: 4, 3: 3, 4: 2}.get(num_tiles, 1)))
     def z_kernel(packed, table, listed, fragments, columns, out, where):
         """out (n, k) or its parts (parts n, k) from packed and table rows ``listed`` and the fragments of W.
 
@@ -366,7 +366,7 @@ def make_z_kernel(num_tiles: int):
     return z_kernel
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def sum_parts_kernel(parts, num_parts, out, out_column, add):
     """out[:, out_column...] = (or +=, with ``add``) the sum of ``parts`` (num_parts rows, columns), in their order."""
     thread = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x

@@ -17,6 +17,8 @@ import numpy as np
 from numba import cuda
 from numba.cuda.types import boolean, float32, float64, int64, uint64
 
+from .launch import cuda_kernel
+
 DEPTH = 16  # terms of the sum in one shared tile
 SEGMENT = 256  # terms summed plainly before they join the compensated total
 TILES_PER_SEGMENT = SEGMENT // DEPTH
@@ -168,7 +170,7 @@ SIG_JOIN = {
 }
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def join_kernel(partials, out, add):
     """out (n, k) = [out +] the compensated sum of partials (chunks, n, k) over its chunks, in their order."""
     i = int64(cuda.blockIdx.x) * cuda.blockDim.y + cuda.threadIdx.y

@@ -6,6 +6,7 @@ import numpy as np
 from numba import cuda
 from numba.cuda.types import float32, int64
 
+from .launch import cuda_kernel
 from .tiles import DEPTH, LOW, NARROW, ZERO, accumulate, clear, flush, launch_shape, load_right
 
 TILE_ROWS = LOW.rows  # and NARROW.rows: the plan does not depend on the number of columns
@@ -45,7 +46,7 @@ def make_blocks_kernel(narrow: bool):
     left_shape, right_shape = tile.left_shape, tile.right_shape
     tile_rows, side, count = tile.rows, tile.side, tile.side**2
 
-    @cuda.jit(cache=True)
+    @cuda_kernel()
     def blocks_kernel(W, tiles, U, out):
         left = cuda.shared.array(left_shape, float32)
         right = cuda.shared.array(right_shape, float32)
