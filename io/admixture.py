@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import InputError
+from .headings import refuse_heading
 from .ids import first_ids, repeated
 from .tables import Covariates
 from .text import WHITESPACE, read_text_table
@@ -28,6 +29,8 @@ def read_admixture(path: str | Path, fam: str | Path | None = None, names: Seque
     path = Path(path)
     fam = Path(fam) if fam is not None else fam_of(path)
     people = read_text_table(fam, ".fam", "FID IID ...", min_width=2, sep=WHITESPACE)
+    if len(people.fields):
+        refuse_heading(f"{fam}, line 1", people.fields.iloc[0].tolist())
     samples = pd.DataFrame({"fid": people.fields[0], "iid": people.fields[1]})
     twice = repeated(samples)
     if len(twice):

@@ -14,10 +14,10 @@ from .component_sets import AnalysedVariants, ComponentSet, component_set
 from .components import check_names
 from .content import Content, read_content
 from .errors import InputError
+from .headings import COMPONENT_NAMES, VARIANT_NAMES, key_columns, key_of
 from .text import WHITESPACE, TextTable, count_fields, read_text_table, text_table
 
-ID_HEADERS = frozenset(["variant_id", "variant", "id", "snp", "snpid", "rsid", "marker"])
-ANNOTATION_KEYS = ("chr", "bp", "snp", "cm")
+MANY_POSITIONS = 10  # weights that are equal to so many different positions are not so by chance
 # what @ may stand for
 SPELLINGS = (*map(str, range(1, 100)), *(f"0{k}" for k in range(1, 10)), "X", "Y", "XY", "M", "MT", "PAR1", "PAR2")
 
@@ -30,7 +30,8 @@ def name_of(path: Path) -> str:
 def components_from_lists(paths: Sequence[str | Path], variants: AnalysedVariants) -> ComponentSet:
     """One component of weight 1 for each file of variant ids, called as the file without its suffix.
 
-    One id a line, the first of its fields; a first line that begins with ID, SNP, variant_id or the like is a header.
+    One id a line, the first of its fields; a first line that begins with ID, SNP, variant_id or the like is a header,
+    as is one of CHR, POS and other key columns (:mod:`.headings`), in which SNP or ID is the column of ids.
     Ids that are not analysed are counted in ``notes``.
 
     Raises:
@@ -41,9 +42,9 @@ def components_from_lists(paths: Sequence[str | Path], variants: AnalysedVariant
     paths = [Path(path) for path in paths]
     check_names("variant lists", [name_of(path) for path in paths])
     for path in paths:
-        table, first = _read_ids(path, "variant list", "a variant id", 1)
-        ids = table.fields[0].iloc[first:]
-        _check_once(table, ids, first, "list it once")
+        table, first, columns = _read_ids(path, "variant list", "a variant id", 1)
+        ids = table.fields[columns["id"]].iloc[first:]
+        _check_once(table, ids, ids, "list it once")
         located = _locate(variants, ids, table, first, notes)
         rows.append(located[located >= 0])
     columns = np.repeat(np.arange(len(paths)), [len(found) for found in rows])
@@ -55,25 +56,29 @@ def components_from_table(path: str | Path, variants: AnalysedVariants) -> Compo
     """Components from lines of ``variant_id component [weight]``, in the order of their first lines.
 
     A variant may be in several components; the weight is 1 where there is no third field.  A first line that begins
-    with variant_id, ID, SNP or the like is a header.  Ids that are not analysed are counted in ``notes``.
+    with variant_id, ID, SNP or the like is a header; where it has other key columns (:mod:`.headings`) those named
+    variant, component and weight are read, in any order.  Ids that are not analysed are counted in ``notes``.
 
     Raises:
-        InputError: no such file, an empty one, or a line (named) whose weight is negative or no number, whose variant
-            was in that component before, or whose id is of several variants.
+        InputError: no such file, an empty one, columns of which it is not clear what they are, or a line (named) whose
+            weight is negative or no number, whose variant was in that component before, or whose id is of several
+            variants.
     """
-    table, first = _read_ids(Path(path), "component table", "variant_id component [weight]", 2)
+    table, first, columns = _read_ids(Path(path), "component table", "variant_id component [weight]", 2)
+    columns = _table_columns(table, first, columns)
     fields = table.fields.iloc[first:]
-    ids, components = fields[0], fields[1]
-    _check_once(table, ids + "\t" + components, first, "give the variant one weight in a component")
+    ids, components = fields[columns["id"]], fields[columns["component"]]
+    _check_once(table, ids, ids + "\t" + components, "give the variant one weight in a component")
     weights = np.ones(len(ids))
-    if table.fields.shape[1] > 2:
-        weights = pd.to_numeric(fields[2], errors="coerce").to_numpy(np.float64)
+    if "weight" in columns:
+        text = fields[columns["weight"]]
+        weights = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
         bad = ~np.isfinite(weights) | (weights < 0)
         if bad.any():
             row = int(np.argmax(bad))
             raise InputError(
                 f"{table.where(first + row)}: variant {ids.iloc[row]}: expected a weight of 0 or more for component "
-                f"{components.iloc[row]}, found {fields[2].iloc[row]!r}"
+                f"{components.iloc[row]}, found {text.iloc[row]!r}"
             )
     codes, names = pd.factorize(components)
     check_names(str(path), list(names))
@@ -119,13 +124,15 @@ class _Piece:
 def components_from_annotations(paths: Sequence[str | Path], variants: AnalysedVariants) -> ComponentSet:
     """Components from LDSC's annotation files: a header, then CHR BP SNP CM and one column of weights a component.
 
-    Columns may be binary or continuous and may overlap; ``base`` is a column like any other.  Several files are pieces
+    Columns may be binary or continuous and may overlap; ``base`` is a column like any other.  Key columns are known by
+    their usual names (:mod:`.headings`), wherever they are, and are no components.  Several files are pieces
     of one table (chromosomes) with the same columns.  Rows are matched by SNP, or one by one where the files list
     exactly the variants of the genotype files; those without CHR BP SNP CM (``--thin-annot``) must.
 
     Raises:
         InputError: no such file, other columns than the first file's, a line of another length, a weight that is
-            negative or no number (naming variant, column and line), a variant twice, or a thin file of another length.
+            negative or no number (naming variant, column and line), a variant twice, a thin file of another length, or
+            a column that holds allele frequencies or the variants' positions.
     """
     pieces = [_read_annotation(Path(path)) for path in paths]
     first = pieces[0]
@@ -137,14 +144,31 @@ def components_from_annotations(paths: Sequence[str | Path], variants: AnalysedV
             )
     weights = sparse.csr_array(sparse.vstack([piece.weights for piece in pieces], format="csr"))
     if first.ids is None:
-        return ComponentSet(tuple(first.names), _thin_rows(pieces, weights, variants))
+        return _annotated(first, _thin_rows(pieces, weights, variants), variants)
     ids = pd.concat([piece.ids for piece in pieces], ignore_index=True)
     if len(ids) == variants.num_source and (ids.iloc[variants.rows].to_numpy() == variants.table["id"]).all():
-        return ComponentSet(tuple(first.names), sparse.csr_array(weights[variants.rows]))
+        return _annotated(first, sparse.csr_array(weights[variants.rows]), variants)
     located, notes = _locate_pieces(pieces, ids, variants)
     known = np.flatnonzero(located >= 0)
     take = sparse.csr_array((np.ones(len(known)), (located[known], known)), shape=(variants.num_variants, len(ids)))
-    return ComponentSet(tuple(first.names), sparse.csr_array(take @ weights), notes)
+    return _annotated(first, sparse.csr_array(take @ weights), variants, notes)
+
+
+def _annotated(
+    piece: _Piece, weights: sparse.csr_array, variants: AnalysedVariants, notes: tuple[str, ...] = ()
+) -> ComponentSet:
+    """The components; InputError where a column is the variants' positions under a name that is not known for them."""
+    bp = variants.table["bp"].to_numpy(np.float64)
+    inside = np.flatnonzero(np.diff(weights.indptr))
+    held = weights[inside].tocsc()
+    if len(np.unique(bp[inside])) >= MANY_POSITIONS:
+        for g, name in enumerate(piece.names):
+            if np.array_equal(held[:, [g]].toarray()[:, 0], bp[inside]):
+                raise InputError(
+                    f"{piece.text.path}: column {name} holds the variants' positions, which would be variances; remove "
+                    "it, or call it BP"
+                )
+    return ComponentSet(tuple(piece.names), weights, notes)
 
 
 def _thin_rows(pieces: Sequence[_Piece], weights: sparse.csr_array, variants: AnalysedVariants) -> sparse.csr_array:
@@ -181,15 +205,21 @@ def _read_annotation(path: Path) -> _Piece:
     content = read_content(path, "annotation file")
     names = _header(content, layout)
     text = TextTable(content, WHITESPACE, pd.DataFrame())
-    keys = [name.casefold() for name in names]
-    with_ids = "snp" in keys[:4]
-    annotations = [k for k in range(len(names)) if not (with_ids and keys[k] in ANNOTATION_KEYS)]
+    columns = key_columns(f"{path}, header", names, VARIANT_NAMES)
+    if "frequency" in columns:
+        name = names[columns["frequency"]]
+        raise InputError(
+            f"{path}: column {name} would be a component with allele frequencies as variances; remove it, or call it "
+            f"{name}_weight if that is meant"
+        )
+    with_ids, id_column = "id" in columns, columns.get("id")
+    annotations = [k for k in range(len(names)) if k not in columns.values()]
     check_names(str(path), [names[k] for k in annotations])
     if not annotations:
         raise InputError(f"{text.where(0)}: expected {layout}, found no annotation")
-    kinds = dict.fromkeys(annotations, np.float64) | ({keys.index("snp"): str} if with_ids else {})
+    kinds = dict.fromkeys(annotations, np.float64) | ({id_column: str} if with_ids else {})
     table = _parse(content, len(names), kinds, layout)
-    ids = table.pop(keys.index("snp")) if with_ids else None
+    ids = table.pop(id_column) if with_ids else None
     values = table[annotations].to_numpy(np.float64)
     if table[len(names)].notna().any() or np.isnan(values).any():
         _raise_for_line(content, kinds, layout)
@@ -246,24 +276,50 @@ def _raise_for_line(content: Content, kinds: dict[int, type], layout: str) -> No
             )
 
 
-def _read_ids(path: Path, what: str, layout: str, min_width: int) -> tuple[TextTable, int]:
-    """A table whose first field is a variant's id, and its first row after the header, if it has one."""
+def _read_ids(path: Path, what: str, layout: str, min_width: int) -> tuple[TextTable, int, dict[str, int]]:
+    """A table of variants, its first row after the header, and the positions of key columns: the id's is first where
+    there is no header."""
     table = read_text_table(path, what, layout, min_width)
-    first = int(len(table.fields) > 0 and table.fields.at[0, 0].lstrip("#").casefold() in ID_HEADERS)
+    words = list(table.fields.iloc[0]) if len(table.fields) else []
+    columns, first = {"id": 0}, 0
+    if words and key_of(words[0], VARIANT_NAMES, COMPONENT_NAMES) is not None:
+        found = key_columns(table.where(0), words, VARIANT_NAMES)
+        if "id" in found:
+            columns, first = found, 1
     if len(table.fields) == first:
         raise InputError(f"{path}: the {what} has no variant; expected {layout} a line")
-    return table, first
+    return table, first, columns
 
 
-def _check_once(table: TextTable, keys: pd.Series, first: int, remedy: str) -> None:
+def _table_columns(table: TextTable, first: int, columns: dict[str, int]) -> dict[str, int]:
+    """Positions of id, component and weight, if there is one: by name, or one after another where that is clear."""
+    width = table.fields.shape[1]
+    words = list(table.fields.iloc[0])
+    found = {"id": columns["id"]}
+    if first:
+        for position, word in enumerate(words):
+            key = key_of(word, COMPONENT_NAMES) if position not in columns.values() else None
+            if key is not None:
+                found.setdefault(key, position)
+    others = [k for k in range(width) if k not in {*found.values(), *columns.values()}]
+    if set(columns) == {"id"} and width <= 3:  # what is not named is what is lacking, in its order
+        lacking = [key for key in ("component", "weight") if key not in found]
+        found |= dict(zip(lacking, others, strict=False))
+        others = others[len(lacking) :]
+    if "component" not in found or others:
+        raise InputError(
+            f"{table.where(0)}: of the columns {' '.join(words)} it is not clear which are variant, component and "
+            "weight; give these three, below the header variant_id component weight"
+        )
+    return found
+
+
+def _check_once(table: TextTable, ids: pd.Series, keys: pd.Series, remedy: str) -> None:
     again = keys.duplicated()
     if again.any():
-        row = int(np.argmax(again.to_numpy()))
-        before = int(np.argmax((keys == keys.iloc[row]).to_numpy()))
-        raise InputError(
-            f"{table.where(first + row)}: variant {table.fields.at[first + row, 0]} was in line "
-            f"{table.line(first + before)} before; {remedy}"
-        )
+        row = again.idxmax()
+        before = (keys == keys[row]).idxmax()
+        raise InputError(f"{table.where(row)}: variant {ids[row]} was in line {table.line(before)} before; {remedy}")
 
 
 def _locate(variants: AnalysedVariants, ids: pd.Series, table: TextTable, first: int, notes: list[str]) -> np.ndarray:

@@ -11,6 +11,7 @@ from ..ops.dosages import dosages_of_calls
 from ..ops.genotypes import CALL_BITS
 from ..ops.packing import take_samples
 from .errors import InputError
+from .headings import refuse_heading
 from .rows import Listed, check_samples, notes_on_ids, room, selected, stretches
 from .text import WHITESPACE, parse_numbers, read_text_table
 
@@ -110,6 +111,7 @@ def _read_fam(path: Path) -> pd.DataFrame:
     table = read_text_table(path, ".fam", "FID IID father mother sex phenotype", min_width=6, sep=WHITESPACE)
     if not len(table.fields):
         return check_samples(path, pd.DataFrame({"fid": [], "iid": []}))
+    refuse_heading(f"{path}, line 1", table.fields.iloc[0].tolist())
     return check_samples(path, pd.DataFrame({"fid": table.fields[0], "iid": table.fields[1]}))
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from ..ops.dosages import calls_of_dosages, encode_dosages
 from ..ops.genotypes import CALL_BITS
 from .errors import InputError
+from .headings import SAMPLE_NAMES, key_of, plain
 from .pvar import NO_FID
 from .rows import Listed, check_samples, notes_on_ids, room, selected, stretches
 from .text import WHITESPACE, read_text_table
@@ -118,15 +119,30 @@ def _embedded_samples(bgen: Path, reader: Any) -> pd.DataFrame:
 
 
 def _read_sample(path: Path) -> pd.DataFrame:
-    """fid, iid of an Oxford .sample: two header lines, then ID_1 and ID_2, or a single ID."""
+    """fid, iid of an Oxford .sample: two header lines, then ID_1 and ID_2 (FID and IID), or a single ID."""
     table = read_text_table(path, ".sample", "ID_1 ID_2 missing", min_width=1, sep=WHITESPACE)
     fields = table.fields
     if len(fields) < 2 or fields.iloc[1, 0] != "0":
         raise InputError(f"{path}: expected the two header lines of a .sample (ID_1 ID_2 missing, then 0 0 0)")
-    has_fid = fields.shape[1] > 1 and str(fields.iloc[0, 1]).lower().startswith("id")
+    has_fid = _has_two_ids(path, [str(word) for word in fields.iloc[0]], fields.shape[1] > 1 and fields.iloc[1, 1])
     ids = fields.iloc[2:].reset_index(drop=True)
     fid = ids[0] if has_fid else pd.Series(NO_FID, ids.index, dtype=str)
     return check_samples(path, pd.DataFrame({"fid": fid, "iid": ids[1] if has_fid else ids[0]}))
+
+
+def _has_two_ids(path: Path, names: list[str], second_type: str | bool) -> bool:
+    """Whether the first two columns are ids, by their names and the type below the second, which is 0 for an id."""
+    keys = [key_of(name, SAMPLE_NAMES) for name in names[:2]]
+    if keys in (["fid", "iid"], ["iid", "iid"]):  # ID_1 ID_2, FID IID, ID ID_2
+        return True
+    if keys[:1] in (["iid"], ["fid"]) and (plain(names[0]) != "fid") and (names[1:2] in ([], ["missing"])):
+        return False
+    if keys[0] == "iid" and keys[1:] == [None] and second_type not in ("0", False):
+        return False
+    raise InputError(
+        f"{path}: columns {' '.join(names[:2])} are not known for ids; begin the first line with ID_1 ID_2 missing, or "
+        "with ID missing"
+    )
 
 
 def _read_variants(bgen: Path, reader: Any) -> pd.DataFrame:

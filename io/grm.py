@@ -17,6 +17,7 @@ import pandas as pd
 
 from ..ops.covariance import GenotypeCovariance
 from .errors import InputError, OutputError
+from .headings import family_first
 from .ids import first_ids, repeated
 from .text import WHITESPACE, read_text_table
 
@@ -77,9 +78,13 @@ def read_grm(prefix: str | Path) -> GrmFile:
     table = read_text_table(paths["id"], ".grm.id", "FID IID", min_width=2, sep=WHITESPACE)
     if not len(table.fields):
         raise InputError(f"{paths['id']} is empty; expected FID IID, one line for each sample")
+    heading = family_first(f"{paths['id']}, line 1", table.fields.iloc[0].tolist())
+    if heading is False:
+        raise InputError(
+            f"{paths['id']}: expected FID IID, found IIDs alone; add the family's id, 0 where there is none"
+        )
     samples = pd.DataFrame({"fid": table.fields[0], "iid": table.fields[1]})
-    if samples["fid"].iloc[0].lstrip("#").casefold() == "fid":
-        samples = samples.iloc[1:].reset_index(drop=True)
+    samples = samples.iloc[int(heading is not None) :].reset_index(drop=True)
     twice = repeated(samples)
     if len(twice):
         raise InputError(f"{paths['id']}: {len(twice)} FID + IID occur more than once ({first_ids(twice)})")

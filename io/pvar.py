@@ -11,6 +11,7 @@ import pandas as pd
 
 from .content import Content, read_content
 from .errors import InputError
+from .headings import refuse_heading
 from .rows import check_samples
 from .text import WHITESPACE, count_fields, parse_numbers
 
@@ -63,6 +64,8 @@ def read_psam(path: Path) -> pd.DataFrame:
     """
     lines = _read_lines(path, ".psam", ("#FID", "#IID"), ("IID",), _fam_columns)
     fields = lines.fields
+    if lines.first_line == 1 and len(fields):
+        refuse_heading(lines.where(0), fields.iloc[0].tolist())
     iid = "#IID" if "#IID" in fields else "IID"
     if len(fields) and iid not in fields:
         raise InputError(f"{path}: expected IID after #FID in the header; is it a .psam of PLINK 2?")

@@ -171,8 +171,8 @@ def _check_heading(first: pd.DataFrame, table: SampleTable) -> None:
     """A first line of words was taken for a header; it was not one if it begins with a genotyped sample."""
     if not table.heading:
         return
-    fid, iid = table.heading[:2]
-    if ((first["fid"] == fid) & (first["iid"] == iid)).any():
+    iid = table.heading[1 if table.has_fid else 0]
+    if ((first["iid"] == iid) & ((first["fid"] == table.heading[0]) | (not table.has_fid))).any():
         raise InputError(
             f"{table.path}: the first line ({' '.join(table.heading)}) is sample {iid} with no number, not a header; "
             "write NA for a missing value"

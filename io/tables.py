@@ -2,7 +2,8 @@
 
 Fields are separated by blanks or tabs, or by commas in a file named .csv; .gz is read as it is.  A first line that
 starts with FID or IID (also #FID, #IID) is a header.  A file whose header starts with IID has no FID column and
-matches by IID alone.  Without such a header the first two fields are FID and IID.
+matches by IID alone.  Other names of ids (:mod:`.headings`) make a line a header where no number follows them.
+Without a header the first two fields are FID and IID.
 """
 
 import math
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import InputError
+from .headings import family_first, is_strict, plain
 from .ids import SampleTable, first_ids, repeated
 from .text import TextTable, read_text_table
 
@@ -169,20 +171,14 @@ def read_sample_list(path: str | Path) -> SampleTable:
     file lists nobody.
 
     Raises:
-        InputError: no such file, or lines of different lengths.
+        InputError: no such file, lines of different lengths, or a header with FID and without IID.
     """
     text = read_text_table(path, "sample list", "FID IID, or IID", min_width=1)
-    first = _header_words(text)[0] if len(text.fields) else ""
-    has_fid = text.fields.shape[1] > 1 and first != "iid"
-    rows = text.fields.iloc[1 if first in ("fid", "iid") else 0 :]
+    heading = family_first(f"{path}, header", text.fields.iloc[0].tolist()) if len(text.fields) else None
+    has_fid = text.fields.shape[1] > 1 if heading is None else heading
+    rows = text.fields.iloc[0 if heading is None else 1 :]
     samples = _samples(rows, has_fid).drop_duplicates(["fid", "iid"]).reset_index(drop=True)
     return SampleTable(str(path), samples, has_fid)
-
-
-def _header_words(text: TextTable) -> list[str]:
-    """The first row in lower case, without the ``#`` that PLINK 2 puts before a header."""
-    words = [str(word).casefold() for word in text.fields.iloc[0]]
-    return [words[0].removeprefix("#"), *words[1:]]
 
 
 def _samples(rows: pd.DataFrame, has_fid: bool) -> pd.DataFrame:
@@ -196,20 +192,20 @@ def _read_keyed(path: str | Path, what: str, stem: str, guess_header: bool) -> _
     text = read_text_table(path, what, layout, min_width=2)
     if not len(text.fields):
         raise InputError(f"{path}: the {what} file is empty; expected {layout}")
-    words = _header_words(text)
-    has_fid = words[0] != "iid"
-    named = words[0] in ("fid", "iid")
+    words = [str(word) for word in text.fields.iloc[0]]
+    named = family_first(f"{path}, header", words)
+    has_fid = named is not False
     first_column = 2 if has_fid else 1
     if len(words) <= first_column:
         raise InputError(f"{text.where(0)}: expected {layout}, found {len(words)} fields")
-    guessed = guess_header and not named and not any(_is_value(word) for word in words[first_column:])
-    header = named or guessed
-    if header and set(words[first_column:]) & {"fid", "iid"}:
+    guessed = guess_header and named is None and not any(_is_value(word) for word in words[first_column:])
+    header = named is not None or guessed
+    if header and {plain(word) for word in words[first_column:]} & {"fid", "iid"}:
         raise InputError(f"{text.where(0)}: FID or IID among the value columns; put the ids first, as FID IID")
     samples = _samples(text.fields.iloc[int(header) :], has_fid)
-    first_line = [str(word) for word in text.fields.iloc[0]]
-    names = first_line[first_column:] if header else [f"{stem}_{k + 1}" for k in range(len(words) - first_column)]
-    table = _KeyedTable(text, int(header), samples, has_fid, names, tuple(first_line) if guessed else ())
+    names = words[first_column:] if header else [f"{stem}_{k + 1}" for k in range(len(words) - first_column)]
+    doubtful = header and not is_strict(words)
+    table = _KeyedTable(text, int(header), samples, has_fid, names, tuple(words) if doubtful else ())
     _check_ids(table, what)
     return table
 

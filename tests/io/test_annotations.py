@@ -91,6 +91,60 @@ def test_annotations_are_matched_by_id_with_base_a_column_like_any_other(write, 
     assert found.notes == (f"{path}: 2 of 4 variants are not analysed",)
 
 
+COORDINATES = "CHROM\tPOS\tcoding\tCM\trsid\n1\t1\t2\t0.1\tr0\n1\t2\t0\t0.2\tr1\n1\t4\t5\t0.3\tr3\n"
+
+
+def test_key_columns_by_any_name_and_in_any_place_are_no_components(write, variants):
+    found = components_from_annotations([write("a.annot", COORDINATES)], variants)
+    assert found.names == ("coding",)
+    np.testing.assert_array_equal(found.weights.toarray()[:, 0], [2, 0, 5, 0])
+
+
+def test_a_thin_file_with_coordinates_has_them_left_out(write, variants):
+    text = "CHR BP base\n" + "".join(f"1 {k} {k % 2}\n" for k in range(5))
+    found = components_from_annotations([write("a.annot", text)], variants)
+    assert found.names == ("base",)
+    np.testing.assert_array_equal(found.weights.toarray()[:, 0], [0, 1, 1, 0])
+
+
+def test_columns_that_are_no_annotation_are_refused(write, make_variants, variants):
+    with pytest.raises(InputError, match=r"column MAF would be a component with allele frequencies as variances"):
+        components_from_annotations([write("a.annot", ANNOT.replace("maf_adj", "MAF"))], variants)
+    many = make_variants([f"r{j}" for j in range(12)], bp=np.arange(12) * 1000 + 5)
+    text = "SNP locus x\n" + "".join(f"r{j} {1000 * j + 5} {j % 3}\n" for j in range(12))
+    with pytest.raises(InputError, match=r"a\.annot: column locus holds the variants' positions, which would be var"):
+        components_from_annotations([write("a.annot", text)], many)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "weight SNP set\n0.5 r3 utr\n2 r0 coding\n",
+        "CHR POS SNP set weight\n1 4 r3 utr 0.5\n1 1 r0 coding 2\n",
+        "SNP pathway w\nr3 utr 0.5\nr0 coding 2\n",
+        "SNP weight pathway\nr3 0.5 utr\nr0 2 coding\n",
+    ],
+)
+def test_columns_of_a_table_are_taken_by_name(write, variants, text):
+    found = components_from_table(write("sets.txt", text), variants)
+    assert found.names == ("utr", "coding")
+    np.testing.assert_array_equal(found.weights.toarray(), [[0, 2], [0, 0], [0.5, 0], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["SNP CHR BP\nr0 1 5\n", "SNP CHR set beta\nr0 1 a 2\n", "r0 a 1 2\n", "CHR SNP BP x y\n1 r0 5 a b\n"],
+)
+def test_a_table_whose_columns_are_unclear_is_refused(write, variants, text):
+    with pytest.raises(InputError, match=r"sets\.txt, line 1: of the columns .* it is not clear which are variant"):
+        components_from_table(write("sets.txt", text), variants)
+
+
+def test_the_ids_of_a_list_are_below_their_name(write, variants):
+    found = components_from_lists([write("hits.txt", "CHR POS SNP P\n1 1 r0 0.1\n1 4 r3 0.2\n")], variants)
+    np.testing.assert_array_equal(found.weights.toarray()[:, 0], [1, 0, 1, 0])
+
+
 def test_two_annotation_files_of_one_chromosome_are_an_error(write, tmp_path):
     for name in ("a.2.annot", "a.chr.annot", "a.23.annot"):
         write(name, "")

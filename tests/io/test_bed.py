@@ -261,3 +261,11 @@ def test_filesets_of_different_samples_are_refused(make_fileset, random_counts):
 def test_no_fileset_is_refused():
     with pytest.raises(InputError, match="expected at least one fileset"):
         load_genotypes([])
+
+
+def test_a_fam_with_a_header_is_refused(make_fileset, random_counts):
+    prefix = make_fileset(random_counts(7, 3))
+    fam = prefix.with_name("cohort.fam")
+    fam.write_text("FID IID father mother sex phenotype\n" + fam.read_text())
+    with pytest.raises(InputError, match=r"cohort\.fam, line 1: FID IID is a header, which this file has not"):
+        read_bed(prefix)

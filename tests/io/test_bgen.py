@@ -102,8 +102,12 @@ def test_samples_are_those_of_the_sample_file_or_of_the_bgen(make_bgen, random_c
     assert read_bgen(path).samples.to_numpy().tolist() == [["0", "s0"], ["0", "s1"]]
     write("cohort.sample", "ID_1 ID_2 missing sex\n0 0 0 D\nFa a 0 1\nFb b 0 2\n")
     assert read_bgen(path).samples.to_numpy().tolist() == [["Fa", "a"], ["Fb", "b"]]
-    other = write("other.sample", "ID missing\n0 0\na 0\nb 0\n")
-    assert read_bgen(path, other).samples.to_numpy().tolist() == [["0", "a"], ["0", "b"]]
+    for header in ("ID missing\n0 0", "ID_1 missing\n0 0", "sample_id sex\n0 D"):
+        other = write("other.sample", f"{header}\na 0\nb 0\n")
+        assert read_bgen(path, other).samples.to_numpy().tolist() == [["0", "a"], ["0", "b"]]
+    for header in ("FID IID missing", "family sample missing", "ID_1 ID_2 missing", "ID id_2 missing"):
+        other = write("other.sample", f"{header}\n0 0 0\nFa a 0\nFb b 0\n")
+        assert read_bgen(path, other).samples.to_numpy().tolist() == [["Fa", "a"], ["Fb", "b"]]
 
 
 @pytest.mark.external
@@ -184,6 +188,8 @@ def test_a_bgen_without_ids_needs_a_sample_file(make_bgen, random_counts, write)
     [
         ("ID_1 ID_2 missing\n0 0 0\nFa a 0\n", r"lists 1 samples, but \S*cohort\.bgen holds 2"),
         ("Fa a 0\nFb b 0\n", "expected the two header lines of a .sample"),
+        ("FID sex\n0 D\na 1\nb 2\n", r"bad\.sample: columns FID sex are not known for ids"),
+        ("name code missing\n0 0 0\na b 0\nb c 0\n", "columns name code are not known for ids"),
         ("ID_1 ID_2 missing\n0 0 0\nFa a 0\nFa a 0\n", r"1 FID \+ IID occur more than once"),
     ],
 )

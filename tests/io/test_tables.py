@@ -209,3 +209,26 @@ def test_sample_list_may_have_fid_and_iid_or_iids_only_and_a_header(write, text,
 def test_missing_sample_list_is_always_an_error(tmp_path):
     with pytest.raises(InputError, match=r"sample list file not found: \S*keep\.txt"):
         read_sample_list(tmp_path / "keep.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "fids", "iids"),
+    [
+        ("eid height\na 1\nb 2\n", ["", ""], ["a", "b"]),
+        ("family_id individual_id y\n1 a 1\n2 b 2\n", ["1", "2"], ["a", "b"]),
+        ("ID1 ID1 1\nb b 2\n", ["ID1", "b"], ["ID1", "b"]),
+    ],
+)
+def test_ids_of_a_phenotype_are_known_by_the_names_that_people_use(write, text, fids, iids):
+    samples = read_phenotype(write("p.txt", text)).samples
+    assert samples["fid"].tolist() == fids and samples["iid"].tolist() == iids
+    if "y" in text:
+        listed = read_sample_list(write("list.txt", text))
+        assert listed.samples.equals(samples)
+        assert read_covariates(write("c.txt", text), "categorical").values.columns.tolist() == ["y"]
+
+
+def test_a_family_column_without_a_sample_column_is_refused(write):
+    for read in (read_phenotype, read_sample_list):
+        with pytest.raises(InputError, match=r"p\.txt, header: expected IID after FID, found y"):
+            read(write("p.txt", "FID y z\n1 2 3\n"))
