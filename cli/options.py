@@ -69,7 +69,7 @@ def add_data(group, needs_pheno: bool = True) -> None:
         "--pfile", "--pgen-prefix", dest="pfile", metavar="PREFIX[,PREFIX...]",
         help="PLINK 2 filesets (.pgen, .pvar or .pvar.zst, .psam), likewise",
     )  # fmt: skip
-    group.add_argument("--bgen", metavar="FILE", help="BGEN 1.2 or 1.3 (pip install 'gpu-reml[bgen]')")
+    group.add_argument("--bgen", metavar="FILE", help="BGEN 1.2 or 1.3")
     group.add_argument("--sample", metavar="FILE", help="samples of --bgen, where the file does not hold them")
     group.add_argument(
         "--rare-bfile", "--rare-bed-prefix", dest="rare_bfile", metavar="PREFIX[,PREFIX...]",

@@ -45,7 +45,7 @@ def add_genotypes(group) -> None:
     which = group.add_mutually_exclusive_group(required=True)
     which.add_argument("--bfile", "--bed-prefix", dest="bfile", metavar=several, help="PLINK 1 filesets")
     which.add_argument("--pfile", "--pgen-prefix", dest="pfile", metavar=several, help="PLINK 2 filesets")
-    which.add_argument("--bgen", metavar="FILE", help="BGEN 1.2 or 1.3 (pip install 'gpu-reml[bgen]')")
+    which.add_argument("--bgen", metavar="FILE", help="BGEN 1.2 or 1.3")
     group.add_argument("--sample", metavar="FILE", help="samples of --bgen, where the file does not hold them")
     group.add_argument("--dosage", action="store_true", help="take dosages of .pgen and .bgen, not calls")
     add_ambiguous(group)

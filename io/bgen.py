@@ -1,16 +1,19 @@
-"""BGEN genotypes (layout 2: versions 1.2 and 1.3), read by the package bgen a variant at a time and packed at once."""
+"""BGEN genotypes (layout 2: versions 1.2 and 1.3), expanded a variant at a time and packed at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
 
 from ..ops.dosages import calls_of_dosages, encode_dosages
 from ..ops.genotypes import CALL_BITS
+from .bgen_blocks import ZSTD, Header, Variant, copies_of_block, read_header, walk
+from .content import opened
 from .errors import InputError
 from .headings import SAMPLE_NAMES, key_of, plain
 from .pvar import NO_FID
@@ -25,6 +28,7 @@ class BgenFile(Listed):
     """One BGEN file, open for reading: a :class:`~gpu_reml.io.GenotypeFile`.
 
     ``variants``: a1 is the second allele, a2 the first (``ref-first`` of PLINK 2); cm is 0.
+    ``places`` (m, 2): byte where a variant's genotypes begin, and how many there are.
     Dosages are rounded to 2^-14 copies, PLINK 2's unit; a call is the whole number within ``HARD_CALL``, if any.
     """
 
@@ -32,6 +36,8 @@ class BgenFile(Listed):
     samples: pd.DataFrame
     variants: pd.DataFrame
     paths: tuple[Path, Path, Path]
+    places: np.ndarray
+    compression: int
     notes: tuple[str, ...] = ()
 
     def read_packed(
@@ -61,22 +67,33 @@ class BgenFile(Listed):
         return out
 
     def _blocks(self, chosen: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        """(rows of the result, copies of the second allele, NaN where missing), a block of variants at a time.
-
-        The file is gone through in its own order: an index beside it (.bgi) may have another.
-        """
+        """(rows of the result, copies of the second allele, NaN where missing), a block of variants at a time."""
         buffer = np.empty((0, self.num_samples), np.float32)
-        wanted = np.zeros(self.num_variants, bool)
-        wanted[chosen] = True
-        with _reading(self.paths[0]), _open(self.paths[0]) as reader:
-            found = (variant for variant, take in zip(reader, wanted, strict=False) if take)
+        with opened(self.paths[0], "BGEN file") as file:
             for rows in stretches(len(chosen), self.num_samples * buffer.itemsize):
-                size = rows.stop - rows.start
-                if len(buffer) < size:
-                    buffer = np.empty((size, self.num_samples), np.float32)
-                for target in buffer[:size]:
-                    target[:] = _copies(self.paths[0], next(found))
-                yield rows, buffer[:size]
+                wanted = chosen[rows]
+                if len(buffer) < len(wanted):
+                    buffer = np.empty((len(wanted), self.num_samples), np.float32)
+                for target, row in zip(buffer, wanted, strict=False):
+                    target[:] = self._copies(file, row)
+                yield rows, buffer[: len(wanted)]
+
+    def _copies(self, file: BinaryIO, row: int) -> np.ndarray:
+        """(n,) float32 expected copies of the second allele of a variant."""
+        start, length = self.places[row].tolist()
+        file.seek(start)
+        variant = f"variant {self.variants['id'].iat[row]} at {self.variants['chrom'].iat[row]}:" + str(
+            self.variants["bp"].iat[row]
+        )
+        try:
+            copies, num_odd = copies_of_block(file.read(length), self.compression, self.num_samples)
+        except ValueError as error:
+            raise InputError(f"{self.paths[0]}: {variant}: {error}; copy the file again, or write it again") from None
+        if num_odd:
+            raise InputError(
+                f"{self.paths[0]}: {variant} is not diploid in {num_odd} samples; leave such variants out (--autosome)"
+            )
+        return copies
 
 
 def read_bgen(path: str | Path, sample: str | Path | None = None) -> BgenFile:
@@ -86,8 +103,8 @@ def read_bgen(path: str | Path, sample: str | Path | None = None) -> BgenFile:
     itself (FID 0, as PLINK 2 writes where there is none).  Cost: one walk over the file that passes the genotypes by.
 
     Raises:
-        InputError: the package bgen is not installed, a missing or malformed file, layout 1, a variant that is not
-            biallelic, no sample ids, or another number of them than the BGEN holds.
+        InputError: a missing or malformed file, layout 1, a variant that is not biallelic, no sample ids, or another
+            number of them than the BGEN holds; zstandard is not installed and needed.
     """
     prefix = str(path).removesuffix(".bgen")
     bgen = Path(f"{prefix}.bgen")
@@ -95,26 +112,29 @@ def read_bgen(path: str | Path, sample: str | Path | None = None) -> BgenFile:
         raise InputError(f"BGEN file not found: {bgen}; check the path")
     beside = Path(f"{prefix}.sample")
     sample = Path(sample) if sample is not None else (beside if beside.is_file() else None)
-    with _reading(bgen), _open(bgen) as reader:
-        header = reader.header
+    with opened(bgen, "BGEN file") as file, _reading(bgen):
+        header = read_header(file)
         if header.layout != 2:
             raise InputError(
                 f"{bgen} is BGEN 1.1 (layout {header.layout}); rewrite it with qctool or plink2 as BGEN 1.2"
             )
-        samples = _embedded_samples(bgen, reader) if sample is None else _read_sample(sample)
-        if len(samples) != header.nsamples:
+        if header.compression == ZSTD and find_spec("zstandard") is None:
+            raise InputError(f"{bgen}: reading it needs the package zstandard; pip install 'gpu-reml[zst]'")
+        samples = _embedded_samples(bgen, header) if sample is None else _read_sample(sample)
+        if len(samples) != header.num_samples:
             raise InputError(
-                f"{sample} lists {len(samples)} samples, but {bgen} holds {header.nsamples}; give the .sample that "
+                f"{sample} lists {len(samples)} samples, but {bgen} holds {header.num_samples}; give the .sample that "
                 "came with it"
             )
-        variants = _read_variants(bgen, reader)
-    return BgenFile(prefix, samples, variants, (bgen, bgen, sample or bgen), notes_on_ids(bgen, variants))
+        variants, places = _read_variants(bgen, walk(file, header))
+    paths, notes = (bgen, bgen, sample or bgen), notes_on_ids(bgen, variants)
+    return BgenFile(prefix, samples, variants, paths, places, header.compression, notes)
 
 
-def _embedded_samples(bgen: Path, reader: Any) -> pd.DataFrame:
-    if not reader.header.has_sample_ids:
+def _embedded_samples(bgen: Path, header: Header) -> pd.DataFrame:
+    if header.iids is None:
         raise InputError(f"{bgen} holds no sample ids; give the .sample file that came with it")
-    iid = pd.Series(reader.samples, dtype=str)
+    iid = pd.Series(header.iids, dtype=str)
     return check_samples(bgen, pd.DataFrame({"fid": pd.Series(NO_FID, iid.index, dtype=str), "iid": iid}))
 
 
@@ -145,48 +165,30 @@ def _has_two_ids(path: Path, names: list[str], second_type: str | bool) -> bool:
     )
 
 
-def _read_variants(bgen: Path, reader: Any) -> pd.DataFrame:
-    rows = []
-    for variant in reader:
-        name = variant.rsid or variant.varid
+def _read_variants(bgen: Path, found: Iterator[Variant]) -> tuple[pd.DataFrame, np.ndarray]:
+    """The table of variants, and where their genotypes are."""
+    rows, places = [], []
+    for variant in found:
         if len(variant.alleles) != 2:
             raise InputError(
-                f"{bgen}: variant {name} at {variant.chrom}:{variant.pos} has {len(variant.alleles)} alleles; keep the "
-                "biallelic ones (plink2 --max-alleles 2), or split it (bcftools norm -m-)"
+                f"{bgen}: variant {variant.id} at {variant.chrom}:{variant.bp} has {len(variant.alleles)} alleles; "
+                "keep the biallelic ones (plink2 --max-alleles 2), or split it (bcftools norm -m-)"
             )
-        rows.append((variant.chrom, name, variant.pos, *variant.alleles))
+        rows.append((variant.chrom, variant.id, variant.bp, *variant.alleles))
+        places.append((variant.start, variant.length))
     if not rows:
         raise InputError(f"{bgen} holds no variant")
     chrom, ids, bp, a2, a1 = zip(*rows, strict=True)
     variants = pd.DataFrame({"chrom": chrom, "id": ids, "cm": 0.0, "bp": np.array(bp, np.int64), "a1": a1, "a2": a2})
-    return variants.astype({name: str for name in ("chrom", "id", "a1", "a2")})
-
-
-def _copies(bgen: Path, variant: Any) -> np.ndarray:
-    """(n,) float32 expected copies of the second allele."""
-    copies, ploidy = variant.alt_dosage, variant.ploidy
-    if (ploidy != 2).any():
-        raise InputError(
-            f"{bgen}: variant {variant.rsid or variant.varid} at {variant.chrom}:{variant.pos} is not diploid in "
-            f"{int((ploidy != 2).sum())} samples; leave such variants out (--autosome)"
-        )
-    return copies
-
-
-def _open(bgen: Path) -> Any:
-    try:
-        from bgen import BgenReader
-    except ImportError:
-        raise InputError(f"{bgen}: reading BGEN needs the package bgen; pip install 'gpu-reml[bgen]'") from None
-    return BgenReader(str(bgen), delay_parsing=True)
+    return variants.astype({name: str for name in ("chrom", "id", "a1", "a2")}), np.array(places, np.int64)
 
 
 @contextmanager
-def _reading(path: Path):
-    """The errors of the package bgen, in our words."""
+def _reading(path: Path) -> Iterator[None]:
+    """What the file does not hold, as an error that names it."""
     try:
         yield
     except InputError:
         raise
-    except (ValueError, IndexError, RuntimeError, MemoryError) as error:
+    except ValueError as error:  # also text that is not UTF-8
         raise InputError(f"{path}: it cannot be read as BGEN ({error}); check it or write it again") from None

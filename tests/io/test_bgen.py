@@ -1,14 +1,17 @@
 """BGEN files: the package bgen writes them, plink2 is the oracle for calls and dosages where it is installed."""
 
 import shutil
+import struct
 import subprocess
-import sys
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gpu_reml.io import InputError, read_bed, read_bgen, read_pgen
+from gpu_reml.io import bgen as bgen_module
 from gpu_reml.io import rows as rows_module
 from gpu_reml.ops import MISSING, pack, unpack
 
@@ -147,11 +150,12 @@ def export(folder, *arguments):
 # errors
 
 
-def test_without_the_package_the_extra_is_named(make_bgen, random_counts, monkeypatch):
-    path = make_bgen(of_counts(random_counts(2, 2)))
-    monkeypatch.setitem(sys.modules, "bgen", None)
-    with pytest.raises(InputError, match=r"needs the package bgen; pip install 'gpu-reml\[bgen\]'"):
+def test_without_zstandard_the_extra_is_named(make_bgen, random_counts, monkeypatch):
+    path = make_bgen(of_counts(random_counts(2, 2)), compression="zstd")
+    monkeypatch.setattr(bgen_module, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs the package zstandard; pip install 'gpu-reml\[zst\]'"):
         read_bgen(path)
+    assert read_bgen(make_bgen(of_counts(random_counts(2, 2)), compression="zlib")).num_variants == 2
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -209,3 +213,98 @@ def test_variants_that_are_not_biallelic_or_not_diploid_are_named(tmp_path):
         writer.add_variant("v", "rs8", "X", 5, ["A", "G"], np.array([[1, 0, np.nan], [0, 1, 0]]), ploidy=ploidy)
     with pytest.raises(InputError, match="variant rs8 at X:5 is not diploid in 1 samples"):
         read_bgen(tmp_path / "haploid").read_packed()
+
+
+def one_variant(bits=8, ploidy=(2, 2), probabilities=b"\0\0\0\0", phased=0, alleles=2, n=2):
+    """The genotypes of a variant, uncompressed."""
+    fixed = struct.pack("<IHBB", n, alleles, min(ploidy, default=0), max(ploidy, default=0))
+    return fixed + bytes(ploidy) + bytes([phased, bits]) + probabilities
+
+
+def bgen_of(block, n=2, ids=(b"a", b"b"), compression=0, name=b"rs1", num_variants=1, length=None):
+    """A BGEN file of layout 2 with one variant, as the specification says it byte by byte."""
+    flags = compression | 2 << 2 | (1 << 31 if ids else 0)
+    listed = b"".join(struct.pack("<H", len(iid)) + iid for iid in ids)
+    listed = struct.pack("<II", len(listed) + 8, n) + listed if ids else b""
+    head = struct.pack("<IIII", 20 + len(listed), 20, num_variants, n) + b"bgen" + struct.pack("<I", flags) + listed
+    variant = struct.pack("<H", 0) + b"".join(struct.pack("<H", len(word)) + word for word in (name, b"1"))
+    variant += struct.pack("<IH", 5, 2) + b"".join(struct.pack("<I", 1) + allele for allele in (b"C", b"A"))
+    return head + variant + struct.pack("<I", len(block) if length is None else length) + block
+
+
+def test_every_number_of_bits_is_what_the_package_reads(tmp_path):
+    for bits in range(1, 33):
+        probabilities, _ = random_probabilities(37, 3, bits, seed=bits)
+        path = tmp_path / f"{bits}.bgen"
+        with bgen.BgenWriter(str(path), 37, samples=[f"s{i}" for i in range(37)]) as writer:
+            for j, values in enumerate(probabilities):
+                writer.add_variant(f"v{j}", f"rs{j}", "3", 100 * j, ["C", "A"], values, bit_depth=bits)
+        found = read_bgen(path)
+        with bgen.BgenReader(str(path)) as reader:
+            expected = np.stack([variant.alt_dosage for variant in reader])
+        copies = np.concatenate([copies.copy() for _, copies in found._blocks(np.arange(3))])
+        np.testing.assert_allclose(copies, expected, rtol=0, atol=3e-7)
+
+
+def test_a_file_written_by_the_specification_is_read(write):
+    for compression, block in ((0, bytes), (1, lambda b: struct.pack("<I", len(b)) + zlib.compress(b))):
+        stored = one_variant(probabilities=bytes([255, 0, 0, 255]))
+        found = read_bgen(write("a.bgen", bgen_of(block(stored), compression=compression)))
+        np.testing.assert_array_equal(unpack(found.read_packed(), 2)[:, 0], [0, 1])
+        assert found.samples["iid"].tolist() == ["a", "b"] and found.variants["a1"].tolist() == ["A"]
+
+
+GOOD = one_variant(probabilities=bytes([255, 0, 0, 255]))
+ZIPPED = zlib.compress(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (bgen_of(GOOD, n=1 << 31, ids=()), "holds no sample ids"),
+        (bgen_of(GOOD, n=1 << 31), "2147483648 samples, and 2147483648 sample ids in 14 bytes"),
+        (bgen_of(GOOD, num_variants=1 << 31), "bytes are promised at byte"),
+        (bgen_of(GOOD, num_variants=0), "bytes follow its 0 variants"),
+        (bgen_of(GOOD, length=1 << 31), "2147483648 bytes are promised at byte"),
+        (bgen_of(GOOD) + b"x", "1 bytes follow its 1 variants"),
+        (bgen_of(GOOD, name=b"r\ns"), "is no name"),
+        (bgen_of(GOOD, name=b"r\xff"), "cannot be read as BGEN"),
+        (bgen_of(GOOD, compression=3), "compression 3"),
+        (bgen_of(one_variant(bits=0)), "phased 0, of 0 bits"),
+        (bgen_of(one_variant(bits=33)), "of 33 bits"),
+        (bgen_of(one_variant(phased=2)), "phased 2"),
+        (bgen_of(one_variant(probabilities=b"\0\0\0")), "do not fit together"),
+        (bgen_of(one_variant(n=3)), "its genotypes are of 3 samples and 2 alleles"),
+        (bgen_of(one_variant(alleles=3)), "its genotypes are of 2 samples and 3 alleles"),
+        (bgen_of(GOOD[:9]), "too few for 2 samples"),
+        (bgen_of(one_variant(ploidy=(2, 1))), "not diploid in 1 samples"),
+        (bgen_of(one_variant(probabilities=bytes([200, 100, 0, 0]))), "add up to more than 1"),
+        (bgen_of(b"\0", compression=1), "1 bytes of genotypes"),
+        (
+            bgen_of(struct.pack("<I", 1 << 31) + ZIPPED, compression=1),
+            "2147483648 bytes of genotypes are too many",
+        ),
+        (bgen_of(struct.pack("<I", len(GOOD) + 1) + ZIPPED, compression=1), "do not expand to the 17 bytes"),
+        (bgen_of(struct.pack("<I", len(GOOD) - 1) + ZIPPED, compression=1), "do not expand to the 15 bytes"),
+        (bgen_of(struct.pack("<I", len(GOOD)) + ZIPPED[:-2], compression=1), "do not expand to the 16 bytes"),
+        (bgen_of(struct.pack("<I", len(GOOD)) + ZIPPED[:-1] + b"x", compression=1), "cannot be expanded"),
+        (bgen_of(struct.pack("<I", len(GOOD)) + ZIPPED, compression=2), "cannot be expanded"),
+    ],
+)
+def test_what_a_file_promises_and_does_not_hold_is_refused_and_takes_no_memory(write, stored, message):
+    path = write("bad.bgen", stored)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=message) as refused:
+        read_bgen(path).read_packed()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert str(path) in str(refused.value) and "\n" not in str(refused.value) and peak < 8 << 20
+
+
+def test_a_bgen_cut_anywhere_is_refused(make_bgen, random_counts):
+    path = make_bgen(of_counts(random_counts(9, 4)))
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InputError, match=r"cohort\.bgen"):
+            read_bgen(path)
