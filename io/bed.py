@@ -12,12 +12,17 @@ from ..ops.genotypes import CALL_BITS
 from ..ops.packing import take_samples
 from .errors import InputError
 from .headings import refuse_heading
+from .ids import first_ids
 from .rows import Listed, check_samples, notes_on_ids, room, selected, stretches
 from .text import WHITESPACE, parse_numbers, read_text_table
 
 MAGIC = b"\x6c\x1b"
 SNP_MAJOR = 1
 HEADER_BYTES = 3
+LOOKED_AT = 2000  # variants, spread over the file, in which padding is looked for
+NEIGHBOURS = 64  # bytes before it that say how common a call is
+# a sample who has the padding's call in so many different variants, which has log-probability below this, is none
+MANY_VARIANTS, IMPLAUSIBLE = 200, -100.0
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,13 @@ def read_bed(prefix: str | Path) -> BedFile:
     """Open ``prefix``.bed, .bim and .fam (``prefix`` may end in .bed).
 
     The text files are parsed here and not by bed-reader, which takes ``#`` for the start of a comment and does not
-    name the line of an error; the tests hold the two parsers equal.  Cost: the text files; no genotype is read.
+    name the line of an error; the tests hold the two parsers equal.  Cost: the text files, and the ends of a few
+    variants.
 
     Raises:
         InputError: a missing file, a malformed or empty .fam or .bim (with its line), a repeated FID + IID, a .bed
-            that is not SNP-major or whose size does not fit the .fam and .bim.
+            that is not SNP-major, whose size does not fit the .fam and .bim, or whose padding shows another number of
+            samples than the .fam has.
     """
     prefix = str(prefix).removesuffix(".bed")
     paths = {suffix: Path(f"{prefix}.{suffix}") for suffix in ("bed", "bim", "fam")}
@@ -104,6 +111,7 @@ def read_bed(prefix: str | Path) -> BedFile:
     samples = _read_fam(paths["fam"])
     variants = _read_bim(paths["bim"])
     packed = _map_bed(paths["bed"], len(samples), len(variants))
+    _check_padding(paths, packed, samples)
     return BedFile(prefix, samples, variants, packed, notes_on_ids(paths["bim"], variants))
 
 
@@ -157,3 +165,33 @@ def _map_bed(path: Path, num_samples: int, num_variants: int) -> np.ndarray:
             f"the .bim, found {found}; copy the three files again, together"
         )
     return np.memmap(path, np.uint8, "r", offset=HEADER_BYTES, shape=(num_variants, bytes_per_variant))
+
+
+def _check_padding(paths: dict[str, Path], packed: np.ndarray, samples: pd.DataFrame) -> None:
+    """A .fam that lost or gained a line may still fit the size of the .bed, where four samples share a byte.
+
+    PLINK pads a variant's last byte with zeros, which would be calls of two copies of A1: a pair of bits there that is
+    not zero is of a sample who is not in the .fam, and a last sample who has nothing else is none.
+    """
+    last = packed.shape[1] - 1
+    rows = np.unique(np.linspace(0, len(packed) - 1, LOOKED_AT).astype(np.int64))
+    ends = np.asarray(packed[rows, max(0, last - NEIGHBOURS) :])
+    in_last = len(samples) - 4 * last
+    if in_last < 4 and (ends[:, -1] >> (2 * in_last)).any():
+        raise InputError(
+            f"{paths['bed']}: the bits after the last of the {len(samples)} samples of {paths['fam']} are not zero, so "
+            "it holds more samples than that, or samples in another order; copy the three files again, together (or "
+            "rewrite them with plink --make-bed, if another program wrote the .bed)"
+        )
+    two_copies = np.stack([(ends >> shift) & 3 == 0 for shift in (0, 2, 4, 6)], axis=2).reshape(len(ends), -1)
+    two_copies = two_copies[:, : two_copies.shape[1] - 4 + in_last]
+    if not two_copies[:, -1].all() or two_copies.shape[1] < 2:
+        return
+    patterns = np.unique(two_copies[:, :-1], axis=0)
+    share = (patterns.sum(axis=1) + 0.5) / (patterns.shape[1] + 1)
+    if len(patterns) >= MANY_VARIANTS and np.log(share).sum() < IMPLAUSIBLE:
+        raise InputError(
+            f"{paths['bed']}: the last sample of {paths['fam']} ({first_ids(samples.tail(1))}) has two copies of A1 in "
+            f"every variant looked at ({len(rows)}), as the padding after the last sample has; the .fam has a line too "
+            "many: copy the three files again, together"
+        )

@@ -103,8 +103,8 @@ def read_bgen(path: str | Path, sample: str | Path | None = None) -> BgenFile:
     itself (FID 0, as PLINK 2 writes where there is none).  Cost: one walk over the file that passes the genotypes by.
 
     Raises:
-        InputError: a missing or malformed file, layout 1, a variant that is not biallelic, no sample ids, or another
-            number of them than the BGEN holds; zstandard is not installed and needed.
+        InputError: a missing or malformed file, layout 1, a variant that is not biallelic, no sample ids, another
+            number of them than the BGEN holds, or the same ids in another order; zstandard is not installed and needed.
     """
     prefix = str(path).removesuffix(".bgen")
     bgen = Path(f"{prefix}.bgen")
@@ -126,6 +126,8 @@ def read_bgen(path: str | Path, sample: str | Path | None = None) -> BgenFile:
                 f"{sample} lists {len(samples)} samples, but {bgen} holds {header.num_samples}; give the .sample that "
                 "came with it"
             )
+        if sample is not None and header.iids is not None:
+            _check_order(bgen, sample, list(header.iids), samples)
         variants, places = _read_variants(bgen, walk(file, header))
     paths, notes = (bgen, bgen, sample or bgen), notes_on_ids(bgen, variants)
     return BgenFile(prefix, samples, variants, paths, places, header.compression, notes)
@@ -136,6 +138,17 @@ def _embedded_samples(bgen: Path, header: Header) -> pd.DataFrame:
         raise InputError(f"{bgen} holds no sample ids; give the .sample file that came with it")
     iid = pd.Series(header.iids, dtype=str)
     return check_samples(bgen, pd.DataFrame({"fid": pd.Series(NO_FID, iid.index, dtype=str), "iid": iid}))
+
+
+def _check_order(bgen: Path, sample: Path, embedded: list[str], samples: pd.DataFrame) -> None:
+    """A .sample whose ids are those in the BGEN has them in its order; a BGEN may as well hold other ids, or none."""
+    for column in (samples["iid"], samples["fid"] + "_" + samples["iid"]):
+        if column.tolist() != embedded and sorted(column) == sorted(embedded):
+            i = int(np.argmax(column.to_numpy() != np.array(embedded, dtype=object)))
+            raise InputError(
+                f"{sample}: sample {i + 1} is {column[i]}, and {embedded[i]} in {bgen}, which holds the same ids in "
+                "another order; give the .sample that came with it, or leave it out"
+            )
 
 
 def _read_sample(path: Path) -> pd.DataFrame:

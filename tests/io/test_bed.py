@@ -269,3 +269,29 @@ def test_a_fam_with_a_header_is_refused(make_fileset, random_counts):
     fam.write_text("FID IID father mother sex phenotype\n" + fam.read_text())
     with pytest.raises(InputError, match=r"cohort\.fam, line 1: FID IID is a header, which this file has not"):
         read_bed(prefix)
+
+
+@pytest.mark.parametrize("n", [9, 10, 11, 12])
+def test_a_fam_that_lost_a_line_shows_in_the_padding(make_fileset, random_counts, n):
+    prefix = make_fileset(random_counts(n, 40))
+    assert read_bed(prefix).num_samples == n
+    fam = prefix.with_name("cohort.fam")
+    fam.write_text("".join(fam.read_text().splitlines(keepends=True)[1:]))
+    message = r"bytes for 8 samples" if n == 9 else r"cohort\.bed: the bits after the last of the .*cohort\.fam are not"
+    with pytest.raises(InputError, match=message):
+        read_bed(prefix)
+
+
+def test_a_fam_that_gained_a_line_shows_in_a_sample_without_any_other_call(make_fileset, random_counts):
+    counts = np.clip(random_counts(30, 600), 0, 2)
+    prefix = make_fileset(counts)
+    fam = prefix.with_name("cohort.fam")
+    fam.write_text("F9 new 0 0 0 -9\n" + fam.read_text())
+    with pytest.raises(InputError, match=r"last sample of \S*cohort\.fam \(FID Fs29 IID s29\) has two copies of A1"):
+        read_bed(prefix)
+    rare = np.full((31, 600), 2, np.int8)
+    rare[np.random.default_rng(0).integers(0, 30, 600), np.arange(600)] = 1
+    assert read_bed(make_fileset(rare, "rare")).num_samples == 31  # A1 is common: the last one carries no rare allele
+    few = np.full((31, 100), 2, np.int8)
+    few[:30] = np.clip(random_counts(30, 100), 0, 2)
+    assert read_bed(make_fileset(few, "few")).num_samples == 31

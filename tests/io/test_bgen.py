@@ -181,6 +181,15 @@ def test_layout_1_is_refused(make_bgen, random_counts):
         read_bgen(path)
 
 
+def test_a_sample_file_has_the_bgens_own_ids_in_its_order(make_bgen, random_counts, write):
+    path = make_bgen(of_counts(random_counts(3, 2)))
+    for text in ("0 s1 0\n0 s0 0\n0 s2 0\n", "s s1 0\ns s2 0\ns s0 0\n"):
+        with pytest.raises(InputError, match=r"other\.sample: sample 1 is s1, and s0 in \S*cohort\.bgen, which holds"):
+            read_bgen(path, write("other.sample", "ID_1 ID_2 missing\n0 0 0\n" + text))
+    own = write("other.sample", "ID_1 ID_2 missing\n0 0 0\na s0 0\nb s1 0\nc x 0\n")
+    assert read_bgen(path, own).samples["iid"].tolist() == ["s0", "s1", "x"]
+
+
 def test_a_bgen_without_ids_needs_a_sample_file(make_bgen, random_counts, write):
     path = make_bgen(of_counts(random_counts(2, 2)), with_ids=False)
     with pytest.raises(InputError, match=r"cohort\.bgen holds no sample ids; give the \.sample"):
