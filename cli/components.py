@@ -56,16 +56,12 @@ def default_set(sources: Sources, variants: io.AnalysedVariants) -> io.Component
     return io.components_from_specs(specs, variants)
 
 
-def block_specs(text: str, num_variants: int) -> list[io.ComponentSpec]:
+def block_specs(sizes: list[int], num_variants: int) -> list[io.ComponentSpec]:
     """Contiguous blocks of the unfiltered variants, whose sizes add up to all of them."""
-    try:
-        sizes = [int(size) for size in text.split(",")]
-    except ValueError:
-        raise io.InputError(f"--vc-block-sizes: expected whole numbers separated by commas, found {text!r}") from None
     if min(sizes) < 1 or sum(sizes) != num_variants:
         raise io.InputError(
             f"--vc-block-sizes: expected positive sizes that add up to the {num_variants} variants, found "
-            f"{text} ({sum(sizes)})"
+            f"{','.join(map(str, sizes))} ({sum(sizes)})"
         )
     edges = np.cumsum([0, *sizes])
     return [io.ComponentSpec(f"block_{g:03d}", np.arange(edges[g], edges[g + 1])) for g in range(len(sizes))]
@@ -75,7 +71,7 @@ def genotype_sets(genotypes: ops.PackedGenotypes, variants: io.AnalysedVariants,
     """Components by allele frequency and LD of the analysed samples."""
     bins = None
     if options.maf_bins:
-        bins = io.components_by_maf(io.minor_allele_frequencies(genotypes), maf_edges(options.maf_bins))
+        bins = io.components_by_maf(io.minor_allele_frequencies(genotypes), options.maf_bins)
     if options.ld_bins:
         notes = ()
         if options.ld_scores:
@@ -88,22 +84,13 @@ def genotype_sets(genotypes: ops.PackedGenotypes, variants: io.AnalysedVariants,
     return [] if bins is None else [bins]
 
 
-def maf_edges(text: str) -> list[float]:
-    try:
-        return [float(edge) for edge in text.split(",")]
-    except ValueError:
-        raise io.InputError(
-            f"--maf-bins: expected numbers separated by commas, such as 0.01,0.05; found {text!r}"
-        ) from None
-
-
 def expected_components(sources: Sources, options: Namespace) -> tuple[int, int]:
     """(components, weights stored) as far as they are known before genotypes are read: what a plan is made for."""
     variants = sources.variants
     sets = fixed_sets(sources, variants, options)
     count, stored = sum(s.num_components for s in sets), sum(s.weights.nnz for s in sets)
     if options.maf_bins or options.ld_bins:
-        bins = len(maf_edges(options.maf_bins)) + 1 if options.maf_bins else 1
+        bins = len(options.maf_bins) + 1 if options.maf_bins else 1
         count, stored = count + bins * max(1, options.ld_bins or 1), stored + variants.num_variants
     return count + (options.uncovered == io.BACKGROUND), stored
 

@@ -1,14 +1,13 @@
 """Entry point of ``gpu-reml-gwas``: tests of every variant, by least squares or with a mixed model."""
 
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from .main import run_command
-from .numbers import at_least, count, fraction, positive_float, positive_int
-from .options import add_compute, add_data, add_filters, make_parser
-from .parser import Parser
+from .numbers import at_least, count, fraction, number, positive_float, positive_int
+from .options import EXAMPLE, NEEDS, add_compute, add_data, add_filters, with_defaults
+from .parser import Options, Parser
 
 EPILOG = """\
 examples:
@@ -36,7 +35,8 @@ def make_gwas_parser(number: str) -> Parser:
         prog="gpu-reml-gwas",
         description="Test every variant for association with quantitative traits.",
         epilog=EPILOG,
-        required="--bfile PREFIX --pheno FILE --out PREFIX",
+        example=EXAMPLE,
+        needs=NEEDS,
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
     add_data(parser.add_argument_group("data; several filesets are one genome"))
@@ -73,7 +73,7 @@ def add_association(group) -> None:
         "standard error is 1 percent)",
     )  # fmt: skip
     group.add_argument(
-        "--alpha", type=float, metavar="A", help="weigh the variants of K by [2p(1-p)]^(1 + A); -1 is the usual GRM"
+        "--alpha", type=number, metavar="A", help="weigh the variants of K by [2p(1-p)]^(1 + A); -1 is the usual GRM"
     )
     group.add_argument(
         "--max-probes", "--n-rand-vec", dest="max_probes", type=positive_int, default=256, metavar="N",
@@ -106,12 +106,9 @@ def add_output(group) -> None:
     group.add_argument("--quiet", "--non-verbose", dest="quiet", action="store_true", help="print only the results")
 
 
-def parse(argv: Sequence[str] | None) -> Namespace:
+def parse(argv: Sequence[str] | None) -> Options:
     """Options of gpu-reml-gwas, and gpu-reml's defaults for what this command does not ask."""
-    number = version("gpu-reml")
-    given = vars(make_gwas_parser(number).parse_args(argv))
-    defaults = vars(make_parser(number).parse_args(["--bfile", "", "--pheno", ""]))
-    return Namespace(**{**defaults, **given})
+    return with_defaults(make_gwas_parser(version("gpu-reml")), argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

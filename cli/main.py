@@ -25,10 +25,7 @@ def limit_threads(threads: int) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run gpu-reml; returns the exit code."""
-    parser = make_parser(version("gpu-reml"))
-    options = parser.parse_args(argv)
-    if options.pheno is None and not options.make_grm:
-        parser.error("the following arguments are required: --pheno")
+    options = make_parser(version("gpu-reml")).parse_args(argv)
 
     def command(threads: int) -> bool:
         from .reml import reml_command

@@ -1,6 +1,6 @@
 """Flags of ``--merge`` and ``--export-ai``; nothing heavy is imported here."""
 
-from .numbers import finite_float, not_negative
+from .numbers import not_negative, number
 
 
 def add_merge(group) -> None:
@@ -15,7 +15,7 @@ def add_merge(group) -> None:
         "--merge-mode", choices=("global_weak",), default="global_weak", help="all weak components become one"
     )
     group.add_argument(
-        "--z-cutoff", type=finite_float, metavar="Z",
+        "--z-cutoff", type=number, metavar="Z",
         help="keep components with z of at least Z (default 1.6449: 5 %% of variances that are zero exceed it)",
     )  # fmt: skip
     group.add_argument(

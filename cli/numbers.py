@@ -1,22 +1,35 @@
-"""Numbers as flags take them."""
+"""Numbers as flags take them: plain decimal digits, so that what is read is what was meant.
 
-import math
+Python's own conversions take more: "1_000", digits of other scripts, "nan", and "1e400" as infinity.
+"""
+
+import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+LARGEST = 2**63 - 1
+MOST_THREADS = 4096
+
 
 def whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ArgumentTypeError(f"expected a whole number, found {text}") from None
+    """A whole number of 64 bits."""
+    if not _WHOLE.fullmatch(text):
+        raise ArgumentTypeError(f"expected a whole number, found {text}")
+    if len(text) > len(str(LARGEST)) + 1 or abs(int(text)) > LARGEST:
+        raise ArgumentTypeError(f"expected a whole number of at most {LARGEST}, found {text}")
+    return int(text)
 
 
 def number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ArgumentTypeError(f"expected a number, found {text}") from None
+    """A finite number."""
+    if not _NUMBER.fullmatch(text):
+        raise ArgumentTypeError(f"expected a number, found {text}")
+    value = float(text)
+    if abs(value) == float("inf"):
+        raise ArgumentTypeError(f"expected a number, found {text}, which is too large")
+    return value
 
 
 def at_least(least: int, what: str) -> Callable[[str], int]:
@@ -45,16 +58,23 @@ def count(text: str) -> int:
     return value
 
 
+def threads(text: str) -> int:
+    value = count(text)
+    if value > MOST_THREADS:
+        raise ArgumentTypeError(f"expected at most {MOST_THREADS} threads, found {text}")
+    return value
+
+
 def positive_float(text: str) -> float:
     value = number(text)
-    if not value > 0:
+    if value <= 0:
         raise ArgumentTypeError(f"expected a positive number, found {text}")
     return value
 
 
 def gibibytes(text: str) -> float:
     value = number(text)
-    if not 0 <= value < float("inf"):
+    if not 0 <= value <= LARGEST / 2**30:
         raise ArgumentTypeError(f"expected 0 or more GiB, found {text}")
     return value
 
@@ -73,15 +93,18 @@ def fraction(text: str) -> float:
     return value
 
 
-def finite_float(text: str) -> float:
-    value = number(text)
-    if not math.isfinite(value):
-        raise ArgumentTypeError(f"expected a number, found {text}")
-    return value
-
-
 def not_negative(text: str) -> float:
-    value = finite_float(text)
+    value = number(text)
     if value < 0:
         raise ArgumentTypeError(f"expected 0 or more, found {text}")
     return value
+
+
+def numbers(text: str) -> list[float]:
+    """Several numbers, separated by commas."""
+    return [number(part.strip()) for part in text.split(",")]
+
+
+def wholes(text: str) -> list[int]:
+    """Several whole numbers, separated by commas."""
+    return [whole(part.strip()) for part in text.split(",")]

@@ -1,12 +1,25 @@
 """The command line of gpu-reml: PLINK and GCTA spelling first, the reference system's flags as aliases."""
 
 import argparse
+from collections.abc import Sequence
 
 from .effects_options import add_effects
 from .merge_options import add_export, add_merge
 from .model_options import add_model_parts
-from .numbers import count, gibibytes, positive_float, positive_int, share
-from .parser import Parser
+from .numbers import (
+    count,
+    fraction,
+    gibibytes,
+    not_negative,
+    number,
+    numbers,
+    positive_float,
+    positive_int,
+    share,
+    threads,
+    wholes,
+)
+from .parser import Need, Options, Parser
 from .smile_options import add_smile
 
 EPILOG = """\
@@ -18,6 +31,12 @@ examples:
 exit codes: 0 converged, 2 invalid input or unwritable output, 3 not converged (results are written), 4 device lost or
 out of memory, 130 interrupted.
 """
+
+
+EXAMPLE = "--bfile data --pheno pheno.txt --out height"
+GENOTYPES = ("--bfile", "--pfile", "--bgen", "--mbfile", "--pfile-list", "--rare-bfile", "--rare-pfile")
+GENOTYPES_HELP = "genotypes (--bfile PREFIX, --pfile PREFIX, --bgen FILE, --mbfile FILE or --pfile-list FILE"
+NEEDS = (Need(f"{GENOTYPES_HELP})", GENOTYPES), Need("--pheno FILE", ("--pheno",)))  # of the commands beside gpu-reml
 
 
 class ListDevices(argparse.Action):
@@ -43,10 +62,14 @@ def make_parser(version: str) -> Parser:
         prog="gpu-reml",
         description="REML variance components and SNP heritability from packed genotypes, matrix-free.",
         epilog=EPILOG,
-        required="--bfile PREFIX --pheno FILE --out PREFIX",
+        example=EXAMPLE,
+        needs=(
+            Need(f"{GENOTYPES_HELP}, or --grm PREFIX)", (*GENOTYPES, "--grm")),
+            Need("--pheno FILE", ("--pheno",), unless="--make-grm"),
+        ),
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {version}")
-    add_data(parser.add_argument_group("data"), needs_pheno=False)
+    add_data(parser.add_argument_group("data"))
     add_filters(parser.add_argument_group("variants and samples, with PLINK's meaning and order"))
     add_components(parser.add_argument_group("variance components; several kinds may be combined"))
     add_smile(parser.add_argument_group("SMILE: dense blocks of weights between variants"))
@@ -60,7 +83,13 @@ def make_parser(version: str) -> Parser:
     return parser
 
 
-def add_data(group, needs_pheno: bool = True) -> None:
+def with_defaults(parser: Parser, argv: Sequence[str] | None) -> Options:
+    """Options of a command, and gpu-reml's defaults for what it does not ask."""
+    given = parser.parse_args(argv)
+    return Options({**make_parser("").defaults(), **vars(given)}, given.typed, given.replaced)
+
+
+def add_data(group) -> None:
     group.add_argument(
         "--bfile", "--bed-prefix", dest="bfile", metavar="PREFIX[,PREFIX...]",
         help="PLINK 1 filesets; several, separated by commas, are one variance component each",
@@ -86,7 +115,7 @@ def add_data(group, needs_pheno: bool = True) -> None:
         "--cache", metavar="DIR", help="keep packed copies of what is converted or subset, for the next run"
     )
     group.add_argument(
-        "--pheno", "--pheno-txt", dest="pheno", metavar="FILE", required=needs_pheno,
+        "--pheno", "--pheno-txt", dest="pheno", metavar="FILE",
         help="phenotypes: FID IID value..., with or without a header; NA, nan, -9 and empty are missing",
     )  # fmt: skip
     which = group.add_mutually_exclusive_group()
@@ -104,18 +133,20 @@ def add_data(group, needs_pheno: bool = True) -> None:
 
 
 def add_filters(group) -> None:
-    several = {"nargs": "+", "metavar": "FILE", "default": []}
+    several = {"nargs": "+", "action": "extend", "metavar": "FILE", "default": []}
     group.add_argument("--extract", help="analyse only variants with these ids", **several)
     group.add_argument("--exclude", help="leave variants with these ids out", **several)
-    group.add_argument("--chr", metavar="LIST", help="chromosomes, such as 1-4,22,X")
+    group.add_argument("--chr", metavar="N[,N-N...]", help="chromosomes, such as 1-4,22,X")
     group.add_argument("--autosome", action="store_true", help="chromosomes 1 to 22")
-    group.add_argument("--from-bp", type=float, metavar="BP", help="first position, on the one chromosome of --chr")
-    group.add_argument("--to-bp", type=float, metavar="BP", help="last position")
-    group.add_argument("--mind", type=float, metavar="X", help="most missing calls of a sample, a share")
-    group.add_argument("--geno", type=float, metavar="X", help="most missing calls of a variant, a share")
-    group.add_argument("--hwe", type=float, metavar="P", help="least p-value of the exact Hardy-Weinberg test")
-    group.add_argument("--maf", type=float, metavar="X", help="least frequency of the rarer allele")
-    group.add_argument("--max-maf", type=float, metavar="X", help="largest frequency of the rarer allele")
+    group.add_argument(
+        "--from-bp", type=not_negative, metavar="BP", help="first position, on the one chromosome of --chr"
+    )
+    group.add_argument("--to-bp", type=not_negative, metavar="BP", help="last position")
+    group.add_argument("--mind", type=fraction, metavar="X", help="most missing calls of a sample, a share")
+    group.add_argument("--geno", type=fraction, metavar="X", help="most missing calls of a variant, a share")
+    group.add_argument("--hwe", type=fraction, metavar="P", help="least p-value of the exact Hardy-Weinberg test")
+    group.add_argument("--maf", type=fraction, metavar="X", help="least frequency of the rarer allele")
+    group.add_argument("--max-maf", type=fraction, metavar="X", help="largest frequency of the rarer allele")
 
 
 def add_components(group) -> None:
@@ -127,22 +158,36 @@ def add_components(group) -> None:
         "--component-indices-npz", dest="component_spec", metavar="FILE", action="append",
         help="the same (the reference system's name)",
     )  # fmt: skip
-    group.add_argument("--vc-block-sizes", metavar="N,N...", help="contiguous blocks of variants, a component each")
     group.add_argument(
-        "--snp-lists", nargs="+", metavar="FILE", default=[], help="files of variant ids, a component each"
+        "--vc-block-sizes", type=wholes, metavar="N,N...", help="contiguous blocks of variants, a component each"
+    )
+    group.add_argument(
+        "--snp-lists",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        default=[],
+        help="files of variant ids, a component each",
     )
     group.add_argument(
         "--component-table", metavar="FILE", action="append", default=[], help="table: variant id, component[, weight]"
     )
     group.add_argument(
-        "--annot", nargs="+", metavar="FILE", default=[],
+        "--annot", nargs="+", action="extend", metavar="FILE", default=[],
         help="annotations as LDSC has them, .annot or .annot.gz; @ stands for chromosomes; a component for each column",
     )  # fmt: skip
     group.add_argument(
-        "--intervals", nargs="+", metavar="FILE", default=[], help="BED intervals, a component for each name"
+        "--intervals",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        default=[],
+        help="BED intervals, a component for each name",
     )
     group.add_argument("--by-chromosome", action="store_true", help="a component for each chromosome")
-    group.add_argument("--maf-bins", metavar="X,X...", help="edges of bins of allele frequency, such as 0.01,0.05")
+    group.add_argument(
+        "--maf-bins", type=numbers, metavar="X,X...", help="edges of bins of allele frequency, such as 0.01,0.05"
+    )
     group.add_argument(
         "--ld-bins", type=positive_int, metavar="K",
         help="quantile bins of LD scores, within --maf-bins where they are given (GREML-LDMS)",
@@ -173,7 +218,7 @@ def add_model(group) -> None:
         help="divide counts by their SD in the sample, or by sqrt(2p(1-p)) (default sample)",
     )  # fmt: skip
     group.add_argument(
-        "--alpha", type=float, metavar="A", help="weigh variants by [2p(1-p)]^(1 + A); -1 is the usual GRM"
+        "--alpha", type=number, metavar="A", help="weigh variants by [2p(1-p)]^(1 + A); -1 is the usual GRM"
     )
     group.add_argument(
         "--max-probes", "--n-rand-vec", dest="max_probes", type=positive_int, default=256, metavar="N",
@@ -206,7 +251,7 @@ def add_compute(group) -> None:
         help="auto takes a CUDA device when there is one; gpu is another name of cuda",
     )  # fmt: skip
     group.add_argument(
-        "--threads", "--cpu-threads", "--thread-num", dest="threads", type=count, default=0, metavar="N",
+        "--threads", "--cpu-threads", "--thread-num", dest="threads", type=threads, default=0, metavar="N",
         help="CPU threads (default 0: all that this process may use)",
     )  # fmt: skip
     group.add_argument(
@@ -269,7 +314,7 @@ def add_output(group) -> None:
         "--resume", action="store_true", help="go on from the checkpoint of an interrupted run with the same flags"
     )
     group.add_argument(
-        "--checkpoint-seconds", type=float, default=2.0, metavar="S",
+        "--checkpoint-seconds", type=not_negative, default=2.0, metavar="S",
         help="least time between two checkpoints of a stochastic fit (default 2)",
     )  # fmt: skip
     group.add_argument("--verbose", action="store_true", help="print every iteration")

@@ -1,59 +1,291 @@
-"""The parser of every command: what is wrong in one line, and the flag that was meant."""
+"""The parser of every command: what is wrong in one line, and the flag that was meant.
+
+Words are looked at before argparse does: flags that there are not come first, then values that are missing or empty,
+then what argparse finds, then what is missing.
+"""
 
 import re
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from difflib import get_close_matches
+import sys
+from argparse import Action, ArgumentParser, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
 
-# flags of other programs, and what to give here
-ELSEWHERE = {
-    "--reml": "gpu-reml always fits REML: leave it out",
-    "--HEreg": "give --method he",
-    "--mgrm": "give --grm A,B",
-    "--mgrm-bin": "give --grm A,B",
-    "--grm-bin": "give --grm",
-    "--make-grm-bin": "give --make-grm",
-    "--mlma": "gpu-reml-gwas --model lmm",
-    "--mlma-loco": "gpu-reml-gwas --model loco",
-    "--lmm": "gpu-reml-gwas --model loco",
-    "--linear": "gpu-reml-gwas",
-    "--glm": "gpu-reml-gwas",
-    "--score": "gpu-reml-predict takes what --save-model writes; plink2 --score what --compute-effects writes",
-    "--bed": "give --bfile, the path without .bed",
-    "--pgen": "give --pfile, the path without .pgen",
-    "--bim": "give --bfile, the path shared by .bed, .bim and .fam",
-    "--fam": "give --bfile, the path shared by .bed, .bim and .fam",
-    "--phenoFile": "give --pheno",
-    "--phenoCol": "give --pheno-name",
-    "--covarFile": "give --qcovar for numbers, --covar for categories",
-    "--nthreads": "give --threads",
-    "--numThreads": "give --threads",
+from .elsewhere import ELSEWHERE
+
+COMMANDS = {
+    "gpu-reml": ("options", "make_parser"),
+    "gpu-reml-predict": ("predict", "make_predict_parser"),
+    "gpu-reml-gwas": ("gwas", "make_gwas_parser"),
+    "gpu-reml-sparse": ("sparse", "make_sparse_parser"),
+    "gpu-reml-relax": ("relax", "make_relax_parser"),
 }
+DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # what word processors make of two hyphens
+ANSWERS = {"-h", "--help", "--version", "--devices"}  # flags that are answered whatever is beside them
+
+
+class Options(Namespace):
+    """Values of a command's flags.
+
+    ``typed``: name of a value -> the flag as it was typed, of those that were.  ``replaced``: flags that a later one
+    replaces, as notes.
+    """
+
+    __slots__ = ("replaced", "typed")  # beside the values, which vars() has
+
+    def __init__(self, values: Mapping[str, Any], typed: Mapping[str, str], replaced: Sequence[str] = ()):
+        super().__init__(**values)
+        self.typed, self.replaced = dict(typed), tuple(replaced)
+
+
+class Need(NamedTuple):
+    """Something that has to be given: by one of ``flags``, unless ``unless`` is."""
+
+    what: str
+    flags: tuple[str, ...]
+    unless: str | None = None
+
+
+class Typed(NamedTuple):
+    """A flag as it was typed, "" before the first, with its values; ``action``: None where there is no such flag."""
+
+    flag: str
+    values: list[str]
+    action: Action | None
+
+    @property
+    def most(self) -> float:
+        """Most values that it takes."""
+        if self.action is None:
+            return float("inf") if self.flag else 0
+        return {None: 1, 0: 0}.get(self.action.nargs, float("inf"))
+
+    @property
+    def text(self) -> str:
+        """As it was typed."""
+        return " ".join([self.flag, *self.values])
+
+    @property
+    def meant(self) -> list[str] | bool | None:
+        """What the flag says; None where one adds to another, so that both count."""
+        if isinstance(self.action, BooleanOptionalAction):
+            return self.flag.startswith("--no-")
+        return self.values if type(self.action).__name__ == "_StoreAction" else None
 
 
 class Parser(ArgumentParser):
-    """argparse's parser with one short line of usage and one line for an error, exit code 2."""
+    """argparse's parser with one short line of usage and one line for an error, exit code 2.
 
-    def __init__(self, prog: str, description: str, epilog: str, required: str):
+    ``example``: flags of a short command that works; ``needs``: what none may be without.
+    """
+
+    def __init__(self, prog: str, description: str, epilog: str, example: str, needs: Sequence[Need]):
         super().__init__(
             prog=prog,
-            usage=f"{prog} {required} [any of the flags below]",
+            usage=f"{prog} {example} [any of the flags below]",
             description=description,
             epilog=epilog,
             formatter_class=RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self._example, self._needs, self._typed = example, needs, {}
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Namespace | None = None) -> Options:
+        """Options of the words; exits with what is wrong with them."""
+        words = list(map(str, sys.argv[1:] if args is None else args))
+        typed = self._flags_of(words)
+        if not any(each.flag in ANSWERS for each in typed):
+            self._check_known(typed)
+            self._check_values(typed)
+        self._typed = {each.action.dest: each.flag for each in typed if each.action is not None}
+        values = vars(super().parse_args(joined_numbers(words), namespace))
+        self._check_needs(values)
+        return Options(values, self._typed, tuple(replaced(typed)))
+
+    def defaults(self) -> dict[str, Any]:
+        """Values of the flags where none is typed."""
+        found: dict[str, Any] = {}
+        for action in self._actions:
+            if action.dest not in ("help", "version", "devices"):
+                found.setdefault(action.dest, action.default)
+        return found
+
+    @property
+    def flags(self) -> Mapping[str, Action]:
+        """Every flag, under all of its names."""
+        return self._option_string_actions
 
     def error(self, message: str):
-        message = re.sub(r"invalid float value: (.*)", r"expected a number, found \1", " ".join(message.split()))
-        if message.startswith("unrecognized arguments:"):
-            message += self._meant(message)
+        message = re.sub(r"\(choose from (.*?)\)", lambda m: f"(choose from {m[1]})".replace("'", ""), message)
+        message = re.sub(r"argument (-[^:\s]*):", lambda m: f"{self._name(m[1])}:", " ".join(message.split()))
+        message = re.sub(r"with argument (\S+)", lambda m: f"with {self._name(m[1])}", message)
         self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help has all flags\n")
 
-    def _meant(self, message: str) -> str:
-        """What to give in place of the first unknown flag, where that can be guessed."""
-        unknown = next((word.split("=")[0] for word in message.split() if word.startswith("-")), "")
-        known = [flag for action in self._actions for flag in action.option_strings]
-        if unknown in ELSEWHERE:
-            return f" ({ELSEWHERE[unknown]})"
-        near = get_close_matches(unknown, known, 1)
-        return f" (did you mean {near[0]}?)" if near else ""
+    def _name(self, names: str) -> str:
+        """Of a flag's names, that which was typed."""
+        each = names.split("/")
+        return next((name for name in each if name in self._typed.values()), each[0])
+
+    def _flags_of(self, words: Sequence[str]) -> list[Typed]:
+        found = [Typed("", [], None)]
+        for word in words:
+            if is_flag(word):
+                name, equals, value = word.partition("=")
+                found.append(Typed(name, [value] if equals else [], self.flags.get(name)))
+            else:
+                found[-1].values.append(word)
+        return found
+
+    def _check_known(self, typed: Sequence[Typed]) -> None:
+        """Every word that has no meaning, in one line."""
+        wrong = {each.flag: self._unknown(each.flag) for each in typed if each.flag and each.action is None}
+        for each in typed:
+            if len(each.values) > each.most:
+                extra = each.values[int(each.most) :]
+                wrong[" ".join([each.flag, *extra])] = self._unexpected(each, extra)
+        if wrong:
+            self.error("; ".join(wrong.values()))
+
+    def _unknown(self, flag: str) -> str:
+        meant = meaning(flag, self.prog, self.flags)
+        return f"unknown flag {flag}" + (f" ({meant})" if meant else "")
+
+    def _unexpected(self, typed: Typed, extra: Sequence[str]) -> str:
+        found = f"unexpected {' '.join(map(repr, extra))}"
+        if extra[0][:1] in tuple(DASHES):
+            return f"{found} (write its dashes as plain hyphens, --)"
+        if not typed.flag:
+            return f"{found} (every value has a flag before it)"
+        takes = "no value" if typed.most == 0 else "one value"
+        commas = typed.action is not None and "," in str(typed.action.metavar)
+        return f"{found} after {typed.flag}, which takes {takes}" + (": separate several by commas" if commas else "")
+
+    def _check_values(self, typed: Sequence[Typed]) -> None:
+        """No value missing or empty."""
+        for each in typed:
+            if each.action is None:
+                continue
+            if each.most and not each.values:
+                self.error(f"{each.flag}: needs a value, {described(each.action)}")
+            for value in each.values:
+                if not value.strip():
+                    self.error(f"{each.flag}: its value is empty; give {described(each.action)}, or leave the flag out")
+                if has_empty_entry(value, each.action):
+                    self.error(f"{each.flag}: {value!r} has an empty entry; expected {described(each.action)}")
+
+    def _check_needs(self, values: Mapping[str, Any]) -> None:
+        """Everything that has to be there, in one line."""
+        missing = [need.what for need in self._needs if not any(map(values.get, map(name_of, need.flags)))]
+        given = [need.what for need in self._needs if need.unless and values.get(name_of(need.unless))]
+        missing = [what for what in missing if what not in given]
+        if missing:
+            self.error(f"missing {' and '.join(missing)}; for example: {self.prog} {self._example}")
+
+
+def replaced(typed: Sequence[Typed]) -> Iterator[str]:
+    """Notes on flags that were given once more with another value: the last one counts."""
+    last: dict[str, Typed] = {}
+    for each in typed:
+        if each.action is not None:
+            before = last.get(each.action.dest, each)
+            if before.meant != each.meant:
+                yield f"{before.text} is replaced by {each.text}, which comes after it"
+            last[each.action.dest] = each
+
+
+def name_of(flag: str) -> str:
+    """Of the value that a flag sets under its first name."""
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def flag_of(name: str) -> str:
+    """The first name of the flag that sets a value."""
+    return f"--{name.replace('_', '-')}"
+
+
+def is_flag(word: str) -> bool:
+    """Whether a word begins a flag, and is not the value of one, as -0.5 and -inf are."""
+    return len(word) > 1 and word[0] == "-" and not is_negative(word)
+
+
+def is_negative(word: str) -> bool:
+    """Whether a word is meant as a negative number, or several."""
+    return re.match(r"-([0-9.]|inf|nan)", word, re.IGNORECASE) is not None
+
+
+def joined_numbers(words: Sequence[str]) -> Iterator[str]:
+    """The words, with negative numbers joined to their flags: argparse itself takes -1e-3 and -inf for flags."""
+    held: list[str] = []
+    for word in words:
+        if held and is_flag(held[0]) and is_negative(word):
+            held = [f"{held[0]}={word}"]
+        else:
+            yield from held
+            held = [word]
+    yield from held
+
+
+def described(action: Action) -> str:
+    """What a flag takes, as --help has it."""
+    if action.choices is not None:
+        return f"one of {', '.join(map(str, action.choices))}"
+    return str(action.metavar or action.dest.upper())
+
+
+def has_empty_entry(value: str, action: Action) -> bool:
+    """Whether a list has a blank between two separators, or at an end."""
+    separators = "".join(c for c in ",;" if c in str(action.metavar or ""))
+    if not separators:
+        return False
+    return not all(part.strip() for part in re.split(f"[{separators}]", value.removesuffix(";")))
+
+
+def meaning(flag: str, command: str, known: Mapping[str, Action]) -> str:
+    """What to give in place of a flag that ``command`` has not; empty where that cannot be told."""
+    if flag in ELSEWHERE:
+        return ELSEWHERE[flag]
+    spelled = "--" + flag.lstrip("-").replace("_", "-").lower()
+    if spelled in known:
+        return f"write {spelled}"
+    others = [name for name, parser in siblings(command) if flag in parser.flags]
+    if others:
+        return f"is a flag of {', '.join(others)}"
+    near = misspelled(spelled, known)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return ELSEWHERE.get(spelled, "")
+
+
+def siblings(command: str) -> Iterator[tuple[str, Parser]]:
+    """The other commands with their parsers."""
+    for name, (module, make) in COMMANDS.items():
+        if name != command:
+            yield name, getattr(import_module(f".{module}", __package__), make)("")
+
+
+def misspelled(flag: str, known: Mapping[str, Action]) -> list[str]:
+    """Flags that begin with the same two letters and are a slip or two of the keyboard away, or go on from there."""
+    near: dict[str, int] = {}
+    for other, action in known.items():
+        if len(flag) > 5 and other.startswith(flag):
+            slips = 0
+        else:
+            slips = edit_distance(flag, other)
+        if other[:4] == flag[:4] and slips <= (1 if len(flag) < 8 else 2):
+            first = action.option_strings[0]
+            near[first] = min(slips, near.get(first, slips))
+    return [other for other, slips in near.items() if slips == min(near.values())][:3]
+
+
+def edit_distance(one: str, other: str) -> int:
+    """Fewest insertions, deletions, changes and swaps of neighbouring letters (optimal string alignment)."""
+    rows = [list(range(len(other) + 1))]
+    for i, a in enumerate(one, 1):
+        row = [i]
+        for j, b in enumerate(other, 1):
+            least = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (a != b))
+            if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
+                least = min(least, rows[-2][j - 2] + 1)
+            row.append(least)
+        rows.append(row)
+    return rows[-1][-1]

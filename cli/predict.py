@@ -1,14 +1,13 @@
 """Entry point of ``gpu-reml-predict``: genetic values and phenotypes of other samples from a saved model."""
 
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from .effects_options import add_ambiguous
 from .main import run_command
-from .numbers import count, positive_int
-from .parser import Parser
+from .numbers import positive_int, threads
+from .parser import Need, Options, Parser
 
 EPILOG = """\
 example:
@@ -30,10 +29,14 @@ def make_predict_parser(number: str) -> Parser:
         prog="gpu-reml-predict",
         description="Predict phenotypes and genetic values of other samples from a model that gpu-reml saved.",
         epilog=EPILOG,
-        required="--model FILE --bfile PREFIX --out PREFIX",
+        example="--model height.npz --bfile other --out other",
+        needs=(
+            Need("--model FILE", ("--model",)),
+            Need("genotypes (--bfile PREFIX, --pfile PREFIX or --bgen FILE)", ("--bfile", "--pfile", "--bgen")),
+        ),
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
-    parser.add_argument("--model", required=True, metavar="FILE", help="what gpu-reml --save-model wrote")
+    parser.add_argument("--model", metavar="FILE", help="what gpu-reml --save-model wrote")
     add_genotypes(parser.add_argument_group("genotypes; several files are pieces of one genome"))
     add_samples(parser.add_argument_group("samples"))
     add_compute(parser.add_argument_group("compute and output"))
@@ -42,7 +45,7 @@ def make_predict_parser(number: str) -> Parser:
 
 def add_genotypes(group) -> None:
     several = "PREFIX[,PREFIX...]"
-    which = group.add_mutually_exclusive_group(required=True)
+    which = group.add_mutually_exclusive_group()
     which.add_argument("--bfile", "--bed-prefix", dest="bfile", metavar=several, help="PLINK 1 filesets")
     which.add_argument("--pfile", "--pgen-prefix", dest="pfile", metavar=several, help="PLINK 2 filesets")
     which.add_argument("--bgen", metavar="FILE", help="BGEN 1.2 or 1.3")
@@ -91,7 +94,7 @@ def add_compute(group) -> None:
         help="auto takes a CUDA device when there is one; gpu is another name of cuda",
     )  # fmt: skip
     group.add_argument(
-        "--threads", "--cpu-threads", dest="threads", type=count, default=0, metavar="N",
+        "--threads", "--cpu-threads", dest="threads", type=threads, default=0, metavar="N",
         help="CPU threads (default 0: all that this process may use)",
     )  # fmt: skip
     group.add_argument(
@@ -104,7 +107,7 @@ def add_compute(group) -> None:
     group.add_argument("--quiet", "--non-verbose", dest="quiet", action="store_true", help="print nothing but errors")
 
 
-def parse(argv: Sequence[str] | None) -> Namespace:
+def parse(argv: Sequence[str] | None) -> Options:
     """Options of gpu-reml-predict."""
     return make_predict_parser(version("gpu-reml")).parse_args(argv)
 

@@ -1,14 +1,13 @@
 """Entry point of ``gpu-reml-relax``: soft grouping of variants by gradient steps on the REML likelihood."""
 
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from .main import run_command
-from .numbers import at_least, count, positive_float, positive_int, share
-from .options import add_compute, add_data, make_parser
-from .parser import Parser
+from .numbers import at_least, count, not_negative, positive_float, positive_int, share
+from .options import NEEDS, add_compute, add_data, with_defaults
+from .parser import Need, Options, Parser
 
 EPILOG = """\
 example:
@@ -28,7 +27,8 @@ def make_relax_parser(number: str) -> Parser:
         prog="gpu-reml-relax",
         description="Learn which of several variance components every variant belongs to.",
         epilog=EPILOG,
-        required="--bfile PREFIX --pheno FILE --n-groups G --out PREFIX",
+        example="--bfile data --pheno pheno.txt --n-groups 3 --out groups",
+        needs=(*NEEDS, Need("--n-groups G", ("--n-groups",))),
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
     add_data(parser.add_argument_group("data"))
@@ -40,7 +40,7 @@ def make_relax_parser(number: str) -> Parser:
 
 
 def add_grouping(group) -> None:
-    group.add_argument("--n-groups", type=at_least(2, "groups"), required=True, metavar="G", help="groups, 2 or more")
+    group.add_argument("--n-groups", type=at_least(2, "groups"), metavar="G", help="groups, 2 or more")
     group.add_argument(
         "--outer-iters", type=positive_int, default=5, metavar="N",
         help="REML fits, those of rejected steps among them (default 5)",
@@ -60,8 +60,12 @@ def add_grouping(group) -> None:
         "--theta-init", choices=("random", "uniform"), default="random",
         help="random numbers, each row divided by its sum; uniform is refused, since nothing tells its groups apart",
     )  # fmt: skip
-    group.add_argument("--theta-random-low", type=float, default=0.0, metavar="X", help="least random number (0)")
-    group.add_argument("--theta-random-high", type=float, default=1.0, metavar="X", help="largest random number (1)")
+    group.add_argument(
+        "--theta-random-low", type=not_negative, default=0.0, metavar="X", help="least random number (0)"
+    )
+    group.add_argument(
+        "--theta-random-high", type=not_negative, default=1.0, metavar="X", help="largest random number (1)"
+    )
 
 
 def add_fits(group) -> None:
@@ -108,12 +112,10 @@ def add_output(group) -> None:
     group.add_argument("--quiet", "--non-verbose", dest="quiet", action="store_true", help="print only the results")
 
 
-def parse(argv: Sequence[str] | None) -> Namespace:
+def parse(argv: Sequence[str] | None) -> Options:
     """Options of gpu-reml-relax, and gpu-reml's defaults for what this command does not ask."""
-    number = version("gpu-reml")
-    given = vars(make_relax_parser(number).parse_args(argv))
-    defaults = vars(make_parser(number).parse_args(["--bfile", "", "--pheno", ""]))
-    options = Namespace(**{**defaults, **given, "method": "stochastic", "first_probes": given["max_probes"]})
+    options = with_defaults(make_relax_parser(version("gpu-reml")), argv)
+    options.method, options.first_probes = "stochastic", options.max_probes
     if options.reml_verbose:
         options.reml_log_detail = "full"
     if options.quiet:

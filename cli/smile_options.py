@@ -21,7 +21,7 @@ def add_smile(group) -> None:
     )  # fmt: skip
     which.add_argument("--w-files-list", metavar="FILE", help="a list of such files, one a line; # starts a comment")
     which.add_argument(
-        "--grm-groups", metavar="FILES[;FILES...]",
+        "--grm-groups", metavar="FILE[,FILE...][;FILE...]",
         help="blocks of several components, 'A1.npy,A2.npy;B1.npy'; together they cover the variants in order",
     )  # fmt: skip
     which.add_argument("--identity-w", action="store_true", help="W = I, the ordinary GRM, without a matrix")

@@ -2,13 +2,14 @@
 
 import argparse
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from .main import run_command
 from .numbers import count, not_negative, positive_float, positive_int, share
 from .options import (
+    EXAMPLE,
+    NEEDS,
     RIDGES,
     add_components,
     add_compute,
@@ -16,9 +17,9 @@ from .options import (
     add_filters,
     add_ignored,
     add_model,
-    make_parser,
+    with_defaults,
 )
-from .parser import Parser
+from .parser import Options, Parser
 
 EPILOG = """\
 example:
@@ -38,7 +39,8 @@ def make_sparse_parser(number: str) -> Parser:
         prog="gpu-reml-sparse",
         description="Choose variants of large effect by the LASSO under the fitted covariance; the rest by REML.",
         epilog=EPILOG,
-        required="--bfile PREFIX --pheno FILE --out PREFIX",
+        example=EXAMPLE,
+        needs=NEEDS,
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
     add_data(parser.add_argument_group("data"))
@@ -168,12 +170,9 @@ def add_output(group) -> None:
     group.add_argument("--quiet", "--non-verbose", dest="quiet", action="store_true", help="print only the results")
 
 
-def parse(argv: Sequence[str] | None) -> Namespace:
+def parse(argv: Sequence[str] | None) -> Options:
     """Options of gpu-reml-sparse, and gpu-reml's defaults for what this command does not ask."""
-    number = version("gpu-reml")
-    given = vars(make_sparse_parser(number).parse_args(argv))
-    defaults = vars(make_parser(number).parse_args(["--bfile", "", "--pheno", ""]))
-    return Namespace(**{**defaults, **given})
+    return with_defaults(make_sparse_parser(version("gpu-reml")), argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -427,4 +427,4 @@ def test_a_relationship_matrix_needs_no_phenotype_and_a_fit_does(cohort, tmp_pat
         assert (tmp_path / f"all.{end}").read_bytes() == (tmp_path / f"some.{end}").read_bytes()
     with pytest.raises(SystemExit, match="2"):
         main(command)
-    assert "required: --pheno" in capsys.readouterr().err
+    assert "missing --pheno FILE; for example: gpu-reml --bfile" in capsys.readouterr().err

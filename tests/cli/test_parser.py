@@ -4,58 +4,249 @@ import re
 
 import pytest
 
+from gpu_reml.cli import gwas, main, predict, relax, sparse
+from gpu_reml.cli.elsewhere import ELSEWHERE
 from gpu_reml.cli.gwas import make_gwas_parser
 from gpu_reml.cli.options import make_parser
-from gpu_reml.cli.parser import ELSEWHERE
+from gpu_reml.cli.parser import COMMANDS, edit_distance
 from gpu_reml.cli.predict import make_predict_parser
 from gpu_reml.cli.relax import make_relax_parser
 from gpu_reml.cli.sparse import make_sparse_parser
 
 PARSERS = {
-    "gpu-reml": make_parser,
-    "gpu-reml-gwas": make_gwas_parser,
-    "gpu-reml-predict": make_predict_parser,
-    "gpu-reml-relax": make_relax_parser,
-    "gpu-reml-sparse": make_sparse_parser,
+    "gpu-reml": make_parser("1.0"),
+    "gpu-reml-gwas": make_gwas_parser("1.0"),
+    "gpu-reml-predict": make_predict_parser("1.0"),
+    "gpu-reml-relax": make_relax_parser("1.0"),
+    "gpu-reml-sparse": make_sparse_parser("1.0"),
+}
+MAINS = {
+    "gpu-reml": main.main,
+    "gpu-reml-gwas": gwas.main,
+    "gpu-reml-predict": predict.main,
+    "gpu-reml-relax": relax.main,
+    "gpu-reml-sparse": sparse.main,
 }
 DATA = ["--bfile", "data", "--pheno", "pheno.txt"]
+OTHERS = {name: [*DATA, "--n-groups", "2"] if name == "gpu-reml-relax" else DATA for name in PARSERS}
+OTHERS["gpu-reml-predict"] = ["--bfile", "data", "--model", "m.npz"]
+VALUES = [
+    (name, flag)
+    for name, parser in PARSERS.items()
+    for flag, action in parser.flags.items()
+    if action.nargs in (None, "+")
+]
+NUMBERS = [
+    (name, flag) for name, parser in PARSERS.items() for flag, action in parser.flags.items() if action.type is not None
+]
 
 
 def refusal(name, arguments, capsys):
     with pytest.raises(SystemExit, match="2"):
-        PARSERS[name]("1.0").parse_args(arguments)
+        PARSERS[name].parse_args(arguments)
     return capsys.readouterr().err
+
+
+def others(name, flag):
+    """The rest of a command that is whole, without what ``flag`` sets."""
+    words, dest = OTHERS[name], PARSERS[name].flags[flag].dest
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return [word for pair in pairs for word in pair if PARSERS[name].flags[pair[0]].dest != dest]
 
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_an_error_is_one_line_and_help_begins_with_a_short_usage(name, capsys):
     error = refusal(name, ["--nothing-like-it"], capsys)
     assert re.fullmatch(rf"{name}: error: .*; {name} --help has all flags\n", error)
-    usage = PARSERS[name]("1.0").format_help().split("\n\n")[0]
+    usage = PARSERS[name].format_help().split("\n\n")[0]
     assert usage.startswith(f"usage: {name} --") and usage.count("\n") == 0
+
+
+@pytest.mark.parametrize("name", MAINS)
+def test_a_command_without_arguments_says_what_it_needs_and_shows_an_example_that_parses(name, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        MAINS[name]([])
+    error = capsys.readouterr().err
+    assert re.match(rf"{name}: error: missing .*--bfile PREFIX.*; for example: {name} --", error), error
+    example = re.search(r"for example: (\S+) (.*); \S+ --help", error)
+    PARSERS[example[1]].parse_args(example[2].split())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "missing"),
+    [
+        ("gpu-reml", ["--bfile", "x"], "missing --pheno FILE;"),
+        ("gpu-reml", ["--pheno", "x"], "missing genotypes (--bfile PREFIX, .*--grm PREFIX);"),
+        ("gpu-reml-relax", DATA, "missing --n-groups G;"),
+        ("gpu-reml-predict", ["--bfile", "x"], "missing --model FILE;"),
+        ("gpu-reml-predict", ["--model", "x"], "missing genotypes (--bfile PREFIX, --pfile PREFIX or --bgen FILE);"),
+    ],
+)
+def test_what_is_missing_is_named(name, arguments, missing, capsys):
+    assert re.search(missing.replace("(", r"\(").replace(")", r"\)"), refusal(name, arguments, capsys))
+
+
+def test_relationship_matrices_need_no_genotypes_and_writing_them_no_phenotype():
+    PARSERS["gpu-reml"].parse_args(["--grm", "x", "--pheno", "p.txt"])
+    PARSERS["gpu-reml"].parse_args(["--bfile", "x", "--make-grm"])
+
+
+@pytest.mark.parametrize("value", ["", "  ", "\t"])
+def test_every_flag_refuses_an_empty_value_by_its_name(value, capsys):
+    assert len(VALUES) > 250
+    for name, flag in VALUES:
+        for words in ([flag, value], [f"{flag}={value}"]):
+            error = refusal(name, [*others(name, flag), *words], capsys)
+            assert error.startswith(f"{name}: error: {flag}: its value is empty"), (name, flag, error)
+
+
+def test_an_empty_value_is_found_among_others(capsys):
+    error = refusal("gpu-reml", [*DATA, "--snp-lists", "a.txt", "", "b.txt"], capsys)
+    assert "--snp-lists: its value is empty" in error
+    for value in ("a,,b", ",a", "a,", "a, ,b", ","):
+        error = refusal("gpu-reml", ["--bfile", value, "--pheno", "p.txt"], capsys)
+        assert f"--bfile: {value!r} has an empty entry; expected PREFIX[,PREFIX...]" in error
+    for flag, value in (("--grm-groups", "a;;b"), ("--grm-groups", "a,;b"), ("--chr", "1,,3"), ("--joint-test", "a,")):
+        assert f"{flag}: {value!r} has an empty entry" in refusal("gpu-reml", [*DATA, flag, value], capsys)
+    PARSERS["gpu-reml"].parse_args([*DATA, "--grm-groups", "a;b;"])
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_a_value_that_is_not_there_is_asked_for(name, capsys):
+    error = refusal(name, [*others(name, "--keep"), "--keep", "--out", "x"], capsys)
+    assert error.startswith(f"{name}: error: --keep: needs a value, FILE;")
+    assert "--out-prefix: needs a value" in refusal(name, [*OTHERS[name], "--out-prefix"], capsys)
+
+
+def test_of_a_flag_that_is_given_two_values_the_last_counts_and_a_note_says_so():
+    for words, note in [
+        (["--keep", "a", "--keep", "b"], "--keep a is replaced by --keep b, which comes after it"),
+        (["--keep", "a", "--keep-path=b"], "--keep a is replaced by --keep-path b, which comes after it"),
+        (["--seed", "1", "--quiet", "--seed=2"], "--seed 1 is replaced by --seed 2, which comes after it"),
+        (["--device", "cpu", "--quiet", "--non-verbose", "--device", "cpu"], None),
+    ]:
+        options = PARSERS["gpu-reml"].parse_args([*DATA, *words])
+        assert options.replaced == ((note,) if note else ())
+    options = PARSERS["gpu-reml-sparse"].parse_args([*DATA, "--kkt-check", "--no-kkt-check"])
+    assert not options.kkt_check
+    assert options.replaced == ("--kkt-check is replaced by --no-kkt-check, which comes after it",)
+
+
+def test_lists_that_are_given_several_times_all_count():
+    words = ["--component-spec", "a", "--component-indices-npz", "b", "--extract", "c", "d", "--extract", "e"]
+    options = PARSERS["gpu-reml"].parse_args([*DATA, *words])
+    assert options.component_spec == ["a", "b"] and options.extract == ["c", "d", "e"] and options.replaced == ()
+    assert PARSERS["gpu-reml"].parse_args(DATA).extract == []
+    assert options.typed["component_spec"] == "--component-indices-npz" and "keep" not in options.typed
+    assert "typed" not in vars(options)
 
 
 @pytest.mark.parametrize(
     ("arguments", "meant"),
     [
         (["--thread", "2"], "did you mean --threads?"),
+        (["--thraeds", "2"], "did you mean --threads?"),
         (["--phenoname=height"], "did you mean --pheno-name?"),
-        (["--reml"], ELSEWHERE["--reml"]),
+        (["--pheno_name=height"], "write --pheno-name"),
+        (["--compnent-spec", "x"], "did you mean --component-spec?"),
+        (["--covr", "x"], "did you mean --covar?"),
+        (["-bfile", "x"], "write --bfile"),
+        (["-lmm", "1"], "gpu-reml-gwas --model lmm"),
+        (["-gk", "1"], "gpu-reml --make-grm"),
+        (["--reml"], "gpu-reml always fits REML: leave it out"),
+        (["--reml-bivar"], "not here: no genetic covariance between traits"),
+        (["--pca", "10"], "plink2 --pca makes principal components"),
+        (["--vcf", "x.vcf"], "make a fileset of it by plink2 --vcf"),
         (["--phenoFile=x"], "give --pheno"),
-        (["--threads", "two"], "expected a whole number, found two"),
-        (["--threads", "1.5"], "expected a whole number, found 1.5"),
-        (["--maf", "low"], "expected a number, found 'low'"),
+        (["--n-groups", "3"], "is a flag of gpu-reml-relax"),
+        (["\u2013bfile", "x"], "write its dashes as plain hyphens"),
+        (["--pheno-name", "a", "b"], "unexpected 'b' after --pheno-name, which takes one value: separate several by"),
+        (["--autosome", "yes"], "unexpected 'yes' after --autosome, which takes no value"),
+        (["--threads", "two"], "--threads: expected a whole number, found two"),
+        (["--cpu-threads", "1.5"], "--cpu-threads: expected a whole number, found 1.5"),
+        (["--maf", "low"], "--maf: expected a number, found low"),
         (["--mc-target", "low"], "expected a number, found low"),
+        (["--device", "tpu"], "--device: invalid choice: 'tpu' (choose from auto, cpu, cuda, gpu)"),
+        (["--mpheno", "1", "--pheno-name", "a"], "--pheno-name: not allowed with --mpheno"),
     ],
 )
 def test_what_was_meant_is_named(arguments, meant, capsys):
     assert meant in refusal("gpu-reml", [*DATA, *arguments], capsys)
 
 
-def test_a_flag_that_resembles_none_has_no_suggestion(capsys):
-    assert "(" not in refusal("gpu-reml", [*DATA, "--zzzz"], capsys)
+def test_unknown_flags_come_before_missing_ones_and_all_at_once(capsys):
+    error = refusal("gpu-reml", ["--pca", "10", "--nothing-like-it", "--HEreg", "height"], capsys)
+    assert re.search(r"--pca \(.*\); unknown flag --nothing-like-it; unknown flag --HEreg \(.*--method he\); ", error)
+    assert "missing" not in error
 
 
-def test_no_flag_of_another_program_hides_one_of_these(capsys):
-    for make in PARSERS.values():
-        assert not set(make("1.0")._option_string_actions) & set(ELSEWHERE)
+def test_help_and_the_version_are_given_whatever_is_beside_them(capsys):
+    for flag, shown in (("--help", "usage: gpu-reml"), ("--version", "gpu-reml 1.0")):
+        with pytest.raises(SystemExit, match="0"):
+            PARSERS["gpu-reml"].parse_args(["--nothing-like-it", flag])
+        assert capsys.readouterr().out.startswith(shown)
+
+
+@pytest.mark.parametrize("flag", ["--zzzz", "--remlv", "--cat", "--plum", "--mix", "--geometry"])
+def test_a_flag_that_resembles_none_has_no_suggestion(flag, capsys):
+    assert f"unknown flag {flag}; " in refusal("gpu-reml", [*DATA, flag], capsys)
+
+
+def test_distances_are_those_of_single_slips():
+    pairs = {
+        ("abc", "abc"): 0,
+        ("abc", "acb"): 1,
+        ("abc", "ab"): 1,
+        ("abc", "axbc"): 1,
+        ("abc", "xyz"): 3,
+        ("", "ab"): 2,
+    }
+    assert {pair: edit_distance(*pair) for pair in pairs} == pairs
+
+
+def test_advice_names_flags_that_there_are():
+    known = {name: set(parser.flags) for name, parser in PARSERS.items()}
+    assert set(known) == set(COMMANDS)
+    for flag, advice in ELSEWHERE.items():
+        assert not any(flag in flags for flags in known.values()), flag
+        program = None
+        for word in re.findall(
+            r"gpu-reml-?\w*|gcta64|plink2|plink 1.9|bolt|regenie|LDAK|[;,] then|(?<!\w)--?[a-zA-Z][\w-]*", advice
+        ):
+            if not word.startswith("-"):
+                program = None if word.endswith("then") else word
+            elif program in known:
+                assert word in known[program], (flag, advice)
+            elif program is None:
+                assert all(word in flags for flags in known.values()), (flag, advice)
+
+
+@pytest.mark.parametrize(
+    "value", ["nan", "inf", "-inf", "1e400", "1_000", "0x10", "\u0661", "1,5", "1 2", "--1", "1e", "."]
+)
+def test_no_number_is_read_that_is_not_written_as_one(value, capsys):
+    assert len(NUMBERS) > 100
+    for name, flag in NUMBERS:
+        if value == "1,5" and flag in ("--maf-bins", "--vc-block-sizes"):
+            continue
+        error = refusal(name, [*others(name, flag), f"{flag}={value}"], capsys)
+        assert error.startswith(f"{name}: error: {flag}: expected "), (name, flag, error)
+
+
+def test_no_number_is_read_that_is_out_of_range(capsys):
+    signed = {"--alpha", "--z-cutoff", "--maf-bins", "--vc-block-sizes"}
+    for name, flag in NUMBERS:
+        if flag not in signed:
+            error = refusal(name, [*others(name, flag), flag, "-1"], capsys)
+            assert error.startswith(f"{name}: error: {flag}: expected "), (name, flag, error)
+    for flag, value in [
+        ("--maf", "1.5"), ("--geno", "2"), ("--prevalence", "1"), ("--threads", "100000"), ("--seed", "9" * 5000),
+        ("--gpu-budget-gib", "1e300"), ("--max-probes", "0"), ("--cv", "1"), ("--mc-target", "0"),
+    ]:  # fmt: skip
+        assert f"{flag}: expected " in refusal("gpu-reml", [*DATA, flag, value], capsys)
+
+
+def test_negative_numbers_are_values_in_any_spelling():
+    for value in ("-1", "-0.5", "-1e-3", "-.5"):
+        options = PARSERS["gpu-reml"].parse_args([*DATA, "--alpha", value])
+        assert options.alpha == float(value)

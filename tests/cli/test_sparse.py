@@ -299,7 +299,6 @@ def test_a_published_cohort_as_bed_and_as_pgen_gives_the_same_table(tmp_path):
 
 
 BAD = {
-    "no genotypes": (("--bfile", ""), "no genotypes"),
     "two phenotypes": (("--pheno", "{}/two.txt", "--pheno-name", "all"), "--pheno-name: .* name one"),
     "Haseman-Elston": (("--method", "he"), "--method he"),
     "ratio": (("--lasso-lam-min-ratio", "1e-8"), "min_ratio"),

@@ -1,0 +1,250 @@
+"""Flags of other programs (GCTA, BOLT-LMM, regenie, PLINK, LDAK, MPH, GEMMA, FaST-LMM), and what does it here.
+
+A line of advice, and under it the flags that it answers.  A flag without a program before it is one of all five
+commands.
+Sources: the programs' manuals.
+"""
+
+_TABLE = """
+give --bfile, the path that .bed, .bim and .fam share
+    --bed --bim --fam --bfileSim -bfileSim -file -tfile -g -a
+give --pfile, the path that .pgen, .pvar and .psam share
+    --pgen --pvar --psam --bpfile
+make a fileset of it: plink2 --make-bed --bfile, then --bfile
+    --bfilegz
+make a fileset of it by plink2 --vcf or --bcf with --make-bed (--make-pgen keeps dosages), then --bfile (--pfile)
+    --vcf --bcf --bcf-idx
+make a fileset of it by plink2 --make-bed or plink 1.9 --make-bed, then --bfile
+    --file --ped --map --tfile --tped --tfam --lfile --23file --gen --data --haps --legend --import-dosage --dosage-mach
+    --dosage-mach-gz --speed --sp --dosageFile --dosageFidIidFile --dosage2FileList --impute2FileList
+    --impute2FidIidFile -dfile
+gpu-reml --bgen FILE --sample FILE; several files: merge them, or plink2 --make-pgen and gpu-reml --pfile-list
+    --bgenFile --sampleFile --bgenSampleFileList --mbgen --bgi --ref-first
+gpu-reml --pfile-list FILE
+    --mpfile --mbpfile
+give --bfile
+    --binary_genotype --bfile1 --genotype --geno-file
+not needed: A1 (column 5 of the .bim; ALT of a .pvar) is counted, and which allele that is does not change h2
+    --keep-allele-order --real-ref-alleles --a1-allele --a2-allele --ref-allele --alt-allele --update-ref-allele
+edit the files by plink2 --make-bed first
+    --update-sex --update-ids --update-parents --update-name --update-map --set-missing-var-ids --set-all-var-ids
+    --new-id-max-allele-len --flip --rm-dup --bmerge --pmerge --pmerge-list --merge-list --split-x --split-par --merge-x
+    --const-fid --double-id --id-delim --impute-sex --zero-cluster --set-hh-missing
+this writes no genotypes: plink2 --make-bed, --make-pgen or --export do
+    --make-bed --make-pgen --make-bpgen --make-just-bim --make-just-fam --recode --recode-nomiss --recode-std --export
+    --write-snplist --write-samples
+this program fits models; plink2 has summaries and checks of genotypes
+    --freq --ssq --missing --hardy --het --ibc --check-sex --genome --make-king --make-king-table --homozyg
+    --sample-counts --geno-counts --validate --fst --mds-plot --cluster --test-missing
+give --keep
+    --keep-fam --keep-cluster --keep-clusters --keep-indvs --keep-sample
+give --remove
+    --remove-fam --remove-cluster --remove-clusters --exclude-sample
+make the list of samples first (awk, plink2), then --keep or --remove
+    --keep-if --remove-if --filter --filter-males --filter-females --filter-cases --filter-controls --keep-males
+    --keep-females --keep-founders --filter-founders --keep-nonfounders --mac-filter
+not needed: all analysed samples count, founders or not
+    --nonfounders
+not needed: sex is not used
+    --allow-no-sex --must-have-sex --no-sex --allowX --allow-X --dosage-compensation
+chromosomes are human; others are analysed by the names in the files: gpu-reml --chr 1,2
+    --chr-set --autosome-num --autosome-xy --cow --dog --horse --mouse --rice --sheep --human --allow-extra-chr
+    --Nautosomes --nauto --output-chr
+gpu-reml --chr 1-4,22 lists those wanted
+    --not-chr --chrList
+gpu-reml --extract FILE
+    --extract-snp --extract-or --extract-intersect --snp --snps --modelSnps -snps -extract -extractSim -ksnps --snp_info
+    --snp-info
+gpu-reml --exclude FILE
+    --exclude-snp --exclude-snps --exclude-or -excludeByPosition
+gpu-reml --chr C --from-bp A --to-bp B
+    --range --from --to --from-kb --to-kb --from-mb --to-mb --window --extract-region-bp --extract-region-snp
+    --exclude-region-bp --exclude-region-snp --bed-border-kb
+gpu-reml --geno X
+    --maxMissingPerSnp --missing-rate -miss --max-missing --min-call
+gpu-reml --mind X
+    --maxMissingPerIndiv
+gpu-reml --maf X (a count of alleles is 2n X)
+    --min-maf --min_maf --minMAF --bgenMinMAF --impute2MinMAF --mac --minMAC --max-mac --maf-min
+gpu-reml --max-maf X
+    --max_maf
+gpu-reml --hwe P
+    --min_hwe_pval --hwe-p
+filter by imputation quality first (plink2 --mach-r2-filter), then gpu-reml --extract FILE
+    --info --imput-rsq --update-imput-rsq --minINFO --bgenMinINFO --mach-r2-filter --minimac3-r2-filter --min-info
+    --var-min-qual -r2 -notsnp
+not here: plink2 --indep-pairwise makes a list, which gpu-reml --extract takes
+    --indep --indep-pairwise --indep-pairphase --prune --thin --thin-count --window-prune --clump --window-cm
+    --window-kb --cut-weights --calc-weights --calc-weights-all --snps-only --max-alleles --min-alleles
+not here: plink2 --king-cutoff X makes a list of unrelated samples, which --keep takes
+    --grm-cutoff --grm-singleton --rel-cutoff --king-cutoff --king-cutoff-table --max-rel --unrelated --filter-rel
+gpu-reml --dosage takes dosages, without it calls
+    --hard-call-threshold --hardcall-thresh --dosage-erase-threshold --import-dosage-certainty
+give --pheno
+    --phenoFile --phenotype --pheno-file -p --tpheno-file
+give --pheno-name
+    --phenoCol --phenoColList --trait --trait-name --pheno-col --pheno-column
+give --mpheno
+    --pheno-col-nums --tpheno-indexCol -n
+gpu-reml --pheno-name all
+    --all-pheno --multi-pheno
+write a table FID IID value of the .fam's column 6 and give it by --pheno
+    --phenoUseFam
+give --qcovar for numbers, --covar for categories
+    --covarFile --covariate_file --covar-file -covar -c --covariates
+give --qcovar a file of those columns
+    --qCovarCol --covar-number --covar-name --covarCol --covarColList --covar-col-nums --covariate_names --covar-names
+    --covar-numbers --covarExcludeList --parameters --condition-list --condition
+give --covar
+    --catCovarList --factors --categorical
+not needed: covariates may have any mean, SD and number of levels
+    --covar-variance-standardize --variance-standardize --maxCatLevels --covarMaxLevels --covarUseMissingIndic
+transform the phenotype before (rank-based inverse normal, per analysis), then --pheno
+    --apply-rint --apply-rerint --apply-rerint-cov --quantile-normalize --pheno-quantile-normalize
+    --covar-quantile-normalize --transform
+not needed: NA, nan, -9 and empty are missing
+    --missing-phenotype --input-missing-phenotype --missing-code -missingPhenotype
+not needed: a disease may be coded by any two numbers
+    --1 --cc12
+plink2 --pca makes principal components, which --qcovar takes
+    --pca --pc --pc-loadings --project-loading --calc-pca-loads --decompose
+gpu-reml --grm A,B
+    --mgrm --mgrm-bin --grm-list --grm_list --multi-grm --kinship --kins -mk
+gpu-reml --grm PREFIX
+    --grm-bin --grm-sparse --sparse-grm -k -sim --grm_file --adjust-grm
+gpu-reml --grm takes GCTA's binary format: gcta64 --make-grm-bin makes it of a .grm.gz
+    --grm-gz --mgrm-gz --make-grm-gz --make-grm-d-gz
+gpu-reml --make-grm
+    --make-grm-bin --make-grm-part --make-grm-list --make_grm --compute_grm --calc-kins --calc-kins-direct --make-rel
+    -gk --make-grm-sparse --make-kin -simOut
+gpu-reml --dominance
+    --make-grm-d --make-grm-d-bin --grm-d --dom --dominance-grm
+gpu-reml --grm takes several matrices and --make-grm adds variants; there is no editing of matrices
+    --grm-adj --dc --unify-grm --make-bK --make-bK-sparse --merge_grms --deduct_grms --join-kins --add-grm --sub-grm
+X chromosomes are analysed like autosomes, gpu-reml --autosome leaves them out
+    --make-grm-xchr --xchr-model
+gpu-reml --standardize binomial scales by sqrt(2p(1-p)), the default by the SD
+    --make-grm-alg --standardise --standard
+no matrix is stored, so nothing is loaded or inverted: leave it out
+    --save_memory --load-inv --save-inv --lowmem --lowmem-prefix --memory --memory-save --split-l0 --run-l0 --run-l1
+    --keep-l0 -eigen -eigenOut -d -u --eigen --no-map-check --noMapCheck
+gpu-reml always fits REML: leave it out
+    --reml --fast-reml --reml-alg --minque -vc -REML -ML --bolt-reml
+gpu-reml --max-iterations N
+    --reml-maxit --maxIters --num_iterations --max-iter --niter --maxit
+gpu-reml --max-probes N
+    --h2EstMCtrials --num_random_vectors --num-random-vectors --num-vectors --num-probes
+gpu-reml --method he
+    --HEreg --he --fast-he --he-reg
+not here: no genetic covariance between traits; gcta64 --reml-bivar or bolt --reml with two --phenoCol have it
+    --reml-bivar --HEreg-bivar --reml-bivar-nocove --reml-bivar-lrt-rg --reml-bivar-prevalence --reml-bivar-no-constrain
+    --bivar
+variances of components are bounded at 0, and there is no unbounded fit: leave it out
+    --reml-no-constrain --constrain --no-constrain
+the likelihood-ratio test is always there; gpu-reml --joint-test A,B tests sets
+    --reml-lrt --reml-no-lrt
+not here: variances are always estimated, from starts of their own
+    --reml-priors --reml-priors-var --reml-fixed-var --h2gGuess --remlGuessStr --remlNoRefine --start-values
+fixed effects are always in OUT.json: leave it out
+    --reml-est-fix
+gpu-reml --compute-effects
+    --reml-pred-rand --blup-snp --calc-blups --predBetasFile --bvsr --cvblup -ebv
+not here: a matrix that is not positive semidefinite, or a fit that does not converge, is said so
+    --reml-bendV --reml-force-inv --reml-force-converge --reml-allow-no-converge --reml-diag-one --tolerance
+gpu-reml --residual-weights FILE
+    --reml-res-diag --error_weight_name --error_variance_weight_name --weight-file -widv
+gpu-reml --residual-groups FILE
+    --reml-wfam
+gpu-reml --prevalence K
+    --k --population-prevalence
+gpu-reml --gxe FILE
+    --envir --interaction --gxe-file --environment
+gpu-reml --maf-bins X,X --ld-bins K makes the bins itself; gpu-reml --ld-scores FILE takes scores
+    --ld-score --ld-score-region --ld-wind --ld-score-adj --LDscoresFile --LDscoresCol --LDscoresUseChip
+    --LDscoresMatchBp --ld-rsq-cutoff --ld-window --ld-window-kb
+gpu-reml --alpha A weighs variants by allele frequency, gpu-reml --component-table FILE by a table
+    --power --weights --ignore-weights --snp_weighting_column --snp_weight --snp-weights -weight
+gpu-reml --component-spec, --snp-lists, --annot or --by-chromosome make several components
+    --partition-number --partition-prefix --partition-length --region-number --region-prefix --regions --vcFile
+    --snp_sets --annotation-number --annotation-prefix -cat
+not here: needs each sample's genotypes; heritability from summary statistics is in ldsc, LDAK and sumher
+    --sumstats --h2 --rg --ref-ld-chr --w-ld-chr --ref-ld --w-ld --summary --tagfile --calc-tagging --sum-hers
+    --sum-cors --mega-prs --ind-hers --cojo-file --cojo-slct --cojo-joint --cojo-cond --cojo-p --cojo-wind
+    --cojo-collinear --cojo-gc --cojo-top-SNPs --cojo-actual-geno --mtcojo-file --gsmr-file --gsmr-direction --mbfile-ld
+    --beta-file
+not here: no tests of genes or sets of rare variants; regenie --anno-file and gcta64 --fastBAT have them
+    --fastBAT --fastBAT-gene-list --fastBAT-set-list --acat --gene-list --set-list --mBAT-combo --anno-file --mask-def
+    --aaf-bins --aaf-file --build-mask --vc-tests --vc-maxAAF --joint --write-mask --write-mask-snplist --extract-sets
+    --exclude-sets --calc-genes-reml --join-genes-reml --cut-genes
+this simulates nothing; gcta64 --simu-qt or LDAK --make-phenos do
+    --simu-qt --simu-cc --simu-hsq --simu-causal-loci --simu-k --simu-rep --simu-seed --make-phenos --make-snps
+    --simulate --simulate-qt --dummy
+gpu-reml-gwas
+    --linear --glm --assoc --qassoc --fastGWA-lr -lm -linreg --lr --ols --gwas
+gpu-reml-gwas --model lmm
+    --mlma --mlma-no-preadj-covar --mlma-no-adj-covar -lmm
+gpu-reml-gwas --model loco
+    --mlma-loco --mlma-subtract-grm --lmm --lmmOnly --lmmInfOnly --lmmForceNonInf --step --fastGWA --fastGWA-mlm
+    --fastGWA-mlm-exact --leave-one-chr-out --LOCO --loco -loco --bolt --kvik -runGwasType
+not here: traits are quantitative; regenie --bt, SAIGE or plink2 --glm test a disease by logistic regression
+    --bt --logistic --firth --firth-se --approx --spa --fastGWA-mlm-binary --af-cc --minCaseCount --pThresh --t2e
+    --eventColList --write-null-firth --use-null-firth --compute-all --model-only --force-qt --htp
+not needed: traits are quantitative
+    --qt
+not needed: there is one step, and its blocks follow from the memory there is
+    --bsize --nb --block-size --l0 --l1 --loocv --strict --cvFoldsSplit --cvFoldsCompute --cvNoEarlyExit --pEst
+    --varFrac2Est --pred --force-step1 --ignore-pred --numLeaveOutChunks --numJobs -numJobs -thisJob --chunk-length
+    --subset-number
+gpu-reml-gwas --calibration-variants N
+    --numCalibSnps
+give --out
+    --statsFile --statsFileBgenSnps --statsFileDosageSnps --statsFileImpute2Snps --output --output_file --output-file
+    --prefix -o -out -outdir --out-dir --outdir
+gpu-reml-gwas tests additive effects of single variants
+    --test --mperm --perm --domRecHetTest --epistasis --fast-epistasis --interaction-snp --condition-file --joint-covar
+    --hide-covar --adjust --fisher --regress
+not here: Bayesian mixtures of effects; gpu-reml-sparse has large effects and a polygenic rest
+    -bslmm --bayesr --bayes --elastic --ridge --lasso --sbayes --bslmm --bayesC --bayesS
+gpu-reml-predict takes what gpu-reml --save-model writes; plink2 --score what gpu-reml --compute-effects writes
+    --score --score-list --score-col-nums --q-score-range --predict -predict --pred-file --calc-scores --scorefile
+    --print-prs --use-prs --epm -epm -emu -scorefile
+give --threads
+    --nthreads --numThreads --num_threads --num-threads --max-threads --maxThreads -maxThreads --threads-num --n-threads
+    --nt -t --ncpu --cores --parallel
+gpu-reml --device cuda
+    --cuda --use-gpu --use_gpu
+gpu-reml --num-gpus N
+    --n-gpus --ngpus --gpus
+gpu-reml --gpu-budget-gib GIB
+    --gpu-memory --gpu-mem --gpu-budget
+gpu-reml --max-iterations, --mc-target and --max-probes set the accuracy of a fit
+    --CGtol --approxTol --tol --precision -lmin -lmax -region -brentStarts -logDelta
+give --quiet
+    --silent --silence -silence --no-verbose -q
+gpu-reml --verbose
+    --verboseStats -verboseOutput --debug -v --log-detail
+not needed: settings are flags; there is no file of settings
+    --config --script --rerun --options
+the command says what runs: gpu-reml, gpu-reml-sparse, gpu-reml-gwas
+    --mode
+leave it out
+    --log-label --python-bin
+not needed: no genetic map is used
+    --geneticMapFile --genetic-map --cm-map
+gpu-reml-gwas --gz compresses the table
+    --gzip --zip --bgz --write-gz
+"""
+
+
+def flags_elsewhere() -> dict[str, str]:
+    """Flag -> advice."""
+    advice, found = "", {}
+    for line in _TABLE.strip().splitlines():
+        if line.startswith(" "):
+            found.update(dict.fromkeys(line.split(), advice))
+        else:
+            advice = line
+    return found
+
+
+ELSEWHERE = flags_elsewhere()
