@@ -3,9 +3,11 @@
 from argparse import Namespace
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from gpu_reml import io, ops
+from gpu_reml.ops.chromosomes import chromosome_names
 
 from .sources import Sources
 
@@ -73,15 +75,22 @@ def genotype_sets(genotypes: ops.PackedGenotypes, variants: io.AnalysedVariants,
     if options.maf_bins:
         bins = io.components_by_maf(io.minor_allele_frequencies(genotypes), options.maf_bins)
     if options.ld_bins:
-        notes = ()
+        notes, table = (), variants.table
         if options.ld_scores:
             scores, notes = io.read_ld_scores(options.ld_scores, variants)
         else:
-            table = variants.table
             scores = ops.ld_scores(genotypes, table["chrom"].to_numpy(), table["bp"].to_numpy())
-        bins = io.components_by_ld(scores, options.ld_bins, bins)
+        bins = io.components_by_ld(scores, options.ld_bins, bins, unscored(genotypes, table, options.ld_scores))
         bins = io.ComponentSet(bins.names, bins.weights, (*bins.notes, *notes))
     return [] if bins is None else [bins]
+
+
+def unscored(genotypes: ops.PackedGenotypes, table: pd.DataFrame, path: str | None) -> np.ndarray:
+    """(m,) why a variant would have no LD score, computed or of the file."""
+    unplaced = (table["bp"].to_numpy() <= 0) | (chromosome_names(table["chrom"]) == "0")
+    lacking = f"have no score in {path}" if path else "have none"
+    known = [genotypes.inv_sd <= 0, unplaced & (path is None)]
+    return np.select(known, ["do not vary", "have no position (chromosome 0, or bp of 0 or below)"], lacking)
 
 
 def expected_components(sources: Sources, options: Namespace) -> tuple[int, int]:

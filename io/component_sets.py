@@ -153,7 +153,10 @@ def complete_components(
     if not count:
         return kept
     if uncovered == "drop":
-        return replace(kept, notes=(*kept.notes, f"{count} of {total} variants are in no component and left out"))
+        note = (
+            f"{count} of {total} variants are in no component and left out (--uncovered background keeps them as one)"
+        )
+        return replace(kept, notes=(*kept.notes, note))
     rows = np.flatnonzero(bare)
     rest = component_set([BACKGROUND], rows, np.zeros(count, np.int64), len(bare))
     note = f"{count} of {total} variants are in no other component and form {BACKGROUND}"
@@ -236,12 +239,14 @@ def components_by_maf(maf: np.ndarray, edges: Sequence[float]) -> ComponentSet:
     return _with_excluded(without_empty(binned, np.ones(len(maf), bool), "drop"), len(maf) - len(rows), "MAF bin")
 
 
-def components_by_ld(scores: np.ndarray, num_bins: int, within: ComponentSet | None = None) -> ComponentSet:
+def components_by_ld(
+    scores: np.ndarray, num_bins: int, within: ComponentSet | None = None, reasons: np.ndarray | None = None
+) -> ComponentSet:
     """Quantile bins of an LD score, in each component of ``within`` (MAF bins: GREML-LDMS) or of all variants.
 
     scores (m,): of the variant itself, not a mean over a region (what Evans et al. call LDMS-I), NaN for a variant in
-    no bin.  Bin 1 has the lowest; equal scores share a bin.  Names are ld_1, .. or <component>.ld_1, ..  A bin without
-    variants is left out with a note.
+    no bin; ``reasons`` (m,) has why, in words that follow "they", for the notes.  Bin 1 has the lowest; equal scores
+    share a bin.  Names are ld_1, .. or <component>.ld_1, ..  A bin without variants is left out with a note.
     Source: Yang et al. 2015, Nat. Genet. 47:1114; Evans et al. 2018, Nat. Genet. 50:737.
     """
     if num_bins < 2:
@@ -260,11 +265,14 @@ def components_by_ld(scores: np.ndarray, num_bins: int, within: ComponentSet | N
         columns.append(g * num_bins + np.searchsorted(edges, scores[members], side="left"))
         names += [f"{name}.ld_{k + 1}" if name else f"ld_{k + 1}" for k in range(num_bins)]
     binned = component_set(names, np.concatenate(rows), np.concatenate(columns), m, notes=within.notes)
-    return _with_excluded(without_empty(binned, np.ones(m, bool), "drop"), int((~scored).sum()), "LD bin")
+    why = None if reasons is None else reasons[~scored]
+    return _with_excluded(without_empty(binned, np.ones(m, bool), "drop"), int((~scored).sum()), "LD bin", why)
 
 
-def _with_excluded(components: ComponentSet, count: int, what: str) -> ComponentSet:
+def _with_excluded(components: ComponentSet, count: int, what: str, reasons: np.ndarray | None = None) -> ComponentSet:
     if not count:
         return components
-    note = f"{count} variants are in no {what}: they do not vary, or have no value"
-    return replace(components, notes=(*components.notes, note))
+    told = "they do not vary, or have no value"
+    if reasons is not None:
+        told = ", ".join(f"{number} {reason}" for reason, number in pd.Series(reasons).value_counts().items())
+    return replace(components, notes=(*components.notes, f"{count} variants are in no {what}: {told}"))

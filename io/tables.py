@@ -76,7 +76,8 @@ def read_phenotype(path: str | Path, name: str | None = None, number: int | None
     The trait is chosen by its ``name`` in the header or by its ``number`` (1 is the first after the ids, as GCTA's
     ``--mpheno``); by default it is the first.  Without a header the traits are called phenotype_1, phenotype_2, ...
     A first line that does not start with FID or IID is also a header when none of its values is a number or a missing
-    code; ``notes`` then says so.  Missing: NA, NaN (any case), ``.``, -9 in any spelling, an empty field.
+    code; ``notes`` then says so.  Missing: NA, NaN (any case), ``.``, -9 in any spelling
+    (``notes`` counts these, as one could be a true value), an empty field.
 
     Raises:
         InputError: no file or no rows, a line of another length, a repeated sample, no such trait or several of that
@@ -115,24 +116,25 @@ def phenotype_names(path: str | Path, wanted: str) -> list[str] | None:
 
 
 def _phenotype(table: _KeyedTable, position: int) -> Phenotype:
-    values, _ = _numbers(table, position)
+    name = table.names[position]
+    values, num_minus_nine = _numbers(table, position)
     return Phenotype(
         path=str(table.text.path),
         samples=table.samples,
         has_fid=table.has_fid,
         heading=table.heading,
-        name=table.names[position],
+        name=name,
         values=values,
-        notes=_heading_note(table),
+        notes=(*_heading_note(table), *_minus_nine_note(table, f"phenotype {name}", num_minus_nine)),
     )
 
 
 def read_covariates(path: str | Path, kind: Kind = "quantitative") -> Covariates:
     """Read covariates from a file of FID IID value [value ...]; every column is one covariate.
 
-    As for GCTA and the phenotype, -9 is a missing value, also where it could be a true one: ``notes`` counts them by
-    column.  Categorical levels are kept as written.  Without a header the covariates are called quantitative_1, ...;
-    a categorical file has a header only if its first line starts with FID or IID, since its values may all be words.
+    As for GCTA and the phenotype, -9 is a missing value, and ``notes`` counts them by column.  Categorical levels are
+    kept as written.  Without a header the covariates are called quantitative_1, ...; a categorical file has a header
+    only if its first line starts with FID or IID or other names of ids, since its values may all be words.
 
     Raises:
         InputError: as :func:`read_phenotype`, and a column without a name or two of one name.
@@ -151,8 +153,7 @@ def read_covariates(path: str | Path, kind: Kind = "quantitative") -> Covariates
     columns, notes = {}, list(_heading_note(table))
     for position, name in enumerate(table.names):
         columns[name], num_minus_nine = parse(table, position)
-        if num_minus_nine:
-            notes.append(f"{path}: {num_minus_nine} value(s) of -9 in covariate {name} taken as missing")
+        notes += _minus_nine_note(table, f"covariate {name}", num_minus_nine)
     return Covariates(
         path=str(path),
         samples=table.samples,
@@ -300,6 +301,10 @@ def _levels(table: _KeyedTable, position: int) -> tuple[pd.Series, int]:
     level = {word: None if _is_missing(word) else word for word in counts.index}
     num_minus_nine = sum(int(count) for word, count in counts.items() if _is_minus_nine(word))
     return pd.Series([level[word] for word in words], dtype=object), num_minus_nine
+
+
+def _minus_nine_note(table: _KeyedTable, what: str, count: int) -> Sequence[str]:
+    return (f"{table.text.path}: {count} value(s) of -9 in {what} taken as missing",) * bool(count)
 
 
 def _heading_note(table: _KeyedTable) -> Sequence[str]:

@@ -63,3 +63,41 @@ def test_every_command_counts_listed_samples_that_are_not_genotyped(cohort, tmp_
     assert f"note: --remove {tmp_path}/rm.txt: 3 of 8 samples are not in the genotypes (FID F" in out
     if command != "predict":
         assert f"note: {tmp_path}/age.txt: 1 of {N + 1} samples are not in the genotypes (FID no IID one)" in out
+
+
+@pytest.mark.parametrize("command", ["main", "gwas", "sparse", "relax"])
+def test_many_missing_calls_are_noted_with_the_call_rate(cohort, tmp_path, capsys, command):
+    folder, _ = cohort
+    for share, noted in ((0.0, False), (0.06, True)):
+        people = simulate_cohort(N, M, 4)
+        people.counts[np.random.default_rng(1).random((N, M)) < share] = -127
+        write_plink(people, tmp_path / "holes")
+        assert run(command, folder, "--bfile", tmp_path / "holes", out=tmp_path / "o") in (0, 3)
+        out = capsys.readouterr().out
+        rate = (people.counts >= 0)[:, np.ptp(np.clip(people.counts, 0, 2), axis=0) > 0].mean()
+        assert (f"of the analysed genotypes are missing (mean call rate {rate:.4f})" in out) == noted
+
+
+def test_variants_without_a_position_are_counted_as_such_beside_ld_bins(cohort, tmp_path, capsys):
+    folder, _ = cohort
+    people = simulate_cohort(N, M, 4)
+    people.variants.loc[[3, 5, 8], "bp"] = [0, -7, 0]
+    people.variants.loc[11, "chrom"] = "0"
+    people.counts[:, 20] = 1
+    write_plink(people, tmp_path / "data")
+    assert run("main", folder, "--bfile", tmp_path / "data", "--ld-bins", 2, "--method", "he", out=tmp_path / "o") == 0
+    out = capsys.readouterr().out
+    reason = "4 have no position (chromosome 0, or bp of 0 or below), 1 do not vary"
+    assert f"note: 5 variants are in no LD bin: {reason}" in out
+    assert "note: 4 of 79 variants are in no component and left out (--uncovered background keeps them as one)" in out
+
+
+def test_the_notes_of_every_trait_of_a_group_are_given(cohort, tmp_path, capsys):
+    folder, _ = cohort
+    table = pd.read_csv(folder / "pheno.txt", sep="\t").assign(w=lambda t: t["y"] ** 2)
+    table.loc[4, ["y", "w"]] = -9
+    table.to_csv(tmp_path / "p.txt", sep="\t", index=False)
+    flags = ("--pheno", tmp_path / "p.txt", "--pheno-name", "all", "--method", "he")
+    assert run("main", folder, *flags, out=tmp_path / "o") == 0
+    out = capsys.readouterr().out
+    assert all(f"1 value(s) of -9 in phenotype {name} taken as missing" in out for name in "yw")

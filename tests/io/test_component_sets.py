@@ -71,7 +71,8 @@ def test_uncovered_variants_are_counted_and_left_out_or_a_background():
     varies = np.array([True, True, True, True, True, False])
     dropped = complete_components(components, varies=varies)
     assert dropped.names == ("a", "b")
-    assert dropped.notes == ("2 of 5 variants are in no component and left out",)
+    (note,) = dropped.notes
+    assert note == "2 of 5 variants are in no component and left out (--uncovered background keeps them as one)"
     whole = complete_components(components, "background", varies)
     assert whole.names == ("a", "b", "background")
     assert np.flatnonzero(whole.weights.toarray()[:, 2]).tolist() == [2, 4]
@@ -150,6 +151,9 @@ def test_equal_scores_share_a_bin_and_variants_without_a_score_are_in_none():
     assert [np.flatnonzero(column).tolist() for column in found.weights.toarray().T] == [[0, 1, 2, 3], [4]]
     assert found.notes == ("1 variants are in no LD bin: they do not vary, or have no value",)
     assert components_by_ld(np.ones(5), 3).names == ("ld_1",)
+    why = np.array(["", "do not vary", "", "have no position", "have no position"])
+    told = components_by_ld(np.array([1.0, np.nan, 2, np.nan, np.nan]), 2, reasons=why).notes
+    assert told == ("3 variants are in no LD bin: 2 have no position, 1 do not vary",)
     with pytest.raises(InputError, match="at least 2, found 1"):
         components_by_ld(np.ones(5), 1)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gpu_reml.io import InputError, read_covariates, read_phenotype, read_sample_list
+from gpu_reml.io import InputError, read_covariates, read_phenotype, read_phenotypes, read_sample_list
 
 TWO_TRAITS = "FID IID CD8 MCH\n1 a 0.5 NA\n1 b -2e-3 7\n"
 
@@ -44,7 +44,7 @@ def test_file_without_header_keeps_its_first_line(write, first):
     phenotype = read_phenotype(write("p.txt", f"{first}\n1 b 3\n"))
     assert phenotype.name == "phenotype_1"
     assert phenotype.samples["iid"].tolist() == ["a", "b"]
-    assert phenotype.notes == ()
+    assert not any("header" in note for note in phenotype.notes)
 
 
 @pytest.mark.parametrize(
@@ -232,3 +232,10 @@ def test_a_family_column_without_a_sample_column_is_refused(write):
     for read in (read_phenotype, read_sample_list):
         with pytest.raises(InputError, match=r"p\.txt, header: expected IID after FID, found y"):
             read(write("p.txt", "FID y z\n1 2 3\n"))
+
+
+def test_values_of_minus_nine_are_counted_in_a_phenotype_too(write):
+    path = write("p.txt", "FID IID y z\n1 a -9 1\n1 b 2 2\n1 c -9.00 3\n")
+    first, second = read_phenotypes(path)
+    assert first.notes == (f"{path}: 2 value(s) of -9 in phenotype y taken as missing",)
+    assert np.isnan(first.values).tolist() == [True, False, True] and second.notes == ()
