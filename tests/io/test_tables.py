@@ -44,7 +44,7 @@ def test_file_without_header_keeps_its_first_line(write, first):
     phenotype = read_phenotype(write("p.txt", f"{first}\n1 b 3\n"))
     assert phenotype.name == "phenotype_1"
     assert phenotype.samples["iid"].tolist() == ["a", "b"]
-    assert not any("header" in note for note in phenotype.notes)
+    assert not any("taken as a header" in note for note in phenotype.notes)
 
 
 @pytest.mark.parametrize(
