@@ -8,6 +8,7 @@ from .main import run_command
 from .numbers import at_least, count, fraction, number, positive_float, positive_int
 from .options import EXAMPLE, NEEDS, add_compute, add_data, add_filters, with_defaults
 from .parser import Options, Parser
+from .process import entry_point
 
 EPILOG = """\
 examples:
@@ -111,6 +112,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     return with_defaults(make_gwas_parser(version("gpu-reml")), argv)
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Run gpu-reml-gwas; returns the exit code."""
     options = parse(argv)

@@ -90,6 +90,7 @@ def scan_group(tables: Tables, group: Group, planned: Planned, options: Namespac
         found = scored(inputs, options, context["threads"])
     if not options.quiet:
         print("\n".join([f"method {found.method}", *found.lines]), flush=True)
+    inputs.check_unchanged()
     for i, name in enumerate(inputs.phenotypes):
         prefix = f"{options.out}.{safe_name(name)}" if context["several"] else options.out
         write_trait(prefix, i, found, tables, inputs, options, context)

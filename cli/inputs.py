@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +45,8 @@ class Inputs(NamedTuple):
     """What a fit of traits of the same samples needs, and what was read to get there.
 
     ``genetic``: components of the genotypes as they are, of which ``model`` makes what is fitted; None, as variants and
-    components are then empty, where relationship matrices are all there is.
+    components are then empty, where relationship matrices are all there is.  ``files``: those of the genotypes, their
+    variants and samples; ``stamps``: of the files that are maps as long as the run lasts.
     """
 
     alignment: io.Alignment
@@ -57,6 +59,12 @@ class Inputs(NamedTuple):
     filtered: tuple[tuple[str, int], ...]
     variants: io.AnalysedVariants | None
     components: io.ComponentSet | None
+    files: tuple[Path, ...] = ()
+    stamps: tuple[io.Stamp, ...] = ()
+
+    def check_unchanged(self) -> None:
+        """Raises InputError where a file that is mapped was written to: what was computed is then of no one file."""
+        io.check_unchanged(self.stamps)
 
     @property
     def design(self) -> io.Design:
@@ -215,6 +223,8 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
         (*tables.sources.counts, *loaded.counts),
         loaded.variants,
         made if isinstance(made, io.ComponentSet) else None,
+        tuple(path for file in tables.sources.files for path in dict.fromkeys(file.paths)),
+        (*loaded.genotypes.stamps, *getattr(made, "stamps", ())),
     )
 
 

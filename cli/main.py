@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from .options import make_parser
+from .process import entry_point, lost_maps, report_stop
 
-EXIT_OK, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_DEVICE, EXIT_INTERRUPTED = 0, 2, 3, 4, 130
+EXIT_OK, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_DEVICE = 0, 2, 3, 4
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -23,6 +24,7 @@ def limit_threads(threads: int) -> int:
     return threads
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Run gpu-reml; returns the exit code."""
     options = make_parser(version("gpu-reml")).parse_args(argv)
@@ -39,19 +41,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_command(name: str, command: Callable[[int], bool], threads: int, interrupted: str) -> int:
     """Exit code of ``command(threads)``, True when all converged; one line on stderr for what a user can mend.
 
-    ``command`` imports what is heavy itself.  ``interrupted``: what to say after Ctrl-C.
+    ``command`` imports what is heavy itself.  ``interrupted``: what to say after Ctrl-C, and after TERM.
     """
     threads = limit_threads(threads)
-    from gpu_reml.io import pipes_kept
-
     try:
-        with pipes_kept():
-            converged = command(threads)
+        from gpu_reml.io import pipes_kept, shrunken_maps
+        from gpu_reml.ops.compile import cache_notes
+
+        try:
+            with pipes_kept(), lost_maps(name, shrunken_maps):
+                converged = command(threads)
+        finally:
+            for note in cache_notes():
+                print(f"{name}: note: {note}", file=sys.stderr)
     except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
         return report_failure(name, error)
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; {interrupted}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        return report_stop(name, stop, interrupted)
     return EXIT_OK if converged else EXIT_NOT_CONVERGED
 
 

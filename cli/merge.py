@@ -130,6 +130,7 @@ def fitted_round(
     cutoff = Z_CUTOFF if options.z_cutoff is None else options.z_cutoff
     plan = merge_plan(result.theta, scaled_covariance(result, options), result.names, cutoff)
     done = Round(inputs, partition, result, seconds, plan)
+    inputs.check_unchanged()
     io.write_all(round_files(folder, number, done, options, before))
     return done
 

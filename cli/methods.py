@@ -135,7 +135,11 @@ def safe_name(name: str) -> str:
 
 
 def fingerprint(inputs: Inputs, Y: np.ndarray, options: Namespace) -> dict[str, str | int | float | None]:
-    """What must be the same for a checkpoint to be of use: data by hash, and the flags that steer the fit."""
+    """What must be the same for a checkpoint to be of use: data by hash, and the flags that steer the fit.
+
+    Genotypes are told by the bytes of their files and by who and what is taken of them: other people with the same
+    allele frequencies are other genotypes.
+    """
 
     def digest(*arrays):
         state = hashlib.sha256()
@@ -146,7 +150,9 @@ def fingerprint(inputs: Inputs, Y: np.ndarray, options: Namespace) -> dict[str, 
     of_genotypes, of_components = (), ()
     if inputs.products is not None:
         genotypes = inputs.products.genotypes
-        of_genotypes = (genotypes.mean, genotypes.inv_sd, genotypes.num_called)
+        taken = (np.array(list(inputs.alignment.samples[key])) for key in ("fid", "iid"))
+        content = np.array([io.digest_of_files(inputs.files)])
+        of_genotypes = (content, inputs.variants.rows, *taken, genotypes.mean, genotypes.inv_sd, genotypes.num_called)
         of_components = inputs.genetic.identity
     return {
         "phenotypes": digest(Y),

@@ -29,7 +29,7 @@ examples:
   gpu-reml --bfile data --component-spec sets.json --pheno pheno.txt --out partitioned
 
 exit codes: 0 converged, 2 invalid input or unwritable output, 3 not converged (results are written), 4 device lost or
-out of memory, 130 interrupted.
+out of memory, 130 interrupted, 143 ended by TERM.
 """
 
 

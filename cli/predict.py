@@ -8,6 +8,7 @@ from .effects_options import add_ambiguous
 from .main import run_command
 from .numbers import positive_int, threads
 from .parser import Need, Options, Parser
+from .process import entry_point
 
 EPILOG = """\
 example:
@@ -19,7 +20,8 @@ A variant that is not there, or a genotype that is missing, is the mean of the s
 Components by ancestry or environment need those of the predicted samples: --admix-q, --gxe.
 With --pheno the accuracy is reported, which is that of new samples only if none of them was in the fit.
 
-exit codes: 0 done, 2 invalid input or unwritable output, 4 device lost or out of memory, 130 interrupted.
+exit codes: 0 done, 2 invalid input or unwritable output, 4 device lost or out of memory, 130 interrupted,
+143 ended by TERM.
 """
 
 
@@ -112,6 +114,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     return make_predict_parser(version("gpu-reml")).parse_args(argv)
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Run gpu-reml-predict; returns the exit code."""
     options = parse(argv)

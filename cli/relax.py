@@ -8,6 +8,7 @@ from .main import run_command
 from .numbers import at_least, count, not_negative, positive_float, positive_int, share
 from .options import NEEDS, add_compute, add_data, with_defaults
 from .parser import Need, Options, Parser
+from .process import entry_point
 
 EPILOG = """\
 example:
@@ -123,6 +124,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     return options
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Run gpu-reml-relax; returns the exit code."""
     options = parse(argv)

@@ -52,6 +52,7 @@ def relax_command(options: Namespace, threads: int) -> bool:
         start=None if options.h2_init is None else start_at(options, y, X, inputs),
         hooks=RelaxHooks(report.outer, report.iteration),
     )
+    inputs.check_unchanged()
     record = meta_record(result, inputs, options, {"threads": threads, "seconds": time.perf_counter() - started})
     files = output_files(options.out, result, record)
     io.write_all(files)

@@ -73,6 +73,7 @@ def reml_command(options: Namespace, threads: int) -> bool:
 
         def finish(report, inputs=inputs, method=method):
             nonlocal converged
+            inputs.check_unchanged()
             plan = plan_lines(inputs, method, options, threads)
             name, result, seconds = report
             context = {
@@ -98,6 +99,7 @@ def reml_command(options: Namespace, threads: int) -> bool:
 def write_further(name: str, result: FitResult, inputs: Inputs, options: Namespace, prefix: str) -> None:
     """Effects, a saved model, predictions and cross-validation: after the fit's own files, which are safe by then."""
     outcome = after_fit(name, result, inputs, options, prefix)
+    inputs.check_unchanged()
     io.write_all(outcome.files)
     own = [path.removeprefix(prefix) for path in outcome.files if path.startswith(f"{prefix}.")]
     others = [path for path in outcome.files if not path.startswith(f"{prefix}.")]
@@ -156,7 +158,6 @@ def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan
     closing = [*closing_lines(result, context["seconds"]), *told]
     if len(inputs.phenotypes) > 1:
         closing = [f"phenotype {context['phenotype']}", *closing]
-    print("\n".join(closing))
     texts = {
         f"{prefix}.json": io.json_text(json_record(result, inputs, context)),
         f"{prefix}.hsq": hsq_text(result, liability_rows(liability)),
@@ -173,6 +174,7 @@ def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan
     if isinstance(result, FitResult):
         texts[f"{prefix}.history.tsv"] = history_text(result, seconds)
     io.write_all(texts)
+    print("\n".join(closing))
     print(f"written: {prefix}{{{','.join(path.removeprefix(prefix) for path in texts)}}}", flush=True)
     converged = isinstance(result, HEResult) or result.converged
     if not converged:

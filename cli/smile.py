@@ -31,12 +31,16 @@ SOURCES = ("w_files", "w_files_list", "grm_groups", "identity_w", "smile_ld")
 
 
 class SmileWeights(NamedTuple):
-    """The blocks of every component, before products exist: what they need to be made with, :attr:`cuts`, is here."""
+    """The blocks of every component, before products exist: what they need to be made with, :attr:`cuts`, is here.
+
+    ``stamps``: of the files that the blocks are maps of.
+    """
 
     groups: tuple[BlockWeights, ...]
     names: tuple[str, ...]
     ranks: tuple[float, ...] | None
     notes: tuple[str, ...]
+    stamps: tuple[io.Stamp, ...] = ()
 
     @property
     def cuts(self) -> np.ndarray:
@@ -154,7 +158,8 @@ def smile_weights(genotypes: PackedGenotypes, variants: io.AnalysedVariants, opt
                 *more,
                 f"weight matrices: {counted} ranks counted, of {sum(map(len, groups))}; no sidecar says them",
             )
-    return SmileWeights(weights, names, ranks, (*notes, *more))
+    stamps = tuple(block.stamp for group in read for block in group if block.stamp is not None)
+    return SmileWeights(weights, names, ranks, (*notes, *more), stamps)
 
 
 def _from_ld(genotypes, variants: io.AnalysedVariants, options: Namespace, notes: tuple[str, ...]) -> SmileWeights:

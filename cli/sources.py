@@ -133,8 +133,9 @@ def load(sources: Sources, indices: Sequence[np.ndarray], options: Namespace) ->
         rows = tuple(r[selection.mask[a:b]] for r, (a, b) in zip(rows, pairwise(edges), strict=True))
         table = variants.table[selection.mask].reset_index(drop=True)
         variants = replace(variants, table=table, rows=variants.rows[selection.mask])
-    read = {"variants": rows, "dosage": options.dosage, "cache": options.cache}
-    genotypes = io.load_genotypes(sources.files, indices, **read)
+    cache = io.PackedCache(options.cache) if options.cache else None
+    genotypes = io.load_genotypes(sources.files, indices, rows, options.dosage, cache=cache)
+    notes += cache.notes if cache else []
     if options.standardize == "binomial":
         genotypes = ops.with_binomial_sd(genotypes)
     return Loaded(genotypes, variants, kept, tuple(counts), tuple(notes))

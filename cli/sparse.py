@@ -20,6 +20,7 @@ from .options import (
     with_defaults,
 )
 from .parser import Options, Parser
+from .process import entry_point
 
 EPILOG = """\
 example:
@@ -175,6 +176,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     return with_defaults(make_sparse_parser(version("gpu-reml")), argv)
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Run gpu-reml-sparse; returns the exit code."""
     options = parse(argv)

@@ -67,6 +67,7 @@ def sparse_command(options: Namespace, threads: int) -> bool:
         settings_of(options, planned),
         callback=finished,
     )
+    inputs.check_unchanged()
     table = selected_table(result, inputs)
     context = {"threads": threads, "seconds": time.perf_counter() - started}
     files = output_files(options.out, result, table, summary_record(result, table, inputs, options, context), inputs)

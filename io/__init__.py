@@ -51,6 +51,7 @@ from .pgen import PgenFile, read_pgen
 from .samples import Alignment, align, write_samples
 from .scoring import complete_samples, complete_scales, fixed_columns, genetic_values, scale_columns
 from .smile import parse_grm_groups, read_w, read_w_list
+from .stamps import Stamp, check_same, check_unchanged, digest_of_files, shrunken_maps, stamp_of, stamp_of_map
 from .tables import (
     Covariates,
     Phenotype,
@@ -86,9 +87,12 @@ __all__ = [
     "SampleTable",
     "Scale",
     "Selection",
+    "Stamp",
     "VariantFilters",
     "align",
     "annotation_files",
+    "check_same",
+    "check_unchanged",
     "check_writable",
     "complete_components",
     "complete_samples",
@@ -107,6 +111,7 @@ __all__ = [
     "count_calls",
     "count_missing",
     "design_matrix",
+    "digest_of_files",
     "dosage_freq",
     "fixed_columns",
     "fixed_terms",
@@ -140,6 +145,9 @@ __all__ = [
     "select_by_genotype",
     "select_samples",
     "select_variants",
+    "shrunken_maps",
+    "stamp_of",
+    "stamp_of_map",
     "table_text",
     "values_of",
     "write_all",

@@ -14,6 +14,7 @@ from .errors import InputError
 from .headings import refuse_heading
 from .ids import first_ids
 from .rows import Listed, check_samples, notes_on_ids, room, selected, stretches
+from .stamps import Stamp, stamp_of_map
 from .text import WHITESPACE, parse_numbers, read_text_table
 
 MAGIC = b"\x6c\x1b"
@@ -31,7 +32,8 @@ class BedFile(Listed):
 
     ``samples``: fid, iid (strings), in .fam order.  ``variants``: chrom, id, a1, a2 (strings), cm (float64,
     centimorgan), bp (int64), in .bim order; a1 is the counted allele.  ``packed``: read-only memory map, uint8
-    (m, ceil(n / 4)), of the bytes that follow the magic.  ``notes``: what was noticed and is no error.
+    (m, ceil(n / 4)), of the bytes that follow the magic.  ``notes``: what was noticed and is no error.  ``stamp``: the
+    .bed when it was mapped.
     """
 
     prefix: str
@@ -39,6 +41,7 @@ class BedFile(Listed):
     variants: pd.DataFrame
     packed: np.ndarray
     notes: tuple[str, ...] = ()
+    stamp: Stamp | None = None
 
     @property
     def paths(self) -> tuple[Path, Path, Path]:
@@ -110,9 +113,10 @@ def read_bed(prefix: str | Path) -> BedFile:
         )
     samples = _read_fam(paths["fam"])
     variants = _read_bim(paths["bim"])
+    stamp = stamp_of_map(paths["bed"])
     packed = _map_bed(paths["bed"], len(samples), len(variants))
     _check_padding(paths, packed, samples)
-    return BedFile(prefix, samples, variants, packed, notes_on_ids(paths["bim"], variants))
+    return BedFile(prefix, samples, variants, packed, notes_on_ids(paths["bim"], variants), stamp)
 
 
 def _read_fam(path: Path) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from .errors import InputError
 from .headings import SAMPLE_NAMES, key_of, plain
 from .pvar import NO_FID
 from .rows import Listed, check_samples, notes_on_ids, room, selected, stretches
+from .stamps import Stamp, stamp_of
 from .text import WHITESPACE, read_text_table
 
 HARD_CALL = 0.1  # most distance of a dosage from the whole number that it is called as; PLINK 2's default
@@ -30,6 +31,7 @@ class BgenFile(Listed):
     ``variants``: a1 is the second allele, a2 the first (``ref-first`` of PLINK 2); cm is 0.
     ``places`` (m, 2): byte where a variant's genotypes begin, and how many there are.
     Dosages are rounded to 2^-14 copies, PLINK 2's unit; a call is the whole number within ``HARD_CALL``, if any.
+    ``stamp``: the file when its variants were read.
     """
 
     prefix: str
@@ -39,6 +41,7 @@ class BgenFile(Listed):
     places: np.ndarray
     compression: int
     notes: tuple[str, ...] = ()
+    stamp: Stamp | None = None
 
     def read_packed(
         self, samples: np.ndarray | None = None, variants: np.ndarray | None = None, out: np.ndarray | None = None
@@ -110,6 +113,7 @@ def read_bgen(path: str | Path, sample: str | Path | None = None) -> BgenFile:
     bgen = Path(f"{prefix}.bgen")
     if not bgen.is_file():
         raise InputError(f"BGEN file not found: {bgen}; check the path")
+    stamp = stamp_of(bgen)
     beside = Path(f"{prefix}.sample")
     sample = Path(sample) if sample is not None else (beside if beside.is_file() else None)
     with opened(bgen, "BGEN file") as file, _reading(bgen):
@@ -130,7 +134,7 @@ def read_bgen(path: str | Path, sample: str | Path | None = None) -> BgenFile:
             _check_order(bgen, sample, list(header.iids), samples)
         variants, places = _read_variants(bgen, walk(file, header))
     paths, notes = (bgen, bgen, sample or bgen), notes_on_ids(bgen, variants)
-    return BgenFile(prefix, samples, variants, paths, places, header.compression, notes)
+    return BgenFile(prefix, samples, variants, paths, places, header.compression, notes, stamp)
 
 
 def _embedded_samples(bgen: Path, header: Header) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Genotype files of any format as one operator's input: what a source offers, and how sources are put together."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from ..ops.genotypes import CALL_BITS, PackedGenotypes, standardise
 from .cache import PackedCache
 from .errors import InputError
 from .ids import first_ids
+from .stamps import Stamp, check_same
 
 DOSAGE_BITS = (8, 16)
 
@@ -20,7 +22,7 @@ class GenotypeFile(Protocol):
 
     ``prefix`` names it.  ``paths``: the files that genotypes, variants and samples come from.  ``samples``: fid, iid
     (strings).  ``variants``: chrom, id, a1, a2 (strings), cm (float64, centimorgan), bp (int64); a1 is counted.
-    ``notes``: what was noticed and is no error.
+    ``notes``: what was noticed and is no error.  ``stamp``: the file of the genotypes when it was opened.
 
     The methods take ``samples`` in any order and ``variants`` ascending, None for all, and write to ``out`` where it is
     given; they read blocks, so that nothing but the result is ever held whole.
@@ -30,6 +32,7 @@ class GenotypeFile(Protocol):
     samples: pd.DataFrame
     variants: pd.DataFrame
     notes: tuple[str, ...]
+    stamp: Stamp | None
 
     @property
     def paths(self) -> tuple[Path, Path, Path]: ...
@@ -65,7 +68,7 @@ def load_genotypes(
     variants: Sequence[np.ndarray | None] | None = None,
     dosage: bool = False,
     dosage_bits: int = 16,
-    cache: str | Path | None = None,
+    cache: str | Path | PackedCache | None = None,
 ) -> PackedGenotypes:
     """Genotypes of the same samples from one or more sources, variants one source after another.
 
@@ -95,13 +98,16 @@ def load_genotypes(
         raise InputError(f"variants: none of {', '.join(file.prefix for file in files)} is left; loosen the filters")
     _check_same_samples(files, rows)
     bits = dosage_bits if dosage else CALL_BITS
-    store = PackedCache(cache) if cache is not None else None
-    parts = [_load(*source, bits, store) for source in zip(files, rows, chosen, strict=True)]
-    return standardise(parts, len(rows[0]), bits)
+    store = PackedCache(cache) if isinstance(cache, str | Path) else cache
+    loaded = [_load(*source, bits, store) for source in zip(files, rows, chosen, strict=True)]
+    genotypes = standardise([part for part, _ in loaded], len(rows[0]), bits)
+    return replace(genotypes, stamps=tuple(stamp for _, stamp in loaded if stamp is not None))
 
 
-def _load(file: GenotypeFile, rows: np.ndarray, chosen: np.ndarray, bits: int, store: PackedCache | None) -> np.ndarray:
-    """A source's part: mapped, from the cache, or packed now."""
+def _load(
+    file: GenotypeFile, rows: np.ndarray, chosen: np.ndarray, bits: int, store: PackedCache | None
+) -> tuple[np.ndarray, Stamp | None]:
+    """A source's part - mapped, from the cache, or packed now - and the stamp of the file that it is a map of."""
     # None, not all indices, so that a source sees what it need not copy
     samples = None if _is_all(rows, file.num_samples) else rows
     variants = None if _is_all(chosen, file.num_variants) else chosen
@@ -111,9 +117,12 @@ def _load(file: GenotypeFile, rows: np.ndarray, chosen: np.ndarray, bits: int, s
             return file.read_packed(samples, variants, out)
         return file.read_dosages(samples, variants, bits, out)
 
-    if store is None or (bits == CALL_BITS and file.is_mapped(samples, variants)):
-        return read()
-    return store.load(file, rows, chosen, bits, read)
+    if bits == CALL_BITS and file.is_mapped(samples, variants):
+        return read(), file.stamp
+    part = (read(), None) if store is None else store.load(file, rows, chosen, bits, read)
+    if file.stamp is not None:
+        check_same([file.stamp])
+    return part
 
 
 def _is_all(index: np.ndarray, count: int) -> bool:

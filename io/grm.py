@@ -19,6 +19,7 @@ from ..ops.covariance import GenotypeCovariance
 from .errors import InputError, OutputError
 from .headings import family_first
 from .ids import first_ids, repeated
+from .stamps import Stamp, check_unchanged, stamp_of_map
 from .text import WHITESPACE, read_text_table
 
 ENTRY = np.dtype("<f4")
@@ -29,13 +30,15 @@ ROWS = 128  # rows of a matrix formed at once
 class GrmFile:
     """A relationship matrix on disk: ``samples`` has fid and iid (strings), ``lower`` maps the lower triangle.
 
-    ``num_variants``: mean number of variants behind an entry, None without a .grm.N.bin.
+    ``num_variants``: mean number of variants behind an entry, None without a .grm.N.bin.  ``stamp``: the .grm.bin when
+    it was mapped.
     """
 
     prefix: str
     samples: pd.DataFrame
     lower: np.ndarray
     num_variants: float | None = None
+    stamp: Stamp | None = None
 
     @property
     def num_samples(self) -> int:
@@ -53,6 +56,8 @@ class GrmFile:
             low, high = np.minimum(rows[: i + 1], row), np.maximum(rows[: i + 1], row)
             out[i, : i + 1] = self.lower[high * (high + 1) // 2 + low]
             out[: i + 1, i] = out[i, : i + 1]
+        if self.stamp is not None:
+            check_unchanged([self.stamp])
         if not np.isfinite(out).all():
             pair = rows[np.argwhere(~np.isfinite(out))[0]]
             raise InputError(
@@ -90,7 +95,8 @@ def read_grm(prefix: str | Path) -> GrmFile:
         raise InputError(f"{paths['id']}: {len(twice)} FID + IID occur more than once ({first_ids(twice)})")
     counts = _lower_triangle(paths["N.bin"], len(samples)) if paths["N.bin"].is_file() else None
     mean = None if counts is None else float(np.mean(counts, dtype=np.float64))
-    return GrmFile(prefix, samples, _lower_triangle(paths["bin"], len(samples)), mean)
+    stamp = stamp_of_map(paths["bin"])
+    return GrmFile(prefix, samples, _lower_triangle(paths["bin"], len(samples)), mean, stamp)
 
 
 def _lower_triangle(path: Path, num_samples: int) -> np.ndarray:
@@ -129,13 +135,20 @@ def write_grm(
     if num_variants is None:
         num_variants = 1.0 if isinstance(covariance, np.ndarray) else float(covariance.num_variants[0])
     ids = "".join(f"{fid}\t{iid}\n" for fid, iid in samples[["fid", "iid"]].itertuples(index=False))
+    stamps = () if isinstance(covariance, np.ndarray) else covariance.products.genotypes.stamps
     rows_of_counts = (np.full(i + 1, num_variants, ENTRY).tobytes() for i in range(n))
     contents = {
         "bin": (row[: i + 1].astype(ENTRY).tobytes() for i, row in enumerate(_matrix_rows(covariance))),
         "N.bin": rows_of_counts,
-        "id": iter([ids.encode()]),
+        "id": _when_unchanged(stamps, ids.encode()),
     }
     _write_streams({Path(f"{prefix}.grm.{suffix}"): chunks for suffix, chunks in contents.items()})
+
+
+def _when_unchanged(stamps: Sequence[Stamp], content: bytes) -> Iterator[bytes]:
+    """The content, unless the genotypes changed while the matrix was made."""
+    check_unchanged(stamps)
+    yield content
 
 
 def _matrix_rows(covariance: GenotypeCovariance | np.ndarray) -> Iterator[np.ndarray]:

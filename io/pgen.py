@@ -16,6 +16,7 @@ from ..ops.packing import pack_rows
 from .errors import InputError
 from .pvar import read_psam, read_pvar
 from .rows import Listed, notes_on_ids, room, selected, stretches
+from .stamps import Stamp, stamp_of
 
 MAGIC = b"\x6c\x1b"
 PLAIN_BED, INDEXED_APART = 0x01, (0x20, 0x21)  # modes whose header does not count samples and variants
@@ -28,7 +29,8 @@ class PgenFile(Listed):
     ``variants``: a1 is the ALT allele, a2 is REF.  A variant with several ALT alleles is as many rows, one for each
     ALT, in which copies of that allele are counted and all others are not (what ``bcftools norm -m-`` does).
     ``record``, ``allele``: for each row of ``variants``, the record of the .pgen and the number of its ALT allele.
-    ``allele_offsets``: alleles of the records before each, where a record has more than two.
+    ``allele_offsets``: alleles of the records before each, where a record has more than two.  ``stamp``: the .pgen when
+    its variants were read.
     """
 
     prefix: str
@@ -39,6 +41,7 @@ class PgenFile(Listed):
     allele: np.ndarray
     allele_offsets: np.ndarray | None
     notes: tuple[str, ...] = ()
+    stamp: Stamp | None = None
 
     def read_packed(
         self, samples: np.ndarray | None = None, variants: np.ndarray | None = None, out: np.ndarray | None = None
@@ -93,6 +96,7 @@ def read_pgen(prefix: str | Path) -> PgenFile:
     """
     prefix = str(prefix).removesuffix(".pgen")
     paths = _find_files(prefix)
+    stamp = stamp_of(paths[0])
     samples, table = read_psam(paths[2]), read_pvar(paths[1])
     _check_counts(paths, len(samples), len(table))
     num_alleles = 2 + table["alt"].str.count(",").to_numpy(np.int64)
@@ -104,7 +108,7 @@ def read_pgen(prefix: str | Path) -> PgenFile:
         offsets = np.concatenate([[0], np.cumsum(num_alleles)]).astype(np.uintp)
         several = int((num_alleles > 2).sum())
         notes += (f"{paths[1]}: {several} variants with several ALT alleles are split, one row each ALT",)
-    file = PgenFile(prefix, samples, _split(table, record), paths, record, allele, offsets, notes)
+    file = PgenFile(prefix, samples, _split(table, record), paths, record, allele, offsets, notes, stamp)
     with _reading(paths[0]), file._reader():
         pass
     return file

@@ -14,6 +14,7 @@ from .genotypes import GenotypeFile, load_genotypes
 from .harmonise import Matching
 from .ids import first_ids, locate
 from .model import FixedTerms, Model, Scale
+from .stamps import check_unchanged
 from .tables import Covariates
 
 BATCH_BYTES = 1 << 28  # of packed genotypes that are held at once
@@ -56,6 +57,7 @@ def genetic_values(
             # with 1 for 1 / SD a genotype is its count less the mean, which the effects are for
             found = replace(found, mean=mean[batch], inv_sd=np.ones(len(batch)))
             total += _values(make_products(found, backend, dtype), effects[batch])
+            check_unchanged(found.stamps)
         first += file.num_variants
     return total
 

@@ -19,6 +19,7 @@ from .component_sets import AnalysedVariants
 from .content import opened, read_content
 from .errors import InputError
 from .rds import read_rds
+from .stamps import Stamp, stamp_of_map
 
 SHAPE_KEYS = ("shape", "matrix_shape", "width", "size", "p", "n_snps")
 RANK_KEYS = ("effective_rank", "retained_rank", "weight_rank", "rank")
@@ -31,13 +32,15 @@ NOT_NEGATIVE = 1e-6  # of the largest row sum of |W|: an eigenvalue below minus 
 class SmileBlock:
     """One block: ``matrix`` (b, b) as in the file; ``rank``: the sidecar's, else None.
 
-    ``ids``: the variants' ids, where the sidecar lists them.
+    ``ids``: the variants' ids, where the sidecar lists them.  ``stamp``: of a file that
+    the matrix is a map of.
     """
 
     path: str
     matrix: np.ndarray
     rank: float | None = None
     ids: tuple[str, ...] | None = None
+    stamp: Stamp | None = None
 
     @property
     def size(self) -> int:
@@ -91,6 +94,7 @@ def read_w(path: str | Path, check_psd: bool = False) -> SmileBlock:
             is unreadable, contradicts it or has a rank outside (0, b].  The message names the file and the entry.
     """
     path = Path(path)
+    stamp = stamp_of_map(path) if path.suffix.casefold() == ".npy" and path.is_file() else None
     W = _read_array(path)
     if W.ndim != 2 or W.shape[0] != W.shape[1] or not W.size:
         raise InputError(f"{path}: expected a square matrix of weights, found {W.shape}; give one block a file")
@@ -101,7 +105,7 @@ def read_w(path: str | Path, check_psd: bool = False) -> SmileBlock:
     _check_entries(path, W)
     _check_psd(path, W, check_psd)
     rank, ids = _read_sidecar(path, len(W))
-    return SmileBlock(str(path), W, rank, ids)
+    return SmileBlock(str(path), W, rank, ids, stamp)
 
 
 def _read_array(path: Path) -> np.ndarray:

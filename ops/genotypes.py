@@ -8,6 +8,7 @@ Dosages take 8 or 16 bits, one item a sample: see :mod:`gpu_reml.ops.dosages`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,8 @@ class PackedGenotypes:
     ``mean``: (m,) mean count of A1 over the called genotypes.  ``inv_sd``: (m,) 1 / SD of the count, and 0 for a
     variant that does not vary (monomorphic or never called): such a variant contributes nothing anywhere.
     ``num_called``: (m,) samples with a call.  ``variance``: (m,) of a standardised variant's calls (ddof 0), 1 unless
-    its SD is another than theirs (:func:`with_binomial_sd`).
+    its SD is another than theirs (:func:`with_binomial_sd`).  ``stamps``: of the files that parts are maps of, for
+    :func:`gpu_reml.io.check_unchanged` when all has been computed.
     """
 
     parts: tuple[np.ndarray, ...]
@@ -39,6 +41,7 @@ class PackedGenotypes:
     num_called: np.ndarray
     bits: int = CALL_BITS
     variance: np.ndarray | float = 1.0
+    stamps: tuple[Any, ...] = ()
 
     @property
     def squared_norm(self) -> np.ndarray:

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from gpu_reml.io import InputError, OutputError, PackedCache, PgenFile, load_genotypes, read_bed, read_pgen
+from gpu_reml.io import InputError, OutputError, PackedCache, PgenFile, load_genotypes, read_bed, read_pgen, stamps
 from gpu_reml.io import cache as cache_module
 from gpu_reml.ops import pack
 
@@ -90,16 +90,14 @@ def test_a_changed_source_is_packed_again(make_pgen, random_counts, folder, same
 
 def test_a_change_at_the_end_or_in_the_middle_of_a_large_file_is_seen(tmp_path):
     path = tmp_path / "large"
-    content = bytearray(os.urandom(cache_module.HEAD_BYTES + 63 * cache_module.SAMPLED_BYTES))
+    content = bytearray(os.urandom(stamps.HEAD_BYTES + 63 * stamps.SAMPLED_BYTES))
     keys = set()
-    for change in (None, len(content) - 1, cache_module.HEAD_BYTES + 100, 5):
+    for change in (None, len(content) - 1, stamps.HEAD_BYTES + 100, 5):
         if change is not None:
             content[change] ^= 1
         path.write_bytes(content)
         os.utime(path, ns=(0, 0))
-        digest = cache_module.hashlib.sha256()
-        cache_module._add_content(digest, path)
-        keys.add(digest.hexdigest())
+        keys.add(stamps.digest_of_files([path]))
     assert len(keys) == 4
 
 
@@ -223,3 +221,27 @@ def test_a_full_disk_is_an_error_with_the_size_that_was_wanted(make_pgen, random
     with pytest.raises(OutputError, match=r"cache \S*: no room for .* GiB \(No space left on device\); free some"):
         load(prefix, folder)
     assert entries(folder) == []
+
+
+@pytest.mark.parametrize("where", [0, 7, -1, -9])
+def test_an_entry_with_one_bit_turned_is_made_again_with_a_note(make_pgen, random_counts, folder, where):
+    prefix = make_pgen(random_counts(12, 14))
+    fresh = load(prefix, folder).copy()
+    (path,) = folder.iterdir()
+    content = bytearray(path.read_bytes())
+    content[where] ^= 4
+    path.write_bytes(content)
+    cache = PackedCache(folder)
+    np.testing.assert_array_equal(load(prefix, cache), fresh)
+    assert cache.notes == [f"{path}: the genotypes kept there are damaged; they are made again"]
+    cache = PackedCache(folder)
+    np.testing.assert_array_equal(load(prefix, cache), fresh)
+    assert not cache.notes
+
+
+def test_an_entry_that_was_cut_short_is_made_again(make_pgen, random_counts, folder):
+    prefix = make_pgen(random_counts(12, 14))
+    fresh = load(prefix, folder).copy()
+    (path,) = folder.iterdir()
+    os.truncate(path, 5)
+    np.testing.assert_array_equal(load(prefix, folder), fresh)
