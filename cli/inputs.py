@@ -188,7 +188,7 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
     notes = notes_of(tables, group)
     if not tables.sources.files:
         model = assemble(None, None, tables.parts, group.alignment, None, options)
-        said = (*notes, *planned.design.notes, *trait_notes(group))
+        said = (*notes, *model.notes, *planned.design.notes, *trait_notes(group))
         return Inputs(group.alignment, group.Y, group.phenotypes, planned, None, model, said, (), None, None)
     files = len(tables.sources.files)
     loaded = load(tables.sources, group.alignment.indices[:files], options)
@@ -209,6 +209,7 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
         *loaded.notes,
         *call_notes(loaded.genotypes),
         *made.notes,
+        *model.notes,
         *planned.design.notes,
         *trait_notes(group),
     )

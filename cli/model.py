@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpu_reml import io, ops
+from gpu_reml.io.grm import definite_notes
 from gpu_reml.io.model import Scale
 from gpu_reml.reml import (
     Covariance,
@@ -73,6 +74,7 @@ class Model(NamedTuple):
     ``ancestries``: name -> its components, and their mean ``proportions``.  ``values``: arrays that went into it beside
     the genotypes, which tell one model from another.  ``of_variants``: the components made of the genotypes' own, which
     come first, as they are before whitening; ``scales``: what multiplies each of those, None where nothing does.
+    ``notes``: what was noticed in relationship matrices.
     """
 
     covariance: Covariance
@@ -83,6 +85,7 @@ class Model(NamedTuple):
     values: tuple[np.ndarray, ...]
     of_variants: Covariance | None = None
     scales: tuple[Scale | None, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def plain_model(genetic) -> Model:
@@ -98,7 +101,7 @@ def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignmen
     base: components of the genotypes, or None for relationship matrices alone.  ``place(genotypes)`` makes products.
     """
     samples, pieces, ancestries, values = alignment.samples, [], {}, []
-    proportions, of_variants, scales = np.zeros(0), None, ()
+    proportions, of_variants, scales, notes = np.zeros(0), None, (), ()
     if base is not None:
         pieces, ancestries, proportions, values = genotype_pieces(base, parts, samples, options)
         of_variants, scales = joined(pieces), tuple(piece.scale for piece in pieces for _ in piece.num_variants)
@@ -107,6 +110,7 @@ def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignmen
     for grm, rows in zip(parts.grms, alignment.indices[len(alignment.indices) - len(parts.grms) :], strict=True):
         name = grm.prefix.rsplit("/", 1)[-1]
         matrix = grm.matrix(rows)
+        notes += definite_notes(f"{grm.prefix}.grm.bin", matrix)
         values.append(matrix)
         text = f"relationship matrix {grm.prefix}.grm.bin"
         pieces.append(Piece(dense_covariance([matrix], [name]), (text,), (None,)))
@@ -124,6 +128,7 @@ def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignmen
         tuple(values),
         of_variants,
         scales,
+        notes,
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import linalg
 
 from ..ops.covariance import GenotypeCovariance
 from .errors import InputError, OutputError
@@ -24,6 +25,9 @@ from .text import WHITESPACE, read_text_table
 
 ENTRY = np.dtype("<f4")
 ROWS = 128  # rows of a matrix formed at once
+# of the mean diagonal: rounding, and what pairs of samples that lack different calls make of GCTA's matrices
+ROUNDING, INDEFINITE = 1e-4, 0.05
+CORRELATED = 1.5  # times what two diagonal entries allow: GCTA's first diagonal (Yang et al. 2011) may be too small
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class GrmFile:
         """(n, n) float64, symmetric, of the samples in ``rows`` in that order (None: all, in the file's order).
 
         ``rows`` are :attr:`Alignment.indices <gpu_reml.io.Alignment>` of :attr:`samples`.  Memory: the matrix.
-        Raises InputError that names the samples of an entry that is not finite.
+        Raises InputError that names the samples of an entry that is not finite, of a diagonal entry that is not
+        positive, or of an entry that no covariance has beside its diagonal.
         """
         rows = np.arange(self.num_samples) if rows is None else np.asarray(rows, np.int64)
         out = np.empty((len(rows), len(rows)))
@@ -64,7 +69,60 @@ class GrmFile:
                 f"{self.prefix}.grm.bin: the entry of {first_ids(self.samples.iloc[pair])} is not a finite number; "
                 "make the matrix again without these samples or without missing genotypes"
             )
+        self._check_entries(out, rows)
         return out
+
+    def _check_entries(self, matrix: np.ndarray, rows: np.ndarray) -> None:
+        diagonal = matrix.diagonal()
+        if not (diagonal > 0).all():
+            i = int(np.argmin(diagonal))
+            raise InputError(
+                f"{self.prefix}.grm.bin: the relationship of {first_ids(self.samples.iloc[rows[[i]]])} with "
+                f"itself is {diagonal[i]:g}; a variance is positive: is this a GRM in GCTA's float32?"
+            )
+        sd = np.sqrt(diagonal)
+        for i, row in enumerate(matrix):
+            j = int(np.argmax(np.abs(row) / sd))
+            if j != i and abs(row[j]) > CORRELATED * sd[i] * sd[j]:
+                raise InputError(
+                    f"{self.prefix}.grm.bin: the relationship of {first_ids(self.samples.iloc[rows[[i, j]]])} is "
+                    f"{row[j]:g}, more than their own ({diagonal[i]:g}, {diagonal[j]:g}) allow; is this a GRM in "
+                    "GCTA's float32?"
+                )
+
+
+def definite_notes(where: str, matrix: np.ndarray) -> tuple[str, ...]:
+    """Nothing for a positive semidefinite matrix, a note for one that is nearly so.
+
+    V = theta_g K + theta_e I has a likelihood where it is positive definite.  Rounding to float32, and pairs of samples
+    that lack different calls, leave eigenvalues a little below zero, of at most the share of missing calls.  Cost: a
+    Cholesky factor, in the matrix's own memory, which is as it was afterwards.
+
+    Raises:
+        InputError: an eigenvalue below -0.05 of the mean diagonal, which is named.
+    """
+    scale = float(np.mean(matrix.diagonal()))
+    if _has_cholesky(matrix, ROUNDING * scale):
+        return ()
+    least = float(linalg.eigvalsh(matrix, subset_by_index=[0, 0], check_finite=False)[0])
+    told = f"{where}: the smallest eigenvalue is {least:.4g}, with a mean diagonal of {scale:.4g}"
+    if least < -INDEFINITE * scale:
+        raise InputError(
+            f"{told}; this is no matrix of covariances: make it again, by one --make-grm of all samples, and set no "
+            "entry to zero"
+        )
+    return (f"{told}, as when pairs of samples lack different calls; impute them before --make-grm if h2 is near 1",)
+
+
+def _has_cholesky(matrix: np.ndarray, shift: float) -> bool:
+    """Whether a symmetric C-ordered matrix plus ``shift`` I is positive definite."""
+    diagonal = matrix.diagonal().copy()
+    np.fill_diagonal(matrix, diagonal + shift)
+    _, info = linalg.lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
+    np.fill_diagonal(matrix, diagonal)
+    for i in range(len(matrix)):  # the factor has taken the place of what is above the diagonal
+        matrix[i, i + 1 :] = matrix[i + 1 :, i]
+    return info == 0
 
 
 def read_grm(prefix: str | Path) -> GrmFile:

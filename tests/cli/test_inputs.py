@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gpu_reml.io import write_grm
 from gpu_reml.validation import dense
 from gpu_reml.validation.simulate import simulate_cohort, write_plink
 
@@ -101,3 +102,16 @@ def test_the_notes_of_every_trait_of_a_group_are_given(cohort, tmp_path, capsys)
     assert run("main", folder, *flags, out=tmp_path / "o") == 0
     out = capsys.readouterr().out
     assert all(f"1 value(s) of -9 in phenotype {name} taken as missing" in out for name in "yw")
+
+
+def test_a_relationship_matrix_that_is_none_is_refused_and_one_nearly_so_is_noted(cohort, tmp_path, capsys):
+    folder, ids = cohort
+    samples = ids.rename(columns=str.lower)
+    vectors = np.linalg.qr(np.random.default_rng(0).standard_normal((N, N)))[0]
+    for least, code, told in ((-0.5, 2, "-0.5, with a mean diagonal of"), (-0.02, 0, "note: ")):
+        K = (vectors * np.append(least, np.linspace(0.1, 2, N - 1))) @ vectors.T
+        write_grm(tmp_path / "k", (K + K.T) / 2, samples)
+        flags = ["--grm", tmp_path / "k", "--pheno", folder / "pheno.txt", "--out", tmp_path / "o"]
+        assert importlib.import_module("gpu_reml.cli.main").main([str(flag) for flag in flags]) == code
+        said = "".join(capsys.readouterr())
+        assert told in said and "k.grm.bin: the smallest eigenvalue is" in said

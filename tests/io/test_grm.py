@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gpu_reml.io import InputError, OutputError, align, read_bed, read_phenotype
-from gpu_reml.io.grm import read_grm, write_grm
+from gpu_reml.io.grm import definite_notes, read_grm, write_grm
 from gpu_reml.ops import CpuProducts, make_covariance, pack, standardise
 from gpu_reml.validation import dense
 
@@ -31,21 +31,21 @@ def test_a_written_covariance_is_read_back_as_the_dense_matrix(tmp_path, covaria
 
 
 def test_the_file_is_the_lower_triangle_row_by_row(tmp_path, ids):
-    K = np.array([[1.0, 2, 4], [2, 3, 5], [4, 5, 6]])
+    K = np.array([[4.0, 1, 2], [1, 5, 3], [2, 3, 6]])
     write_grm(tmp_path / "k", K, ids("a", "b", "c"), num_variants=7)
-    assert np.fromfile(tmp_path / "k.grm.bin", "<f4").tolist() == [1, 2, 3, 4, 5, 6]
+    assert np.fromfile(tmp_path / "k.grm.bin", "<f4").tolist() == [4, 1, 5, 2, 3, 6]
     assert np.fromfile(tmp_path / "k.grm.N.bin", "<f4").tolist() == [7] * 6
     assert (tmp_path / "k.grm.id").read_text() == "Fa\ta\nFb\tb\nFc\tc\n"
 
 
 def test_samples_are_taken_in_the_order_asked_for(tmp_path, ids, write):
-    K = np.array([[1.0, 2, 4], [2, 3, 5], [4, 5, 6]])
+    K = np.array([[4.0, 1, 2], [1, 5, 3], [2, 3, 6]])
     write_grm(tmp_path / "k", K, ids("a", "b", "c"))
     found = read_grm(tmp_path / "k.grm.bin")
     np.testing.assert_array_equal(found.matrix([2, 0]), K[np.ix_([2, 0], [2, 0])])
     pheno = read_phenotype(write("p.txt", "FID IID y\nFc c 1\nFb b 2\n"))
     aligned = align([ids("c", "b", "a"), found.samples], pheno)
-    np.testing.assert_array_equal(found.matrix(aligned.indices[1]), [[6, 5], [5, 3]])
+    np.testing.assert_array_equal(found.matrix(aligned.indices[1]), [[6, 3], [3, 5]])
 
 
 def test_a_matrix_that_does_not_fit_its_samples_is_refused(tmp_path, ids):
@@ -70,6 +70,52 @@ def test_an_entry_that_is_not_finite_names_its_samples(tmp_path, ids):
     with pytest.raises(InputError, match="the entry of FID Fa IID a, FID Fc IID c is not a finite number"):
         read_grm(tmp_path / "k").matrix()
     assert np.isfinite(read_grm(tmp_path / "k").matrix([0, 1])).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (((1, 1), 0.0), "the relationship of FID Fb IID b with itself is 0; a variance is positive"),
+        (((1, 1), -0.1), "FID Fb IID b with itself is -0.1;"),
+        (((2, 0), 3.0), r"of FID Fa IID a, FID Fc IID c is 3, more than their own \(1, 1\) allow"),
+        (((2, 1), -1e30), r"of FID Fb IID b, FID Fc IID c is -1e\+30, more than"),
+    ],
+)
+def test_an_entry_that_no_covariance_has_names_its_samples(tmp_path, ids, change, message):
+    K = np.eye(3)
+    K[change[0]] = change[1]
+    write_grm(tmp_path / "k", K, ids("a", "b", "c"))
+    with pytest.raises(InputError, match=message):
+        read_grm(tmp_path / "k").matrix()
+
+
+def test_an_indefinite_matrix_is_refused_with_its_smallest_eigenvalue_and_one_nearly_definite_is_noted():
+    rng = np.random.default_rng(3)
+    vectors = np.linalg.qr(rng.standard_normal((40, 40)))[0]
+    values = np.linspace(0, 2, 40)
+
+    def matrix(least):
+        K = (vectors * np.append(least, values[1:])) @ vectors.T
+        return np.ascontiguousarray((K + K.T) / 2)
+
+    for least, said in ((0.0, 0), (-1e-6, 0), (-0.03, 1)):
+        K = matrix(least)
+        notes = definite_notes("k", K)
+        assert len(notes) == said and np.array_equal(K, matrix(least))
+        if said:
+            assert "k: the smallest eigenvalue is -0.03, with a mean diagonal of 0.9993" in notes[0]
+    with pytest.raises(InputError, match=r"k: the smallest eigenvalue is -0\.4, with .* no matrix of covariances"):
+        definite_notes("k", matrix(-0.4))
+
+
+def test_a_matrix_of_pairwise_counts_as_gcta_makes_it_is_taken_with_a_note():
+    rng = np.random.default_rng(0)
+    counts = rng.binomial(2, rng.uniform(0.1, 0.5, 60), (80, 60)).astype(float)
+    called = rng.random(counts.shape) > 0.02
+    Z = np.where(called, (counts - counts.mean(0)) / counts.std(0), 0)
+    K = Z @ Z.T / (called.astype(float) @ called.T)
+    (note,) = definite_notes("k", K)
+    assert f"eigenvalue is {np.linalg.eigvalsh(K)[0]:.4g}" in note
 
 
 def test_nothing_is_written_when_a_file_cannot_be(tmp_path, ids):
