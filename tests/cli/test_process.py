@@ -178,7 +178,7 @@ def test_genotypes_that_are_written_to_during_a_run_give_no_result(cohort, tmp_p
         (tmp_path / path.name).write_bytes(path.read_bytes())
     command, more, _ = COMMANDS[name]
     module = {"gpu-reml": "reml", "gpu-reml-gwas": "gwas_run", "gpu-reml-sparse": "sparse_run"}.get(name, "relax_run")
-    real = sys.modules[f"gpu_reml.cli.{module}"].load_group
+    real = import_module(f"gpu_reml.cli.{module}").load_group
 
     def then_overwritten(*arguments):
         loaded = real(*arguments)
