@@ -16,9 +16,10 @@ from gpu_reml.reml.association import FlatTraitError, Scan, lambda_gc, left_of_f
 
 from .gwas_models import Found, choose_solver, exactly, least_squares, score_flags, scored
 from .inputs import Group, Inputs, Planned, Tables, load_group, plan_group, read_inputs
-from .methods import safe_name
+from .methods import choose_method, safe_name
 from .reml import group_lines, planned_lines, write_samples
 from .report import fixed_line
+from .unused import GWAS, Run, noted, plan_notes
 
 MODELS = {"ols": "marginal_ols_fwl", "loco": "mixed_leave_one_chromosome_out", "lmm": "mixed_whole_genome"}
 
@@ -40,7 +41,7 @@ def gwas_command(options: Namespace, threads: int) -> bool:
     planned = [plan_group(tables, group, options) for group in groups]
     if options.plan:
         for each in planned:
-            print("\n".join(planned_lines(each, options)), flush=True)
+            print("\n".join([*planned_lines(each, options), *plan_notes(options, GWAS, each.backend)]), flush=True)
         return True
     for group, each in zip(groups, planned, strict=True):
         check_traits(group, each)
@@ -80,11 +81,14 @@ def check_traits(group: Group, planned: Planned) -> None:
 def scan_group(tables: Tables, group: Group, planned: Planned, options: Namespace, context: dict[str, Any]) -> bool:
     """One group of traits of the same samples: read, scan, write."""
     inputs = load_group(tables, group, planned, options)
+    solver = "ols" if options.model == "ols" else choose_solver(inputs, options, context["threads"])
+    null = choose_method(inputs, options, context["threads"]) if solver == "score" else None
+    inputs = noted(inputs, options, GWAS, Run(solver, 1, planned.backend, null))
     if not options.quiet:
         print("\n".join(start_lines(inputs, options, context["threads"])), flush=True)
-    if options.model == "ols":
+    if solver == "ols":
         found = least_squares(inputs)
-    elif choose_solver(inputs, options, context["threads"]) == "exact":
+    elif solver == "exact":
         found = exactly(inputs, options)
     else:
         found = scored(inputs, options, context["threads"])

@@ -32,6 +32,7 @@ from .progress import Progress
 EXACT_SECONDS = 5.0  # expected: an answer without Monte-Carlo error is worth this much, or twice the stochastic time
 EXACT_BYTES = 1 << 30
 PASS_FLOPS = 1e11  # a second, of genotype products
+HE_PROBES = 64
 USUAL_PASSES = (200, 800)  # of a stochastic fit, one and several components
 
 
@@ -63,7 +64,7 @@ def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable
     """Fit every trait; ``report`` gets each result (trait, result, seconds of each iteration) when it is ready."""
     if method == "he":
         n = inputs.covariance.num_samples
-        probes = draw_probes(n, min(64, inputs.planned.probes(options.max_probes)), 0, options.seed)
+        probes = draw_probes(n, min(HE_PROBES, inputs.planned.probes(options.max_probes)), 0, options.seed)
         for name, y in zip(inputs.phenotypes, inputs.Y.T, strict=True):
             report((name, haseman_elston(y, inputs.design.X, inputs.covariance, probes), []))
         return

@@ -39,6 +39,16 @@ GENOTYPES_HELP = "genotypes (--bfile PREFIX, --pfile PREFIX, --bgen FILE, --mbfi
 NEEDS = (Need(f"{GENOTYPES_HELP})", GENOTYPES), Need("--pheno FILE", ("--pheno",)))  # of the commands beside gpu-reml
 
 
+IGNORED = {
+    "--call-width": {"type": count, "metavar": "X"},
+    "--slq-samples": {"type": positive_int, "metavar": "N"},
+    "--slq-m": {"type": positive_int, "metavar": "N"},
+    "--slq-mode": {"choices": ("raw", "projected_core_residual")},
+    "--precond-refresh-reldp": {"type": not_negative, "metavar": "X"},
+    "--precond-type": {"choices": ("projected_core",)},
+}
+
+
 class ListDevices(argparse.Action):
     """``--devices``: print what can be seen, or what is missing, and exit."""
 
@@ -75,7 +85,9 @@ def make_parser(version: str) -> Parser:
     add_smile(parser.add_argument_group("SMILE: dense blocks of weights between variants"))
     add_model_parts(parser.add_argument_group("relationship matrices, ancestry, environments, residuals"))
     add_merge(parser.add_argument_group("merging weak components"))
-    add_model(parser.add_argument_group("model and accuracy"))
+    model = parser.add_argument_group("model and accuracy")
+    add_model(model)
+    add_tests(model)
     add_compute(parser.add_argument_group("compute"))
     add_effects(parser.add_argument_group("effects, prediction, cross-validation"))
     add_output(parser.add_argument_group("output"))
@@ -235,6 +247,9 @@ def add_model(group) -> None:
         "--max-iterations", "--minq-iter", dest="max_iterations", type=positive_int, default=50, metavar="N"
     )
     group.add_argument("--seed", type=count, default=0, help="seed of the probes (default 0)")
+
+
+def add_tests(group) -> None:
     group.add_argument(
         "--prevalence", type=share, metavar="K",
         help="of a disease in the population: h2 of its liability too; cases are the larger of the two values",
@@ -283,18 +298,11 @@ def add_compute(group) -> None:
     group.add_argument("--devices", action=ListDevices, nargs=0, help="list the CUDA devices and exit")
 
 
-RIDGES = ("--pcg-ridge", "--lasso-ridge", "--proj-ridge")  # of gpu-reml-sparse
-IGNORED = ("--call-width", "--slq-samples", "--slq-m", "--slq-mode", "--precond-refresh-reldp", "--precond-type")
-
-
 def add_ignored(group) -> None:
-    for flag in IGNORED:
-        group.add_argument(flag, metavar="X", help=argparse.SUPPRESS if flag != IGNORED[0] else ", ".join(IGNORED))
-
-
-def ignored_flags(options: argparse.Namespace) -> list[str]:
-    """Flags that were given and do nothing."""
-    return [flag for flag in IGNORED if getattr(options, flag[2:].replace("-", "_")) is not None]
+    """Flags of the reference system: values are checked, and :mod:`gpu_reml.cli.unused` says that they do nothing."""
+    listed = ", ".join(IGNORED)
+    for flag, takes in IGNORED.items():
+        group.add_argument(flag, **takes, help=listed if flag == "--call-width" else argparse.SUPPRESS)
 
 
 def add_output(group) -> None:

@@ -198,11 +198,6 @@ def name_of(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-def flag_of(name: str) -> str:
-    """The first name of the flag that sets a value."""
-    return f"--{name.replace('_', '-')}"
-
-
 def is_flag(word: str) -> bool:
     """Whether a word begins a flag, and is not the value of one, as -0.5 and -inf are."""
     return len(word) > 1 and word[0] == "-" and not is_negative(word)

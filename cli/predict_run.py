@@ -20,6 +20,7 @@ from gpu_reml.reml.accuracy import Accuracy, accuracy
 
 from .effects_files import scale_record
 from .sources import joined_variants, prefixes_of
+from .unused import PREDICT, Run, notes_on_flags
 
 
 class NewTables(NamedTuple):
@@ -116,6 +117,7 @@ def predict_command(options: Namespace) -> bool:
         np.dtype(options.dtype).type,
     )
     found = predict(model, data, scoring)
+    found = found._replace(notes=(*found.notes, *notes_on_flags(options, PREDICT, Run())))
     files = prediction_files(options.out, model, found, {"model_file": options.model, "settings": vars(options)})
     io.write_all(files)
     if not options.quiet:

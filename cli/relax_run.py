@@ -18,6 +18,7 @@ from .inputs import Group, Inputs, Planned, Tables, load_group, plan_group, read
 from .plan import device_plan, most_rank
 from .reml import planned_lines
 from .report import fixed_line
+from .unused import RELAX, Run, noted, plan_notes
 
 CAUTION = "the likelihood and the errors are of groups chosen to raise it on the same phenotypes: no test of the groups"
 
@@ -34,9 +35,9 @@ def relax_command(options: Namespace, threads: int) -> bool:
     tables, group = read_one(options)
     planned = plan_groups(plan_group(tables, group, options), options)
     if options.plan:
-        print("\n".join(planned_lines(planned, options)), flush=True)
+        print("\n".join([*planned_lines(planned, options), *plan_notes(options, RELAX, planned.backend)]), flush=True)
         return True
-    inputs = load_group(tables, group, planned, options)
+    inputs = noted(load_group(tables, group, planned, options), options, RELAX, Run(backend=planned.backend))
     start = first_memberships(given, inputs.products.num_variants, options)
     report = Printer(options.reml_log_detail)
     report.line(start_lines(inputs, options, threads))

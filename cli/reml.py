@@ -18,7 +18,6 @@ from .liability import check_prevalence, liability_lines, liability_of, liabilit
 from .merge import check_merge, run_merge
 from .merge_files import Partition
 from .methods import choose_method, remove_checkpoint, run_method, safe_name
-from .options import ignored_flags
 from .plan import host_plan, memory_lines
 from .report import (
     ancestry_records,
@@ -31,6 +30,7 @@ from .report import (
     json_record,
     plan_lines,
 )
+from .unused import REML, Run, noted, plan_notes
 
 IDS = {"fid": "FID", "iid": "IID"}
 
@@ -49,23 +49,26 @@ def reml_command(options: Namespace, threads: int) -> bool:
     if several and (options.keep_out or options.dropped_out) and len(groups) > 1:
         raise io.InputError("--keep-out, --dropped-out: the phenotypes have different samples; name one phenotype")
     say = print if not options.quiet else (lambda *_, **__: None)
-    unused = [f"note: {flag} has no effect here" for flag in ignored_flags(options)]
-    say("\n".join([f"gpu-reml {version('gpu-reml')}", *group_lines(groups), *unused]), flush=True)
+    say("\n".join([f"gpu-reml {version('gpu-reml')}", *group_lines(groups)]), flush=True)
     converged = True
     for group in groups:
         planned = plan_group(tables, group, options)
         if options.plan:
-            print("\n".join(planned_lines(planned, options)), flush=True)
+            notes = plan_notes(options, REML, planned.backend)
+            print("\n".join([*planned_lines(planned, options), *notes]), flush=True)
             continue
         inputs = load_group(tables, group, planned, options)
         if options.make_grm:
+            inputs = noted(inputs, options, REML, Run(backend=planned.backend))
             say("\n".join(grm_lines(inputs, options)), flush=True)
             write_grms(inputs, options)
+            write_samples(inputs, options)
             continue
         check_joint_tests(inputs, options)
         check_prevalence(inputs, options.prevalence)
         check_folds(inputs, options)
         method = choose_method(inputs, options, threads)
+        inputs = noted(inputs, options, REML, Run(method, inputs.covariance.num_components, planned.backend))
         say("\n".join([*plan_lines(inputs, method, options, threads), ""]), flush=True)
 
         def prefix_of(name: str) -> str:

@@ -139,7 +139,7 @@ def w_groups(options: Namespace) -> list[list[str]]:
 
 def smile_weights(genotypes: PackedGenotypes, variants: io.AnalysedVariants, options: Namespace) -> SmileWeights:
     """The blocks that the options ask for, of the variants that filters left; InputError names what is wrong."""
-    notes = ignored_notes(options)
+    notes = ()
     if options.identity_w:
         return SmileWeights((BlockWeights([variants.num_variants]),), ("smile",), None, notes)
     if options.smile_ld:
@@ -172,16 +172,6 @@ def _from_ld(genotypes, variants: io.AnalysedVariants, options: Namespace, notes
         f"variants, {made.weights.num_bytes / 2**20:,.0f} MiB, total rank {sum(made.ranks)}"
     )
     return SmileWeights((made.weights,), ("smile",), (float(sum(made.ranks)),), (*notes, note))
-
-
-def ignored_notes(options: Namespace) -> tuple[str, ...]:
-    """Notes on flags that are accepted and change nothing."""
-    notes = []
-    if options.smile_optimizer == "smile_scoring":
-        notes.append("--smile-optimizer smile_scoring: the same optimiser as strict is used; it checks every step")
-    if options.smile_scoring_step_tol is not None:
-        notes.append("--smile-scoring-step-tol: has no effect; a fit stops by its score, in standard errors")
-    return tuple(notes)
 
 
 def smile_covariance(

@@ -10,7 +10,6 @@ from .numbers import count, not_negative, positive_float, positive_int, share
 from .options import (
     EXAMPLE,
     NEEDS,
-    RIDGES,
     add_components,
     add_compute,
     add_data,
@@ -55,8 +54,8 @@ def make_sparse_parser(number: str) -> Parser:
     add_output(parser.add_argument_group("output"))
     ignored = parser.add_argument_group("accepted from the reference system, without effect: chosen here by need")
     add_ignored(ignored)
-    for flag in RIDGES:
-        ignored.add_argument(flag, metavar="X", help="no ridge is added anywhere" if flag == RIDGES[0] else None)
+    for flag in ("--pcg-ridge", "--lasso-ridge", "--proj-ridge"):
+        ignored.add_argument(flag, type=not_negative, metavar="X", help="no ridge is added anywhere")
     return parser
 
 

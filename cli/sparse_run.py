@@ -24,11 +24,11 @@ from gpu_reml.reml.sparse import Round, SparseSettings, sparse_reml
 
 from .inputs import Group, Inputs, Planned, Tables, load_group, plan_group, read_inputs
 from .methods import choose_method
-from .options import RIDGES, ignored_flags
 from .progress import Progress
 from .reml import planned_lines, write_samples
 from .report import plan_lines
 from .sparse_report import closing_lines, history_record, output_files, round_line, selected_table, summary_record
+from .unused import SPARSE, Run, noted, plan_notes
 
 PATIENCE = 10  # values of lambda without a lower EBIC that end a path
 
@@ -43,13 +43,15 @@ def sparse_command(options: Namespace, threads: int) -> bool:
     settings_of(options, None)  # what is wrong with them should show before hours of work
     planned = plan_group(tables, group, options)
     if options.plan:
-        print("\n".join([*planned_lines(planned, options), candidate_line(planned, options)]), flush=True)
+        notes = plan_notes(options, SPARSE, planned.backend)
+        print("\n".join([*planned_lines(planned, options), candidate_line(planned, options), *notes]), flush=True)
         return True
     inputs = load_group(tables, group, planned, options)
     method = choose_method(inputs, options, threads)
+    inputs = noted(inputs, options, SPARSE, Run(method, inputs.covariance.num_components, planned.backend))
     say = (lambda *_, **__: None) if options.quiet else print
     plan = [*plan_lines(inputs, method, options, threads), candidate_line(planned, options)]
-    say("\n".join([f"gpu-reml-sparse {version('gpu-reml')}", *unused_lines(options), *plan, ""]), flush=True)
+    say("\n".join([f"gpu-reml-sparse {version('gpu-reml')}", *plan, ""]), flush=True)
     write_samples(inputs, options)
     rounds: list[Round] = []
 
@@ -85,15 +87,6 @@ def read_one(options: Namespace) -> tuple[Tables, Group]:
     if len(groups) != 1 or len(groups[0].phenotypes) != 1:
         raise io.InputError("--pheno-name: variants are chosen for one phenotype; name one")
     return tables, groups[0]
-
-
-def unused_lines(options: Namespace) -> list[str]:
-    """Notes on flags that were given and do nothing."""
-    ridges = [flag for flag in RIDGES if getattr(options, flag[2:].replace("-", "_")) is not None]
-    return [
-        *(f"note: {flag} has no effect here" for flag in ignored_flags(options)),
-        *(f"note: {flag} has no effect: no ridge is added anywhere" for flag in ridges),
-    ]
 
 
 def settings_of(options: Namespace, planned: Planned | None) -> SparseSettings:

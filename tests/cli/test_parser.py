@@ -167,6 +167,7 @@ def test_lists_that_are_given_several_times_all_count():
         (["--maf", "low"], "--maf: expected a number, found low"),
         (["--mc-target", "low"], "expected a number, found low"),
         (["--device", "tpu"], "--device: invalid choice: 'tpu' (choose from auto, cpu, cuda, gpu)"),
+        (["--slq-mode", "x"], "--slq-mode: invalid choice: 'x' (choose from raw, projected_core_residual)"),
         (["--mpheno", "1", "--pheno-name", "a"], "--pheno-name: not allowed with --mpheno"),
     ],
 )

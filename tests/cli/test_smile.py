@@ -177,14 +177,6 @@ def test_weights_from_ld_do_not_cross_chromosomes(cohort):
     assert made.cuts.tolist() == [0, 90, 200] and made.num_bytes == 4 * (90**2 + 110**2)
 
 
-def test_flags_of_the_other_optimiser_are_accepted_and_said_to_do_nothing(cohort):
-    _, notes = components(
-        cohort, "--identity-w", "--smile", "--smile-optimizer", "smile_scoring", "--smile-scoring-step-tol", "1e-3"
-    )
-    assert [note.split(":")[0] for note in notes] == ["--smile-optimizer smile_scoring", "--smile-scoring-step-tol"]
-    assert components(cohort, "--identity-w", "--smile-optimizer", "strict")[1] == ()
-
-
 def test_the_flags_stand_alone_in_any_parser():
     parser = ArgumentParser()
     add_smile(parser.add_argument_group("SMILE"))

@@ -1,0 +1,231 @@
+"""Flags that were typed and change nothing: said in a note, with the reason, and never passed over.
+
+What a flag does depends on the others and on what the data turn out to be, so every command asks here when both are
+known.  A rule has the names of some flags' values, when they change nothing, and why.
+"""
+
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from .components import has_builders
+from .inputs import Inputs
+from .methods import HE_PROBES
+from .parser import Options
+from .smile import wants_smile
+
+
+class Run(NamedTuple):
+    """What an analysis turned out to be; None where that is not decided, as in a plan.
+
+    ``num_components``: of the covariance that is fitted, with the residual ones beside a first.  ``null``: the method
+    of the fit that tests of variants start from.
+    """
+
+    method: str | None = None
+    num_components: int | None = None
+    backend: str | None = None
+    null: str | None = None
+
+
+class Rule(NamedTuple):
+    """``names``: of values, separated by blanks."""
+
+    names: str
+    holds: Callable[[Namespace, Run], object]
+    why: str
+
+
+def notes_on_flags(options: Options, rules: Sequence[Rule], run: Run) -> list[str]:
+    """A note for each reason with the flags, as they were typed, that change nothing; and those typed twice."""
+    found: dict[str, list[str]] = {}
+    told: set[str] = set()
+    for rule in rules:
+        names = [name for name in rule.names.split() if name in options.typed and name not in told]
+        if names and rule.holds(options, run):
+            told.update(names)
+            found.setdefault(rule.why, []).extend(options.typed[name] for name in names)
+    return [*options.replaced, *(f"{', '.join(flags)}: no effect, since {why}" for why, flags in found.items())]
+
+
+def noted(inputs: Inputs, options: Options, rules: Sequence[Rule], run: Run) -> Inputs:
+    """The inputs with these notes among theirs."""
+    return inputs._replace(notes=(*inputs.notes, *notes_on_flags(options, rules, run)))
+
+
+def plan_notes(options: Options, rules: Sequence[Rule], backend: str) -> list[str]:
+    """Lines for a plan, before which nothing but the backend is decided."""
+    return [f"note: {note}" for note in notes_on_flags(options, rules, Run(backend=backend))]
+
+
+def always(options: Namespace, run: Run) -> bool:
+    return True
+
+
+def without(*names: str) -> Callable[[Namespace, Run], bool]:
+    """Holds where none of these is given."""
+    return lambda options, run: not any(getattr(options, name, None) for name in names)
+
+
+def by(*methods: str) -> Callable[[Namespace, Run], bool]:
+    """Holds for these methods."""
+    return lambda options, run: run.method in methods
+
+
+def solves_effects(options: Namespace) -> bool:
+    """Whether effects are solved for after the fit, which takes the preconditioner that was asked for."""
+    return bool(options.compute_effects or options.save_model or options.prediction_bfile or options.prediction_pfile)
+
+
+def draws_after_the_fit(options: Namespace) -> bool:
+    """Whether the seed matters beside the fit."""
+    return bool(options.cv or options.reliability or (solves_effects(options) and options.precond_rank))
+
+
+def only_matrices(options: Namespace, run: Run) -> bool:
+    """Whether relationship matrices are all there is."""
+    return without("bfile", "pfile", "bgen", "mbfile", "pfile_list", "rare_bfile", "rare_pfile")(options, run)
+
+
+def smile(options: Namespace, run: Run) -> bool:
+    """Whether components are blocks of weights."""
+    return wants_smile(options)
+
+
+def no_sets(options: Namespace, run: Run) -> bool:
+    """Whether no sets of variants are asked for."""
+    return not has_builders(options)
+
+
+WIDTH = Rule("call_width", always, "how many variants are worked on at once follows from the memory there is")
+DETERMINANT = Rule(
+    "slq_samples slq_m slq_mode", always, "log-determinants take all probes, and steps until they settle"
+)
+ACCEPTED = (
+    WIDTH,
+    DETERMINANT,
+    Rule("precond_refresh_reldp precond_type", always, "the preconditioner is made, and made anew, where that pays"),
+)
+DATA = (
+    Rule("sample", without("bgen"), "it names the samples of --bgen"),
+    Rule(
+        "dosage",
+        without("pfile", "bgen", "pfile_list", "rare_pfile", "prediction_pfile"),
+        "PLINK 1 files have no dosages",
+    ),
+)
+DEVICE = (
+    Rule("gpu_budget_gib ring_depth num_gpus", lambda options, run: run.backend == "cpu", "this runs on the CPU"),
+)
+COMPONENTS = (
+    Rule("ld_scores", without("ld_bins"), "they are for --ld-bins"),
+    Rule("normalise", smile, "the scale of blocks of weights is --w-normalization"),
+    Rule("uncovered empty_components", smile, "blocks of weights cover all variants"),
+    Rule("uncovered", no_sets, "the components cover all variants"),
+)
+PROBES = "dense REML takes no random probes"
+FEW = Rule(
+    "first_probes",
+    lambda options, run: run.method != "exact" and options.first_probes > options.max_probes,
+    "--max-probes allows fewer",
+)
+OF_FITS = (
+    "method max_probes first_probes mc_target max_iterations seed prevalence joint_test precond_rank resume "
+    "checkpoint_seconds compute_effects reliability save_model cv merge export_ai verbose prediction_bfile "
+    "prediction_pfile"
+)
+REML = (
+    *ACCEPTED,
+    *DATA,
+    Rule(OF_FITS, lambda options, run: options.make_grm, "--make-grm writes matrices and fits nothing"),
+    Rule(
+        "extract exclude chr autosome from_bp to_bp mind geno hwe maf max_maf dosage cache standardize alpha normalise "
+        "uncovered empty_components w_normalization ld_scores",
+        only_matrices,
+        "there are no genotypes beside --grm",
+    ),
+    *COMPONENTS,
+    Rule(
+        "smile_optimizer",
+        lambda options, run: options.smile_optimizer != "strict",
+        "there is one optimiser, which never steps downhill",
+    ),
+    Rule("smile_scoring_step_tol", always, "a fit stops by its score, in standard errors"),
+    Rule("merge_out_dir merge_mode z_cutoff merge_ai_scale_mode merge_n_eff", without("merge"), "they are for --merge"),
+    Rule("gxe_scale", without("gxe"), "it is of the environments of --gxe"),
+    Rule("admix_residual_mode", without("admix_q"), "it is of the ancestries of --admix-q"),
+    Rule("ambiguous", without("prediction_bfile", "prediction_pfile"), "no other samples are predicted"),
+    *DEVICE,
+    FEW,
+    Rule("max_probes first_probes mc_target", by("exact"), PROBES),
+    Rule("seed", lambda options, run: run.method == "exact" and not draws_after_the_fit(options), PROBES),
+    Rule("first_probes mc_target", by("he"), "Haseman-Elston regression takes all of its probes at once"),
+    Rule(
+        "max_probes",
+        lambda options, run: run.method == "he" and options.max_probes > HE_PROBES,
+        f"Haseman-Elston regression takes {HE_PROBES} probes",
+    ),
+    Rule("max_iterations verbose", by("he"), "Haseman-Elston regression has no iterations"),
+    Rule(
+        "precond_rank",
+        lambda options, run: not solves_effects(options) and run.method in ("exact", "he"),
+        "nothing is solved by iterations",
+    ),
+    Rule(
+        "precond_rank",
+        lambda options, run: not solves_effects(options) and run.method == "stochastic" and run.num_components == 1,
+        "one component is answered by a Lanczos run, without a preconditioner",
+    ),
+    Rule(
+        "max_iterations",
+        lambda options, run: run.method == "stochastic" and run.num_components == 1,
+        "one component is answered by a Lanczos run, which goes on until it settles",
+    ),
+    Rule("resume checkpoint_seconds", by("exact", "he"), "only stochastic fits keep checkpoints"),
+    Rule(
+        "joint_test",
+        lambda options, run: run.method == "he" or run.num_components == 1,
+        "there is a Wald test of REML with several components only",
+    ),
+)
+GWAS = (
+    WIDTH,
+    *DATA,
+    *DEVICE,
+    Rule("verbose", always, "there is nothing more to print"),
+    Rule("precond_rank", always, "the fit has one component, and its solves need no preconditioner"),
+    Rule("solver max_probes mc_target seed", by("ols"), "least squares fits no variance"),
+    Rule("max_probes mc_target seed", by("exact"), PROBES),
+    Rule("max_probes mc_target", lambda options, run: run.null == "exact", "the null model is fitted by dense REML"),
+)
+SPARSE = (
+    *ACCEPTED,
+    Rule("pcg_ridge lasso_ridge proj_ridge", always, "no ridge is added anywhere"),
+    *DATA,
+    *COMPONENTS,
+    *DEVICE,
+    FEW,
+    Rule("max_probes first_probes mc_target", by("exact"), PROBES),
+    Rule(
+        "kkt_tol kkt_rel_tol kkt_add_topk kkt_max_rounds kkt_max_candidate",
+        without("kkt_check"),
+        "--no-kkt-check checks nothing",
+    ),
+    Rule("lasso_ebic_es_min_delta", without("lasso_ebic_early_stop"), "the path does not end early"),
+    Rule(
+        "screen_topk",
+        lambda options, run: options.screen_topk >= options.candidate_k,
+        "it limits --candidate-k, which is no larger",
+    ),
+)
+RELAX = (
+    WIDTH,
+    DETERMINANT,
+    *DATA,
+    *DEVICE,
+    Rule("verbose", always, "it is the default"),
+    Rule(
+        "theta_random_low theta_random_high", lambda options, run: options.theta_init_npy, "memberships are from a file"
+    ),
+)
+PREDICT = DATA
