@@ -21,6 +21,11 @@ def limit_threads(threads: int) -> int:
     threads = threads or available
     for name in THREAD_VARIABLES:
         os.environ[name] = str(threads)
+    numba = sys.modules.get("numba")
+    if numba is not None:  # its threads may run already, and then it refuses another number at the next compilation
+        most = numba.config.NUMBA_NUM_THREADS
+        os.environ["NUMBA_NUM_THREADS"] = str(most)
+        numba.set_num_threads(min(threads, most))
     return threads
 
 
