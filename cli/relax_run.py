@@ -22,6 +22,11 @@ from .unused import RELAX, Run, noted, plan_notes
 
 CAUTION = "the likelihood and the errors are of groups chosen to raise it on the same phenotypes: no test of the groups"
 
+COMPARISON = (
+    "log-likelihoods of the outer iterations and their gains are measured with the same probes and basis; that of the "
+    "fit has its own preconditioner, and differs by its Monte-Carlo error"
+)
+
 
 def relax_command(options: Namespace, threads: int) -> bool:
     """Run the search and write its files; True when the last accepted fit converged."""
@@ -143,7 +148,7 @@ class Printer:
         variances = " ".join(f"{value:.5g}" for value in record.theta)
         sizes = " ".join(f"{value:.0f}" for value in record.group_sizes)
         verdict = "accepted" if record.accepted else "rejected"
-        gain = f" ({record.gain:+.4f})" if record.gain == record.gain else ""
+        gain = f" ({record.gain:+.4f}, MC error {record.gain_mc_se:.2g})" if record.gain == record.gain else ""
         likelihood = f"log-likelihood {record.loglik:.4f}{gain} {verdict}, rate {record.rate:.3g}"
         self.line(
             f"outer iteration {record.outer}: {likelihood}; variances {variances}; group sizes {sizes}; "
@@ -183,6 +188,9 @@ def meta_record(result: RelaxResult, inputs: Inputs, options: Namespace, details
         "group_sizes": result.group_sizes,
         "denominators": "sums of memberships over the variants that vary",
         "mean_largest_membership": largest.mean(),
+        "loglik_gain": result.gain,
+        "loglik_gain_mc_se": result.gain_mc_se,
+        "loglik_comparison": COMPARISON,
         "fit": result.fit.to_dict(),
         "caution": CAUTION,
         "units": "phenotype units squared",
@@ -211,12 +219,13 @@ def output_files(out: str, result: RelaxResult, meta: dict[str, Any]) -> dict[st
 
 def closing_lines(result: RelaxResult) -> list[str]:
     """The results as a person reads them."""
-    first, last = result.history[0].loglik, result.fit.loglik
+    first = result.history[0].loglik
     sizes = ", ".join(f"{name} {size:.1f}" for name, size in zip(result.fit.names, result.group_sizes, strict=True))
     lines = [
         *component_lines(result.fit, [""] * len(result.fit.names)),  # and no test: the groups were chosen by the fit
         f"group sizes (sums of memberships): {sizes}",
-        f"{result.num_accepted} accepted updates; log-likelihood {first:.4f} at the start, {last:.4f} at the end",
+        f"{result.num_accepted} accepted updates; log-likelihood {first:.4f} at the start, {first + result.gain:.4f} "
+        f"at the end, gain {result.gain:.4f} (MC error {result.gain_mc_se:.2g})",
         f"{result.status.name.lower()}: {result.status.value}",
         f"caution: {CAUTION}",
     ]

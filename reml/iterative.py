@@ -20,6 +20,7 @@ from .precondition import (
     Preconditioner,
     ProjectedCore,
     complement_traces,
+    core_on,
     make_projected_core,
     precondition,
 )
@@ -60,6 +61,10 @@ class Problem(NamedTuple):
         """Start values from the moments; an identity that is held stays at its floor."""
         theta = start_values(self.moments, self.lower)
         return np.where(self.layout.estimated, theta, self.lower)
+
+    def core_is_far(self, theta: np.ndarray) -> bool:
+        """Whether the preconditioner was made for other proportions, and may be made anew."""
+        return bool(self.core.rank) and self.settings.core != "given" and self.core.distance(theta[:-1]) > FAR
 
     def mc_ratio(self, theta: np.ndarray, ai: np.ndarray, mc: np.ndarray) -> float:
         """Largest mc_se / se over what is reported."""
@@ -105,6 +110,9 @@ def prepare(covariance, traits: Traits, probes: Probes, settings: FitSettings) -
     Z = project(Q, covariance.block(probes.trace[:, :used]))
     found = moments(covariance, Q, y, Z)
     guess = start_values(found, lower)
+    if settings.core == "given":
+        core = core_on(covariance, Q, traces, guess[:-1], covariance.block(probes.sketch))
+        return Problem(covariance, Q, y, lower, found, core, settings, core_tried=True)
     at_once = settings.core == "always"
     core = make_projected_core(covariance, Q, traces, guess[:-1], probes.sketch[:, : None if at_once else 0])
     return Problem(covariance, Q, y, lower, found, core, settings, at_once or not probes.sketch.shape[1])
@@ -310,7 +318,7 @@ def iterate(loop: Loop, probes: Probes, scale: float) -> Loop:
     status = None
     if not here.solved:
         status = Status.SOLVER_STALLED
-    elif problem.core.rank and state.halvings == 0 and problem.core.distance(state.theta[:-1]) > FAR:
+    elif state.halvings == 0 and problem.core_is_far(state.theta):
         problem, state = refreshed(problem, probes, state)
     elif state.halvings == 0 and core_may_pay(problem, probes, state, here):
         problem, state = with_core_if_better(problem, probes, state, here)

@@ -32,13 +32,15 @@ MAX_LANCZOS = 400  # steps; quadrature settles long before, at 10 to 30
 
 
 class Loglik(NamedTuple):
-    """``value`` of the error contrasts with -(n-c)/2 log 2 pi, its Monte-Carlo SE, and its parts."""
+    """``value`` of the error contrasts with -(n-c)/2 log 2 pi, its Monte-Carlo SE, its parts, and the values (s,) by
+    probe whose mean it is."""
 
     value: float
     mc_se: float
     logdet: float
     ypy: float
     Py: Block
+    per_probe: np.ndarray
 
 
 class Score(NamedTuple):
@@ -152,9 +154,10 @@ def loglik_of_contrasts(
         control_mean, log_m = float(n - c), preconditioner.logdet
     found = slq(apply_a, Z, np.log, max_steps=MAX_LANCZOS, control_mean=control_mean, **(quadrature or {}))
     logdet = found.estimate + log_m
-    ypy = float(column_dots(y, solved.X)[0])
-    value = -0.5 * (logdet + ypy) - 0.5 * (n - c) * np.log(2 * np.pi)
-    return Loglik(value, 0.5 * found.mc_se, logdet, ypy, solved.X)
+    ypy = float(column_dots(y, solved.X)[0] + column_dots(solved.X, solved.R)[0])  # errs by the square of the solve's
+    constant = -0.5 * (log_m + ypy) - 0.5 * (n - c) * np.log(2 * np.pi)
+    per_probe = constant - 0.5 * found.per_probe
+    return Loglik(constant - 0.5 * found.estimate, 0.5 * found.mc_se, logdet, ypy, solved.X, per_probe)
 
 
 def score(

@@ -18,6 +18,7 @@ from scipy import special
 from gpu_reml.ops import GenotypeCovariance, make_covariance
 
 from . import likelihood
+from .compare import Measured, Yardstick, gain, make_yardstick, measured
 from .fit import checked, fit
 from .linalg import Block, column_batches, orthonormal_basis, project, take_columns
 from .precondition import Preconditioner, complement_traces, make_projected_core, precondition
@@ -26,6 +27,9 @@ from .result import ConvergenceError, FitResult, Record
 from .settings import FitSettings
 
 COLUMNS = 16  # whose features are on the host in float64 at once
+TOL = 1e-6  # Newton decrement of every fit: a step of 1e-3 standard errors, which moves a log-likelihood by 1e-4
+SOLVED = 1e-5  # residual of the solve for y at which a score is known to such a step
+CANNOT_START = "groups cannot be told apart at the start; start from other memberships, or fewer"
 LEAST_VARIANTS = 1.0  # memberships that a group must keep among the variants that vary: less is no group
 
 
@@ -56,11 +60,16 @@ class RelaxSettings:
 
 
 class OuterRecord(NamedTuple):
-    """One REML fit of the search.  ``gain``: of its log-likelihood over the best before; ``status``: the fit's."""
+    """One REML fit of the search, its ``loglik`` measured as all others are (:mod:`~gpu_reml.reml.compare`).
+
+    ``gain`` over the best before, and its Monte-Carlo error ``gain_mc_se`` from the probes they share; ``status``: the
+    fit's.
+    """
 
     outer: int
     loglik: float
     gain: float
+    gain_mc_se: float
     accepted: bool
     rate: float
     theta: tuple[float, ...]
@@ -82,7 +91,8 @@ class RelaxHooks(NamedTuple):
 class RelaxResult:
     """``memberships``, ``gradient`` (m, G) of the best log-likelihood found, the ``fit`` there, and the way to it.
 
-    ``gradient``: d ell / d T_jg, each entry on its own; 0 for variants that do not vary.
+    ``gradient``: d ell / d T_jg, each entry on its own; 0 for variants that do not vary.  ``gain``: of the
+    log-likelihood from the first fit to the best, and its Monte-Carlo error.
     """
 
     status: RelaxStatus
@@ -90,6 +100,8 @@ class RelaxResult:
     gradient: np.ndarray
     group_sizes: np.ndarray
     fit: FitResult
+    gain: float
+    gain_mc_se: float
     history: tuple[OuterRecord, ...]
 
     @property
@@ -148,25 +160,49 @@ def start_rate(T: np.ndarray, gradient: np.ndarray) -> float:
 
 
 class Data(NamedTuple):
-    """What every fit of a search shares."""
+    """What every fit of a search shares; its probes, and the basis of its preconditioner, are the yardstick's."""
 
     y: np.ndarray
     X: np.ndarray
     products: Any
-    probes: Probes
     settings: FitSettings
+    yardstick: Yardstick
     callback: Callable[[Record], None] | None
 
 
 class Point(NamedTuple):
-    """Memberships with their group sizes and REML fit."""
+    """Memberships with their group sizes, REML fit and log-likelihood as it is compared."""
 
     logs: np.ndarray
     sizes: np.ndarray
     fit: FitResult
+    measured: Measured
 
 
-def fitted(data: Data, log_T: np.ndarray, start: np.ndarray | None) -> Point | None:
+def prepared(
+    y: np.ndarray,
+    X: np.ndarray,
+    covariance: GenotypeCovariance,
+    probes: Probes,
+    settings: FitSettings,
+    start: np.ndarray | None,
+    callback: Callable[[Record], None] | None,
+) -> tuple[Data, np.ndarray]:
+    """What all fits share, from one at the start of the search that makes its preconditioner as it goes, and its
+    theta."""
+    many = replace(settings.probes, first=probes.trace.shape[1])
+    solver = replace(settings.solver, y=min(settings.solver.y, SOLVED))
+    fits = {"engine": "iterative", "core": "always", "probes": many, "solver": solver}
+    settings = replace(settings, tol=min(settings.tol, TOL), **fits)
+    try:
+        theta = fit(y, X, covariance, probes, settings, start=start, callback=callback, strict=False).theta
+    except ConvergenceError as error:
+        raise ConvergenceError(f"{CANNOT_START}: {error}") from None
+    yardstick = make_yardstick(y, X, covariance, theta, probes, settings)
+    return Data(y, X, covariance.products, replace(settings, core="given"), yardstick, callback), theta
+
+
+def fitted(data: Data, log_T: np.ndarray, start: np.ndarray) -> Point | None:
     """The REML fit at memberships; None where a group has emptied or the groups cannot be told apart."""
     T = np.exp(log_T)
     sizes = group_sizes(data.products, T)
@@ -174,11 +210,11 @@ def fitted(data: Data, log_T: np.ndarray, start: np.ndarray | None) -> Point | N
         return None
     covariance = group_covariance(data.products, T)
     try:
-        shared = (data.probes, data.settings)
+        shared = (data.yardstick.probes, data.settings)
         found = fit(data.y, data.X, covariance, *shared, start=start, callback=data.callback, strict=False)
     except ConvergenceError:
         return None
-    return Point(log_T, sizes, found)
+    return Point(log_T, sizes, found, measured(data.yardstick, covariance, found.theta))
 
 
 def group_sizes(products, T: np.ndarray) -> np.ndarray:
@@ -200,10 +236,11 @@ def relax(
     """Raise the REML log-likelihood by exponentiated-gradient steps in the memberships, halved until it rises.
 
     y (n,), X (n, c), products with Z (n, m), memberships (m, G) to start from, start: theta (G + 1,) of the first fit.
-    All ``probes`` are used in every fit, and their sketch for a preconditioner made in every fit, so that
-    log-likelihoods differ by what the memberships do and hardly by chance.
-    Cost: a REML fit an outer iteration, warm-started from the best before, and (1 + s) columns of solves for every
-    accepted one's gradient.  Memory beside a fit's: four arrays (m, G) of float64.
+    All ``probes`` and one basis, made at the start, are used in every fit, and in its log-likelihood
+    (:mod:`~gpu_reml.reml.compare`), so that these differ by what the memberships do and hardly by chance.
+    Cost: a REML fit an outer iteration, warm-started from the best before, one more at the start, and their
+    log-likelihoods once more; (1 + s) columns of solves for every accepted one's gradient.  Memory beside a fit's: four
+    arrays (m, G) of float64, and the basis.
     Raises ValueError for memberships that are no such thing, ConvergenceError where the first fit fails.
     """
     settings, hooks = settings or RelaxSettings(), hooks or RelaxHooks()
@@ -213,31 +250,41 @@ def relax(
         raise ValueError(f"memberships: group {int(np.argmin(small))} has {small.min():.3g} of the variants that vary")
     with np.errstate(divide="ignore"):
         log_T = np.log(T)
-    many = replace(settings.fit.probes, first=probes.trace.shape[1])
-    fits = replace(settings.fit, engine="iterative", core="always", probes=many)
-    data = Data(y, X, products, probes, fits, hooks.iteration)
-    best, gradient, rate, rejected, status = None, np.zeros_like(T), 0.0, 0, RelaxStatus.OUTER_LIMIT
+    at_start = group_covariance(products, T)
+    data, theta = prepared(y, X, at_start, probes, settings.fit, start, hooks.iteration)
+    best: Point | None = None
+    gradient, rate, rejected, status = np.zeros_like(T), 0.0, 0, RelaxStatus.OUTER_LIMIT
     history: list[OuterRecord] = []
     for outer in range(1, settings.outer_iterations + 1):
-        trial_log_T = log_T if best is None else moved(best.logs, gradient, rate)
-        trial = fitted(data, trial_log_T, start if best is None else best.fit.theta)
-        if best is None and trial is None:
-            raise ConvergenceError("groups cannot be told apart at the start; start from other memberships, or fewer")
-        accepted = trial is not None and (best is None or trial.fit.loglik >= best.fit.loglik)
-        tried, gain = rate, np.nan if trial is None or best is None else trial.fit.loglik - best.fit.loglik
+        if best is None:
+            trial = origin = fitted(data, log_T, theta)
+            if origin is None:
+                raise ConvergenceError(CANNOT_START)
+        else:
+            trial = fitted(data, moved(best.logs, gradient, rate), best.fit.theta)
+        tried, rise = rate, compared(trial, best, data.yardstick)
+        accepted = best is None or rise[0] >= 0
         if accepted:
             first, best, rejected = best is None, trial, 0
             gradient = membership_gradient(y, X, products, np.exp(best.logs), best.fit.theta, probes, settings.fit)
             rate = next_rate(settings, best, gradient, None if first else rate)
         else:
             rate, rejected = rate / 2, rejected + 1
-        history.append(outer_record(outer, trial, gain, accepted, tried, gradient))
+        history.append(outer_record(outer, trial, rise, accepted, tried, gradient))
         if hooks.outer is not None:
             hooks.outer(history[-1])
         if rejected >= settings.trials:
             status = RelaxStatus.NO_GAIN
             break
-    return RelaxResult(status, np.exp(best.logs), gradient, best.sizes, best.fit, tuple(history))
+    total = compared(best, origin, data.yardstick)
+    return RelaxResult(status, np.exp(best.logs), gradient, best.sizes, best.fit, *total, tuple(history))
+
+
+def compared(trial: Point | None, best: Point | None, yardstick: Yardstick) -> tuple[float, float]:
+    """The gain of a trial over the best and its Monte-Carlo error; nan where there is nothing to compare."""
+    if trial is None or best is None:
+        return np.nan, np.nan
+    return gain(trial.measured, best.measured, exact=yardstick.exact)
 
 
 def next_rate(settings: RelaxSettings, point: Point, gradient: np.ndarray, rate: float | None) -> float:
@@ -247,16 +294,19 @@ def next_rate(settings: RelaxSettings, point: Point, gradient: np.ndarray, rate:
     return start_rate(np.exp(point.logs), gradient) if rate is None else rate
 
 
-def outer_record(outer: int, trial: Point | None, gain: float, accepted: bool, rate: float, gradient) -> OuterRecord:
+def outer_record(
+    outer: int, trial: Point | None, rise: tuple[float, float], accepted: bool, rate: float, gradient
+) -> OuterRecord:
     """The record of one outer iteration; a trial without a fit has no numbers."""
     norm = float(np.linalg.norm(gradient)) if accepted else np.nan
     if trial is None:
-        return OuterRecord(outer, np.nan, np.nan, False, rate, (), (), np.nan, 0, "groups cannot be told apart", 0.0)
+        nothing = ((), (), np.nan, 0, "groups cannot be told apart", 0.0)
+        return OuterRecord(outer, np.nan, *rise, False, rate, *nothing)
     found = trial.fit
     return OuterRecord(
         outer,
-        found.loglik,
-        float(gain),
+        trial.measured.value,
+        *rise,
         accepted,
         float(rate),
         tuple(found.theta.tolist()),

@@ -53,14 +53,15 @@ class FitSettings:
     ``engine``: "krylov" answers one component with an identity residual from a single Lanczos run, "iterative" takes
     AI steps with a solve each for any number; "auto" is the first where it applies.
     ``core``: the preconditioner from the probes' sketch is made "always", or when its cost is below what it is expected
-    to save, judged by the Monte-Carlo errors and PCG steps met without it.
+    to save, judged by the Monte-Carlo errors and PCG steps met without it.  "given": the sketch is its basis,
+    orthonormal and in the complement of X, as it is: fits that share it and the probes differ by their data alone.
     """
 
     max_iterations: int = 50
     tol: float = 1e-4
     residual_floor: float = 1e-6  # smallest residual variance, as a share of y's
     engine: Literal["auto", "krylov", "iterative"] = "auto"
-    core: Literal["auto", "always"] = "auto"
+    core: Literal["auto", "always", "given"] = "auto"
     solver: SolverSettings = field(default_factory=SolverSettings)
     probes: ProbeSettings = field(default_factory=ProbeSettings)
 
