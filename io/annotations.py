@@ -15,6 +15,7 @@ from .components import check_names
 from .content import Content, read_content
 from .errors import InputError
 from .headings import COMPONENT_NAMES, VARIANT_NAMES, key_columns, key_of
+from .plausible import MOST_WEIGHT
 from .text import WHITESPACE, TextTable, count_fields, read_text_table, text_table
 
 MANY_POSITIONS = 10  # weights that are equal to so many different positions are not so by chance
@@ -73,12 +74,12 @@ def components_from_table(path: str | Path, variants: AnalysedVariants) -> Compo
     if "weight" in columns:
         text = fields[columns["weight"]]
         weights = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
-        bad = ~np.isfinite(weights) | (weights < 0)
+        bad = ~((weights >= 0) & (weights <= MOST_WEIGHT))
         if bad.any():
             row = int(np.argmax(bad))
             raise InputError(
                 f"{table.where(first + row)}: variant {ids.iloc[row]}: expected a weight of 0 or more for component "
-                f"{components.iloc[row]}, found {text.iloc[row]!r}"
+                f"{components.iloc[row]}, found {text.iloc[row]!r}; at most {MOST_WEIGHT:g}"
             )
     codes, names = pd.factorize(components)
     check_names(str(path), list(names))
@@ -223,13 +224,13 @@ def _read_annotation(path: Path) -> _Piece:
     values = table[annotations].to_numpy(np.float64)
     if table[len(names)].notna().any() or np.isnan(values).any():
         _raise_for_line(content, kinds, layout)
-    good = np.isfinite(values) & (values >= 0)
+    good = (values >= 0) & (values <= MOST_WEIGHT)
     if not good.all():
         row, column = np.argwhere(~good)[0]
         variant = f"variant {ids[row]}" if with_ids else f"row {row + 1}"
         raise InputError(
             f"{text.where(1 + row)}: {variant}: expected a weight of 0 or more for annotation "
-            f"{names[annotations[column]]}, found {values[row, column]:g}; weights are variances"
+            f"{names[annotations[column]]}, found {values[row, column]:g}; variances are at most {MOST_WEIGHT:g}"
         )
     return _Piece(text, [names[k] for k in annotations], ids, sparse.csr_array(values))
 

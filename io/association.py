@@ -10,7 +10,7 @@ import pandas as pd
 from gpu_reml.ops import PackedGenotypes
 
 from .component_sets import AnalysedVariants
-from .writers import table_text
+from .writers import encoded, table_text
 
 
 class Places(NamedTuple):
@@ -103,4 +103,4 @@ def association_text(table: pd.DataFrame, missing: str) -> str:
 
 def gzipped(text: str) -> bytes:
     """gzip of UTF-8 text, the same bytes whenever it is made."""
-    return gzip.compress(text.encode(), compresslevel=6, mtime=0)
+    return gzip.compress(encoded(text), compresslevel=6, mtime=0)

@@ -15,7 +15,7 @@ from .headings import refuse_heading
 from .ids import first_ids
 from .rows import Listed, check_samples, notes_on_ids, room, selected, stretches
 from .stamps import Stamp, stamp_of_map
-from .text import WHITESPACE, parse_numbers, read_text_table
+from .text import WHITESPACE, parse_numbers, parse_positions, read_text_table
 
 MAGIC = b"\x6c\x1b"
 SNP_MAJOR = 1
@@ -143,7 +143,7 @@ def _read_bim(path: Path) -> pd.DataFrame:
             "chrom": chrom,
             "id": ids,
             "cm": parse_numbers(cm, "genetic position (cM)", where),
-            "bp": parse_numbers(bp, "base-pair position", where, whole=True).astype(np.int64),
+            "bp": parse_positions(bp, where),
             "a1": a1,
             "a2": a2,
         }

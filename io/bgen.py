@@ -16,6 +16,7 @@ from .bgen_blocks import ZSTD, Header, Variant, copies_of_block, read_header, wa
 from .content import opened
 from .errors import InputError
 from .headings import SAMPLE_NAMES, key_of, plain
+from .plausible import check_words
 from .pvar import NO_FID
 from .rows import Listed, check_samples, notes_on_ids, room, selected, stretches
 from .stamps import Stamp, stamp_of
@@ -196,6 +197,8 @@ def _read_variants(bgen: Path, found: Iterator[Variant]) -> tuple[pd.DataFrame, 
     if not rows:
         raise InputError(f"{bgen} holds no variant")
     chrom, ids, bp, a2, a1 = zip(*rows, strict=True)
+    for words in (chrom, ids, a1, a2):
+        check_words(str(bgen), words)
     variants = pd.DataFrame({"chrom": chrom, "id": ids, "cm": 0.0, "bp": np.array(bp, np.int64), "a1": a1, "a2": a2})
     return variants.astype({name: str for name in ("chrom", "id", "a1", "a2")}), np.array(places, np.int64)
 

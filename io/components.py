@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from .archives import load_json, load_npz, parse_json
 from .bed import BedFile
 from .errors import InputError
+from .plausible import MOST_WEIGHT, check_words
 
 # Arrays of an .npz that describe components instead of being one.
 NPZ_NAMES = "component_names"
@@ -151,9 +152,11 @@ def _json_weights(where: str, entry: dict[str, Any], count: int) -> np.ndarray |
     if not numbers or len(values) != count:
         raise InputError(f"{where}: expected {count} numbers in 'weights', one for each variant")
     weights = np.array(values, np.float64)
-    bad = ~np.isfinite(weights) | (weights < 0)
+    bad = ~((weights >= 0) & (weights <= MOST_WEIGHT))
     if bad.any():
-        raise InputError(f"{where}: weights[{int(np.argmax(bad))}] is {weights[bad][0]:g}; expected none below zero")
+        raise InputError(
+            f"{where}: weights[{int(np.argmax(bad))}] is {weights[bad][0]:g}; expected 0 to {MOST_WEIGHT:g}"
+        )
     return weights
 
 
@@ -247,6 +250,7 @@ def check_names(where: str, names: Sequence[Any]) -> None:
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"{where}: component name {name!r}: expected a string that is not empty")
+    check_words(where, names)
     twice = sorted({name for name, count in Counter(names).items() if count > 1})
     if twice:
         raise InputError(f"{where}: component name(s) {', '.join(twice)} occur more than once; make them unique")

@@ -22,6 +22,7 @@ from typing import BinaryIO, TextIO
 
 from .errors import InputError
 from .frames import gzip_fault, zstd_fault
+from .plausible import CONTROL_BYTES
 
 CHUNK = 1 << 20
 PIPE_LIMIT = 3 << 28  # bytes, 768 MiB: what a pipe gives is held in memory, and nothing says when it will end
@@ -193,6 +194,11 @@ def _check_text(content: Content, what: str) -> None:
                 decoder.decode(chunk)
                 if b"\0" in chunk:
                     raise InputError(f"{path}: the {what} is not UTF-8 text (a zero byte); save it as plain text")
+                if len(chunk.translate(None, CONTROL_BYTES)) < len(chunk):
+                    code = next(byte for byte in chunk if byte in CONTROL_BYTES)
+                    raise InputError(
+                        f"{path}: the {what} has a control character (\\x{code:02x}) in it; save it as plain text"
+                    )
                 if most is not None and num_read > most:
                     raise InputError(
                         f"{path}: the {what} expands to more than {EXPANSION} times its {len(content.stored)} bytes; "

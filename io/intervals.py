@@ -13,6 +13,7 @@ from .component_sets import AnalysedVariants, ComponentSet, component_set
 from .components import check_names
 from .content import read_content
 from .errors import InputError
+from .plausible import MOST_BP
 
 MOST_NAMES = 1000  # components: a file with more names in column 4 most likely names its intervals
 
@@ -108,6 +109,6 @@ def _interval(where: str, fields: Sequence[str]) -> _Interval:
     if len(fields) < 3 or not fields[0] or not all(field.isdecimal() and len(field) < 19 for field in fields[1:3]):
         raise InputError(f"{where}: {layout}, found {' '.join(fields[:4])!r}")
     start, end = int(fields[1]), int(fields[2])
-    if start >= end:
+    if start >= end or end > MOST_BP:
         raise InputError(f"{where}: {layout}, found {start} {end}")
     return _Interval(fields[0], start, end, fields[3] if len(fields) > 3 and fields[3] else None)

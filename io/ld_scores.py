@@ -9,6 +9,7 @@ from .annotations import note_absent
 from .component_sets import AnalysedVariants
 from .errors import InputError
 from .headings import VARIANT_NAMES, key_columns
+from .plausible import LARGEST
 from .text import WHITESPACE, read_text_table
 
 COLUMNS = ("l2", "ldscore_snp", "ldscore", "ld")  # LDSC; GCTA --ld-score-region and --ld-score; early LDSC
@@ -35,8 +36,9 @@ def read_ld_scores(path: str | Path, variants: AnalysedVariants) -> tuple[np.nda
         raise InputError(f"{path} has a header and no variant; expected {layout}")
     ids, text = rows[keys["id"]], rows[heading.index(column)]
     values = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
-    if not np.isfinite(values).all():
-        row = int(np.argmin(np.isfinite(values)))
+    good = np.abs(values) <= LARGEST
+    if not good.all():
+        row = int(np.argmin(good))
         raise InputError(
             f"{table.where(1 + row)}: variant {ids.iloc[row]}: expected a number for its LD score, "
             f"found {text.iloc[row]!r}"

@@ -13,7 +13,7 @@ from .content import Content, read_content
 from .errors import InputError
 from .headings import refuse_heading
 from .rows import check_samples
-from .text import WHITESPACE, count_fields, parse_numbers
+from .text import WHITESPACE, count_fields, parse_numbers, parse_positions
 
 NO_FID = "0"  # what PLINK writes where there is none
 
@@ -51,7 +51,7 @@ def read_pvar(path: Path) -> pd.DataFrame:
     cm = np.zeros(len(fields))
     if "CM" in fields:
         cm = parse_numbers(fields["CM"], "genetic position (cM)", where)
-    bp = parse_numbers(fields["POS"], "base-pair position", where, whole=True).astype(np.int64)
+    bp = parse_positions(fields["POS"], where)
     names = {"#CHROM": "chrom", "ID": "id", "REF": "ref", "ALT": "alt"}
     table = fields[list(names)].rename(columns=names).reset_index(drop=True)
     return table.assign(cm=cm, bp=bp)

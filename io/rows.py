@@ -8,6 +8,7 @@ import pandas as pd
 from ..ops.genotypes import item_type, items_per_row
 from .errors import InputError
 from .ids import first_ids, repeated
+from .plausible import check_words
 
 BLOCK_BYTES = 1 << 25  # of what is decoded and not yet packed
 
@@ -57,6 +58,8 @@ def check_samples(path, samples: pd.DataFrame) -> pd.DataFrame:
     """The samples of a genotype file; raises InputError when there is none, or one twice."""
     if not len(samples):
         raise InputError(f"{path} is empty; expected one line for each sample")
+    for column in ("fid", "iid"):
+        check_words(path, samples[column])
     twice = repeated(samples)
     if len(twice):
         raise InputError(

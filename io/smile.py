@@ -18,6 +18,7 @@ from .archives import load_json, load_npy, load_npz, npy_shape
 from .component_sets import AnalysedVariants
 from .content import opened, read_content
 from .errors import InputError
+from .plausible import MOST_WEIGHT
 from .rds import read_rds
 from .stamps import Stamp, stamp_of_map
 
@@ -141,10 +142,12 @@ def _check_entries(path: Path, W: np.ndarray) -> None:
     """Finite and symmetric, by slabs of rows."""
     for first in range(0, len(W), ROWS):
         rows = np.asarray(W[first : first + ROWS], np.float64)
-        if not np.isfinite(rows).all():
-            i, j = np.argwhere(~np.isfinite(rows))[0]
+        good = np.abs(rows) <= MOST_WEIGHT
+        if not good.all():
+            i, j = np.argwhere(~good)[0]
             raise InputError(
-                f"{path}: row {first + i + 1}, column {j + 1}: expected a finite number, found {rows[i, j]}"
+                f"{path}: row {first + i + 1}, column {j + 1}: expected a finite number, found "
+                f"{rows[i, j]}; at most {MOST_WEIGHT:g}"
             )
     largest = max(float(np.abs(W[first : first + ROWS]).max()) for first in range(0, len(W), ROWS))
     for first in range(0, len(W), ROWS):

@@ -19,6 +19,7 @@ import pandas as pd
 from .errors import InputError
 from .headings import family_first, is_strict, plain
 from .ids import SampleTable, first_ids, repeated
+from .plausible import LARGEST
 from .text import TextTable, read_text_table
 
 MISSING_WORDS = frozenset(["", "na", "nan", "."])
@@ -226,6 +227,8 @@ def _check_ids(table: _KeyedTable, what: str) -> None:
 def _choose(table: _KeyedTable, name: str | None, number: int | None) -> int:
     """Position of the chosen phenotype among the value columns."""
     path, names = table.text.path, table.names
+    if "" in names:
+        raise InputError(f"{table.text.where(0)}: value column {names.index('') + 1} has no name; name or remove it")
     if name is not None:
         matches = [k for k, candidate in enumerate(names) if candidate == name]
         if len(matches) > 1:
@@ -279,7 +282,7 @@ def _plain_numbers(words: pd.Series) -> np.ndarray | None:
         values = words.mask(missing, "nan").to_numpy(dtype=object).astype(np.float64)
     except ValueError:
         return None
-    return values if (np.isfinite(values) | missing).all() else None
+    return values if ((np.abs(values) <= LARGEST) | missing).all() else None
 
 
 def _first_fault(table: _KeyedTable, position: int) -> str:
@@ -288,9 +291,13 @@ def _first_fault(table: _KeyedTable, position: int) -> str:
     row = next(
         row
         for row, word in enumerate(words)
-        if not _is_missing(word) and (_is_infinite(word) or not _NUMBER.fullmatch(word))
+        if not _is_missing(word) and (not _NUMBER.fullmatch(word) or abs(float(word)) > LARGEST)
     )
-    fault = "is not finite" if _is_infinite(words[row]) else "is not a number"
+    fault = "is not a number"
+    if _NUMBER.fullmatch(words[row]):
+        fault = "is larger than any measurement"
+    if _is_infinite(words[row]):
+        fault = "is not finite"
     return f"{table.where(row)}: {words[row]!r} in column {table.names[position]} {fault}; write NA if missing"
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from .content import Content, read_content
 from .errors import InputError
+from .plausible import LARGEST, MOST_BP, check_words
 
 WHITESPACE = r"\s+"
 MOST_FIELDS = 100_000  # of a line: a table with more columns is none, and parsing it would take all memory
@@ -137,6 +138,9 @@ def text_table(content: Content, layout: str, min_width: int, sep: str | None = 
     if sep != WHITESPACE:
         fields = fields.apply(lambda column: column.str.strip())
         fields = fields[(fields != "").any(axis=1)].reset_index(drop=True)
+    if sep == ",":  # within quotes anything may stand
+        for column in fields:
+            check_words(str(path), fields[column])
     if (fields[width] != "").any() or (fields[width - 1] == "").any():
         _raise_if_ragged(content, sep, width)
     return TextTable(content, sep, fields.drop(columns=width))
@@ -153,13 +157,18 @@ def count_fields(where: str, line: str, sep: str) -> int:
 def parse_numbers(column: pd.Series, name: str, where: Callable[[int], str], whole: bool = False) -> np.ndarray:
     """(rows,) float64 of a string column; an InputError says ``where(row)`` a field is no (whole) number."""
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
-    good = np.isfinite(numbers)
+    good = np.isfinite(numbers) & (np.abs(numbers) <= (MOST_BP if whole else LARGEST))
     if whole:
         good &= numbers == np.round(numbers)
     if not good.all():
         row = int(np.argmin(good))
-        kind = "a whole number" if whole else "a number"
+        kind = f"a whole number of at most {MOST_BP:g}" if whole else "a number"
         raise InputError(
             f"{where(row)}: expected {kind} for the {name}, found {column.iloc[row]!r}; write 0 where it is unknown"
         )
     return numbers
+
+
+def parse_positions(column: pd.Series, where: Callable[[int], str]) -> np.ndarray:
+    """(rows,) int64 base-pair positions of a string column; errors as of :func:`parse_numbers`."""
+    return parse_numbers(column, "base-pair position", where, whole=True).astype(np.int64)

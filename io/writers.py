@@ -45,7 +45,7 @@ def write_all(texts: Mapping[str | Path, str | bytes]) -> None:
             Only the renames themselves can fail half way (a directory made unwritable at that moment); the message
             then lists the files already in place.
     """
-    content = {Path(path): text.encode() if isinstance(text, str) else text for path, text in texts.items()}
+    content = {Path(path): encoded(text) if isinstance(text, str) else text for path, text in texts.items()}
     temporary: dict[Path, Path] = {}
     try:
         for path, data in content.items():
@@ -80,9 +80,15 @@ def check_writable(prefix: str | Path) -> None:
 def json_text(value: Any) -> str:
     """JSON of nested mappings and sequences with NumPy values, paths and enums; NaN and infinities become null.
 
-    Floats have the digits that give the same float64 back.
+    Floats have the digits that give the same float64 back.  Bytes of a path that are not UTF-8 are escapes, \\udcXX.
     """
-    return json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def encoded(text: str) -> bytes:
+    """UTF-8, and in a path's name the bytes that it has in the file system, which may be others."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def table_text(table: pd.DataFrame, missing: str = "NA") -> str:

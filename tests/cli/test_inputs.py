@@ -1,6 +1,8 @@
 """What the commands say of their tables, lists and genotypes, and what they refuse before a fit."""
 
 import importlib
+import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -115,3 +117,19 @@ def test_a_relationship_matrix_that_is_none_is_refused_and_one_nearly_so_is_note
         assert importlib.import_module("gpu_reml.cli.main").main([str(flag) for flag in flags]) == code
         said = "".join(capsys.readouterr())
         assert told in said and "k.grm.bin: the smallest eigenvalue is" in said
+
+
+def test_traits_and_files_of_any_name_have_results(cohort, tmp_path, capsys):
+    folder, ids = cohort
+    values = pd.read_csv(folder / "pheno.txt", sep="\t")["y"]
+    names = ["../../etc/passwd", "y" * 400, "y" * 399 + "z", "\u00e9\u4e2d:t"]
+    ids.assign(**dict.fromkeys(names, values)).to_csv(tmp_path / "p.txt", sep="\t", index=False)
+    out = tmp_path / os.fsdecode(b"caf\xe9")
+    for suffix in ("bed", "bim", "fam"):
+        (tmp_path / f"{out.name}.{suffix}").write_bytes((folder / f"data.{suffix}").read_bytes())
+    flags = ("--pheno", tmp_path / "p.txt", "--pheno-name", "all", "--bfile", out, "--method", "he")
+    assert run("main", folder, *flags, out=out) == 0
+    assert len(list(tmp_path.glob("*.json"))) == len(names) and not (tmp_path.parent / "etc").exists()
+    found = {json.loads(path.read_text())["phenotype"] for path in tmp_path.glob("*.json")}
+    assert found == set(names)
+    assert "y" * 40 in capsys.readouterr().out
