@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from .plausible import MOST_WEIGHT, check_words
 NPZ_NAMES = "component_names"
 NPZ_ANNOTATIONS = "component_annotations_json"
 NPZ_PROVENANCE = "component_provenance_json"
+JSON_KEYS = ("name", "variant_indices", "variant_ids", "weights", "annotation", "provenance")
 EXAMPLE = '[{"name": "a", "variant_indices": [0, 1]}]'
 
 
@@ -46,13 +48,14 @@ def read_component_spec(path: str | Path, num_variants: int) -> list[ComponentSp
     JSON: a list of objects, or an object with the list ``components``.  Each has ``variant_indices`` (zero-based rows
     of the genotype file) or ``variant_ids`` (strings) and may have ``name`` (default component_000, ...), ``weights``
     (numbers that are not negative, one for each variant; default 1), ``annotation`` and ``provenance`` (objects).
+    Other keys are not read.
     NPZ: each array is a component, named by its key (component_000, ... for unnamed arrays arr_0, arr_1, ..., taken in
     numeric order); ``component_names``, ``component_annotations_json`` and ``component_provenance_json`` have one
     string for each.
 
     Raises:
         InputError: no such file, not JSON or NPZ, or a component that is empty, out of 0..num_variants-1, repeats a
-            variant, holds something other than integers (ids: strings), or shares its name.
+            variant, holds something other than integers (ids: strings) or a misspelt key, or shares its name.
     """
     path = Path(path)
     readers = {".json": _read_json, ".npz": _read_npz}
@@ -134,6 +137,10 @@ def _json_component(path: Path, position: int, entry: Any) -> ComponentSpec:
         raise InputError(f"{where}: expected an object with 'variant_indices' or 'variant_ids'")
     if {"variant_indices", "variant_ids"} <= set(entry):
         raise InputError(f"{where}: has both 'variant_indices' and 'variant_ids'; keep one of them")
+    for key in sorted(set(entry) - set(JSON_KEYS)):
+        near = get_close_matches(key, JSON_KEYS, n=1, cutoff=0.75)
+        if near:
+            raise InputError(f"{where}: {key!r} would not be read; {near[0]!r} is meant")
     name = entry.get("name", _default_name(position))
     described = [_json_object(where, key, entry.get(key)) for key in ("annotation", "provenance")]
     if "variant_ids" in entry:

@@ -92,12 +92,14 @@ def _mismatch(table: SampleTable, genotyped: pd.DataFrame) -> str:
     if mine["iid"].str.contains(",").any() and not theirs["iid"].str.contains(",").any():
         return "its fields are separated by commas, which is read in a file named .csv only"
     joined = theirs["fid"] + "_" + theirs["iid"]
+    bare = mine["iid"].str.strip("\"'")
     ways = (
         ("its IIDs are genotyped with another FID", mine["iid"], theirs["iid"]),
         ("its IIDs are genotyped in another case of letters", mine["iid"].str.casefold(), theirs["iid"].str.casefold()),
         ("its IIDs are the genotypes' FID_IID", mine["iid"], joined),
         ("its FID_IID are the genotypes' IIDs", mine["fid"] + "_" + mine["iid"], theirs["iid"]),
         ("its IIDs are genotyped with zeros before them", mine["iid"].str.lstrip("0"), theirs["iid"].str.lstrip("0")),
+        ("its ids are in quotes; in R, write.table(quote = FALSE)", bare, theirs["iid"]),
         ("its IIDs are the genotypes' FIDs", mine["iid"], theirs["fid"]),
     )
     for reason, left, right in ways:

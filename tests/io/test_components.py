@@ -41,7 +41,7 @@ def make_bed(prefix, num_variants):
 def test_json_keeps_order_names_annotation_and_provenance(write_spec, wrap):
     entries = [
         {"variant_indices": [5, 0, 3], "name": "coding", "annotation": {"kind": "a"}, "provenance": {"by": "b"}},
-        {"variant_indices": [1]},
+        {"variant_indices": [1], "comment": "kept by others"},
     ]
     first, second = read_component_spec(write_spec(wrap(entries)), 6)
     assert first.name == "coding"
@@ -102,6 +102,8 @@ def test_components_may_overlap_and_leave_variants_out(write_spec):
         ([{"variant_indices": [True]}], "variant_indices holds True"),
         ([{"variant_indices": [0, None]}], "variant_indices holds None"),
         ([{"variant_indices": ["rs1"]}], "variant_indices holds 'rs1'"),
+        ([{"variant_indices": [0], "weight": [2]}], "component 0: 'weight' would not be read; 'weights' is meant"),
+        ([{"variant_ids": ["a"], "Name": "x"}], "component 0: 'Name' would not be read; 'name' is meant"),
         ([{"variant_indices": 3}], "expected a list of integers in 'variant_indices', found int"),
         ([{"indices": [3]}], "component 0: expected an object with 'variant_indices'"),
         ([{"variant_indices": [0], "annotation": "x"}], "expected an object in 'annotation', found str"),

@@ -197,6 +197,7 @@ def test_written_samples_are_read_back(tmp_path, ids):
         ("Fa,a\nFb,b\n", r"it has IID Fa,a, .*separated by commas, which is read in a file named \.csv only"),
         ("Fa A\nFb B\n", "another case of letters: FID Fa IID A is FID Fa IID a"),
         ("Fa_a Fa_a\n", "its IIDs are the genotypes' FID_IID: FID Fa_a IID Fa_a is FID Fa IID a"),
+        ('"Fa" "a"\n', 'its ids are in quotes; in R, write.table.quote = FALSE.: FID "Fa" IID "a" is FID Fa IID a'),
         ("IID\nFb\nFa\n", "its IIDs are the genotypes' FIDs: IID Fb is FID Fb IID b"),
         ("q q\n", r"they have FID Fx IID x; make FID and IID agree"),
     ],
