@@ -53,20 +53,21 @@ class Chromosomes(NamedTuple):
 
 class Found(NamedTuple):
     """A scan with what a trait's metadata say of it; ``method``: of all tests but the ``refined`` (m, t);
-    ``details``: one mapping for each trait."""
+    ``details``: one mapping for each trait; ``warnings`` are printed even where ``lines`` are not."""
 
     method: str
     scan: Scan
     refined: np.ndarray
     details: tuple[dict[str, Any], ...]
-    lines: tuple[str, ...]
-    converged: bool
+    lines: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    converged: bool = True
 
 
 def least_squares(inputs: Inputs) -> Found:
     """``--model ols``."""
     scan = ols_scan(inputs.Y, inputs.design.X, inputs.products)
-    return Found("ols", scan, none_of(scan), ({"dof": scan.dof},) * len(inputs.phenotypes), (), True)
+    return Found("ols", scan, none_of(scan), ({"dof": scan.dof},) * len(inputs.phenotypes))
 
 
 def none_of(scan: Scan) -> np.ndarray:
@@ -128,7 +129,7 @@ def exactly(inputs: Inputs, options: Namespace) -> Found:
         f"{name}: {which} {', '.join(f'{value:.4f}' for value in found.h2[:, i])}"
         for i, name in enumerate(inputs.phenotypes)
     ]
-    return Found("exact", found.scan, none_of(found.scan), details, tuple(lines), True)
+    return Found("exact", found.scan, none_of(found.scan), details, tuple(lines))
 
 
 def scored(inputs: Inputs, options: Namespace, threads: int) -> Found:
@@ -152,7 +153,7 @@ def scored(inputs: Inputs, options: Namespace, threads: int) -> Found:
     clock = time.perf_counter()
     again = refine(found, groups.tested, refine_settings(inputs, options))
     seconds["refine_seconds"] = time.perf_counter() - clock
-    details, lines = [], []
+    details, lines, warnings = [], [], []
     for i, name in enumerate(inputs.phenotypes):
         details.append({**score_details(found, groups, i), **refine_details(again, i, options)})
         details[i].update({"fit": fits[i].to_dict(), **seconds})
@@ -161,11 +162,12 @@ def scored(inputs: Inputs, options: Namespace, threads: int) -> Found:
                 name: each[i].theta for name, each in zip(groups.names, refits, strict=True)
             }
         lines += score_lines(name, fits[i], found, again, i, options)
+        warnings += scatter_warning(name, found, i)
     unsettled = [one.status.value for each in [fits, *refits] for one in each if not one.converged]
     if not (found.converged and again.converged):
         unsettled.append("a solve did not reach its tolerance; use --dtype float64")
-    lines += [f"not converged: {text}" for text in dict.fromkeys(unsettled)]
-    return Found("score", again.scan, again.which, tuple(details), tuple(lines), not unsettled)
+    warnings += [f"not converged: {text}" for text in dict.fromkeys(unsettled)]
+    return Found("score", again.scan, again.which, tuple(details), tuple(lines), tuple(warnings), not unsettled)
 
 
 def scan_settings(inputs: Inputs, options: Namespace) -> LocoSettings:
@@ -197,10 +199,11 @@ def score_lines(
     scatter, drawn = calibration.scatter[trait], len(calibration.variants)
     p, most = refine_limits(options)
     wanted, done = int(again.wanted[trait]), int(again.which[:, trait].sum())
+    error = known("at most {:.2g}", (se / gamma).max())
     lines = [
         f"{name}: h2 {fit.h2.estimate[-1]:.4f} (SE {fit.h2.se[-1]:.4f}); gamma {gamma.min():.4g} to "
-        f"{gamma.max():.4g} by chromosome, relative SE at most {(se / gamma).max():.2g}; standard errors of single "
-        f"variants scatter by {100 * scatter:.2g} % about it (SD, {drawn} random variants)"
+        f"{gamma.max():.4g} by chromosome, relative SE {error}; standard errors of single "
+        f"variants scatter by {known('{:.2g} %', 100 * scatter)} about it (SD, {drawn} random variants)"
     ]
     if p > 0 and most:
         some = f"; --refine-most {wanted} for all" if wanted > done else ""
@@ -215,12 +218,24 @@ def score_lines(
             f"{heritability}{some} ({again.column_passes} column-passes of all traits, after {found.column_passes} of "
             "the scan)"
         )
-    if scatter > SCATTER:
-        lines.append(
-            f"warning: {name}: standard errors of single variants err by about {100 * scatter:.0f} % (SD) where METHOD "
-            "is score, as with relatives; --refine P redoes more variants, --method exact all of them"
-        )
     return lines
+
+
+def known(form: str, value: float) -> str:
+    """A number as the form has it, or that it is unknown."""
+    return form.format(value) if np.isfinite(value) else "unknown"
+
+
+def scatter_warning(name: str, found: LocoScan, trait: int) -> list[str]:
+    """A line where the standard errors of single variants are far from the calibrated ones, or this is not known."""
+    scatter = found.calibration.scatter[trait]
+    if scatter <= SCATTER:
+        return []
+    size = f"err by about {100 * scatter:.0f} % (SD)" if np.isfinite(scatter) else "err by an unknown amount"
+    return [
+        f"warning: {name}: standard errors of single variants {size} where METHOD is score, as with relatives; "
+        "--refine P redoes more variants, --method exact all of them"
+    ]
 
 
 def refine_details(again: Refined, trait: int, options: Namespace) -> dict[str, Any]:
@@ -264,7 +279,7 @@ def score_details(found: LocoScan, groups: Chromosomes, trait: int) -> dict[str,
         "calibration": {
             "num_variants": len(calibration.variants),
             "mean_ratio": calibration.ratios[:, trait].mean(),
-            "sd_of_ratios": calibration.ratios[:, trait].std(ddof=1),
+            "sd_of_ratios": calibration.ratios[:, trait].std(ddof=1) if len(calibration.ratios) > 1 else None,
             "relative_sd_of_standard_errors": calibration.scatter[trait],
             "degrees_of_freedom": calibration.freedom[trait],
             "gamma_by_chromosome": dict(zip(groups.names, gamma, strict=True)),

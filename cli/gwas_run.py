@@ -94,6 +94,8 @@ def scan_group(tables: Tables, group: Group, planned: Planned, options: Namespac
         found = scored(inputs, options, context["threads"])
     if not options.quiet:
         print("\n".join([f"method {found.method}", *found.lines]), flush=True)
+    for text in found.warnings:
+        print(text, flush=True)
     inputs.check_unchanged()
     for i, name in enumerate(inputs.phenotypes):
         prefix = f"{options.out}.{safe_name(name)}" if context["several"] else options.out

@@ -139,8 +139,9 @@ def solve_in_batches(left: LeaveOut, Q: Block, thetas, groups, traits, B: Block,
 
 
 def columns_at_once(left: LeaveOut, B: Block, settings: LocoSettings) -> int:
-    """Columns whose features are held together."""
-    return settings.columns or max(8, FEATURE_BYTES // (left.products.num_variants * B.dtype.itemsize))
+    """Columns whose features are held together; a float64 column of genotypes counts too."""
+    rows = max(left.products.num_variants, 2 * len(B))
+    return settings.columns or max(8, FEATURE_BYTES // (rows * B.dtype.itemsize))
 
 
 def calibrate(

@@ -207,10 +207,23 @@ def test_relatives_are_warned_of_errors_of_single_variants_and_others_are_not(co
     y = Z @ np.random.default_rng(2).standard_normal(M) / np.sqrt(M) + 0.5 * np.random.default_rng(3).standard_normal(N)
     people.samples[["fid", "iid"]].assign(y=y).to_csv(tmp_path / "y.txt", sep=" ", header=False, index=False)
     files = ("--bfile", tmp_path / "twins", "--pheno", tmp_path / "y.txt", "--out", tmp_path / "t")
-    assert run(*files, "--model", "loco", "--method", "score") == 0
+    assert run(*files, "--model", "loco", "--method", "score", "--quiet") == 0
     printed = capsys.readouterr().out
+    assert "refined" not in printed  # but what is wrong is said
     assert re.search(r"warning: .*: standard errors of single variants err by about \d+ % \(SD\)", printed)
     assert record_of(tmp_path / "t")["calibration"]["relative_sd_of_standard_errors"] > 0.05
+
+
+def test_how_far_errors_of_single_variants_scatter_is_unknown_from_one(cohort, tmp_path, capsys):
+    folder = cohort[0]
+    for number in (1, 2):
+        (tmp_path / "ids").write_text("".join(f"rs{j}\n" for j in range(60, 60 + number)))
+        only = ("--model", "lmm", "--method", "score", "--extract", tmp_path / "ids")
+        assert command(folder, *only, out=tmp_path / "o") in (0, 3)
+        printed = capsys.readouterr().out
+        assert f"{number} variants tested" in printed
+        assert ("err by an unknown amount" in printed) == ("relative SE unknown" in printed) == (number == 1)
+        assert "nan" not in printed
 
 
 def test_variants_without_a_test_are_counted_by_reason_and_a_perfect_one_is_named(cohort, tmp_path, capsys):

@@ -160,6 +160,17 @@ def test_the_scatter_of_single_errors_is_that_of_all_variants(families):
     assert few.scatter.min() > 0.01
 
 
+def test_variants_are_drawn_until_their_scatter_is_known_or_none_are_left(families):
+    _, X, Y, genotypes, exact, _ = families
+    products = CpuProducts(genotypes, np.float32)
+    drawn = [
+        scan_of(X, Y, products, exact.h2, calibration_se=1.0, variants=6, scatter=least).calibration
+        for least in (1, 30, 1000)
+    ]
+    assert [len(each.variants) for each in drawn] == [6, len(drawn[1].variants), M - 2]
+    assert drawn[0].freedom.min() < 30 <= drawn[1].freedom.min() < 36
+
+
 def full_ratios(families):
     """(M, 2) z'P_c z / z'Mz by dense matrices on the scan's scale."""
     Z, X, Y, _, _, found = families
