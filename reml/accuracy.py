@@ -5,6 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
+from gpu_reml.ops.arguments import as_matrix, as_number, as_vector
+
+from .linalg import coordinates, powers_of_two
+
 ROUNDING = 1e-12  # of the largest value: a spread below it is that of equal numbers
 
 
@@ -35,11 +39,12 @@ def accuracy(y: np.ndarray, fixed: np.ndarray, random: np.ndarray, X: np.ndarray
     A number that the samples do not determine is NaN: of fewer than 2 samples (4 for the interval), or c + 2 for the
     regressions, or without variance.
     """
-    y, fixed, random, X = (np.asarray(value, np.float64) for value in (y, fixed, random, X))
-    if not len(y) == len(fixed) == len(random) == len(X):
-        raise ValueError(f"expected vectors of one length, found {len(y)}, {len(fixed)}, {len(random)}, {len(X)}")
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a number between 0 and 1, found {level}")
+    y = as_vector(y, "y")
+    fixed, random = as_vector(fixed, "fixed", len(y)), as_vector(random, "random", len(y))
+    X = as_matrix(X, "X", len(y))
+    as_number(level, "level", above=0, below=1)
+    unit = powers_of_two(max(np.abs(values).max(initial=0.0) for values in (y, fixed, random)))
+    y, fixed, random = y / unit, fixed / unit, random / unit  # whose squares are numbers
     n, nan = len(y), float("nan")
     total = float((_centred(y) ** 2).sum()) if n else 0.0
     if n < 2 or not total > 0:
@@ -79,7 +84,7 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _explained(y: np.ndarray, X: np.ndarray, total: float) -> float:
     """R2 of the least-squares fit of y on X; dependent columns of X do no harm."""
-    left = y - X @ np.linalg.lstsq(X, y, rcond=None)[0]
+    left = y - X @ coordinates(X, y)
     return 1 - float(left @ left) / total
 
 

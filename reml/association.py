@@ -11,10 +11,11 @@ import numpy as np
 from scipy import special
 
 from gpu_reml.ops import CpuProducts, make_covariance, take_variants
+from gpu_reml.ops.arguments import as_matrix
 
 from . import spectral
 from .exact import Contrasts, SpectralModel, contrast_kernels, contrasts, exact_seconds
-from .linalg import COLLINEAR, orthonormal_basis, project
+from .linalg import COLLINEAR, column_lengths, orthonormal_basis, powers_of_two, project
 
 LOG_10 = np.log(10)
 SMALL_P = 1e-280  # under which the incomplete beta function is taken from its continued fraction, in logarithms
@@ -122,15 +123,15 @@ def lambda_gc(log10p: np.ndarray) -> float:
 def left_of_fixed_effects(Y: np.ndarray, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(Q (n, c), (I-QQ')Y (n, t)) float64; raises ValueError for a trait of which nothing is left, or too few samples
     to test a variant beside the fixed effects."""
-    Y = np.asarray(Y, np.float64)
-    if Y.ndim != 2 or len(Y) != len(X) or not np.isfinite(Y).all():
-        raise ValueError(f"Y: expected finite values ({len(X)}, t), found {Y.shape}")
+    X = as_matrix(X, "X")
+    Y = as_matrix(Y, "Y", len(X))
     Q = orthonormal_basis(X)
     n, c = Q.shape
     if n <= c + 1:
         raise ValueError(f"Y: {n} samples leave no degree of freedom beside {c} fixed effects and a variant")
-    left = project(Q, project(Q, Y))
-    flat = ~(np.linalg.norm(left, axis=0) > FLAT * np.linalg.norm(Y, axis=0))
+    units = powers_of_two(np.abs(Y).max(axis=0, initial=0.0))
+    left = units * project(Q, project(Q, Y / units))
+    flat = ~(column_lengths(left) > FLAT * column_lengths(Y))
     if flat.any():
         raise FlatTraitError(int(np.argmax(flat)))
     return Q, left
@@ -154,7 +155,7 @@ def ols_scan(Y: np.ndarray, X: np.ndarray, products) -> Scan:
     """
     Q, left = left_of_fixed_effects(Y, X)
     n, c = X.shape
-    lengths = np.linalg.norm(left, axis=0)
+    lengths = column_lengths(left)
     F = np.asarray(products.zt(products.block(np.column_stack([left / lengths, Q]))), np.float64)
     t = left.shape[1]
     norms = tested_variants(products, F[:, t:], Q).norms[:, None]
@@ -187,7 +188,7 @@ def exact_scan(
     Q, left = left_of_fixed_effects(Y, X)
     n, c = X.shape
     basis, dof = contrasts(Q), n - c - 1
-    scales = np.linalg.norm(left, axis=0) / np.sqrt(n - c)
+    scales = column_lengths(left) / np.sqrt(n - c)
     m, t = genotypes.num_variants, left.shape[1]
     varies = genotypes.inv_sd > 0
     weights = np.where(varies, np.ones(m) if weights is None else np.asarray(weights, np.float64), 0.0)

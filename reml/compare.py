@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from . import likelihood
+from .exact import one_trait
 from .lanczos import standard_error
-from .linalg import orthonormal_basis, project
+from .linalg import project
 from .precondition import complement_traces, core_on, make_projected_core, precondition
 from .probes import Probes, probes_are_exact
 from .settings import FitSettings
@@ -44,13 +45,12 @@ def make_yardstick(
     y: np.ndarray, X: np.ndarray, covariance, theta: np.ndarray, probes: Probes, settings: FitSettings
 ) -> Yardstick:
     """A yardstick whose basis is made for one covariance and theta (G + 1,); 2.5 passes of r columns."""
-    Q = orthonormal_basis(X)
-    left = project(Q, np.asarray(y, np.float64)[:, None])
-    scale = float(np.linalg.norm(left) / np.sqrt(len(left) - Q.shape[1]))
+    trait = one_trait(y, X, covariance)
+    Q = trait.Q
     block_Q = covariance.block(Q)
     core = make_projected_core(covariance, block_Q, complement_traces(covariance, block_Q), theta[:-1], probes.sketch)
     shared = Probes(probes.trace, np.asarray(core.U))
-    return Yardstick(Q, left / scale, scale, shared, probes_are_exact(probes.trace), settings)
+    return Yardstick(Q, trait.scaled, float(trait.scales[0]), shared, probes_are_exact(probes.trace), settings)
 
 
 def measured(yardstick: Yardstick, covariance, theta: np.ndarray) -> Measured:

@@ -7,7 +7,11 @@ from operator import add
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from scipy import sparse
 
+from gpu_reml.ops.arguments import as_array, as_count, as_number, as_symmetric, as_vector
+
+from .contract import CheckedFunction
 from .linalg import Block, columns, times, zeros_like
 
 Apply = Callable[[np.ndarray], np.ndarray]
@@ -40,10 +44,22 @@ class Covariance(Protocol):
     def apply_features(self, theta: np.ndarray, F: Any) -> Block: ...
 
 
+class SymmetricMatrix:
+    """B -> K B for a symmetric matrix, dense or sparse: a function that needs no further check."""
+
+    def __init__(self, K):
+        self.K = K
+
+    def __call__(self, B: np.ndarray) -> np.ndarray:
+        return self.K @ B
+
+
 class FunctionCovariance:
     """Components given as functions B (n, k) -> K_g B with their exact traces: your own operators.
 
     diagonals (n, G): of the K_g, for models that scale samples (:mod:`gpu_reml.reml.scaled`) and need them.
+    Every answer of a function is checked (:mod:`gpu_reml.reml.contract`): ValueError for one of another shape, that is
+    not finite or not symmetric, or for a function that changes its input.
     """
 
     dtype = np.float64
@@ -54,19 +70,45 @@ class FunctionCovariance:
     def __init__(
         self, apply_ks: Sequence[Apply], traces: Sequence[float], num_samples: int, names=None, diagonals=None
     ):
-        if len(apply_ks) != len(traces):
-            raise ValueError(f"traces: expected one for each of the {len(apply_ks)} functions, found {len(traces)}")
-        self._diagonals = None if diagonals is None else np.asarray(diagonals, np.float64)
-        if self._diagonals is not None and self._diagonals.shape != (num_samples, len(apply_ks)):
+        n, G = as_count(num_samples, "num_samples"), len(apply_ks)
+        if not G:
+            raise ValueError("apply_ks: expected at least one function, found none")
+        if len(traces) != G:
+            raise ValueError(f"traces: expected one for each of the {G} functions, found {len(traces)}")
+        self.num_samples, self.num_components = n, G
+        self.names = tuple(f"component_{g:03d}" for g in range(G)) if names is None else tuple(names)
+        if len(self.names) != G:
+            raise ValueError(f"names: expected one for each of the {G} functions, found {len(self.names)}")
+        self.traces = np.array(
+            [as_number(t, f"trace of component {name}", above=0) for t, name in zip(traces, self.names, strict=True)]
+        )
+        self._diagonals = None if diagonals is None else as_array(diagonals, "diagonals")
+        if self._diagonals is not None:
+            self._check_diagonals()
+        self.apply_ks = tuple(
+            self._checked(apply_k, name, t / n)
+            for apply_k, name, t in zip(apply_ks, self.names, self.traces, strict=True)
+        )
+
+    @staticmethod
+    def _checked(apply_k: Apply, name: str, mean_trace: float) -> Apply:
+        if not callable(apply_k):
+            raise ValueError(f"component {name}: expected a function B (n, k) -> K B, found {type(apply_k).__name__}")
+        return apply_k if isinstance(apply_k, SymmetricMatrix) else CheckedFunction(apply_k, name, mean_trace)
+
+    def _check_diagonals(self) -> None:
+        """ValueError where a diagonal is negative, or does not add up to the trace that is stated."""
+        expected = (self.num_samples, self.num_components)
+        if self._diagonals.shape != expected:
             raise ValueError(
-                f"diagonals: expected ({num_samples}, {len(apply_ks)}), a column for each function, found "
-                f"{self._diagonals.shape}"
+                f"diagonals: expected {expected}, a column for each function, found {self._diagonals.shape}"
             )
-        self.apply_ks = tuple(apply_ks)
-        self.traces = np.asarray(traces, np.float64)
-        self.num_samples = num_samples
-        self.num_components = len(self.apply_ks)
-        self.names = tuple(names) if names else tuple(f"component_{g:03d}" for g in range(len(apply_ks)))
+        for name, values, trace in zip(self.names, self._diagonals.T, self.traces, strict=True):
+            if (values < 0).any() or abs(values.sum() - trace) > 1e-4 * trace:
+                raise ValueError(
+                    f"diagonals: component {name} has a diagonal that adds up to {values.sum():.6g}, least "
+                    f"{values.min():.6g}, and a trace of {trace:.6g}; state K_ii >= 0 and their sum"
+                )
 
     def block(self, array):
         return np.asarray(array, self.dtype)
@@ -83,7 +125,8 @@ class FunctionCovariance:
     def apply(self, theta, B):
         out = np.zeros_like(B)
         for weight, apply_k in zip(theta, self.apply_ks, strict=True):
-            out += weight * apply_k(B)
+            if weight:
+                out += weight * apply_k(B)
         return out
 
     def features(self, B):
@@ -91,6 +134,10 @@ class FunctionCovariance:
 
     def inner(self, FA, FB):
         return np.einsum("nk,gnk->gk", FA[0], FB[1:])
+
+    def image_squares(self, F):
+        """(G, k) |K_g b|^2 by columns, from features of B."""
+        return np.einsum("gnk,gnk->gk", F[1:], F[1:])
 
     def gram(self, FA, FB=None):
         grams = FA[0].T @ (FA if FB is None else FB)[1:]
@@ -199,6 +246,10 @@ class MixedCovariance:
     def inner(self, FA, FB):
         return np.concatenate([part.inner(*F) for part, *F in zip(self.parts, FA.parts, FB.parts, strict=True)])
 
+    def image_squares(self, F):
+        """(G, k) |K_g b|^2 by columns, nan for parts whose features do not hold the images."""
+        return np.concatenate([squares_of(part, f) for part, f in zip(self.parts, F.parts, strict=True)])
+
     def gram(self, FA, FB=None):
         others = [None] * len(self.parts) if FB is None else FB.parts
         return np.concatenate([part.gram(*F) for part, *F in zip(self.parts, FA.parts, others, strict=True)])
@@ -223,6 +274,13 @@ class MixedCovariance:
         return reduce(add, images)
 
 
+def squares_of(covariance: Covariance, F: Any) -> np.ndarray:
+    """(G, k) |K_g b|^2 by columns from features of B where they tell, else nan; no pass."""
+    if hasattr(covariance, "image_squares"):
+        return covariance.image_squares(F)
+    return np.full((covariance.num_components, F.shape[-1]), np.nan)
+
+
 def refuse_layout(covariance: Covariance) -> None:
     """ValueError for a covariance with residuals of its own, of which a part would be lost within another."""
     if getattr(covariance, "layout", None) is not None:
@@ -238,14 +296,26 @@ def home_of(covariance: Covariance) -> Any:
 
 
 def dense_covariance(matrices: Sequence[np.ndarray], names: Sequence[str] | None = None) -> FunctionCovariance:
-    """Dense matrices K_g (n, n) as components; the matrices are kept as float64."""
-    matrices = [np.asarray(K, np.float64) for K in matrices]
-    n = len(matrices[0])
-    for g, K in enumerate(matrices):
-        if K.shape != (n, n):
-            raise ValueError(f"covariance[{g}]: expected a matrix ({n}, {n}), found {K.shape}")
-    diagonals = np.column_stack([np.diag(K) for K in matrices])
-    return FunctionCovariance([K.__matmul__ for K in matrices], diagonals.sum(axis=0), n, names, diagonals)
+    """Matrices K_g (n, n) as components, dense ones kept as float64, sparse ones sparse.
+
+    Cost: one read of each.  ValueError for one that is not symmetric to rounding, not finite, zero throughout, or has a
+    negative diagonal.
+    """
+    if not len(matrices):
+        raise ValueError("covariance: expected at least one matrix (n, n), found none")
+    n = next((np.shape(K)[0] for K in matrices if np.ndim(K)), None)
+    return _of_symmetric([as_symmetric(K, f"covariance[{g}]", n) for g, K in enumerate(matrices)], names)
+
+
+def _of_symmetric(Ks: Sequence[Any], names: Sequence[str] | None) -> FunctionCovariance:
+    """Components of symmetric matrices."""
+    diagonals = np.column_stack([K.diagonal() for K in Ks])
+    traces = diagonals.sum(axis=0)
+    if not (traces > 0).all():
+        which = int(np.argmin(traces))
+        name = f"component {names[which]}" if names else f"covariance[{which}]"
+        raise ValueError(f"{name}: has a trace of zero; leave the component out")
+    return FunctionCovariance([SymmetricMatrix(K) for K in Ks], traces, len(diagonals), names, diagonals)
 
 
 def diagonals_of(covariance: Covariance) -> np.ndarray:
@@ -266,32 +336,66 @@ class Operator(NamedTuple):
 
 
 def as_covariance(covariance: Any, num_samples: int | None = None) -> Covariance:
-    """A covariance as it is; or a list of components of any kinds as one covariance.
+    """A covariance as it is; or a component, or a list of components of any kinds, as one covariance.
 
-    Items: a covariance (genotypes, say), a dense matrix (n, n), an :class:`Operator`, or (function, trace).  Unnamed
-    ones are component_000, ... by their place.  num_samples: needed where the list has nothing but functions.
+    A component is a covariance (genotypes, say), a matrix (n, n), dense or sparse, an :class:`Operator`, or (function,
+    trace); an array (G, n, n) is a list of matrices.  Unnamed ones are component_000, ... by their place.
+    num_samples: needed where the list has nothing but functions.  ValueError for what is none of these.
     """
-    if not isinstance(covariance, list | tuple) or isinstance(covariance, Operator):
-        return covariance
-    if all(isinstance(item, np.ndarray) for item in covariance):
+    if _is_matrix(covariance) and np.ndim(covariance) == 3:
+        covariance = list(covariance)
+    if _is_matrix(covariance) or isinstance(covariance, Operator) or _is_pair(covariance):
+        covariance = [covariance]
+    if not isinstance(covariance, list | tuple):
+        return _as_protocol(covariance, "covariance")
+    if not covariance:
+        raise ValueError("covariance: expected at least one component, found none")
+    if all(_is_matrix(item) for item in covariance):
         return dense_covariance(covariance)
-    sizes = [len(item) if isinstance(item, np.ndarray) else getattr(item, "num_samples", None) for item in covariance]
-    n = next((size for size in sizes if size is not None), num_samples)
+    sizes = [np.shape(item)[0] for item in covariance if _is_matrix(item) and np.ndim(item)]
+    sizes += [item.num_samples for item in covariance if hasattr(item, "num_samples")]
+    n = next(iter(sizes), num_samples)
     if n is None:
         raise ValueError("covariance: functions alone do not tell the number of samples; give as_covariance(ops, n)")
-    return MixedCovariance([_as_part(item, n, f"component_{g:03d}") for g, item in enumerate(covariance)])
+    parts = [_as_part(item, n, f"component_{g:03d}", f"covariance[{g}]") for g, item in enumerate(covariance)]
+    return parts[0] if len(parts) == 1 else MixedCovariance(parts)
 
 
-def _as_part(item: Any, n: int, name: str) -> Covariance:
-    if isinstance(item, np.ndarray):
-        return dense_covariance([item], [name])
-    if isinstance(item, tuple):
+def _is_matrix(item: Any) -> bool:
+    """Whether it is an array, a data frame or a sparse matrix, of any shape."""
+    return isinstance(item, np.ndarray) or sparse.issparse(item) or hasattr(item, "to_numpy")
+
+
+def _is_pair(item: Any) -> bool:
+    """Whether it is (function, trace, ...)."""
+    return isinstance(item, tuple) and 2 <= len(item) <= 4 and callable(item[0]) and not callable(item[1])
+
+
+def _as_protocol(covariance: Any, argument: str) -> Covariance:
+    """A covariance as it is, or a ValueError for an object that is none."""
+    if callable(covariance):
+        raise ValueError(f"{argument}: is a function without its trace; give (function, trace)")
+    asked = ("names", "num_samples", "num_components", "traces", "block", "apply", "features", "inner", "apply_each")
+    missing = [name for name in asked if not hasattr(covariance, name)]
+    if missing:
+        raise ValueError(
+            f"{argument}: expected a covariance, a matrix (n, n), an Operator or (function, trace), or a list of "
+            f"these, found {type(covariance).__name__} without {', '.join(missing)}"
+        )
+    return covariance
+
+
+def _as_part(item: Any, n: int, name: str, argument: str) -> Covariance:
+    if _is_matrix(item):
+        return _of_symmetric([as_symmetric(item, argument, n)], [name])
+    if isinstance(item, Operator) or _is_pair(item):
         op = Operator(*item)
-        diagonal = None if op.diagonal is None else np.asarray(op.diagonal)[:, None]
-        return FunctionCovariance([op.apply], [op.trace], n, [op.name or name], diagonal)
+        name = op.name or name
+        diagonal = None if op.diagonal is None else as_vector(op.diagonal, f"diagonal of {name}", n)[:, None]
+        return FunctionCovariance([op.apply], [op.trace], n, [name], diagonal)
     if callable(item):
         raise ValueError(f"covariance: {name} is a function without its trace; give (function, trace)")
-    return item
+    return _as_protocol(item, argument)
 
 
 class CountingCovariance:

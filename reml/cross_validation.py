@@ -4,12 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpu_reml.ops.arguments import as_count, as_labels, as_matrix, as_tolerance, as_vector
+
 from .covariance import as_covariance
 from .effects import MAX_ITERATIONS, parameters_of
-from .linalg import orthonormal_basis
+from .linalg import column_lengths, coordinates, orthonormal_basis
 from .pcg import pcg
 from .residuals import layout_of
 from .result import ConvergenceError
+from .traits import check_unit
 
 
 class HeldOut(NamedTuple):
@@ -27,7 +30,8 @@ class HeldOut(NamedTuple):
 
 def draw_folds(num_samples: int, num_folds: int, seed: int = 0) -> np.ndarray:
     """(n,) fold of every sample, 0 .. k - 1, of sizes that differ by at most one; relatives may be in several."""
-    if not 2 <= num_folds <= num_samples:
+    as_count(num_samples, "num_samples")
+    if not 2 <= as_count(num_folds, "num_folds", 0) <= num_samples:
         raise ValueError(f"num_folds: expected 2 to {num_samples}, the number of samples, found {num_folds}")
     return np.random.default_rng(seed).permutation(np.arange(num_samples) % num_folds)
 
@@ -53,12 +57,14 @@ def cross_validate(
     Raises ValueError for a fold without which X is not of full rank, ConvergenceError when a solve does not reach
     ``tol``.
     """
-    covariance = as_covariance(covariance)
+    y = as_vector(y, "y")
+    covariance = as_covariance(covariance, len(y))
+    y, X = as_vector(y, "y", covariance.num_samples), as_matrix(X, "X", covariance.num_samples)
+    tol = float(as_tolerance(tol, "tol"))
     parameters, root = parameters_of(theta, covariance), layout_of(covariance).root
-    X = np.asarray(X, np.float64)
     root = np.ones(len(X)) if root is None else root
-    y, Xw = np.asarray(y, np.float64) / root, X / root[:, None]
-    fold = np.asarray(fold)
+    y, Xw = y / root, X / root[:, None]
+    fold = as_labels(fold, "fold")
     if fold.shape != y.shape:
         raise ValueError(f"fold: expected one for each of {len(y)} samples, found {fold.shape}")
     folds = np.unique(fold)
@@ -75,10 +81,11 @@ def cross_validate(
         return out
 
     Y = contrasts(contrasts(np.repeat(y[:, None], len(folds), axis=1)))
-    lengths = np.sqrt((Y**2).sum(axis=0))
+    lengths = column_lengths(Y)
     if not (lengths > 1e-12 * np.abs(y).max()).all():
         raise ValueError(f"fold {folds[np.argmin(lengths)]}: y does not vary among its training samples")
     scale = float(lengths.max()) / np.sqrt(len(y))
+    check_unit(scale, "y")
     scaled = parameters / scale**2
     X_hat, iterations = _solved(covariance, scaled, Y / scale, contrasts, tol, max_iterations)
     image = np.asarray(covariance.apply(scaled[:-1], covariance.block(X_hat)), np.float64)
@@ -87,7 +94,7 @@ def cross_validate(
         here, out = training[:, k], ~training[:, k]
         fitted = y[here] - scale * (image[here, k] + scaled[-1] * X_hat[here, k])
         random[out] = scale * image[out, k] * root[out]  # diagonal components have no covariance across samples
-        fixed[out] = X[out] @ np.linalg.lstsq(Xw[here], fitted, rcond=None)[0]
+        fixed[out] = X[out] @ coordinates(Xw[here], fitted)
     return HeldOut(fixed, random, fold, iterations)
 
 

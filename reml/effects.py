@@ -11,14 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse, special
 
+from gpu_reml.ops.arguments import as_count, as_matrix, as_numbers, as_sparse, as_tolerance, as_vector
+
 from .covariance import MixedCovariance, as_covariance, diagonals_of
 from .likelihood import apply_v_at, fixed_inverse, solve
-from .linalg import Block, column_batches, columns, gram, orthonormal_basis, project, symmetric
+from .linalg import Block, column_batches, columns, coordinates, gram, orthonormal_basis, project, symmetric
 from .precondition import Preconditioner, ProjectedCore, precondition
-from .probes import probes_are_exact
+from .probes import probes_are_exact, trace_probes
 from .residuals import Layout, ResidualCovariance, layout_of
 from .result import ConvergenceError, FixedEffects
 from .scaled import ScaledCovariance
+from .traits import make_traits
 
 MAX_ITERATIONS = 2000  # PCG steps: the one solve for y is worth more of them than a solve inside a fit
 INFORMATION_TOL = 1e-3  # of solves whose errors enter by their squares
@@ -112,16 +115,15 @@ def effects(
     Raises ValueError when theta has not G + J values or there is no variance to divide, ConvergenceError when the
     solve does not reach ``tol``.
     """
-    covariance = as_covariance(covariance)
-    layout = layout_of(covariance)
+    y = as_vector(y, "y")
+    covariance = as_covariance(covariance, len(y))
+    layout, n = layout_of(covariance), covariance.num_samples
+    y, X, tol = as_vector(y, "y", n), as_matrix(X, "X", n), float(as_tolerance(tol, "tol"))
     parameters = parameters_of(theta, covariance)
     root = np.ones(len(y)) if layout.root is None else layout.root
-    y, X = np.asarray(y, np.float64) / root, np.asarray(X, np.float64) / root[:, None]
-    Q = orthonormal_basis(X)
-    left = project(Q, project(Q, y[:, None]))
-    scale = np.sqrt(float(left[:, 0] @ left[:, 0]) / (len(y) - Q.shape[1]))
-    if not scale > 1e-12 * np.abs(y).max():
-        raise ValueError("y: does not vary once the fixed effects are taken out; there is nothing to predict from")
+    y, X = y / root, X / root[:, None]
+    trait = make_traits(y[:, None], X)
+    Q, scale = trait.Q, float(trait.scales[0])
     scaled = parameters / scale**2
     apply_v = apply_v_at(covariance, scaled)
     Q_there = covariance.block(Q)
@@ -129,7 +131,7 @@ def effects(
     solved = solve(
         Q_there,
         apply_v,
-        columns(covariance.block(left / scale), VQ),
+        columns(covariance.block(trait.scaled), VQ),
         None if core is None else precondition(core, scaled),
         tol=np.append(tol, np.full(Q.shape[1], INFORMATION_TOL)),
         max_iterations=max_iterations,
@@ -142,7 +144,7 @@ def effects(
     Py = solved.X[:, :1]
     inner = fixed_inverse(Q_there, VQ, solved.X[:, 1:], solved.R[:, 1:])
     fitted = Q.T @ y - scale * gram(Q_there, apply_v(Py))[:, 0]
-    to_columns = np.linalg.lstsq(X, Q, rcond=None)[0]
+    to_columns = coordinates(X, Q)
     fixed = FixedEffects(to_columns @ fitted, symmetric(to_columns @ inner @ to_columns.T) * scale**2)
     G = layout.num_genetic
     images = covariance.apply_each(covariance.features(Py))
@@ -160,14 +162,16 @@ def effects(
 
 def parameters_of(theta: np.ndarray, covariance) -> np.ndarray:
     """(p,) parameters of the covariance as fitted, the identity last, from variances as reported; or a ValueError."""
-    theta = np.asarray(theta, np.float64)
+    theta = as_numbers(theta, "theta")
     layout = layout_of(covariance)
     expected = int(layout.estimated.sum())
-    if theta.shape != (expected,) or not np.isfinite(theta).all():
+    if theta.shape != (expected,) or not np.isfinite(theta).all() or (theta < 0).any():
         raise ValueError(
             f"theta: expected {layout.num_genetic} genetic and {expected - layout.num_genetic} residual variances, all "
-            f"finite, found {theta}"
+            f"finite and not negative, found {theta}"
         )
+    if not theta[layout.num_genetic :].max() > 0:
+        raise ValueError(f"theta: expected a residual variance above 0, last, found {theta}")
     # any floor up to the least residual gives the same V where all are diagonal
     return layout.internal(theta, float(theta[layout.num_genetic :].min()))
 
@@ -183,7 +187,7 @@ def variant_effects(covariance, theta: np.ndarray, Py: np.ndarray) -> sparse.csr
     """
     if isinstance(covariance, ResidualCovariance):
         covariance = _before_whitening(covariance)
-    theta, Py = np.asarray(theta, np.float64), np.asarray(Py, np.float64)
+    theta, Py = as_vector(theta, "theta"), as_vector(Py, "Py", getattr(covariance, "num_samples", None))
     if isinstance(covariance, ScaledCovariance):
         return variant_effects(covariance.base, theta, covariance.scale * Py)
     if isinstance(covariance, MixedCovariance):
@@ -197,6 +201,8 @@ def variant_effects(covariance, theta: np.ndarray, Py: np.ndarray) -> sparse.csr
     if not sparse.issparse(weights) and method is None:
         names = ", ".join(getattr(covariance, "names", ()))
         raise ValueError(f"covariance: {names} has no variants, so no effects of variants; use one made from genotypes")
+    if len(theta) < covariance.num_components:
+        raise ValueError(f"theta: expected {covariance.num_components} variances or more, found {theta}")
     theta = theta[: covariance.num_components]
     Py = Py[:, None]
     scale = float(np.abs(Py).max()) or 1.0
@@ -221,16 +227,19 @@ def scaled_rows(A: sparse.csr_array, scale: np.ndarray) -> sparse.csr_array:
 
 def allele_effects(standardised: sparse.csr_array, inv_sd: np.ndarray) -> sparse.csr_array:
     """(m, G) effects of one more copy of a1, from those of a standard deviation and 1 / SD of the count (m,)."""
-    return scaled_rows(standardised, np.asarray(inv_sd, np.float64))
+    standardised = as_sparse(standardised, "standardised")
+    return scaled_rows(standardised, as_vector(inv_sd, "inv_sd", standardised.shape[0]))
 
 
 def allele_intercept(effects_of_alleles: sparse.csr_array, mean: np.ndarray) -> np.ndarray:
     """(G,) - sum_j beta_j mean_j: what makes sums of counts times effects into genetic values."""
-    return -(effects_of_alleles.T @ np.asarray(mean, np.float64))
+    effects_of_alleles = as_sparse(effects_of_alleles, "effects_of_alleles")
+    return -(effects_of_alleles.T @ as_vector(mean, "mean", effects_of_alleles.shape[0]))
 
 
 def fixed_tests(fixed: FixedEffects, num_samples: int) -> FixedTests:
-    """Tests of the fixed effects, each alone, on n samples."""
+    """Tests of the fixed effects, each alone, on n samples; ValueError where they leave no degree of freedom."""
+    as_count(num_samples, "num_samples", len(fixed.estimate) + 1)
     df = num_samples - len(fixed.estimate)
     t = fixed.estimate / fixed.se
     return FixedTests(fixed.estimate, fixed.se, t, 2 * special.stdtr(df, -np.abs(t)), df)
@@ -260,6 +269,7 @@ def reliability(
     Cost: s columns a PCG step, ``at_once`` together, and c columns for the fixed effects.
     """
     model = _scaled_model(theta, X, covariance, core)
+    probes, tol = trace_probes(probes, model.covariance.num_samples), float(as_tolerance(tol, "tol"))
     mean, mc_se = _inverse_diagonal(model, probes, tol, at_once)
     VQ = model.apply_v(model.Q_there)
     solved = solve(model.Q_there, model.apply_v, VQ, model.preconditioner, tol=min(tol, INFORMATION_TOL))
@@ -291,6 +301,7 @@ def component_reliability(
     Cost: G s columns a PCG step and two passes of G s columns, ``at_once`` probes together.
     """
     model = _scaled_model(theta, X, covariance, core)
+    probes, tol = trace_probes(probes, model.covariance.num_samples), float(as_tolerance(tol, "tol"))
     covariance, G = model.covariance, model.layout.num_genetic
     n, s = probes.shape
     total, squares = np.zeros((n, G)), np.zeros((n, G))
@@ -310,13 +321,15 @@ def component_reliability(
 
 def _scaled_model(theta: np.ndarray, X: np.ndarray, covariance, core: ProjectedCore | None) -> _Scaled:
     """The model at theta (G + J,) as reported."""
-    covariance = as_covariance(covariance)
+    X = as_numbers(X, "X")
+    covariance = as_covariance(covariance, len(X) if X.ndim else None)
+    X = as_matrix(X, "X", covariance.num_samples)
     layout, parameters = layout_of(covariance), parameters_of(theta, covariance)
     scale = np.sqrt(float(parameters[:-1] @ covariance.traces) / covariance.num_samples + parameters[-1])
     if not scale > 0:
         raise ValueError(f"theta: expected a positive total variance, found {theta}")
     scaled = parameters / scale**2
-    Q = orthonormal_basis(layout.whitened(np.asarray(X, np.float64)))
+    Q = orthonormal_basis(layout.whitened(X))
     preconditioner = None if core is None else precondition(core, scaled)
     apply_v, Q_there = apply_v_at(covariance, scaled), covariance.block(Q)
     return _Scaled(covariance, layout, parameters, scaled, scale, Q, Q_there, apply_v, preconditioner)
@@ -339,10 +352,7 @@ def _diagonals(model: _Scaled, diagonals: np.ndarray | None) -> np.ndarray:
     """(n, G) K_g,ii before whitening."""
     expected = (model.covariance.num_samples, model.layout.num_genetic)
     if diagonals is not None:
-        diagonals = np.asarray(diagonals, np.float64)
-        if diagonals.shape != expected:
-            raise ValueError(f"diagonals: expected {expected}, found {diagonals.shape}")
-        return diagonals
+        return as_matrix(diagonals, "diagonals", *expected)
     if not hasattr(model.covariance, "diagonals"):
         raise ValueError("diagonals: expected (n, G), since this covariance does not give the diagonals of its K_g")
     found = np.asarray(model.covariance.diagonals(), np.float64)[:, : model.layout.num_genetic]

@@ -13,20 +13,26 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
+from gpu_reml.ops.arguments import largest_skew
+
 from . import spectral
+from .contract import NOT_FINITE, NOT_SYMMETRIC, SKEW, WRONG_TRACE, refuse, units_of
 from .covariance import CountingCovariance, as_covariance
-from .fit import checked
+from .fit import checked, one_phenotype, start_variances
+from .hooks import Hooks
 from .likelihood import apply_v_at
-from .linalg import orthonormal_basis, project, symmetric
+from .linalg import coordinates, symmetric
 from .moments import Moments, check_left, check_separable, start_values
 from .null import lrt_weights, null_loglik
+from .precondition import complement_traces
 from .residuals import layout_of
 from .result import ConvergenceError, Estimate, FitResult, FixedEffects, Record, make_result
 from .search import Model, Point, Search, derivatives, search
 from .settings import FitSettings
 from .spectral import Measure, Spectrum
 from .step import SingularInformationError
-from .traits import Traits
+from .traits import Traits, make_traits
+from .units import check_variances, hooks_in_given_units, in_given_units, in_moderate_units, reported_factors
 
 BLOCK_COLUMNS = 128  # columns of a product while K_g is formed: enough for BLAS, m x 128 numbers of memory
 # Seconds, measured on one core of a two-core AVX-512 machine, n = 1,000 to 3,000, m = 5,000 and 10,000, G = 1 to 22:
@@ -95,11 +101,28 @@ def contrast_kernels(covariance, basis: Contrasts) -> np.ndarray:
         images = [covariance.apply(np.ones(1), block)] if G == 1 else covariance.apply_each(covariance.features(block))
         for K, image in zip(Ks, images, strict=True):
             K[first:last] = basis.coordinates(np.asarray(image, np.float64)).T
-    for K, name in zip(Ks, covariance.names, strict=True):
+    for K, name, trace in zip(Ks, covariance.names, covariance.traces, strict=True):
         if not np.isfinite(K).all():
-            raise ValueError(f"covariance: component {name} has entries that are not finite; check the operator")
+            refuse(name, NOT_FINITE)
+        largest, skew = np.abs(K).max(), largest_skew(K)
+        if skew > SKEW * max(largest, trace / covariance.num_samples):
+            refuse(name, NOT_SYMMETRIC.format(skew=skew / largest))
         K[:] = symmetric(K)
     return Ks
+
+
+def check_stated(covariance, Q: np.ndarray, left: np.ndarray) -> None:
+    """ValueError where a trace that is stated is not that of the kernels, left (G,) on the complement of Q (n, c).
+
+    Cost: half a pass of c columns.
+    """
+    expected = complement_traces(covariance, covariance.block(Q))
+    stated = np.asarray(covariance.traces, np.float64)
+    unlike = np.abs(left - expected) > SKEW * np.maximum(np.abs(stated), np.abs(left))
+    if unlike.any():
+        g = int(np.argmax(unlike))
+        found, unit = stated[g] + left[g] - expected[g], units_of(covariance)[g]
+        refuse(covariance.names[g], WRONG_TRACE.format(found=unit * found, se=0.0, stated=unit * stated[g]))
 
 
 def exact_moments(Ks: np.ndarray, y: np.ndarray) -> Moments:
@@ -190,16 +213,19 @@ def fit_exact(
     ``strict``, and where components cannot be told apart or the fixed effects leave nothing of one.
     """
     settings = settings or FitSettings()
-    counting = CountingCovariance(as_covariance(covariance, len(y)))
+    y = one_phenotype(y)
+    counting = CountingCovariance(in_moderate_units(as_covariance(covariance, len(y))))
+    factors = reported_factors(counting)
+    report_to = hooks_in_given_units(Hooks(callback), factors)
     trait = one_trait(y, X, counting)
+    check_variances(counting, trait.scales)
     layout, scale = layout_of(counting), float(trait.scales[0])
     if start is not None:
-        start = layout.internal(np.asarray(start, np.float64) / scale**2, settings.residual_floor)
-        if not np.isfinite(start).all():
-            raise ValueError(f"start: expected finite values, residual last, found {start}")
+        start = layout.internal(start_variances(start, counting) / scale**2, settings.residual_floor)
     basis = contrasts(trait.Q)
     Ks, target = contrast_kernels(counting, basis), basis.coordinates(trait.scaled)
     found = exact_moments(Ks, target)
+    check_stated(counting, trait.Q, found.T[-1, :-1])
     check_left(counting, found.T[-1, :-1])
     lower = np.append(np.zeros(len(Ks)), settings.residual_floor)
 
@@ -207,8 +233,7 @@ def fit_exact(
         record = Record(
             iteration, tuple(layout.reported(theta) * scale**2), decrement, norm, 0, 0, counting.column_passes
         )
-        if callback is not None:
-            callback(record)
+        report_to.report(record)
         return record
 
     try:
@@ -228,6 +253,7 @@ def fit_exact(
         raise ConvergenceError(
             f"component {name} cannot be told apart from the others (singular information); remove or merge it"
         ) from None
+    result = in_given_units(result, factors)
     if strict and not result.converged:
         raise ConvergenceError(result.status.value, result)
     return result
@@ -249,15 +275,8 @@ def exact_seconds(num_samples: int, num_variants: int, num_components: int, over
 
 def one_trait(y: np.ndarray, X: np.ndarray, covariance) -> Traits:
     """y (n,) and X (n, c), checked and scaled, or a ValueError that says what is wrong with them."""
-    y = np.asarray(y, np.float64)
-    if y.ndim != 1:
-        raise ValueError(f"y: expected one phenotype (n,), found {y.shape}")
-    Y, X = checked(y[:, None], X, covariance)
-    Q = orthonormal_basis(X)
-    scale = np.linalg.norm(project(Q, Y)) / np.sqrt(len(y) - Q.shape[1])
-    if not scale > 1e-12 * np.abs(y).max():
-        raise ValueError("y: does not vary once the fixed effects are taken out; there is no variance to divide")
-    return Traits(Y, X, Q, np.array([scale]))
+    Y, X = checked(one_phenotype(y)[:, None], X, covariance)
+    return make_traits(Y, X)
 
 
 def result_of(
@@ -314,6 +333,6 @@ def fixed_effects(model: Model, point: Point, trait: Traits, basis: Contrasts, c
     VPy, VQ = images[:, :1], images[:, 1:]
     cross = basis.coordinates(VQ)
     inner = Q.T @ VQ - cross.T @ model.solve(point, cross)
-    to_columns = np.linalg.lstsq(trait.X, Q, rcond=None)[0]
+    to_columns = coordinates(trait.X, Q)
     fitted = Q.T @ (trait.Y - scale * VPy)
     return FixedEffects((to_columns @ fitted)[:, 0], symmetric(to_columns @ inner @ to_columns.T) * scale**2)

@@ -4,17 +4,25 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gpu_reml.ops.arguments import as_numbers, as_vector
+
 from .covariance import CountingCovariance, as_covariance
 from .hooks import Hooks
 from .iterative_fit import iterative_fit
 from .krylov import krylov_fits
-from .linalg import orthonormal_basis, project
-from .probes import Probes
+from .probes import Probes, checked_probes
 from .residuals import layout_of
 from .result import ConvergenceError, FitResult, Record
 from .settings import FitSettings
 from .step import SingularInformationError
-from .traits import Traits
+from .traits import make_traits
+from .units import (
+    check_variances,
+    hooks_in_given_units,
+    in_given_units,
+    in_moderate_units,
+    reported_factors,
+)
 
 
 def fit(
@@ -42,6 +50,7 @@ def fit(
     y = np.asarray(y, np.float64)
     if y.ndim != 1:
         raise ValueError(f"y: expected one phenotype (n,), found {y.shape}; several are for fit_traits")
+    y = one_phenotype(y)
     return fit_traits(y[:, None], X, covariance, probes, settings, start=start, hooks=Hooks(callback), strict=strict)[0]
 
 
@@ -64,33 +73,32 @@ def fit_traits(
     """
     settings = settings or FitSettings()
     hooks = hooks or Hooks()
-    counting = CountingCovariance(as_covariance(covariance, len(Y)))
+    Y = as_numbers(Y, "Y")
+    if Y.ndim != 2:
+        raise ValueError(f"Y: expected traits (n, t), y[:, None] for one, found {Y.shape}")
+    counting = CountingCovariance(in_moderate_units(as_covariance(covariance, len(Y))))
+    factors = reported_factors(counting)
+    hooks = hooks_in_given_units(hooks, factors)
     Y, X = checked(Y, X, counting)
-    check_probes(probes, counting.num_samples)
-    Q = orthonormal_basis(X)
-    residual = project(Q, Y)
-    scales = np.sqrt((residual**2).sum(axis=0) / (len(Y) - Q.shape[1]))
-    flat = ~(scales > 1e-12 * np.abs(Y).max(axis=0))
-    if flat.any():
-        which = "y" if Y.shape[1] == 1 else f"Y[:, {int(np.argmax(flat))}]"
-        raise ValueError(f"{which}: does not vary once the fixed effects are taken out; there is no variance to divide")
-    traits = Traits(Y, X, Q, scales)
+    probes = checked_probes(probes, counting.num_samples)
+    start = None if start is None else start_variances(start, counting)
+    traits = make_traits(Y, X)
+    check_variances(counting, traits.scales)
     if settings.engine == "krylov" and counting.num_components != 1:
         raise ValueError(f"engine: krylov is for one component, found {counting.num_components}; use iterative")
-    if counting.num_components == 1 and settings.engine != "iterative":
-        results = krylov_fits(traits, counting, probes, settings, hooks)
-    else:
-        try:
-            results = [
-                iterative_fit(traits.only(which), counting, probes, settings, hooks, start)
-                for which in range(Y.shape[1])
-            ]
-        except SingularInformationError as error:
-            layout = layout_of(counting)
-            name = [*layout.names, *layout.residual_names][error.index]
-            raise ConvergenceError(
-                f"component {name} cannot be told apart from the others (singular information); remove or merge it"
-            ) from None
+    try:
+        if counting.num_components == 1 and settings.engine != "iterative":
+            results = krylov_fits(traits, counting, probes, settings, hooks)
+        else:
+            each = (traits.only(which) for which in range(Y.shape[1]))
+            results = [iterative_fit(trait, counting, probes, settings, hooks, start) for trait in each]
+    except SingularInformationError as error:
+        layout = layout_of(counting)
+        name = [*layout.names, *layout.residual_names][error.index]
+        raise ConvergenceError(
+            f"component {name} cannot be told apart from the others (singular information); remove or merge it"
+        ) from None
+    results = [in_given_units(result, factors) for result in results]
     for result in results:
         if strict and not result.converged:
             raise ConvergenceError(result.status.value, result)
@@ -99,12 +107,13 @@ def fit_traits(
 
 def checked(Y: np.ndarray, X: np.ndarray, covariance) -> tuple[np.ndarray, np.ndarray]:
     """Y and X as float64, whitened by the reference residual, or a ValueError that says what is wrong with them."""
-    Y, X = np.asarray(Y, np.float64), np.asarray(X, np.float64)
+    Y, X = as_numbers(Y, "y"), as_numbers(X, "X")
     n = covariance.num_samples
     if Y.ndim != 2 or len(Y) != n or not Y.shape[1]:
         raise ValueError(f"y: expected {n} samples to match the covariance, found {Y.shape}")
     if X.ndim != 2 or len(X) != n:
-        raise ValueError(f"X: expected ({n}, c), found {X.shape}")
+        hint = "; one column is x[:, None]" if X.ndim == 1 else ""
+        raise ValueError(f"X: expected ({n}, c), found {X.shape}{hint}")
     if not np.isfinite(Y).all():
         sample = int(np.argwhere(~np.isfinite(Y))[0, 0])
         raise ValueError(f"y: value {Y[sample][~np.isfinite(Y[sample])][0]} of sample {sample} is not finite")
@@ -112,8 +121,17 @@ def checked(Y: np.ndarray, X: np.ndarray, covariance) -> tuple[np.ndarray, np.nd
     return layout.whitened(Y), layout.whitened(X)
 
 
-def check_probes(probes: Probes, n: int) -> None:
-    """The probes' shapes, or a ValueError."""
-    if len(probes.trace) != n or len(probes.sketch) != n or probes.trace.shape[1] < 1:
-        found = f"{probes.trace.shape}, {probes.sketch.shape}"
-        raise ValueError(f"probes: expected ({n}, s >= 1) and ({n}, r), found {found}")
+def one_phenotype(y: np.ndarray) -> np.ndarray:
+    """y (n,) as float64, finite or not, or a ValueError."""
+    y = as_numbers(y, "y")
+    if y.ndim != 1:
+        raise ValueError(f"y: expected one phenotype (n,), found {y.shape}")
+    return y
+
+
+def start_variances(start: np.ndarray, covariance) -> np.ndarray:
+    """Start values as float64, finite and none below 0, as the components are fitted."""
+    start, factors = as_vector(start, "start"), reported_factors(covariance)
+    if (start < 0).any():
+        raise ValueError(f"start: expected variances from 0 up, the residual last, found {start}")
+    return start if factors is None or start.shape != factors.shape else start * factors

@@ -11,16 +11,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpu_reml.ops.arguments import as_count
+
 from .covariance import CountingCovariance, Covariance, as_covariance
 from .exact import one_trait
+from .fit import one_phenotype
 from .likelihood import apply_v_at
 from .linalg import Block, columns, gram, project, symmetric, take_columns
-from .moments import check_left, check_separable, component_images, probe_grams, quadratic_forms
+from .moments import (
+    check_forms,
+    check_images,
+    check_left,
+    check_separable,
+    component_images,
+    probe_grams,
+    quadratic_forms,
+)
 from .precondition import complement_traces
-from .probes import Probes, probes_are_exact
+from .probes import Probes, checked_probes, probes_are_exact
 from .residuals import layout_of
 from .step import SingularInformationError, ai_step
 from .tables import Components, component_lines, component_records
+from .units import check_variances, in_given_units, in_moderate_units, reported_factors
 
 BATCH_BYTES = 1 << 28  # most memory that K_g z of a batch of probes may take
 DEFAULT_PROBES = 64
@@ -79,13 +91,16 @@ def haseman_elston(
     Raises ValueError on invalid input and where components cannot be told apart, ConvergenceError where the fixed
     effects leave nothing of one.
     """
-    counting = CountingCovariance(as_covariance(covariance))
+    y = one_phenotype(y)
+    counting = CountingCovariance(in_moderate_units(as_covariance(covariance, len(y))))
     trait = one_trait(y, X, counting)
+    check_variances(counting, trait.scales)
     layout = layout_of(counting)
     if layout.num_parts:
         raise ValueError("Haseman-Elston regression here takes one residual; fit several by REML")
+    probes = checked_probes(probes, counting.num_samples, 2)
     exact = probes_are_exact(probes.trace)
-    s = probes_used(probes, num_probes, exact, counting.num_samples)
+    s = probes_used(probes, num_probes, exact)
     Q = counting.block(trait.Q)
     Z = project(Q, counting.block(probes.trace[:, :s]))
     found = probe_moments(counting, Q, Z)
@@ -109,7 +124,7 @@ def haseman_elston(
         raise ValueError(f"num_probes: {s} are too few to tell the sampling errors; use more")
     mc = np.zeros_like(T) if exact else inverse @ found.error_of(theta) @ inverse
     scale = float(trait.scales[0])
-    return HEResult(
+    result = HEResult(
         names=layout.names,
         theta=theta * scale**2,
         covariance=sampling * scale**4,
@@ -123,18 +138,17 @@ def haseman_elston(
         residual_names=layout.residual_names,
         residual_traces=tuple(layout.residual_traces),
     )
+    return in_given_units(result, reported_factors(counting))
 
 
-def probes_used(probes: Probes, num_probes: int | None, exact: bool, n: int) -> int:
+def probes_used(probes: Probes, num_probes: int | None, exact: bool) -> int:
     """How many probes are taken, or a ValueError."""
     available = probes.trace.shape[1]
-    if len(probes.trace) != n or available < 2:
-        raise ValueError(f"probes: expected ({n}, s >= 2), found {probes.trace.shape}")
     if exact:
         return available
     if num_probes is None:
         return min(DEFAULT_PROBES, available)
-    if not 2 <= num_probes <= available:
+    if not 2 <= as_count(num_probes, "num_probes", 0) <= available:
         raise ValueError(f"num_probes: expected 2 to {available}, found {num_probes}; draw more probes")
     return num_probes
 
@@ -181,7 +195,10 @@ def probe_moments(covariance: Covariance, Q: Block, Z: Block) -> ProbeMoments:
     for first in range(0, s, batch):
         block = take_columns(Z, slice(first, first + batch))
         features.append(covariance.features(block))
-        grams.append(probe_grams(component_images(covariance, Q, features[-1]), block))
+        images = component_images(covariance, Q, features[-1])
+        grams.append(probe_grams(images, block))
+        check_images(covariance, images, block)
+    check_forms(covariance, np.concatenate(grams), traces)
     a = traces / dimension
     centre = np.hstack([np.eye(G), -a[:, None]])  # [K_1 z, .., K_G z, z] -> [(K_1 - a_1) z, ..]
     per_probe = centre @ np.concatenate(grams) @ centre.T + np.outer(a, traces)

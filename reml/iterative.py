@@ -108,7 +108,7 @@ def prepare(covariance, traits: Traits, probes: Probes, settings: FitSettings) -
     if probes_are_exact(probes.trace):
         used = n
     Z = project(Q, covariance.block(probes.trace[:, :used]))
-    found = moments(covariance, Q, y, Z)
+    found = moments(covariance, Q, y, Z, traces)
     guess = start_values(found, lower)
     if settings.core == "given":
         core = core_on(covariance, Q, traces, guess[:-1], covariance.block(probes.sketch))

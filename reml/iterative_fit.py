@@ -23,7 +23,7 @@ from .iterative import (
     mc_covariance,
     prepare,
 )
-from .linalg import Block, columns, gram, project
+from .linalg import Block, columns, coordinates, gram, project
 from .moments import Moments
 from .null import lrt_weights, null_loglik
 from .precondition import Preconditioner, ProjectedCore, complement_traces, precondition
@@ -174,7 +174,7 @@ def fixed_effects(
     scale = float(traits.scales[0])
     solved = likelihood.solve(Q, apply_v, VQ, preconditioner, tol=1e-3, check=False)
     inner = likelihood.fixed_inverse(Q, VQ, solved.X, solved.R)
-    to_columns = np.linalg.lstsq(traits.X, traits.Q, rcond=None)[0]
+    to_columns = coordinates(traits.X, traits.Q)
     fitted = traits.Q.T @ traits.Y - scale * gram(Q, VPy)
     cov = to_columns @ inner @ to_columns.T * scale**2
     return FixedEffects((to_columns @ fitted)[:, 0], (cov + cov.T) / 2)

@@ -14,12 +14,13 @@ import numpy as np
 
 from . import spectral
 from .calibration import Calibration, ProbeSpectra, calibrate, spectra_of
+from .contract import check_symmetric, check_traces
 from .covariance import CountingCovariance
 from .hooks import Hooks
 from .inference import largest_mc_ratio, mc_covariance_of_theta
 from .lanczos import LanczosState, lanczos_start, lanczos_step, ritz_measures
-from .linalg import Block, column_batches, column_dots, columns, gram, project, symmetric
-from .moments import check_left
+from .linalg import Block, column_batches, column_dots, columns, coordinates, gram, project, symmetric
+from .moments import check_left, check_separable
 from .probes import Probes, probes_are_exact
 from .residuals import layout_of
 from .result import Estimate, FitResult, FixedEffects, Record, Status, make_result
@@ -149,6 +150,8 @@ def advance(cohort: Cohort, run: Run) -> Run:
 
     def apply(B):
         W = cohort.covariance.apply(np.ones(1), B)
+        if not run.edges and B.shape[1] > 1:
+            check_symmetric(cohort.covariance.names[0], B, W, cohort.trace / cohort.dimension)
         edges.append(gram(cohort.Q, W))
         return W - cohort.Q @ edges[-1].astype(W.dtype)
 
@@ -187,6 +190,9 @@ def begin(
             shallow_moments(cohort, probes.trace[:, deep:every][:, b]) for b in column_batches(every - deep, at_once)
         ]
     joined = tuple(np.concatenate(parts) for parts in zip(*moments, strict=True))
+    norms2, alpha, beta = joined
+    forms, squares = norms2 * alpha, norms2 * (alpha**2 + beta**2)
+    check_traces(cohort.covariance, forms[None], squares[None], np.array([cohort.trace]))
     return Settling(run.take(slice(num_lead + deep)), joined, ((),) * t, (None,) * t, 0.0)
 
 
@@ -254,6 +260,7 @@ def estimate(cohort: Cohort, measure: Measure, calibration: Calibration, floor: 
     spectrum = Spectrum(measure, calibration.measure, cohort.dimension)
     theta = spectral.maximise(spectrum, floor)
     ai = spectral.average_information(spectrum, theta)
+    check_separable(ai)
     free = theta > np.array([0.0, floor * (1 + 1e-9)])
     nodes = calibration.spectra.nodes
     d = spectral.eigenvalues_of_v(theta, nodes)
@@ -376,7 +383,7 @@ def fixed_effects(cohort: Cohort, run: Run, traits: Traits, which: int, theta: n
         FPF[:, j] = edges[:, t + position] @ krylov_coordinates(run, t + position, theta)
     FPF[~cohort.moved] = 0
     inner = theta[0] * cohort.inner + theta[1] * np.eye(len(FPF)) - theta[0] ** 2 * symmetric(FPF)
-    to_columns = np.linalg.lstsq(traits.X, traits.Q, rcond=None)[0]
+    to_columns = coordinates(traits.X, traits.Q)
     scale = traits.scales[which]
     fitted = traits.Q.T @ traits.Y[:, which] - scale * vpy
     return FixedEffects(to_columns @ fitted, symmetric(to_columns @ inner @ to_columns.T) * scale**2)

@@ -5,7 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .linalg import Block, column_batches, column_dots, columns, take_columns
+from gpu_reml.ops.arguments import as_apply, as_block, as_count, as_number
+
+from .contract import NOT_FINITE, NOT_SYMMETRIC, skew_of
+from .linalg import Block, column_batches, column_dots, columns, of_shape, take_columns
 
 Apply = Callable[[Block], Block]
 
@@ -74,6 +77,8 @@ def lanczos_step(apply_v: Apply, state: LanczosState, at_once: int | None = None
     if state.betas:
         W = W - state.betas[-1].astype(current.dtype) * previous
     alpha = np.where(live, column_dots(W, current), 1.0)
+    if not np.isfinite(alpha).all():
+        raise ValueError("apply_v: " + NOT_FINITE)
     W = W - alpha.astype(current.dtype) * current
     beta = np.sqrt(column_dots(W, W))
     live = live & (beta > 8 * tiny * np.abs(alpha))
@@ -140,22 +145,56 @@ def slq(
 ) -> SlqResult:
     """tr f(V) for symmetric positive definite V (n, n) from probes (n, s) with E[z z'] = I, by Lanczos quadrature.
 
+    apply_v: B -> V B, or V itself as a matrix.  Probes are a block, of which the products have the type.
+
     Stops when the estimate moves between two steps by at most ``tol`` per sample or ``mc_share`` Monte-Carlo errors,
     or after ``max_steps``.  control_mean: the exact tr(V) on the space of the probes, if known; z'Vz (the first Lanczos
     coefficient) is then used as a control variate with its regression slope over the probes.
     Cost: one pass of s columns a step, ``at_once`` at a time (None for all).  mc_se is the standard error over probes;
     with sqrt(n) I as probes the estimate is exact and mc_se says nothing.
+    Raises ValueError for wrong arguments, a V that is not symmetric, and an f without value at an eigenvalue of V, such
+    as log where V is not positive definite.
     Source: Ubaru, Chen & Saad 2017, SIAM J. Matrix Anal. Appl. 38:1075.
     """
-    limit = max(1, min(max_steps, len(probes)))
+    probes = as_block(probes, "probes")
+    if not probes.shape[1]:
+        raise ValueError("probes: expected (n, s >= 1), found no column")
+    apply_v = symmetric_in_sight(as_apply(apply_v, "apply_v", len(probes)))
+    if as_number(tol, "tol") < 0:
+        raise ValueError(f"tol: expected 0 or more, found {tol}")
+    limit = min(as_count(max_steps, "max_steps"), len(probes))
     previous = np.nan
     for tridiagonal in lanczos_steps(apply_v, probes, at_once):
-        per_probe = controlled(quadrature(tridiagonal, f), tridiagonal, control_mean)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values = quadrature(tridiagonal, f)
+        if not np.isfinite(values).all():
+            lowest = float(ritz_measures(tridiagonal)[0].min())
+            raise ValueError(
+                f"f: has no finite value at an eigenvalue of V, of which the least seen is {lowest:.3g}; for log, V "
+                "must be positive definite"
+            )
+        per_probe = controlled(values, tridiagonal, control_mean)
         estimate, taken = float(per_probe.mean()), len(tridiagonal.alpha)
         allowed = max(tol * len(probes), mc_share * np.nan_to_num(standard_error(per_probe)))
         if taken >= limit or abs(estimate - previous) <= allowed:
             return SlqResult(estimate, standard_error(per_probe), per_probe, taken)
         previous = estimate
+
+
+def symmetric_in_sight(apply_v: Apply) -> Apply:
+    """V with its answers' shapes checked, and in the first block whether it is symmetric; ValueError where not."""
+    seen = False
+
+    def apply(B: Block) -> Block:
+        nonlocal seen
+        image = of_shape(apply_v(B), B, "apply_v")
+        skew = 0.0 if seen else skew_of(B, image, 0.0)
+        seen = True
+        if skew:
+            raise ValueError("apply_v: V " + NOT_SYMMETRIC.format(skew=skew))
+        return image
+
+    return apply
 
 
 def controlled(per_probe: np.ndarray, tridiagonal: Tridiagonal, control_mean: float | None) -> np.ndarray:

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpu_reml.ops.arguments import as_apply, as_matrix, as_variances, as_vector
+
 from .covariance import Covariance, as_covariance
-from .lanczos import slq
+from .lanczos import slq, standard_error
 from .linalg import (
     Block,
     column_batches,
@@ -18,14 +20,16 @@ from .linalg import (
     columns,
     gram,
     orthonormal_basis,
+    powers_of_two,
     project,
     symmetric,
     take_columns,
 )
 from .pcg import PcgResult, pcg
 from .precondition import Preconditioner, ProjectedCore, precondition
-from .probes import probes_are_exact
+from .probes import probes_are_exact, trace_probes
 from .traces import probe_images, trace_estimates
+from .traits import make_traits
 
 Apply = Callable[[Block], Block]
 MAX_LANCZOS = 400  # steps; quadrature settles long before, at 10 to 30
@@ -51,9 +55,30 @@ class Score(NamedTuple):
     traces: np.ndarray
 
 
-def of_one_residual(covariance) -> Covariance:
+class Model(NamedTuple):
+    """The arguments of a function of theta, checked: phenotype (n,) over its ``scale``, basis of X (n, c), a covariance
+    of one residual and its variances (G + 1,) over the scale's square."""
+
+    y: np.ndarray
+    Q: np.ndarray
+    covariance: Covariance
+    theta: np.ndarray
+    scale: float
+
+
+def model_of(theta, y, X, covariance) -> Model:
+    """The arguments as numerics take them, or a ValueError that names the wrong one."""
+    y = as_vector(y, "y")
+    covariance = of_one_residual(covariance, len(y))
+    n = covariance.num_samples
+    traits = make_traits(as_vector(y, "y", n)[:, None], as_matrix(X, "X", n))
+    theta, scale = as_variances(theta, "theta", covariance.num_components + 1), float(traits.scales[0])
+    return Model(traits.scaled[:, 0], traits.Q, covariance, theta / scale**2, scale)
+
+
+def of_one_residual(covariance, num_samples: int | None = None) -> Covariance:
     """A covariance, or components as one, whose residual is an identity; ValueError for other residuals."""
-    covariance = as_covariance(covariance)
+    covariance = as_covariance(covariance, num_samples)
     if getattr(covariance, "layout", None) is not None:
         raise ValueError(
             "covariance: expected genetic components beside one identity residual, found those of with_residuals; fit "
@@ -68,8 +93,12 @@ def on_complement(Q: Block, apply_v: Apply) -> Apply:
 
 
 def apply_v_at(covariance, theta: np.ndarray) -> Apply:
-    """B -> V(theta) B = sum_g theta_g K_g B + theta_e B; one pass."""
-    theta = np.asarray(theta, np.float64)
+    """B -> V(theta) B = sum_g theta_g K_g B + theta_e B; one pass.
+
+    covariance: as :func:`~gpu_reml.reml.covariance.as_covariance` takes it; theta (G + 1,), residual last.
+    """
+    covariance = as_covariance(covariance)
+    theta = as_vector(theta, "theta", covariance.num_components + 1)
     return lambda B: covariance.apply(theta[:-1], B) + B.dtype.type(theta[-1]) * B
 
 
@@ -111,15 +140,28 @@ def loglik(
 ) -> Loglik:
     """REML log-likelihood at the covariance ``apply_v`` (n, k) -> V B, from probes (n, s).
 
-    y (n,), X (n, c); the blocks have the probes' type (float64 for integer probes).  See :func:`loglik_of_contrasts`.
+    y (n,), X (n, c); the blocks have the probes' type (float64 for integer probes); V as a symmetric matrix (n, n) does
+    as well.  Raises ValueError where an argument is wrong, BreakdownError where V is not positive definite.
+    See :func:`loglik_of_contrasts`.
     """
-    Q = orthonormal_basis(X)
+    y = as_vector(y, "y")
+    Q = orthonormal_basis(as_matrix(X, "X", len(y)))
+    probes, apply_v = trace_probes(probes, len(y)), as_apply(apply_v, "apply_v", len(y))
     dtype = probes.dtype if probes.dtype.kind == "f" else np.float64
-    target = project(Q, np.asarray(y, np.float64)[:, None]).astype(dtype)
+    unit = float(powers_of_two(np.abs(y).max(initial=0.0)))  # y's squares may be none of the blocks' type
+    target = project(Q, y[:, None] / unit).astype(dtype)
     Z = project(Q, probes.astype(dtype))
-    options = {"preconditioner": preconditioner, "tol": tol, "quadrature": quadrature}
-    found = loglik_of_contrasts(Q, target, Z, apply_v, **options)
+    solved, ypy, logdets = solve_and_quadrature(Q, target, Z, apply_v, preconditioner, tol, quadrature)
+    Py = solved.X * solved.X.dtype.type(unit)
+    found = loglik_from(logdets, ypy * unit**2, len(y) - Q.shape[1], Py)
     return found._replace(mc_se=0.0) if probes_are_exact(probes) else found
+
+
+def loglik_from(logdets: np.ndarray, ypy: float, dimension: int, Py: Block) -> Loglik:
+    """-1/2 [log|A'VA| + y'Py] - (n-c)/2 log 2 pi from log-determinants (s,) by probe."""
+    per_probe = -0.5 * (logdets + ypy) - 0.5 * dimension * np.log(2 * np.pi)
+    mc_se = 0.5 * standard_error(logdets)
+    return Loglik(float(per_probe.mean()), mc_se, float(logdets.mean()), ypy, Py, per_probe)
 
 
 def loglik_of_contrasts(
@@ -137,27 +179,34 @@ def loglik_of_contrasts(
 
     ell_R = -1/2 [log|A'VA| + y'Py] - (n-c)/2 log 2 pi (Patterson & Thompson 1971, Biometrika 58:545).  The
     log-determinant is log|M| exactly plus tr log(M^-1/2 V M^-1/2) by Lanczos quadrature; M = I without preconditioner.
+    Without, the trace is n - c times the ratio of z'log(V)z to z'z, so that V in another unit only shifts it.
     Py0: start of the solve for P y, to ``tol``.  quadrature: ``tol``, ``mc_share`` and ``at_once`` of
     :func:`~gpu_reml.reml.lanczos.slq`.
     Cost: the Lanczos steps' passes of s columns and one column for y.
     """
+    solved, ypy, logdets = solve_and_quadrature(Q, y, Z, apply_v, preconditioner, tol, quadrature, Py0)
+    return loglik_from(logdets, ypy, Q.shape[0] - Q.shape[1], solved.X)
+
+
+def solve_and_quadrature(
+    Q: Block, y: Block, Z: Block, apply_v: Apply, preconditioner, tol: float, quadrature: dict | None, Py0=None
+) -> tuple[PcgResult, float, np.ndarray]:
+    """P y with its solve, y'Py, and log|A'VA| (s,) by probe; see :func:`loglik_of_contrasts`."""
     n, c = Q.shape
     solved = solve(Q, apply_v, y, preconditioner, tol=tol, X0=Py0, check=False)
-    apply_a = on_complement(Q, apply_v)
-    control_mean, log_m = None, 0.0
-    if preconditioner is not None:
-        inner = apply_a
-
-        def apply_a(B):
-            return preconditioner.apply_power(inner(preconditioner.apply_power(B, -0.5)), -0.5)
-
-        control_mean, log_m = float(n - c), preconditioner.logdet
-    found = slq(apply_a, Z, np.log, max_steps=MAX_LANCZOS, control_mean=control_mean, **(quadrature or {}))
-    logdet = found.estimate + log_m
     ypy = float(column_dots(y, solved.X)[0] + column_dots(solved.X, solved.R)[0])  # errs by the square of the solve's
-    constant = -0.5 * (log_m + ypy) - 0.5 * (n - c) * np.log(2 * np.pi)
-    per_probe = constant - 0.5 * found.per_probe
-    return Loglik(constant - 0.5 * found.estimate, 0.5 * found.mc_se, logdet, ypy, solved.X, per_probe)
+    apply_a, options = on_complement(Q, apply_v), {"max_steps": MAX_LANCZOS, **(quadrature or {})}
+    if preconditioner is None:
+        found = slq(apply_a, Z, np.log, **options)
+        squares = column_dots(Z, Z)  # of known mean n - c: a common factor of V's eigenvalues then has no error
+        mean_log = found.estimate / squares.mean()
+        return solved, ypy, (n - c) * mean_log + found.per_probe - mean_log * squares
+
+    def apply_half(B):
+        return preconditioner.apply_power(apply_a(preconditioner.apply_power(B, -0.5)), -0.5)
+
+    found = slq(apply_half, Z, np.log, control_mean=float(n - c), **options)
+    return solved, ypy, found.per_probe + preconditioner.logdet
 
 
 def score(
@@ -175,15 +224,16 @@ def score(
     covariance: any :class:`~gpu_reml.reml.covariance.Covariance` or dense matrices [K_1, ...].  ``core`` brings the
     preconditioner and the control variates; without it the traces are plain Hutchinson.
     """
-    covariance, theta = of_one_residual(covariance), np.asarray(theta, np.float64)
-    Q = orthonormal_basis(X)
+    y, Q, covariance, theta, scale = model_of(theta, y, X, covariance)
+    probes = trace_probes(probes, len(y))
     preconditioner = None if core is None else precondition(core, theta)
-    B, Q = covariance.block(np.column_stack([np.asarray(y, np.float64), probes])), covariance.block(Q)
+    B, Q = covariance.block(np.column_stack([y, probes])), covariance.block(Q)
     PB = solve(Q, apply_v_at(covariance, theta), B, preconditioner, tol=tol).X
     images = probe_images(covariance, core, project(Q, B[:, 1:]))
     traces = trace_estimates(covariance, theta, images, PB[:, 1:], preconditioner)
     mc = np.zeros((len(theta),) * 2) if probes_are_exact(probes) else traces.covariance / 4
-    return Score((quadratic_forms(covariance, PB[:, :1]) - traces.mean) / 2, mc, traces.mean)
+    value = (quadratic_forms(covariance, PB[:, :1]) - traces.mean) / 2
+    return Score(value / scale**2, mc / scale**4, traces.mean / scale**2)
 
 
 def quadratic_forms(covariance, Py: Block) -> np.ndarray:
@@ -205,15 +255,14 @@ def average_information(
 
     Source: Gilmour, Thompson & Cullis 1995, Biometrics 51:1440, equation 7 (there for a different parameterisation).
     """
-    covariance, theta = of_one_residual(covariance), np.asarray(theta, np.float64)
-    Q = orthonormal_basis(X)
+    y, Q, covariance, theta, scale = model_of(theta, y, X, covariance)
     preconditioner = None if core is None else precondition(core, theta)
     apply_v = apply_v_at(covariance, theta)
-    B, Q = covariance.block(np.asarray(y, np.float64)[:, None]), covariance.block(Q)
+    B, Q = covariance.block(y[:, None]), covariance.block(Q)
     Py = solve(Q, apply_v, B, preconditioner, tol=tol).X
     F = project(Q, component_images(covariance, Py))
     solved = solve(Q, apply_v, F, preconditioner, tol=tol)
-    return ai_matrix(F, solved.X, solved.R)
+    return ai_matrix(F, solved.X, solved.R) / scale**4
 
 
 def ai_matrix(F: Block, PF: Block, R: Block) -> np.ndarray:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from scipy import linalg
 
+from gpu_reml.ops.arguments import as_numbers
+
 Block = Any  # see above
 # Share of a squared length outside the fixed effects under which it is rounding, by bytes of the products' type: a
 # hundred times that of the products.
@@ -22,7 +24,9 @@ def orthonormal_basis(X: np.ndarray) -> np.ndarray:
     The rank is decided on unit-length columns by pivoted QR.  Raises ValueError that gives the index of a dependent
     column, or when X has no fewer columns than rows.
     """
-    X = np.asarray(X, np.float64)
+    X = as_numbers(X, "X")
+    if X.ndim != 2:
+        raise ValueError(f"X: expected (n, c), found {X.shape}")
     n, c = X.shape
     if c >= n:
         raise ValueError(f"X: expected fewer columns than samples, found {c} columns for {n} samples")
@@ -30,7 +34,7 @@ def orthonormal_basis(X: np.ndarray) -> np.ndarray:
         raise ValueError(f"X: column {int(np.argwhere(~np.isfinite(X))[0, 1])} has a value that is not finite")
     if c == 0:
         return np.zeros((n, 0))
-    lengths = np.linalg.norm(X, axis=0)
+    lengths = column_lengths(X)
     if (lengths == 0).any():
         raise ValueError(f"X: column {int(np.argmin(lengths))} is zero; remove it")
     Q, R, pivots = linalg.qr(X / lengths, mode="economic", pivoting=True)
@@ -43,6 +47,32 @@ def orthonormal_basis(X: np.ndarray) -> np.ndarray:
     return Q
 
 
+def powers_of_two(sizes: np.ndarray) -> np.ndarray:
+    """The power of two at or below each positive size, by which numbers scale without rounding; 1 for 0."""
+    return np.where(sizes > 0, np.ldexp(1.0, np.frexp(sizes)[1] - 1), 1.0)
+
+
+def column_lengths(B: np.ndarray) -> np.ndarray:
+    """(k,) Euclidean lengths of columns of numbers of any size, whose squares may overflow or vanish."""
+    units = powers_of_two(np.abs(B).max(axis=0, initial=0.0))
+    return units * np.linalg.norm(B / units, axis=0)
+
+
+def coordinates(X: np.ndarray, Q: np.ndarray) -> np.ndarray:
+    """T (c, p) with X T next to Q (n, p), or (c,) to a vector, in least squares; X (n, c), columns of any size."""
+    lengths = column_lengths(X)
+    lengths[lengths == 0] = 1.0
+    found = np.linalg.lstsq(X / lengths, Q, rcond=None)[0]
+    return (found.T / lengths).T
+
+
+def logdet_gram(X: np.ndarray) -> float:
+    """log|X'X| for X (n, c) of full rank; columns of any size."""
+    lengths = column_lengths(X)
+    unit = X / lengths
+    return float(2 * np.log(lengths).sum() + np.linalg.slogdet(unit.T @ unit)[1])
+
+
 def project(Q: Block, B: Block) -> Block:
     """(I - Q Q') B in B's type."""
     if isinstance(Q, np.ndarray):
@@ -51,12 +81,13 @@ def project(Q: Block, B: Block) -> Block:
 
 
 def column_dots(A: Block, B: Block) -> np.ndarray:
-    """(k,) float64 inner products of matching columns of two (n, k) blocks, summed in float64."""
+    """(k,) float64 inner products of matching columns of two (n, k) blocks, in float64 throughout."""
     if not isinstance(A, np.ndarray):
         return A.column_dots(B)
     total = np.zeros(A.shape[1])
     for first in range(0, len(A), 4096):
-        total += np.sum(A[first : first + 4096] * B[first : first + 4096], axis=0, dtype=np.float64)
+        rows = slice(first, first + 4096)
+        total += np.multiply(A[rows], B[rows], dtype=np.float64).sum(axis=0)
     return total
 
 
@@ -93,6 +124,17 @@ def column_batches(num_columns: int, at_once: int | None) -> list[slice]:
 def scale_rows(B: Block, column: Block) -> Block:
     """diag(s) B for a column s (n, 1) that is where B is, in B's type."""
     return B * column.astype(B.dtype, copy=False) if isinstance(B, np.ndarray) else B.scale_rows(column)
+
+
+def of_shape(image: Any, B: Block, name: str) -> Block:
+    """What a caller's function made of B, if it is a block of B's shape; a ValueError else.  Nothing is read of it."""
+    shape = getattr(image, "shape", None)
+    if shape is None or tuple(shape) != tuple(B.shape):
+        found = type(image).__name__ if shape is None else tuple(shape)
+        raise ValueError(f"{name}: returns {found} for a block {tuple(B.shape)}; return one of the same shape")
+    if isinstance(image, np.ndarray) and (type(image) is not np.ndarray or image.dtype.kind not in "biuf"):
+        raise ValueError(f"{name}: returns {type(image).__name__} of {image.dtype}, expected real numbers in an array")
+    return image
 
 
 def zeros_like(B: Block) -> Block:

@@ -13,12 +13,14 @@ from typing import NamedTuple
 import numpy as np
 
 from gpu_reml.ops import take_variants, to_dense
+from gpu_reml.ops.arguments import as_array
 from gpu_reml.ops.loco import LeaveOut
 
 from .association import Scan, left_of_fixed_effects, make_scan, tested_variants
 from .lanczos import lanczos_steps, ritz_measures
-from .linalg import Block, column_batches, column_dots, columns, project, take_columns
+from .linalg import Block, column_batches, column_dots, column_lengths, columns, project, take_columns
 from .pcg import PcgResult, pcg
+from .traits import check_unit
 
 FEATURE_BYTES = 1 << 29  # of features (m, k) that are held while columns are solved together
 
@@ -310,10 +312,14 @@ def loco_scan(
 
 def loco_model(Y: np.ndarray, X: np.ndarray, left: LeaveOut, thetas: np.ndarray) -> LocoModel:
     """Y (n, t), X (n, c) and thetas (C, t, 2) in the traits' units squared, checked and on the scale of variance 1."""
-    thetas = np.asarray(thetas, np.float64)
+    thetas = as_array(thetas, "thetas")
     Q, y = left_of_fixed_effects(Y, X)
     expected = (len(left.rows), y.shape[1], 2)
     if thetas.shape != expected:
         raise ValueError(f"thetas: expected {expected}, found {thetas.shape}")
-    scales = np.linalg.norm(y, axis=0) / np.sqrt(len(y) - X.shape[1])
+    if (thetas < 0).any() or not (thetas[..., -1] > 0).all():
+        raise ValueError("thetas: expected variances from 0 up, the residual last and above 0")
+    scales = column_lengths(y) / np.sqrt(len(y) - Q.shape[1])
+    for trait, scale in enumerate(scales):
+        check_unit(scale, f"Y[:, {trait}]")
     return LocoModel(left, Q, y / scales, scales, thetas / scales[None, :, None] ** 2)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize
 
+from .contract import REMEDY, SKEW, check_symmetric, check_traces, refuse, units_of
 from .covariance import Covariance
 from .linalg import COLLINEAR, Block, column_dots, project
 from .result import ConvergenceError
@@ -22,15 +23,31 @@ class Moments(NamedTuple):
     q: np.ndarray
 
 
-def moments(covariance: Covariance, Q: Block, y: Block, Z: Block) -> Moments:
+def moments(covariance: Covariance, Q: Block, y: Block, Z: Block, left: np.ndarray) -> Moments:
     """Normal equations T theta = q of Haseman-Elston regression, T from projected probes Z (n, s).
 
-    T is a Gram matrix of the vectors K_g z, so it is positive semidefinite.  y (n, 1) projected.  Cost: one pass of s
-    columns (times the overlap), half a pass of one column.  Memory: G n s.
+    T is a Gram matrix of the vectors K_g z, so it is positive semidefinite.  y (n, 1) projected.  left (G,): the stated
+    tr(K_g) on the complement of X, which must agree with the probes.  Cost: one pass of s columns (times the overlap),
+    half a pass of one column.  Memory: G n s.
     Source: Haseman & Elston 1972, Behav. Genet. 2:3; randomised: Wu & Sankararaman 2018, Bioinformatics 34:i187.
     """
     images = component_images(covariance, Q, covariance.features(Z))
-    return Moments(probe_grams(images, Z).mean(axis=0), quadratic_forms(covariance, y))
+    grams = probe_grams(images, Z)
+    check_images(covariance, images, Z)
+    check_forms(covariance, grams, left)
+    return Moments(grams.mean(axis=0), quadratic_forms(covariance, y))
+
+
+def check_images(covariance: Covariance, images, Z: Block) -> None:
+    """ValueError where images K_g Z (G, n, s) are not those of symmetric K_g; no pass."""
+    for name, image, trace in zip(covariance.names, images, covariance.traces, strict=True):
+        check_symmetric(name, Z, image, trace / covariance.num_samples)
+
+
+def check_forms(covariance: Covariance, grams: np.ndarray, left: np.ndarray) -> None:
+    """ValueError where probes deny the traces left (G,), from their :func:`probe_grams` (s, G + 1, G + 1)."""
+    squares = np.diagonal(grams, axis1=1, axis2=2)[:, :-1].T
+    check_traces(covariance, grams[:, :-1, -1].T, squares, left)
 
 
 def component_images(covariance: Covariance, Q: Block, features):
@@ -87,7 +104,12 @@ def check_left(covariance: Covariance, left: np.ndarray) -> None:
     """Raise ConvergenceError that names a component of which the fixed effects leave nothing.
 
     left (G,): traces on the complement of X, which rounding alone keeps from zero where X spans a component.
+    ValueError where the fixed effects have more of a component than the trace that is stated.
     """
+    for name, trace, rest, unit in zip(covariance.names, covariance.traces, left, units_of(covariance), strict=True):
+        if rest < -SKEW * trace:
+            found, stated = unit * (trace - rest), unit * trace
+            refuse(name, f"has {found:.6g} on the fixed effects alone, more than its trace, {stated:.6g}; {REMEDY}")
     none = left <= COLLINEAR[np.dtype(covariance.dtype).itemsize] * covariance.traces
     if none.any():
         raise ConvergenceError(

@@ -5,9 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .linalg import Block, column_dots, zeros_like
+from gpu_reml.ops.arguments import as_apply, as_block, as_count, as_tolerance
+
+from .linalg import Block, column_dots, of_shape, powers_of_two, zeros_like
 
 Apply = Callable[[Block], Block]
+LARGEST = 1e12  # of the entries of a right-hand side, and the inverse of the least, that is solved for as it is
 
 
 class PcgResult(NamedTuple):
@@ -38,17 +41,40 @@ def pcg(
 ) -> PcgResult:
     """Solve V X = B (n, k) for symmetric positive definite V, every column to its own tolerance.
 
+    apply_v: B -> V B, or V itself as a matrix.  B is a block: one right-hand side is b[:, None], and so is its X.
     by_column: every column has a V of its own, and ``apply_v(P, which)`` is told which of the k columns are in P.
 
     A column stops when |b - V x| <= tol |b| and then leaves the block, so it costs no further product.  Blocks stay in
     B's type; every scalar is a float64 sum.  Cost: k columns a pass and iteration, one more pass for a start X0 and
     one for ``check``, which replaces the recursive residuals by true ones (float32 drift shows there).
-    A column that does not converge is reported, not raised.  Raises BreakdownError when V is not positive definite.
+    A column that does not converge is reported, not raised.  Raises ValueError for arguments that do not fit together,
+    BreakdownError when V is not positive definite or a product is not finite.
     Source: Hestenes & Stiefel 1952, J. Res. NBS 49:409; preconditioned as in Golub & Van Loan, 4th ed., 11.5.
     """
-    apply = apply_v if by_column else lambda P, which: apply_v(P)
+    B = as_block(B, "B")
+    n, k = B.shape
+    apply_v, max_iterations = as_apply(apply_v, "apply_v", n), as_count(max_iterations, "max_iterations")
+    apply_minv = None if apply_minv is None else as_apply(apply_minv, "apply_minv", n)
+    X0 = None if X0 is None else as_block(X0, "X0", n)
+    if X0 is not None and X0.shape[1] != k:
+        raise ValueError(f"X0: expected {k} columns as B, found {X0.shape}")
+    tol = np.broadcast_to(as_tolerance(tol, "tol", k), (k,))
+
+    def apply(P: Block, which: np.ndarray) -> Block:
+        VP = apply_v(P, which) if by_column else apply_v(P)
+        return of_shape(VP, P, "apply_v")
+
+    units = powers_of_two(np.abs(B).max(axis=0, initial=0.0)) if isinstance(B, np.ndarray) else np.ones(k)
+    if not ((units > LARGEST) | (units < 1 / LARGEST)).any():
+        return _solve(apply, B, X0, apply_minv, tol, max_iterations, check)
+    units = units.astype(B.dtype)  # in which squares are numbers
+    start = None if X0 is None else X0 / units
+    found = _solve(apply, B / units, start, apply_minv, tol, max_iterations, check)
+    return found._replace(X=found.X * units, R=found.R * units)
+
+
+def _solve(apply: Callable, B: Block, X0, apply_minv, tol: np.ndarray, max_iterations: int, check: bool) -> PcgResult:
     k = B.shape[1]
-    tol = np.broadcast_to(np.asarray(tol, np.float64), (k,))
     lengths = np.sqrt(column_dots(B, B))
     target = tol * lengths
     X = zeros_like(B) if X0 is None else X0.astype(B.dtype, copy=True)
@@ -61,14 +87,19 @@ def pcg(
     for _ in range(max_iterations):
         if not len(active):
             break
-        M = R if apply_minv is None else apply_minv(R)
+        M = R if apply_minv is None else of_shape(apply_minv(R), R, "apply_minv")
         rz_new = column_dots(R, M)
+        if not (rz_new > 0).all():
+            raise BreakdownError(
+                f"r'M^-1 r = {rz_new[~(rz_new > 0)][0]:.3g}: the preconditioner is not positive definite, or not finite"
+            )
         P = M.copy() if P is None else M + (rz_new / rz).astype(B.dtype) * P
         VP = apply(P, active)
         curvature = column_dots(P, VP)
-        if (curvature <= 0).any():
+        bad = ~((curvature > 0) & np.isfinite(curvature))
+        if bad.any():
             raise BreakdownError(
-                f"p'Vp = {curvature.min():.3g} in column {active[np.argmin(curvature)]}: the covariance is not "
+                f"p'Vp = {curvature[bad].min():.3g} in column {active[bad][0]}: the covariance is not "
                 "positive definite in this precision; check the operator, or use float64 products"
             )
         alpha = (rz_new / curvature).astype(B.dtype)

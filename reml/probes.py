@@ -4,6 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpu_reml.ops.arguments import as_count, as_numbers
+
+CHANCE = 6  # standard errors by which the mean square of probes may differ from 1
+FEW_SAMPLES = 64  # up to which probes of +-1 may be alike by chance
+ROUNDING = 1e-10
+
 
 class Probes(NamedTuple):
     """``trace`` (n, s) probes z with E[zz'] = I, used from the left as needed; ``sketch`` (n, r), independent."""
@@ -19,7 +25,8 @@ def default_rank(num_samples: int) -> int:
 
 def draw_probes(num_samples: int, num_probes: int = 256, rank: int | None = None, seed: int = 0) -> Probes:
     """Rademacher probes (int8, +1 or -1) and sketch from one seed; the first s do not depend on ``num_probes``."""
-    rank = default_rank(num_samples) if rank is None else rank
+    num_samples, num_probes = as_count(num_samples, "num_samples"), as_count(num_probes, "num_probes", 0)
+    rank = default_rank(num_samples) if rank is None else as_count(rank, "rank", 0)
     streams = np.random.SeedSequence(seed).spawn(2)
     drawn = [
         np.random.default_rng(stream).integers(0, 2, (columns, num_samples), np.int8).T * np.int8(2) - np.int8(1)
@@ -30,6 +37,7 @@ def draw_probes(num_samples: int, num_probes: int = 256, rank: int | None = None
 
 def exact_probes(num_samples: int, rank: int = 0, seed: int = 0) -> Probes:
     """sqrt(n) I as probes: every trace is then exact.  n columns, so for small n."""
+    num_samples = as_count(num_samples, "num_samples")
     return Probes(np.sqrt(num_samples) * np.eye(num_samples), draw_probes(num_samples, 0, rank, seed).sketch)
 
 
@@ -40,3 +48,75 @@ def probes_are_exact(Z: np.ndarray) -> bool:
         return False
     gram = Z.astype(np.float64) @ Z.T.astype(np.float64) / s
     return bool(np.allclose(gram, np.eye(n), rtol=0, atol=1e-10))
+
+
+def checked_probes(probes: Probes, n: int, least: int = 1) -> Probes:
+    """Probes of n samples with at least so many to trace with, or a ValueError that says what is wrong with them.
+
+    The trace's have E[zz'] = I, which their mean square tells; none is another's copy, nor one of the sketch's, which
+    is independent of them.  Cost: two reads.
+    """
+    if not (isinstance(probes, tuple) and len(probes) == 2):
+        raise ValueError(f"probes: expected those of draw_probes, found {type(probes).__name__}")
+    trace, sketch = (probe_block(part, f"probes.{name}") for part, name in zip(probes, Probes._fields, strict=True))
+    if len(trace) != n or len(sketch) != n or trace.shape[1] < least:
+        raise ValueError(f"probes: expected ({n}, s >= {least}) and ({n}, r), found {trace.shape}, {sketch.shape}")
+    check_trace_probes(trace, "probes.trace")
+    if n > FEW_SAMPLES and sketch.shape[1] and not probes_are_exact(trace):
+        together = np.column_stack([trace[:FEW_SAMPLES], sketch[:FEW_SAMPLES]])
+        for a, b in copies(together):
+            if a < trace.shape[1] <= b and _alike(trace[:, a], sketch[:, b - trace.shape[1]]):
+                raise ValueError(
+                    f"probes.sketch: column {b - trace.shape[1]} is that of probes.trace {a}; draw them independently"
+                )
+    return Probes(trace, sketch)
+
+
+def trace_probes(value, n: int, name: str = "probes") -> np.ndarray:
+    """Probes (n, s >= 1) to estimate traces with, or a ValueError; see :func:`checked_probes`."""
+    Z = probe_block(value, name)
+    if len(Z) != n or not Z.shape[1]:
+        raise ValueError(f"{name}: expected ({n}, s >= 1), found {Z.shape}")
+    check_trace_probes(Z, name)
+    return Z
+
+
+def probe_block(value, name: str) -> np.ndarray:
+    """(n, s) finite numbers, in their own type where that is whole numbers or float."""
+    array = value if isinstance(value, np.ndarray) and value.dtype.kind in "if" else as_numbers(value, name)
+    if array.ndim != 2:
+        hint = "; one probe is z[:, None]" if array.ndim == 1 else ""
+        raise ValueError(f"{name}: expected (n, s), found {array.shape}{hint}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name}: column {int(np.argwhere(~np.isfinite(array))[0, 1])} has a value that is not finite")
+    return array
+
+
+def check_trace_probes(Z: np.ndarray, name: str) -> None:
+    """ValueError for probes (n, s) that are not of unit variance, or copies of one another."""
+    n = len(Z)
+    if not Z.size:
+        return
+    square = sum(float(np.square(Z[first : first + 4096], dtype=np.float64).sum()) for first in range(0, n, 4096))
+    if abs(square / Z.size - 1) > CHANCE * np.sqrt(2 / Z.size) + 1e-3:
+        raise ValueError(
+            f"{name}: a mean square of {square / Z.size:.4g}, expected 1: probes have E[zz'] = I, as +-1 and N(0, 1)"
+        )
+    if n > FEW_SAMPLES and not probes_are_exact(Z):
+        for a, b in copies(Z[:FEW_SAMPLES]):
+            if _alike(Z[:, a], Z[:, b]):
+                raise ValueError(f"{name}: columns {a} and {b} are one probe, taken twice")
+
+
+def copies(Z: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs (a, b), a < b, of columns that are one another's multiple to rounding; columns of zeros have none."""
+    Z = Z.astype(np.float64)
+    lengths = np.sqrt((Z**2).sum(axis=0))
+    unit = np.divide(Z, lengths, out=np.zeros_like(Z), where=lengths > 0)
+    return [(int(a), int(b)) for a, b in np.argwhere(np.triu(np.abs(unit.T @ unit) > 1 - ROUNDING, 1))]
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two columns are the same up to sign."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return bool(np.array_equal(a, b) or np.array_equal(a, -b))

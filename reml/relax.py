@@ -16,13 +16,15 @@ import numpy as np
 from scipy import special
 
 from gpu_reml.ops import GenotypeCovariance, make_covariance
+from gpu_reml.ops.arguments import as_variances
 
 from . import likelihood
 from .compare import Measured, Yardstick, gain, make_yardstick, measured
-from .fit import checked, fit
-from .linalg import Block, column_batches, orthonormal_basis, project, take_columns
+from .exact import one_trait
+from .fit import fit
+from .linalg import Block, column_batches, project, take_columns
 from .precondition import Preconditioner, complement_traces, make_projected_core, precondition
-from .probes import Probes
+from .probes import Probes, checked_probes
 from .result import ConvergenceError, FitResult, Record
 from .settings import FitSettings
 
@@ -333,10 +335,11 @@ def membership_gradient(
     The sum over a group of T_jg times it is zero: the scale of T_g is no parameter.  Where theta maximises ell_R it is
     the gradient of the maximum as well.  Cost: 1 + s columns of solves, half a pass of 1 + 3 s + r + c columns.
     """
-    settings, theta = settings or FitSettings(), np.asarray(theta, np.float64)
-    covariance = group_covariance(products, T)
-    Y, X = checked(np.asarray(y, np.float64)[:, None], X, covariance)
-    Q = covariance.block(orthonormal_basis(X))
+    settings, covariance = settings or FitSettings(), group_covariance(products, T)
+    probes = checked_probes(probes, covariance.num_samples)
+    trait = one_trait(y, X, covariance)
+    theta = as_variances(theta, "theta", covariance.num_components + 1) / trait.scales[0] ** 2
+    Q, Y = covariance.block(trait.Q), trait.scaled
     core = make_projected_core(covariance, Q, complement_traces(covariance, Q), theta[:-1], probes.sketch)
     preconditioner = precondition(core, theta)
     B = project(Q, covariance.block(np.column_stack([Y, probes.trace])))

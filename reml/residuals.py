@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .covariance import Covariance, MixedCovariance, as_covariance, refuse_layout
+from .linalg import logdet_gram
 from .scaled import DiagonalCovariance, ScaledCovariance
 
 
@@ -95,13 +96,8 @@ class Layout:
         """
         if self.root is None:
             return 0.0
-        before = np.linalg.slogdet(gram_of(X * self.root[:, None]))[1]
-        return float(-np.log(self.root).sum() - 0.5 * (np.linalg.slogdet(gram_of(X))[1] - before))
-
-
-def gram_of(X: np.ndarray) -> np.ndarray:
-    """X'X."""
-    return X.T @ X
+        before = logdet_gram(X * self.root[:, None])
+        return float(-np.log(self.root).sum() - 0.5 * (logdet_gram(X) - before))
 
 
 def layout_of(covariance: Covariance) -> Layout:

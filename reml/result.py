@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .inference import Lrt, likelihood_ratio_test
+from .linalg import logdet_gram
 from .residuals import layout_of
 from .spectral import Profile
 from .tables import Components, component_lines, component_records
@@ -189,7 +190,7 @@ def make_result(covariance, X: np.ndarray, scale: float, estimate: Estimate, **d
     shift = layout.loglik_shift(X) - (n - c) * np.log(scale)
     value = estimate.loglik + shift
     original = X if layout.root is None else X * layout.root[:, None]
-    logdet_x = np.linalg.slogdet(original.T @ original)[1]
+    logdet_x = logdet_gram(original)
     return FitResult(
         names=layout.names,
         theta=layout.reported(estimate.theta) * scale**2,

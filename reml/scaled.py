@@ -32,7 +32,7 @@ class ScaledCovariance:
         self._traces: np.ndarray | None = None
 
     def __getattr__(self, name):  # overlap, home, sweeps and whatever else the other knows of itself
-        if name == "base":
+        if name in ("base", "image_squares"):  # the other's images are of scaled samples, and not scaled back
             raise AttributeError(name)
         return getattr(self.base, name)
 

@@ -30,9 +30,9 @@ from .certified import (
 )
 from .covariance import CountingCovariance
 from .debias import Inference, debiased, independent_columns, least_squares
-from .fit import checked
+from .exact import one_trait
 from .lasso import DescentSettings, LassoPath, Quadratic, distinct_columns
-from .linalg import orthonormal_basis, project
+from .linalg import project
 from .pcg import BreakdownError
 from .precondition import ProjectedCore, complement_traces, make_projected_core, precondition
 from .result import ConvergenceError, FitResult
@@ -222,16 +222,12 @@ class _Run:
     """The state of the alternation: the last fit with its support, and the last LASSO."""
 
     def __init__(self, y, X, covariance, estimate: Estimator, sketch: np.ndarray, settings: SparseSettings):
-        Y, self.X = checked(np.asarray(y, np.float64)[:, None], X, covariance)
-        Q = orthonormal_basis(self.X)
-        left = project(Q, Y)
-        self.scale = float(np.linalg.norm(left)) / np.sqrt(len(Y) - Q.shape[1])
-        if not self.scale > 1e-12 * np.abs(Y).max():
-            raise ValueError("y: does not vary once the fixed effects are taken out; nothing can be chosen")
+        trait = one_trait(y, X, covariance)
+        Q, self.X, self.scale = trait.Q, trait.X, float(trait.scales[0])
         weighted = np.zeros(covariance.products.num_variants, bool)
         weighted[covariance.weights.nonzero()[0]] = True
-        self.Q, self.Y = Q, Y
-        self.data = Data(left[:, 0] / self.scale, covariance.block(Q), covariance, weighted)
+        self.Q, self.Y = Q, trait.Y
+        self.data = Data(trait.scaled[:, 0], covariance.block(Q), covariance, weighted)
         self.traces = complement_traces(covariance, self.data.Q)
         self.estimate, self.sketch, self.settings = estimate, sketch, settings
         self.fit: FitResult | None = None

@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .covariance import Covariance
+from .contract import check_traces
+from .covariance import Covariance, squares_of
 from .lanczos import regression_slope
 from .linalg import Block, column_batches, column_dots, take_columns
 from .precondition import Preconditioner, ProjectedCore
@@ -50,12 +51,17 @@ def products_with(covariance: Covariance, A: Block, FB: Any, at_once: int | None
 def probe_images(
     covariance: Covariance, core: ProjectedCore | None, Z: Block, at_once: int | None = None
 ) -> ProbeImages:
-    """Features of projected probes, and the control of ``core``; half a pass, another for the control."""
+    """Features of projected probes, and the control of ``core``; half a pass, another for the control.
+
+    ValueError where the probes deny the traces that ``core`` takes for known.
+    """
     F = covariance.features(Z)
     if core is None:
         return ProbeImages(Z, F, None)
+    forms = covariance.inner(F, F)
+    check_traces(covariance, forms, squares_of(covariance, F), core.traces)
     if not core.rank:
-        return ProbeImages(Z, F, covariance.inner(F, F))
+        return ProbeImages(Z, F, forms)
     tail = Z - core.U @ (core.U.T @ Z)
     return ProbeImages(Z, F, products_with(covariance, tail, F, at_once))
 

@@ -4,7 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .linalg import project
+from .linalg import column_lengths, orthonormal_basis, powers_of_two, project
+
+FLAT = 1e-12  # share of a phenotype's largest value below which what the fixed effects leave is rounding
+LARGEST_EFFECT = 1e151  # of a covariate's, and its inverse, whose square (the variance of an estimate) float64 holds
+LARGEST = 1e70  # standard deviation, and its inverse, whose fourth power (variances of variances) float64 holds
 
 
 class Traits(NamedTuple):
@@ -24,3 +28,41 @@ class Traits(NamedTuple):
     def only(self, which: int) -> "Traits":
         """One of them."""
         return Traits(self.Y[:, which : which + 1], self.X, self.Q, self.scales[which : which + 1])
+
+
+def make_traits(Y: np.ndarray, X: np.ndarray) -> Traits:
+    """Phenotypes Y (n, t) and fixed effects X (n, c) with their scales, or a ValueError that says what is wrong."""
+    Q = orthonormal_basis(X)
+    units = powers_of_two(np.abs(Y).max(axis=0))
+    scales = units * np.linalg.norm(project(Q, Y / units), axis=0) / np.sqrt(len(Y) - Q.shape[1])
+    names = ["y"] if Y.shape[1] == 1 else [f"Y[:, {t}]" for t in range(Y.shape[1])]
+    for name, scale, largest in zip(names, scales, np.abs(Y).max(axis=0), strict=True):
+        if not scale > FLAT * largest:
+            raise ValueError(
+                f"{name}: does not vary once the fixed effects are taken out; there is no variance to divide"
+            )
+        check_unit(scale, name)
+        check_effects(X, scale)
+    return Traits(Y, X, Q, scales)
+
+
+def check_unit(scale: float, name: str) -> None:
+    """ValueError for a standard deviation whose fourth power, the size of a variance's error squared, float64 lacks."""
+    if not 1 / LARGEST < scale < LARGEST:
+        raise ValueError(
+            f"{name}: a standard deviation of {scale:.3g} beside the fixed effects, in whose units squared results "
+            f"cannot be held; give it in another unit, {name} / {float(10 ** np.round(np.log10(scale))):.0e}"
+        )
+
+
+def check_effects(X: np.ndarray, scale: float) -> None:
+    """ValueError for a column of X (n, c) whose effect on a phenotype of that scale has a variance float64 lacks."""
+    sizes = column_lengths(X) / np.sqrt(len(X))
+    held = (sizes / scale < LARGEST_EFFECT) & (scale / sizes < LARGEST_EFFECT)
+    if not held.all():
+        column = int(np.argmin(held))
+        unit = float(10 ** np.round(np.log10(sizes[column])))
+        raise ValueError(
+            f"X: column {column} has values of about {sizes[column]:.3g}, of whose effect the variance cannot be held; "
+            f"give it in another unit, X[:, {column}] / {unit:.0e}"
+        )

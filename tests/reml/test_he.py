@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from gpu_reml.reml import draw_probes, exact_probes
+from gpu_reml.reml import complement_traces, draw_probes, exact_probes
 from gpu_reml.reml import he as module
 from gpu_reml.reml.he import haseman_elston, moment_covariance
 from gpu_reml.reml.linalg import orthonormal_basis, project
@@ -167,7 +167,7 @@ def test_the_starting_moments_are_means_of_the_probes_inner_products(cohort, mon
     expected = np.array([[np.sum(a * b, axis=0) for b in vectors] for a in vectors])
     for size in (1 << 22, 8 * 3 * 6 * 7):  # at once, and seven samples at a time
         monkeypatch.setattr("gpu_reml.reml.moments.GRAM_BYTES", size)
-        found = moments(covariance, Q, y, Z)
+        found = moments(covariance, Q, y, Z, complement_traces(covariance, Q))
         np.testing.assert_allclose(found.T, expected.mean(axis=2), rtol=1e-12)
         np.testing.assert_allclose(found.q, dense_moments(cohort, cohort.y)[2], rtol=1e-9)
         grams = probe_grams(np.stack(vectors[:-1]), Z)

@@ -1,0 +1,129 @@
+"""Components in units in which their variances are near y's: K of any size is fitted as K / f, and theta is theta_K f.
+
+A likelihood does not change with the unit of K, but shares of variance on a grid, and steps to rounding, do.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from .covariance import Covariance, squares_of
+from .hooks import Hooks
+from .residuals import layout_of
+from .result import FitResult
+from .tables import Components
+from .traits import LARGEST
+
+MODERATE = 100.0  # tr(K)/n up to which, and down to its inverse, K is taken as it is
+
+
+class UnitCovariance:
+    """The components K_g / f_g of another covariance, f = ``factors`` (G,) powers of ten; residuals as they are.
+
+    Blocks, features and the cost of products are the other's.
+    """
+
+    def __init__(self, covariance: Covariance, factors: np.ndarray):
+        self.base, self.factors = covariance, factors
+
+    def __getattr__(self, name):
+        if name == "base":
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+    @property
+    def layout(self):
+        found = layout_of(self.base)
+        return replace(found, mean_traces=found.mean_traces / self.factors[: found.num_genetic])
+
+    @property
+    def traces(self) -> np.ndarray:
+        return np.asarray(self.base.traces, np.float64) / self.factors
+
+    def diagonals(self) -> np.ndarray:
+        return self.base.diagonals() / self.factors
+
+    def apply(self, theta, B):
+        return self.base.apply(np.asarray(theta, np.float64) / self.factors, B)
+
+    def features(self, B):
+        return self.base.features(B)
+
+    def inner(self, FA, FB):
+        return self.base.inner(FA, FB) / self.factors[:, None]
+
+    def image_squares(self, F):
+        return squares_of(self.base, F) / self.factors[:, None] ** 2
+
+    def gram(self, FA, FB=None):
+        return self.base.gram(FA, FB) / self.factors[:, None, None]
+
+    def core(self, B):
+        return self.base.core(B) / self.factors[:, None, None]
+
+    def apply_each(self, F):
+        return [image * image.dtype.type(1 / f) for image, f in zip(self.base.apply_each(F), self.factors, strict=True)]
+
+    def apply_features(self, theta, F):
+        return self.base.apply_features(np.asarray(theta, np.float64) / self.factors, F)
+
+
+def in_moderate_units(covariance: Covariance) -> Covariance:
+    """The covariance itself; or, where tr(K)/n of a genetic component is far from 1, with K over its power of ten."""
+    sizes = np.asarray(covariance.traces, np.float64) / covariance.num_samples
+    moderate = (sizes <= MODERATE) & (sizes >= 1 / MODERATE)
+    powers = np.where(moderate, 0, np.round(np.log10(np.where(moderate, 1.0, sizes)))).astype(int)
+    factors = np.array([float(f"1e{power}") for power in powers])
+    factors[layout_of(covariance).num_genetic :] = 1.0
+    return covariance if (factors == 1).all() else UnitCovariance(covariance, factors)
+
+
+def reported_factors(covariance: Covariance) -> np.ndarray | None:
+    """(G + J,) what variances as fitted are divided by to be those of the components as given; None for none."""
+    factors = getattr(covariance, "factors", None)
+    if factors is None:
+        return None
+    layout = layout_of(covariance)
+    return np.append(factors[: layout.num_genetic], np.ones(len(layout.residual_names)))
+
+
+def check_variances(covariance: Covariance, scales: np.ndarray) -> None:
+    """ValueError for a component whose variance's error squared float64 lacks, for phenotypes of those scales (t,)."""
+    factors = reported_factors(covariance)
+    if factors is None:
+        return
+    for name, factor in zip(covariance.names, factors, strict=False):
+        sizes = np.asarray(scales) / np.sqrt(factor)
+        if not ((sizes < LARGEST) & (sizes > 1 / LARGEST)).all():
+            raise ValueError(
+                f"covariance: component {name} has a tr(K)/n of about {factor:.3g}, for which a variance in y's units "
+                f"squared cannot be held; give it in another unit, K / {float(10 ** np.round(np.log10(factor))):.0e}"
+            )
+
+
+def hooks_in_given_units(hooks: Hooks, factors: np.ndarray | None) -> Hooks:
+    """Hooks whose callback gets variances of the components as given."""
+    if factors is None or hooks.callback is None:
+        return hooks
+    return hooks._replace(callback=lambda record: hooks.callback(_given(record, factors)))
+
+
+def _given(record, factors: np.ndarray):
+    return record._replace(theta=tuple(np.asarray(record.theta) / factors))
+
+
+def in_given_units(result: Components, factors: np.ndarray | None) -> Components:
+    """A result with the variances of the components as given; shares, tests and likelihoods are the same."""
+    if factors is None:
+        return result
+    squares, genetic = np.outer(factors, factors), factors[: len(result.names)]
+    changes = {
+        "theta": result.theta / factors,
+        "covariance": result.covariance / squares,
+        "mc_covariance": result.mc_covariance / squares,
+        "mean_traces": result.mean_traces * genetic,
+    }
+    if isinstance(result, FitResult):
+        history = tuple(_given(record, factors) for record in result.history)
+        return replace(result, **changes, score=result.score * factors, history=history)
+    return replace(result, **changes, T=result.T * squares)
