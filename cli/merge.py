@@ -124,6 +124,8 @@ def fitted_round(
     """Fit, plan, and write the files of a round."""
     prefix = fit_prefix(folder, number)
     io.check_writable(prefix)
+    for each in (folder, prefix.parent):
+        io.clear_leftovers(each)
     found = []
     run_method(method, inputs, Namespace(**{**vars(options), "out": str(prefix)}), found.append)
     ((_, result, seconds),) = found

@@ -51,6 +51,7 @@ from .pgen import PgenFile, read_pgen
 from .samples import Alignment, align, write_samples
 from .scoring import complete_samples, complete_scales, fixed_columns, genetic_values, scale_columns
 from .smile import parse_grm_groups, read_w, read_w_list
+from .staging import clear_leftovers
 from .stamps import Stamp, check_same, check_unchanged, digest_of_files, shrunken_maps, stamp_of, stamp_of_map
 from .tables import (
     Covariates,
@@ -94,6 +95,7 @@ __all__ = [
     "check_same",
     "check_unchanged",
     "check_writable",
+    "clear_leftovers",
     "complete_components",
     "complete_samples",
     "complete_scales",

@@ -10,8 +10,8 @@ another would take.  The checksum is verified whenever an entry is mapped; one t
 import hashlib
 import os
 import secrets
-import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ import numpy as np
 from ..ops.checksum import checksum
 from ..ops.genotypes import item_type, items_per_row
 from .errors import InputError, OutputError
+from .staging import held, is_abandoned
 from .stamps import Stamp, add_file, stamp_of_map
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 FORMAT = 2  # raise it when what is packed from the same source changes
 TRAILER = b"gpu-reml packed\n"  # and eight bytes of checksum, after the genotypes
 UNFINISHED = ".part"
-ABANDONED = 24 * 3600.0  # seconds after the last write when a temporary file is taken for a killed run's
 
 
 class PackedCache:
@@ -68,19 +68,25 @@ class PackedCache:
         self._remove_abandoned()
         unfinished = self.folder / f"{path.stem}.{os.getpid()}.{secrets.token_hex(4)}{UNFINISHED}"
         try:
-            rows = self._make_room(unfinished, shape, dtype)
-            read(rows)
-            rows.flush()
-            with open(unfinished, "r+b") as entry:
-                entry.seek(rows.nbytes)
-                entry.write(_trailer(rows))
-            if self.path(file, samples, variants, bits) != path:
-                raise InputError(f"{file.prefix}: its files changed while they were read; run again")
-            os.replace(unfinished, path)
+            unfinished.touch(exist_ok=False)
+            with held(unfinished):
+                self._fill(unfinished, shape, dtype, read)
+                if self.path(file, samples, variants, bits) != path:
+                    raise InputError(f"{file.prefix}: its files changed while they were read; run again")
+                os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
         stamp = stamp_of_map(path)
         return _entry(path, shape, dtype, "r"), stamp
+
+    def _fill(self, path: Path, shape: tuple[int, int], dtype: np.dtype, read: Callable) -> None:
+        """Write an entry: what ``read`` gives, and the trailer."""
+        rows = self._make_room(path, shape, dtype)
+        read(rows)
+        rows.flush()
+        with open(path, "r+b") as entry:
+            entry.seek(rows.nbytes)
+            entry.write(_trailer(rows))
 
     def _found(self, path: Path, shape: tuple[int, int], dtype: np.dtype) -> tuple[np.ndarray, Stamp] | None:
         """The entry, every byte of it checked; None where there is none, or where something has damaged it."""
@@ -123,11 +129,9 @@ class PackedCache:
     def _remove_abandoned(self) -> None:
         """Temporary files of runs that were killed."""
         for path in self.folder.glob(f"*{UNFINISHED}"):
-            try:
-                if time.time() - path.stat().st_mtime > ABANDONED:
-                    path.unlink()
-            except OSError:  # another run was faster, or the file is another user's
-                continue
+            with ExitStack() as stack:
+                if is_abandoned(path, stack):
+                    path.unlink(missing_ok=True)
 
 
 def _entry(path: Path, shape: tuple[int, int], dtype: np.dtype, mode: str) -> np.ndarray:

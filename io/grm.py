@@ -5,10 +5,7 @@ float32; PREFIX.grm.N.bin has the number of variants behind each entry, laid out
 Source: Yang et al. 2011, Am. J. Hum. Genet. 88:76; GCTA's manual, --make-grm-bin.
 """
 
-import os
-import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +14,12 @@ import pandas as pd
 from scipy import linalg
 
 from ..ops.covariance import GenotypeCovariance
-from .errors import InputError, OutputError
+from .errors import InputError
 from .headings import family_first
 from .ids import first_ids, repeated
 from .stamps import Stamp, check_unchanged, stamp_of_map
 from .text import WHITESPACE, read_text_table
+from .writers import write_streams
 
 ENTRY = np.dtype("<f4")
 ROWS = 128  # rows of a matrix formed at once
@@ -200,7 +198,7 @@ def write_grm(
         "N.bin": rows_of_counts,
         "id": _when_unchanged(stamps, ids.encode()),
     }
-    _write_streams({Path(f"{prefix}.grm.{suffix}"): chunks for suffix, chunks in contents.items()})
+    write_streams({Path(f"{prefix}.grm.{suffix}"): chunks for suffix, chunks in contents.items()})
 
 
 def _when_unchanged(stamps: Sequence[Stamp], content: bytes) -> Iterator[bytes]:
@@ -219,28 +217,3 @@ def _matrix_rows(covariance: GenotypeCovariance | np.ndarray) -> Iterator[np.nda
         unit = np.zeros((n, min(ROWS, n - first)))
         unit[first + np.arange(unit.shape[1]), np.arange(unit.shape[1])] = 1
         yield from np.asarray(covariance.apply(np.ones(1), covariance.block(unit))).T
-
-
-def _write_streams(contents: dict[Path, Iterator[bytes]]) -> None:
-    """Write files piece by piece beside their places, and rename them when all are complete."""
-    for path in contents:
-        if path.is_dir():
-            raise OutputError(f"cannot write {path}: it is a directory; give another prefix")
-    temporary = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp") for path in contents}
-    try:
-        for path, chunks in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary[path], "xb") as file:
-                file.writelines(chunks)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, part in temporary.items():
-            os.replace(part, path)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; give an output path that exists, is yours and has room"
-        ) from error
-    finally:
-        for part in temporary.values():
-            with suppress(OSError):  # gone already when all went well
-                part.unlink()

@@ -3,9 +3,8 @@
 import json
 import math
 import os
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import OutputError
+from .staging import clear_leftovers, staged
 
 DIGITS = "%.9g"  # gives every float32 back, and every position; OUT.json and saved models have all digits
 
@@ -46,22 +46,27 @@ def write_all(texts: Mapping[str | Path, str | bytes]) -> None:
             then lists the files already in place.
     """
     content = {Path(path): encoded(text) if isinstance(text, str) else text for path, text in texts.items()}
-    temporary: dict[Path, Path] = {}
-    try:
+    with staged() as staging:
         for path, data in content.items():
             with _named(path):
                 _check_target(path)
-                temporary[path] = _temporary_beside(path)
-                _write_flushed(temporary[path], data)
-        _rename_all(temporary)
-    finally:
-        for part in temporary.values():
-            with suppress(OSError):  # gone already when all went well; else the first error is the one to report
-                part.unlink()
+                staging.write(path, [data])
+
+
+def write_streams(contents: Mapping[Path, Iterable[bytes]]) -> None:
+    """:func:`write_all` of files that come in pieces, which are never held whole."""
+    for path in contents:
+        _check_target(path)
+    with staged() as staging:
+        for path, chunks in contents.items():
+            with _named(path):
+                staging.write(path, chunks)
 
 
 def check_writable(prefix: str | Path) -> None:
     """Fail now, before hours of work, if files ``<prefix>.*`` cannot be written; makes the directory.
+
+    What killed processes left of such files is removed.
 
     Raises:
         OutputError: ``prefix`` is a directory, or its directory cannot be made or written.
@@ -70,11 +75,9 @@ def check_writable(prefix: str | Path) -> None:
         raise OutputError(f"{prefix} is a directory; add the start of a file name, such as {Path(prefix) / 'result'}")
     path = Path(prefix)
     with _named(path):
-        probe = _temporary_beside(path)
-        try:
-            _write_flushed(probe, b"")
-        finally:
-            probe.unlink(missing_ok=True)
+        with staged(keep=False) as staging:
+            staging.write(path, [])
+        clear_leftovers(path.parent, path.name)
 
 
 def json_text(value: Any) -> str:
@@ -127,27 +130,3 @@ def _named(path: Path) -> Iterator[None]:
 def _check_target(path: Path) -> None:
     if os.path.isdir(path):
         raise OutputError(f"cannot write {path}: it is a directory; give a file name")
-
-
-def _temporary_beside(path: Path) -> Path:
-    """A new name in the same directory, since a rename is atomic only inside one file system."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-
-
-def _write_flushed(path: Path, data: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _rename_all(temporary: Mapping[Path, Path]) -> None:
-    done: list[str] = []
-    for path, part in temporary.items():
-        try:
-            os.replace(part, path)
-        except OSError as error:
-            already = f" (already in place: {', '.join(done)})" if done else ""
-            raise OutputError(f"cannot write {path}: {error.strerror or error}{already}") from error
-        done.append(str(path))

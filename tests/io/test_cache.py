@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from gpu_reml.io import InputError, OutputError, PackedCache, PgenFile, load_genotypes, read_bed, read_pgen, stamps
-from gpu_reml.io import cache as cache_module
 from gpu_reml.ops import pack
 
 KEEP, SOME = np.array([7, 2, 10, 3, 0]), np.array([0, 3, 4, 11])
@@ -163,12 +162,23 @@ def test_what_a_killed_run_leaves_is_never_taken_and_removed_in_time(make_pgen, 
     (left,) = folder.iterdir()
     assert left.suffix == ".part"
     np.testing.assert_array_equal(load(prefix, folder), pack(counts[np.ix_(KEEP, SOME)]))
-    assert left.exists()  # it might be another run's
-    long_ago = time.time() - cache_module.ABANDONED - 1
-    os.utime(left, (long_ago, long_ago))
-    load(prefix, folder, KEEP[:2])
     assert not left.exists()
-    assert len(entries(folder)) == 2
+    assert len(entries(folder)) == 1
+
+
+def test_what_a_run_that_is_at_work_has_not_finished_is_left_to_it(make_pgen, random_counts, folder):
+    counts = random_counts(12, 14)
+    prefix = make_pgen(counts)
+    context = multiprocessing.get_context("spawn")
+    reached = context.Event()
+    run = context.Process(target=wait_half_way, args=(prefix, folder, reached))
+    run.start()
+    assert reached.wait(60)
+    (its,) = folder.iterdir()
+    np.testing.assert_array_equal(load(prefix, folder), pack(counts[np.ix_(KEEP, SOME)]))
+    assert its.exists()
+    os.kill(run.pid, signal.SIGKILL)
+    run.join()
 
 
 def test_runs_that_write_the_same_entry_at_once_both_succeed(make_pgen, random_counts, folder, monkeypatch):

@@ -1,7 +1,11 @@
 import errno
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
+import time
 from enum import Enum
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from gpu_reml.io import (
     OutputError,
     check_writable,
     json_text,
+    staging,
     table_text,
     write_all,
     write_json,
@@ -144,15 +149,15 @@ def test_directory_in_the_place_of_a_file_is_found_before_anything_is_renamed(tm
 def test_failed_rename_names_the_files_already_in_place(tmp_path, monkeypatch):
     replace = os.replace
 
-    def fail_on_b(source, target):
-        if Path(target).name == "b":
+    def fail_on_a(source, target):
+        if Path(target).name == "a":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         replace(source, target)
 
-    monkeypatch.setattr(os, "replace", fail_on_b)
-    with pytest.raises(OutputError, match=rf"b: Permission denied \(already in place: {tmp_path / 'a'}\)"):
+    monkeypatch.setattr(os, "replace", fail_on_a)
+    with pytest.raises(OutputError, match=rf"a: Permission denied \(already in place: {tmp_path / 'b'}\)"):
         write_all({tmp_path / "a": "1", tmp_path / "b": "2"})
-    assert os.listdir(tmp_path) == ["a"]
+    assert os.listdir(tmp_path) == ["b"]
 
 
 def test_file_in_the_place_of_the_directory_is_named(tmp_path):
@@ -183,3 +188,97 @@ def test_check_writable_finds_a_full_disk(tmp_path, full_disk):
     with pytest.raises(OutputError, match="No space left on device"):
         check_writable(tmp_path / "out")
     assert os.listdir(tmp_path) == []
+
+
+KILLED = """
+import os, signal, sys
+from gpu_reml.io.writers import write_streams
+from pathlib import Path
+def chunks():
+    yield b"half"
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("half", flush=True)
+    sys.stdin.readline()
+out = Path(sys.argv[1])
+write_streams({out.with_name(out.name + ".a"): [b"whole"], out.with_name(out.name + ".b"): chunks()})
+"""
+
+
+def half_written(out, how):
+    return subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(out), how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_what_a_killed_process_left_is_cleared_and_what_a_live_one_writes_is_not(tmp_path):
+    half_written(tmp_path / "out", "killed").wait()
+    half_written(tmp_path / "outer", "killed").wait()
+    half_written(tmp_path / "out.of", "killed").wait()
+    left = {path.name.rsplit(".", 2)[0] for path in tmp_path.iterdir()}
+    assert left == {".out.a", ".out.b", ".outer.a", ".outer.b", ".out.of.a", ".out.of.b"}
+    with half_written(tmp_path / "out", "live") as live:
+        assert live.stdout.readline() == "half\n"
+        check_writable(tmp_path / "out")
+        assert sorted(path.name.rsplit(".", 2)[0] for path in tmp_path.iterdir()) == [
+            ".out.a", ".out.b", ".outer.a", ".outer.b",
+        ]  # fmt: skip
+        live.communicate("\n")
+    assert (tmp_path / "out.a").read_text() == "whole" and (tmp_path / "out.b").read_text() == "half"
+    check_writable(tmp_path / "outer")
+    assert sorted(os.listdir(tmp_path)) == ["out.a", "out.b"]
+
+
+def test_where_there_are_no_locks_only_what_is_a_day_old_is_cleared(tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "_locked", lambda *_, **__: None)
+    old, new = tmp_path / ".out.json.0123abcd.tmp", tmp_path / ".out.hsq.4567abcd.tmp"
+    for path in (old, new):
+        path.touch()
+    before = time.time() - staging.ABANDONED - 1
+    os.utime(old, (before, before))
+    check_writable(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [new]
+
+
+def test_a_file_that_is_taken_for_a_leftover_before_it_is_locked_is_begun_anew(tmp_path, monkeypatch):
+    real, taken = staging._locked, []
+
+    def late(descriptor, wait=True):
+        if wait and not taken:
+            taken.extend(tmp_path.glob(".*.tmp"))
+            taken[0].unlink()
+        return real(descriptor, wait)
+
+    monkeypatch.setattr(staging, "_locked", late)
+    write_all({tmp_path / "a": "1", tmp_path / "b": "2"})
+    assert taken and sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_files_of_two_runs_with_one_prefix_are_not_mixed(tmp_path, monkeypatch):
+    """While one run renames, the other one waits."""
+    replace, others = os.replace, []
+
+    def other_run_between(source, target):
+        replace(source, target)
+        if not others:
+            code = "import sys; from gpu_reml.io import write_all; write_all(dict.fromkeys(sys.argv[1:], 'other'))"
+            others.append(subprocess.Popen([sys.executable, "-c", code, tmp_path / "a", tmp_path / "b"]))
+            time.sleep(2.5)  # long enough for it to be there, were it not for the lock
+
+    monkeypatch.setattr(os, "replace", other_run_between)
+    write_all({tmp_path / "a": "one", tmp_path / "b": "one"})
+    assert others[0].wait(30) == 0
+    assert {(tmp_path / name).read_text() for name in "ab"} == {"other"}
+
+
+def test_a_signal_during_the_renames_waits_until_they_are_done(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def interrupted(source, target):
+        replace(source, target)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        write_all({tmp_path / "a": "1", tmp_path / "b": "2"})
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
