@@ -22,6 +22,9 @@ from .sources import Loaded, Sources, load, read_sources
 MOST_MISSING = 0.02  # share of the genotypes; with 0.1 an h2 of 0.5 was off by 0.03, up in families, down in others
 
 
+FAR = 20  # robust standard deviations from the median
+
+
 class Planned(NamedTuple):
     """A group's design, and what its analysis needs where, before a genotype is read."""
 
@@ -251,10 +254,25 @@ def call_notes(genotypes: ops.PackedGenotypes) -> list[str]:
 
 
 def trait_notes(group: Group) -> list[str]:
-    """What to know of traits that have two values, as a disease coded 0 and 1 or 1 and 2."""
+    """What to know of traits that have two values, as a disease coded 0 and 1 or 1 and 2, or values far from others."""
     binary = [name for name, y in zip(group.phenotypes, group.Y.T, strict=True) if len(np.unique(y)) == 2]
     where = "variances and h2 are on that observed scale; gpu-reml --prevalence has h2 of liability"
-    return [f"{name} has two values: {where}" for name in binary]
+    told = [f"{name} has two values: {where}" for name in binary]
+    return told + [note for name, y in zip(group.phenotypes, group.Y.T, strict=True) for note in _far_note(name, y)]
+
+
+def _far_note(name: str, y: np.ndarray) -> list[str]:
+    """Values that may be codes for missing ones, as -999 and 9999 are in many files."""
+    centre = np.median(y)
+    spread = 1.4826 * np.median(np.abs(y - centre))  # the SD of a normal
+    far = y[np.abs(y - centre) > FAR * spread] if spread > 0 else y[:0]
+    if not len(far):
+        return []
+    most = far[np.argmax(np.abs(far - centre))]
+    return [
+        f"{name}: {len(far)} value(s) are more than {FAR} standard deviations from the others (the farthest is "
+        f"{most:g}); write NA where it is a code for missing"
+    ]
 
 
 def set_components(sources: Sources, loaded: Loaded, planned: Planned, options: Namespace):

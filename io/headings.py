@@ -13,6 +13,11 @@ SAMPLE_NAMES = {
     "iid": "iid id_2 id individual individual_id individualid indiv_id indid sample sample_id sampleid subject "
     "subject_id person person_id participant participant_id eid",
 }
+PEDIGREE_NAMES = {  # of columns that are ids too, and neither traits nor covariates
+    "the father's id": "pat father father_id paternal_id pid",
+    "the mother's id": "mat mother mother_id maternal_id mid",
+    "a second id of the sample": "sid",
+}
 VARIANT_NAMES = {
     "chrom": "chr chrom chromosome hm_chrom",
     "bp": "bp pos position base_pair_location genpos bp_position base_pair basepair bppos chromstart",

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import InputError
-from .headings import family_first, is_strict, plain
+from .headings import PEDIGREE_NAMES, family_first, is_strict, key_of, plain
 from .ids import SampleTable, first_ids, repeated
 from .plausible import LARGEST
 from .text import TextTable, read_text_table
@@ -82,11 +82,14 @@ def read_phenotype(path: str | Path, name: str | None = None, number: int | None
 
     Raises:
         InputError: no file or no rows, a line of another length, a repeated sample, no such trait or several of that
-            name, a value that is text or infinite (with its line and ids).
+            name, parents' ids in the first column where none is chosen, a value that is text, infinite or larger than
+            any measurement (with its line and ids).
     """
     if name is not None and number is not None:
         raise InputError(f"{path}: choose the phenotype by name ({name!r}) or by number ({number}), not by both")
     table = _read_keyed(path, "phenotype", "phenotype", guess_header=True)
+    if name is None and number is None:
+        _refuse_pedigree(table, 1, "choose the phenotype by its name or number")
     return _phenotype(table, _choose(table, name, number))
 
 
@@ -99,6 +102,7 @@ def read_phenotypes(path: str | Path, names: Sequence[str] | None = None) -> lis
     table = _read_keyed(path, "phenotype", "phenotype", guess_header=True)
     if names is None:
         names = table.names
+        _refuse_pedigree(table, len(names), "choose phenotypes by name")
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
         raise InputError(f"{path}: phenotype(s) {', '.join(twice)} more than once; name each column once")
@@ -143,6 +147,7 @@ def read_covariates(path: str | Path, kind: Kind = "quantitative") -> Covariates
     if kind not in ("quantitative", "categorical"):
         raise InputError(f"kind: expected 'quantitative' or 'categorical', found {kind!r}")
     table = _read_keyed(path, f"{kind} covariate", kind, guess_header=kind == "quantitative")
+    _refuse_pedigree(table, len(table.names), "give a file of the ids and covariates alone")
     if "" in table.names:
         raise InputError(
             f"{table.text.where(0)}: value column {table.names.index('') + 1} has no name; name or remove it"
@@ -222,6 +227,17 @@ def _check_ids(table: _KeyedTable, what: str) -> None:
     twice = repeated(table.samples)
     if len(twice):
         raise InputError(f"{path}: {len(twice)} sample(s) occur more than once ({first_ids(twice)}); keep one row each")
+
+
+def _refuse_pedigree(table: _KeyedTable, count: int, remedy: str) -> None:
+    """InputError where one of the first ``count`` value columns has the parents' ids, as in a .fam."""
+    names = table.names
+    if not table.first_row and table.text.path.suffix == ".fam":
+        names = ["father", "mother"]
+    for name in names[:count]:
+        what = key_of(name, PEDIGREE_NAMES)
+        if what is not None:
+            raise InputError(f"{table.text.path}: column {name} is {what}, and no trait or covariate; {remedy}")
 
 
 def _choose(table: _KeyedTable, name: str | None, number: int | None) -> int:

@@ -133,3 +133,15 @@ def test_traits_and_files_of_any_name_have_results(cohort, tmp_path, capsys):
     found = {json.loads(path.read_text())["phenotype"] for path in tmp_path.glob("*.json")}
     assert found == set(names)
     assert "y" * 40 in capsys.readouterr().out
+
+
+def test_values_far_from_the_others_are_noted(cohort, tmp_path, capsys):
+    folder, _ = cohort
+    table = pd.read_csv(folder / "pheno.txt", sep="\t")
+    table.loc[[2, 7], "y"] = -999
+    table.to_csv(tmp_path / "p.txt", sep="\t", index=False)
+    assert run("main", folder, "--method", "he", out=tmp_path / "o") == 0
+    assert "standard deviations from the others" not in capsys.readouterr().out
+    assert run("main", folder, "--pheno", tmp_path / "p.txt", "--method", "he", out=tmp_path / "o") == 0
+    told = "note: y: 2 value(s) are more than 20 standard deviations from the others (the farthest is -999); write NA"
+    assert told in capsys.readouterr().out

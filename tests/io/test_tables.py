@@ -239,3 +239,20 @@ def test_values_of_minus_nine_are_counted_in_a_phenotype_too(write):
     first, second = read_phenotypes(path)
     assert first.notes == (f"{path}: 2 value(s) of -9 in phenotype y taken as missing",)
     assert np.isnan(first.values).tolist() == [True, False, True] and second.notes == ()
+
+
+def test_parents_ids_are_no_trait_and_no_covariate(write):
+    psam = write("p.txt", "#FID IID PAT MAT SEX y\n1 a 7 8 1 0.5\n1 b 7 9 2 1.5\n")
+    fam = write("x.fam", "1 a 7 8 1 0.5\n1 b 7 9 2 1.5\n")
+    with pytest.raises(
+        InputError, match=r"p\.txt: column PAT is the father's id, and no trait or covariate; choose the"
+    ):
+        read_phenotype(psam)
+    with pytest.raises(InputError, match=r"x\.fam: column father is the father's id, .*; choose the phenotype by its"):
+        read_phenotype(fam)
+    for read in (read_phenotypes, read_covariates):
+        with pytest.raises(InputError, match=r"is the father's id"):
+            read(psam)
+    assert read_phenotype(psam, "y").values.tolist() == read_phenotype(fam, number=4).values.tolist() == [0.5, 1.5]
+    with pytest.raises(InputError, match=r"column SID is a second id of the sample"):
+        read_phenotype(write("q.txt", "#FID IID SID y\n1 a 1 2\n"))
