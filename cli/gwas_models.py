@@ -98,6 +98,11 @@ def chromosomes_of(inputs: Inputs, model: str) -> Chromosomes:
     if model == "lmm":
         return Chromosomes(("all",), (NOTHING,), (np.arange(len(labels)),))
     names = tuple(dict.fromkeys(labels))
+    if len(names) == 1:
+        raise io.InputError(
+            f"--model loco: chromosome {names[0]} is the only one there is, and K without it has no variant; give the "
+            "other chromosomes too (all of --bfile without --chr), or take --model lmm"
+        )
     rows = tuple(np.flatnonzero(labels == name) for name in names)
     return Chromosomes(names, rows, rows)
 

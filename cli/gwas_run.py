@@ -2,6 +2,7 @@
 
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -44,7 +45,7 @@ def gwas_command(options: Namespace, threads: int) -> bool:
             print("\n".join([*planned_lines(each, options), *plan_notes(options, GWAS, each.backend)]), flush=True)
         return True
     for group, each in zip(groups, planned, strict=True):
-        check_traits(group, each)
+        check_traits(group.phenotypes, group.Y, each.design.X)
     converged = True
     context = {"threads": threads, "started": started, "several": several}
     for group, each in zip(groups, planned, strict=True):
@@ -66,21 +67,21 @@ def check_options(options: Namespace) -> None:
         raise io.InputError(f"{', '.join(flags)}: these are of mixed models; give --model loco or lmm")
 
 
-def check_traits(group: Group, planned: Planned) -> None:
+def check_traits(phenotypes: Sequence[str], Y: np.ndarray, X: np.ndarray) -> None:
     """Raises InputError that names a trait that does not vary beside the fixed effects."""
     try:
-        left_of_fixed_effects(group.Y, planned.design.X)
+        left_of_fixed_effects(Y, X)
     except FlatTraitError as error:
-        name, n = group.phenotypes[error.index], len(group.Y)
         raise io.InputError(
-            f"phenotype {name}: does not vary among {n} samples once the fixed effects are taken out; leave it out "
-            "with --pheno-name"
+            f"phenotype {phenotypes[error.index]}: does not vary among {len(Y)} samples once the fixed effects are "
+            "taken out; leave it out with --pheno-name"
         ) from None
 
 
 def scan_group(tables: Tables, group: Group, planned: Planned, options: Namespace, context: dict[str, Any]) -> bool:
     """One group of traits of the same samples: read, scan, write."""
     inputs = load_group(tables, group, planned, options)
+    check_traits(inputs.phenotypes, inputs.Y, inputs.design.X)  # once more: --mind may have taken samples
     solver = "ols" if options.model == "ols" else choose_solver(inputs, options, context["threads"])
     null = choose_method(inputs, options, context["threads"]) if solver == "score" else None
     inputs = noted(inputs, options, GWAS, Run(solver, 1, planned.backend, null))

@@ -145,6 +145,9 @@ class Printer:
             print(text, flush=True)
 
     def outer(self, record: OuterRecord) -> None:
+        if not record.theta:
+            self.line(f"outer iteration {record.outer}: rejected, rate {record.rate:.3g}; {record.status}")
+            return
         variances = " ".join(f"{value:.5g}" for value in record.theta)
         sizes = " ".join(f"{value:.0f}" for value in record.group_sizes)
         verdict = "accepted" if record.accepted else "rejected"

@@ -23,6 +23,7 @@ from .compare import Measured, Yardstick, gain, make_yardstick, measured
 from .exact import one_trait
 from .fit import fit
 from .linalg import Block, column_batches, project, take_columns
+from .pcg import BreakdownError
 from .precondition import Preconditioner, complement_traces, make_projected_core, precondition
 from .probes import Probes, checked_probes
 from .result import ConvergenceError, FitResult, Record
@@ -31,7 +32,7 @@ from .settings import FitSettings
 COLUMNS = 16  # whose features are on the host in float64 at once
 TOL = 1e-6  # Newton decrement of every fit: a step of 1e-3 standard errors, which moves a log-likelihood by 1e-4
 SOLVED = 1e-5  # residual of the solve for y at which a score is known to such a step
-CANNOT_START = "groups cannot be told apart at the start; start from other memberships, or fewer"
+CANNOT_START = "the memberships at the start cannot be fitted; start from others, or with fewer groups"
 LEAST_VARIANTS = 1.0  # memberships that a group must keep among the variants that vary: less is no group
 
 
@@ -181,6 +182,14 @@ class Point(NamedTuple):
     measured: Measured
 
 
+class NoFit(Enum):
+    """Why memberships that were tried have no fit; the value is the message."""
+
+    EMPTY = "a group has less than one variant left"
+    ALIKE = "the groups cannot be told apart"
+    PRECISION = "the covariance is not positive definite in the precision of the products; use float64"
+
+
 def prepared(
     y: np.ndarray,
     X: np.ndarray,
@@ -204,19 +213,21 @@ def prepared(
     return Data(y, X, covariance.products, replace(settings, core="given"), yardstick, callback), theta
 
 
-def fitted(data: Data, log_T: np.ndarray, start: np.ndarray) -> Point | None:
-    """The REML fit at memberships; None where a group has emptied or the groups cannot be told apart."""
+def fitted(data: Data, log_T: np.ndarray, start: np.ndarray) -> Point | NoFit:
+    """The REML fit at memberships, or why there is none."""
     T = np.exp(log_T)
     sizes = group_sizes(data.products, T)
     if sizes.min() < LEAST_VARIANTS:
-        return None
+        return NoFit.EMPTY
     covariance = group_covariance(data.products, T)
     try:
         shared = (data.yardstick.probes, data.settings)
         found = fit(data.y, data.X, covariance, *shared, start=start, callback=data.callback, strict=False)
+        return Point(log_T, sizes, found, measured(data.yardstick, covariance, found.theta))
     except ConvergenceError:
-        return None
-    return Point(log_T, sizes, found, measured(data.yardstick, covariance, found.theta))
+        return NoFit.ALIKE
+    except BreakdownError:
+        return NoFit.PRECISION
 
 
 def group_sizes(products, T: np.ndarray) -> np.ndarray:
@@ -260,8 +271,8 @@ def relax(
     for outer in range(1, settings.outer_iterations + 1):
         if best is None:
             trial = origin = fitted(data, log_T, theta)
-            if origin is None:
-                raise ConvergenceError(CANNOT_START)
+            if isinstance(origin, NoFit):
+                raise ConvergenceError(f"{CANNOT_START}: {origin.value}")
         else:
             trial = fitted(data, moved(best.logs, gradient, rate), best.fit.theta)
         tried, rise = rate, compared(trial, best, data.yardstick)
@@ -282,9 +293,9 @@ def relax(
     return RelaxResult(status, np.exp(best.logs), gradient, best.sizes, best.fit, *total, tuple(history))
 
 
-def compared(trial: Point | None, best: Point | None, yardstick: Yardstick) -> tuple[float, float]:
+def compared(trial: Point | NoFit, best: Point | None, yardstick: Yardstick) -> tuple[float, float]:
     """The gain of a trial over the best and its Monte-Carlo error; nan where there is nothing to compare."""
-    if trial is None or best is None:
+    if isinstance(trial, NoFit) or best is None:
         return np.nan, np.nan
     return gain(trial.measured, best.measured, exact=yardstick.exact)
 
@@ -297,13 +308,12 @@ def next_rate(settings: RelaxSettings, point: Point, gradient: np.ndarray, rate:
 
 
 def outer_record(
-    outer: int, trial: Point | None, rise: tuple[float, float], accepted: bool, rate: float, gradient
+    outer: int, trial: Point | NoFit, rise: tuple[float, float], accepted: bool, rate: float, gradient
 ) -> OuterRecord:
     """The record of one outer iteration; a trial without a fit has no numbers."""
     norm = float(np.linalg.norm(gradient)) if accepted else np.nan
-    if trial is None:
-        nothing = ((), (), np.nan, 0, "groups cannot be told apart", 0.0)
-        return OuterRecord(outer, np.nan, *rise, False, rate, *nothing)
+    if isinstance(trial, NoFit):
+        return OuterRecord(outer, np.nan, *rise, False, rate, (), (), np.nan, 0, trial.value, 0.0)
     found = trial.fit
     return OuterRecord(
         outer,

@@ -304,7 +304,7 @@ def test_loco_leaves_out_the_whole_chromosome_however_its_variants_spell_it(coho
 
 
 BAD = {
-    "one chromosome": (("--model", "loco", "--chr", "1"), "chromosome 1: no variant that varies is left without it"),
+    "one chromosome": (("--model", "loco", "--chr", "1"), "--model loco: chromosome 1 is the only one there is"),
     "exact least squares": (("--method", "exact"), "--method exact: ols is exact"),
     "refit without loco": (("--model", "lmm", "--loco-refit"), "--loco-refit: for --model loco"),
     "refinement of exact": (("--model", "loco", "--method", "exact", "--refine", 1), "--refine: of --method score"),

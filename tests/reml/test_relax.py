@@ -7,15 +7,18 @@ import pytest
 
 from gpu_reml.ops import CpuProducts, pack, standardise, to_dense
 from gpu_reml.ops.device.products import make_device_products
-from gpu_reml.reml import FitSettings, SolverSettings, draw_probes, exact_probes
+from gpu_reml.reml import BreakdownError, FitSettings, SolverSettings, draw_probes, exact_probes, fit
 from gpu_reml.reml.relax import (
+    NoFit,
     RelaxHooks,
     RelaxSettings,
     RelaxStatus,
     check_memberships,
     fitted,
+    group_covariance,
     membership_gradient,
     moved,
+    prepared,
     random_memberships,
     relax,
 )
@@ -255,6 +258,28 @@ def test_with_random_probes_small_ascents_are_seen_and_their_stated_errors_hold(
     )
     assert all(record.accepted for record in result.history) and (rises > 0).all() and rises.max() < 1
     assert (np.abs(gains - rises) <= 4 * errors + 2e-3).all() and (errors < 0.1 * rises).all()
+
+
+def test_a_step_that_cannot_be_fitted_is_rejected_and_says_why(monkeypatch):
+    genotypes, _, _, y, X = sparse_trait(200, 60)
+    start, probes = random_memberships(60, 2, seed=0), draw_probes(200, 16, 20, 0)
+    calls = []
+
+    def breaks_down(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 4:  # after the start's two and an accepted one
+            raise BreakdownError("p'Vp = -1")
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr("gpu_reml.reml.relax.fit", breaks_down)
+    settings = RelaxSettings(outer_iterations=4, rate=0.02)
+    history = relax(y, X, CpuProducts(genotypes), start, probes, settings).history
+    assert [record.accepted for record in history] == [True, True, False, True]
+    assert "not positive definite" in history[2].status and np.isnan(history[2].gain)
+    covariance = group_covariance(CpuProducts(genotypes), start)
+    data, theta = prepared(y, X, covariance, probes, settings.fit, None, None)
+    tried = [np.column_stack([1 - w, w]) for w in (np.full(60, 0.01), np.full(60, 0.5))]
+    assert [fitted(data, np.log(T), theta) for T in tried] == [NoFit.EMPTY, NoFit.ALIKE]
 
 
 def test_a_search_on_devices_is_that_of_the_cpu():
