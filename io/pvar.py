@@ -11,7 +11,7 @@ import pandas as pd
 
 from .content import Content, read_content
 from .errors import InputError
-from .headings import refuse_heading
+from .headings import SAMPLE_NAMES, VARIANT_NAMES, key_of, refuse_heading
 from .rows import check_samples
 from .text import WHITESPACE, count_fields, parse_numbers, parse_positions
 
@@ -143,6 +143,11 @@ def _find_first(content: Content, headings: Sequence[str]) -> tuple[int, str]:
             heading = re.split(r"\s", line, maxsplit=1)[0]
             if heading in headings or (line.strip() and not line.startswith("#")):
                 return before, line
+            if not line.startswith("##") and key_of(heading, VARIANT_NAMES, SAMPLE_NAMES) is not None:
+                raise InputError(
+                    f"{content.path}, line {before + 1}: the header begins with {heading}, not with "
+                    f"{' or '.join(headings)}; rename it as PLINK 2 has it, or it is a comment"
+                )
     return 0, ""
 
 

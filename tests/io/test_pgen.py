@@ -307,3 +307,16 @@ def test_text_that_is_compressed_is_read_whatever_its_name(make_pgen, random_cou
     expected = read_pgen(prefix).variants
     suffixed(prefix, "pvar").write_bytes(gzip.compress(suffixed(prefix, "pvar").read_bytes()))
     assert read_pgen(prefix).variants.equals(expected)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "old", "new"), [("pvar", "#CHROM", "#CHR"), ("pvar", "#CHROM", "#ID"), ("psam", "#FID", "#family")]
+)
+def test_a_header_by_another_name_is_no_comment(make_pgen, random_counts, suffix, old, new):
+    prefix = make_pgen(random_counts(8, 3))
+    path = prefix.with_name(f"cohort.{suffix}")
+    path.write_text("# a comment\n##another\n" + path.read_text())
+    assert read_pgen(prefix).num_samples == 8
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(InputError, match=rf"cohort\.{suffix}, line 3: the header begins with {new}, not with {old}"):
+        read_pgen(prefix)
