@@ -25,6 +25,7 @@ ENTRY = np.dtype("<f4")
 ROWS = 128  # rows of a matrix formed at once
 # of the mean diagonal: rounding, and what pairs of samples that lack different calls make of GCTA's matrices
 ROUNDING, INDEFINITE = 1e-4, 0.05
+APART = 100.0  # times the median diagonal: no inbreeding and no few variants make so much of a difference
 CORRELATED = 1.5  # times what two diagonal entries allow: GCTA's first diagonal (Yang et al. 2011) may be too small
 
 
@@ -51,7 +52,7 @@ class GrmFile:
 
         ``rows`` are :attr:`Alignment.indices <gpu_reml.io.Alignment>` of :attr:`samples`.  Memory: the matrix.
         Raises InputError that names the samples of an entry that is not finite, of a diagonal entry that is not
-        positive, or of an entry that no covariance has beside its diagonal.
+        positive or a hundred times another, or of an entry that no covariance has beside its diagonal.
         """
         rows = np.arange(self.num_samples) if rows is None else np.asarray(rows, np.int64)
         out = np.empty((len(rows), len(rows)))
@@ -77,6 +78,13 @@ class GrmFile:
             raise InputError(
                 f"{self.prefix}.grm.bin: the relationship of {first_ids(self.samples.iloc[rows[[i]]])} with "
                 f"itself is {diagonal[i]:g}; a variance is positive: is this a GRM in GCTA's float32?"
+            )
+        usual = np.median(diagonal)
+        i = int(np.argmax(np.abs(np.log(diagonal / usual))))
+        if not 1 / APART < diagonal[i] / usual < APART:
+            raise InputError(
+                f"{self.prefix}.grm.bin: the relationship of {first_ids(self.samples.iloc[rows[[i]]])} with itself is "
+                f"{diagonal[i]:g}, where the median is {usual:g}; is this a GRM in GCTA's float32?"
             )
         sd = np.sqrt(diagonal)
         for i, row in enumerate(matrix):

@@ -77,6 +77,8 @@ def test_an_entry_that_is_not_finite_names_its_samples(tmp_path, ids):
     [
         (((1, 1), 0.0), "the relationship of FID Fb IID b with itself is 0; a variance is positive"),
         (((1, 1), -0.1), "FID Fb IID b with itself is -0.1;"),
+        (((1, 1), 200.0), "FID Fb IID b with itself is 200, where the median is 1;"),
+        (((1, 1), 1e-30), "FID Fb IID b with itself is 1e-30, where the median is 1;"),
         (((2, 0), 3.0), r"of FID Fa IID a, FID Fc IID c is 3, more than their own \(1, 1\) allow"),
         (((2, 1), -1e30), r"of FID Fb IID b, FID Fc IID c is -1e\+30, more than"),
     ],
