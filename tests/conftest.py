@@ -1,5 +1,6 @@
 """GPU tests: skipped with a printed count where there is no device, failures under --require-gpu."""
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,3 +47,13 @@ def pytest_terminal_summary(terminalreporter):
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if "gpu" in report.keywords]
     if skipped:
         terminalreporter.write_line(f"{len(skipped)} gpu tests skipped: {cuda_unavailable_reason()}")
+
+
+@pytest.fixture(scope="session")
+def external_data():
+    """Folder of cohorts that other people made; the test is skipped where it is absent."""
+    default = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("GPU_REML_EXTERNAL_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no external data at {folder}; set GPU_REML_EXTERNAL_DATA")
+    return folder

@@ -1,6 +1,5 @@
 """Small files to read: bed-reader writes the genotypes, so its encoder is the oracle for our decoder."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -124,13 +123,3 @@ def make_variants():
         return AnalysedVariants.of(table, None if mask is None else np.array(mask))
 
     return analysed
-
-
-@pytest.fixture(scope="session")
-def external_data():
-    """Folder of cohorts that other people made; the test is skipped where it is absent."""
-    default = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    folder = Path(os.environ.get("GPU_REML_EXTERNAL_DATA", default))
-    if not folder.is_dir():
-        pytest.skip(f"no external data at {folder}; set GPU_REML_EXTERNAL_DATA")
-    return folder
