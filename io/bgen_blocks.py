@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from numba import njit
+
+from ..ops.compile import compiled
 
 MOST_TEXT = 1 << 20  # bytes of a name or allele
 MAGICS = (b"bgen", b"\0\0\0\0")
@@ -194,7 +195,7 @@ def _numbers(packed: bytes, bits: int) -> np.ndarray:
     return numbers
 
 
-@njit(cache=True)
+@compiled
 def _sum_copies(numbers, bits, is_phased, ploidy, copies):
     """Copies of the second allele from two probabilities of ``bits`` bits a sample; how many samples' exceed 1."""
     largest = (np.int64(1) << bits) - 1
@@ -211,13 +212,13 @@ def _sum_copies(numbers, bits, is_phased, ploidy, copies):
     return exceeding
 
 
-@njit(cache=True)
+@compiled
 def _unpack(packed, bits, numbers):
     for k in range(len(numbers)):
         numbers[k] = _bits_at(packed, k * bits, bits)
 
 
-@njit(cache=True)
+@compiled
 def _bits_at(packed, place, bits):
     """The little-endian number of ``bits`` bits that begins ``place`` bits into the bytes."""
     found = np.int64(0)

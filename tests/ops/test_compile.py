@@ -1,9 +1,11 @@
 """Where machine code is kept, and kernels started by several threads of Python."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -130,3 +132,10 @@ def test_fits_from_several_threads_and_a_forked_process_give_equal_answers():
     command = [sys.executable, "-W", "ignore", "-c", THREADS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **one})
     assert done.returncode == 0, done.stderr
+
+
+def test_no_module_keeps_machine_code_in_a_way_of_its_own():
+    root = Path(compile_module.__file__).parents[1]
+    sources = [path for folder in ("io", "ops", "reml", "cli") for path in (root / folder).rglob("*.py")]
+    own = [path.name for path in sources if re.search(r"jit\([^)]*cache=True", path.read_text())]
+    assert own == ["compile.py"] and len(sources) > 100
