@@ -19,6 +19,7 @@ from gpu_reml.reml.refine import Refined, RefineSettings, refine
 from .inputs import Inputs
 from .methods import EXACT_BYTES as EXACT_BYTES_UNASKED
 from .methods import USUAL_PASSES, choose_method, costs_little
+from .wording import fit_record, in_flags
 
 APPROXIMATION = (
     "var(z'Py) = gamma z'Mz, one gamma for each chromosome and trait; the variance components are those of the null "
@@ -161,14 +162,14 @@ def scored(inputs: Inputs, options: Namespace, threads: int) -> Found:
     details, lines, warnings = [], [], []
     for i, name in enumerate(inputs.phenotypes):
         details.append({**score_details(found, groups, i), **refine_details(again, i, options)})
-        details[i].update({"fit": fits[i].to_dict(), **seconds})
+        details[i].update({"fit": fit_record(fits[i]), **seconds})
         if refits:
             details[i]["theta_by_chromosome"] = {
                 name: each[i].theta for name, each in zip(groups.names, refits, strict=True)
             }
         lines += score_lines(name, fits[i], found, again, i, options)
         warnings += scatter_warning(name, found, i)
-    unsettled = [one.status.value for each in [fits, *refits] for one in each if not one.converged]
+    unsettled = [in_flags(one.status.value) for each in [fits, *refits] for one in each if not one.converged]
     if not (found.converged and again.converged):
         unsettled.append("a solve did not reach its tolerance; use --dtype float64")
     warnings += [f"not converged: {text}" for text in dict.fromkeys(unsettled)]

@@ -2,7 +2,6 @@
 
 import time
 from argparse import Namespace
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -13,10 +12,10 @@ from gpu_reml import io, ops
 from gpu_reml.io.association import association_text, gzipped, marginal_table, mixed_table, places_of
 from gpu_reml.io.plots import GENOME_WIDE, manhattan_svg, qq_svg
 from gpu_reml.ops.chromosomes import linkage_groups
-from gpu_reml.reml.association import FlatTraitError, Scan, lambda_gc, left_of_fixed_effects, per_allele
+from gpu_reml.reml.association import Scan, lambda_gc, per_allele
 
 from .gwas_models import Found, choose_solver, exactly, least_squares, score_flags, scored
-from .inputs import Group, Inputs, Planned, Tables, load_group, plan_group, read_inputs
+from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs
 from .methods import choose_method, safe_name
 from .reml import group_lines, planned_lines, write_samples
 from .report import fixed_line
@@ -44,8 +43,9 @@ def gwas_command(options: Namespace, threads: int) -> bool:
         for each in planned:
             print("\n".join([*planned_lines(each, options), *plan_notes(options, GWAS, each.backend)]), flush=True)
         return True
+    check_all_traits(groups, planned)
     for group, each in zip(groups, planned, strict=True):
-        check_traits(group.phenotypes, group.Y, each.design.X)
+        check_freedom(group.Y, each.design)
     converged = True
     context = {"threads": threads, "started": started, "several": several}
     for group, each in zip(groups, planned, strict=True):
@@ -67,21 +67,20 @@ def check_options(options: Namespace) -> None:
         raise io.InputError(f"{', '.join(flags)}: these are of mixed models; give --model loco or lmm")
 
 
-def check_traits(phenotypes: Sequence[str], Y: np.ndarray, X: np.ndarray) -> None:
-    """Raises InputError that names a trait that does not vary beside the fixed effects."""
-    try:
-        left_of_fixed_effects(Y, X)
-    except FlatTraitError as error:
+def check_freedom(Y: np.ndarray, design: io.Design) -> None:
+    """Raises InputError where no variant can be tested."""
+    n, c = len(Y), design.num_columns
+    if n <= c + 1:
         raise io.InputError(
-            f"phenotype {phenotypes[error.index]}: does not vary among {len(Y)} samples once the fixed effects are "
-            "taken out; leave it out with --pheno-name"
-        ) from None
+            f"{n} samples leave no degree of freedom beside {c} fixed effects and a variant; drop covariates, or "
+            "loosen the filters of samples"
+        )
 
 
 def scan_group(tables: Tables, group: Group, planned: Planned, options: Namespace, context: dict[str, Any]) -> bool:
     """One group of traits of the same samples: read, scan, write."""
     inputs = load_group(tables, group, planned, options)
-    check_traits(inputs.phenotypes, inputs.Y, inputs.design.X)  # once more: --mind may have taken samples
+    check_freedom(inputs.Y, inputs.design)  # once more: --mind may have taken samples
     solver = "ols" if options.model == "ols" else choose_solver(inputs, options, context["threads"])
     null = choose_method(inputs, options, context["threads"]) if solver == "score" else None
     inputs = noted(inputs, options, GWAS, Run(solver, 1, planned.backend, null))

@@ -1,7 +1,7 @@
 """From options to arrays: read every file, align the samples, make the covariance."""
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +12,14 @@ import pandas as pd
 from gpu_reml import io, ops
 from gpu_reml.ops.device.plan import DevicePlan
 from gpu_reml.reml import Covariance
+from gpu_reml.reml.traits import make_traits
 
 from .components import components, expected_components, has_builders, with_alpha
 from .model import Model, Parts, assemble, planned_parts, read_parts
 from .plan import Sizes, backend_for, budget_of, device_plan, most_rank
 from .smile import check_smile, planned_smile, smile_covariance, smile_weights, wants_smile
 from .sources import Loaded, Sources, load, read_sources
+from .wording import in_names
 
 MOST_MISSING = 0.02  # share of the genotypes; with 0.1 an h2 of 0.5 was off by 0.03, up in families, down in others
 
@@ -186,6 +188,20 @@ def design_of(tables: Tables, alignment: io.Alignment) -> io.Design:
     return io.design_matrix(tables.quantitative, tables.categorical, alignment.samples, environments)
 
 
+def check_all_traits(groups: Sequence[Group], planned: Sequence[Planned]) -> None:
+    """:func:`check_traits` of every group, before the first is worked on."""
+    for group, each in zip(groups, planned, strict=True):
+        check_traits(group, each.design)
+
+
+def check_traits(group: Group, design: io.Design) -> None:
+    """Raises InputError that names a trait that does not vary beside the fixed effects, or a column out of scale."""
+    try:
+        make_traits(group.Y, design.X)
+    except ValueError as error:
+        raise io.InputError(in_names(str(error), group.phenotypes, design.names)) from None
+
+
 def load_group(tables: Tables, group: Group, planned: Planned, options: Namespace) -> Inputs:
     """Genotypes of a group's samples, where they are planned to be, and the model of them."""
     notes = notes_of(tables, group)
@@ -198,6 +214,7 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
     if loaded.kept_samples is not None:
         group = without_samples(group, loaded.kept_samples, f"more than --mind {options.mind:g} of its calls missing")
         planned = planned._replace(design=design_of(tables, group.alignment))
+        check_traits(group, planned.design)
     if wants_smile(options):
         genetic, made = smile_components(loaded, planned, options)
     else:

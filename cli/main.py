@@ -12,6 +12,10 @@ from .options import make_parser
 from .process import entry_point, lost_maps, report_stop
 
 EXIT_OK, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_DEVICE = 0, 2, 3, 4
+SMALLER = {  # what makes a run smaller, where that is not what a fit has
+    "gpu-reml-predict": "predict fewer samples at a time, by --keep",
+    "gpu-reml-gwas": "test fewer variants at a time, by --chr, and fewer traits",
+}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -72,19 +76,22 @@ def report_failure(name: str, error: Exception) -> int:
     from gpu_reml.ops.device.pool import DeviceMemoryError
     from gpu_reml.reml import BreakdownError, ConvergenceError
 
+    from .wording import in_flags
+
     if isinstance(error, ConvergenceError | BreakdownError):
-        print(f"{name}: not converged: {error}", file=sys.stderr)
+        print(f"{name}: not converged: {in_flags(str(error))}", file=sys.stderr)
         return EXIT_NOT_CONVERGED
     if isinstance(error, DeviceMemoryError | DeviceLostError):
-        print(f"{name}: device: {error}", file=sys.stderr)
+        print(f"{name}: device: {in_flags(str(error))}", file=sys.stderr)
         return EXIT_DEVICE
     if isinstance(error, RuntimeError):
         raise error
     if isinstance(error, MemoryError):
-        error = f"out of memory ({error}); use fewer --max-probes, a smaller --precond-rank or fewer components"
+        remedy = SMALLER.get(name, "use fewer --max-probes, a smaller --precond-rank or fewer components")
+        error = f"out of memory ({error}); {remedy}"
     elif isinstance(error, ArithmeticError):
         raise error
-    print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"{name}: error: {' '.join(in_flags(str(error)).split())}", file=sys.stderr)
     return EXIT_INPUT
 
 

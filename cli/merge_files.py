@@ -16,6 +16,7 @@ from gpu_reml.reml.merge import KEPT, MERGED, SINGLETON, MergePlan
 from .export import export_files, npy_bytes
 from .inputs import Inputs
 from .report import history_text, hsq_text, json_record
+from .wording import in_flags
 
 REFITTED, NOT_MERGED, NOT_CONVERGED = "one_shot_merge_refit_complete", "no_more_weak_merges", "round00_not_converged"
 TRACE, SUMMARY = "zscore_merge_trace.tsv", "zscore_merge_summary.json"
@@ -63,7 +64,7 @@ def round_files(
     return {
         f"{prefix}.json": io.json_text(json_record(result, done.inputs, context)),
         f"{prefix}.hsq": hsq_text(result),
-        f"{prefix}.log": "\n".join([title, "", result.summary(), result.status.value, ""]),
+        f"{prefix}.log": "\n".join([title, "", result.summary(), in_flags(result.status.value), ""]),
         f"{prefix}.history.tsv": history_text(result, done.seconds),
         **export_files(prefix, result, spec.name),
         str(prefix.with_name("theta_se.npy")): npy_bytes(done.plan.se),

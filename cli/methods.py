@@ -64,6 +64,8 @@ Report = tuple[str, FitResult | HEResult, list[float]]
 def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable[[Report], None]) -> None:
     """Fit every trait; ``report`` gets each result (trait, result, seconds of each iteration) when it is ready."""
     if method == "he":
+        if options.max_probes < 2:
+            raise io.InputError("--max-probes 1: Haseman-Elston regression takes 2 or more")
         n = inputs.covariance.num_samples
         probes = draw_probes(n, min(HE_PROBES, inputs.planned.probes(options.max_probes)), 0, options.seed)
         for name, y in zip(inputs.phenotypes, inputs.Y.T, strict=True):

@@ -181,6 +181,8 @@ def dominance_piece(genotypes: ops.PackedGenotypes, base, place) -> Piece:
     """One component of all variants in dominance coding."""
     if base.backend != "cpu":
         raise io.InputError("--dominance: is computed on the CPU only; add --device cpu")
+    if genotypes.bits != ops.CALL_BITS:
+        raise io.InputError("--dominance: deviations are of calls; leave --dosage out")
     deviations = ops.dominance(genotypes)
     covariance = ops.make_covariance(place(deviations), None, ["dominance"])
     count = covariance.num_variants[0]

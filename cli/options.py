@@ -21,6 +21,7 @@ from .numbers import (
 )
 from .parser import Need, Options, Parser
 from .smile_options import add_smile
+from .wording import in_flags
 
 EPILOG = """\
 examples:
@@ -58,7 +59,7 @@ class ListDevices(argparse.Action):
         try:
             found = list_devices()
         except ValueError as error:
-            parser.exit(2, f"gpu-reml: {error}\n")
+            parser.exit(2, f"gpu-reml: error: {in_flags(str(error))}\n")
         for device in found:
             major, minor = device.compute_capability
             memory = f"{device.free / 2**30:.1f} of {device.total / 2**30:.1f} GiB free"

@@ -10,15 +10,24 @@ import numpy as np
 
 from gpu_reml import io
 from gpu_reml.reml import FitSettings, ProbeSettings, Record, SolverSettings, draw_probes
-from gpu_reml.reml.relax import OuterRecord, RelaxHooks, RelaxResult, RelaxSettings, random_memberships, relax
+from gpu_reml.reml.relax import (
+    OuterRecord,
+    RelaxHooks,
+    RelaxResult,
+    RelaxSettings,
+    check_memberships,
+    random_memberships,
+    relax,
+)
 from gpu_reml.reml.tables import component_lines
 
 from .export import npy_bytes
-from .inputs import Group, Inputs, Planned, Tables, load_group, plan_group, read_inputs
+from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs
 from .plan import device_plan, most_rank
 from .reml import planned_lines
 from .report import fixed_line
 from .unused import RELAX, Run, noted, plan_notes
+from .wording import fit_record, in_flags
 
 CAUTION = "the likelihood and the errors are of groups chosen to raise it on the same phenotypes: no test of the groups"
 
@@ -42,6 +51,7 @@ def relax_command(options: Namespace, threads: int) -> bool:
     if options.plan:
         print("\n".join([*planned_lines(planned, options), *plan_notes(options, RELAX, planned.backend)]), flush=True)
         return True
+    check_all_traits([group], [planned])
     inputs = noted(load_group(tables, group, planned, options), options, RELAX, Run(backend=planned.backend))
     start = first_memberships(given, inputs.products.num_variants, options)
     report = Printer(options.reml_log_detail)
@@ -110,7 +120,10 @@ def first_memberships(given: np.ndarray | None, num_variants: int, options: Name
         raise io.InputError(
             f"{options.theta_init_npy}: expected a row for each of {num_variants} variants, found {len(given)}"
         )
-    return given
+    try:
+        return check_memberships(given, num_variants)
+    except ValueError as error:
+        raise io.InputError(f"{options.theta_init_npy}: {error}") from None
 
 
 def relax_settings(options: Namespace, columns: int | None) -> RelaxSettings:
@@ -182,7 +195,7 @@ def meta_record(result: RelaxResult, inputs: Inputs, options: Namespace, details
     return {
         "phenotype": inputs.phenotypes[0],
         "status": result.status.name.lower(),
-        "message": result.status.value,
+        "message": in_flags(result.status.value),
         "num_accepted_updates": result.num_accepted,
         "n": inputs.alignment.num_samples,
         "num_variants": len(largest),
@@ -194,7 +207,7 @@ def meta_record(result: RelaxResult, inputs: Inputs, options: Namespace, details
         "loglik_gain": result.gain,
         "loglik_gain_mc_se": result.gain_mc_se,
         "loglik_comparison": COMPARISON,
-        "fit": result.fit.to_dict(),
+        "fit": fit_record(result.fit),
         "caution": CAUTION,
         "units": "phenotype units squared",
         "samples_dropped": inputs.alignment.dropped_counts,
@@ -229,9 +242,9 @@ def closing_lines(result: RelaxResult) -> list[str]:
         f"group sizes (sums of memberships): {sizes}",
         f"{result.num_accepted} accepted updates; log-likelihood {first:.4f} at the start, {first + result.gain:.4f} "
         f"at the end, gain {result.gain:.4f} (MC error {result.gain_mc_se:.2g})",
-        f"{result.status.name.lower()}: {result.status.value}",
+        f"{result.status.name.lower()}: {in_flags(result.status.value)}",
         f"caution: {CAUTION}",
     ]
     if not result.fit.converged:
-        lines.append(f"not converged: {result.fit.status.value}")
+        lines.append(f"not converged: {in_flags(result.fit.status.value)}")
     return lines

@@ -13,11 +13,12 @@ from gpu_reml.reml import FitResult, HEResult, layout_of
 from .components import with_alpha
 from .effects import after_fit, check_effects, check_folds
 from .export import check_export, export_files
-from .inputs import Group, Inputs, Planned, load_group, plan_group, read_inputs
+from .inputs import Group, Inputs, Planned, check_all_traits, load_group, plan_group, read_inputs
 from .liability import check_prevalence, liability_lines, liability_of, liability_rows
 from .merge import check_merge, run_merge
 from .merge_files import Partition
 from .methods import choose_method, remove_checkpoint, run_method, safe_name
+from .parser import Options
 from .plan import host_plan, memory_lines
 from .report import (
     ancestry_records,
@@ -31,6 +32,7 @@ from .report import (
     plan_lines,
 )
 from .unused import REML, Run, noted, plan_notes
+from .wording import in_flags
 
 IDS = {"fid": "FID", "iid": "IID"}
 
@@ -51,12 +53,12 @@ def reml_command(options: Namespace, threads: int) -> bool:
     say = print if not options.quiet else (lambda *_, **__: None)
     say("\n".join([f"gpu-reml {version('gpu-reml')}", *group_lines(groups)]), flush=True)
     converged = True
-    for group in groups:
-        planned = plan_group(tables, group, options)
-        if options.plan:
-            notes = plan_notes(options, REML, planned.backend)
-            print("\n".join([*planned_lines(planned, options), *notes]), flush=True)
-            continue
+    planned_groups = [plan_group(tables, group, options) for group in groups]
+    if options.plan:
+        print_plans(planned_groups, options)
+        return True
+    check_all_traits(groups, planned_groups)
+    for group, planned in zip(groups, planned_groups, strict=True):
         inputs = load_group(tables, group, planned, options)
         if options.make_grm:
             inputs = noted(inputs, options, REML, Run(backend=planned.backend))
@@ -97,6 +99,13 @@ def reml_command(options: Namespace, threads: int) -> bool:
         write_samples(inputs, options)
         remove_checkpoint(options.out, group.phenotypes)
     return converged
+
+
+def print_plans(planned_groups: list[Planned], options: Options) -> None:
+    """``--plan``."""
+    for planned in planned_groups:
+        notes = plan_notes(options, REML, planned.backend)
+        print("\n".join([*planned_lines(planned, options), *notes]), flush=True)
 
 
 def write_further(name: str, result: FitResult, inputs: Inputs, options: Namespace, prefix: str) -> None:
@@ -181,7 +190,7 @@ def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan
     print(f"written: {prefix}{{{','.join(path.removeprefix(prefix) for path in texts)}}}", flush=True)
     converged = isinstance(result, HEResult) or result.converged
     if not converged:
-        print(f"gpu-reml: not converged: {result.status.value}", file=sys.stderr)
+        print(f"gpu-reml: not converged: {in_flags(result.status.value)}", file=sys.stderr)
     return converged
 
 

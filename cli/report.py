@@ -16,6 +16,7 @@ from .inputs import Inputs
 from .liability import liability_of, liability_record
 from .model import ancestry_residuals
 from .plan import host_plan, memory_lines
+from .wording import fit_record
 
 MANY_NAMES = 30
 CONFOUNDED = 0.99
@@ -147,7 +148,7 @@ def hsq_text(result: FitResult | HEResult, further: Sequence[str] = ()) -> str:
 
 def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str, Any]) -> dict[str, Any]:
     """Everything about the run, ready for OUT.json."""
-    record = result.to_dict()
+    record = fit_record(result) if isinstance(result, FitResult) else result.to_dict()
     described = zip(record["components"], inputs.model.num_variants, inputs.model.descriptions, strict=True)
     for component, count, text in described:
         component.update(num_variants=count, description=text)

@@ -12,6 +12,7 @@ from gpu_reml.io.sparse import PathTable, path_frame, path_svg
 from gpu_reml.reml.sparse import Explained, Round, SparseResult
 
 from .inputs import Inputs
+from .wording import fit_record, in_flags
 
 CAUTION = (
     "beta_gls and its errors take the chosen variants as given in advance; beta_debiased is of the joint model of the "
@@ -148,7 +149,7 @@ def summary_record(
         "phenotype": inputs.phenotypes[0],
         "converged": result.converged,
         "status": [status.name.lower() for status in result.statuses],
-        "message": [status.value for status in result.statuses],
+        "message": [in_flags(status.value) for status in result.statuses],
         "n": inputs.alignment.num_samples,
         "num_variants": int((inputs.products.genotypes.inv_sd > 0).sum()),
         "h2": result.h2_total("gls").estimate,
@@ -166,7 +167,7 @@ def summary_record(
         "ebic": path.ebic[path.best],
         "num_candidates": len(result.candidates),
         "kkt": certificate_record(result),
-        "fit": result.fit.to_dict(),
+        "fit": fit_record(result.fit),
         "fixed_effects": [{"name": name, "estimate": value, "se": se} for name, value, se in fixed],
         "caution": CAUTION,
         "units": "variances in phenotype units squared, lambda in 1 / phenotype units, effects in phenotype units",
@@ -216,7 +217,7 @@ def closing_lines(result: SparseResult, table: pd.DataFrame) -> list[str]:
         )
     explained = result.explained["gls"]
     lines += [f"chosen variants explain {explained.variance:.6g} (SE {explained.se:.3g}), phenotype units squared"]
-    lines += [f"{status.name.lower()}: {status.value}" for status in result.statuses]
+    lines += [f"{status.name.lower()}: {in_flags(status.value)}" for status in result.statuses]
     if len(table):
         lines.append(f"caution: {CAUTION}")
     chive, both = result.h2_total("lasso"), result.h2_total("gls")

@@ -19,10 +19,10 @@ from gpu_reml.reml import (
     fit_exact,
 )
 from gpu_reml.reml.certified import AT_ONCE, KktSettings, LassoSettings
-from gpu_reml.reml.lasso import DescentSettings, PathSettings
+from gpu_reml.reml.lasso import SMALLEST_RATIO, DescentSettings, PathSettings
 from gpu_reml.reml.sparse import Round, SparseSettings, sparse_reml
 
-from .inputs import Group, Inputs, Planned, Tables, load_group, plan_group, read_inputs
+from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs
 from .methods import choose_method
 from .progress import Progress
 from .reml import planned_lines, write_samples
@@ -46,6 +46,7 @@ def sparse_command(options: Namespace, threads: int) -> bool:
         notes = plan_notes(options, SPARSE, planned.backend)
         print("\n".join([*planned_lines(planned, options), candidate_line(planned, options), *notes]), flush=True)
         return True
+    check_all_traits([group], [planned])
     inputs = load_group(tables, group, planned, options)
     method = choose_method(inputs, options, threads)
     inputs = noted(inputs, options, SPARSE, Run(method, inputs.covariance.num_components, planned.backend))
@@ -91,6 +92,12 @@ def read_one(options: Namespace) -> tuple[Tables, Group]:
 
 def settings_of(options: Namespace, planned: Planned | None) -> SparseSettings:
     """Settings of the alternation; within a device's plan no more columns are solved at once than a fit does."""
+    if options.lasso_lam_min_ratio < SMALLEST_RATIO:
+        raise io.InputError(
+            f"--lasso-lam-min-ratio: expected {SMALLEST_RATIO:g} to 1, found {options.lasso_lam_min_ratio:g}"
+        )
+    if options.kkt_tol == options.kkt_rel_tol == 0:
+        raise io.InputError("--kkt-tol, --kkt-rel-tol: both are 0, which no solution meets; give one of them")
     refit = options.lasso_ebic_rss == "refit"
     gamma = options.lasso_ebic_gamma
     at_once = AT_ONCE

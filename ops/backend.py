@@ -24,7 +24,7 @@ def resolve_backend(device: str) -> str:
         return "cuda"
     if device == "auto":
         return "cpu"
-    raise ValueError(f"--device cuda: {cuda_unavailable_reason()}")
+    raise ValueError(f"device='cuda': {cuda_unavailable_reason()}")
 
 
 def make_products(
@@ -48,13 +48,13 @@ def make_products(
     if backend == "cpu":
         return CpuProducts(genotypes, dtype)
     if np.dtype(dtype) != np.float32:
-        raise ValueError("dtype: the cuda backend computes in float32; use --device cpu for float64 products")
+        raise ValueError("dtype: the cuda backend computes in float32; use device='cpu' for float64")
     from .cuda.device import CudaDevice
     from .cuda.driver import list_devices
 
     found = len(list_devices())
     if not 1 <= num_devices <= found:
-        raise ValueError(f"--num-gpus: expected 1 to {found}, the CUDA devices that are visible; found {num_devices}")
+        raise ValueError(f"num_devices: expected 1 to {found}, the CUDA devices that are visible; found {num_devices}")
     kernels = "auto" if genotypes.bits == CALL_BITS else "portable"
     devices = [CudaDevice(i, limit, kernels) for i in range(num_devices)]
     return make_device_products(genotypes, devices, residency, cuts)

@@ -191,5 +191,8 @@ def alpha_weights(genotypes: PackedGenotypes, alpha: float) -> np.ndarray:
     varies = genotypes.inv_sd > 0
     p = genotypes.mean[varies] / 2
     weights = np.zeros(genotypes.num_variants)
-    weights[varies] = (2 * p * (1 - p)) ** (1 + alpha)
+    with np.errstate(over="ignore", under="ignore"):
+        weights[varies] = (2 * p * (1 - p)) ** (1 + alpha)
+    if not np.isfinite(weights.sum()) or not (weights[varies] > 0).all():
+        raise ValueError(f"alpha: [2p(1-p)]^(1 + {alpha:g}) is 0 or too large for some variants; give one nearer to -1")
     return weights

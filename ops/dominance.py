@@ -65,7 +65,7 @@ def dominance(genotypes: PackedGenotypes) -> PackedGenotypes:
     are needed) drops out.  Memory: 2 n m bytes.  Raises ValueError for dosages.
     """
     if genotypes.bits != CALL_BITS:
-        raise ValueError("dominance: needs calls; leave --dosage out")
+        raise ValueError("genotypes: dominance deviations are of calls, and these are dosages")
     codes = dominance_codes(genotypes.mean)
     table = np.stack([codes[:, 2], np.full(len(codes), DOSAGE_MISSING[16]), codes[:, 1], codes[:, 0]], axis=1)
     parts, first = [], 0

@@ -128,6 +128,6 @@ def _solved(covariance, theta: np.ndarray, Y: np.ndarray, contrasts, tol: float,
     if not solved.converged[0]:
         raise ConvergenceError(
             f"the solve for the folds stopped at {solved.residuals[0]:.2g} of its start, not {tol:g}, after "
-            f"{max_iterations} PCG steps; use float64 products (--dtype float64) or a looser tolerance"
+            f"{max_iterations} PCG steps; use products in float64 or a looser tolerance"
         )
     return solved.X.reshape(Y.shape).astype(np.float64), int(solved.iterations[0])

@@ -139,7 +139,7 @@ def effects(
     if not solved.converged[0]:
         raise ConvergenceError(
             f"the solve for P y stopped at {solved.residuals[0]:.2g} of its start, not {tol:g}, after {max_iterations} "
-            "PCG steps; use float64 products (--dtype float64), a preconditioner, or a looser tolerance"
+            "PCG steps; use products in float64, a preconditioner, or a looser tolerance"
         )
     Py = solved.X[:, :1]
     inner = fixed_inverse(Q_there, VQ, solved.X[:, 1:], solved.R[:, 1:])

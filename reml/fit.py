@@ -109,8 +109,10 @@ def checked(Y: np.ndarray, X: np.ndarray, covariance) -> tuple[np.ndarray, np.nd
     """Y and X as float64, whitened by the reference residual, or a ValueError that says what is wrong with them."""
     Y, X = as_numbers(Y, "y"), as_numbers(X, "X")
     n = covariance.num_samples
-    if Y.ndim != 2 or len(Y) != n or not Y.shape[1]:
-        raise ValueError(f"y: expected {n} samples to match the covariance, found {Y.shape}")
+    if Y.ndim != 2 or not Y.shape[1]:
+        raise ValueError(f"Y: expected traits ({n}, t), found {Y.shape}")
+    if len(Y) != n:
+        raise ValueError(f"y: expected {n} samples, as the covariance has, found {len(Y)}")
     if X.ndim != 2 or len(X) != n:
         hint = "; one column is x[:, None]" if X.ndim == 1 else ""
         raise ValueError(f"X: expected ({n}, c), found {X.shape}{hint}")

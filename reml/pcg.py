@@ -100,7 +100,7 @@ def _solve(apply: Callable, B: Block, X0, apply_minv, tol: np.ndarray, max_itera
         if bad.any():
             raise BreakdownError(
                 f"p'Vp = {curvature[bad].min():.3g} in column {active[bad][0]}: the covariance is not "
-                "positive definite in this precision; check the operator, or use float64 products"
+                "positive definite in this precision; check the operator, or use products in float64"
             )
         alpha = (rz_new / curvature).astype(B.dtype)
         X[:, active] += alpha * P

@@ -260,7 +260,10 @@ def relax(
     T = check_memberships(memberships, products.num_variants)
     small = group_sizes(products, T)
     if small.min() < LEAST_VARIANTS:
-        raise ValueError(f"memberships: group {int(np.argmin(small))} has {small.min():.3g} of the variants that vary")
+        raise ValueError(
+            f"memberships: group {int(np.argmin(small))} has {small.min():.3g} of the variants that vary; "
+            "start from other memberships, or from fewer groups"
+        )
     with np.errstate(divide="ignore"):
         log_T = np.log(T)
     at_start = group_covariance(products, T)

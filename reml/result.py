@@ -18,12 +18,12 @@ class Status(Enum):
 
     CONVERGED = "converged"
     MAX_ITERATIONS = (
-        "the iteration limit was reached before the step fell under the tolerance; raise --max-iterations, or look for "
-        "components that can hardly be told apart"
+        "the iteration limit was reached before the step fell under the tolerance; raise FitSettings.max_iterations, "
+        "or look for components that can hardly be told apart"
     )
     SOLVER_STALLED = (
-        "a linear solve did not reach its tolerance within the PCG iteration limit; raise --precond-rank, or use "
-        "float64 products (--dtype float64)"
+        "a linear solve did not reach its tolerance within the PCG iteration limit; use products in float64, or "
+        "probes with a sketch of more columns"
     )
 
 

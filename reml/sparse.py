@@ -45,20 +45,26 @@ class SparseStatus(Enum):
     """What became of a run; the value is the message, with the remedy."""
 
     CONVERGED = "the last LASSO gave back the variants that its variances were estimated with"
-    MAX_ROUNDS = "the limit of rounds was reached before variants and variances settled; raise --outer-max"
+    MAX_ROUNDS = "the limit of rounds was reached before variants and variances settled; raise SparseSettings.rounds"
     CYCLE = (
         "the rounds repeat themselves: variances with one set of variants choose another, and the other way round; the "
-        "variants that differ are at the margin (history); change --lasso-ebic-gamma a little"
+        "variants that differ are at the margin (history); change PathSettings.gamma a little"
     )
     NOT_CERTIFIED = (
-        "the last LASSO is not optimal over all variants to the tolerance; raise --kkt-max-rounds, --candidate-k or "
-        "--lasso-cd-max-iter, or use --dtype float64"
+        "the last LASSO is not optimal over all variants to the tolerance; raise KktSettings.max_rounds, "
+        "LassoSettings.candidates or DescentSettings.max_sweeps, or use products in float64"
     )
-    CANDIDATE_LIMIT = "variants that violate the LASSO's conditions were left out by --kkt-max-candidate; raise it"
-    ACTIVE_LIMIT = "a model of more than --max-active variants had the lower EBIC; raise it, or --lasso-ebic-gamma"
-    DESCENT_STALLED = "coordinate descent did not converge at the chosen lambda; raise --lasso-cd-max-iter"
-    SOLVER_STALLED = "a linear solve missed its tolerance; raise --max-pcg-iters or --precond-rank"
-    FIT_NOT_CONVERGED = "the last REML fit did not converge; raise --minq-iter"
+    CANDIDATE_LIMIT = (
+        "variants that violate the LASSO's conditions were left out by KktSettings.max_candidates; raise it"
+    )
+    ACTIVE_LIMIT = (
+        "a model of more than PathSettings.max_active variants had the lower EBIC; raise it, or PathSettings.gamma"
+    )
+    DESCENT_STALLED = "coordinate descent did not converge at the chosen lambda; raise DescentSettings.max_sweeps"
+    SOLVER_STALLED = (
+        "a linear solve missed its tolerance; raise LassoSettings.max_pcg, or give a sketch of more columns"
+    )
+    FIT_NOT_CONVERGED = "the last REML fit did not converge; raise FitSettings.max_iterations"
     FIT_FAILED = "REML with the last variants failed; results are those of the round before"
 
 

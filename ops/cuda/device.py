@@ -44,10 +44,12 @@ def on_device(method):
 def _explained(error: CudaAPIError, label: str) -> Exception:
     code, message = (error.args + (None, ""))[:2]
     if code is not None and int(code) == OUT_OF_MEMORY:
-        return DeviceMemoryError(f"{label} is out of memory: lower --gpu-budget-gib, or free what others hold there")
+        return DeviceMemoryError(
+            f"{label} is out of memory: give it a lower limit on its memory, or free what others hold there"
+        )
     return DeviceLostError(
-        f"{label} stopped answering ({message or error}); what it held is lost, and --resume goes on from the last "
-        "checkpoint"
+        f"{label} stopped answering ({message or error}); what it held is lost, and a fit goes on from what its hook "
+        "saved"
     )
 
 

@@ -67,7 +67,7 @@ def cuda_unavailable_reason() -> str:
     if "NO_DEVICE" in problem:
         return "the CUDA driver finds no device; check that one is installed and that CUDA_VISIBLE_DEVICES shows it"
     if "library cannot be found" in problem:
-        return "no NVIDIA driver (libcuda) on this machine; install the driver of the device, or use --device cpu"
+        return "no NVIDIA driver (libcuda) on this machine; install the driver of the device, or use device='cpu'"
     return f"the CUDA driver does not start: {' '.join(problem.split())}"
 
 

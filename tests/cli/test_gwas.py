@@ -311,7 +311,7 @@ BAD = {
     "refinement of least squares": (("--refine-most", 5), "--refine-most: these are of mixed models"),
     "trait of the covariates": (
         ("--pheno", "{}/flat.txt", "--pheno-name", "all"),
-        "phenotype older: does not vary among",
+        "phenotype older: does not vary once",
     ),
     "weights without K": (("--alpha", -0.5), "--alpha: these are of mixed models"),
     "missing keep": (("--keep", "{}/absent.txt"), "absent.txt"),

@@ -301,8 +301,8 @@ def test_a_published_cohort_as_bed_and_as_pgen_gives_the_same_table(tmp_path):
 BAD = {
     "two phenotypes": (("--pheno", "{}/two.txt", "--pheno-name", "all"), "--pheno-name: .* name one"),
     "Haseman-Elston": (("--method", "he"), "--method he"),
-    "ratio": (("--lasso-lam-min-ratio", "1e-8"), "min_ratio"),
-    "no tolerance": (("--kkt-tol", 0, "--kkt-rel-tol", 0), "kkt tolerances"),
+    "ratio": (("--lasso-lam-min-ratio", "1e-8"), "--lasso-lam-min-ratio: expected 1e-06"),
+    "no tolerance": (("--kkt-tol", 0, "--kkt-rel-tol", 0), "--kkt-tol, --kkt-rel-tol: both are 0"),
     "missing keep": (("--keep", "{}/absent.txt"), "absent.txt"),
     "output under a file": (("--out", "{}/pheno.txt/x"), "pheno.txt"),
 }

@@ -56,5 +56,5 @@ def test_fractions_are_the_best_with_small_denominators():
 
 def test_dosages_have_no_dominance():
     dosages = np.random.default_rng(0).integers(0, 32768, (5, 8)).astype(np.uint16)
-    with pytest.raises(ValueError, match="needs calls"):
+    with pytest.raises(ValueError, match="dominance deviations are of calls"):
         dominance(ops.standardise([dosages], 8, 16))

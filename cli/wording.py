@@ -1,0 +1,52 @@
+"""What the library says of its arguments, said in flags: its messages are for callers in Python.
+
+A message names what to change as a setting's class and field, or as an argument with its value, and those names are
+looked up here.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+_FLAGS = {
+    "FitSettings.max_iterations": "--max-iterations",
+    "SparseSettings.rounds": "--outer-max",
+    "LassoSettings.candidates": "--candidate-k",
+    "LassoSettings.max_pcg": "--max-pcg-iters",
+    "PathSettings.gamma": "--lasso-ebic-gamma",
+    "PathSettings.max_active": "--max-active",
+    "DescentSettings.max_sweeps": "--lasso-cd-max-iter",
+    "KktSettings.max_rounds": "--kkt-max-rounds",
+    "KktSettings.max_candidates": "--kkt-max-candidate",
+    "products in float64": "--dtype float64 (with --device cpu)",
+    "check the operator, or use": "use",
+    "a sketch of more columns": "a larger --precond-rank",
+    ", a preconditioner, or a looser tolerance": " or a --precond-rank",
+    " or a looser tolerance": "",
+    "device='cuda'": "--device cuda",
+    "device='cpu'": "--device cpu",
+    "num_devices:": "--num-gpus:",
+    "alpha:": "--alpha:",
+    "MAF bins:": "--maf-bins:",
+    "LD bins:": "--ld-bins:",
+    "a lower limit on its memory": "a lower --gpu-budget-gib",
+    "a budget of at least": "--gpu-budget-gib",
+    "a fit goes on from what its hook saved": "--resume goes on from the last checkpoint",
+}
+_ANY = re.compile("|".join(map(re.escape, sorted(_FLAGS, key=len, reverse=True))))
+
+
+def in_flags(message: str) -> str:
+    """A message of the library in the words of a command's user."""
+    return _ANY.sub(lambda found: _FLAGS[found[0]], message)
+
+
+def in_names(message: str, phenotypes: Sequence[str], covariates: Sequence[str]) -> str:
+    """A message about columns of y and X with the names that they have in tables."""
+    message = re.sub(r"X: column (\d+)|X\[:, (\d+)\]", lambda m: f"covariate {covariates[int(m[1] or m[2])]}", message)
+    return re.sub(r"\bY\[:, (\d+)\]|\b[yY](?=:| /)", lambda m: f"phenotype {phenotypes[int(m[1] or 0)]}", message)
+
+
+def fit_record(result) -> dict[str, Any]:
+    """A fit's values for a file that a command writes."""
+    return {**result.to_dict(), "message": in_flags(result.status.value)}
