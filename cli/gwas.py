@@ -7,7 +7,7 @@ from importlib.metadata import version
 from .main import run_command
 from .numbers import at_least, count, fraction, number, positive_float, positive_int
 from .options import EXAMPLE, NEEDS, add_compute, add_data, add_filters, with_defaults
-from .parser import Options, Parser
+from .parser import EXIT_CODES, Options, Parser
 from .process import entry_point
 
 EPILOG = """\
@@ -25,8 +25,6 @@ loco and lmm test by the score z'Py with the variance gamma z'Mz; gamma is estim
 and how far single variants scatter about it is printed (BOLT-LMM-inf, GRAMMAR-gamma). The strongest variants are tested
 once more by generalised least squares (--refine; METHOD in the table says which). --method exact makes no
 approximation, for small cohorts, and is what auto takes there. The effect is of one copy of A1, the counted allele.
-
-exit codes: those of gpu-reml.
 """
 
 
@@ -35,7 +33,7 @@ def make_gwas_parser(number: str) -> Parser:
     parser = Parser(
         prog="gpu-reml-gwas",
         description="Test every variant for association with quantitative traits.",
-        epilog=EPILOG,
+        epilog=EPILOG + EXIT_CODES,
         example=EXAMPLE,
         needs=NEEDS,
     )
@@ -84,7 +82,7 @@ def add_association(group) -> None:
         "--mc-target", type=positive_float, default=0.1, metavar="X",
         help="add probes until the Monte-Carlo error of the REML fit is at most X standard errors (default 0.1)",
     )  # fmt: skip
-    group.add_argument("--seed", type=count, default=0, help="of probes and calibration (default 0)")
+    group.add_argument("--seed", type=count, default=0, metavar="N", help="of probes and calibration (default 0)")
 
 
 def add_output(group) -> None:

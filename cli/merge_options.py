@@ -12,7 +12,7 @@ def add_merge(group) -> None:
     )  # fmt: skip
     group.add_argument("--merge-out-dir", metavar="DIR", help="folder of both fits' files (default OUT.merge)")
     group.add_argument(
-        "--merge-mode", choices=("global_weak",), default="global_weak", help="all weak components become one"
+        "--merge-mode", choices=("global_weak",), default="global_weak", help="all weak components become one (default)"
     )
     group.add_argument(
         "--z-cutoff", type=number, metavar="Z",

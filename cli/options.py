@@ -19,7 +19,7 @@ from .numbers import (
     threads,
     wholes,
 )
-from .parser import Need, Options, Parser
+from .parser import EXIT_CODES, Need, Options, Parser
 from .smile_options import add_smile
 from .wording import in_flags
 
@@ -28,9 +28,6 @@ examples:
   gpu-reml --bfile data --pheno pheno.txt --pheno-name height --qcovar age.txt --covar sex.txt --out height
   gpu-reml --bfile common,rare --pheno pheno.txt --out two_components
   gpu-reml --bfile data --component-spec sets.json --pheno pheno.txt --out partitioned
-
-exit codes: 0 converged, 2 invalid input or unwritable output, 3 not converged (results are written), 4 device lost or
-out of memory, 130 interrupted, 143 ended by TERM.
 """
 
 
@@ -41,12 +38,12 @@ NEEDS = (Need(f"{GENOTYPES_HELP})", GENOTYPES), Need("--pheno FILE", ("--pheno",
 
 
 IGNORED = {
-    "--call-width": {"type": count, "metavar": "X"},
-    "--slq-samples": {"type": positive_int, "metavar": "N"},
-    "--slq-m": {"type": positive_int, "metavar": "N"},
-    "--slq-mode": {"choices": ("raw", "projected_core_residual")},
-    "--precond-refresh-reldp": {"type": not_negative, "metavar": "X"},
-    "--precond-type": {"choices": ("projected_core",)},
+    "--call-width": ({"type": count, "metavar": "N"}, "variants worked on at once follow from the memory there is"),
+    "--slq-samples": ({"type": positive_int, "metavar": "N"}, "log-determinants take all probes"),
+    "--slq-m": ({"type": positive_int, "metavar": "N"}, "and as many steps as they need"),
+    "--slq-mode": ({"choices": ("raw", "projected_core_residual")}, "with the preconditioner, where one is made"),
+    "--precond-refresh-reldp": ({"type": not_negative, "metavar": "X"}, "it is made anew where that pays"),
+    "--precond-type": ({"choices": ("projected_core",)}, "there is one"),
 }
 
 
@@ -71,8 +68,9 @@ def make_parser(version: str) -> Parser:
     """The parser of gpu-reml."""
     parser = Parser(
         prog="gpu-reml",
-        description="REML variance components and SNP heritability from packed genotypes, matrix-free.",
-        epilog=EPILOG,
+        description="REML variance components and SNP heritability from packed genotypes, matrix-free.\n"
+        "--bfile, --pheno and --out are enough to begin; --qcovar and --covar take covariates.",
+        epilog=EPILOG + EXIT_CODES,
         example=EXAMPLE,
         needs=(
             Need(f"{GENOTYPES_HELP}, or --grm PREFIX)", (*GENOTYPES, "--grm")),
@@ -125,7 +123,9 @@ def add_data(group) -> None:
     group.add_argument("--pfile-list", metavar="FILE", help="list of PLINK 2 prefixes that together are one genome")
     group.add_argument("--dosage", action="store_true", help="take dosages of .pgen and .bgen, not calls")
     group.add_argument(
-        "--cache", metavar="DIR", help="keep packed copies of what is converted or subset, for the next run"
+        "--cache",
+        metavar="DIR",
+        help="keep packed copies of what is converted or subset here, for the next run (default: none are kept)",
     )
     group.add_argument(
         "--pheno", "--pheno-txt", dest="pheno", metavar="FILE",
@@ -152,14 +152,21 @@ def add_filters(group) -> None:
     group.add_argument("--chr", metavar="N[,N-N...]", help="chromosomes, such as 1-4,22,X")
     group.add_argument("--autosome", action="store_true", help="chromosomes 1 to 22")
     group.add_argument(
-        "--from-bp", type=not_negative, metavar="BP", help="first position, on the one chromosome of --chr"
+        "--from-bp",
+        type=not_negative,
+        metavar="BP",
+        help="first position in base pairs, on the one chromosome of --chr",
     )
-    group.add_argument("--to-bp", type=not_negative, metavar="BP", help="last position")
-    group.add_argument("--mind", type=fraction, metavar="X", help="most missing calls of a sample, a share")
-    group.add_argument("--geno", type=fraction, metavar="X", help="most missing calls of a variant, a share")
+    group.add_argument("--to-bp", type=not_negative, metavar="BP", help="last position in base pairs")
+    group.add_argument(
+        "--mind", type=fraction, metavar="X", help="largest share of a sample's calls that may be missing, 0 to 1"
+    )
+    group.add_argument(
+        "--geno", type=fraction, metavar="X", help="largest share of a variant's calls that may be missing, 0 to 1"
+    )
     group.add_argument("--hwe", type=fraction, metavar="P", help="least p-value of the exact Hardy-Weinberg test")
-    group.add_argument("--maf", type=fraction, metavar="X", help="least frequency of the rarer allele")
-    group.add_argument("--max-maf", type=fraction, metavar="X", help="largest frequency of the rarer allele")
+    group.add_argument("--maf", type=fraction, metavar="X", help="least frequency of the rarer allele, 0 to 0.5")
+    group.add_argument("--max-maf", type=fraction, metavar="X", help="largest frequency of the rarer allele, 0 to 0.5")
 
 
 def add_components(group) -> None:
@@ -220,18 +227,21 @@ def add_model(group) -> None:
     group.add_argument(
         "--method", choices=("auto", "stochastic", "exact", "he"), default="auto",
         help="exact: dense REML without Monte-Carlo error, for small cohorts; stochastic: matrix-free REML; "
-        "he: Haseman-Elston regression; auto: exact where it is cheap (up to about 3,000 samples), else stochastic",
+        "he: Haseman-Elston regression; auto (default): exact where it is cheap (to about 3,000 samples), else stochastic",
     )  # fmt: skip
     group.add_argument(
         "--normalise", choices=("weights", "trace"), default="weights",
-        help="scale of K: divide by the sum of weights (a GRM's usual m), or so that tr(K) = n",
+        help="scale of K: divided by the sum of weights (default; a GRM's usual m), or so that tr(K) = n",
     )  # fmt: skip
     group.add_argument(
         "--standardize", choices=("sample", "binomial"), default="sample",
         help="divide counts by their SD in the sample, or by sqrt(2p(1-p)) (default sample)",
     )  # fmt: skip
     group.add_argument(
-        "--alpha", type=number, metavar="A", help="weigh variants by [2p(1-p)]^(1 + A); -1 is the usual GRM"
+        "--alpha",
+        type=number,
+        metavar="A",
+        help="weigh variants by [2p(1-p)]^(1 + A); -1 is the usual GRM (default: all alike)",
     )
     group.add_argument(
         "--max-probes", "--n-rand-vec", dest="max_probes", type=positive_int, default=256, metavar="N",
@@ -245,9 +255,15 @@ def add_model(group) -> None:
         help="add probes until every Monte-Carlo error is at most X standard errors (default 0.1)",
     )  # fmt: skip
     group.add_argument(
-        "--max-iterations", "--minq-iter", dest="max_iterations", type=positive_int, default=50, metavar="N"
+        "--max-iterations",
+        "--minq-iter",
+        dest="max_iterations",
+        type=positive_int,
+        default=50,
+        metavar="N",
+        help="most iterations of a fit (default 50)",
     )
-    group.add_argument("--seed", type=count, default=0, help="seed of the probes (default 0)")
+    group.add_argument("--seed", type=count, default=0, metavar="N", help="seed of all random numbers (default 0)")
 
 
 def add_tests(group) -> None:
@@ -264,14 +280,17 @@ def add_tests(group) -> None:
 def add_compute(group) -> None:
     group.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "gpu"), default="auto",
-        help="auto takes a CUDA device when there is one; gpu is another name of cuda",
+        help="auto (default) takes a CUDA device when there is one; gpu is another name of cuda",
     )  # fmt: skip
     group.add_argument(
         "--threads", "--cpu-threads", "--thread-num", dest="threads", type=threads, default=0, metavar="N",
         help="CPU threads (default 0: all that this process may use)",
     )  # fmt: skip
     group.add_argument(
-        "--dtype", choices=("float32", "float64"), default="float32", help="precision of the genotype products"
+        "--dtype",
+        choices=("float32", "float64"),
+        default="float32",
+        help="precision of the genotype products (default float32)",
     )
     group.add_argument(
         "--precond-rank",
@@ -301,9 +320,8 @@ def add_compute(group) -> None:
 
 def add_ignored(group) -> None:
     """Flags of the reference system: values are checked, and :mod:`gpu_reml.cli.unused` says that they do nothing."""
-    listed = ", ".join(IGNORED)
-    for flag, takes in IGNORED.items():
-        group.add_argument(flag, **takes, help=listed if flag == "--call-width" else argparse.SUPPRESS)
+    for flag, (takes, why) in IGNORED.items():
+        group.add_argument(flag, **takes, help=why)
 
 
 def add_output(group) -> None:
@@ -324,7 +342,7 @@ def add_output(group) -> None:
     )
     group.add_argument(
         "--checkpoint-seconds", type=not_negative, default=2.0, metavar="S",
-        help="least time between two checkpoints of a stochastic fit (default 2)",
+        help="least seconds between two checkpoints of a stochastic fit (default 2)",
     )  # fmt: skip
     group.add_argument("--verbose", action="store_true", help="print every iteration")
     group.add_argument("--non-verbose", "--quiet", dest="quiet", action="store_true", help="print only the results")

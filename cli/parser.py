@@ -21,6 +21,10 @@ COMMANDS = {
     "gpu-reml-relax": ("relax", "make_relax_parser"),
 }
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # what word processors make of two hyphens
+EXIT_CODES = """
+exit codes: 0 converged; 2 invalid input or unwritable output; 3 not converged, results are written with the reason;
+4 device lost or out of memory; 130 interrupted; 143 ended by TERM.
+"""
 ANSWERS = {"-h", "--help", "--version", "--devices"}  # flags that are answered whatever is beside them
 
 
@@ -73,6 +77,19 @@ class Typed(NamedTuple):
         return self.values if type(self.action).__name__ == "_StoreAction" else None
 
 
+class Formatter(RawDescriptionHelpFormatter):
+    """Help in which a flag of several names tells once what it takes."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=28, width=100)
+
+    def _format_action_invocation(self, action: Action) -> str:
+        takes = (
+            "" if action.nargs == 0 else " " + self._format_args(action, self._get_default_metavar_for_optional(action))
+        )
+        return ", ".join(action.option_strings) + takes
+
+
 class Parser(ArgumentParser):
     """argparse's parser with one short line of usage and one line for an error, exit code 2.
 
@@ -85,7 +102,7 @@ class Parser(ArgumentParser):
             usage=f"{prog} {example} [any of the flags below]",
             description=description,
             epilog=epilog,
-            formatter_class=RawDescriptionHelpFormatter,
+            formatter_class=Formatter,
             allow_abbrev=False,
         )
         self._example, self._needs, self._typed = example, needs, {}

@@ -93,14 +93,17 @@ def add_samples(group) -> None:
 def add_compute(group) -> None:
     group.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "gpu"), default="auto",
-        help="auto takes a CUDA device when there is one; gpu is another name of cuda",
+        help="auto (default) takes a CUDA device when there is one; gpu is another name of cuda",
     )  # fmt: skip
     group.add_argument(
         "--threads", "--cpu-threads", dest="threads", type=threads, default=0, metavar="N",
         help="CPU threads (default 0: all that this process may use)",
     )  # fmt: skip
     group.add_argument(
-        "--dtype", choices=("float32", "float64"), default="float32", help="precision of the genotype products"
+        "--dtype",
+        choices=("float32", "float64"),
+        default="float32",
+        help="precision of the genotype products (default float32)",
     )
     group.add_argument(
         "--out", "--out-prefix", dest="out", metavar="PREFIX", default="gpu_reml_predict",

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from .main import run_command
 from .numbers import at_least, count, not_negative, positive_float, positive_int, share
 from .options import NEEDS, add_compute, add_data, with_defaults
-from .parser import Need, Options, Parser
+from .parser import EXIT_CODES, Need, Options, Parser
 from .process import entry_point
 
 EPILOG = """\
@@ -17,8 +17,6 @@ example:
 Group g is the component Z diag(T_g) Z' / sum(T_g); the memberships T of a variant sum to 1. They start at random and
 follow the gradient of the likelihood as long as it rises. Its value and the errors of the last fit are those of groups
 chosen to raise it on the same phenotypes: they are no test of the groups.
-
-exit codes: those of gpu-reml.
 """
 
 
@@ -27,7 +25,7 @@ def make_relax_parser(number: str) -> Parser:
     parser = Parser(
         prog="gpu-reml-relax",
         description="Learn which of several variance components every variant belongs to.",
-        epilog=EPILOG,
+        epilog=EPILOG + EXIT_CODES,
         example="--bfile data --pheno pheno.txt --n-groups 3 --out groups",
         needs=(*NEEDS, Need("--n-groups G", ("--n-groups",))),
     )
@@ -59,13 +57,17 @@ def add_grouping(group) -> None:
     start.add_argument("--theta-init-npy", metavar="FILE", help="memberships to start from: .npy (variants, groups)")
     start.add_argument(
         "--theta-init", choices=("random", "uniform"), default="random",
-        help="random numbers, each row divided by its sum; uniform is refused, since nothing tells its groups apart",
+        help="random numbers (default), each row divided by its sum; uniform is refused, since nothing tells its groups apart",
     )  # fmt: skip
     group.add_argument(
-        "--theta-random-low", type=not_negative, default=0.0, metavar="X", help="least random number (0)"
+        "--theta-random-low",
+        type=not_negative,
+        default=0.0,
+        metavar="X",
+        help="least number of a random start (default 0)",
     )
     group.add_argument(
-        "--theta-random-high", type=not_negative, default=1.0, metavar="X", help="largest random number (1)"
+        "--theta-random-high", type=not_negative, default=1.0, metavar="X", help="its largest number (default 1)"
     )
 
 
@@ -74,7 +76,9 @@ def add_fits(group) -> None:
         "--n-rand-vec", "--max-probes", dest="max_probes", type=positive_int, default=32, metavar="N",
         help="probes, all used in every fit (default 32)",
     )  # fmt: skip
-    group.add_argument("--seed", type=count, default=0, help="of the probes and the random start (default 0)")
+    group.add_argument(
+        "--seed", type=count, default=0, metavar="N", help="of the probes and the random start (default 0)"
+    )
     group.add_argument(
         "--minq-iter", "--max-iterations", dest="max_iterations", type=positive_int, default=20, metavar="N",
         help="most iterations of a fit (default 20)",

@@ -18,7 +18,7 @@ from .options import (
     add_model,
     with_defaults,
 )
-from .parser import Options, Parser
+from .parser import EXIT_CODES, Options, Parser
 from .process import entry_point
 
 EPILOG = """\
@@ -29,7 +29,7 @@ min_b 1/2 (y - Zb)'P(y - Zb) + lambda |b|_1 at the fitted variances, covariates 
 turns with REML that has the chosen variants as fixed effects. Effects are in the phenotype's units, of one standard
 deviation and of one copy of a1, the counted allele.
 
-exit codes: those of gpu-reml. With 3 (a limit was met) everything found so far is written, and says which limit.
+With exit code 3 a limit was met; everything found so far is written, and says which limit.
 """
 
 
@@ -38,7 +38,7 @@ def make_sparse_parser(number: str) -> Parser:
     parser = Parser(
         prog="gpu-reml-sparse",
         description="Choose variants of large effect by the LASSO under the fitted covariance; the rest by REML.",
-        epilog=EPILOG,
+        epilog=EPILOG + EXIT_CODES,
         example=EXAMPLE,
         needs=NEEDS,
     )

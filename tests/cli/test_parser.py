@@ -251,3 +251,14 @@ def test_negative_numbers_are_values_in_any_spelling():
     for value in ("-1", "-0.5", "-1e-3", "-.5"):
         options = PARSERS["gpu-reml"].parse_args([*DATA, "--alpha", value])
         assert options.alpha == float(value)
+
+
+def test_help_explains_every_flag_and_states_every_default():
+    for name, parser in PARSERS.items():
+        for action in {id(action): action for action in parser.flags.values()}.values():
+            assert action.help, (name, action.option_strings)
+            if action.default not in (None, False, [], "==SUPPRESS=="):
+                assert "default" in action.help or "(0)" in action.help, (name, action.option_strings)
+        text = parser.format_help()
+        assert "exit codes: 0 " in text and all(re.search(rf"\b{code} ", text) for code in (2, 4, 130, 143))
+        assert max(map(len, text.splitlines())) <= 120, name
