@@ -227,7 +227,8 @@ def add_model(group) -> None:
     group.add_argument(
         "--method", choices=("auto", "stochastic", "exact", "he"), default="auto",
         help="exact: dense REML without Monte-Carlo error, for small cohorts; stochastic: matrix-free REML; "
-        "he: Haseman-Elston regression; auto (default): exact where it is cheap (to about 3,000 samples), else stochastic",
+        "he: Haseman-Elston regression; auto (default): exact where it is cheap (to about 3,000 samples), else "
+        "stochastic",
     )  # fmt: skip
     group.add_argument(
         "--normalise", choices=("weights", "trace"), default="weights",

@@ -57,7 +57,8 @@ def add_grouping(group) -> None:
     start.add_argument("--theta-init-npy", metavar="FILE", help="memberships to start from: .npy (variants, groups)")
     start.add_argument(
         "--theta-init", choices=("random", "uniform"), default="random",
-        help="random numbers (default), each row divided by its sum; uniform is refused, since nothing tells its groups apart",
+        help="random numbers (default), each row divided by its sum; uniform is refused, since nothing tells its "
+        "groups apart",
     )  # fmt: skip
     group.add_argument(
         "--theta-random-low",
