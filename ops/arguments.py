@@ -104,10 +104,29 @@ def as_block(value: Any, name: str, rows: int | None = None) -> Block:
 
 def as_sparse(value: Any, name: str) -> sparse.csr_array:
     """A finite sparse matrix of float64, from a sparse or a dense one; stored zeros stay."""
-    if not sparse.issparse(value):
-        return sparse.csr_array(as_matrix(value, name))
-    A = sparse.csr_array(value)
-    return sparse.csr_array((as_array(A.data, name), A.indices, A.indptr), shape=A.shape)
+    A = as_sparse_numbers(value, name)
+    as_array(A.data, name)
+    return A
+
+
+def as_sparse_numbers(value: Any, name: str) -> sparse.csr_array:
+    """A sparse matrix of float64, finite or not, from a sparse or a dense one; stored zeros stay."""
+    if sparse.issparse(value):
+        A = sparse.csr_array(value)
+        return sparse.csr_array((as_numbers(A.data, name), A.indices, A.indptr), shape=A.shape)
+    dense = as_numbers(value, name)
+    if dense.ndim != 2:
+        hint = "; a vector is a matrix of one column, v[:, None]" if dense.ndim == 1 else ""
+        raise ValueError(f"{name}: expected a matrix, found {dense.shape}{hint}")
+    return sparse.csr_array(dense)
+
+
+def as_index(value: Any, name: str) -> np.ndarray:
+    """(k,) whole numbers to take rows by, as int64."""
+    array = np.asarray(value)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(f"{name}: expected whole numbers in one dimension, found {array.dtype} {array.shape}")
+    return array.astype(np.int64, copy=False)
 
 
 def as_number(value: Any, name: str, *, above: float = -np.inf, below: float = np.inf) -> float:

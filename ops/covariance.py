@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from scipy import sparse
 
+from .arguments import as_number, as_sparse_numbers
 from .genotypes import PackedGenotypes
 
 
@@ -104,7 +105,10 @@ class GenotypeCovariance(OnGenotypes):
 
     def apply(self, theta: np.ndarray, B: np.ndarray) -> np.ndarray:
         """sum_g theta_g K_g B, (n, k) -> (n, k), in one pass for any number of components."""
-        return self.products.weighted(B, self.weights @ np.asarray(theta, np.float64))
+        theta = np.asarray(theta, np.float64)
+        if theta.shape != (self.num_components,):
+            raise ValueError(f"theta: expected ({self.num_components},), one for each component, found {theta.shape}")
+        return self.products.weighted(B, self.weights @ theta)
 
     def inner(self, FA: np.ndarray, FB: np.ndarray) -> np.ndarray:
         """(G, k) a_k' K_g b_k, column by column, from features of A and B; no pass."""
@@ -148,13 +152,17 @@ def make_covariance(
     Raises ValueError that names the component when its weights are negative, not finite, or all on variants that do
     not vary.
     """
+    if not hasattr(products, "genotypes"):
+        raise ValueError(f"products: expected those of make_products, found {type(products).__name__}")
     m = products.num_variants
-    weights = sparse.csr_array(np.ones((m, 1)) if weights is None else weights, dtype=np.float64)
+    weights = as_sparse_numbers(np.ones((m, 1)) if weights is None else weights, "weights")
     names = tuple(names) if names is not None else tuple(f"component_{g:03d}" for g in range(weights.shape[1]))
     if weights.shape != (m, len(names)):
         raise ValueError(
             f"weights: expected ({m}, {len(names)}) for {m} variants and {len(names)} names, found {weights.shape}"
         )
+    if len(set(names)) < len(names):
+        raise ValueError(f"names: expected different ones, found {', '.join(names)}")
     bad = ~np.isfinite(weights.data) | (weights.data < 0)
     if bad.any():
         name = names[weights.indices[np.argmax(bad)]]
@@ -186,8 +194,7 @@ def alpha_weights(genotypes: PackedGenotypes, alpha: float) -> np.ndarray:
     alpha = -1 weighs all variants alike (a GRM), 0 by their variance.  Exactly so with :func:`with_binomial_sd`, to
     Hardy-Weinberg equilibrium otherwise.  0 where a variant does not vary.  Speed et al. 2017, Nat Genet 49:986.
     """
-    if not np.isfinite(alpha):
-        raise ValueError(f"alpha: expected a finite number, found {alpha}")
+    alpha = as_number(alpha, "alpha")
     varies = genotypes.inv_sd > 0
     p = genotypes.mean[varies] / 2
     weights = np.zeros(genotypes.num_variants)

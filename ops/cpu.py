@@ -49,6 +49,8 @@ class CpuProducts:
     name = "cpu"
 
     def __post_init__(self):
+        if not isinstance(self.genotypes, PackedGenotypes):
+            raise ValueError(f"genotypes: expected those of standardise, found {type(self.genotypes).__name__}")
         if np.dtype(self.dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise ValueError(f"dtype: expected float32 or float64, found {self.dtype}")
         if self.block_width < 1 or self.chunk_bytes < 64:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import as_count, as_index
 from .dosages import DOSAGE_TYPE, dosage_moments, dosage_table
 from .packing import count_codes
 
@@ -85,9 +86,14 @@ def standardise(parts, num_samples: int, bits: int = CALL_BITS) -> PackedGenotyp
     """
     if bits not in (CALL_BITS, *DOSAGE_TYPE):
         raise ValueError(f"bits: expected {CALL_BITS} for calls, 8 or 16 for dosages, found {bits}")
+    as_count(num_samples, "num_samples")
     parts = tuple(parts)
+    if not parts:
+        raise ValueError("parts: expected one array of genotypes or more, found none")
     dtype, width = item_type(bits), items_per_row(num_samples, bits)
     for p, part in enumerate(parts):
+        if not hasattr(part, "dtype"):
+            raise ValueError(f"parts[{p}]: expected an array of packed genotypes, found {type(part).__name__}")
         if part.dtype != dtype or part.ndim != 2 or part.shape[1] != width:
             raise ValueError(
                 f"parts[{p}]: expected {dtype} of shape (variants, {width}) for {num_samples} samples, "
@@ -143,6 +149,9 @@ def decode_table(genotypes: PackedGenotypes, dtype: type = np.float64) -> np.nda
 
 def take_variants(genotypes: PackedGenotypes, rows: np.ndarray) -> PackedGenotypes:
     """Variants ``rows`` in that order, with their standardisation; their packed bytes are copied to one part."""
+    rows, m = as_index(rows, "rows"), genotypes.num_variants
+    if len(rows) and not 0 <= rows.min() <= rows.max() < m:
+        raise ValueError(f"rows: expected variants in 0..{m - 1}, found {rows.min()}..{rows.max()}")
     starts = np.cumsum([0, *(len(part) for part in genotypes.parts)])
     taken = np.empty((len(rows), genotypes.parts[0].shape[1]), genotypes.parts[0].dtype)
     for part, first, last in zip(genotypes.parts, starts[:-1], starts[1:], strict=True):

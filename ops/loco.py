@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .arguments import as_numbers
 from .covariance import Products
 
 
@@ -47,7 +48,7 @@ def leave_out(products: Products, weights: np.ndarray, rows: Sequence[np.ndarray
     Raises ValueError for weights that are negative or not finite, and one that names a group without which no variant
     that varies has a weight.
     """
-    weights = np.asarray(weights, np.float64)
+    weights = as_numbers(weights, "weights")
     if weights.shape != (products.num_variants,) or not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(f"weights: expected {products.num_variants} finite values, not negative; found {weights}")
     weights = np.where(products.genotypes.inv_sd > 0, weights, 0.0)

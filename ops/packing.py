@@ -3,6 +3,7 @@
 import numpy as np
 from numba import prange
 
+from .arguments import as_index, as_numbers
 from .compile import parallel
 
 MISSING = -127  # an int8 genotype that was not called (bed-reader's convention)
@@ -55,7 +56,7 @@ def _take_samples(packed, index, out):
 
 def take_samples(packed: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Packed genotypes of samples ``index`` (in that order); the only copy of genotypes a subset costs."""
-    index = np.ascontiguousarray(index, np.int64)
+    index = np.ascontiguousarray(as_index(index, "index"))
     limit = 4 * packed.shape[1]
     if len(index) and (index.min() < 0 or index.max() >= limit):
         raise ValueError(f"index: expected samples in 0..{limit - 1}, found {index.min()}..{index.max()}")
@@ -68,9 +69,22 @@ _CODE_OF_COUNT = np.full(256, 255, np.uint8)
 _CODE_OF_COUNT[[0, 1, 2, MISSING & 0xFF]] = [3, 2, 0, 1]
 
 
+def as_counts(counts: np.ndarray) -> np.ndarray:
+    """Counts (n, m) as int8; a ValueError for numbers that are not whole, or no int8."""
+    given = counts if isinstance(counts, np.ndarray) and counts.dtype == np.int8 else as_numbers(counts, "counts")
+    if given.ndim != 2:
+        raise ValueError(f"counts: expected (samples, variants), found {given.shape}")
+    with np.errstate(invalid="ignore"):
+        whole = given.astype(np.int8, copy=False)
+    if given is not whole and (whole != given).any():
+        i, j = np.argwhere(whole != given)[0]
+        raise ValueError(f"counts: expected 0, 1, 2 or {MISSING}, found {given[i, j]} at sample {i}, variant {j}")
+    return whole
+
+
 def pack(counts: np.ndarray) -> np.ndarray:
     """Pack int8 counts of A1 (n samples, m variants; 0, 1, 2, or ``MISSING``) to uint8 (m, ceil(n / 4))."""
-    counts = np.asarray(counts, np.int8)
+    counts = as_counts(counts)
     codes = _CODE_OF_COUNT[counts.view(np.uint8)]
     if (codes == 255).any():
         i, j = np.argwhere(codes == 255)[0]
@@ -103,6 +117,11 @@ def pack_rows(counts: np.ndarray, index: np.ndarray, out: np.ndarray) -> None:
 
 def unpack(packed: np.ndarray, num_samples: int) -> np.ndarray:
     """int8 counts of A1 (n samples, m variants), ``MISSING`` where there is no call: the inverse of :func:`pack`."""
+    if packed.ndim != 2 or not 0 <= num_samples <= 4 * packed.shape[1]:
+        raise ValueError(
+            f"packed: expected (variants, bytes) of four samples a byte for num_samples {num_samples}, found "
+            f"{packed.shape}"
+        )
     codes = (packed[:, :, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3
     counts = np.array([2, MISSING, 1, 0], np.int8)[codes].reshape(len(packed), -1)
     return np.ascontiguousarray(counts[:, :num_samples].T)

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special
 
 from gpu_reml.ops import CpuProducts, make_covariance, take_variants
-from gpu_reml.ops.arguments import as_matrix
+from gpu_reml.ops.arguments import as_matrix, as_numbers, as_vector
 
 from . import spectral
 from .exact import Contrasts, SpectralModel, contrast_kernels, contrasts, exact_seconds
@@ -114,6 +114,7 @@ def lambda_gc(log10p: np.ndarray) -> float:
 
     Devlin & Roeder 1999, Biometrics 55:997.  nan without a test.
     """
+    log10p = as_numbers(log10p, "log10p")
     known = log10p[~np.isnan(log10p)]
     if not len(known):
         return np.nan
@@ -191,7 +192,7 @@ def exact_scan(
     scales = column_lengths(left) / np.sqrt(n - c)
     m, t = genotypes.num_variants, left.shape[1]
     varies = genotypes.inv_sd > 0
-    weights = np.where(varies, np.ones(m) if weights is None else np.asarray(weights, np.float64), 0.0)
+    weights = np.where(varies, np.ones(m) if weights is None else as_vector(weights, "weights", m), 0.0)
     beta, se, h2 = np.full((m, t), np.nan), np.full((m, t), np.nan), np.empty((len(groups), t))
     y = basis.coordinates(left / scales)
     kernels = left_out_kernels(genotypes, weights, [left_out for left_out, _ in groups], basis)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpu_reml.ops import CpuProducts, take_variants
+from gpu_reml.ops.arguments import as_count, as_number
 
 from .lasso import DescentSettings, LassoPath, PathSettings, Quadratic, lasso_path
 from .likelihood import apply_v_at, solve
@@ -43,10 +44,14 @@ class KktSettings:
     max_candidates: int | None = None
 
     def __post_init__(self):
+        as_number(self.tol, "tol")
+        as_number(self.rel_tol, "rel_tol")
         if not self.tol >= 0 or not self.rel_tol >= 0 or not self.tol + self.rel_tol > 0:
             raise ValueError(f"expected kkt tolerances from 0 up, not both 0, found {self.tol} and {self.rel_tol}")
-        if self.add < 1 or self.max_rounds < 1:
-            raise ValueError(f"expected add >= 1 and max_rounds >= 1, found {self.add} and {self.max_rounds}")
+        as_count(self.add, "add")
+        as_count(self.max_rounds, "max_rounds")
+        if self.max_candidates is not None:
+            as_count(self.max_candidates, "max_candidates")
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,9 @@ class LassoSettings:
     at_once: int = AT_ONCE
 
     def __post_init__(self):
-        if self.candidates < 1 or not 0 < self.solve_tol < 1 or self.max_pcg < 1 or self.at_once < 1:
-            raise ValueError(f"expected candidates, max_pcg, at_once >= 1 and 0 < solve_tol < 1, found {self}")
+        for name in ("candidates", "max_pcg", "at_once"):
+            as_count(getattr(self, name), name)
+        as_number(self.solve_tol, "solve_tol", above=0, below=1)
 
 
 class Data(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from scipy import sparse
 
-from gpu_reml.ops.arguments import as_array, as_count, as_number, as_symmetric, as_vector
+from gpu_reml.ops.arguments import as_array, as_block, as_count, as_number, as_symmetric, as_vector
 
 from .contract import CheckedFunction
 from .linalg import Block, columns, times, zeros_like
@@ -316,6 +316,12 @@ def _of_symmetric(Ks: Sequence[Any], names: Sequence[str] | None) -> FunctionCov
         name = f"component {names[which]}" if names else f"covariance[{which}]"
         raise ValueError(f"{name}: has a trace of zero; leave the component out")
     return FunctionCovariance([SymmetricMatrix(K) for K in Ks], traces, len(diagonals), names, diagonals)
+
+
+def placed(covariance: Covariance, B: Any, name: str) -> Block:
+    """A block (n, k) where the covariance computes: one that is there as it is, numbers by ``block``."""
+    block = as_block(B, name, covariance.num_samples)
+    return covariance.block(block) if isinstance(block, np.ndarray) else block
 
 
 def diagonals_of(covariance: Covariance) -> np.ndarray:

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg, special
 
-from .lasso import DescentSettings, Quadratic, descend
+from gpu_reml.ops.arguments import as_vector
+
+from .lasso import DescentSettings, Quadratic, checked_quadratic, descend
 
 DEPENDENT = 1e-4  # share of a column's length, left beside the others, under which it counts as dependent on them
 NODEWISE = 0.5  # lambda of a column's regression on the others, over that of pure noise
@@ -58,6 +60,7 @@ def least_squares(problem: Quadratic) -> tuple[np.ndarray, np.ndarray]:
     The standard errors are those of a model given in advance: after a choice on the same phenotype they are too small.
     Raises ValueError where the columns are dependent.
     """
+    problem = checked_quadratic(problem)
     if not problem.num_columns:
         return np.zeros(0), np.zeros((0, 0))
     try:
@@ -82,7 +85,8 @@ def debiased(
     columns, and those worth reporting among them, were chosen by the same phenotype (the largest estimates are too
     large), and the error of theta.  A column of which nothing is left beside the covariates has NaN.
     """
-    settings = settings or DescentSettings()
+    settings, problem = settings or DescentSettings(), checked_quadratic(problem)
+    b = as_vector(b, "b", problem.num_columns)
     length = np.sqrt(np.diag(problem.S))
     varying = np.flatnonzero(length > 0)
     C = problem.S[np.ix_(varying, varying)] / np.outer(length[varying], length[varying])

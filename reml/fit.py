@@ -47,9 +47,6 @@ def fit(
     ``strict``; with ``strict=False`` the result's status says so.  Components that cannot be told apart, or of which
     the fixed effects leave nothing, are a ConvergenceError without a result.
     """
-    y = np.asarray(y, np.float64)
-    if y.ndim != 1:
-        raise ValueError(f"y: expected one phenotype (n,), found {y.shape}; several are for fit_traits")
     y = one_phenotype(y)
     return fit_traits(y[:, None], X, covariance, probes, settings, start=start, hooks=Hooks(callback), strict=strict)[0]
 
@@ -127,7 +124,7 @@ def one_phenotype(y: np.ndarray) -> np.ndarray:
     """y (n,) as float64, finite or not, or a ValueError."""
     y = as_numbers(y, "y")
     if y.ndim != 1:
-        raise ValueError(f"y: expected one phenotype (n,), found {y.shape}")
+        raise ValueError(f"y: expected one phenotype (n,), found {y.shape}; several are for fit_traits")
     return y
 
 

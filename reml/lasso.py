@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg, special
 
+from gpu_reml.ops.arguments import as_count, as_matrix, as_number, as_numbers, as_symmetric, as_vector
 from gpu_reml.ops.compile import compiled
 
 SMALLEST_RATIO = 1e-6  # of the last lambda to the first
@@ -51,8 +52,9 @@ class DescentSettings:
     period: int = 5
 
     def __post_init__(self):
-        if self.max_sweeps < 1 or not self.tol > 0 or self.period < 1:
-            raise ValueError(f"expected max_sweeps >= 1, tol > 0 and period >= 1, found {self}")
+        as_count(self.max_sweeps, "max_sweeps")
+        as_count(self.period, "period")
+        as_number(self.tol, "tol", above=0)
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,15 @@ class PathSettings:
     refit: bool = True
 
     def __post_init__(self):
-        if self.num_lambda < 1 or not SMALLEST_RATIO <= self.min_ratio <= 1:
-            raise ValueError(f"expected num_lambda >= 1 and {SMALLEST_RATIO:g} <= min_ratio <= 1, found {self}")
-        if not 0 <= self.gamma < np.inf or not 0 <= self.min_delta < np.inf or self.max_active < 1:
-            raise ValueError(f"expected gamma >= 0, min_delta >= 0 and max_active >= 1, found {self}")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience: expected 1 or more, or None, found {self.patience}")
+        as_count(self.num_lambda, "num_lambda")
+        as_count(self.max_active, "max_active")
+        if self.patience is not None:
+            as_count(self.patience, "patience")
+        if not SMALLEST_RATIO <= as_number(self.min_ratio, "min_ratio") <= 1:
+            raise ValueError(f"min_ratio: expected {SMALLEST_RATIO:g} to 1, found {self.min_ratio}")
+        for name in ("gamma", "min_delta"):
+            if as_number(getattr(self, name), name) < 0:
+                raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
 
 
 class Descent(NamedTuple):
@@ -108,6 +113,14 @@ class LassoPath(NamedTuple):
     converged: np.ndarray
     best: int
     cut: bool
+
+
+def checked_quadratic(problem: Quadratic) -> Quadratic:
+    """The data of f as float64: S (k, k) symmetric, s (k,), y'Py > 0, at least one contrast; or a ValueError."""
+    S = as_numbers(problem.S, "S")
+    S = as_symmetric(S, "S") if S.size else as_matrix(S, "S", 0, 0)
+    s = as_vector(problem.s, "s", len(S))
+    return Quadratic(S, s, as_number(problem.ypy, "ypy", above=0), as_count(problem.num_contrasts, "num_contrasts"))
 
 
 def lambda_values(s: np.ndarray, settings: PathSettings) -> np.ndarray:
@@ -230,6 +243,8 @@ def lasso_path(
     Copies of an earlier column (variants in perfect LD) keep 0: any division of an effect among them is a minimiser,
     rounding would choose one, and EBIC would count a column twice.
     """
+    problem = checked_quadratic(problem)
+    as_count(num_variants, "num_variants", max(1, problem.num_columns))
     distinct = distinct_columns(problem.S)
     if len(distinct) < problem.num_columns:
         path = lasso_path(problem.take(distinct), num_variants, settings, descent)

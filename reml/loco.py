@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpu_reml.ops import take_variants, to_dense
-from gpu_reml.ops.arguments import as_array
+from gpu_reml.ops.arguments import as_array, as_count, as_number
 from gpu_reml.ops.loco import LeaveOut
 
 from .association import Scan, left_of_fixed_effects, make_scan, tested_variants
@@ -43,8 +43,11 @@ class LocoSettings:
     columns: int | None = None
 
     def __post_init__(self):
-        if not (0 < self.tol < 1 and 0 < self.calibration_tol < 1 and self.calibration_se > 0):
-            raise ValueError("expected tol and calibration_tol between 0 and 1, and calibration_se over 0")
+        for name in ("tol", "calibration_tol"):
+            as_number(getattr(self, name), name, above=0, below=1)
+        as_number(self.calibration_se, "calibration_se", above=0)
+        for name in ("variants", "most", "max_iterations", "scatter"):
+            as_count(getattr(self, name), name)
         if self.variants < 2 or self.most < self.variants or self.max_iterations < 1 or self.scatter < 1:
             raise ValueError("expected variants >= 2, most >= variants, max_iterations >= 1 and scatter >= 1")
 

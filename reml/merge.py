@@ -7,6 +7,8 @@ from itertools import count
 import numpy as np
 from scipy import sparse
 
+from gpu_reml.ops.arguments import as_numbers
+
 Z_CUTOFF = 1.6448536269514722  # exceeded in 5 % of samples by a variance that is zero
 MERGED_NAME = "zmerge_block_{:04d}"
 
@@ -71,17 +73,20 @@ def merge_plan(
     with it taken out.  z after a merge is that of components chosen by their z: it overstates.
     Raises ValueError when sizes do not match, or a variance has no positive sampling error.
     """
-    theta = np.asarray(theta, np.float64)
+    theta, covariance_of_theta = as_numbers(theta, "theta"), as_numbers(covariance_of_theta, "covariance_of_theta")
     G = len(names)
     if theta.shape != (G + 1,) or np.shape(covariance_of_theta) != (G + 1, G + 1):
         raise ValueError(
-            f"expected theta ({G + 1},) and covariance ({G + 1}, {G + 1}) for {G} names and the residual, "
+            f"expected theta ({G + 1},) and covariance_of_theta ({G + 1}, {G + 1}) for {G} names and the residual, "
             f"found {theta.shape} and {np.shape(covariance_of_theta)}"
         )
     variances = np.diag(covariance_of_theta)[:G]
     usable = np.isfinite(theta[:G]) & np.isfinite(variances) & (variances > 0)
     if not usable.all():
-        raise ValueError(f"component {names[int(np.argmin(usable))]}: its estimate has no positive sampling error")
+        name = names[int(np.argmin(usable))]
+        raise ValueError(
+            f"component {name}: theta and covariance_of_theta give it no positive sampling error; leave it out"
+        )
     se = np.sqrt(variances)
     z = theta[:G] / se
     strong = z >= z_cutoff

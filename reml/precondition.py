@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .covariance import Covariance
+from gpu_reml.ops.arguments import as_vector
+
+from .covariance import Covariance, placed
 from .linalg import Block, project, range_basis, symmetric
+from .probes import probe_block
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Preconditioner(NamedTuple):
 
 def complement_traces(covariance: Covariance, Q: Block) -> np.ndarray:
     """(G,) tr((I-QQ')K_g(I-QQ')) = tr K_g - tr Q'K_gQ, exact; half a pass of c columns."""
+    Q = placed(covariance, Q, "Q")
     if not Q.shape[1]:
         return np.asarray(covariance.traces, np.float64)
     F = covariance.features(Q)
@@ -88,11 +92,16 @@ def make_projected_core(
     iterations halves the Monte-Carlo variance on a cohort with relatives (docs/performance.md), so it pays for itself.
     Cost: 2.5 passes of r columns.  Source: Halko, Martinsson & Tropp 2011, SIAM Review 53:217, algorithm 4.4.
     """
+    sketch, Q = probe_block(sketch, "sketch"), placed(covariance, Q, "Q")
+    traces = as_vector(traces, "traces", covariance.num_components)
+    theta_g = as_vector(theta_g, "theta_g", covariance.num_components)
     n, r = sketch.shape
+    if n != covariance.num_samples:
+        raise ValueError(f"sketch: expected ({covariance.num_samples}, r), found {sketch.shape}")
     dimension = n - Q.shape[1]
     if r > dimension:
         raise ValueError(f"sketch: expected at most n - c = {dimension} columns, found {r}")
-    U, Q = covariance.block(np.zeros((n, 0))), covariance.block(Q)
+    U = covariance.block(np.zeros((n, 0)))
     if r:
         U = project(Q, covariance.block(sketch))
         for _ in range(2):
@@ -110,7 +119,7 @@ def core_on(covariance: Covariance, Q: Block, traces: np.ndarray, theta_g: np.nd
 
 def precondition(core: ProjectedCore, theta: np.ndarray) -> Preconditioner:
     """The preconditioner at theta (G + 1, residual last); k^3 work, no pass."""
-    theta = np.asarray(theta, np.float64)
+    theta = as_vector(theta, "theta", len(core.cores) + 1)
     tail = core.dimension - core.rank
     d = float(theta[:-1] @ core.tail_traces / tail + theta[-1]) if tail else float(theta[-1])
     H = symmetric(np.tensordot(theta[:-1], core.cores, axes=1)) + theta[-1] * np.eye(core.rank)

@@ -20,6 +20,7 @@ class Probes(NamedTuple):
 
 def default_rank(num_samples: int) -> int:
     """Rank of the preconditioner: 3 sqrt(n), at most n / 4."""
+    as_count(num_samples, "num_samples")
     return int(min(3 * np.sqrt(num_samples), num_samples / 4))
 
 
@@ -27,7 +28,7 @@ def draw_probes(num_samples: int, num_probes: int = 256, rank: int | None = None
     """Rademacher probes (int8, +1 or -1) and sketch from one seed; the first s do not depend on ``num_probes``."""
     num_samples, num_probes = as_count(num_samples, "num_samples"), as_count(num_probes, "num_probes", 0)
     rank = default_rank(num_samples) if rank is None else as_count(rank, "rank", 0)
-    streams = np.random.SeedSequence(seed).spawn(2)
+    streams = np.random.SeedSequence(as_count(seed, "seed", 0)).spawn(2)
     drawn = [
         np.random.default_rng(stream).integers(0, 2, (columns, num_samples), np.int8).T * np.int8(2) - np.int8(1)
         for stream, columns in zip(streams, (num_probes, rank), strict=True)
@@ -83,7 +84,11 @@ def trace_probes(value, n: int, name: str = "probes") -> np.ndarray:
 
 def probe_block(value, name: str) -> np.ndarray:
     """(n, s) finite numbers, in their own type where that is whole numbers or float."""
-    array = value if isinstance(value, np.ndarray) and value.dtype.kind in "if" else as_numbers(value, name)
+    array = (
+        value
+        if isinstance(value, np.ndarray) and value.dtype.kind in "if" and not np.ma.isMA(value)
+        else as_numbers(value, name)
+    )
     if array.ndim != 2:
         hint = "; one probe is z[:, None]" if array.ndim == 1 else ""
         raise ValueError(f"{name}: expected (n, s), found {array.shape}{hint}")

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special
 
 from gpu_reml.ops import GenotypeCovariance, make_covariance
-from gpu_reml.ops.arguments import as_variances
+from gpu_reml.ops.arguments import as_count, as_matrix, as_number, as_numbers, as_variances
 
 from . import likelihood
 from .compare import Measured, Yardstick, gain, make_yardstick, measured
@@ -58,8 +58,10 @@ class RelaxSettings:
     fit: FitSettings = field(default_factory=FitSettings)
 
     def __post_init__(self):
-        if self.outer_iterations < 1 or self.trials < 1 or not (self.rate is None or 0 < self.rate < np.inf):
-            raise ValueError(f"expected outer_iterations >= 1, trials >= 1 and a positive rate, found {self}")
+        as_count(self.outer_iterations, "outer_iterations")
+        as_count(self.trials, "trials")
+        if self.rate is not None:
+            as_number(self.rate, "rate", above=0)
 
 
 class OuterRecord(NamedTuple):
@@ -123,7 +125,7 @@ def random_memberships(num_variants: int, num_groups: int, low: float = 0.0, hig
 
 def check_memberships(memberships: np.ndarray, num_variants: int) -> np.ndarray:
     """Memberships as float64 with rows that sum to 1, or a ValueError that says which variant is wrong."""
-    T = np.asarray(memberships, np.float64)
+    T = as_numbers(memberships, "memberships")
     if T.ndim != 2 or len(T) != num_variants or T.shape[1] < 2:
         raise ValueError(f"memberships: expected ({num_variants}, 2 groups or more), found {T.shape}")
     totals = T.sum(axis=1)
@@ -348,6 +350,7 @@ def membership_gradient(
     The sum over a group of T_jg times it is zero: the scale of T_g is no parameter.  Where theta maximises ell_R it is
     the gradient of the maximum as well.  Cost: 1 + s columns of solves, half a pass of 1 + 3 s + r + c columns.
     """
+    T = as_matrix(T, "T", products.num_variants)
     settings, covariance = settings or FitSettings(), group_covariance(products, T)
     probes = checked_probes(probes, covariance.num_samples)
     trait = one_trait(y, X, covariance)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gpu_reml.ops.arguments import as_numbers
+
 from .covariance import Covariance, MixedCovariance, as_covariance, refuse_layout
 from .linalg import logdet_gram
 from .scaled import DiagonalCovariance, ScaledCovariance
@@ -129,7 +131,7 @@ def with_residuals(covariance, diagonals: np.ndarray, names: Sequence[str] | Non
     """
     covariance = as_covariance(covariance)
     refuse_layout(covariance)
-    diagonals = np.asarray(diagonals, np.float64)
+    diagonals = as_numbers(diagonals, "diagonals")
     if diagonals.ndim != 2 or len(diagonals) != covariance.num_samples or not diagonals.shape[1]:
         raise ValueError(f"diagonals: expected ({covariance.num_samples}, J >= 1), found {diagonals.shape}")
     J = diagonals.shape[1]
@@ -137,7 +139,9 @@ def with_residuals(covariance, diagonals: np.ndarray, names: Sequence[str] | Non
     bad = ~np.isfinite(diagonals) | (diagonals < 0)
     if bad.any() or len(names) != J:
         sample, which = np.argwhere(bad)[0] if bad.any() else (0, 0)
-        raise ValueError(f"residual {names[which]}: expected {J} names and values >= 0; sample {sample} has another")
+        raise ValueError(
+            f"diagonals: residual {names[which]}: expected {J} names and values >= 0; sample {sample} has another"
+        )
     _check_distinct(diagonals, names)
     if not (diagonals.sum(axis=1) > 0).all():
         sample = int(np.argmin(diagonals.sum(axis=1) > 0))

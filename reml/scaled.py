@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gpu_reml.ops.arguments import as_numbers
+
 from .covariance import Covariance, diagonals_of, refuse_layout
 from .linalg import Block, column_dots, gram, scale_rows
 
@@ -18,7 +20,7 @@ class ScaledCovariance:
     """
 
     def __init__(self, covariance: Covariance, scale: np.ndarray, names: Sequence[str] | None = None):
-        scale = np.asarray(scale, np.float64)
+        scale = as_numbers(scale, "scale")
         if scale.shape != (covariance.num_samples,):
             raise ValueError(f"scale: expected one value for each of {covariance.num_samples} samples, {scale.shape}")
         if not np.isfinite(scale).all() or not scale.any():
@@ -86,12 +88,12 @@ class DiagonalCovariance:
     home = None  # works wherever a block is
 
     def __init__(self, diagonals: np.ndarray, names: Sequence[str], like: Covariance):
-        diagonals = np.asarray(diagonals, np.float64)
+        diagonals = as_numbers(diagonals, "diagonals")
         if diagonals.shape != (like.num_samples, len(names)):
             raise ValueError(f"diagonals: expected ({like.num_samples}, {len(names)}), found {diagonals.shape}")
         for name, values in zip(names, diagonals.T, strict=True):
             if not np.isfinite(values).all() or (values < 0).any() or not values.any():
-                raise ValueError(f"{name}: a diagonal must be finite, not negative and not zero throughout")
+                raise ValueError(f"diagonals: {name}: a diagonal must be finite, not negative and not zero throughout")
         self.names, self.values = tuple(names), diagonals
         self.num_samples, self.num_components = diagonals.shape
         self.dtype, self.backend = like.dtype, like.backend

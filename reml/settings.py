@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gpu_reml.ops.arguments import as_count, as_number
+
 
 @dataclass(frozen=True)
 class SolverSettings:
@@ -24,8 +26,8 @@ class SolverSettings:
 
     def __post_init__(self):
         for name in ("y", "probes", "information", "final", "quadrature"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a tolerance between 0 and 1, found {getattr(self, name)}")
+            as_number(getattr(self, name), name, above=0, below=1)
+        as_count(self.max_iterations, "max_iterations")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,10 @@ class ProbeSettings:
     columns: int | None = None
 
     def __post_init__(self):
-        if self.first < 1 or not self.mc_target > 0 or (self.columns is not None and self.columns < 1):
-            raise ValueError(f"expected first >= 1, mc_target > 0 and columns >= 1, found {self}")
+        as_count(self.first, "first")
+        as_number(self.mc_target, "mc_target", above=0)
+        if self.columns is not None:
+            as_count(self.columns, "columns")
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class FitSettings:
     probes: ProbeSettings = field(default_factory=ProbeSettings)
 
     def __post_init__(self):
-        if self.max_iterations < 1 or not self.tol > 0 or not 0 < self.residual_floor < 1:
-            raise ValueError("expected max_iterations >= 1, tol > 0 and 0 < residual_floor < 1")
+        as_count(self.max_iterations, "max_iterations")
+        as_number(self.tol, "tol", above=0)
+        as_number(self.residual_floor, "residual_floor", above=0, below=1)
         if self.engine not in ("auto", "krylov", "iterative"):
             raise ValueError(f"engine: expected auto, krylov or iterative, found {self.engine!r}")

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
+from gpu_reml.ops.arguments import as_count, as_number
+
 from .certified import (
     Candidates,
     Certificate,
@@ -35,6 +37,7 @@ from .lasso import DescentSettings, LassoPath, Quadratic, distinct_columns
 from .linalg import project
 from .pcg import BreakdownError
 from .precondition import ProjectedCore, complement_traces, make_projected_core, precondition
+from .probes import probe_block
 from .result import ConvergenceError, FitResult
 from .scaled import ScaledCovariance
 
@@ -80,8 +83,9 @@ class SparseSettings:
     lasso: LassoSettings = field(default_factory=LassoSettings)
 
     def __post_init__(self):
-        if self.rounds < 1 or self.stable_rounds < 1 or not self.theta_tol > 0:
-            raise ValueError(f"expected rounds >= 1, stable_rounds >= 1 and theta_tol > 0, found {self}")
+        as_count(self.rounds, "rounds")
+        as_count(self.stable_rounds, "stable_rounds")
+        as_number(self.theta_tol, "theta_tol", above=0)
 
 
 class Round(NamedTuple):
@@ -235,7 +239,10 @@ class _Run:
         self.Q, self.Y = Q, trait.Y
         self.data = Data(trait.scaled[:, 0], covariance.block(Q), covariance, weighted)
         self.traces = complement_traces(covariance, self.data.Q)
-        self.estimate, self.sketch, self.settings = estimate, sketch, settings
+        self.estimate, self.settings = estimate, settings
+        self.sketch = probe_block(sketch, "sketch")
+        if len(self.sketch) != covariance.num_samples:
+            raise ValueError(f"sketch: expected ({covariance.num_samples}, r), found {self.sketch.shape}")
         self.fit: FitResult | None = None
         self.fitted = np.zeros(0, np.int64)  # support that the fit was made with
         self.dependent = np.zeros(0, np.int64)

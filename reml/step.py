@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg, optimize
 
+from gpu_reml.ops.arguments import as_matrix, as_vector
+
 from .linalg import symmetric
 
 
@@ -33,7 +35,9 @@ def ai_step(
     ridge: raises SingularInformationError when ai is not positive definite to rounding.
     Source: Gilmour, Thompson & Cullis 1995, Biometrics 51:1440; NNLS: Lawson & Hanson 1974, ch. 23.
     """
-    theta, score, lower = (np.asarray(v, np.float64) for v in (theta, score, lower))
+    theta = as_vector(theta, "theta")
+    p = len(theta)
+    score, lower, ai = as_vector(score, "score", p), as_vector(lower, "lower", p), as_matrix(ai, "ai", p, p)
     if estimated is not None and not np.all(estimated):
         part = ai_step(theta[estimated], score[estimated], ai[np.ix_(estimated, estimated)], lower[estimated])
         new, direction = theta.copy(), np.zeros_like(theta)

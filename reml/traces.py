@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .contract import check_traces
-from .covariance import Covariance, squares_of
+from .covariance import Covariance, placed, squares_of
 from .lanczos import regression_slope
 from .linalg import Block, column_batches, column_dots, take_columns
 from .precondition import Preconditioner, ProjectedCore
@@ -55,6 +55,7 @@ def probe_images(
 
     ValueError where the probes deny the traces that ``core`` takes for known.
     """
+    Z = placed(covariance, Z, "Z")
     F = covariance.features(Z)
     if core is None:
         return ProbeImages(Z, F, None)

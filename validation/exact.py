@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg, optimize
 
+from gpu_reml.ops.arguments import as_numbers
+
 from .dense import images, projection
 
 LOG_2PI = np.log(2 * np.pi)
@@ -83,8 +85,8 @@ def exact_reml(y: np.ndarray, X: np.ndarray, Ks: list[np.ndarray], lower_residua
 
 def checked(y, X, Ks) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """The arguments as float64 arrays of matching shapes, or ValueError."""
-    y, X, Ks = np.asarray(y, np.float64), np.asarray(X, np.float64), [np.asarray(K, np.float64) for K in Ks]
-    n = len(y)
+    y, X, Ks = as_numbers(y, "y"), as_numbers(X, "X"), [as_numbers(K, f"Ks[{g}]") for g, K in enumerate(Ks)]
+    n = len(y) if y.ndim else 0
     if y.shape != (n,) or X.ndim != 2 or len(X) != n:
         raise ValueError(f"expected y (n,) and X (n, c), found {y.shape} and {X.shape}")
     if not Ks or any(K.shape != (n, n) for K in Ks):

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from gpu_reml.ops.arguments import as_count
+
 Apply = Callable[[np.ndarray], np.ndarray]
 
 
@@ -57,8 +59,7 @@ def check_operator(
     an operator that fails only on a few directions passes; up to n = 2 num_probes the whole of K is seen.  Cost: about
     2.5 columns for each of the probes (num_probes >= 2, or n), for each component.
     """
-    if num_probes < 2:
-        raise ValueError(f"num_probes: expected at least 2, found {num_probes}")
+    as_count(num_probes, "num_probes", 2)
     if hasattr(op, "apply") and hasattr(op, "traces"):
         return [
             _check(str(name), _component(op, g), op.num_samples, float(op.traces[g]), num_probes, rtol, seed)
@@ -66,6 +67,7 @@ def check_operator(
         ]
     if not callable(op) or num_samples is None:
         raise ValueError("op: expected a function B -> K B with num_samples, or an object with apply and traces")
+    as_count(num_samples, "num_samples")
     return _check(getattr(op, "__name__", type(op).__name__), op, num_samples, trace, num_probes, rtol, seed)
 
 

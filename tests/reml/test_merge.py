@@ -135,7 +135,7 @@ def test_components_with_effect_do_not_merge(cohort):
 @pytest.mark.parametrize(
     ("theta", "covariance", "message"),
     [
-        (np.ones(3), np.eye(2), r"theta \(3,\) and covariance \(3, 3\)"),
+        (np.ones(3), np.eye(2), r"theta \(3,\) and covariance_of_theta \(3, 3\)"),
         (np.ones(3), np.diag([1.0, 0.0, 1.0]), "component b: .* no positive sampling error"),
         (np.array([np.nan, 1, 1]), np.eye(3), "component a"),
     ],
