@@ -244,7 +244,7 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
         (*tables.sources.counts, *loaded.counts),
         loaded.variants,
         made if isinstance(made, io.ComponentSet) else None,
-        tuple(tables.sources.paths),
+        tuple(path for file in tables.sources.files for path in dict.fromkeys(file.paths)),
         (*loaded.genotypes.stamps, *getattr(made, "stamps", ())),
     )
 

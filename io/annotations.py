@@ -1,6 +1,7 @@
 """Components from files that name variants: lists of ids, tables of memberships, LDSC annotations."""
 
 import csv
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,7 @@ from .component_sets import AnalysedVariants, ComponentSet, component_set
 from .components import check_names
 from .content import Content, read_content
 from .errors import InputError
-from .headings import COMPONENT_NAMES, VARIANT_NAMES, key_of, variant_columns
-from .ids import first_words
+from .headings import COMPONENT_NAMES, VARIANT_NAMES, key_columns, key_of
 from .plausible import MOST_WEIGHT
 from .text import WHITESPACE, TextTable, count_fields, read_text_table, text_table
 
@@ -44,8 +44,8 @@ def components_from_lists(paths: Sequence[str | Path], variants: AnalysedVariant
     paths = [Path(path) for path in paths]
     check_names("variant lists", [name_of(path) for path in paths])
     for path in paths:
-        table, first, id_column = _read_ids(path, "variant list", "a variant id", 1)
-        ids = table.fields[id_column].iloc[first:]
+        table, first, columns = _read_ids(path, "variant list", "a variant id", 1)
+        ids = table.fields[columns["id"]].iloc[first:]
         _check_once(table, ids, ids, "list it once")
         located = _locate(variants, ids, table, first, notes)
         rows.append(located[located >= 0])
@@ -66,8 +66,8 @@ def components_from_table(path: str | Path, variants: AnalysedVariants) -> Compo
             weight is negative or no number, whose variant was in that component before, or whose id is of several
             variants.
     """
-    table, first, id_column = _read_ids(Path(path), "component table", "variant_id component [weight]", 2)
-    columns = _table_columns(table, first, id_column)
+    table, first, columns = _read_ids(Path(path), "component table", "variant_id component [weight]", 2)
+    columns = _table_columns(table, first, columns)
     fields = table.fields.iloc[first:]
     ids, components = fields[columns["id"]], fields[columns["component"]]
     _check_once(table, ids, ids + "\t" + components, "give the variant one weight in a component")
@@ -207,15 +207,15 @@ def _read_annotation(path: Path) -> _Piece:
     content = read_content(path, "annotation file")
     names = _header(content, layout)
     text = TextTable(content, WHITESPACE, pd.DataFrame())
-    keys, id_column = variant_columns(f"{path}, header", names)
-    name = next((names[k] for k, key in keys.items() if key == "frequency"), None)
-    if name is not None:
+    columns = key_columns(f"{path}, header", names, VARIANT_NAMES)
+    if "frequency" in columns:
+        name = names[columns["frequency"]]
         raise InputError(
             f"{path}: column {name} would be a component with allele frequencies as variances; remove it, or call it "
             f"{name}_weight if that is meant"
         )
-    with_ids = id_column is not None
-    annotations = [k for k in range(len(names)) if k not in keys]
+    with_ids, id_column = "id" in columns, columns.get("id")
+    annotations = [k for k in range(len(names)) if k not in columns.values()]
     check_names(str(path), [names[k] for k in annotations])
     if not annotations:
         raise InputError(f"{text.where(0)}: expected {layout}, found no annotation")
@@ -252,10 +252,11 @@ def _parse(content: Content, width: int, kinds: dict[int, type], layout: str) ->
     missing = {"na_values": {k: [] for k in words if k != width}, "keep_default_na": False}
     options = {"sep": WHITESPACE, "header": None, "names": range(width + 1), "index_col": False, **missing}
     try:
-        with content.text() as file:
+        with content.text() as file, warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # of lines that are longer still
             next(line for line in file if line.strip())
             table = pd.read_csv(file, dtype=kinds | words, quoting=csv.QUOTE_NONE, **options)
-    except ValueError as error:
+    except (ValueError, pd.errors.ParserWarning) as error:
         _raise_for_line(content, kinds, layout)
         raise InputError(f"{content.path}: cannot be read ({str(error).strip()}); check it") from None
     if not len(table):
@@ -278,32 +279,33 @@ def _raise_for_line(content: Content, kinds: dict[int, type], layout: str) -> No
             )
 
 
-def _read_ids(path: Path, what: str, layout: str, min_width: int) -> tuple[TextTable, int, int]:
-    """A table of variants, its first row after the header, and the column of ids: the first where there is none."""
+def _read_ids(path: Path, what: str, layout: str, min_width: int) -> tuple[TextTable, int, dict[str, int]]:
+    """A table of variants, its first row after the header, and the positions of key columns: the id's is first where
+    there is no header."""
     table = read_text_table(path, what, layout, min_width)
     words = list(table.fields.iloc[0]) if len(table.fields) else []
-    id_column = None
+    columns, first = {"id": 0}, 0
     if words and key_of(words[0], VARIANT_NAMES, COMPONENT_NAMES) is not None:
-        _, id_column = variant_columns(table.where(0), words)
-    first = int(id_column is not None)
+        found = key_columns(table.where(0), words, VARIANT_NAMES)
+        if "id" in found:
+            columns, first = found, 1
     if len(table.fields) == first:
         raise InputError(f"{path}: the {what} has no variant; expected {layout} a line")
-    return table, first, id_column or 0
+    return table, first, columns
 
 
-def _table_columns(table: TextTable, first: int, id_column: int) -> dict[str, int]:
+def _table_columns(table: TextTable, first: int, columns: dict[str, int]) -> dict[str, int]:
     """Positions of id, component and weight, if there is one: by name, or one after another where that is clear."""
     width = table.fields.shape[1]
     words = list(table.fields.iloc[0])
-    found, keys = {"id": id_column}, {id_column: "id"}
+    found = {"id": columns["id"]}
     if first:
-        keys, _ = variant_columns(table.where(0), words)
         for position, word in enumerate(words):
-            key = key_of(word, COMPONENT_NAMES) if position not in keys else None
+            key = key_of(word, COMPONENT_NAMES) if position not in columns.values() else None
             if key is not None:
                 found.setdefault(key, position)
-    others = [k for k in range(width) if k not in {*found.values(), *keys}]
-    if len(keys) == 1 and width <= 3:  # what is not named is what is lacking, in its order
+    others = [k for k in range(width) if k not in {*found.values(), *columns.values()}]
+    if set(columns) == {"id"} and width <= 3:  # what is not named is what is lacking, in its order
         lacking = [key for key in ("component", "weight") if key not in found]
         found |= dict(zip(lacking, others, strict=False))
         others = others[len(lacking) :]
@@ -338,6 +340,4 @@ def note_absent(notes: list[str], path: Path, located: np.ndarray, ids: pd.Serie
             f"{variants.table['id'].iloc[0]}; use one naming scheme, or loosen the variant filters"
         )
     if absent.any():
-        notes.append(
-            f"{path}: {int(absent.sum())} of {len(ids)} variants are not analysed ({first_words(ids[absent])})"
-        )
+        notes.append(f"{path}: {int(absent.sum())} of {len(ids)} variants are not analysed")

@@ -28,7 +28,7 @@ CHUNK = 1 << 20
 PIPE_LIMIT = 3 << 28  # bytes, 768 MiB: what a pipe gives is held in memory, and nothing says when it will end
 PATIENCE = 10.0  # seconds that a FIFO may be without a process that writes to it
 # Most bytes that a compressed file may expand to: so many, and for each of its own bytes so many more.
-EXPANDED, EXPANSION = 1 << 26, 250
+EXPANDED, EXPANSION = 1 << 25, 250
 GZIP, ZSTD = ".gz", ".zst"
 _MAGIC = {GZIP: b"\x1f\x8b", ZSTD: b"\x28\xb5\x2f\xfd"}
 _FAULTS = {GZIP: gzip_fault, ZSTD: zstd_fault}  # what a decompressor does not notice

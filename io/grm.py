@@ -56,10 +56,11 @@ class GrmFile:
         """
         rows = np.arange(self.num_samples) if rows is None else np.asarray(rows, np.int64)
         out = np.empty((len(rows), len(rows)))
-        for i, row in enumerate(rows):
-            low, high = np.minimum(rows[: i + 1], row), np.maximum(rows[: i + 1], row)
-            out[i, : i + 1] = self.lower[high * (high + 1) // 2 + low]
-            out[: i + 1, i] = out[i, : i + 1]
+        with np.errstate(invalid="ignore"):  # of what is not a number, and refused below
+            for i, row in enumerate(rows):
+                low, high = np.minimum(rows[: i + 1], row), np.maximum(rows[: i + 1], row)
+                out[i, : i + 1] = self.lower[high * (high + 1) // 2 + low]
+                out[: i + 1, i] = out[i, : i + 1]
         if self.stamp is not None:
             check_unchanged([self.stamp])
         if not np.isfinite(out).all():
@@ -158,9 +159,16 @@ def read_grm(prefix: str | Path) -> GrmFile:
     if len(twice):
         raise InputError(f"{paths['id']}: {len(twice)} FID + IID occur more than once ({first_ids(twice)})")
     counts = _lower_triangle(paths["N.bin"], len(samples)) if paths["N.bin"].is_file() else None
-    mean = None if counts is None else float(np.mean(counts, dtype=np.float64))
+    mean = None if counts is None else _mean_count(paths["N.bin"], counts)
     stamp = stamp_of_map(paths["bin"])
     return GrmFile(prefix, samples, _lower_triangle(paths["bin"], len(samples)), mean, stamp)
+
+
+def _mean_count(path: Path, counts: np.ndarray) -> float:
+    """Mean number of variants behind an entry."""
+    if not (np.isfinite(counts).all() and (counts >= 0).all()):
+        raise InputError(f"{path}: expected numbers of variants, found one below 0 or not finite; copy it again")
+    return float(np.mean(counts, dtype=np.float64))
 
 
 def _lower_triangle(path: Path, num_samples: int) -> np.ndarray:

@@ -19,6 +19,8 @@ from .rows import Listed, notes_on_ids, room, selected, stretches
 from .stamps import Stamp, stamp_of
 
 MAGIC = b"\x6c\x1b"
+_WORD_SAMPLES = 512  # pgenlib goes through samples by words of at most as many bits
+_UNTOUCHED = -5  # in items beyond the samples: no call and no dosage
 PLAIN_BED, INDEXED_APART = 0x01, (0x20, 0x21)  # modes whose header does not count samples and variants
 
 
@@ -68,17 +70,33 @@ class PgenFile(Listed):
         return out
 
     def _blocks(self, chosen: np.ndarray, dtype: type, read: Callable) -> Iterator[tuple[slice, np.ndarray]]:
-        """(rows of the result, what ``read`` gives for those variants and all samples), a block at a time."""
-        buffer = np.empty((0, self.num_samples), dtype)
+        """(rows of the result, what ``read`` gives for those variants and all samples), a block at a time.
+
+        pgenlib believes a damaged record that has dosages of more samples than there are, and writes them, so rows are
+        longer than the samples and what is beyond them is looked at.  Such items are not to be used.
+        """
+        width = -(-self.num_samples // _WORD_SAMPLES) * _WORD_SAMPLES
+        buffer = np.empty((0, width), dtype)
         with _reading(self.paths[0]), self._reader() as reader:
-            for rows in stretches(len(chosen), self.num_samples * buffer.itemsize):
+            for rows in stretches(len(chosen), width * buffer.itemsize):
                 wanted = chosen[rows]
                 if len(buffer) < len(wanted):
-                    buffer = np.empty((len(wanted), self.num_samples), dtype)
+                    buffer = np.full((len(wanted), width), _UNTOUCHED, dtype)
                 pairs = zip(self.record[wanted].tolist(), self.allele[wanted].tolist(), strict=True)
                 for target, (record, allele) in zip(buffer, pairs, strict=False):
                     read(reader, record, target, allele)
+                self._check_block(buffer[: len(wanted)], wanted)
                 yield rows, buffer[: len(wanted)]
+
+    def _check_block(self, block: np.ndarray, wanted: np.ndarray) -> None:
+        """InputError where something was written beyond the samples."""
+        beyond = (block[:, self.num_samples :] != _UNTOUCHED).any(axis=1)
+        if beyond.any():
+            variant = self.variants["id"].iat[wanted[int(np.argmax(beyond))]]
+            raise InputError(
+                f"{self.paths[0]}: variant {variant} has dosages of more than the {self.num_samples} samples; the "
+                "file is damaged, check it with plink2 --validate"
+            )
 
     def _reader(self) -> PgenReader:
         num_records = int(self.record[-1]) + 1

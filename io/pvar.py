@@ -1,10 +1,12 @@
 """The text files beside a .pgen: .pvar (also .pvar.zst) and .psam, with and without a header."""
 
 import csv
+import io
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pandas as pd
@@ -112,28 +114,50 @@ def _read_lines(
         raise InputError(f"{path}, line {before + 1}: column {', '.join(twice)} occurs more than once; remove one")
     skipped = before + is_header
     columns = [name for name in names if name in (*headings, *wanted)]
+    if not columns:
+        return _Lines(path, pd.DataFrame(), skipped + 1)
+    chosen = [names.index(name) for name in columns] + [len(names)]  # one more: a long line shows there
     try:
         with content.text() as file:
             for _ in range(skipped):
                 file.readline()
             fields = pd.read_csv(
-                file,
+                _Headed("\t".join(map(str, range(len(names) + 1))) + "\n", file),
                 sep=sep,
-                header=None,
-                names=range(len(names)),
-                usecols=[names.index(name) for name in columns],
+                header=0,
+                names=range(len(names) + 1),
+                usecols=chosen,
                 index_col=False,
                 dtype=str,
                 keep_default_na=False,
                 quoting=csv.QUOTE_NONE,
                 skip_blank_lines=False,
             )
-    except pd.errors.EmptyDataError:
-        fields = pd.DataFrame(columns=[names.index(name) for name in columns], dtype=str)
     except ValueError as error:
         raise InputError(f"{path}: the {what} file cannot be read ({str(error).strip()}); check it") from None
-    fields = fields.rename(columns=dict(enumerate(names))).fillna("")[columns]
-    return _Lines(path, fields[(fields != "").any(axis=1)], skipped + 1)
+    fields = fields.rename(columns=dict(enumerate(names))).fillna("")
+    is_long = (fields.pop(len(names)) != "").to_numpy()
+    lines = _Lines(path, fields[columns], skipped + 1)
+    if is_long.any():
+        raise InputError(
+            f"{lines.where(int(np.argmax(is_long)))}: more than the {len(names)} fields of "
+            f"{'the header' if is_header else 'the first line'}; write no blank within a field"
+        )
+    return replace(lines, fields=lines.fields[(lines.fields != "").any(axis=1)])
+
+
+class _Headed(io.TextIOBase):
+    """A text below a line of our own: pandas counts the fields there."""
+
+    def __init__(self, heading: str, file: TextIO) -> None:
+        self.heading, self.file = heading, file
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> str:
+        heading, self.heading = self.heading, ""
+        return heading or self.file.read(size)
 
 
 def _find_first(content: Content, headings: Sequence[str]) -> tuple[int, str]:

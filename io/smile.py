@@ -7,6 +7,7 @@ for text separated by blanks; text also as .gz, and without a header or row name
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,8 @@ def _read_array(path: Path) -> np.ndarray:
 
 def _from_text(path: Path) -> np.ndarray:
     comma = "," if path.name.removesuffix(".gz").casefold().endswith(".csv") else None
-    with read_content(path, "weight file").text() as file:
+    with read_content(path, "weight file").text() as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a file without numbers, whose matrix is refused
         try:
             W = np.loadtxt(file, delimiter=comma, ndmin=2)
         except ValueError as error:

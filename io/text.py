@@ -18,6 +18,7 @@ from .errors import InputError
 from .plausible import LARGEST, MOST_BP, check_words
 
 WHITESPACE = r"\s+"
+MOST_WHOLE = 2.0**53  # whole numbers below it are what was written
 MOST_FIELDS = 100_000  # of a line: a table with more columns is none, and parsing it would take all memory
 
 
@@ -159,7 +160,7 @@ def parse_numbers(column: pd.Series, name: str, where: Callable[[int], str], who
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
     good = np.isfinite(numbers) & (np.abs(numbers) <= (MOST_BP if whole else LARGEST))
     if whole:
-        good &= numbers == np.round(numbers)
+        good &= (numbers == np.round(numbers)) & (np.abs(numbers) < MOST_WHOLE)
     if not good.all():
         row = int(np.argmin(good))
         kind = f"a whole number of at most {MOST_BP:g}" if whole else "a number"

@@ -150,3 +150,11 @@ def test_a_matrix_that_plink2_wrote_is_read_with_its_samples(tmp_path, make_file
     np.testing.assert_allclose(found.matrix(), Z @ Z.T / 60, atol=1e-5)
     assert found.samples.equals(read_bed(prefix).samples)
     assert found.num_variants == 60
+
+
+@pytest.mark.parametrize("count", [-1, np.nan, np.inf])
+def test_a_number_of_variants_that_cannot_be_is_refused(tmp_path, ids, count):
+    write_grm(tmp_path / "k", np.eye(2), ids("a", "b"), num_variants=7)
+    np.array([7, count, 7], "<f4").tofile(tmp_path / "k.grm.N.bin")
+    with pytest.raises(InputError, match=r"k\.grm\.N\.bin: .* found one below 0 or not finite"):
+        read_grm(tmp_path / "k")

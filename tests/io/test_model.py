@@ -223,12 +223,67 @@ def signed(entries, **changes):
         ({"residuals": None, "about": None}, "lacks residuals, about; save the model again"),
         ({"scales": [None, {"kind": "environment", "name": "a", "weight": 2}]}, "does not hold a whole model"),
         ({"scales": [None, {"kind": "place", "name": "a"}]}, "expected a kind of ancestry, environment, not place"),
+        ({"scales": [None, {"kind": "environment", "name": "a", "sd": "1"}]}, "does not hold a whole model"),
+        ({"scales": [None, {"kind": "environment", "name": "a", "root": "no"}]}, "a root that is true or false"),
+        ({"components": "ab"}, "its components cannot be 'ab'"),
+        ({"components": ["a", "a"]}, r"its components cannot be .*'a', 'a'"),
+        ({"num_variants": -1}, "its num_variants cannot be '-1'"),
+        ({"num_variants": 1e9}, "its num_variants cannot be"),
+        ({"num_samples": 31}, r"samples.fid has \d+ entries"),
+        ({"fixed": []}, "its fixed cannot be"),
+        ({"fixed": {"names": ["intercept"], "columns": [1], "references": {}}}, "its fixed cannot be"),
+        ({"about": [1]}, "its about cannot be"),
+        ({"about": {"mean_proportions": {"a": "x"}}}, "its about cannot be"),
+        ({"phenotype": 3}, "its phenotype cannot be '3'"),
+        ({"version": "1\n"}, r"a model of version '1\\n'"),
     ],
 )
 def test_a_document_that_lacks_what_it_should_say_is_refused(saved, changes, message):
     rewrite(saved, lambda entries: signed(entries, **changes))
     with pytest.raises(InputError, match=message):
         read_model(saved)
+
+
+def set_item(name, place, value):
+    def change(entries):
+        entries[name] = entries[name].copy()
+        entries[name][place] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_item("effects.indices", 3, 2**30), "indices: expected 0 to 1, found 0 to 1073741824"),
+        (set_item("effects.indices", 3, -1), "indices: expected 0 to 1, found -1 to 1"),
+        (set_item("effects.indptr", 5, 2**40), "indptr: expected 41"),
+        (set_item("effects.indptr", 5, 0), "indptr: expected 41"),
+        (set_item("effects.indptr", -1, 0), "indptr: expected 41"),
+        (lambda e: e.update({"effects.indptr": e["effects.indptr"][:-1]}), "indptr: expected 41"),
+        (
+            lambda e: e.update({"effects.indices": e["effects.indices"].astype(float)}),
+            "effects.indices: expected int32",
+        ),
+        (lambda e: e.update({"effects.data": e["effects.data"].astype(complex)}), "effects.data: expected float64"),
+        (lambda e: e.update({"theta": e["theta"].astype("U9")}), "theta: expected float64 of 1 dim.*found <U9"),
+        (
+            lambda e: e.update({"fixed.covariance": np.ones(25)}),
+            r"fixed.covariance: .* 2 dimension\(s\), found float64",
+        ),
+        (lambda e: e.update({"variants.bp": e["variants.bp"][:-1]}), "does not hold a whole model"),
+        (set_item("variants.id", 0, 255), "variants.id is not text"),
+    ],
+)
+def test_a_model_whose_arrays_cannot_be_is_refused_though_its_checksum_is_right(saved, change, message):
+    def rewritten(entries):
+        change(entries)
+        signed(entries)
+
+    rewrite(saved, rewritten)
+    with pytest.raises(InputError, match=message) as refused:
+        read_model(saved)
+    assert str(saved) in str(refused.value)
 
 
 # what multiplies components

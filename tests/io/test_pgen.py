@@ -279,6 +279,10 @@ def test_missing_file_of_the_three_is_named(make_pgen, random_counts, suffix):
         ),
         ("pvar", "#CHROM POS ID REF ALT\n1 5 rs1 A C\n1 6 rs2 A\n", r"line 3 \(1 6 rs2 A\): nothing in column ALT"),
         ("pvar", "#CHROM POS ID REF\n1 5 rs1 A\n1 6 rs2 A\n", "expected a column ALT in the header"),
+        ("pvar", "#CHROM POS ID REF ALT\n1 5 rs 1 A C\n1 6 rs2 A C\n", r"line 2: more than the 5 fields of the header"),
+        ("pvar", "#CHROM POS ID REF ALT\n1 5 rs1 A C\n1 99999999999999999999 rs2 A C\n", r"line 3 .*whole number"),
+        ("pvar", "1 rs1 5 A C\n1 rs2 6 A C x y\n", r"line 2: more than the 5 fields of the first line"),
+        ("pvar", "#CHROM POS ID REF ALT POS\n1 5 rs1 A C 7\n", r"line 1: column POS occurs more than once"),
         ("pvar", "1 5\n1 6\n", "expected a #CHROM header, or the 5 or 6 columns of a .bim, found 2"),
         ("pvar", "#CHROM POS ID REF ALT\n", r"cohort\.pvar is empty"),
         ("pvar", b"#CHROM POS ID REF ALT\n1 5 \xff A C\n", "is not UTF-8 text"),
@@ -320,3 +324,29 @@ def test_a_header_by_another_name_is_no_comment(make_pgen, random_counts, suffix
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(InputError, match=rf"cohort\.{suffix}, line 3: the header begins with {new}, not with {old}"):
         read_pgen(prefix)
+
+
+def test_dosages_of_samples_that_do_not_exist_are_refused_and_written_nowhere_else(make_pgen):
+    dosages = np.array([[1.27, 0.54, np.nan], [0.3, 1.7, 0.1]], np.float32).T
+    prefix = make_pgen(dosages)
+    whole = suffixed(prefix, "pgen").read_bytes()
+    assert whole[25] == 0b011  # of the first variant, the samples with a dosage: the first two of three
+    for samples in (0b1010, 0b10010, 0b10000001):
+        suffixed(prefix, "pgen").write_bytes(whole[:25] + bytes([samples]) + whole[26:])
+        with pytest.raises(InputError, match=r"cohort\.pgen: variant rs0 has dosages of more than the 3 samples"):
+            read_pgen(prefix).read_dosages()
+
+
+def test_any_changed_byte_of_a_pgen_is_read_or_refused(make_pgen, random_dosages):
+    prefix = make_pgen(random_dosages(5, 2))
+    whole = suffixed(prefix, "pgen").read_bytes()
+    for place in range(11, len(whole)):
+        for change in (1, 64, 255):
+            suffixed(prefix, "pgen").write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
+            try:
+                found = read_pgen(prefix)
+                shape = found.read_packed().shape, found.read_dosages().shape
+            except InputError as error:
+                assert "cohort.p" in str(error)
+            else:
+                assert shape == ((2, 2), (2, 5))
