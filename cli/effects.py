@@ -24,6 +24,7 @@ from gpu_reml.reml.precondition import ProjectedCore, complement_traces
 from .cross_validate import cross_validation_files
 from .effects_files import VariantEffects, effect_files
 from .inputs import Inputs
+from .outputs import model_path
 from .predict_run import (
     NewData,
     NewTables,
@@ -135,12 +136,6 @@ def new_tables(options: Namespace, ancestries: tuple[str, ...]) -> NewTables:
     """What the ``--prediction-*`` flags say of the predicted samples."""
     paths = {name: getattr(options, f"prediction_{name}") for name in NEW_TABLES}
     return read_new_tables(paths, ancestries, "--prediction-")
-
-
-def model_path(text: str, trait: str | None = None) -> str:
-    """FILE.npz, or FILE.TRAIT.npz."""
-    stem = text.removesuffix(".npz")
-    return f"{stem}.{trait}.npz" if trait else f"{stem}.npz"
 
 
 def after_fit(name: str, result: FitResult, inputs: Inputs, options: Namespace, prefix: str) -> Outcome:

@@ -16,7 +16,8 @@ from gpu_reml.reml.association import Scan, lambda_gc, per_allele
 
 from .gwas_models import Found, choose_solver, exactly, least_squares, score_flags, scored
 from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs
-from .methods import choose_method, safe_name
+from .methods import choose_method
+from .outputs import GWAS_FILES, check_outputs, outputs_of_traits, trait_prefix
 from .reml import group_lines, planned_lines, write_samples
 from .report import fixed_line
 from .unused import GWAS, Run, noted, plan_notes
@@ -33,7 +34,9 @@ def gwas_command(options: Namespace, threads: int) -> bool:
             io.check_writable(path)
     tables, groups = read_inputs(options)
     tables = tables._replace(sources=replace(tables.sources, genome=True))
-    several = sum(len(group.phenotypes) for group in groups) > 1
+    traits = [name for group in groups for name in group.phenotypes]
+    check_outputs(outputs_of_traits(GWAS_FILES, options, traits), options, tables.sources.paths)
+    several = len(traits) > 1
     if len(groups) > 1 and (options.keep_out or options.dropped_out):
         raise io.InputError("--keep-out, --dropped-out: the phenotypes have different samples; name one phenotype")
     say = print if not options.quiet else (lambda *_, **__: None)
@@ -98,7 +101,7 @@ def scan_group(tables: Tables, group: Group, planned: Planned, options: Namespac
         print(text, flush=True)
     inputs.check_unchanged()
     for i, name in enumerate(inputs.phenotypes):
-        prefix = f"{options.out}.{safe_name(name)}" if context["several"] else options.out
+        prefix = trait_prefix(options, name, context["several"])
         write_trait(prefix, i, found, tables, inputs, options, context)
     write_samples(inputs, options)
     return found.converged

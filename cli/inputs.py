@@ -244,7 +244,7 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
         (*tables.sources.counts, *loaded.counts),
         loaded.variants,
         made if isinstance(made, io.ComponentSet) else None,
-        tuple(path for file in tables.sources.files for path in dict.fromkeys(file.paths)),
+        tuple(tables.sources.paths),
         (*loaded.genotypes.stamps, *getattr(made, "stamps", ())),
     )
 

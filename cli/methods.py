@@ -27,13 +27,13 @@ from gpu_reml.reml import (
 )
 
 from .inputs import Inputs
+from .outputs import safe_name
 from .progress import Progress
 
 EXACT_SECONDS = 5.0  # expected: an answer without Monte-Carlo error is worth this much, or twice the stochastic time
 EXACT_BYTES = 1 << 30
 PASS_FLOPS = 1e11  # a second, of genotype products
 HE_PROBES = 64
-MOST_NAME_BYTES = 160  # of a file's 255, which also has to have a prefix, a suffix and ".tmp"
 USUAL_PASSES = (200, 800)  # of a stochastic fit, one and several components
 
 
@@ -131,14 +131,6 @@ def remove_checkpoint(out: str, phenotypes: tuple[str, ...]) -> None:
     """What is left of a finished analysis's checkpoints goes."""
     for name in phenotypes:
         Path(checkpoint_path(out, (name,))).unlink(missing_ok=True)
-
-
-def safe_name(name: str) -> str:
-    """A trait's name as part of a file name; a very long one, which no file could have, ends with its digest."""
-    safe = "".join(c if c.isalnum() or c in "-_.+" else "_" for c in name)
-    if len(safe.encode()) <= MOST_NAME_BYTES:
-        return safe
-    return f"{safe[: MOST_NAME_BYTES // 4]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def fingerprint(inputs: Inputs, Y: np.ndarray, options: Namespace) -> dict[str, str | int | float | None]:

@@ -20,6 +20,7 @@ COMMANDS = {
     "gpu-reml-sparse": ("sparse", "make_sparse_parser"),
     "gpu-reml-relax": ("relax", "make_relax_parser"),
 }
+CHECKPOINTS = ("--resume", "--checkpoint-seconds")  # of gpu-reml alone
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # what word processors make of two hyphens
 EXIT_CODES = """
 exit codes: 0 converged; 2 invalid input or unwritable output; 3 not converged, results are written with the reason;
@@ -256,6 +257,8 @@ def meaning(flag: str, command: str, known: Mapping[str, Action]) -> str:
     """What to give in place of a flag that ``command`` has not; empty where that cannot be told."""
     if flag in ELSEWHERE:
         return ELSEWHERE[flag]
+    if flag in CHECKPOINTS and flag not in known:
+        return f"{command} keeps no checkpoints: run it again without, from its start"
     spelled = "--" + flag.lstrip("-").replace("_", "-").lower()
     if spelled in known:
         return f"write {spelled}"

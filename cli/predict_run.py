@@ -19,6 +19,7 @@ from gpu_reml.io.scoring import complete_samples, complete_scales, fixed_columns
 from gpu_reml.reml.accuracy import Accuracy, accuracy
 
 from .effects_files import scale_record
+from .outputs import PREDICTION_FILES, check_outputs, outputs_of
 from .sources import joined_variants, prefixes_of
 from .unused import PREDICT, Run, notes_on_flags
 
@@ -108,6 +109,8 @@ def predict_command(options: Namespace) -> bool:
         raise io.InputError("--pheno-name, --mpheno: of what? give --pheno")
     model = read_model(model_file(options.model))
     data = read_new_data(model, options)
+    written = outputs_of(PREDICTION_FILES, [(options.out, f"--out {options.out}")])
+    check_outputs(written, options, [path for file in data.files for path in file.paths])
     device = "cuda" if options.device == "gpu" else options.device
     scoring = Scoring(
         options.dosage,

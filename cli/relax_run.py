@@ -23,6 +23,7 @@ from gpu_reml.reml.tables import component_lines
 
 from .export import npy_bytes
 from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs
+from .outputs import RELAX_FILES, check_outputs, outputs_of_traits
 from .plan import device_plan, most_rank
 from .reml import planned_lines
 from .report import fixed_line
@@ -47,6 +48,7 @@ def relax_command(options: Namespace, threads: int) -> bool:
         )
     given = read_memberships(options.theta_init_npy, options.n_groups) if options.theta_init_npy else None
     tables, group = read_one(options)
+    check_outputs(outputs_of_traits(RELAX_FILES, options, group.phenotypes), options, tables.sources.paths)
     planned = plan_groups(plan_group(tables, group, options), options)
     if options.plan:
         print("\n".join([*planned_lines(planned, options), *plan_notes(options, RELAX, planned.backend)]), flush=True)

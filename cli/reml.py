@@ -13,12 +13,13 @@ from gpu_reml.reml import FitResult, HEResult, layout_of
 from .components import with_alpha
 from .effects import after_fit, check_effects, check_folds
 from .export import check_export, export_files
-from .inputs import Group, Inputs, Planned, check_all_traits, load_group, plan_group, read_inputs
+from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs
 from .liability import check_prevalence, liability_lines, liability_of, liability_rows
 from .merge import check_merge, run_merge
 from .merge_files import Partition
-from .methods import choose_method, remove_checkpoint, run_method, safe_name
-from .parser import Options
+from .methods import choose_method, remove_checkpoint, run_method
+from .outputs import check_outputs, grm_outputs, reml_outputs, trait_prefix
+from .parser import Options, name_of
 from .plan import host_plan, memory_lines
 from .report import (
     ancestry_records,
@@ -47,9 +48,9 @@ def reml_command(options: Namespace, threads: int) -> bool:
     check_export(options)
     further = check_effects(options)
     tables, groups = read_inputs(options)
-    several = sum(len(group.phenotypes) for group in groups) > 1
-    if several and (options.keep_out or options.dropped_out) and len(groups) > 1:
-        raise io.InputError("--keep-out, --dropped-out: the phenotypes have different samples; name one phenotype")
+    traits = [name for group in groups for name in group.phenotypes]
+    check_files(tables, groups, traits, options)
+    several = len(traits) > 1
     say = print if not options.quiet else (lambda *_, **__: None)
     say("\n".join([f"gpu-reml {version('gpu-reml')}", *group_lines(groups)]), flush=True)
     converged = True
@@ -74,7 +75,7 @@ def reml_command(options: Namespace, threads: int) -> bool:
         say("\n".join([*plan_lines(inputs, method, options, threads), ""]), flush=True)
 
         def prefix_of(name: str) -> str:
-            return f"{options.out}.{safe_name(name)}" if several else options.out
+            return trait_prefix(options, name, several)
 
         def finish(report, inputs=inputs, method=method):
             nonlocal converged
@@ -108,6 +109,14 @@ def print_plans(planned_groups: list[Planned], options: Options) -> None:
         print("\n".join([*planned_lines(planned, options), *notes]), flush=True)
 
 
+def check_files(tables: Tables, groups: list[Group], traits: list[str], options: Namespace) -> None:
+    """Raises InputError for files that would be written twice, or over what is read."""
+    flags = [flag for flag in ("--make-grm", "--keep-out", "--dropped-out") if getattr(options, name_of(flag))]
+    if len(groups) > 1 and flags:
+        raise io.InputError(f"{', '.join(flags)}: the phenotypes have different samples; name one phenotype")
+    check_outputs(reml_outputs(options, traits), options, tables.sources.paths)
+
+
 def write_further(name: str, result: FitResult, inputs: Inputs, options: Namespace, prefix: str) -> None:
     """Effects, a saved model, predictions and cross-validation: after the fit's own files, which are safe by then."""
     outcome = after_fit(name, result, inputs, options, prefix)
@@ -137,8 +146,9 @@ def partition_of(inputs: Inputs, options: Namespace) -> Partition:
 def write_grms(inputs: Inputs, options: Namespace) -> None:
     """``--make-grm``: every component's relationship matrix in GCTA's format."""
     covariance = inputs.genetic
+    check_outputs(grm_outputs(options, covariance.names), options)
     for g, name in enumerate(covariance.names):
-        prefix = options.out if covariance.num_components == 1 else f"{options.out}.{safe_name(name)}"
+        prefix = trait_prefix(options, name, covariance.num_components > 1)
         io.write_grm(prefix, covariance.only(g), inputs.alignment.samples)
         print(f"written: {prefix}.grm{{.bin,.N.bin,.id}}", flush=True)
 

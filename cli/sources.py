@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,11 @@ class Sources:
         for start, rows in zip(starts[:-1], self.rows, strict=True):
             mask[start + rows] = True
         return io.AnalysedVariants.of(table, mask)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Files of genotypes, variants and samples."""
+        return [path for file in self.files for path in dict.fromkeys(file.paths)]
 
     @property
     def num_variants(self) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from gpu_reml.reml.sparse import Round, SparseSettings, sparse_reml
 
 from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs
 from .methods import choose_method
+from .outputs import SPARSE_FILES, check_outputs, outputs_of_traits
 from .progress import Progress
 from .reml import planned_lines, write_samples
 from .report import plan_lines
@@ -40,6 +41,7 @@ def sparse_command(options: Namespace, threads: int) -> bool:
         if path:
             io.check_writable(path)
     tables, group = read_one(options)
+    check_outputs(outputs_of_traits(SPARSE_FILES, options, group.phenotypes), options, tables.sources.paths)
     settings_of(options, None)  # what is wrong with them should show before hours of work
     planned = plan_group(tables, group, options)
     if options.plan:

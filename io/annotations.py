@@ -15,7 +15,8 @@ from .component_sets import AnalysedVariants, ComponentSet, component_set
 from .components import check_names
 from .content import Content, read_content
 from .errors import InputError
-from .headings import COMPONENT_NAMES, VARIANT_NAMES, key_columns, key_of
+from .headings import COMPONENT_NAMES, VARIANT_NAMES, key_of, variant_columns
+from .ids import first_words
 from .plausible import MOST_WEIGHT
 from .text import WHITESPACE, TextTable, count_fields, read_text_table, text_table
 
@@ -44,8 +45,8 @@ def components_from_lists(paths: Sequence[str | Path], variants: AnalysedVariant
     paths = [Path(path) for path in paths]
     check_names("variant lists", [name_of(path) for path in paths])
     for path in paths:
-        table, first, columns = _read_ids(path, "variant list", "a variant id", 1)
-        ids = table.fields[columns["id"]].iloc[first:]
+        table, first, id_column = _read_ids(path, "variant list", "a variant id", 1)
+        ids = table.fields[id_column].iloc[first:]
         _check_once(table, ids, ids, "list it once")
         located = _locate(variants, ids, table, first, notes)
         rows.append(located[located >= 0])
@@ -66,8 +67,8 @@ def components_from_table(path: str | Path, variants: AnalysedVariants) -> Compo
             weight is negative or no number, whose variant was in that component before, or whose id is of several
             variants.
     """
-    table, first, columns = _read_ids(Path(path), "component table", "variant_id component [weight]", 2)
-    columns = _table_columns(table, first, columns)
+    table, first, id_column = _read_ids(Path(path), "component table", "variant_id component [weight]", 2)
+    columns = _table_columns(table, first, id_column)
     fields = table.fields.iloc[first:]
     ids, components = fields[columns["id"]], fields[columns["component"]]
     _check_once(table, ids, ids + "\t" + components, "give the variant one weight in a component")
@@ -207,15 +208,15 @@ def _read_annotation(path: Path) -> _Piece:
     content = read_content(path, "annotation file")
     names = _header(content, layout)
     text = TextTable(content, WHITESPACE, pd.DataFrame())
-    columns = key_columns(f"{path}, header", names, VARIANT_NAMES)
-    if "frequency" in columns:
-        name = names[columns["frequency"]]
+    keys, id_column = variant_columns(f"{path}, header", names)
+    name = next((names[k] for k, key in keys.items() if key == "frequency"), None)
+    if name is not None:
         raise InputError(
             f"{path}: column {name} would be a component with allele frequencies as variances; remove it, or call it "
             f"{name}_weight if that is meant"
         )
-    with_ids, id_column = "id" in columns, columns.get("id")
-    annotations = [k for k in range(len(names)) if k not in columns.values()]
+    with_ids = id_column is not None
+    annotations = [k for k in range(len(names)) if k not in keys]
     check_names(str(path), [names[k] for k in annotations])
     if not annotations:
         raise InputError(f"{text.where(0)}: expected {layout}, found no annotation")
@@ -279,33 +280,32 @@ def _raise_for_line(content: Content, kinds: dict[int, type], layout: str) -> No
             )
 
 
-def _read_ids(path: Path, what: str, layout: str, min_width: int) -> tuple[TextTable, int, dict[str, int]]:
-    """A table of variants, its first row after the header, and the positions of key columns: the id's is first where
-    there is no header."""
+def _read_ids(path: Path, what: str, layout: str, min_width: int) -> tuple[TextTable, int, int]:
+    """A table of variants, its first row after the header, and the column of ids: the first where there is none."""
     table = read_text_table(path, what, layout, min_width)
     words = list(table.fields.iloc[0]) if len(table.fields) else []
-    columns, first = {"id": 0}, 0
+    id_column = None
     if words and key_of(words[0], VARIANT_NAMES, COMPONENT_NAMES) is not None:
-        found = key_columns(table.where(0), words, VARIANT_NAMES)
-        if "id" in found:
-            columns, first = found, 1
+        _, id_column = variant_columns(table.where(0), words)
+    first = int(id_column is not None)
     if len(table.fields) == first:
         raise InputError(f"{path}: the {what} has no variant; expected {layout} a line")
-    return table, first, columns
+    return table, first, id_column or 0
 
 
-def _table_columns(table: TextTable, first: int, columns: dict[str, int]) -> dict[str, int]:
+def _table_columns(table: TextTable, first: int, id_column: int) -> dict[str, int]:
     """Positions of id, component and weight, if there is one: by name, or one after another where that is clear."""
     width = table.fields.shape[1]
     words = list(table.fields.iloc[0])
-    found = {"id": columns["id"]}
+    found, keys = {"id": id_column}, {id_column: "id"}
     if first:
+        keys, _ = variant_columns(table.where(0), words)
         for position, word in enumerate(words):
-            key = key_of(word, COMPONENT_NAMES) if position not in columns.values() else None
+            key = key_of(word, COMPONENT_NAMES) if position not in keys else None
             if key is not None:
                 found.setdefault(key, position)
-    others = [k for k in range(width) if k not in {*found.values(), *columns.values()}]
-    if set(columns) == {"id"} and width <= 3:  # what is not named is what is lacking, in its order
+    others = [k for k in range(width) if k not in {*found.values(), *keys}]
+    if len(keys) == 1 and width <= 3:  # what is not named is what is lacking, in its order
         lacking = [key for key in ("component", "weight") if key not in found]
         found |= dict(zip(lacking, others, strict=False))
         others = others[len(lacking) :]
@@ -340,4 +340,6 @@ def note_absent(notes: list[str], path: Path, located: np.ndarray, ids: pd.Serie
             f"{variants.table['id'].iloc[0]}; use one naming scheme, or loosen the variant filters"
         )
     if absent.any():
-        notes.append(f"{path}: {int(absent.sum())} of {len(ids)} variants are not analysed")
+        notes.append(
+            f"{path}: {int(absent.sum())} of {len(ids)} variants are not analysed ({first_words(ids[absent])})"
+        )

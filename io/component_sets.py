@@ -20,7 +20,7 @@ The weights and names of the last are what :func:`~gpu_reml.ops.make_covariance`
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import Literal
 
 import numpy as np
@@ -31,6 +31,7 @@ from ..ops.chromosomes import linkage_groups
 from ..ops.genotypes import PackedGenotypes
 from .components import ComponentSpec, check_names, reindex
 from .errors import InputError
+from .ids import first_words
 
 BACKGROUND = "background"
 NUM_EXAMPLES = 5
@@ -199,8 +200,10 @@ def components_from_specs(specs: Sequence[ComponentSpec], variants: AnalysedVari
             weights = None if spec.weights is None else spec.weights[located >= 0]
         rows.append(found)
         values.append(np.ones(len(found)) if weights is None else weights)
-        if len(found) < spec.num_variants:
-            notes.append(f"{where}: {spec.num_variants - len(found)} of {spec.num_variants} variants are not analysed")
+        lacking = spec.num_variants - len(found)
+        if lacking:
+            shown = "" if spec.ids is None else f" ({first_words(compress(spec.ids, located < 0))})"
+            notes.append(f"{where}: {lacking} of {spec.num_variants} variants are not analysed{shown}")
     columns = np.repeat(np.arange(len(specs)), [len(found) for found in rows])
     names = [spec.name for spec in specs]
     return component_set(names, np.concatenate(rows), columns, variants.num_variants, np.concatenate(values), notes)

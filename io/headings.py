@@ -32,17 +32,6 @@ COMPONENT_NAMES = {
     "component": "component components set group category annotation annot class cluster",
     "weight": "weight weights w value",
 }
-_MEANING = {
-    "chrom": "chromosome",
-    "bp": "position",
-    "id": "id",
-    "cm": "genetic position",
-    "a1": "first allele",
-    "a2": "second allele",
-    "frequency": "allele frequency",
-    "component": "component",
-    "weight": "weight",
-}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _BUILD = re.compile(r"_?(hg18|hg19|hg38|b36|b37|b38|grch37|grch38)$")
 
@@ -59,18 +48,17 @@ def key_of(word: str, *tables: dict[str, str]) -> str | None:
     return next((key for table in tables for key, known in table.items() if set(names) & set(known.split())), None)
 
 
-def key_columns(where: str, words: Iterable[str], *tables: dict[str, str]) -> dict[str, int]:
-    """Position of every key column of a header; InputError, which starts with ``where``, for two of one key."""
-    words, found = list(words), {}
-    for position, word in enumerate(words):
-        key = key_of(word, *tables)
-        if key in found:
-            raise InputError(
-                f"{where}: columns {words[found[key]]} and {word} both name the variant's {_MEANING[key]}; keep one"
-            )
-        if key is not None:
-            found[key] = position
-    return found
+def variant_columns(where: str, words: Iterable[str]) -> tuple[dict[int, str], int | None]:
+    """(key of every key column by its position, position of the ids) of a header of variants; None without ids.
+
+    InputError, which starts with ``where``, for two columns of ids: either could be the one that is meant.
+    """
+    words = list(words)
+    keys = {k: key for k, key in enumerate(key_of(word, VARIANT_NAMES) for word in words) if key is not None}
+    ids = [k for k, key in keys.items() if key == "id"]
+    if len(ids) > 1:
+        raise InputError(f"{where}: columns {words[ids[0]]} and {words[ids[1]]} both name the variant's id; keep one")
+    return keys, ids[0] if ids else None
 
 
 def family_first(where: str, words: Sequence[str]) -> bool | None:

@@ -1,6 +1,8 @@
 """Sample identity: FID and IID together, or the IID alone where a table has no FID and IIDs are unique."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -47,6 +49,12 @@ def first_ids(samples: pd.DataFrame) -> str:
         for fid, iid in samples[["fid", "iid"]].head(NUM_EXAMPLES).itertuples(index=False)
     ]
     return ", ".join(names) + (", ..." if len(samples) > NUM_EXAMPLES else "")
+
+
+def first_words(words: Iterable[str]) -> str:
+    """``a, b, ...``: the first few words, for a message."""
+    shown = list(islice(words, NUM_EXAMPLES + 1))
+    return ", ".join(shown[:NUM_EXAMPLES]) + (", ..." if len(shown) > NUM_EXAMPLES else "")
 
 
 def locate(samples: pd.DataFrame, table: SampleTable) -> np.ndarray:

@@ -13,6 +13,7 @@ from .component_sets import AnalysedVariants, ComponentSet, component_set
 from .components import check_names
 from .content import read_content
 from .errors import InputError
+from .ids import first_words
 from .plausible import MOST_BP
 
 MOST_NAMES = 1000  # components: a file with more names in column 4 most likely names its intervals
@@ -30,8 +31,8 @@ def components_from_intervals(
 ) -> ComponentSet:
     """Components of the variants in the intervals of BED files: fields chrom start end [name ...].
 
-    A variant at bp is in an interval when start < bp <= end (zero-based, half open).  Chromosomes may
-    be spelt in any way, and X has its pseudo-autosomal regions.
+    A variant at bp is in an interval when start < bp <= end (zero-based, half open).  Chromosomes may be spelt in any
+    way, and X has its pseudo-autosomal regions; ``notes`` counts the intervals of chromosomes without variants.
     by "name": one component for each name in field 4, over all files; a file without names is one component, called as
     the file.  by "file": one for each file.  Lines that begin with #, track or browser are left out.
 
@@ -66,7 +67,21 @@ def components_from_intervals(
             f"and the first variant {variants.table['chrom'].iloc[0]}:{bp[0]}); check the genome build and chromosomes"
         )
     columns = np.repeat(np.arange(len(rows)), [len(found) for found in rows])
-    return component_set(list(groups), np.concatenate(rows), columns, variants.num_variants)
+    notes = _elsewhere(paths, [interval.chrom for each in groups.values() for interval in each], places[0], spellings)
+    return component_set(list(groups), np.concatenate(rows), columns, variants.num_variants, notes=notes)
+
+
+def _elsewhere(
+    paths: Sequence[Path], chromosomes: Sequence[str], analysed: np.ndarray, spellings: set[str]
+) -> tuple[str, ...]:
+    """A note on the intervals of chromosomes that no analysed variant is on."""
+    chromosomes = pd.Series(chromosomes, dtype=object)
+    elsewhere = chromosomes[~pd.Series(linkage_groups(chromosomes, spellings), dtype=object).isin(pd.unique(analysed))]
+    if elsewhere.empty:
+        return ()
+    where = ", ".join(str(path) for path in paths)
+    names = first_words(elsewhere.unique())
+    return (f"{where}: {len(elsewhere)} of {len(chromosomes)} intervals are where no analysed variant is, on {names}",)
 
 
 def _inside(intervals: Sequence[_Interval], places: tuple[np.ndarray, np.ndarray], spellings: set[str]) -> np.ndarray:

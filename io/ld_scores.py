@@ -8,7 +8,7 @@ import pandas as pd
 from .annotations import note_absent
 from .component_sets import AnalysedVariants
 from .errors import InputError
-from .headings import VARIANT_NAMES, key_columns
+from .headings import variant_columns
 from .plausible import LARGEST
 from .text import WHITESPACE, read_text_table
 
@@ -28,13 +28,13 @@ def read_ld_scores(path: str | Path, variants: AnalysedVariants) -> tuple[np.nda
     table = read_text_table(path, "LD score", layout, min_width=2, sep=WHITESPACE)
     heading = [str(word).casefold() for word in table.fields.iloc[0]] if len(table.fields) else []
     column = next((name for name in COLUMNS if name in heading), None)
-    keys = key_columns(f"{path}, header", heading, VARIANT_NAMES)
-    if "id" not in keys or column is None:
+    _, id_column = variant_columns(f"{path}, header", heading)
+    if id_column is None or column is None:
         raise InputError(f"{path}: expected {layout}, found {' '.join(heading) or 'nothing'}")
     rows = table.fields.iloc[1:]
     if not len(rows):
         raise InputError(f"{path} has a header and no variant; expected {layout}")
-    ids, text = rows[keys["id"]], rows[heading.index(column)]
+    ids, text = rows[id_column], rows[heading.index(column)]
     values = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
     good = np.abs(values) <= LARGEST
     if not good.all():

@@ -262,3 +262,10 @@ def test_help_explains_every_flag_and_states_every_default():
         text = parser.format_help()
         assert "exit codes: 0 " in text and all(re.search(rf"\b{code} ", text) for code in (2, 4, 130, 143))
         assert max(map(len, text.splitlines())) <= 120, name
+
+
+@pytest.mark.parametrize("name", [name for name in PARSERS if name != "gpu-reml"])
+@pytest.mark.parametrize("flag", [["--resume"], ["--checkpoint-seconds", "5"]])
+def test_a_command_without_checkpoints_says_that_it_has_none(name, flag, capsys):
+    said = refusal(name, [*OTHERS[name], *flag], capsys)
+    assert f"unknown flag {flag[0]} ({name} keeps no checkpoints: run it again without, from its start)" in said

@@ -26,7 +26,7 @@ def test_a_list_of_ids_is_a_component_named_by_its_file(write, variants):
     found = components_from_lists(paths, variants)
     assert found.names == ("coding", "utr")
     np.testing.assert_array_equal(found.weights.toarray(), [[1, 0], [0, 0], [1, 0], [0, 1]])
-    assert found.notes == (f"{paths[0]}: 1 of 3 variants are not analysed",)
+    assert found.notes == (f"{paths[0]}: 1 of 3 variants are not analysed (r2)",)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_table_gives_overlapping_weighted_components_in_order_of_appearance(wr
     assert found.names == ("utr", "coding")
     np.testing.assert_array_equal(found.weights.toarray(), [[0, 2], [0, 0], [0.5, 0.1], [0, 0]])
     assert found.weights.nnz == 3
-    assert found.notes == (f"{path}: 1 of 5 variants are not analysed",)
+    assert found.notes == (f"{path}: 1 of 5 variants are not analysed (r2)",)
 
 
 def test_a_table_without_weights_has_weight_one(write, variants):
@@ -88,7 +88,7 @@ def test_annotations_are_matched_by_id_with_base_a_column_like_any_other(write, 
     found = components_from_annotations([path], variants)
     assert found.names == ("base", "coding", "maf_adj")
     np.testing.assert_array_equal(found.weights.toarray(), [[1, 0, 0.5], [1, 1, 0], [0, 0, 0], [0, 0, 0]])
-    assert found.notes == (f"{path}: 2 of 4 variants are not analysed",)
+    assert found.notes == (f"{path}: 2 of 4 variants are not analysed (rx, r2)",)
 
 
 COORDINATES = "CHROM\tPOS\tcoding\tCM\trsid\n1\t1\t2\t0.1\tr0\n1\t2\t0\t0.2\tr1\n1\t4\t5\t0.3\tr3\n"
@@ -228,7 +228,10 @@ def test_ld_scores_of_ldsc_and_gcta_are_read_by_id(write, variants, header, line
     path = write("a.score.ld", "\n".join([header, *rows]) + "\n")
     scores, notes = read_ld_scores(path, variants)
     np.testing.assert_array_equal(scores, [1.25, np.nan, 2, 4.5])
-    assert notes == (f"{path}: 1 of 4 variants are not analysed", f"{path}: 1 of 4 analysed variants have no LD score")
+    assert notes == (
+        f"{path}: 1 of 4 variants are not analysed (rx)",
+        f"{path}: 1 of 4 analysed variants have no LD score",
+    )
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_specs_by_index_and_by_id_mean_the_same_after_filters(write, make_varian
     np.testing.assert_array_equal(found.weights.toarray(), [[1, 1], [0, 0], [1, 1]])
     assert found.notes == (
         "component i: 1 of 3 variants are not analysed",
-        "component n: 2 of 4 variants are not analysed",
+        "component n: 2 of 4 variants are not analysed (r1, rx)",
     )
 
 

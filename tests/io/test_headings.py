@@ -1,7 +1,7 @@
 import pytest
 
 from gpu_reml.io.errors import InputError
-from gpu_reml.io.headings import SAMPLE_NAMES, VARIANT_NAMES, family_first, key_columns, key_of, refuse_heading
+from gpu_reml.io.headings import SAMPLE_NAMES, VARIANT_NAMES, family_first, key_of, refuse_heading, variant_columns
 
 
 @pytest.mark.parametrize(
@@ -27,10 +27,12 @@ def test_no_name_stands_for_two_keys():
         assert len(names) == len(set(names))
 
 
-def test_two_columns_of_one_key_are_refused():
-    assert key_columns("x", ["coding", "#CHROM", "POS", "SNP"], VARIANT_NAMES) == {"chrom": 1, "bp": 2, "id": 3}
+def test_key_columns_have_their_positions_and_two_of_ids_are_refused():
+    keys = {1: "chrom", 2: "bp", 3: "id", 4: "bp"}
+    assert variant_columns("x", ["coding", "#CHROM", "POS", "SNP", "BP_hg38"]) == (keys, 3)
+    assert variant_columns("x", ["coding", "CHR"]) == ({1: "chrom"}, None)
     with pytest.raises(InputError, match="x: columns SNP and rsid both name the variant's id; keep one"):
-        key_columns("x", ["CHR", "SNP", "rsid"], VARIANT_NAMES)
+        variant_columns("x", ["CHR", "SNP", "rsid"])
 
 
 @pytest.mark.parametrize(

@@ -78,3 +78,10 @@ def test_an_absent_file_and_files_of_one_name_are_refused(write, tmp_path, varia
 def test_an_interval_on_x_holds_pseudo_autosomal_variants_of_any_spelling(write, make_variants):
     variants = make_variants("abcd", chrom=["XY", "25", "PAR1", "Y"], bp=[50, 50, 50, 50])
     assert members(components_from_intervals([write("p.bed", "chrX 0 99\n")], variants)) == {"p": [0, 1, 2]}
+
+
+def test_intervals_of_chromosomes_without_variants_are_counted(write, variants):
+    path = write("p.bed", "1 0 999\nchr4 0 9\nchr4 10 99\nUn_7 0 9\nchrX 0 99\n")
+    found = components_from_intervals([path], variants)
+    assert members(found) == {"p": [0, 1, 2, 4]}
+    assert found.notes == (f"{path}: 3 of 5 intervals are where no analysed variant is, on chr4, Un_7",)

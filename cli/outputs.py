@@ -1,0 +1,141 @@
+"""What a run will write, known before it works: no two files at one place, and none over a file that is read."""
+
+import hashlib
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from glob import glob
+from pathlib import Path
+from typing import NamedTuple
+
+from gpu_reml import io
+
+MOST_NAME_BYTES = 160  # of a file's 255, which also has to have a prefix, a suffix and ".tmp"
+FIT_FILES = ("json", "hsq", "log", "history.tsv", "tests.tsv", "enrichment.tsv")
+EXPORTED = ("theta.npy", "ai.npy", "grad.npy", "ai_stats.json")
+EFFECTS = ("fixed_effects", "random_effect", "random_effect_components", "snp_effects", "snp_effects.component_000")
+FURTHER = {  # flag of gpu-reml -> what it adds
+    "export_ai": EXPORTED,
+    "merge": (*EXPORTED, "component_spec.json"),
+    "compute_effects": (*(f"{name}.tsv" for name in EFFECTS), "effect_metadata.json"),
+    "cv": ("cv.tsv", "cv.json"),
+    "prediction_bfile": ("prediction.tsv", "prediction_metadata.json"),
+    "prediction_pfile": ("prediction.tsv", "prediction_metadata.json"),
+}
+GRM_FILES = ("grm.bin", "grm.N.bin", "grm.id")
+GWAS_FILES = ("gwas.tsv", "gwas.tsv.gz", "gwas_metadata.json", "manhattan.svg", "qq.svg")
+SPARSE_FILES = ("summary.json", "history.json", "selected_snps.tsv", "path.tsv", "path.svg")
+RELAX_FILES = ("theta.npy", "var_components.npy", "theta_grad.npy", "history.json", "meta.json")
+PREDICTION_FILES = ("prediction.tsv", "prediction_metadata.json")
+
+WRITTEN = ("out", "keep_out", "dropped_out", "save_model", "merge_out_dir", "cache")
+NO_PATHS = ("pheno_name", "chr", "joint_test", "admix_component_names", "prediction_admix_component_names", "command")
+OF_PREFIX = (
+    *(".bed", ".bim", ".fam", ".pgen", ".pvar", ".pvar.zst", ".psam", ".bgen", ".sample"),
+    *(".grm.bin", ".grm.N.bin", ".grm.id", ".npz"),
+)  # what a flag's value may lack
+
+
+class Output(NamedTuple):
+    """A file that will be written, and what for, as a person says it."""
+
+    path: str
+    what: str
+
+
+def safe_name(name: str) -> str:
+    """A trait's name as part of a file name; a very long one, which no file could have, ends with its digest."""
+    safe = "".join(c if c.isalnum() or c in "-_.+" else "_" for c in name)
+    if len(safe.encode()) <= MOST_NAME_BYTES:
+        return safe
+    return f"{safe[: MOST_NAME_BYTES // 4]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def model_path(text: str, trait: str | None = None) -> str:
+    """FILE.npz, or FILE.TRAIT.npz."""
+    stem = text.removesuffix(".npz")
+    return f"{stem}.{trait}.npz" if trait else f"{stem}.npz"
+
+
+def named_outputs(options: Namespace) -> list[Output]:
+    """Lists of samples."""
+    flags = {"keep_out": "--keep-out", "dropped_out": "--dropped-out"}
+    return [Output(getattr(options, name), flag) for name, flag in flags.items() if getattr(options, name, None)]
+
+
+def outputs_of(suffixes: Sequence[str], prefixes: Iterable[tuple[str, str]]) -> list[Output]:
+    """Files with these suffixes; ``prefixes``: each with what it is for."""
+    return [Output(f"{prefix}.{suffix}", what) for prefix, what in prefixes for suffix in suffixes]
+
+
+def trait_prefix(options: Namespace, trait: str, several: bool) -> str:
+    """Where the names of a trait's files begin."""
+    return f"{options.out}.{safe_name(trait)}" if several else options.out
+
+
+def outputs_of_traits(suffixes: Sequence[str], options: Namespace, traits: Sequence[str]) -> list[Output]:
+    """Files with these suffixes for each trait, and the lists of samples."""
+    several = len(traits) > 1
+    whats = [f"phenotype {trait!r}" if several else f"--out {options.out}" for trait in traits]
+    prefixes = [trait_prefix(options, trait, several) for trait in traits]
+    return [*outputs_of(suffixes, zip(prefixes, whats, strict=True)), *named_outputs(options)]
+
+
+def reml_outputs(options: Namespace, traits: Sequence[str]) -> list[Output]:
+    """What gpu-reml writes."""
+    if options.make_grm:
+        return [*outputs_of(GRM_FILES, [(options.out, "--make-grm")]), *named_outputs(options)]
+    further = [suffix for flag, added in FURTHER.items() if getattr(options, flag) for suffix in added]
+    outputs = outputs_of_traits(list(dict.fromkeys((*FIT_FILES, *further))), options, traits)
+    if options.save_model:
+        several = len(traits) > 1
+        paths = [model_path(options.save_model, safe_name(trait) if several else None) for trait in traits]
+        outputs += [
+            Output(path, f"--save-model{f' of {trait!r}' if several else ''}")
+            for path, trait in zip(paths, traits, strict=True)
+        ]
+    return outputs
+
+
+def grm_outputs(options: Namespace, components: Sequence[str]) -> list[Output]:
+    """What --make-grm writes, each component apart where there are several."""
+    several = len(components) > 1
+    prefixes = [(trait_prefix(options, name, several), f"component {name!r}") for name in components]
+    return [*outputs_of(GRM_FILES, prefixes), *named_outputs(options)]
+
+
+def check_outputs(outputs: Iterable[Output], options: Namespace, read: Iterable[str | Path] = ()) -> None:
+    """Raises InputError for two outputs at one place, or one where an input is; ``read``: inputs beside the flags'."""
+    places: dict[Path, Output] = {}
+    for output in outputs:
+        other = places.setdefault(_place(output.path), output)
+        if other is not output:
+            raise io.InputError(
+                f"{output.path}: would be written twice, for {other.what} and for {output.what}; give one of them "
+                "another name"
+            )
+    for path, what in [*_inputs_of(options), *((Path(path), "the genotypes") for path in read)]:
+        output = places.get(_place(path))
+        if output is not None and path.exists():
+            raise io.InputError(
+                f"{path}: is read for {what} and would be overwritten for {output.what}; give an output another name"
+            )
+
+
+def _place(path: str | Path) -> Path:
+    """The entry of a folder that a rename to ``path`` replaces."""
+    path = Path(path)
+    return path.parent.resolve() / path.name
+
+
+def _inputs_of(options: Namespace) -> Iterator[tuple[Path, str]]:
+    """Files that flags name, with the flags: whatever is there under a value of one that is not of outputs."""
+    for name, value in vars(options).items():
+        if name in WRITTEN or name in NO_PATHS:
+            continue
+        values = value if isinstance(value, list) else [value]
+        flag = getattr(options, "typed", {}).get(name, f"--{name.replace('_', '-')}")
+        for text in (each for each in values if isinstance(each, str)):
+            for piece in text.replace(";", ",").split(","):
+                for suffix in ("", *OF_PREFIX):
+                    for path in glob(f"{piece}{suffix}".replace("@", "*")) if "@" in piece else [f"{piece}{suffix}"]:
+                        yield Path(path), flag
