@@ -22,8 +22,8 @@ SNP_MAJOR = 1
 HEADER_BYTES = 3
 LOOKED_AT = 2000  # variants, spread over the file, in which padding is looked for
 NEIGHBOURS = 64  # bytes before it that say how common a call is
-# a sample who has the padding's call in so many different variants, which has log-probability below this, is none
-MANY_VARIANTS, IMPLAUSIBLE = 200, -100.0
+WINDOW_BP = 5_000_000  # of variants that may be in LD
+IMPLAUSIBLE = -30.0  # log-probability: a sample who has the padding's call everywhere, which has less, is none
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def read_bed(prefix: str | Path) -> BedFile:
     variants = _read_bim(paths["bim"])
     stamp = stamp_of_map(paths["bed"])
     packed = _map_bed(paths["bed"], len(samples), len(variants))
-    _check_padding(paths, packed, samples)
+    _check_padding(paths, packed, samples, variants)
     return BedFile(prefix, samples, variants, packed, notes_on_ids(paths["bim"], variants), stamp)
 
 
@@ -171,11 +171,13 @@ def _map_bed(path: Path, num_samples: int, num_variants: int) -> np.ndarray:
     return np.memmap(path, np.uint8, "r", offset=HEADER_BYTES, shape=(num_variants, bytes_per_variant))
 
 
-def _check_padding(paths: dict[str, Path], packed: np.ndarray, samples: pd.DataFrame) -> None:
+def _check_padding(paths: dict[str, Path], packed: np.ndarray, samples: pd.DataFrame, variants: pd.DataFrame) -> None:
     """A .fam that lost or gained a line may still fit the size of the .bed, where four samples share a byte.
 
     PLINK pads a variant's last byte with zeros, which would be calls of two copies of A1: a pair of bits there that is
-    not zero is of a sample who is not in the .fam, and a last sample who has nothing else is none.
+    not zero is of a sample who is not in the .fam, and a last sample who has nothing else is none.  Of that: a sample
+    has two copies at all variants of a window with at most the least share that one of them has, whatever their LD,
+    and windows are independent.
     """
     last = packed.shape[1] - 1
     rows = np.unique(np.linspace(0, len(packed) - 1, LOOKED_AT).astype(np.int64))
@@ -191,9 +193,9 @@ def _check_padding(paths: dict[str, Path], packed: np.ndarray, samples: pd.DataF
     two_copies = two_copies[:, : two_copies.shape[1] - 4 + in_last]
     if not two_copies[:, -1].all() or two_copies.shape[1] < 2:
         return
-    patterns = np.unique(two_copies[:, :-1], axis=0)
-    share = (patterns.sum(axis=1) + 0.5) / (patterns.shape[1] + 1)
-    if len(patterns) >= MANY_VARIANTS and np.log(share).sum() < IMPLAUSIBLE:
+    share = (two_copies[:, :-1].sum(axis=1) + 0.5) / two_copies.shape[1]
+    places = [variants["chrom"].to_numpy()[rows], variants["bp"].to_numpy()[rows] // WINDOW_BP]
+    if np.log(pd.Series(share).groupby(places).min()).sum() < IMPLAUSIBLE:
         raise InputError(
             f"{paths['bed']}: the last sample of {paths['fam']} ({first_ids(samples.tail(1))}) has two copies of A1 in "
             f"every variant looked at ({len(rows)}), as the padding after the last sample has; the .fam has a line too "

@@ -292,6 +292,9 @@ def test_a_fam_that_gained_a_line_shows_in_a_sample_without_any_other_call(make_
     rare = np.full((31, 600), 2, np.int8)
     rare[np.random.default_rng(0).integers(0, 30, 600), np.arange(600)] = 1
     assert read_bed(make_fileset(rare, "rare")).num_samples == 31  # A1 is common: the last one carries no rare allele
-    few = np.full((31, 100), 2, np.int8)
-    few[:30] = np.clip(random_counts(30, 100), 0, 2)
-    assert read_bed(make_fileset(few, "few")).num_samples == 31
+    linked = np.full((31, 600), 2, np.int8)
+    linked[:28] = 0  # a window's variants are one haplotype, and the last three people have two copies of it
+    make_fileset(linked, "linked")
+    bim = prefix.with_name("linked.bim")
+    bim.write_text("".join("1" + line[line.index("\t") :] for line in bim.read_text().splitlines(keepends=True)))
+    assert read_bed(prefix.with_name("linked")).num_samples == 31
