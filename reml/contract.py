@@ -15,6 +15,7 @@ from .linalg import Block, column_dots, gram
 
 SKEW = 1e-4  # share of |Ku||v| by which u'Kv and v'Ku of float32 products may differ
 SEEN = 8  # columns of a block that are paired to see whether K is symmetric
+SEEN_BLOCKS = 4  # of each function: covariates come first, and see less of K than y and probes
 CHANCE = 1e-9  # of a normal variable beyond six standard errors, on one side
 STANDARD_ERRORS = 6
 NEGATIVE = 0.01  # share of the trace that z'Kz must fall below zero: relatedness estimates are indefinite by less
@@ -36,13 +37,13 @@ def refuse(name: str, problem: str) -> None:
 class CheckedFunction:
     """A caller's function B (n, k) -> K B whose answers are checked: float64 of B's shape, finite, B untouched.
 
-    Its first columns, until ``SEEN`` of them have come in pairs, also tell whether K is symmetric.  mean_trace:
-    tr(K)/n, the size of K against which rounding is judged.
+    The first blocks of several columns also tell whether K is symmetric.  mean_trace: tr(K)/n, the size of K against
+    which rounding is judged.
     """
 
     def __init__(self, apply_k: Callable, name: str, mean_trace: float):
         self.apply_k, self.name, self.mean_trace = apply_k, name, mean_trace
-        self.unseen = SEEN
+        self.unseen = SEEN_BLOCKS
 
     def __call__(self, B: np.ndarray) -> np.ndarray:
         if not B.shape[1]:
@@ -59,7 +60,7 @@ class CheckedFunction:
             refuse(self.name, NOT_FINITE)
         if self.unseen > 0 and B.shape[1] > 1:
             check_symmetric(self.name, B, image, self.mean_trace)
-            self.unseen -= B.shape[1]
+            self.unseen -= 1
         return image
 
 

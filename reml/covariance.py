@@ -303,8 +303,11 @@ def dense_covariance(matrices: Sequence[np.ndarray], names: Sequence[str] | None
     """
     if not len(matrices):
         raise ValueError("covariance: expected at least one matrix (n, n), found none")
+    if names is not None and len(names) != len(matrices):
+        raise ValueError(f"names: expected one for each of {len(matrices)} matrices, found {len(names)}")
     n = next((np.shape(K)[0] for K in matrices if np.ndim(K)), None)
-    return _of_symmetric([as_symmetric(K, f"covariance[{g}]", n) for g, K in enumerate(matrices)], names)
+    named = [f"covariance[{g}]" if names is None else f"component {names[g]}" for g in range(len(matrices))]
+    return _of_symmetric([as_symmetric(K, name, n) for K, name in zip(matrices, named, strict=True)], names)
 
 
 def _of_symmetric(Ks: Sequence[Any], names: Sequence[str] | None) -> FunctionCovariance:

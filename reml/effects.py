@@ -13,6 +13,7 @@ from scipy import sparse, special
 
 from gpu_reml.ops.arguments import as_count, as_matrix, as_numbers, as_sparse, as_tolerance, as_vector
 
+from .contract import SKEW
 from .covariance import MixedCovariance, as_covariance, diagonals_of
 from .likelihood import apply_v_at, fixed_inverse, solve
 from .linalg import Block, column_batches, columns, coordinates, gram, orthonormal_basis, project, symmetric
@@ -352,7 +353,17 @@ def _diagonals(model: _Scaled, diagonals: np.ndarray | None) -> np.ndarray:
     """(n, G) K_g,ii before whitening."""
     expected = (model.covariance.num_samples, model.layout.num_genetic)
     if diagonals is not None:
-        return as_matrix(diagonals, "diagonals", *expected)
+        diagonals = as_matrix(diagonals, "diagonals", *expected)
+        stated = model.layout.mean_traces
+        unlike = np.abs(diagonals.mean(axis=0) - stated) > SKEW * stated
+        if unlike.any():
+            g = int(np.argmax(unlike))
+            name, found = model.layout.names[g], diagonals[:, g].mean()
+            raise ValueError(
+                f"diagonals: component {name} has a mean K_ii of {found:.6g} here, and a tr(K)/n of {stated[g]:.6g}; "
+                "one of the two is not that of K"
+            )
+        return diagonals
     if not hasattr(model.covariance, "diagonals"):
         raise ValueError("diagonals: expected (n, G), since this covariance does not give the diagonals of its K_g")
     found = np.asarray(model.covariance.diagonals(), np.float64)[:, : model.layout.num_genetic]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import sparse, special
 
+from gpu_reml.ops.arguments import as_sparse, as_vector
+
 from .inference import Derived, boundary_weights, delta_method
 from .result import FitResult
 from .tables import Components
@@ -74,8 +76,8 @@ def enrichment(
     Source: the shares are those of Finucane et al. 2015, Nat. Genet. 47:1228, there from summary statistics.
     Raises ValueError when the shapes or the weights are not those of the fit, or an annotation has no variant.
     """
-    weights, membership = sparse.csr_array(weights), sparse.csr_array(membership, dtype=np.float64)
-    mean_squares = np.asarray(mean_squares, np.float64)
+    weights, membership = as_sparse(weights, "weights"), as_sparse(membership, "membership")
+    mean_squares = as_vector(mean_squares, "mean_squares")
     m, G = weights.shape
     if G != len(result.names):
         raise ValueError(f"weights: expected a column for each of {len(result.names)} components, found {G}")

@@ -7,6 +7,14 @@ from typing import Any
 import numpy as np
 
 from gpu_reml.ops.arguments import as_count
+from gpu_reml.reml.contract import (
+    CHANGES_INPUT,
+    NOT_DEFINITE,
+    NOT_FINITE,
+    NOT_SYMMETRIC,
+    WRONG_SHAPE,
+    WRONG_TRACE,
+)
 
 Apply = Callable[[np.ndarray], np.ndarray]
 
@@ -83,13 +91,11 @@ def _check(name, apply_k, n, trace, num_probes, rtol, seed) -> OperatorReport:
     problems: list[str] = []
     KZ = np.asarray(apply_k(Z))
     if KZ.shape != Z.shape:
-        return OperatorReport(
-            name, (f"returns {KZ.shape} for a block {Z.shape}; return one of the same shape",), np.nan, np.nan
-        )
+        return OperatorReport(name, (WRONG_SHAPE.format(found=KZ.shape, shape=Z.shape),), np.nan, np.nan)
     if not np.isfinite(KZ).all():
-        return OperatorReport(name, ("returns values that are not finite",), np.nan, np.nan)
+        return OperatorReport(name, (NOT_FINITE,), np.nan, np.nan)
     if not np.array_equal(Z, before):
-        problems.append("changes its input; work on a copy, for the solver goes on with it")
+        problems.append(CHANGES_INPUT)
         Z = before
         KZ = np.asarray(apply_k(Z.copy()))
     KZ = KZ.astype(np.float64).copy()
@@ -100,15 +106,13 @@ def _check(name, apply_k, n, trace, num_probes, rtol, seed) -> OperatorReport:
     small = Z.T @ KZ
     skew = np.abs(small - small.T).max() / (np.abs(small).max() or 1.0)
     if skew > rtol:
-        problems.append(f"is not symmetric: a'Kb and b'Ka differ by {skew:.2g} of the largest; apply (K + K') / 2")
+        problems.append(NOT_SYMMETRIC.format(skew=skew))
     problems += _definite(small, Z, rtol)
     values = np.diag(small)
     se = 0.0 if Z.shape[1] == n else float(values.std(ddof=1) / np.sqrt(len(values)))
     found = float(values.mean())
     if trace is not None and not abs(found - trace) <= 5 * se + rtol * abs(trace):
-        problems.append(
-            f"has a trace of {found:.6g} (SE {se:.2g}) by probes, not {trace:.6g}; state tr(K), not tr(K)/n"
-        )
+        problems.append(WRONG_TRACE.format(found=found, se=se, stated=trace))
     return OperatorReport(name, tuple(problems), found, se)
 
 
@@ -146,7 +150,6 @@ def _definite(small: np.ndarray, Z: np.ndarray, rtol: float) -> list[str]:
     values = np.linalg.eigvalsh((inner + inner.T) / 2)
     if values[0] < -rtol * max(abs(values[-1]), 1e-300):
         return [
-            f"is not positive semidefinite: a direction with z'Kz / z'z = {values[0]:.3g} (largest {values[-1]:.3g}); "
-            "a covariance cannot be negative"
+            NOT_DEFINITE.format(direction=f"a direction with z'Kz / z'z = {values[0]:.3g}", largest=float(values[-1]))
         ]
     return []

@@ -194,6 +194,18 @@ CALLS = {
         "y theta",
         "X T",
     ),
+    "enrichment": Call(
+        reml.enrichment,
+        {
+            "result": reml.fit_exact(Y, X, GENOTYPES, strict=False),
+            "weights": GENOTYPES.weights.toarray(),
+            "mean_squares": COHORT.genotypes.squared_norm / N,
+            "membership": COHORT.W[:, :1],
+            "names": ["a"],
+        },
+        "mean_squares",
+        "weights membership",
+    ),
     "make_covariance": Call(
         ops.make_covariance, {"products": PRODUCTS, "weights": np.ones((M, 1)), "names": ["a"]}, "", "weights"
     ),

@@ -180,6 +180,9 @@ def test_what_is_no_covariance_is_refused():
 
 
 def test_diagonals_that_do_not_add_up_to_the_trace_are_refused():
+    for function in (reliability, component_reliability):
+        with pytest.raises(ValueError, match="diagonals: component component_000 has a mean K_ii of 2 here"):
+            function(THETA, X, [K], PROBES.trace, diagonals=np.full((N, 1), 2.0))
     with pytest.raises(ValueError, match="component a has a diagonal that adds up to 120"):
         FunctionCovariance([K.__matmul__], [1.0], N, ["a"], np.ones((N, 1)))
 
@@ -243,6 +246,15 @@ def test_a_triangle_is_told_from_a_covariance_of_low_rank_at_every_block():
                 ESTIMATORS[estimator](function)
             except (ConvergenceError, ValueError) as error:
                 assert "cannot be told apart" in str(error), name
+
+
+def test_a_triangle_is_found_beside_many_covariates_of_groups():
+    """Q comes first, and covariates of groups see nothing of an asymmetry within them."""
+    groups = (np.arange(N)[:, None] // 10 == np.arange(N // 10)).astype(float)
+    house = np.kron(np.eye(N // 10), np.triu(np.ones((10, 10))))
+    for estimator in (fit, haseman_elston):
+        with pytest.raises(ValueError, match="component component_000 is not symmetric"):
+            estimator(Y, groups, (house.__matmul__, float(N)), PROBES)
 
 
 def test_mixed_covariances_check_the_part_that_is_a_function():
