@@ -109,6 +109,7 @@ def _mismatch(table: SampleTable, genotyped: pd.DataFrame) -> str:
         ("its IIDs are genotyped with zeros before them", mine["iid"].str.lstrip("0"), theirs["iid"].str.lstrip("0")),
         ("its ids are in quotes; in R, write.table(quote = FALSE)", bare, theirs["iid"]),
         ("its IIDs are the genotypes' FIDs", mine["iid"], theirs["fid"]),
+        ("its first column has the genotypes' IIDs, and no header begins with IID", mine["fid"], theirs["iid"]),
     )
     for reason, left, right in ways:
         same = left.isin(right).to_numpy() & (left != "").to_numpy()

@@ -199,6 +199,10 @@ def test_written_samples_are_read_back(tmp_path, ids):
         ("Fa_a Fa_a\n", "its IIDs are the genotypes' FID_IID: FID Fa_a IID Fa_a is FID Fa IID a"),
         ('"Fa" "a"\n', 'its ids are in quotes; in R, write.table.quote = FALSE.: FID "Fa" IID "a" is FID Fa IID a'),
         ("IID\nFb\nFa\n", "its IIDs are the genotypes' FIDs: IID Fb is FID Fb IID b"),
+        (
+            "a 7\nb 8\n",
+            "first column has the genotypes' IIDs, and no header begins with IID: FID a IID 7 is FID Fa IID a",
+        ),
         ("q q\n", r"they have FID Fx IID x; make FID and IID agree"),
     ],
 )
