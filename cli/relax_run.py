@@ -10,13 +10,12 @@ import numpy as np
 
 from gpu_reml import io
 from gpu_reml.reml import FitSettings, ProbeSettings, Record, SolverSettings, draw_probes
+from gpu_reml.reml.memberships import check_memberships, random_memberships
 from gpu_reml.reml.relax import (
     OuterRecord,
     RelaxHooks,
     RelaxResult,
     RelaxSettings,
-    check_memberships,
-    random_memberships,
     relax,
 )
 from gpu_reml.reml.tables import component_lines
@@ -33,8 +32,8 @@ from .wording import fit_record, in_flags
 CAUTION = "the likelihood and the errors are of groups chosen to raise it on the same phenotypes: no test of the groups"
 
 COMPARISON = (
-    "log-likelihoods of the outer iterations and their gains are measured with the same probes and basis; that of the "
-    "fit has its own preconditioner, and differs by its Monte-Carlo error"
+    "a step and the best before it are measured with the same probes and basis; log-likelihoods of the outer "
+    "iterations are that of the first and the gains since; that of the last fit differs by its Monte-Carlo error"
 )
 
 

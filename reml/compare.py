@@ -77,7 +77,16 @@ def measured(yardstick: Yardstick, covariance, theta: np.ndarray) -> Measured:
     return Measured(found.value - shift, found.per_probe - shift)
 
 
-def gain(after: Measured, before: Measured, *, exact: bool) -> tuple[float, float]:
-    """By how much the log-likelihood rose, and the Monte-Carlo standard error of that (nan for a single probe)."""
-    difference = after.per_probe - before.per_probe
-    return float(after.value - before.value), 0.0 if exact else standard_error(difference)
+def difference(after: Measured, before: Measured) -> Measured:
+    """By how much the log-likelihood rose, on one yardstick."""
+    return Measured(float(after.value - before.value), after.per_probe - before.per_probe)
+
+
+def added(one: Measured, two: Measured) -> Measured:
+    """Two rises, one after the other, with the same probes though the basis may have changed between them."""
+    return Measured(one.value + two.value, one.per_probe + two.per_probe)
+
+
+def gain(rise: Measured, *, exact: bool) -> tuple[float, float]:
+    """A rise and its Monte-Carlo standard error (nan for a single probe, 0 for exact ones)."""
+    return rise.value, 0.0 if exact else standard_error(rise.per_probe)

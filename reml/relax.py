@@ -7,29 +7,25 @@ with the same probes, so that its values can be compared.
 The likelihood found is that of groups chosen to raise it: neither it nor the errors of the last fit are a test of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
 
-from gpu_reml.ops import GenotypeCovariance, make_covariance
-from gpu_reml.ops.arguments import as_count, as_matrix, as_number, as_numbers, as_variances
+from gpu_reml.ops import GenotypeCovariance
+from gpu_reml.ops.arguments import as_count, as_number
 
-from . import likelihood
-from .compare import Measured, Yardstick, gain, make_yardstick, measured
-from .exact import one_trait
+from .compare import Measured, Yardstick, added, difference, gain, make_yardstick, measured
 from .fit import fit
-from .linalg import Block, column_batches, project, take_columns
+from .iterative import FAR
+from .memberships import check_memberships, group_covariance, group_sizes, membership_gradient, moved
 from .pcg import BreakdownError
-from .precondition import Preconditioner, complement_traces, make_projected_core, precondition
-from .probes import Probes, checked_probes
+from .probes import Probes
 from .result import ConvergenceError, FitResult, Record
 from .settings import FitSettings
 
-COLUMNS = 16  # whose features are on the host in float64 at once
 TOL = 1e-6  # Newton decrement of every fit: a step of 1e-3 standard errors, which moves a log-likelihood by 1e-4
 SOLVED = 1e-5  # residual of the solve for y at which a score is known to such a step
 CANNOT_START = "the memberships at the start cannot be fitted; start from others, or with fewer groups"
@@ -65,9 +61,10 @@ class RelaxSettings:
 
 
 class OuterRecord(NamedTuple):
-    """One REML fit of the search, its ``loglik`` measured as all others are (:mod:`~gpu_reml.reml.compare`).
+    """One REML fit of the search.
 
-    ``gain`` over the best before, and its Monte-Carlo error ``gain_mc_se`` from the probes they share; ``status``: the
+    ``gain`` of its log-likelihood over the best before, measured alike (:mod:`~gpu_reml.reml.compare`), and the
+    Monte-Carlo error ``gain_mc_se`` of that; ``loglik``: that of the first fit and the gains since; ``status``: the
     fit's.
     """
 
@@ -90,6 +87,10 @@ class RelaxHooks(NamedTuple):
 
     outer: Callable[[OuterRecord], None] | None = None
     iteration: Callable[[Record], None] | None = None
+
+    def report(self, record: OuterRecord) -> None:
+        if self.outer is not None:
+            self.outer(record)
 
 
 @dataclass(frozen=True)
@@ -115,48 +116,6 @@ class RelaxResult:
         return sum(record.accepted for record in self.history) - 1
 
 
-def random_memberships(num_variants: int, num_groups: int, low: float = 0.0, high: float = 1.0, seed: int = 0):
-    """(m, G) uniform numbers between ``low`` and ``high``, every row divided by its sum."""
-    if not 0 <= low < high < np.inf:
-        raise ValueError(f"memberships: expected 0 <= low < high, found {low} and {high}")
-    drawn = np.random.default_rng(seed).uniform(low, high, (num_variants, num_groups))
-    return drawn / drawn.sum(axis=1, keepdims=True)
-
-
-def check_memberships(memberships: np.ndarray, num_variants: int) -> np.ndarray:
-    """Memberships as float64 with rows that sum to 1, or a ValueError that says which variant is wrong."""
-    T = as_numbers(memberships, "memberships")
-    if T.ndim != 2 or len(T) != num_variants or T.shape[1] < 2:
-        raise ValueError(f"memberships: expected ({num_variants}, 2 groups or more), found {T.shape}")
-    totals = T.sum(axis=1)
-    bad = ~(np.isfinite(T).all(axis=1) & (T.min(axis=1) >= 0) & (totals > 0))
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ValueError(f"memberships of variant {row}: expected finite values from 0 up, not all 0, found {T[row]}")
-    T = T / totals[:, None]
-    if np.ptp(T, axis=1).max() <= 1e-12:
-        raise ValueError(
-            "memberships: every variant is in all groups alike, so the groups are one and nothing tells them apart; "
-            "start from random memberships"
-        )
-    return T
-
-
-def moved(log_T: np.ndarray, gradient: np.ndarray, rate: float) -> np.ndarray:
-    """(m, G) log memberships after the exponentiated-gradient step T exp(rate gradient), rows on the simplex again.
-
-    Log-sum-exp: no rate overflows, and a membership of 0 stays 0.
-    Source: Kivinen & Warmuth 1997, Information and Computation 132:1.
-    """
-    stepped = log_T + rate * gradient
-    return stepped - special.logsumexp(stepped, axis=1, keepdims=True)
-
-
-def group_covariance(products, T: np.ndarray) -> GenotypeCovariance:
-    """Components K_g = Z diag(T_g) Z' / c_g of memberships T (m, G)."""
-    return make_covariance(products, T, [f"group_{g:03d}" for g in range(T.shape[1])])
-
-
 def start_rate(T: np.ndarray, gradient: np.ndarray) -> float:
     """1 / (root mean square over variants of the gradient's spread across groups under T); 1 where there is none."""
     spread = np.sum(T * (gradient - np.sum(T * gradient, axis=1, keepdims=True)) ** 2, axis=1)
@@ -165,13 +124,16 @@ def start_rate(T: np.ndarray, gradient: np.ndarray) -> float:
 
 
 class Data(NamedTuple):
-    """What every fit of a search shares; its probes, and the basis of its preconditioner, are the yardstick's."""
+    """What the fits of a search share: the trait, ``probes``, and a yardstick whose basis is that of all
+    preconditioners, made for variants in the proportions ``weights`` (m,)."""
 
     y: np.ndarray
     X: np.ndarray
     products: Any
+    probes: Probes
     settings: FitSettings
     yardstick: Yardstick
+    weights: np.ndarray
     callback: Callable[[Record], None] | None
 
 
@@ -199,7 +161,7 @@ def prepared(
     probes: Probes,
     settings: FitSettings,
     start: np.ndarray | None,
-    callback: Callable[[Record], None] | None,
+    hooks: RelaxHooks,
 ) -> tuple[Data, np.ndarray]:
     """What all fits share, from one at the start of the search that makes its preconditioner as it goes, and its
     theta."""
@@ -208,11 +170,17 @@ def prepared(
     fits = {"engine": "iterative", "core": "always", "probes": many, "solver": solver}
     settings = replace(settings, tol=min(settings.tol, TOL), **fits)
     try:
-        theta = fit(y, X, covariance, probes, settings, start=start, callback=callback, strict=False).theta
+        theta = fit(y, X, covariance, probes, settings, start=start, callback=hooks.iteration, strict=False).theta
     except ConvergenceError as error:
         raise ConvergenceError(f"{CANNOT_START}: {error}") from None
-    yardstick = make_yardstick(y, X, covariance, theta, probes, settings)
-    return Data(y, X, covariance.products, replace(settings, core="given"), yardstick, callback), theta
+    yardstick, weights = make_yardstick(y, X, covariance, theta, probes, settings), shares(covariance, theta)
+    return Data(y, X, covariance.products, probes, settings, yardstick, weights, hooks.iteration), theta
+
+
+def shares(covariance: GenotypeCovariance, theta: np.ndarray) -> np.ndarray:
+    """(m,) of the genetic variance, in proportion to the variants' weights."""
+    weights = covariance.weights @ theta[:-1]
+    return weights / max(float(weights.sum()), np.finfo(float).tiny)
 
 
 def fitted(data: Data, log_T: np.ndarray, start: np.ndarray) -> Point | NoFit:
@@ -223,7 +191,7 @@ def fitted(data: Data, log_T: np.ndarray, start: np.ndarray) -> Point | NoFit:
         return NoFit.EMPTY
     covariance = group_covariance(data.products, T)
     try:
-        shared = (data.yardstick.probes, data.settings)
+        shared = (data.yardstick.probes, replace(data.settings, core="given"))
         found = fit(data.y, data.X, covariance, *shared, start=start, callback=data.callback, strict=False)
         return Point(log_T, sizes, found, measured(data.yardstick, covariance, found.theta))
     except ConvergenceError:
@@ -232,9 +200,23 @@ def fitted(data: Data, log_T: np.ndarray, start: np.ndarray) -> Point | NoFit:
         return NoFit.PRECISION
 
 
-def group_sizes(products, T: np.ndarray) -> np.ndarray:
-    """(G,) c_g: memberships of the variants that vary."""
-    return (products.genotypes.inv_sd > 0) @ T
+def renewed(data: Data, point: Point) -> tuple[Data, Point]:
+    """A basis made for this point, and its fit and log-likelihood on it, where the one before was made for other
+    proportions of the variants: what it leaves out then takes its toll in Monte-Carlo error.
+
+    A fit that does not raise the log-likelihood, as one that did not converge, is not taken.
+    """
+    covariance = group_covariance(data.products, np.exp(point.logs))
+    theta = point.fit.theta
+    weights = shares(covariance, theta)
+    if 0.5 * np.abs(weights - data.weights).sum() <= FAR:
+        return data, point
+    yardstick = make_yardstick(data.y, data.X, covariance, theta, data.probes, data.settings)
+    fresh = data._replace(yardstick=yardstick, weights=weights)
+    here, again = measured(yardstick, covariance, theta), fitted(fresh, point.logs, theta)
+    if isinstance(again, NoFit) or again.measured.value < here.value:
+        return fresh, point._replace(measured=here)
+    return fresh, again
 
 
 def relax(
@@ -251,11 +233,12 @@ def relax(
     """Raise the REML log-likelihood by exponentiated-gradient steps in the memberships, halved until it rises.
 
     y (n,), X (n, c), products with Z (n, m), memberships (m, G) to start from, start: theta (G + 1,) of the first fit.
-    All ``probes`` and one basis, made at the start, are used in every fit, and in its log-likelihood
-    (:mod:`~gpu_reml.reml.compare`), so that these differ by what the memberships do and hardly by chance.
-    Cost: a REML fit an outer iteration, warm-started from the best before, one more at the start, and their
-    log-likelihoods once more; (1 + s) columns of solves for every accepted one's gradient.  Memory beside a fit's: four
-    arrays (m, G) of float64, and the basis.
+    All ``probes`` are used in every fit.  A step and the best before it are fitted and measured on one basis
+    (:mod:`~gpu_reml.reml.compare`), so that they differ by what the memberships do and hardly by chance; it is made
+    anew, and the best fitted on it, where accepted steps have led far from what it was made for.
+    Cost: a REML fit an outer iteration, warm-started from the best before, one more at the start and for each new
+    basis, and all their log-likelihoods once more; (1 + s) columns of solves for every accepted one's gradient.  Memory
+    beside a fit's: four arrays (m, G) of float64, and the basis.
     Raises ValueError for memberships that are no such thing, ConvergenceError where the first fit fails.
     """
     settings, hooks = settings or RelaxSettings(), hooks or RelaxHooks()
@@ -268,62 +251,86 @@ def relax(
         )
     with np.errstate(divide="ignore"):
         log_T = np.log(T)
-    at_start = group_covariance(products, T)
-    data, theta = prepared(y, X, at_start, probes, settings.fit, start, hooks.iteration)
-    best: Point | None = None
-    gradient, rate, rejected, status = np.zeros_like(T), 0.0, 0, RelaxStatus.OUTER_LIMIT
-    history: list[OuterRecord] = []
-    for outer in range(1, settings.outer_iterations + 1):
-        if best is None:
-            trial = origin = fitted(data, log_T, theta)
-            if isinstance(origin, NoFit):
-                raise ConvergenceError(f"{CANNOT_START}: {origin.value}")
-        else:
-            trial = fitted(data, moved(best.logs, gradient, rate), best.fit.theta)
-        tried, rise = rate, compared(trial, best, data.yardstick)
-        accepted = best is None or rise[0] >= 0
-        if accepted:
-            first, best, rejected = best is None, trial, 0
-            gradient = membership_gradient(y, X, products, np.exp(best.logs), best.fit.theta, probes, settings.fit)
-            rate = next_rate(settings, best, gradient, None if first else rate)
-        else:
-            rate, rejected = rate / 2, rejected + 1
-        history.append(outer_record(outer, trial, rise, accepted, tried, gradient))
-        if hooks.outer is not None:
-            hooks.outer(history[-1])
-        if rejected >= settings.trials:
-            status = RelaxStatus.NO_GAIN
-            break
-    total = compared(best, origin, data.yardstick)
-    return RelaxResult(status, np.exp(best.logs), gradient, best.sizes, best.fit, *total, tuple(history))
+    first = prepared(y, X, group_covariance(products, T), probes, settings.fit, start, hooks)
+    state, record = begun(first, log_T, settings)
+    history = [record]
+    hooks.report(record)
+    while len(history) < settings.outer_iterations and state.rejected < settings.trials:
+        state, record = advanced(state, settings, len(history) + 1)
+        history.append(record)
+        hooks.report(record)
+    status = RelaxStatus.NO_GAIN if state.rejected >= settings.trials else RelaxStatus.OUTER_LIMIT
+    best, total = state.best, gain(state.risen, exact=state.data.yardstick.exact)
+    return RelaxResult(status, np.exp(best.logs), state.gradient, best.sizes, best.fit, *total, tuple(history))
 
 
-def compared(trial: Point | NoFit, best: Point | None, yardstick: Yardstick) -> tuple[float, float]:
-    """The gain of a trial over the best and its Monte-Carlo error; nan where there is nothing to compare."""
-    if isinstance(trial, NoFit) or best is None:
-        return np.nan, np.nan
-    return gain(trial.measured, best.measured, exact=yardstick.exact)
+class State(NamedTuple):
+    """Where a search stands: the best point and its ``gradient`` (m, G), the log-likelihood at the ``start`` and how it
+    has ``risen`` since, the rate of the next step, and how many were rejected in a row."""
+
+    data: Data
+    best: Point
+    start: float
+    risen: Measured
+    gradient: np.ndarray
+    rate: float
+    rejected: int
 
 
-def next_rate(settings: RelaxSettings, point: Point, gradient: np.ndarray, rate: float | None) -> float:
-    """The rate of the step after an accepted one; ``rate``: of that one, None at the start."""
-    if settings.rate is not None:
-        return settings.rate
-    return start_rate(np.exp(point.logs), gradient) if rate is None else rate
+def begun(prepared: tuple[Data, np.ndarray], log_T: np.ndarray, settings: RelaxSettings) -> tuple[State, OuterRecord]:
+    """The first fit."""
+    data, theta = prepared
+    point = fitted(data, log_T, theta)
+    if isinstance(point, NoFit):
+        raise ConvergenceError(f"{CANNOT_START}: {point.value}")
+    gradient = gradient_at(data, point, settings)
+    rate = start_rate(np.exp(log_T), gradient) if settings.rate is None else settings.rate
+    nothing = Measured(0.0, np.zeros_like(point.measured.per_probe))
+    value = point.measured.value
+    record = outer_record(1, point, (value, np.nan, np.nan), True, 0.0, gradient)
+    return State(data, point, value, nothing, gradient, rate, 0), record
+
+
+def advanced(state: State, settings: RelaxSettings, outer: int) -> tuple[State, OuterRecord]:
+    """One step tried, and taken where the log-likelihood rises."""
+    data, best, rate = state.data, state.best, state.rate
+    trial = fitted(data, moved(best.logs, state.gradient, rate), best.fit.theta)
+    if isinstance(trial, NoFit):
+        return rejected(state), outer_record(outer, trial, (np.nan,) * 3, False, rate, state.gradient)
+    rise = difference(trial.measured, best.measured)
+    risen = added(state.risen, rise)
+    compared = (state.start + risen.value, *gain(rise, exact=data.yardstick.exact))
+    if rise.value < 0:
+        return rejected(state), outer_record(outer, trial, compared, False, rate, state.gradient)
+    data, point = renewed(data, trial)
+    gradient = gradient_at(data, point, settings)
+    next_rate = rate if settings.rate is None else settings.rate
+    record = outer_record(outer, trial, compared, True, rate, gradient)
+    return State(data, point, state.start, risen, gradient, next_rate, 0), record
+
+
+def rejected(state: State) -> State:
+    """The state after a step that did not raise the log-likelihood."""
+    return state._replace(rate=state.rate / 2, rejected=state.rejected + 1)
+
+
+def gradient_at(data: Data, point: Point, settings: RelaxSettings) -> np.ndarray:
+    """(m, G) the gradient at a point."""
+    T, theta = np.exp(point.logs), point.fit.theta
+    return membership_gradient(data.y, data.X, data.products, T, theta, data.probes, settings.fit)
 
 
 def outer_record(
-    outer: int, trial: Point | NoFit, rise: tuple[float, float], accepted: bool, rate: float, gradient
+    outer: int, trial: Point | NoFit, compared: tuple[float, float, float], accepted: bool, rate: float, gradient
 ) -> OuterRecord:
-    """The record of one outer iteration; a trial without a fit has no numbers."""
+    """The record of one outer iteration; compared: log-likelihood, gain and its error, nan where there is no fit."""
     norm = float(np.linalg.norm(gradient)) if accepted else np.nan
     if isinstance(trial, NoFit):
-        return OuterRecord(outer, np.nan, *rise, False, rate, (), (), np.nan, 0, trial.value, 0.0)
+        return OuterRecord(outer, *compared, False, rate, (), (), np.nan, 0, trial.value, 0.0)
     found = trial.fit
     return OuterRecord(
         outer,
-        trial.measured.value,
-        *rise,
+        *compared,
         accepted,
         float(rate),
         tuple(found.theta.tolist()),
@@ -333,80 +340,3 @@ def outer_record(
         found.status.name.lower(),
         found.column_passes,
     )
-
-
-def membership_gradient(
-    y: np.ndarray,
-    X: np.ndarray,
-    products,
-    T: np.ndarray,
-    theta: np.ndarray,
-    probes: Probes,
-    settings: FitSettings | None = None,
-) -> np.ndarray:
-    """(m, G) d ell_R / d T_jg at theta (G + 1,) for K_g = Z diag(T_g) Z' / c_g, each entry on its own.
-
-    theta_g / (2 c_g) { r_j - sum_i T_ig r_i / c_g },  r_j = (z_j'P y)^2 - z_j'P z_j; 0 where z_j does not vary.
-    The sum over a group of T_jg times it is zero: the scale of T_g is no parameter.  Where theta maximises ell_R it is
-    the gradient of the maximum as well.  Cost: 1 + s columns of solves, half a pass of 1 + 3 s + r + c columns.
-    """
-    T = as_matrix(T, "T", products.num_variants)
-    settings, covariance = settings or FitSettings(), group_covariance(products, T)
-    probes = checked_probes(probes, covariance.num_samples)
-    trait = one_trait(y, X, covariance)
-    theta = as_variances(theta, "theta", covariance.num_components + 1) / trait.scales[0] ** 2
-    Q, Y = covariance.block(trait.Q), trait.scaled
-    core = make_projected_core(covariance, Q, complement_traces(covariance, Q), theta[:-1], probes.sketch)
-    preconditioner = precondition(core, theta)
-    B = project(Q, covariance.block(np.column_stack([Y, probes.trace])))
-    solver, at_once = settings.solver, settings.probes.columns
-    tol = np.append(min(solver.y, 1e-2 / np.sqrt(len(Y))), np.full(probes.trace.shape[1], solver.probes))
-    options = {"max_iterations": solver.max_iterations, "check": False, "at_once": at_once}
-    PB = likelihood.solve(Q, likelihood.apply_v_at(covariance, theta), B, preconditioner, tol=tol, **options).X
-    fixed = columns_of_features(covariance, Q)
-    norms = products.genotypes.squared_norm - sum(np.sum(F**2, axis=1) for F in fixed)
-    diagonal = projection_diagonal(covariance, preconditioner, norms, take_columns(B, slice(1, None)), PB[:, 1:])
-    (of_y,) = columns_of_features(covariance, take_columns(PB, slice(0, 1)))
-    r = of_y[:, 0] ** 2 - diagonal
-    scale = theta[:-1] / (2 * group_sizes(products, T))
-    varies = products.genotypes.inv_sd > 0
-    return np.where(varies[:, None], scale * (r[:, None] - covariance.weights.T @ r), 0.0)
-
-
-def columns_of_features(covariance, B: Block) -> Iterator[np.ndarray]:
-    """Z'B in float64 on the host, some columns (m, k) at a time; half a pass of all of them."""
-    for batch in column_batches(B.shape[1], COLUMNS):
-        if B.shape[1]:
-            yield np.asarray(covariance.features(take_columns(B, batch)), np.float64)
-
-
-def projection_diagonal(
-    covariance, preconditioner: Preconditioner, norms: np.ndarray, Z: Block, PZ: Block
-) -> np.ndarray:
-    """(m,) estimates of z_j'P z_j from projected probes Z (n, s) and solves P Z.
-
-    z_j'M^-1 z_j, exact, + mean_x (z_j'x)(z_j'(P - M^-1)x), less its regression on (z_j'x)(z_j'(I - UU')x), whose
-    expectation |z_j|^2 - |U'z_j|^2 is known; one slope for all variants.  norms: (m,) |z_j|^2 on the complement of X.
-    Plain Hutchinson has a standard error of sqrt(2 / s) of every entry.
-    """
-    core, d = preconditioner.core, preconditioner.d
-    exact, tail = norms / d, norms.copy()
-    first = 0
-    for F in columns_of_features(covariance, core.U @ preconditioner.vectors.astype(covariance.dtype)):
-        squares = F**2
-        exact += squares @ (1 / preconditioner.eigenvalues[first : first + F.shape[1]] - 1 / d)
-        tail -= squares.sum(axis=1)
-        first += F.shape[1]
-    difference, off = PZ - preconditioner.apply_minv(Z), Z - core.U @ (core.U.T @ Z)
-    value, known, cross, spread = np.zeros(len(norms)), np.zeros(len(norms)), 0.0, 0.0
-    num_probes = Z.shape[1]
-    parts = (columns_of_features(covariance, block) for block in (Z, difference, off))
-    for F, of_difference, of_tail in zip(*parts, strict=True):
-        values, controls = F * of_difference, F * of_tail
-        value += values.sum(axis=1) / num_probes
-        known += controls.sum(axis=1) / num_probes
-        cross += np.sum(values * controls)
-        spread += np.sum(controls**2)
-    cross, spread = cross - num_probes * value @ known, spread - num_probes * known @ known
-    slope = cross / spread if num_probes > 2 and spread > 0 else 0.0
-    return exact + value - slope * (known - tail)

@@ -7,7 +7,7 @@ import pytest
 
 from gpu_reml.ops import CpuProducts, make_covariance
 from gpu_reml.reml import FitSettings, Probes, SolverSettings, draw_probes, exact_probes, fit
-from gpu_reml.reml.compare import Measured, gain, make_yardstick, measured
+from gpu_reml.reml.compare import Measured, added, difference, gain, make_yardstick, measured
 from gpu_reml.validation import dense
 from gpu_reml.validation.small import make_cohort
 
@@ -38,7 +38,7 @@ def test_with_exact_probes_values_and_gains_are_those_of_dense_matrices(pair, ra
     values = measured(yardstick, before, THETA), measured(yardstick, after, THETA * 1.3)
     expected = dense_value(cohort, before, THETA), dense_value(cohort, after, THETA * 1.3)
     np.testing.assert_allclose([value.value for value in values], expected, rtol=1e-10)
-    assert gain(values[1], values[0], exact=yardstick.exact) == (values[1].value - values[0].value, 0.0)
+    assert gain(difference(*values[::-1]), exact=yardstick.exact) == (values[1].value - values[0].value, 0.0)
 
 
 def test_the_error_of_a_gain_is_far_below_those_of_its_two_values_and_holds(pair):
@@ -49,15 +49,16 @@ def test_the_error_of_a_gain_is_far_below_those_of_its_two_values_and_holds(pair
     for seed in range(30):
         yardstick = make_yardstick(cohort.y, cohort.X, before, THETA, draw_probes(cohort.n, 12, 10, seed), TIGHT)
         one, two = measured(yardstick, before, THETA), measured(yardstick, before, near)
-        rise, error = gain(two, one, exact=yardstick.exact)
+        rise, error = gain(difference(two, one), exact=yardstick.exact)
         ratios.append((rise - expected) / error)
         assert error < 0.1 * one.per_probe.std(ddof=1) / np.sqrt(12)
     assert np.abs(ratios).max() < 5 and 0.6 < np.std(ratios) < 1.7
 
 
 def test_the_error_from_a_single_probe_is_unknown():
-    rise, error = gain(Measured(2.0, np.array([2.0])), Measured(1.5, np.array([1.5])), exact=False)
-    assert rise == 0.5 and np.isnan(error)
+    half = difference(Measured(2.0, np.array([2.0])), Measured(1.5, np.array([1.5])))
+    rise, error = gain(added(half, half), exact=False)
+    assert rise == 1.0 and np.isnan(error)
 
 
 def test_a_basis_that_is_given_is_used_as_it_is(pair):
