@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpu_reml import io, ops
-from gpu_reml.ops.chromosomes import linkage_groups
 from gpu_reml.ops.loco import leave_out
 from gpu_reml.reml import FitResult, FitSettings, ProbeSettings, draw_probes, exact_memory, fit_exact, fit_traits
 from gpu_reml.reml.association import Scan, exact_scan, exact_scan_seconds, ols_scan
@@ -95,7 +94,7 @@ def choose_solver(inputs: Inputs, options: Namespace, threads: int) -> str:
 
 def chromosomes_of(inputs: Inputs, model: str) -> Chromosomes:
     """The groups of a mixed model: every chromosome, however it is spelt, or one that leaves nothing out."""
-    labels = linkage_groups(inputs.variants.table["chrom"])
+    labels = inputs.variants.linkage_groups
     if model == "lmm":
         return Chromosomes(("all",), (NOTHING,), (np.arange(len(labels)),))
     names = tuple(dict.fromkeys(labels))

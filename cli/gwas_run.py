@@ -11,7 +11,6 @@ import numpy as np
 from gpu_reml import io, ops
 from gpu_reml.io.association import association_text, gzipped, marginal_table, mixed_table, places_of
 from gpu_reml.io.plots import GENOME_WIDE, manhattan_svg, qq_svg
-from gpu_reml.ops.chromosomes import linkage_groups
 from gpu_reml.reml.association import Scan, lambda_gc, per_allele
 
 from .gwas_models import Found, choose_solver, exactly, least_squares, score_flags, scored
@@ -143,7 +142,7 @@ def write_trait(
     if options.plots:
         title = f"{name}: {options.model}, lambda {inflation:.3f}"
         table = variants.table
-        texts[f"{prefix}.manhattan.svg"] = manhattan_svg(linkage_groups(table["chrom"]), table["bp"], log10p, title)
+        texts[f"{prefix}.manhattan.svg"] = manhattan_svg(variants.linkage_groups, table["bp"], log10p, title)
         texts[f"{prefix}.qq.svg"] = qq_svg(log10p, title)
     components = [
         {"component_index": f, "name": names[f], "prefix": str(file.prefix), "num_variants": len(rows)}

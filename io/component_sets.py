@@ -42,18 +42,26 @@ class AnalysedVariants:
     """The variants that filters left, and where they are in the genotype files.
 
     ``table``: chrom, id, cm, bp, a1, a2, one row each.  ``rows``: (m,) int64, their rows in the unfiltered files, which
-    have ``num_source`` variants one file after another.
+    have ``num_source`` variants one file after another.  ``spellings``: of all chromosomes of those files, which say
+    whether the species is human.
     """
 
     table: pd.DataFrame
     rows: np.ndarray
     num_source: int
+    spellings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, variants: pd.DataFrame, mask: np.ndarray | None = None) -> "AnalysedVariants":
         """The variants of an unfiltered table where ``mask`` (num_source,) is True; None is all."""
         rows = np.arange(len(variants)) if mask is None else np.flatnonzero(mask)
-        return cls(variants.iloc[rows].reset_index(drop=True), rows, len(variants))
+        table = variants.iloc[rows].reset_index(drop=True)
+        return cls(table, rows, len(variants), tuple(variants["chrom"].unique()))
+
+    @property
+    def linkage_groups(self) -> np.ndarray:
+        """(m,) object: the chromosome of each variant (:func:`~gpu_reml.ops.chromosomes.linkage_groups`)."""
+        return linkage_groups(self.table["chrom"], self.spellings)
 
     @property
     def num_variants(self) -> int:
@@ -214,7 +222,7 @@ def components_by_chromosome(variants: AnalysedVariants) -> ComponentSet:
 
     However they are spelt; the pseudo-autosomal regions belong to X.
     """
-    codes, chromosomes = pd.factorize(linkage_groups(variants.table["chrom"]))
+    codes, chromosomes = pd.factorize(variants.linkage_groups)
     names = [f"chr{name}" for name in chromosomes]
     check_names("chromosomes", names)
     return component_set(names, np.arange(len(codes)), codes, variants.num_variants)

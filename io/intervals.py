@@ -56,7 +56,7 @@ def components_from_intervals(
             "intervals, take one component for each file"
         )
     spellings = {interval.chrom for intervals in groups.values() for interval in intervals}
-    spellings |= set(variants.table["chrom"].unique())
+    spellings |= {*variants.table["chrom"].unique(), *variants.spellings}
     bp = variants.table["bp"].to_numpy()
     places = (linkage_groups(variants.table["chrom"], spellings), bp)
     rows = [_inside(intervals, places, spellings) for intervals in groups.values()]

@@ -173,3 +173,11 @@ def test_a_chromosome_of_two_spellings_is_one_component(make_variants):
     found = components_by_chromosome(variants)
     assert found.names == ("chr1", "chrX", "chr2")
     assert found.weights.toarray().argmax(axis=1).tolist() == [0, 0, 1, 1, 1, 1, 2]
+
+
+def test_filters_do_not_make_another_species_human(make_variants):
+    chrom = ["23", "25", "29"]
+    assert components_by_chromosome(make_variants("abc", chrom=chrom)).names == ("chr23", "chr25", "chr29")
+    left = make_variants("abc", [True, True, False], chrom=chrom)
+    assert components_by_chromosome(left).names == ("chr23", "chr25")
+    assert components_by_chromosome(make_variants("ab", chrom=chrom[:2])).names == ("chrX",)
