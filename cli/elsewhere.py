@@ -1,7 +1,7 @@
 """Flags of other programs (GCTA, BOLT-LMM, regenie, PLINK, LDAK, MPH, GEMMA, FaST-LMM), and what does it here.
 
-A line of advice, and under it the flags that it answers.  A flag without a program before it is one of all five
-commands.
+A line of advice, and under it the flags that it answers; * stands for any ending.  A flag without a program before it
+is one of all five commands.
 Sources: the programs' manuals.
 """
 
@@ -13,29 +13,29 @@ give --pfile, the path that .pgen, .pvar and .psam share
 make a fileset of it: plink2 --make-bed --bfile, then --bfile
     --bfilegz
 make a fileset of it by plink2 --vcf or --bcf with --make-bed (--make-pgen keeps dosages), then --bfile (--pfile)
-    --vcf --bcf --bcf-idx
+    --vcf --bcf
 make a fileset of it by plink2 --make-bed or plink 1.9 --make-bed, then --bfile
     --file --ped --map --tfile --tped --tfam --lfile --23file --gen --data --haps --legend --import-dosage --dosage-mach
-    --dosage-mach-gz --speed --sp --dosageFile --dosageFidIidFile --dosage2FileList --impute2FileList
-    --impute2FidIidFile -dfile
+    --dosage-mach-gz --speed --sp -dfile --impute2* --dosage2* --dosageF*
 gpu-reml --bgen FILE --sample FILE; several files: merge them, or plink2 --make-pgen and gpu-reml --pfile-list
-    --bgenFile --sampleFile --bgenSampleFileList --mbgen --bgi --ref-first
+    --bgenFile --sampleFile --bgenSampleFileList --mbgen --bgi
 gpu-reml --pfile-list FILE
     --mpfile --mbpfile
 give --bfile
     --binary_genotype --bfile1 --genotype --geno-file
 not needed: A1 (column 5 of the .bim; ALT of a .pvar) is counted, and which allele that is does not change h2
-    --keep-allele-order --real-ref-alleles --a1-allele --a2-allele --ref-allele --alt-allele --update-ref-allele
+    --ref-first --keep-allele-order --real-ref-alleles --a1-allele --a2-allele --ref-allele --alt-allele
+    --update-ref-allele
 edit the files by plink2 --make-bed first
-    --update-sex --update-ids --update-parents --update-name --update-map --set-missing-var-ids --set-all-var-ids
-    --new-id-max-allele-len --flip --rm-dup --bmerge --pmerge --pmerge-list --merge-list --split-x --split-par --merge-x
-    --const-fid --double-id --id-delim --impute-sex --zero-cluster --set-hh-missing
+    --set-missing-var-ids --set-all-var-ids --new-id-max-allele-len --flip --rm-dup --bmerge --pmerge --pmerge-list
+    --merge-list --split-x --split-par --merge-x --const-fid --double-id --id-delim --impute-sex --zero-cluster
+    --set-hh-missing --update-*
 this writes no genotypes: plink2 --make-bed, --make-pgen or --export do
     --make-bed --make-pgen --make-bpgen --make-just-bim --make-just-fam --recode --recode-nomiss --recode-std --export
     --write-snplist --write-samples
 this program fits models; plink2 has summaries and checks of genotypes
     --freq --ssq --missing --hardy --het --ibc --check-sex --genome --make-king --make-king-table --homozyg
-    --sample-counts --geno-counts --validate --fst --mds-plot --cluster --test-missing
+    --sample-counts --geno-counts --validate --fst --mds-plot --cluster --test-missing --r2* --r --blocks* --ld --ld-sig
 give --keep
     --keep-fam --keep-cluster --keep-clusters --keep-indvs --keep-sample
 give --remove
@@ -65,7 +65,7 @@ gpu-reml --geno X
 gpu-reml --mind X
     --maxMissingPerIndiv
 gpu-reml --maf X (a count of alleles is 2n X)
-    --min-maf --min_maf --minMAF --bgenMinMAF --impute2MinMAF --mac --minMAC --max-mac --maf-min
+    --min-maf --min_maf --minMAF --bgenMinMAF --mac --minMAC --max-mac --maf-min
 gpu-reml --max-maf X
     --max_maf
 gpu-reml --hwe P
@@ -107,7 +107,7 @@ not needed: NA, nan, -9 and empty are missing
 not needed: a disease may be coded by any two numbers
     --1 --cc12
 plink2 --pca makes principal components, which --qcovar takes
-    --pca --pc --pc-loadings --project-loading --calc-pca-loads --decompose
+    --pc --pc-loadings --project-loading --calc-pca-loads --decompose --pca*
 gpu-reml --grm A,B
     --mgrm --mgrm-bin --grm-list --grm_list --multi-grm --kinship --kins -mk
 gpu-reml --grm PREFIX
@@ -127,7 +127,7 @@ gpu-reml --standardize binomial scales by sqrt(2p(1-p)), the default by the SD
     --make-grm-alg --standardise --standard
 no matrix is stored, so nothing is loaded or inverted: leave it out
     --save_memory --load-inv --save-inv --lowmem --lowmem-prefix --memory --memory-save --split-l0 --run-l0 --run-l1
-    --keep-l0 -eigen -eigenOut -d -u --eigen --no-map-check --noMapCheck
+    --keep-l0 -eigen -eigenOut -d -u --eigen --no-map-check --noMapCheck --make-grm-xchr-part
 gpu-reml always fits REML: leave it out
     --reml --fast-reml --reml-alg --minque -vc -REML -ML --bolt-reml
 gpu-reml --max-iterations N
@@ -137,14 +137,13 @@ gpu-reml --max-probes N
 gpu-reml --method he
     --HEreg --he --fast-he --he-reg
 not here: no genetic covariance between traits; gcta64 --reml-bivar or bolt --reml with two --phenoCol have it
-    --reml-bivar --HEreg-bivar --reml-bivar-nocove --reml-bivar-lrt-rg --reml-bivar-prevalence --reml-bivar-no-constrain
-    --bivar
+    --bivar --reml-bivar* --HEreg-bivar*
 variances of components are bounded at 0, and there is no unbounded fit: leave it out
     --reml-no-constrain --constrain --no-constrain
 the likelihood-ratio test is always there; gpu-reml --joint-test A,B tests sets
     --reml-lrt --reml-no-lrt
 not here: variances are always estimated, from starts of their own
-    --reml-priors --reml-priors-var --reml-fixed-var --h2gGuess --remlGuessStr --remlNoRefine --start-values
+    --reml-fixed-var --h2gGuess --remlGuessStr --remlNoRefine --start-values --reml-priors*
 fixed effects are always in OUT.json: leave it out
     --reml-est-fix
 gpu-reml --compute-effects
@@ -160,35 +159,30 @@ gpu-reml --prevalence K
 gpu-reml --gxe FILE
     --envir --interaction --gxe-file --environment
 gpu-reml --maf-bins X,X --ld-bins K makes the bins itself; gpu-reml --ld-scores FILE takes scores
-    --ld-score --ld-score-region --ld-wind --ld-score-adj --LDscoresFile --LDscoresCol --LDscoresUseChip
-    --LDscoresMatchBp --ld-rsq-cutoff --ld-window --ld-window-kb
+    --LDscores* --ld-wind* --ld-rsq* --ld-score*
 gpu-reml --alpha A weighs variants by allele frequency, gpu-reml --component-table FILE by a table
     --power --weights --ignore-weights --snp_weighting_column --snp_weight --snp-weights -weight
 gpu-reml --component-spec, --snp-lists, --annot or --by-chromosome make several components
     --partition-number --partition-prefix --partition-length --region-number --region-prefix --regions --vcFile
     --snp_sets --annotation-number --annotation-prefix -cat
-not here: needs each sample's genotypes; heritability from summary statistics is in ldsc, LDAK and sumher
-    --sumstats --h2 --rg --ref-ld-chr --w-ld-chr --ref-ld --w-ld --summary --tagfile --calc-tagging --sum-hers
-    --sum-cors --mega-prs --ind-hers --cojo-file --cojo-slct --cojo-joint --cojo-cond --cojo-p --cojo-wind
-    --cojo-collinear --cojo-gc --cojo-top-SNPs --cojo-actual-geno --mtcojo-file --gsmr-file --gsmr-direction --mbfile-ld
-    --beta-file
+not here: needs each sample's genotypes; ldsc and LDAK (SumHer) take summary statistics
+    --sumstats --h2 --rg --ref-ld-chr --w-ld-chr --ref-ld --w-ld --summary --tagfile --sum-hers --sum-cors --mega-prs
+    --ind-hers --mbfile-ld --beta-file --cojo-* --gsmr-* --mtcojo-* --sbayes* --calc-tagging --smr*
 not here: no tests of genes or sets of rare variants; regenie --anno-file and gcta64 --fastBAT have them
-    --fastBAT --fastBAT-gene-list --fastBAT-set-list --acat --gene-list --set-list --mBAT-combo --anno-file --mask-def
-    --aaf-bins --aaf-file --build-mask --vc-tests --vc-maxAAF --joint --write-mask --write-mask-snplist --extract-sets
-    --exclude-sets --calc-genes-reml --join-genes-reml --cut-genes
+    --acat --gene-list --set-list --mBAT-combo --anno-file --build-mask --joint --extract-sets --exclude-sets
+    --calc-genes-reml --join-genes-reml --cut-genes --fastBAT* --vc-* --aaf-* --mask-* --write-mask* --sbat*
 this simulates nothing; gcta64 --simu-qt or LDAK --make-phenos do
-    --simu-qt --simu-cc --simu-hsq --simu-causal-loci --simu-k --simu-rep --simu-seed --make-phenos --make-snps
-    --simulate --simulate-qt --dummy
+    --make-phenos --make-snps --simulate --dummy --simu-* --simulate-*
 gpu-reml-gwas
     --linear --glm --assoc --qassoc --fastGWA-lr -lm -linreg --lr --ols --gwas
 gpu-reml-gwas --model lmm
-    --mlma --mlma-no-preadj-covar --mlma-no-adj-covar -lmm
+    --mlma -lmm --mlma-*
 gpu-reml-gwas --model loco
-    --mlma-loco --mlma-subtract-grm --lmm --lmmOnly --lmmInfOnly --lmmForceNonInf --step --fastGWA --fastGWA-mlm
-    --fastGWA-mlm-exact --leave-one-chr-out --LOCO --loco -loco --bolt --kvik -runGwasType
+    --mlma-subtract-grm --step --leave-one-chr-out --LOCO --loco -loco --bolt --kvik -runGwasType --fastGWA*
+    --mlma-loco* --lmm*
 not here: traits are quantitative; regenie --bt, SAIGE or plink2 --glm test a disease by logistic regression
-    --bt --logistic --firth --firth-se --approx --spa --fastGWA-mlm-binary --af-cc --minCaseCount --pThresh --t2e
-    --eventColList --write-null-firth --use-null-firth --compute-all --model-only --force-qt --htp
+    --bt --approx --spa --fastGWA-mlm-binary --af-cc --minCaseCount --pThresh --t2e --eventColList --write-null-firth
+    --use-null-firth --compute-all --model-only --force-qt --htp --firth* --logistic*
 not needed: traits are quantitative
     --qt
 not needed: there is one step, and its blocks follow from the memory there is
@@ -198,8 +192,7 @@ not needed: there is one step, and its blocks follow from the memory there is
 gpu-reml-gwas --calibration-variants N
     --numCalibSnps
 give --out
-    --statsFile --statsFileBgenSnps --statsFileDosageSnps --statsFileImpute2Snps --output --output_file --output-file
-    --prefix -o -out -outdir --out-dir --outdir
+    --output --output_file --output-file --prefix -o -out -outdir --out-dir --outdir --statsFile*
 gpu-reml-gwas tests additive effects of single variants
     --test --mperm --perm --domRecHetTest --epistasis --fast-epistasis --interaction-snp --condition-file --joint-covar
     --hide-covar --adjust --fisher --regress
@@ -237,7 +230,7 @@ gpu-reml-gwas --gz compresses the table
 
 
 def flags_elsewhere() -> dict[str, str]:
-    """Flag -> advice."""
+    """Flag -> advice; a flag that ends in * stands for all that begin so."""
     advice, found = "", {}
     for line in _TABLE.strip().splitlines():
         if line.startswith(" "):
@@ -248,3 +241,12 @@ def flags_elsewhere() -> dict[str, str]:
 
 
 ELSEWHERE = flags_elsewhere()
+_BEGINNINGS = sorted((flag[:-1] for flag in ELSEWHERE if flag.endswith("*")), key=len, reverse=True)
+
+
+def advice_on(flag: str) -> str:
+    """What to give in place of a flag of another program; empty where the flag is none that is known."""
+    if flag in ELSEWHERE:
+        return ELSEWHERE[flag]
+    beginning = next((start for start in _BEGINNINGS if flag.startswith(start)), None)
+    return "" if beginning is None else ELSEWHERE[f"{beginning}*"]

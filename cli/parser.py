@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from .elsewhere import ELSEWHERE
+from .elsewhere import ELSEWHERE, advice_on
 
 COMMANDS = {
     "gpu-reml": ("options", "make_parser"),
@@ -256,7 +256,7 @@ def has_empty_entry(value: str, action: Action) -> bool:
 def meaning(flag: str, command: str, known: Mapping[str, Action]) -> str:
     """What to give in place of a flag that ``command`` has not; empty where that cannot be told."""
     if flag in ELSEWHERE:
-        return ELSEWHERE[flag]
+        return advice_on(flag)
     if flag in CHECKPOINTS and flag not in known:
         return f"{command} keeps no checkpoints: run it again without, from its start"
     spelled = "--" + flag.lstrip("-").replace("_", "-").lower()
@@ -268,7 +268,7 @@ def meaning(flag: str, command: str, known: Mapping[str, Action]) -> str:
     near = misspelled(spelled, known)
     if near:
         return f"did you mean {' or '.join(near)}?"
-    return ELSEWHERE.get(spelled, "")
+    return advice_on(flag) or advice_on(spelled)
 
 
 def siblings(command: str) -> Iterator[tuple[str, Parser]]:

@@ -155,6 +155,8 @@ def test_lists_that_are_given_several_times_all_count():
         (["-gk", "1"], "gpu-reml --make-grm"),
         (["--reml"], "gpu-reml always fits REML: leave it out"),
         (["--reml-bivar"], "not here: no genetic covariance between traits"),
+        (["--reml-bivar-lrt-rg", "0"], "not here: no genetic covariance between traits"),
+        (["--cojo-slct"], "not here: needs each sample's genotypes"),
         (["--pca", "10"], "plink2 --pca makes principal components"),
         (["--vcf", "x.vcf"], "make a fileset of it by plink2 --vcf"),
         (["--phenoFile=x"], "give --pheno"),
