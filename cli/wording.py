@@ -30,7 +30,7 @@ _FLAGS = {
     "MAF bins:": "--maf-bins:",
     "LD bins:": "--ld-bins:",
     "a lower limit on its memory": "a lower --gpu-budget-gib",
-    "a budget of at least": "--gpu-budget-gib",
+    "the least budget in GiB that can is": "the smallest that can is --gpu-budget-gib",
     "a fit goes on from what its hook saved": "--resume goes on from the last checkpoint",
 }
 _ANY = re.compile("|".join(map(re.escape, sorted(_FLAGS, key=len, reverse=True))))

@@ -124,8 +124,8 @@ def make_plan(
             return fitted
         smallest = plan.peak if smallest is None else min(smallest, plan.peak)
     raise BudgetError(
-        f"a device budget of {budget / 2**30:.6g} GiB cannot hold this analysis in any way; the smallest that can is "
-        f"a budget of at least {math.ceil(smallest / 2**30 * 1e6) / 1e6:.6f} GiB; or use device='cpu'"
+        f"a device budget of {budget / 2**30:.6g} GiB cannot hold this analysis in any way; the least budget in GiB "
+        f"that can is {math.ceil(smallest / 2**30 * 1e6) / 1e6:.6f}; or use device='cpu'"
     )
 
 

@@ -206,7 +206,7 @@ def test_a_lost_device_ends_in_one_line_and_the_run_resumes_from_the_last_checkp
     def failing(self, *arguments):
         calls.append(None)
         if len(calls) > 40:
-            raise DeviceLostError("device 0 stopped answering; --resume goes on from the last checkpoint")
+            raise DeviceLostError("device 0 stopped answering; a fit goes on from what its hook saved")
         return zt(self, *arguments)
 
     monkeypatch.setattr(HostDevice, "zt", failing)
@@ -244,7 +244,7 @@ def test_devices_are_listed_or_what_is_missing_is_said(capsys, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         main(["--devices"])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == "gpu-reml: no CUDA device: no NVIDIA driver; install it\n"
+    assert capsys.readouterr().err == "gpu-reml: error: no CUDA device: no NVIDIA driver; install it\n"
 
 
 @pytest.mark.parametrize(

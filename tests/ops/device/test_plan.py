@@ -63,7 +63,7 @@ def test_columns_are_narrowed_before_the_rank_is_lowered():
 def test_the_smallest_budget_is_named_and_is_enough():
     with pytest.raises(BudgetError, match="cannot hold this analysis in any way") as refused:
         plan(2)
-    least = float(str(refused.value).split("--gpu-budget-gib ")[1].split(";")[0])
+    least = float(str(refused.value).split("the least budget in GiB that can is ")[1].split(";")[0])
     assert plan(least * 1024).peak <= least * 2**30
     with pytest.raises(BudgetError):
         plan(least * 1024 - 0.01)
