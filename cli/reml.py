@@ -129,12 +129,15 @@ def write_further(name: str, result: FitResult, inputs: Inputs, options: Namespa
 
 
 def check_joint_tests(inputs: Inputs, options: Namespace) -> None:
-    """Raises InputError for a test of components that the model has not; before any work."""
+    """Raises InputError for a test of components that the model has not, or one twice; before any work."""
     names = layout_of(inputs.covariance).names
     for text in options.joint_test:
-        unknown = [name for name in text.split(",") if name not in names]
+        tested = text.split(",")
+        unknown = [name for name in tested if name not in names]
         if unknown:
             raise io.InputError(f"--joint-test {text}: no component {unknown[0]!r}; there are {', '.join(names)}")
+        if len(set(tested)) < len(tested):
+            raise io.InputError(f"--joint-test {text}: a component is named more than once; name each once")
 
 
 def partition_of(inputs: Inputs, options: Namespace) -> Partition:

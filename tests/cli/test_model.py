@@ -222,6 +222,10 @@ BAD = {
     "noise without environments": (["--gxe-noise"], "without --gxe"),
     "a merge": (["--merge", "--gxe", "{0}/env.txt"], "--merge: pools components of variants only; leave --gxe out"),
     "a missing matrix": (["--grm", "{0}/nothing"], r"nothing.grm.id"),
+    "a joint test of one component twice": (
+        ["--gxe", "{0}/env.txt", "--joint-test", "data,data"],
+        "--joint-test data,data: a component is named more than once",
+    ),
     "a joint test of what is not there": (
         ["--gxe", "{0}/env.txt", "--joint-test", "age"],
         "no component 'age'; there are data, ",
