@@ -38,6 +38,7 @@ from .memory import Blocks, Work, fit_blocks, he_blocks
 from .pcg import BreakdownError, PcgResult, pcg
 from .precondition import complement_traces, make_projected_core, precondition
 from .probes import Probes, default_rank, draw_probes, exact_probes
+from .refine import Refined, RefineSettings, refine
 from .residuals import ResidualCovariance, layout_of, with_residuals
 from .result import ConvergenceError, FitResult, Record, Status
 from .scaled import DiagonalCovariance, ScaledCovariance
@@ -77,6 +78,8 @@ __all__ = [
     "Probes",
     "Quadratic",
     "Record",
+    "RefineSettings",
+    "Refined",
     "Reliability",
     "ResidualCovariance",
     "ScaledCovariance",
@@ -133,6 +136,7 @@ __all__ = [
     "pcg",
     "precondition",
     "probe_images",
+    "refine",
     "reliability",
     "score",
     "slq",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpu_reml.ops import take_variants, to_dense
+from gpu_reml.ops.arguments import as_count, as_number
 
 from .association import Scan, log10p_student
 from .linalg import Block, column_batches, column_dots, project, take_columns
@@ -32,8 +33,13 @@ class RefineSettings:
     columns: int | None = None
 
     def __post_init__(self):
-        if not (self.log10p >= 0 and self.most >= 0 and 0 < self.accuracy < 1 and self.max_iterations >= 1):
-            raise ValueError(f"expected log10p >= 0, most >= 0, accuracy between 0 and 1, found {self}")
+        if as_number(self.log10p, "log10p") < 0:
+            raise ValueError(f"log10p: expected a number from 0 up, found {self.log10p}")
+        as_count(self.most, "most", least=0)
+        as_number(self.accuracy, "accuracy", above=0, below=1)
+        as_count(self.max_iterations, "max_iterations")
+        if self.columns is not None:
+            as_count(self.columns, "columns")
 
 
 class Refined(NamedTuple):

@@ -407,6 +407,7 @@ SETTINGS = {
         "calibration_se": "positive",
         "max_iterations": "count",
     },
+    reml.RefineSettings: {"accuracy": "share", "max_iterations": "count", "columns": "count"},
     reml.DescentSettings: {"max_sweeps": "count", "tol": "positive", "period": "count"},
     reml.PathSettings: {"num_lambda": "count", "max_active": "count", "patience": "count"},
     reml.LassoSettings: {"candidates": "count", "max_pcg": "count", "at_once": "count", "solve_tol": "share"},
