@@ -129,7 +129,7 @@ def read_traits(options: Namespace) -> list[io.Phenotype]:
     """The phenotypes asked for."""
     if options.pheno_name is None:
         return [io.read_phenotype(options.pheno, number=options.mpheno)]
-    return io.read_phenotypes(options.pheno, io.phenotype_names(options.pheno, options.pheno_name))
+    return io.read_phenotypes(options.pheno, options.pheno_name)
 
 
 def no_trait(sources: Sources) -> io.Phenotype:

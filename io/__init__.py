@@ -56,7 +56,6 @@ from .stamps import Stamp, check_same, check_unchanged, digest_of_files, shrunke
 from .tables import (
     Covariates,
     Phenotype,
-    phenotype_names,
     read_covariates,
     read_phenotype,
     read_phenotypes,
@@ -125,7 +124,6 @@ __all__ = [
     "load_npy",
     "minor_allele_frequencies",
     "parse_grm_groups",
-    "phenotype_names",
     "pipes_kept",
     "read_admixture",
     "read_bed",

@@ -93,13 +93,18 @@ def read_phenotype(path: str | Path, name: str | None = None, number: int | None
     return _phenotype(table, _choose(table, name, number))
 
 
-def read_phenotypes(path: str | Path, names: Sequence[str] | None = None) -> list[Phenotype]:
+def read_phenotypes(path: str | Path, names: Sequence[str] | str | None = None) -> list[Phenotype]:
     """Read the traits of these names, in this order, or every column; otherwise as :func:`read_phenotype`.
+
+    ``names`` in one string: "all", one name as it is written, or several separated by commas; a column that is itself
+    called "all", or has a comma in its name, goes first.
 
     Raises:
         InputError: as :func:`read_phenotype`, and a name asked for twice.
     """
     table = _read_keyed(path, "phenotype", "phenotype", guess_header=True)
+    if isinstance(names, str):
+        names = _names_in(names, table.names)
     if names is None:
         names = table.names
         _refuse_pedigree(table, len(names), "choose phenotypes by name")
@@ -109,13 +114,9 @@ def read_phenotypes(path: str | Path, names: Sequence[str] | None = None) -> lis
     return [_phenotype(table, _choose(table, name, None)) for name in names]
 
 
-def phenotype_names(path: str | Path, wanted: str) -> list[str] | None:
-    """The traits that ``wanted`` means: None for all, one name as it is written, or several separated by commas.
-
-    A column that is itself called "all", or has a comma in its name, goes first.
-    """
-    names = _read_keyed(path, "phenotype", "phenotype", guess_header=True).names
-    if wanted in names:
+def _names_in(wanted: str, columns: Sequence[str]) -> list[str] | None:
+    """The traits that a user's text means; None for all."""
+    if wanted in columns:
         return [wanted]
     return None if wanted == "all" else [name.strip() for name in wanted.split(",")]
 

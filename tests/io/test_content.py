@@ -17,7 +17,6 @@ from gpu_reml.io.content import pipes_kept, read_content, read_stored
 from gpu_reml.io.errors import InputError
 from gpu_reml.io.frames import gzip_fault, zstd_fault
 from gpu_reml.io.pvar import read_pvar
-from gpu_reml.io.tables import phenotype_names
 
 zstandard = pytest.importorskip("zstandard")
 
@@ -81,8 +80,8 @@ def test_what_names_lines_needs_the_pipe_no_more(fifo):
 def test_within_a_command_a_pipe_serves_every_reader_and_flag(fifo):
     path = fifo(TABLE.encode())
     with pipes_kept():
-        assert phenotype_names(path, "height,weight") == ["height", "weight"]
-        assert [trait.name for trait in read_phenotypes(path)] == ["height", "weight"]
+        assert [trait.name for trait in read_phenotypes(path, "weight, height")] == ["weight", "height"]
+        assert [trait.name for trait in read_phenotypes(path, "all")] == ["height", "weight"]
         assert read_sample_list(path).num_samples == 2000
 
 
