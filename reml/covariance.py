@@ -382,10 +382,10 @@ def _is_pair(item: Any) -> bool:
 
 def _as_protocol(covariance: Any, argument: str) -> Covariance:
     """A covariance as it is, or a ValueError for an object that is none."""
-    if callable(covariance):
-        raise ValueError(f"{argument}: is a function without its trace; give (function, trace)")
     asked = ("names", "num_samples", "num_components", "traces", "block", "apply", "features", "inner", "apply_each")
     missing = [name for name in asked if not hasattr(covariance, name)]
+    if missing and callable(covariance):
+        raise ValueError(f"{argument}: is a function without its trace; give (function, trace)")
     if missing:
         raise ValueError(
             f"{argument}: expected a covariance, a matrix (n, n), an Operator or (function, trace), or a list of "

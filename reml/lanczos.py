@@ -9,6 +9,7 @@ from gpu_reml.ops.arguments import as_apply, as_block, as_count, as_number
 
 from .contract import NOT_FINITE, NOT_SYMMETRIC, skew_of
 from .linalg import Block, column_batches, column_dots, columns, of_shape, take_columns
+from .pcg import BreakdownError
 
 Apply = Callable[[Block], Block]
 
@@ -163,15 +164,38 @@ def slq(
     if as_number(tol, "tol") < 0:
         raise ValueError(f"tol: expected 0 or more, found {tol}")
     limit = min(as_count(max_steps, "max_steps"), len(probes))
+    options = {"tol": tol, "mc_share": mc_share, "control_mean": control_mean, "at_once": at_once}
+    try:
+        return quadrature_of_trace(apply_v, probes, f, limit, **options)
+    except BreakdownError as error:
+        raise ValueError(f"f: {error}") from None
+
+
+def quadrature_of_trace(
+    apply_v: Apply,
+    probes: Block,
+    f: Callable[[np.ndarray], np.ndarray],
+    limit: int,
+    *,
+    tol: float = 1e-6,
+    mc_share: float = 0.0,
+    control_mean: float | None = None,
+    at_once: int | None = None,
+) -> SlqResult:
+    """:func:`slq` of at most ``limit`` steps, for arguments that are known to fit together.
+
+    V is not compared with its transpose: where it is preconditioned, float32 rounds that away near a residual's floor.
+    Raises BreakdownError where f has no finite value at an eigenvalue of V.
+    """
     previous = np.nan
     for tridiagonal in lanczos_steps(apply_v, probes, at_once):
         with np.errstate(invalid="ignore", divide="ignore"):
             values = quadrature(tridiagonal, f)
         if not np.isfinite(values).all():
             lowest = float(ritz_measures(tridiagonal)[0].min())
-            raise ValueError(
-                f"f: has no finite value at an eigenvalue of V, of which the least seen is {lowest:.3g}; for log, V "
-                "must be positive definite"
+            raise BreakdownError(
+                f"no finite value at an eigenvalue of V, of which the least seen is {lowest:.3g}: the covariance is "
+                "not positive definite in this precision; check the operator, or use products in float64"
             )
         per_probe = controlled(values, tridiagonal, control_mean)
         estimate, taken = float(per_probe.mean()), len(tridiagonal.alpha)
@@ -188,8 +212,8 @@ def symmetric_in_sight(apply_v: Apply) -> Apply:
     def apply(B: Block) -> Block:
         nonlocal seen
         image = of_shape(apply_v(B), B, "apply_v")
-        skew = 0.0 if seen else skew_of(B, image, 0.0)
-        seen = True
+        skew = 0.0 if seen or B.shape[1] < 2 else skew_of(B, image, 0.0)
+        seen = seen or B.shape[1] > 1
         if skew:
             raise ValueError("apply_v: V " + NOT_SYMMETRIC.format(skew=skew))
         return image

@@ -12,7 +12,7 @@ import numpy as np
 from gpu_reml.ops.arguments import as_apply, as_matrix, as_variances, as_vector
 
 from .covariance import Covariance, as_covariance
-from .lanczos import slq, standard_error
+from .lanczos import quadrature_of_trace, standard_error, symmetric_in_sight
 from .linalg import (
     Block,
     column_batches,
@@ -146,7 +146,7 @@ def loglik(
     """
     y = as_vector(y, "y")
     Q = orthonormal_basis(as_matrix(X, "X", len(y)))
-    probes, apply_v = trace_probes(probes, len(y)), as_apply(apply_v, "apply_v", len(y))
+    probes, apply_v = trace_probes(probes, len(y)), symmetric_in_sight(as_apply(apply_v, "apply_v", len(y)))
     dtype = probes.dtype if probes.dtype.kind == "f" else np.float64
     unit = float(powers_of_two(np.abs(y).max(initial=0.0)))  # y's squares may be none of the blocks' type
     target = project(Q, y[:, None] / unit).astype(dtype)
@@ -195,9 +195,10 @@ def solve_and_quadrature(
     n, c = Q.shape
     solved = solve(Q, apply_v, y, preconditioner, tol=tol, X0=Py0, check=False)
     ypy = float(column_dots(y, solved.X)[0] + column_dots(solved.X, solved.R)[0])  # errs by the square of the solve's
-    apply_a, options = on_complement(Q, apply_v), {"max_steps": MAX_LANCZOS, **(quadrature or {})}
+    apply_a, options = on_complement(Q, apply_v), quadrature or {}
+    limit = min(MAX_LANCZOS, n)
     if preconditioner is None:
-        found = slq(apply_a, Z, np.log, **options)
+        found = quadrature_of_trace(apply_a, Z, np.log, limit, **options)
         squares = column_dots(Z, Z)  # of known mean n - c: a common factor of V's eigenvalues then has no error
         mean_log = found.estimate / squares.mean()
         return solved, ypy, (n - c) * mean_log + found.per_probe - mean_log * squares
@@ -205,7 +206,7 @@ def solve_and_quadrature(
     def apply_half(B):
         return preconditioner.apply_power(apply_a(preconditioner.apply_power(B, -0.5)), -0.5)
 
-    found = slq(apply_half, Z, np.log, control_mean=float(n - c), **options)
+    found = quadrature_of_trace(apply_half, Z, np.log, limit, control_mean=float(n - c), **options)
     return solved, ypy, found.per_probe + preconditioner.logdet
 
 

@@ -89,9 +89,9 @@ def _solve(apply: Callable, B: Block, X0, apply_minv, tol: np.ndarray, max_itera
             break
         M = R if apply_minv is None else of_shape(apply_minv(R), R, "apply_minv")
         rz_new = column_dots(R, M)
-        if not (rz_new > 0).all():
+        if not np.isfinite(rz_new).all() or (P is None and not (rz_new > 0).any()):
             raise BreakdownError(
-                f"r'M^-1 r = {rz_new[~(rz_new > 0)][0]:.3g}: the preconditioner is not positive definite, or not finite"
+                f"r'M^-1 r = {rz_new[0]:.3g}: the preconditioner is not positive definite, or not finite"
             )
         P = M.copy() if P is None else M + (rz_new / rz).astype(B.dtype) * P
         VP = apply(P, active)

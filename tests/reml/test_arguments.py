@@ -342,6 +342,24 @@ def test_a_matrix_is_as_good_as_a_function_and_a_vector_is_no_block():
         reml.slq(V, Y)
 
 
+def test_a_function_that_is_no_positive_definite_v_is_refused():
+    V = K + np.eye(N)
+    for estimate in (lambda v: reml.loglik(Y, X, v, Z), lambda v: reml.slq(v, Z)):
+        with pytest.raises(ValueError, match="apply_v: V is not symmetric"):
+            estimate(lambda B: np.triu(V) @ B)
+        with pytest.raises(ValueError, match=r"apply_v: returns \(69, \d\) for a block \(70, \d\)"):
+            estimate(lambda B: (V @ B)[1:])
+        with pytest.raises((ValueError, reml.BreakdownError), match="not positive definite"):
+            estimate(lambda B: (V - 5 * np.eye(N)) @ B)
+        with pytest.raises((ValueError, reml.BreakdownError), match=r"not finite|not positive definite"):
+            estimate(lambda B: V @ B * np.nan)
+    with pytest.raises(reml.BreakdownError, match="the preconditioner is not positive definite"):
+        reml.pcg(V, Z, apply_minv=lambda R: -R)
+    for wrong_kind in (lambda B: None, lambda B: B[:, 0], lambda B: B + 0j):
+        with pytest.raises(ValueError, match="apply_v: returns"):
+            reml.pcg(wrong_kind, Z)
+
+
 NUMBERS = {
     "pcg, tol": (lambda v: reml.pcg(K + np.eye(N), Z, tol=v), "tol", [0, -1, 1, 2.0, np.nan, np.inf, "x", None, [0.1]]),
     "pcg, steps": (lambda v: reml.pcg(K + np.eye(N), Z, max_iterations=v), "max_iterations", [0, -1, 1.5, np.nan, "x"]),

@@ -31,8 +31,8 @@ from gpu_reml.reml.sparse import sparse_reml
 from gpu_reml.validation.small import covariance_of, make_cohort
 
 pytestmark = pytest.mark.filterwarnings("error")
-N = 120
-COHORT = make_cohort(N, 200, 2, seed=3)
+N, M = 70, 100
+COHORT = make_cohort(N, M, 2, seed=3)
 Y, X, PROBES = COHORT.y, COHORT.X, draw_probes(N, 32, 20)
 ITERATIVE = FitSettings(engine="iterative")
 ESTIMATORS = {
@@ -75,10 +75,10 @@ def test_a_phenotype_in_any_unit_has_the_same_heritability_or_is_refused(estimat
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_covariance_in_any_unit_gives_the_same_fit_or_is_refused(estimator):
-    for power in (-100, -30, -5, 5, 30, 100):
+    for power in (-100, -5, 30):
         unit = float(f"1e{power}")
         function = (lambda B, unit=unit: unit * (K[0] @ B), unit * np.trace(K[0]))
-        for given in ([unit * K[0]], function):
+        for given in ([unit * K[0]], function)[: 1 + (power == 30)]:
             assert_same(ESTIMATORS[estimator](Y, X, given), EXPECTED[estimator], 1.0, unit)
     for unit in (1e-200, 1e200):
         with pytest.raises(ValueError, match=r"covariance: component component_000 has a tr\(K\)/n of about"):
@@ -86,7 +86,7 @@ def test_a_covariance_in_any_unit_gives_the_same_fit_or_is_refused(estimator):
 
 
 def test_a_wrong_trace_of_a_covariance_in_another_unit_is_told_in_that_unit():
-    with pytest.raises(ValueError, match=r"has a trace of 1\.\d+e\+32 .*, not 3e\+30"):
+    with pytest.raises(ValueError, match=r"has a trace of 7\.\d+e\+31 .*, not 3e\+30"):
         fit(Y, [[1.0]] * N, (lambda B: 1e30 * (K[0] @ B), 3e30), PROBES)
 
 
@@ -113,7 +113,7 @@ def fit_at(start, D):
 @pytest.mark.parametrize("estimator", ["exact", "krylov", "iterative"])
 def test_covariates_in_any_unit_give_the_same_fit_with_effects_in_theirs(estimator):
     expected = EXPECTED[estimator]
-    for units in ((1, 1e150, 1e-60), (1e-149, 1, 1), (1, 1e-100, 1e100), (1e130, 1e130, 1e130)):
+    for units in ((1, 1e150, 1e-60), (1e-149, 1, 1), (1e130, 1e130, 1e130)):
         found = ESTIMATORS[estimator](Y, X * units, K)
         np.testing.assert_allclose(found.h2.estimate, expected.h2.estimate, rtol=1e-10)
         assert found.lrt.statistic == pytest.approx(expected.lrt.statistic, rel=1e-9)
@@ -164,8 +164,8 @@ def test_a_log_likelihood_shifts_by_the_log_of_the_unit_for_probes_of_any_type()
 
 def test_scans_give_the_same_tests_and_effects_in_the_traits_units():
     products = CpuProducts(COHORT.genotypes, np.float64)
-    tested = [np.arange(100), np.arange(100, 200)]
-    left = leave_out(products, np.ones(200), tested, ["1", "2"])
+    tested = [np.arange(M // 2), np.arange(M // 2, M)]
+    left = leave_out(products, np.ones(M), tested, ["1", "2"])
     thetas = np.full((2, 1, 2), 20.0)
 
     def scans(unit):
@@ -175,10 +175,10 @@ def test_scans_give_the_same_tests_and_effects_in_the_traits_units():
         yield exact_scan(y, X, COHORT.genotypes, list(zip(tested, tested, strict=True))).scan
         yield loco_scan(y, X, left, tested, thetas * unit**2, rng).scan
 
-    for unit in (1e-60, 1e60):
-        for found, expected in zip(scans(unit), scans(1.0), strict=True):
-            np.testing.assert_allclose(found.log10p, expected.log10p, rtol=1e-8)
-            np.testing.assert_allclose(found.beta / unit, expected.beta, rtol=1e-8, atol=1e-12)
+    unit = 1e60
+    for found, expected in zip(scans(unit), scans(1.0), strict=True):
+        np.testing.assert_allclose(found.log10p, expected.log10p, rtol=1e-8)
+        np.testing.assert_allclose(found.beta / unit, expected.beta, rtol=1e-8, atol=1e-12)
     for unit in (1e-200, 1e200):
         with pytest.raises(ValueError, match=r"Y\[:, 0\]: a standard deviation of"):
             loco_scan(Y[:, None] * unit, X, left, tested, thetas, np.random.default_rng(0))
@@ -193,22 +193,20 @@ def test_sparse_reml_and_the_gradient_of_memberships_do_not_depend_on_the_unit()
 
     def both(unit):
         y = Y * unit
-        gradient = membership_gradient(y, X, covariance.products, np.full((200, 2), 0.5), theta * unit**2, PROBES)
+        gradient = membership_gradient(y, X, covariance.products, np.full((M, 2), 0.5), theta * unit**2, PROBES)
         found = sparse_reml(
             y, X, covariance, lambda X, start: fit(y, X, covariance, PROBES, start=start, strict=False), PROBES.sketch
         )
         return gradient, found
 
-    gradient, chosen = both(1.0)
-    for unit in (1e-60, 1e60):
-        found, again = both(unit)
-        np.testing.assert_allclose(found, gradient, rtol=1e-2, atol=1e-4 * np.abs(gradient).max())
-        np.testing.assert_array_equal(again.support, chosen.support)
-        assert again.h2_reml.estimate == pytest.approx(chosen.h2_reml.estimate, rel=1e-4)
+    (gradient, chosen), (found, again) = both(1.0), both(1e-60)
+    np.testing.assert_allclose(found, gradient, rtol=1e-2, atol=1e-4 * np.abs(gradient).max())
+    np.testing.assert_array_equal(again.support, chosen.support)
+    assert again.h2_reml.estimate == pytest.approx(chosen.h2_reml.estimate, rel=1e-4)
     with pytest.raises(ValueError, match="y: a standard deviation of"):
         sparse_reml(Y * 1e160, X, covariance, None, PROBES.sketch)
     with pytest.raises(ValueError, match="y: a standard deviation of"):
-        membership_gradient(Y * 1e160, X, covariance.products, np.full((200, 2), 0.5), theta, PROBES)
+        membership_gradient(Y * 1e160, X, covariance.products, np.full((M, 2), 0.5), theta, PROBES)
 
 
 def test_the_accuracy_of_predictions_has_no_unit():
