@@ -72,12 +72,14 @@ def locate(samples: pd.DataFrame, table: SampleTable) -> np.ndarray:
     return sample_keys(table.samples, table.has_fid).get_indexer(sample_keys(samples, table.has_fid)).astype(np.int64)
 
 
-def absent_note(what: str, table: SampleTable, genotyped: pd.DataFrame) -> tuple[str, ...]:
-    """A note that counts and shows the samples of ``table`` who are not among ``genotyped``; nothing where all are."""
+def absent_note(what: str, table: SampleTable, genotyped: pd.Index) -> tuple[str, ...]:
+    """A note that counts and shows the samples of ``table`` who are not ``genotyped``; nothing where all are.
+
+    genotyped: different :func:`sample_keys`, with FIDs where the table has them.
+    """
     if not table.num_samples:
         return (f"{what}: lists nobody",)
-    known = sample_keys(table.samples, table.has_fid).isin(sample_keys(genotyped, table.has_fid))
-    absent = table.samples[~known]
+    absent = table.samples[genotyped.get_indexer(sample_keys(table.samples, table.has_fid)) < 0]
     if absent.empty:
         return ()
     return (f"{what}: {len(absent)} of {table.num_samples} samples are not in the genotypes ({first_ids(absent)})",)

@@ -119,7 +119,8 @@ def sample_notes(
     """How many samples of the lists and tables are not ``genotyped``, each file once."""
     named = [(f"--{flag} {table.path}", table) for flag, table in (("keep", keep), ("remove", remove)) if table]
     named += [(table.path, table) for table in tables]
-    return tuple(dict.fromkeys(note for what, table in named for note in absent_note(what, table, genotyped)))
+    keys = {has_fid: sample_keys(genotyped, has_fid).unique() for has_fid in {table.has_fid for _, table in named}}
+    return tuple(dict.fromkeys(note for what, table in named for note in absent_note(what, table, keys[table.has_fid])))
 
 
 def write_samples(path: str | Path, samples: pd.DataFrame) -> None:
