@@ -18,6 +18,7 @@ SEEN = 8  # columns of a block that are paired to see whether K is symmetric
 SEEN_BLOCKS = 4  # of each function: covariates come first, and see less of K than y and probes
 CHANCE = 1e-9  # of a normal variable beyond six standard errors, on one side
 STANDARD_ERRORS = 6
+FEW_PROBES = 32  # under which their spread alone does not tell how far chance may take them
 NEGATIVE = 0.01  # share of the trace that z'Kz must fall below zero: relatedness estimates are indefinite by less
 
 WRONG_SHAPE = "returns {found} for a block {shape}; return one of the same shape"
@@ -102,8 +103,8 @@ def check_traces(covariance: Any, forms: np.ndarray, squares: np.ndarray, left: 
         if (forms[g] < -NEGATIVE * left[g] - rounding).any():
             least, largest = units[g] * forms[g].min(), units[g] * forms[g].max()
             refuse(name, NOT_DEFINITE.format(direction=f"a probe with z'Kz = {least:.3g}", largest=largest))
-        found, square = float(forms[g].mean()), float(squares[g].mean())
-        low, high, se = allowed(found, square, float(left[g]), forms.shape[1])
+        found = float(forms[g].mean())
+        low, high, se = allowed(found, squares[g], float(left[g]))
         if not low - rounding <= found <= high + rounding:
             whole = found + stated[g] - left[g]
             refuse(name, WRONG_TRACE.format(found=units[g] * whole, se=units[g] * se, stated=units[g] * stated[g]))
@@ -114,17 +115,21 @@ def units_of(covariance: Any) -> np.ndarray:
     return getattr(covariance, "factors", np.ones(len(covariance.names)))
 
 
-def allowed(found: float, square: float, left: float, s: int) -> tuple[float, float, float]:
+def allowed(found: float, squares: np.ndarray, left: float) -> tuple[float, float, float]:
     """The least and largest mean of z'Kz over s probes that a trace ``left`` allows, and the mean's standard error.
 
     K of rank one has the widest law, tr(K) chi^2_s / s, and its quantiles bound any other's, however few the probes.
-    Where square = |Kz|^2 is known, Var z'Kz <= 2 |K|_F^2 = 2 E|Kz|^2 for normal and for +-1 probes, and six standard
-    errors are narrower.  A few directions may hold most of K and the probes miss them: so the square is scaled up with
-    the mean to the trace that is stated, and by what chance may lack of it.
+    Where squares (s,) = |Kz|^2 are known, Var z'Kz <= 2 |K|_F^2 = 2 E|Kz|^2 for normal and for +-1 probes, and six
+    standard errors are narrower.  A few directions may hold most of K and the probes miss them: so |K|_F^2 is taken
+    three of its own standard errors higher, scaled up with the mean to the trace that is stated, and for few probes by
+    what chance may lack of it.
     """
+    s = len(squares)
     least, most = (special.chdtri(s, chance) / s for chance in (1 - CHANCE, CHANCE))
-    if np.isnan(square) or not found > 0:
+    if np.isnan(squares).any() or not found > 0:
         return least * left, most * left, np.sqrt(2 / s) * abs(left)
-    se = np.sqrt(2 * square / s)
-    reach = STANDARD_ERRORS * se * np.sqrt(max(1.0, left / found) / least)
-    return max(least * left, left - reach), min(most * left, left + reach), se
+    high = squares.mean() + 3 * squares.std() / np.sqrt(s)
+    if s < FEW_PROBES:
+        high /= least
+    reach = STANDARD_ERRORS * np.sqrt(2 * high / s * max(1.0, left / found))
+    return max(least * left, left - reach), min(most * left, left + reach), np.sqrt(2 * squares.mean() / s)

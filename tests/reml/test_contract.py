@@ -248,6 +248,16 @@ def test_a_triangle_is_told_from_a_covariance_of_low_rank_at_every_block():
                 assert "cannot be told apart" in str(error), name
 
 
+@pytest.mark.parametrize("share", [0.9, 1.1])
+def test_a_trace_that_is_off_by_more_than_six_standard_errors_is_refused(share):
+    cohort = make_cohort(400, 1500, 1, seed=5)
+    matrix, probes = cohort.Ks[0], draw_probes(400, 128, 0)
+    function = (matrix.__matmul__, share * np.trace(matrix))
+    for estimator in (fit, haseman_elston, fit_exact):
+        with pytest.raises(ValueError, match=r"component_000 has a trace of (39|40)\d.* by probes, not (35|36|43|44)"):
+            estimator(cohort.y, cohort.X, function, *([] if estimator is fit_exact else [probes]))
+
+
 def test_a_triangle_is_found_beside_many_covariates_of_groups():
     """Q comes first, and covariates of groups see nothing of an asymmetry within them."""
     groups = (np.arange(N)[:, None] // 10 == np.arange(N // 10)).astype(float)
