@@ -29,7 +29,7 @@ REFINED = (
     "degrees of freedom; with --loco-refit the test of --method exact"
 )
 EXACT_BYTES = 1 << 33  # of the n x n matrices of --method exact
-STEPS = 15  # column-passes of a solve or a calibration variant, about
+STEPS = 20  # column-passes of a solve or a calibration variant, about
 SCATTER = 0.05  # relative error of single standard errors that is worth a warning
 REFINE = 1e-5  # p-value of the score up to which variants are refined
 REFINE_MOST = 100
@@ -88,7 +88,7 @@ def choose_solver(inputs: Inputs, options: Namespace, threads: int) -> str:
     if score_flags(options) or inputs.covariance.backend != "cpu" or exact_memory(n, 1) > EXACT_BYTES_UNASKED:
         return "score"
     C = len(chromosomes_of(inputs, options.model).names)
-    passes = USUAL_PASSES[0] + STEPS * (C * t + LocoSettings().variants)
+    passes = USUAL_PASSES[0] + STEPS * (C * t + LocoSettings().variants + REFINE_MOST * t)
     return "exact" if costs_little(exact_scan_seconds(n, m, C) / threads, passes, n, m) else "score"
 
 
