@@ -446,6 +446,8 @@ def test_full_shrinkage_is_the_ordinary_grm(larger):
 def test_edges_cross_neither_chromosomes_nor_files(cohort):
     chromosomes = np.repeat(["1", "2", "X"], [120, 90, 120])
     edges = block_edges(cohort[0], 50, chromosomes)
+    spelt = [("chr" * (j % 2) + name).replace("X", ("23", "PAR1")[j % 2]) for j, name in enumerate(chromosomes)]
+    np.testing.assert_array_equal(block_edges(cohort[0], 50, np.array(spelt)), edges)
     np.testing.assert_array_equal(edges, [0, 40, 80, 120, 160, 200, 210, 250, 290, 330])
     np.testing.assert_array_equal(block_edges(cohort[0], 200), [0, 200, 330])
     with pytest.raises(ValueError, match="block_size: expected at least 1"):
