@@ -22,6 +22,8 @@ from .report import fixed_line
 from .unused import GWAS, Run, noted, plan_notes
 
 MODELS = {"ols": "marginal_ols_fwl", "loco": "mixed_leave_one_chromosome_out", "lmm": "mixed_whole_genome"}
+TABLE_BYTES = 500  # a variant: a trait's columns and their text, which is joined and encoded before it is written
+TEST_BYTES = 64  # a variant and trait: effects, errors, statistics and p-values
 
 
 def gwas_command(options: Namespace, threads: int) -> bool:
@@ -40,7 +42,7 @@ def gwas_command(options: Namespace, threads: int) -> bool:
         raise io.InputError("--keep-out, --dropped-out: the phenotypes have different samples; name one phenotype")
     say = print if not options.quiet else (lambda *_, **__: None)
     say("\n".join([f"gpu-reml-gwas {version('gpu-reml')}", *group_lines(groups)]), flush=True)
-    planned = [plan_group(tables, group, options) for group in groups]
+    planned = [with_tests(plan_group(tables, group, options)) for group in groups]
     if options.plan:
         for each in planned:
             print("\n".join([*planned_lines(each, options), *plan_notes(options, GWAS, each.backend)]), flush=True)
@@ -77,6 +79,13 @@ def check_freedom(Y: np.ndarray, design: io.Design) -> None:
             f"{n} samples leave no degree of freedom beside {c} fixed effects and a variant; drop covariates, or "
             "loosen the filters of samples"
         )
+
+
+def with_tests(planned: Planned) -> Planned:
+    """The plan with the tests of every variant, and the table of a trait in the making."""
+    sizes = planned.sizes
+    held = ("tests", (TABLE_BYTES + TEST_BYTES * sizes.num_traits) * sizes.num_variants)
+    return planned._replace(sizes=sizes._replace(further=(held,)))
 
 
 def scan_group(tables: Tables, group: Group, planned: Planned, options: Namespace, context: dict[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from gpu_reml import ops
+from gpu_reml.ops.cpu import INNER_ROWS
 from gpu_reml.ops.cuda import layout
 from gpu_reml.ops.device.block_weights import RESIDENT_WEIGHTS
 from gpu_reml.ops.device.plan import LEAST_COLUMNS, BudgetError, DevicePlan, Shape, make_plan
@@ -15,6 +16,7 @@ from gpu_reml.reml import Blocks, Work, default_rank, exact_memory, fit_blocks, 
 PROGRAM = 230  # MiB that Python, its libraries and compiled kernels take
 VARIANT_BYTES, SAMPLE_BYTES = 500, 400  # of tables: ids, positions and constants of a variant, ids of a sample
 WEIGHT_BYTES = (4, 8, 4, 4)  # a weight: where and how much, for inner products and for the groups of a product
+STORED_WEIGHT = 24  # bytes: as the components have it and as the covariance does, a number and an index each
 COPIES = 3  # of a product's block where several devices share the variants: sent, returned, summed
 SMALL_BYTES = 1 << 16  # rows of scalars and lists of columns
 BLOCK_FEATURES = 2  # copies of features that a product with blocks of weights makes
@@ -25,7 +27,7 @@ FREE_SHARE = 0.9  # of a device's free memory, when no budget is given: others m
 class Sizes(NamedTuple):
     """Samples, variants of every source, components, traits, fixed effects, variants of all components together, bits
     of a genotype, ways in which samples are scaled, relationship matrices, diagonals in sample space, and bytes of
-    blocks of weights."""
+    blocks of weights.  ``further``: host bytes of what a command holds beside its fits, by name."""
 
     num_samples: int
     parts: tuple[int, ...]
@@ -38,6 +40,7 @@ class Sizes(NamedTuple):
     num_matrices: int = 0
     num_diagonals: int = 0
     block_bytes: int = 0
+    further: tuple[tuple[str, int], ...] = ()
 
     @property
     def num_variants(self) -> int:
@@ -167,7 +170,10 @@ def host_plan(sizes: Sizes, method: str, options: Namespace, plan: DevicePlan | 
     items = {
         "packed genotypes": m * (n * sizes.bits + 7) // 8,
         "tables": VARIANT_BYTES * m + SAMPLE_BYTES * n,
+        **dict(sizes.further),
     }
+    if sizes.num_weights > m:  # of components that overlap; one for each variant is among the tables
+        items["weights"] = STORED_WEIGHT * sizes.num_weights
     if sizes.block_bytes:
         items["blocks of weights"] = sizes.block_bytes
     if sizes.num_matrices:
@@ -182,7 +188,10 @@ def host_plan(sizes: Sizes, method: str, options: Namespace, plan: DevicePlan | 
     if G == 1:
         items["sample blocks"] = width * n * 5 * (4 * options.first_probes + sizes.num_traits)
     else:
-        items["variant blocks"] = width * m * (2 * probes * sizes.num_scales + 4)
+        # features of the probes and of their solutions, and, when more are drawn, those before and those that are new
+        blocks = 3 if probes > options.first_probes else 2
+        items["variant blocks"] = width * m * (blocks * probes * sizes.num_scales + 4)
+        items["sums in float64"] = 8 * min(m, INNER_ROWS) * probes
         items["sample blocks"] = width * n * (8 * probes + 8 * min(G, 8) + 3 * G)
         items["preconditioner, if it pays"] = width * rank * 4 * n
     return {name: size / 2**20 for name, size in items.items()}

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpu_reml import io
 from gpu_reml.reml import FitSettings, ProbeSettings, Record, SolverSettings, draw_probes
-from gpu_reml.reml.memberships import check_memberships, random_memberships
+from gpu_reml.reml.memberships import COLUMNS, check_memberships, random_memberships
 from gpu_reml.reml.relax import (
     OuterRecord,
     RelaxHooks,
@@ -23,7 +23,7 @@ from gpu_reml.reml.tables import component_lines
 from .export import npy_bytes
 from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs
 from .outputs import RELAX_FILES, check_outputs, outputs_of_traits
-from .plan import device_plan, most_rank
+from .plan import STORED_WEIGHT, device_plan, most_rank
 from .reml import planned_lines
 from .report import fixed_line
 from .unused import RELAX, Run, noted, plan_notes
@@ -35,6 +35,10 @@ COMPARISON = (
     "a step and the best before it are measured with the same probes and basis; log-likelihoods of the outer "
     "iterations are that of the first and the gains since; that of the last fit differs by its Monte-Carlo error"
 )
+
+MEMBERSHIPS = 8  # arrays (m, G) in float64: memberships, logarithms, gradient, of the best point and a trial
+# a variant: features, those before them, their products and sums in float64, and one block of them in float32
+GRADIENT_BYTES = 8 * (10 * COLUMNS + 6) + 4 * COLUMNS
 
 
 def relax_command(options: Namespace, threads: int) -> bool:
@@ -102,7 +106,11 @@ def read_one(options: Namespace) -> tuple[Tables, Group]:
 def plan_groups(planned: Planned, options: Namespace) -> Planned:
     """A plan for as many components of all variants as there are groups, instead of one."""
     G = options.n_groups
-    sizes = planned.sizes._replace(num_components=G, num_weights=G * planned.sizes.num_variants)
+    m = planned.sizes.num_variants
+    # beside the weights of the fit under way those of the best point and of the gradient
+    memberships = (8 * MEMBERSHIPS + 2 * STORED_WEIGHT) * G * m
+    held = (("memberships", memberships), ("gradient", GRADIENT_BYTES * m))
+    sizes = planned.sizes._replace(num_components=G, num_weights=G * m, further=held)
     device = device_plan(sizes, options) if planned.backend == "cuda" else None
     rank = most_rank(sizes, options) if device is None else device.rank
     return planned._replace(sizes=sizes, rank=rank, device=device)

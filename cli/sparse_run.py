@@ -31,6 +31,7 @@ from .report import plan_lines
 from .sparse_report import closing_lines, history_record, output_files, round_line, selected_table, summary_record
 from .unused import SPARSE, Run, noted, plan_notes
 
+SOLVING = 12  # blocks of all columns that are solved at once, as in a fit
 PATIENCE = 10  # values of lambda without a lower EBIC that end a path
 
 
@@ -43,17 +44,17 @@ def sparse_command(options: Namespace, threads: int) -> bool:
     tables, group = read_one(options)
     check_outputs(outputs_of_traits(SPARSE_FILES, options, group.phenotypes), options, tables.sources.paths)
     settings_of(options, None)  # what is wrong with them should show before hours of work
-    planned = plan_group(tables, group, options)
+    planned = with_candidates(plan_group(tables, group, options), options)
     if options.plan:
         notes = plan_notes(options, SPARSE, planned.backend)
-        print("\n".join([*planned_lines(planned, options), candidate_line(planned, options), *notes]), flush=True)
+        print("\n".join([*planned_lines(planned, options), *notes]), flush=True)
         return True
     check_all_traits([group], [planned])
     inputs = load_group(tables, group, planned, options)
     method = choose_method(inputs, options, threads)
     inputs = noted(inputs, options, SPARSE, Run(method, inputs.covariance.num_components, planned.backend))
     say = (lambda *_, **__: None) if options.quiet else print
-    plan = [*plan_lines(inputs, method, options, threads), candidate_line(planned, options)]
+    plan = plan_lines(inputs, method, options, threads)
     say("\n".join([f"gpu-reml-sparse {version('gpu-reml')}", *plan, ""]), flush=True)
     write_samples(inputs, options)
     rounds: list[Round] = []
@@ -171,8 +172,15 @@ def estimator(method: str, inputs: Inputs, options: Namespace) -> Callable[[np.n
     return estimate
 
 
-def candidate_line(planned: Planned, options: Namespace) -> str:
-    """Memory of the candidates' columns, beside the plan's."""
-    k = min(options.candidate_k, options.screen_topk, planned.sizes.num_variants)
-    size = 2 * k * planned.sizes.num_samples * (8 if options.dtype == "float64" else 4) / 2**20
-    return f"LASSO: {k} candidates to begin with, whose columns take {size:.0f} MiB of host memory"
+def with_candidates(planned: Planned, options: Namespace) -> Planned:
+    """The plan with what the LASSO holds: columns of the first candidates, and their solves."""
+    sizes, width = planned.sizes, 8 if options.dtype == "float64" else 4
+    k = min(options.candidate_k, options.screen_topk, sizes.num_variants)
+    n, rank = sizes.num_samples, planned.rank
+    if planned.device is None and options.precond_rank is None:
+        rank = min(default_rank(n), n - sizes.num_fixed)
+    held = (
+        (f"columns of {k} LASSO candidates", 2 * k * n * width),
+        ("their solves", (SOLVING * min(k, AT_ONCE) + 4 * rank) * n * width),
+    )
+    return planned._replace(sizes=sizes._replace(further=held))

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..cli import reml  # noqa: F401  (imported here, so that a forked process begins with its work)
 from ..cli.main import main as gpu_reml
 from .simulate import simulate_bed
 
