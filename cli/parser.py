@@ -197,7 +197,8 @@ class Parser(ArgumentParser):
         given = [need.what for need in self._needs if need.unless and values.get(name_of(need.unless))]
         missing = [what for what in missing if what not in given]
         if missing:
-            self.error(f"missing {' and '.join(missing)}; for example: {self.prog} {self._example}")
+            listed = " and ".join([*filter(None, [", ".join(missing[:-1])]), missing[-1]])
+            self.error(f"missing {listed}; for example: {self.prog} {self._example}")
 
 
 def replaced(typed: Sequence[Typed]) -> Iterator[str]:

@@ -78,6 +78,7 @@ def test_a_command_without_arguments_says_what_it_needs_and_shows_an_example_tha
         ("gpu-reml", ["--bfile", "x"], "missing --pheno FILE;"),
         ("gpu-reml", ["--pheno", "x"], "missing genotypes (--bfile PREFIX, .*--grm PREFIX);"),
         ("gpu-reml-relax", DATA, "missing --n-groups G;"),
+        ("gpu-reml-relax", [], "missing genotypes (.*), --pheno FILE and --n-groups G;"),
         ("gpu-reml-predict", ["--bfile", "x"], "missing --model FILE;"),
         ("gpu-reml-predict", ["--model", "x"], "missing genotypes (--bfile PREFIX, --pfile PREFIX or --bgen FILE);"),
     ],
