@@ -141,11 +141,11 @@ def cohort(folder: Path) -> tuple[str, ...]:
     return (*paths, "--device", "cpu", "--method", "stochastic", "--checkpoint-seconds", "0", "--threads", "1")
 
 
-def study(kills: int, seed: int, folder: Path) -> tuple[Counter, list[str]]:
+def study(kills: int, seed: int, folder: Path, names: Sequence[str] = tuple(CASES)) -> tuple[Counter, list[str]]:
     """Counts of what happened, and what went wrong."""
     rng, counts, wrong = np.random.default_rng(seed), Counter(), []
     flags = cohort(folder)
-    cases = [whole(name, (*flags, *more), folder) for name, more in CASES.items()]
+    cases = [whole(name, (*flags, *CASES[name]), folder) for name in names]
     number = 0
     while sum(count for (_, _, what), count in counts.items() if what == "killed") < kills:
         out = folder / f"killed.{number}"
@@ -167,9 +167,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--kills", type=int, default=200, metavar="N", help="kills that hit a run at work (default 200)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the times and signals (default 0)")
+    parser.add_argument("--only", choices=tuple(CASES), action="append", help="this kind of fit (default: all)")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        counts, wrong = study(options.kills, options.seed, Path(folder))
+        counts, wrong = study(options.kills, options.seed, Path(folder), options.only or tuple(CASES))
     for key, count in sorted(counts.items()):
         print("\t".join([*key, str(count)]))
     print("\n".join(wrong) or f"all results as of runs that nobody killed; {AT_ONCE} processes with one --out: whole")
