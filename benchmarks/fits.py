@@ -37,7 +37,7 @@ ROW_FORMAT = "{:>6s} {:>4s} {:>7s} {:>7s} {:>7s} {:>6s} {:>6s} {:>7s} {:>6s} {:>
 
 def differences(record: dict, reference: Reference) -> dict[str, float]:
     """|estimate - reference| over the reference's standard errors: ``max`` and ``rms`` of theta, and ``h2``."""
-    theta = [row["variance"] for row in (*record["components"], *record["residuals"])]
+    theta = [row["theta"] for row in (*record["components"], *record["residuals"])]
     if len(theta) != len(reference.theta):
         raise ValueError(f"the fit has {len(theta)} variances and its reference {len(reference.theta)}")
     z = (np.array(theta) - reference.theta) / reference.se

@@ -117,7 +117,7 @@ def of_record(record: dict, seconds: float, threads: int, prefix: Path) -> Refer
     rows = [*record["components"], *record["residuals"]]
     error = record["mc_se_over_se"]
     how = f"{record['num_probes']:,} probes, own error {error:.3f} SE"
-    theta, se = [row["variance"] for row in rows], [row["se"] for row in rows]
+    theta, se = [row["theta"] for row in rows], [row["theta_se"] for row in rows]
     h2 = record["h2"]
     digest = phenotype_digest(prefix)
     return Reference(theta, se, h2["estimate"], h2["se"], error, how, seconds, threads, digest)

@@ -242,13 +242,13 @@ def make_model(
     others = result.names[len(own) :]
     if others:
         raise io.InputError(_not_saved(f"component(s) {', '.join(others)}"))
-    genotypes, proportions = inputs.products.genotypes, inputs.model.proportions
+    genotypes, proportions, h2 = inputs.products.genotypes, inputs.model.proportions, result.heritabilities[0][1]
     about: dict[str, Any] = {
         "version": version("gpu-reml"),
         "method": result.method,
         "converged": result.converged,
         "loglik": result.loglik,
-        "h2": {"estimate": result.h2.estimate[-1], "se": result.h2.se[-1]},
+        "h2": {"estimate": h2.estimate[0], "se": h2.se[0]},
         "num_variants_analysed": genotypes.num_variants,
         "standardisation": of_variants.standardisation,
         "mean_proportions": dict(zip(inputs.model.ancestries, proportions.tolist(), strict=True)),

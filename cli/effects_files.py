@@ -89,7 +89,7 @@ def effect_files(
         "pcg_iters": found.iterations,
         "n_samples": len(samples),
         "components": component_records(found, of_variants),
-        "residuals": [{"name": each, "variance": value} for each, value in residuals],
+        "residuals": [{"name": each, "theta": value} for each, value in residuals],
         **variant_record(f"{prefix}.snp_effects.tsv", found.names, of_variants),
         "files": sorted(Path(path).name for path in files),
     }
@@ -97,9 +97,9 @@ def effect_files(
 
 
 def component_records(found: Effects, of_variants: VariantEffects | None) -> list[dict[str, Any]]:
-    """Every component with its variance; of those with effects of variants how many, and what multiplies them."""
+    """Every component with its theta; of those with effects of variants how many, and what multiplies them."""
     records: list[dict[str, Any]] = [
-        {"index": g, "name": each, "variance": found.theta[g]} for g, each in enumerate(found.names)
+        {"index": g, "name": each, "theta": found.theta[g]} for g, each in enumerate(found.names)
     ]
     if of_variants is not None:
         counts = np.bincount(of_variants.effects.indices, minlength=len(of_variants.names))

@@ -31,25 +31,25 @@ def export_files(
     """Path and content of the exported files of a fit.
 
     ``ai``, ``grad`` and ``loglik`` are divided by n as the reference system's are; the inverse of n times ``ai`` is the
-    sampling covariance of theta.  Variances are in the phenotype's units squared.  The score is that of the last
-    iteration, so it is zero to the fit's tolerance, or negative, where theta is at its bound.
+    sampling covariance of theta.  theta is per unit of K, in the phenotype's units squared.  The score is that of the
+    last iteration, so it is zero to the fit's tolerance, or negative, where theta is at its bound.
     """
     n = result.num_samples
-    arrays = {"theta": result.theta, "ai": np.linalg.inv(result.covariance) / n, "grad": result.score / n}
+    arrays = {"theta": result.theta, "ai": result.information / n, "grad": result.score / n}
     stats: dict[str, Any] = {
         "n_samples": n,
         "n_covar": result.num_fixed,
         "n_components": len(result.names),
         "n_residual_components": len(result.theta) - len(result.names),
         "admix_residual_mode": residual_mode,
-        "heritability": result.h2.estimate[-1],
+        "heritability": result.heritabilities[0][1].estimate[0],
         "genetic_trace_atoms": result.mean_traces,
         "residual_trace_atoms": result.residual_traces,
         "loglik": result.loglik_gcta / n,
         "component_names": result.names,
         "residual_names": result.residual_names,
         "status": result.status.name.lower(),
-        "units": "theta: phenotype units squared; ai, grad and loglik: per sample",
+        "units": "theta: phenotype units squared per unit of K; ai, grad and loglik: per sample",
         **{f"{name}_npy": f"{Path(prefix).name}.{name}.npy" for name in arrays},
         "component_spec": component_spec,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -14,6 +14,7 @@ from gpu_reml.reml import FitResult, FitSettings, ProbeSettings, draw_probes, ex
 from gpu_reml.reml.association import Scan, exact_scan, exact_scan_seconds, ols_scan
 from gpu_reml.reml.loco import LocoScan, LocoSettings, loco_scan
 from gpu_reml.reml.refine import Refined, RefineSettings, refine
+from gpu_reml.reml.tables import shown
 
 from .inputs import Inputs
 from .methods import EXACT_BYTES as EXACT_BYTES_UNASKED
@@ -206,7 +207,7 @@ def score_lines(
     wanted, done = int(again.wanted[trait]), int(again.which[:, trait].sum())
     error = known("at most {:.2g}", (se / gamma).max())
     lines = [
-        f"{name}: h2 {fit.h2.estimate[-1]:.4f} (SE {fit.h2.se[-1]:.4f}); gamma {gamma.min():.4g} to "
+        f"{name}: h2 {fit.h2.estimate[-1]:.4f} (SE {shown(fit.h2.se[-1], '.4f')}); gamma {gamma.min():.4g} to "
         f"{gamma.max():.4g} by chromosome, relative SE {error}; standard errors of single "
         f"variants scatter by {known('{:.2g} %', 100 * scatter)} about it (SD, {drawn} random variants)"
     ]

@@ -8,16 +8,18 @@ from gpu_reml import io
 from gpu_reml.reml import FitResult, HEResult
 from gpu_reml.reml.inference import Derived
 from gpu_reml.reml.liability import liability_factor, on_liability, share_of_cases
+from gpu_reml.reml.tables import Sum, derived_record, derived_rows, sum_line
 
 from .inputs import Inputs
 
 
 class Liability(NamedTuple):
-    """``h2`` (G + 1,) of liability, the last of all components; ``cases``: their share among the analysed samples."""
+    """``h2`` (G,) of liability of every component; ``sums``: as the fit's; ``cases``: their share of the samples."""
 
     prevalence: float
     cases: float
     h2: Derived
+    sums: tuple[tuple[Sum, Derived], ...]
 
 
 def check_prevalence(inputs: Inputs, prevalence: float | None) -> None:
@@ -35,7 +37,10 @@ def liability_of(result: FitResult | HEResult, inputs: Inputs, name: str, preval
     if prevalence is None:
         return None
     cases = share_of_cases(inputs.Y[:, inputs.phenotypes.index(name)])
-    return Liability(prevalence, cases, on_liability(result.h2, liability_factor(prevalence, cases)))
+    factor = liability_factor(prevalence, cases)
+    sums = tuple((each, on_liability(derived, factor)) for each, derived in result.heritabilities)
+    h2 = Derived(*(part[: len(result.names)] for part in result.h2))
+    return Liability(prevalence, cases, on_liability(h2, factor), sums)
 
 
 def liability_record(found: Liability | None, names: tuple[str, ...]) -> dict[str, Any] | None:
@@ -43,26 +48,29 @@ def liability_record(found: Liability | None, names: tuple[str, ...]) -> dict[st
     if found is None:
         return None
     rows = [dict(zip(("h2", "se", "mc_se"), row, strict=True)) for row in zip(*found.h2, strict=True)]
-    components = [{"name": name, **row} for name, row in zip(names, rows, strict=False)]
-    return {"prevalence": found.prevalence, "share_of_cases": found.cases, **rows[-1], "components": components}
+    components = [{"name": name, **row} for name, row in zip(names, rows, strict=True)]
+    sums = {each.label: derived_record(derived, 0) for each, derived in found.sums}
+    return {"prevalence": found.prevalence, "share_of_cases": found.cases, **sums, "components": components}
 
 
-def liability_lines(found: Liability | None) -> list[str]:
+def liability_lines(found: Liability | None, names: tuple[str, ...]) -> list[str]:
     """As a person reads it."""
     if found is None:
         return []
-    h2 = found.h2
-    return [
-        f"h2 of liability = {h2.estimate[-1]:.6f}  SE {h2.se[-1]:.6f}  Monte-Carlo error {h2.mc_se[-1]:.2g}  "
-        f"(prevalence {found.prevalence:g}, {found.cases:.1%} cases)"
-    ]
+    about = f"(prevalence {found.prevalence:g}, {found.cases:.1%} cases)"
+    lines = [sum_line(each._replace(label=f"{each.label} of liability"), h2, names) for each, h2 in found.sums]
+    return [f"{line}  {about}" for line in lines]
 
 
 def liability_rows(found: Liability | None) -> list[str]:
     """GCTA's rows of .hsq."""
     if found is None:
         return []
-    G = len(found.h2.estimate) - 1
-    names = ["V(G)/Vp_L"] if G == 1 else [*(f"V(G{g + 1})/Vp_L" for g in range(G)), "Sum of V(G)_L/Vp"]
-    rows = zip(names, found.h2.estimate, found.h2.se, strict=False)
-    return [f"{name}\t{value:.6f}\t{se:.6f}" for name, value, se in rows]
+    G = len(found.h2.estimate)
+    label = ["V(G)/Vp_L"] if G == 1 else [f"V(G{g + 1})/Vp_L" for g in range(G)]
+    rows = derived_rows(label, found.h2)
+    if G > 1:
+        rows += derived_rows(["Sum of V(G)_L/Vp"], found.sums[-1][1])
+    for each, h2 in found.sums if len(found.sums) > 1 else ():
+        rows += derived_rows([f"{each.label}_L ({each.meaning})"], h2)
+    return rows

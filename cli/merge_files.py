@@ -139,7 +139,8 @@ def z_lines(plan: MergePlan, result: FitResult, fates: list[str] | None) -> list
     lines = [f"{'component':{width}s} {'variance':>12s} {'SE':>10s} {'z':>8s}"]
     for g, name in enumerate(plan.names):
         fate = f"  {fates[g]}" if fates else ""
-        lines.append(f"{name:{width}s} {result.theta[g]:12.6g} {plan.se[g]:10.4g} {plan.z[g]:8.3f}{fate}")
+        variance, se = (result.mean_traces[g] * value for value in (result.theta[g], plan.se[g]))
+        lines.append(f"{name:{width}s} {variance:12.6g} {se:10.4g} {plan.z[g]:8.3f}{fate}")
     return lines
 
 
@@ -201,8 +202,10 @@ def round_record(done: Round, number: int, merges: bool) -> dict[str, Any]:
     """A round of the summary; ``merges``: whether another follows, so that its weak components were merged."""
     plan, result = done.plan, done.result
     statuses = [status if merges or status != MERGED else "weak" for status in plan.statuses]
-    rows = zip(plan.names, result.theta, plan.se, plan.z, result.mc_se / np.append(plan.se, 1), statuses, strict=False)
-    keys = ("name", "variance", "se", "z", "z_mc_se", "status")
+    traces, G = result.mean_traces, len(plan.names)
+    theta, mc_se = result.theta[:G], result.mc_se[:G]
+    rows = zip(plan.names, traces * theta, traces * plan.se, theta, plan.z, mc_se / plan.se, statuses, strict=True)
+    keys = ("name", "variance", "se", "theta", "z", "z_mc_se", "status")
     return {
         "round": number,
         "status": result.status.name.lower(),

@@ -4,6 +4,7 @@ import hashlib
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from gpu_reml.reml import (
 )
 
 from .inputs import Inputs
+from .model import sums_of
 from .outputs import safe_name
 from .progress import Progress
 
@@ -63,13 +65,18 @@ Report = tuple[str, FitResult | HEResult, list[float]]
 
 def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable[[Report], None]) -> None:
     """Fit every trait; ``report`` gets each result (trait, result, seconds of each iteration) when it is ready."""
+    sums = sums_of(inputs.model.kinds)
+
+    def labelled(result):
+        return replace(result, sums=sums)
+
     if method == "he":
         if options.max_probes < 2:
             raise io.InputError("--max-probes 1: Haseman-Elston regression takes 2 or more")
         n = inputs.covariance.num_samples
         probes = draw_probes(n, min(HE_PROBES, inputs.planned.probes(options.max_probes)), 0, options.seed)
         for name, y in zip(inputs.phenotypes, inputs.Y.T, strict=True):
-            report((name, haseman_elston(y, inputs.design.X, inputs.covariance, probes), []))
+            report((name, labelled(haseman_elston(y, inputs.design.X, inputs.covariance, probes)), []))
         return
     settings = FitSettings(
         max_iterations=options.max_iterations,
@@ -89,7 +96,7 @@ def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable
         finally:
             progress.close()
         for name, result in zip(inputs.phenotypes[columns], results, strict=True):
-            report((name, result, progress.seconds))
+            report((name, labelled(result), progress.seconds))
 
 
 def fit_columns(method: str, inputs: Inputs, columns: slice, options: Namespace, settings, progress: Progress):

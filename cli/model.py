@@ -2,6 +2,7 @@
 residuals.  Every kind is a value that the estimators take as they take any other."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from gpu_reml.reml import (
     dense_covariance,
     with_residuals,
 )
+from gpu_reml.reml.tables import Sum
 
 RESIDUAL = "residual"
 
@@ -71,6 +73,8 @@ def read_parts(options: Namespace) -> Parts:
 class Model(NamedTuple):
     """The covariance to fit, what each of its components is, and how many variants it has (None where it has none).
 
+    ``kinds``: additive, dominance or environment (its interaction with genotypes), for each component.
+
     ``ancestries``: name -> its components, and their mean ``proportions``.  ``values``: arrays that went into it beside
     the genotypes, which tell one model from another.  ``of_variants``: the components made of the genotypes' own, which
     come first, as they are before whitening; ``scales``: what multiplies each of those, None where nothing does.
@@ -83,16 +87,39 @@ class Model(NamedTuple):
     ancestries: dict[str, tuple[str, ...]]
     proportions: np.ndarray
     values: tuple[np.ndarray, ...]
+    kinds: tuple[str, ...]
     of_variants: Covariance | None = None
     scales: tuple[Scale | None, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+ADDITIVE, DOMINANCE, ENVIRONMENT = "additive", "dominance", "environment"
+LABELS = {
+    ADDITIVE: ("h2", "additive, narrow sense"),
+    DOMINANCE: ("d2", "dominance"),
+    ENVIRONMENT: ("gxe", "genotype by environment, beside h2"),
+}
+
+
+def sums_of(kinds: Sequence[str]) -> tuple[Sum, ...]:
+    """What is reported of components of several kinds: a sum of each, and of all; nothing where there is one kind."""
+    if len(set(kinds)) < 2:
+        return ()
+    members = {kind: tuple(g for g, own in enumerate(kinds) if own == kind) for kind in LABELS}
+    found = [Sum(*LABELS[kind], own) for kind, own in members.items() if own]
+    if members[DOMINANCE] and members[ADDITIVE]:
+        found.append(Sum("H2", "additive + dominance, broad sense", members[ADDITIVE] + members[DOMINANCE]))
+    if members[ENVIRONMENT]:
+        found.append(Sum("genetic", "all together", tuple(range(len(kinds)))))
+    return tuple(found)
 
 
 def plain_model(genetic) -> Model:
     """Sets of variants and one residual."""
     counts = tuple(genetic.num_variants)
     described = tuple(f"{count} variants" for count in counts)
-    return Model(genetic, described, counts, {}, np.zeros(0), (), genetic, (None,) * len(counts))
+    kinds = (ADDITIVE,) * len(counts)
+    return Model(genetic, described, counts, {}, np.zeros(0), (), kinds, genetic, (None,) * len(counts))
 
 
 def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignment, place, options: Namespace) -> Model:
@@ -126,6 +153,7 @@ def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignmen
         ancestries,
         proportions,
         tuple(values),
+        tuple(piece.kind for piece in pieces for _ in piece.num_variants),
         of_variants,
         scales,
         notes,
@@ -133,12 +161,13 @@ def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignmen
 
 
 class Piece(NamedTuple):
-    """Some components with what they are, their numbers of variants, and what multiplies all of them."""
+    """Some components of a kind with what they are, their numbers of variants, and what multiplies all of them."""
 
     covariance: Any
     descriptions: tuple[str, ...]
     num_variants: tuple[int | None, ...]
     scale: Scale | None = None
+    kind: str = ADDITIVE
 
 
 def joined(pieces: list[Piece]) -> Covariance:
@@ -172,7 +201,7 @@ def genotype_pieces(base, parts: Parts, samples, options: Namespace):
         for scale, e in zip(environment_scales(parts, samples, options), E.T, strict=True):
             names = tuple(f"{g}_x_{scale.name}" for g in base.names)
             scaled = tuple(f"{text}, scaled by environment {scale.name}" for text in told)
-            pieces.append(Piece(ScaledCovariance(base, e, names), scaled, counts, scale))
+            pieces.append(Piece(ScaledCovariance(base, e, names), scaled, counts, scale, ENVIRONMENT))
             values.append(e)
     return pieces, ancestries, proportions, values
 
@@ -186,7 +215,7 @@ def dominance_piece(genotypes: ops.PackedGenotypes, base, place) -> Piece:
     deviations = ops.dominance(genotypes)
     covariance = ops.make_covariance(place(deviations), None, ["dominance"])
     count = covariance.num_variants[0]
-    return Piece(covariance, (f"{count} variants, dominance deviations",), (count,))
+    return Piece(covariance, (f"{count} variants, dominance deviations",), (count,), kind=DOMINANCE)
 
 
 def environment_scales(parts: Parts, samples, options: Namespace) -> tuple[Scale, ...]:

@@ -32,7 +32,7 @@ class Progress:
         if self._verbose:
             theta = " ".join(f"{value:.6g}" for value in record.theta)
             tqdm.write(
-                f"iteration {record.iteration}: variances {theta}; step {math.sqrt(record.decrement):.3g} SE; "
+                f"iteration {record.iteration}: theta {theta}; step {math.sqrt(record.decrement):.3g} SE; "
                 f"{record.pcg_iterations} PCG steps; {record.num_probes} probes; {record.column_passes:.0f} passes",
                 file=sys.stderr,
             )

@@ -18,14 +18,14 @@ from gpu_reml.reml.relax import (
     RelaxSettings,
     relax,
 )
-from gpu_reml.reml.tables import component_lines
+from gpu_reml.reml.tables import component_lines, shown
 
 from .export import npy_bytes
 from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs
 from .outputs import RELAX_FILES, check_outputs, outputs_of_traits
 from .plan import STORED_WEIGHT, device_plan, most_rank
 from .reml import planned_lines
-from .report import fixed_line
+from .report import bound_lines, fixed_line
 from .unused import RELAX, Run, noted, plan_notes
 from .wording import fit_record, in_flags
 
@@ -173,17 +173,19 @@ class Printer:
         variances = " ".join(f"{value:.5g}" for value in record.theta)
         sizes = " ".join(f"{value:.0f}" for value in record.group_sizes)
         verdict = "accepted" if record.accepted else "rejected"
-        gain = f" ({record.gain:+.4f}, MC error {record.gain_mc_se:.2g})" if record.gain == record.gain else ""
+        gain = (
+            f" ({record.gain:+.4f}, MC error {shown(record.gain_mc_se, '.2g')})" if record.gain == record.gain else ""
+        )
         likelihood = f"log-likelihood {record.loglik:.4f}{gain} {verdict}, rate {record.rate:.3g}"
         self.line(
-            f"outer iteration {record.outer}: {likelihood}; variances {variances}; group sizes {sizes}; "
+            f"outer iteration {record.outer}: {likelihood}; theta {variances}; group sizes {sizes}; "
             f"fit {record.status} in {record.iterations} iterations"
         )
 
     def iteration(self, record: Record) -> None:
         if self._detail == "full":
             variances = " ".join(f"{value:.6g}" for value in record.theta)
-            self.line(f"  iteration {record.iteration}: variances {variances}; {record.pcg_iterations} PCG steps")
+            self.line(f"  iteration {record.iteration}: theta {variances}; {record.pcg_iterations} PCG steps")
 
 
 def start_lines(inputs: Inputs, options: Namespace, threads: int) -> str:
@@ -247,10 +249,11 @@ def closing_lines(result: RelaxResult) -> list[str]:
     first = result.history[0].loglik
     sizes = ", ".join(f"{name} {size:.1f}" for name, size in zip(result.fit.names, result.group_sizes, strict=True))
     lines = [
-        *component_lines(result.fit, [""] * len(result.fit.names)),  # and no test: the groups were chosen by the fit
+        *component_lines(result.fit),  # and no test: the groups were chosen by the fit
+        *bound_lines(result.fit),
         f"group sizes (sums of memberships): {sizes}",
         f"{result.num_accepted} accepted updates; log-likelihood {first:.4f} at the start, {first + result.gain:.4f} "
-        f"at the end, gain {result.gain:.4f} (MC error {result.gain_mc_se:.2g})",
+        f"at the end, gain {result.gain:.4f} (MC error {shown(result.gain_mc_se, '.2g')})",
         f"{result.status.name.lower()}: {in_flags(result.status.value)}",
         f"caution: {CAUTION}",
     ]

@@ -9,6 +9,7 @@ import pandas as pd
 
 from gpu_reml import io
 from gpu_reml.reml import FitResult, HEResult, layout_of
+from gpu_reml.reml.tables import shown
 
 from .components import with_alpha
 from .effects import after_fit, check_effects, check_folds
@@ -23,7 +24,7 @@ from .parser import Options, name_of
 from .plan import host_plan, memory_lines
 from .report import (
     ancestry_records,
-    confounded_lines,
+    caution_lines,
     enrichment_of,
     grm_lines,
     history_text,
@@ -179,7 +180,7 @@ def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan
     """Print a trait's table and write its files; whether it converged."""
     ancestries = ancestry_lines(ancestry_records(result, inputs, context["settings"]))
     liability = liability_of(result, inputs, context["phenotype"], context["settings"]["prevalence"])
-    told = [*ancestries, *liability_lines(liability), *device_lines(inputs)]
+    told = [*ancestries, *liability_lines(liability, result.names), *device_lines(inputs)]
     closing = [*closing_lines(result, context["seconds"]), *told]
     if len(inputs.phenotypes) > 1:
         closing = [f"phenotype {context['phenotype']}", *closing]
@@ -210,7 +211,8 @@ def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan
 def ancestry_lines(records: list[dict] | None) -> list[str]:
     """Heritability by ancestry, as a person reads it."""
     return [
-        f"h2 of ancestry {r['ancestry']}: {r['h2']:.5f}  SE {r['h2_se']:.5f}  Monte-Carlo error {r['h2_mc_se']:.2g}"
+        f"h2 of ancestry {r['ancestry']}: {r['h2']:.5f}  SE {shown(r['h2_se'], '.5f')}  "
+        f"Monte-Carlo error {shown(r['h2_mc_se'], '.2g')}"
         for r in records or []
     ]
 
@@ -240,7 +242,7 @@ def closing_lines(result: FitResult | HEResult, elapsed: float) -> list[str]:
         used = f"Haseman-Elston regression with {result.num_probes} probes"
         return [result.summary(), f"{used}, {result.column_passes:.0f} column-passes, {elapsed:.1f} s"]
     count = len(result.history)
-    lines = [result.summary(), *confounded_lines(result)]
+    lines = [result.summary(), *caution_lines(result)]
     if result.method == "exact":
         lines.append("exact dense REML: no Monte-Carlo error")
     else:

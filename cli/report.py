@@ -11,6 +11,7 @@ from scipy import sparse
 from gpu_reml import io, ops
 from gpu_reml.reml import Enrichment, FitResult, HEResult, Wald, enrichment, layout_of, wald_test
 from gpu_reml.reml.admixture import ancestry_heritability
+from gpu_reml.reml.tables import derived_rows
 
 from .inputs import Inputs
 from .liability import liability_of, liability_record
@@ -94,6 +95,17 @@ def confounded_lines(result: FitResult) -> list[str]:
     ]
 
 
+def bound_lines(result: FitResult) -> list[str]:
+    """What it means that a residual is at its lower bound."""
+    if not result.residuals_at_bound:
+        return []
+    return [
+        f"caution: {', '.join(result.residuals_at_bound)} is at its lower bound: the components want more than all of "
+        "the variance that they could explain, so h2 has no standard error. Look for samples that are there twice, "
+        "repeated records of one person, or a phenotype made of the genotypes"
+    ]
+
+
 def method_line(method: str, inputs: Inputs, options: Namespace) -> str:
     """What will run."""
     if method == "exact":
@@ -121,16 +133,12 @@ def hsq_text(result: FitResult | HEResult, further: Sequence[str] = ()) -> str:
     G, J = len(result.names), len(result.residual_names)
     label = ["V(G)"] if G == 1 else [f"V(G{g + 1})" for g in range(G)]
     residual = ["V(e)"] if J == 1 else [f"V(e{j + 1})" for j in range(J)]
-    scale = [*result.mean_traces, *result.residual_traces]
-    variances = [(value * s, se * s) for value, se, s in zip(result.theta, result.se, scale, strict=True)]
     digits = ".6f" if 1e-2 <= result.vp.estimate[0] < 1e9 else ".6e"  # GCTA's, where they say enough
-    h2 = result.h2
-    named = zip([*label, *residual], variances, strict=True)
-    rows = [f"{name}\t{value:{digits}}\t{se:{digits}}" for name, (value, se) in named]
-    rows.append(f"Vp\t{result.vp.estimate[0]:{digits}}\t{result.vp.se[0]:{digits}}")
-    rows += [f"{name}/Vp\t{h2.estimate[g]:.6f}\t{h2.se[g]:.6f}" for g, name in enumerate(label)]
-    if G > 1:
-        rows.append(f"Sum of V(G)/Vp\t{h2.estimate[G]:.6f}\t{h2.se[G]:.6f}")
+    shares = [f"{name}/Vp" for name in label] + ["Sum of V(G)/Vp"] * (G > 1)
+    rows = derived_rows([*label, *residual], result.variances, digits)
+    rows += derived_rows(["Vp"], result.vp, digits) + derived_rows(shares, result.h2)
+    for each, derived in result.heritabilities if result.sums else ():
+        rows += derived_rows([f"{each.label} ({each.meaning})"], derived)
     rows += further
     if isinstance(result, HEResult):
         return "\n".join(["Source\tVariance\tSE", *rows, f"n\t{result.num_samples}"]) + "\n"
@@ -150,8 +158,8 @@ def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str,
     """Everything about the run, ready for OUT.json."""
     record = fit_record(result) if isinstance(result, FitResult) else result.to_dict()
     described = zip(record["components"], inputs.model.num_variants, inputs.model.descriptions, strict=True)
-    for component, count, text in described:
-        component.update(num_variants=count, description=text)
+    for (component, count, text), kind in zip(described, inputs.model.kinds, strict=True):
+        component.update(kind=kind, num_variants=count, description=text)
     settings = context["settings"]
     effects = getattr(result, "fixed_effects", None)
     annotated = enrichment_of(result, inputs)
@@ -176,9 +184,15 @@ def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str,
         backend=inputs.planned.backend,
         device_memory=device_memory(inputs),
         notes=list(inputs.notes),
+        cautions=caution_lines(result),
         **context,
     )
     return record
+
+
+def caution_lines(result: FitResult | HEResult) -> list[str]:
+    """What to be careful about in a fit's estimates."""
+    return [*bound_lines(result), *confounded_lines(result)] if isinstance(result, FitResult) else []
 
 
 def genotype_record(inputs: Inputs, settings: dict[str, Any]) -> dict[str, Any]:
@@ -249,12 +263,12 @@ def device_memory(inputs: Inputs) -> dict[str, Any] | None:
 
 
 def history_text(result: FitResult, seconds: list[float]) -> str:
-    """OUT.history.tsv: one row an iteration."""
-    names = [*result.names, *result.residual_names]
+    """OUT.history.tsv: one row an iteration; variances are those explained."""
+    names, traces = [*result.names, *result.residual_names], np.append(result.mean_traces, result.residual_traces)
     rows = [
         {
             "iteration": record.iteration,
-            **{f"variance_{name}": value for name, value in zip(names, record.theta, strict=True)},
+            **{f"variance_{name}": value for name, value in zip(names, traces * record.theta, strict=True)},
             "decrement": record.decrement,
             "score_norm": record.score_norm,
             "pcg_iterations": record.pcg_iterations,

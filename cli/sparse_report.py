@@ -10,8 +10,10 @@ import pandas as pd
 from gpu_reml import io
 from gpu_reml.io.sparse import PathTable, path_frame, path_svg
 from gpu_reml.reml.sparse import Explained, Round, SparseResult
+from gpu_reml.reml.tables import shown
 
 from .inputs import Inputs
+from .report import bound_lines
 from .wording import fit_record, in_flags
 
 CAUTION = (
@@ -86,11 +88,11 @@ def path_table(result: SparseResult, inputs: Inputs) -> PathTable:
 
 def round_line(record: Round, inputs: Inputs) -> str:
     """One round as a person reads it."""
-    variances = " ".join(f"{value:.5g}" for value in record.theta)
+    theta = " ".join(f"{value:.5g}" for value in record.theta)
     certified = f"KKT to {record.kkt_violation:.1e} of lambda" if record.kkt_rounds else "KKT not checked"
     moved = "" if record.change != record.change else f", variances then moved by {record.change:.2%} of the phenotypic"
     return (
-        f"round {record.round}: variances {variances}; {len(record.support)} variants of {record.num_candidates} "
+        f"round {record.round}: theta {theta}; {len(record.support)} variants of {record.num_candidates} "
         f"candidates at lambda {record.lam:.5g}, {certified}; REML {record.fit_status}{moved}"
     )
 
@@ -106,8 +108,8 @@ def history_record(rounds: list[Round], inputs: Inputs, status: str) -> dict[str
     ids = inputs.variants.table["id"].to_numpy()
     return {
         "status": status,
-        "variances": [*inputs.covariance.names, "residual"],
-        "units": "variances in phenotype units squared; lambda in 1 / phenotype units",
+        "theta_of": [*inputs.covariance.names, "residual"],
+        "units": "theta in phenotype units squared per unit of K; lambda in 1 / phenotype units",
         "rounds": [round_record(r, ids) for r in rounds],
     }
 
@@ -202,10 +204,10 @@ def output_files(
 
 def closing_lines(result: SparseResult, table: pd.DataFrame) -> list[str]:
     """The results as a person reads them, then the [RESULT] lines."""
-    shown = ["snp_id", "chr", "bp", "a1", "freq", "beta_gls", "se_gls", "beta_debiased", "se_debiased", "p_debiased"]
-    lines = [result.fit.summary(), ""]
+    columns = ["snp_id", "chr", "bp", "a1", "freq", "beta_gls", "se_gls", "beta_debiased", "se_debiased", "p_debiased"]
+    lines = [result.fit.summary(), *bound_lines(result.fit), ""]
     if len(table):
-        lines += [table[shown].to_string(index=False, float_format=lambda value: f"{value:.4g}"), ""]
+        lines += [table[columns].to_string(index=False, float_format=lambda value: f"{value:.4g}"), ""]
     if len(result.dependent):
         left_out = table["snp_id"][np.isin(result.support, result.dependent)]
         lines.append(f"no effect of their own, combinations of the other variants chosen: {', '.join(left_out)}")
@@ -225,8 +227,9 @@ def closing_lines(result: SparseResult, table: pd.DataFrame) -> list[str]:
     return [
         *lines,
         f"[RESULT] var_components: {variances}",
-        f"[RESULT] h2_reml: {result.h2_reml.estimate:.6f} (SE {result.h2_reml.se:.6f})",
-        f"[RESULT] h2_chive: {chive.estimate:.6f} (SE {chive.se:.6f})",
-        f"[RESULT] h2_chive_reml: {both.estimate:.6f} (SE {both.se:.6f})",
+        *(
+            f"[RESULT] {name}: {share.estimate:.6f} (SE {shown(share.se, '.6f')})"
+            for name, share in (("h2_reml", result.h2_reml), ("h2_chive", chive), ("h2_chive_reml", both))
+        ),
         f"[RESULT] support_size: {len(result.support)}",
     ]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .monte_carlo import covariance_of_mean, widening
 from .spectral import Measure
 
 DISTINCT = 1e-5  # relative length below which a power of the eigenvalues adds nothing to those before it
@@ -54,21 +55,21 @@ class Calibration(NamedTuple):
         """(q, q) Monte-Carlo covariance of integrals of functions with values (q, d, k) at the deep probes' nodes.
 
         What is left after the least-squares fit by polynomials varies over the deep probes, and the quadratic's
-        coefficient times its own integral over all of them.  NaN for fewer than three deep probes.
+        coefficient times its own integral over all of them.  NaN for fewer than 16 deep probes.
         """
         coefficients, per_probe = self._split(values)
-        total = _covariance_of_mean(per_probe)
+        total = covariance_of_mean(per_probe)
         if self.quadratic is None:
             return total
         d, s = self.spectra.num_deep, self.spectra.num_probes
         slope = coefficients[:, -1]
         centred = self.quadratic - self.quadratic.mean()
-        shared = np.outer(slope, per_probe @ centred[:d]) / (s * max(d - 1, 1))
-        return total + np.outer(slope, slope) * (centred @ centred) / (s * max(s - 1, 1)) + shared + shared.T
+        shared = np.outer(slope, per_probe @ centred[:d]) / (s * max(d - 1, 1)) * widening(max(d - 1, 1)) ** 2
+        return total + np.outer(slope, slope) * covariance_of_mean(self.quadratic[None]) + shared + shared.T
 
     def deep_covariance(self, values: np.ndarray) -> np.ndarray:
         """The part of :meth:`covariance` that more deep probes reduce."""
-        return _covariance_of_mean(self._split(values)[1])
+        return covariance_of_mean(self._split(values)[1])
 
     def _split(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients (q, a) on the basis, and the centred integrals (q, d) of what the basis leaves."""
@@ -77,11 +78,6 @@ class Calibration(NamedTuple):
         rest = values - np.einsum("qa,adk->qdk", coefficients, self.basis)
         per_probe = np.einsum("qdk,dk->qd", rest, spectra.weights)
         return coefficients, per_probe - per_probe.mean(axis=1, keepdims=True)
-
-
-def _covariance_of_mean(centred: np.ndarray) -> np.ndarray:
-    d = centred.shape[1]
-    return centred @ centred.T / (d * (d - 1)) if d > 2 else np.full((len(centred),) * 2, np.nan)
 
 
 def spectra_of(nodes: np.ndarray, weights: np.ndarray, first_steps: tuple[np.ndarray, ...]) -> ProbeSpectra:

@@ -12,8 +12,8 @@ import numpy as np
 
 from . import likelihood
 from .exact import one_trait
-from .lanczos import standard_error
 from .linalg import project
+from .monte_carlo import error_of_mean
 from .precondition import complement_traces, core_on, make_projected_core, precondition
 from .probes import Probes, probes_are_exact
 from .settings import FitSettings
@@ -88,5 +88,5 @@ def added(one: Measured, two: Measured) -> Measured:
 
 
 def gain(rise: Measured, *, exact: bool) -> tuple[float, float]:
-    """A rise and its Monte-Carlo standard error (nan for a single probe, 0 for exact ones)."""
-    return rise.value, 0.0 if exact else standard_error(rise.per_probe)
+    """A rise and its Monte-Carlo standard error (nan for under 16 probes, 0 for exact ones)."""
+    return rise.value, 0.0 if exact else error_of_mean(rise.per_probe)

@@ -17,6 +17,7 @@ from .contract import SKEW
 from .covariance import MixedCovariance, as_covariance, diagonals_of
 from .likelihood import apply_v_at, fixed_inverse, solve
 from .linalg import Block, column_batches, columns, coordinates, gram, orthonormal_basis, project, symmetric
+from .monte_carlo import LEAST_PROBES, widening
 from .precondition import Preconditioner, ProjectedCore, precondition
 from .probes import probes_are_exact, trace_probes
 from .residuals import Layout, ResidualCovariance, layout_of
@@ -395,12 +396,12 @@ def _inverse_diagonal(
 
 
 def _mean_and_error(total: np.ndarray, squares: np.ndarray, probes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the probes and its standard error: 0 for exact probes, NaN for a single one."""
+    """Mean over the probes and its Monte-Carlo error: 0 for exact probes, NaN for fewer than 16."""
     s = probes.shape[1]
     mean = total / s
     if probes_are_exact(probes):
         return mean, np.zeros_like(mean)
-    if s < 2:
+    if s < LEAST_PROBES:
         return mean, np.full_like(mean, np.nan)
     # rounding may leave a variance of zero slightly negative
-    return mean, np.sqrt(np.maximum(squares / s - mean**2, 0) / (s - 1))
+    return mean, widening(s - 1) * np.sqrt(np.maximum(squares / s - mean**2, 0) / (s - 1))

@@ -152,7 +152,7 @@ def wald_test(result: FitResult, which: Sequence[str]) -> Wald:
     tested = np.array([result.names.index(name) for name in which])
     at_bound = result.at_bound
     kept = np.flatnonzero(~at_bound | np.isin(np.arange(len(at_bound)), tested))
-    information = np.linalg.inv(result.covariance)[np.ix_(kept, kept)]
+    information = result.information[np.ix_(kept, kept)]
     position = np.searchsorted(kept, tested)
     profiled = np.linalg.inv(np.linalg.inv(information)[np.ix_(position, position)])
     theta = np.where(at_bound[tested], 0.0, result.theta[tested])

@@ -27,11 +27,12 @@ from .moments import (
     probe_grams,
     quadratic_forms,
 )
+from .monte_carlo import covariance_of_mean
 from .precondition import complement_traces
 from .probes import Probes, checked_probes, probes_are_exact
 from .residuals import layout_of
 from .step import SingularInformationError, ai_step
-from .tables import Components, component_lines, component_records
+from .tables import Components, Sum, component_lines, component_records
 from .units import check_variances, in_given_units, in_moderate_units, reported_factors
 
 BATCH_BYTES = 1 << 28  # most memory that K_g z of a batch of probes may take
@@ -44,7 +45,7 @@ class HEResult(Components):
     """Haseman-Elston estimates, in the phenotype's units squared; ``theta`` has the residual last and may be negative.
 
     ``covariance``: sampling covariance for a normal phenotype, itself known to about 1 / num_probes of the errors.
-    ``mc_covariance``: Monte-Carlo covariance from the probes, which more probes reduce; NaN for fewer than three.
+    ``mc_covariance``: Monte-Carlo covariance from the probes, which more probes reduce; NaN for fewer than 16.
     ``T`` (G + 1, G + 1): traces tr(K_g K_h) on the complement of X, those with the residual exact.
     """
 
@@ -60,6 +61,12 @@ class HEResult(Components):
     column_passes: float
     residual_names: tuple[str, ...] = ("residual",)
     residual_traces: Sequence[float] = (1.0,)
+    sums: tuple[Sum, ...] = ()
+
+    @property
+    def remarks(self) -> list[str]:
+        """(G + 1,) which estimates are below zero."""
+        return ["below zero" if value < 0 else "" for value in self.theta]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and arrays, ready for JSON."""
@@ -67,16 +74,15 @@ class HEResult(Components):
             "method": "haseman-elston",
             "n": self.num_samples,
             **component_records(self),
-            "covariance": self.covariance,
-            "mc_covariance": self.mc_covariance,
+            "theta_covariance": self.covariance,
+            "theta_mc_covariance": self.mc_covariance,
             "num_probes": self.num_probes,
             "passes": self.column_passes,
         }
 
     def summary(self) -> str:
         """The table a person reads."""
-        remarks = ["below zero" if value < 0 else "" for value in self.theta[:-1]]
-        return "\n".join(component_lines(self, remarks))
+        return "\n".join(component_lines(self))
 
 
 def haseman_elston(
@@ -174,13 +180,9 @@ class ProbeMoments(NamedTuple):
 
     def error_of(self, theta: np.ndarray) -> np.ndarray:
         """(G + 1, G + 1) Monte-Carlo covariance of T theta, from the spread over probes."""
-        G, s = len(self.traces), len(self.per_probe)
+        G = len(self.traces)
         out = np.zeros((G + 1, G + 1))
-        if s < 3:
-            return np.full_like(out, np.nan)
-        values = self.per_probe @ theta[:G]
-        centred = values - values.mean(axis=0)
-        out[:G, :G] = centred.T @ centred / (s * (s - 1))
+        out[:G, :G] = covariance_of_mean((self.per_probe @ theta[:G]).T)
         return out
 
 

@@ -28,9 +28,20 @@ def delta_method(estimate: np.ndarray, jacobian: np.ndarray, covariance: np.ndar
     """Standard errors sqrt(diag(J C J')) of functions with Jacobian J (k, p)."""
 
     def spread(C):
-        return np.sqrt(np.maximum(np.einsum("kp,pq,kq->k", jacobian, C, jacobian), 0))
+        unknown = ~np.isfinite(np.diag(C))  # of a parameter without an error: what depends on it has none either
+        known = np.where(unknown[:, None] | unknown[None], 0.0, C)
+        found = np.sqrt(np.maximum(np.einsum("kp,pq,kq->k", jacobian, known, jacobian), 0))
+        return np.where((jacobian != 0) @ unknown, np.nan, found)
 
     return Derived(np.atleast_1d(estimate), spread(covariance), spread(mc))
+
+
+def explained_variances(
+    theta: np.ndarray, mean_traces: np.ndarray, covariance: np.ndarray, mc: np.ndarray, residual_traces=(1.0,)
+) -> Derived:
+    """(G + J,) theta_g tr(K_g) / n and eta_j tr(R_j) / n: they add up to the phenotypic variance."""
+    atoms = np.append(mean_traces, residual_traces)
+    return delta_method(theta * atoms, np.diag(atoms), covariance, mc)
 
 
 def heritability(
@@ -41,14 +52,20 @@ def heritability(
     h2_g = theta_g t_g / (sum_h theta_h t_h + sum_j eta_j r_j) with t_g = tr(K_g) / n, mean_traces (G,), and
     r_j = tr(R_j) / n, residual_traces (J,); theta (G + J,).
     """
-    atoms = np.append(mean_traces, residual_traces)
-    parts = theta * atoms
-    total = parts.sum()
     G = len(mean_traces)
-    shares = np.append(parts[:G], parts[:G].sum()) / total
-    direct = np.vstack([np.diag(atoms)[:G], np.where(np.arange(len(atoms)) < G, atoms, 0.0)[None]])
-    jacobian = (direct - shares[:, None] * atoms[None]) / total
-    return delta_method(shares, jacobian, covariance, mc)
+    counted = np.vstack([np.eye(G), np.ones(G)])
+    return share_of_phenotypic(theta, mean_traces, covariance, mc, residual_traces, counted)
+
+
+def share_of_phenotypic(
+    theta: np.ndarray, mean_traces: np.ndarray, covariance: np.ndarray, mc: np.ndarray, residual_traces, counted
+) -> Derived:
+    """(k,) sums of components over the phenotypic variance; counted (k, G) is 1 for those that a sum has."""
+    atoms = np.append(mean_traces, residual_traces)
+    total = theta @ atoms
+    direct = np.hstack([counted, np.zeros((len(counted), len(residual_traces)))]) * atoms
+    shares = direct @ theta / total
+    return delta_method(shares, (direct - shares[:, None] * atoms[None]) / total, covariance, mc)
 
 
 def shares_of_genetic(
@@ -84,14 +101,27 @@ def mc_covariance_of_theta(ai: np.ndarray, score_covariance: np.ndarray, free: n
     return out
 
 
+def sampling_covariance(information: np.ndarray, without_error: np.ndarray) -> np.ndarray:
+    """(p, p) inverse of the information about the parameters that have an error; NaN for the others.
+
+    without_error (p,) bool: residuals at their bound.  There the likelihood still rises, so its curvature is no error;
+    the others' errors are those with these residuals held.
+    """
+    covariance = np.full(information.shape, np.nan)
+    rest = np.ix_(~without_error, ~without_error)
+    covariance[rest] = np.linalg.inv(information[rest])
+    return covariance
+
+
 def largest_mc_ratio(
     theta: np.ndarray, mean_traces: np.ndarray, covariance: np.ndarray, mc: np.ndarray, residual_traces=(1.0,)
 ) -> float:
-    """The largest mc_se / se over the variance components and heritabilities."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        variances = np.sqrt(np.diag(mc) / np.diag(covariance))
-        h2 = heritability(theta, mean_traces, covariance, mc, residual_traces)
-        return float(np.max(np.append(variances, np.nan_to_num(h2.mc_se / h2.se))))
+    """The largest mc_se / se over the variance components and heritabilities that have a standard error."""
+    h2 = heritability(theta, mean_traces, covariance, mc, residual_traces)
+    se = np.append(np.sqrt(np.diag(covariance)), h2.se)
+    mc_se = np.append(np.sqrt(np.diag(mc)), h2.mc_se)
+    known = se > 0
+    return float(np.max(mc_se[known] / se[known], initial=0.0))
 
 
 def boundary_weights(information: np.ndarray, num_points: int | None = None, *, num_residuals: int = 1) -> np.ndarray:

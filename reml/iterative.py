@@ -13,9 +13,10 @@ import numpy as np
 
 from . import likelihood
 from .covariance import CountingCovariance
-from .inference import largest_mc_ratio, mc_covariance_of_theta
+from .inference import largest_mc_ratio, mc_covariance_of_theta, sampling_covariance
 from .linalg import Block, columns, project
 from .moments import Moments, check_left, moments, start_values
+from .monte_carlo import LEAST_PROBES
 from .precondition import (
     Preconditioner,
     ProjectedCore,
@@ -69,7 +70,8 @@ class Problem(NamedTuple):
     def mc_ratio(self, theta: np.ndarray, ai: np.ndarray, mc: np.ndarray) -> float:
         """Largest mc_se / se over what is reported."""
         layout = self.layout
-        sampling, mc = np.linalg.inv(layout.reduced(ai)), layout.reduced(mc)
+        sampling = sampling_covariance(layout.reduced(ai), layout.without_error(free_parameters(self, theta)))
+        mc = layout.reduced(mc)
         return largest_mc_ratio(layout.reported(theta), layout.mean_traces, sampling, mc, layout.residual_traces)
 
 
@@ -353,5 +355,5 @@ def probes_wanted(problem: Problem, probes: Probes, state: FitState, here: Evalu
     if ratio <= 1:
         return used
     if not np.isfinite(ratio):  # too few probes to know their spread
-        return min(available, max(8, 2 * used))
+        return min(available, max(LEAST_PROBES, 2 * used))
     return min(available, max(used + 4, int(np.ceil(1.15 * ratio**2 * used))))

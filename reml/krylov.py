@@ -17,10 +17,11 @@ from .calibration import Calibration, ProbeSpectra, calibrate, spectra_of
 from .contract import check_symmetric, check_traces
 from .covariance import CountingCovariance
 from .hooks import Hooks
-from .inference import largest_mc_ratio, mc_covariance_of_theta
+from .inference import largest_mc_ratio, mc_covariance_of_theta, sampling_covariance
 from .lanczos import LanczosState, lanczos_start, lanczos_step, ritz_measures
 from .linalg import Block, column_batches, column_dots, columns, coordinates, gram, project, symmetric
 from .moments import check_left, check_separable
+from .monte_carlo import LEAST_PROBES
 from .probes import Probes, probes_are_exact
 from .residuals import layout_of
 from .result import Estimate, FitResult, FixedEffects, Record, Status, make_result
@@ -269,7 +270,8 @@ def estimate(cohort: Cohort, measure: Measure, calibration: Calibration, floor: 
     if exact:
         errors, deep_only = np.zeros_like(errors), np.zeros_like(deep_only)
     mc, mc_of_deep = (mc_covariance_of_theta(ai, part / 4, free) for part in (errors[:2, :2], deep_only))
-    layout, sampling = layout_of(cohort.covariance), np.linalg.inv(ai)
+    layout = layout_of(cohort.covariance)
+    sampling = sampling_covariance(ai, layout.without_error(free))
     ratio, ratio_of_deep = (
         largest_mc_ratio(theta, layout.mean_traces, sampling, part, layout.residual_traces) for part in (mc, mc_of_deep)
     )
@@ -286,7 +288,7 @@ def probes_wanted(found: list[Found], steps: int, spectra: ProbeSpectra, availab
     if worst.ratio <= target:
         return now
     if np.isnan(worst.ratio):  # too few probes to know their spread
-        return tuple(min(available, max(8, 2 * count)) for count in now)
+        return tuple(min(available, max(LEAST_PROBES, 2 * count)) for count in now)
     a = worst.ratio_of_deep**2 * spectra.num_deep
     b = max(worst.ratio**2 - worst.ratio_of_deep**2, 0) * spectra.num_probes
     common = 1.15 * (np.sqrt(a * steps) + np.sqrt(b)) / target**2

@@ -9,6 +9,7 @@ from gpu_reml.ops.arguments import as_apply, as_block, as_count, as_number
 
 from .contract import NOT_FINITE, NOT_SYMMETRIC, skew_of
 from .linalg import Block, column_batches, column_dots, columns, of_shape, take_columns
+from .monte_carlo import error_of_mean
 from .pcg import BreakdownError
 
 Apply = Callable[[Block], Block]
@@ -151,8 +152,8 @@ def slq(
     Stops when the estimate moves between two steps by at most ``tol`` per sample or ``mc_share`` Monte-Carlo errors,
     or after ``max_steps``.  control_mean: the exact tr(V) on the space of the probes, if known; z'Vz (the first Lanczos
     coefficient) is then used as a control variate with its regression slope over the probes.
-    Cost: one pass of s columns a step, ``at_once`` at a time (None for all).  mc_se is the standard error over probes;
-    with sqrt(n) I as probes the estimate is exact and mc_se says nothing.
+    Cost: one pass of s columns a step, ``at_once`` at a time (None for all).  mc_se is the standard error over probes
+    (NaN for fewer than 16); with sqrt(n) I as probes the estimate is exact and mc_se says nothing.
     Raises ValueError for wrong arguments, a V that is not symmetric, and an f without value at an eigenvalue of V, such
     as log where V is not positive definite.
     Source: Ubaru, Chen & Saad 2017, SIAM J. Matrix Anal. Appl. 38:1075.
@@ -199,9 +200,10 @@ def quadrature_of_trace(
             )
         per_probe = controlled(values, tridiagonal, control_mean)
         estimate, taken = float(per_probe.mean()), len(tridiagonal.alpha)
-        allowed = max(tol * len(probes), mc_share * np.nan_to_num(standard_error(per_probe)))
+        mc_se = error_of_mean(per_probe, int(control_mean is not None))
+        allowed = max(tol * len(probes), mc_share * np.nan_to_num(mc_se))
         if taken >= limit or abs(estimate - previous) <= allowed:
-            return SlqResult(estimate, standard_error(per_probe), per_probe, taken)
+            return SlqResult(estimate, mc_se, per_probe, taken)
         previous = estimate
 
 
@@ -236,9 +238,3 @@ def regression_slope(values: np.ndarray, control: np.ndarray) -> float:
     spread = np.sum(c * c)
     scale = np.finfo(float).eps * max(1.0, float(np.max(np.abs(control))))
     return float(np.sum(v * c) / spread) if spread > control.size * scale**2 else 0.0
-
-
-def standard_error(per_probe: np.ndarray) -> float:
-    """Standard error of the mean over probes; NaN for a single probe, whose spread is unknown."""
-    s = len(per_probe)
-    return float(per_probe.std(ddof=1) / np.sqrt(s)) if s > 1 else float("nan")

@@ -12,7 +12,7 @@ import numpy as np
 from gpu_reml.ops.arguments import as_apply, as_matrix, as_variances, as_vector
 
 from .covariance import Covariance, as_covariance
-from .lanczos import quadrature_of_trace, standard_error, symmetric_in_sight
+from .lanczos import quadrature_of_trace, symmetric_in_sight
 from .linalg import (
     Block,
     column_batches,
@@ -25,6 +25,7 @@ from .linalg import (
     symmetric,
     take_columns,
 )
+from .monte_carlo import error_of_mean
 from .pcg import PcgResult, pcg
 from .precondition import Preconditioner, ProjectedCore, precondition
 from .probes import probes_are_exact, trace_probes
@@ -160,7 +161,7 @@ def loglik(
 def loglik_from(logdets: np.ndarray, ypy: float, dimension: int, Py: Block) -> Loglik:
     """-1/2 [log|A'VA| + y'Py] - (n-c)/2 log 2 pi from log-determinants (s,) by probe."""
     per_probe = -0.5 * (logdets + ypy) - 0.5 * dimension * np.log(2 * np.pi)
-    mc_se = 0.5 * standard_error(logdets)
+    mc_se = 0.5 * error_of_mean(logdets, 1)
     return Loglik(float(per_probe.mean()), mc_se, float(logdets.mean()), ypy, Py, per_probe)
 
 

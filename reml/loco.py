@@ -19,6 +19,7 @@ from gpu_reml.ops.loco import LeaveOut
 from .association import Scan, left_of_fixed_effects, make_scan, tested_variants
 from .lanczos import lanczos_steps, ritz_measures
 from .linalg import Block, column_batches, column_dots, column_lengths, columns, project, take_columns
+from .monte_carlo import LEAST_PROBES, widening
 from .pcg import PcgResult, pcg
 from .traits import check_unit
 
@@ -237,7 +238,8 @@ def shrunken_means(values: np.ndarray, groups: np.ndarray, num_groups: int) -> S
 
     m_c = m + B_c (mean_c - m), B_c = tau^2 / (tau^2 + s^2 / n_c), with s^2 and tau^2 the variances within and between
     groups from the analysis of variance, tau^2 >= 0 (Searle, Casella & McCulloch 1992, Variance Components, 3.6).
-    nan errors where no group has two values that tell s^2.  Freedom: s less the trace of the map from values to means.
+    nan errors for fewer than 16 values, or where no group has two that tell s^2.  Freedom: s less the trace of the map
+    from values to means.
     """
     N = len(values)
     counts = np.bincount(groups, minlength=num_groups)[:, None].astype(np.float64)
@@ -257,7 +259,8 @@ def shrunken_means(values: np.ndarray, groups: np.ndarray, num_groups: int) -> S
     B = np.divide(counts * tau2, counts * tau2 + s2, out=np.zeros_like(means), where=counts * tau2 + s2 > 0)
     error = np.where(counts > 0, B * s2 / np.maximum(counts, 1), tau2) + (1 - B) ** 2 * s2 / N
     freedom = N - 1 - (B * (used[:, None] - counts / N)).sum(axis=0)
-    return Shrunken(overall + B * (means - overall), np.sqrt(error), freedom)
+    known = widening(within) if N >= LEAST_PROBES else np.nan
+    return Shrunken(overall + B * (means - overall), known * np.sqrt(error), freedom)
 
 
 def loco_scan(

@@ -65,6 +65,16 @@ class Layout:
             out[-1] = True
         return out
 
+    def without_error(self, free: np.ndarray) -> np.ndarray:
+        """(G + J,) bool: residuals without a standard error, which are all where none is free of its bound, else none.
+
+        free (p,) bool: parameters off their bound.  A residual at its bound beside others that are not is like a
+        component at zero: V is far from singular, and the information is an error as much as theirs.
+        """
+        at_bound = ~free[self.estimated]
+        at_bound[: self.num_genetic] = False
+        return at_bound & at_bound[self.num_genetic :].all()
+
     def reported(self, theta: np.ndarray) -> np.ndarray:
         """Variances to report (G + J,) from parameters (p,)."""
         out = np.array(theta, np.float64)[self.estimated]

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .inference import Lrt, likelihood_ratio_test
+from .inference import Lrt, likelihood_ratio_test, sampling_covariance
 from .linalg import logdet_gram
 from .residuals import layout_of
 from .spectral import Profile
-from .tables import Components, component_lines, component_records
+from .tables import Components, Sum, component_lines, component_records, shown
 
 
 class Status(Enum):
@@ -55,8 +55,11 @@ class FitResult(Components):
     """A REML fit.  Variances are in the phenotype's units squared; ``theta`` (G + J,) has the residuals last.
 
     ``score``: gradient of the log-likelihood where it was last evaluated.
-    ``covariance``: sampling covariance of theta, the inverse average information.  ``mc_covariance``: Monte-Carlo
-    covariance from the probes, a separate error that more probes reduce (zero on components held at their bound).
+    ``information``: average information about theta.  ``covariance``: sampling covariance of theta, its inverse; NaN
+    for the residual at its lower bound (all of them, if there are several), where the likelihood still rises and no
+    such error holds, nor one of h2: the components' errors are then those with it held.  ``at_bound`` (G + J,).
+    ``mc_covariance``: Monte-Carlo covariance from the probes, a separate error that more probes reduce (zero on
+    components held at their bound); widened by Student's law, NaN for fewer than 16 probes.
     ``loglik``: log-likelihood of the error contrasts, with -(n-c)/2 log 2 pi; ``loglik_gcta``: the convention of GCTA,
     -1/2 (log|V| + log|X'V^-1X| + y'Py), which depends on how X is coded.
     ``method``: krylov, iterative or exact.  ``profile``: profile likelihood of h2, where it came for nothing.
@@ -66,6 +69,7 @@ class FitResult(Components):
     names: tuple[str, ...]
     theta: np.ndarray
     score: np.ndarray
+    information: np.ndarray
     covariance: np.ndarray
     mc_covariance: np.ndarray
     mean_traces: np.ndarray
@@ -88,6 +92,18 @@ class FitResult(Components):
     profile: Profile | None = None
     residual_names: tuple[str, ...] = ("residual",)
     residual_traces: np.ndarray = field(default_factory=lambda: np.ones(1))
+    sums: tuple[Sum, ...] = ()
+
+    @property
+    def remarks(self) -> list[str]:
+        """(G + J,) which variances are at their lower bound."""
+        return ["at bound" if bound else "" for bound in self.at_bound]
+
+    @property
+    def residuals_at_bound(self) -> tuple[str, ...]:
+        """All residuals, where all are at their lower bound: they and h2 have no standard error; else none."""
+        G = len(self.names)
+        return tuple(name for name, se in zip(self.residual_names, self.se[G:], strict=True) if np.isnan(se))
 
     @property
     def converged(self) -> bool:
@@ -100,8 +116,8 @@ class FitResult(Components):
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, ready for JSON; the keys of OUT.json that belong to the fit."""
         table = component_records(self)
-        for component, at_bound in zip(table["components"], self.at_bound, strict=False):
-            component["at_bound"] = bool(at_bound)
+        for row, at_bound in zip([*table["components"], *table["residuals"]], self.at_bound, strict=True):
+            row["at_bound"] = bool(at_bound)
         return {
             "method": self.method,
             "status": self.status.name.lower(),
@@ -120,8 +136,8 @@ class FitResult(Components):
             "lrt_weights": self.lrt.weights,
             **table,
             "h2_profile": None if self.profile is None else self.profile._asdict(),
-            "covariance": self.covariance,
-            "mc_covariance": self.mc_covariance,
+            "theta_covariance": self.covariance,
+            "theta_mc_covariance": self.mc_covariance,
             "num_probes": self.num_probes,
             "mc_se_over_se": self.mc_ratio,
             "mc_target": self.mc_target,
@@ -133,12 +149,13 @@ class FitResult(Components):
 
     def summary(self) -> str:
         """The table a person reads."""
-        lines = component_lines(self, ["at bound" if bound else "" for bound in self.at_bound[: len(self.names)]])
+        lines = component_lines(self)
         if self.profile is not None:
             lower, upper, level = self.profile.lower, self.profile.upper, self.profile.level
-            lines[-1] += f"  profile-likelihood {level:.0%} interval {lower:.4f} to {upper:.4f}"
+            interval = f"from {lower:.6g} up" if self.residuals_at_bound else f"{lower:.4f} to {upper:.4f}"
+            lines[-1] += f"  profile-likelihood {level:.0%} interval {interval}"
         lines.append(
-            f"log-likelihood {self.loglik:.4f} (Monte-Carlo error {self.loglik_mc_se:.2g}), "
+            f"log-likelihood {self.loglik:.4f} (Monte-Carlo error {shown(self.loglik_mc_se, '.2g')}), "
             f"null {self.loglik_null:.4f}; LRT {self.lrt.statistic:.3f} on {self.lrt.df} df, p = {self.lrt.p:.3g}"
         )
         return "\n".join(lines)
@@ -181,6 +198,7 @@ def make_result(covariance, X: np.ndarray, scale: float, estimate: Estimate, **d
     """
     n, c = X.shape
     layout = layout_of(covariance)
+    information = layout.reduced(estimate.ai) / scale**4
     null = estimate.loglik_null
     if null is None:
         null = -0.5 * (n - c) * (1 + np.log(2 * np.pi))  # theta_e = 1, the variance of the scaled y
@@ -195,7 +213,8 @@ def make_result(covariance, X: np.ndarray, scale: float, estimate: Estimate, **d
         names=layout.names,
         theta=layout.reported(estimate.theta) * scale**2,
         score=estimate.score[layout.estimated] / scale**2,
-        covariance=np.linalg.inv(layout.reduced(estimate.ai)) * scale**4,
+        information=information,
+        covariance=sampling_covariance(information, layout.without_error(estimate.free)),
         mc_covariance=layout.reduced(estimate.mc) * scale**4,
         mean_traces=layout.mean_traces,
         at_bound=~estimate.free[layout.estimated],

@@ -33,6 +33,7 @@ from .certified import (
 from .covariance import CountingCovariance
 from .debias import Inference, debiased, independent_columns, least_squares
 from .exact import one_trait
+from .inference import delta_method
 from .lasso import DescentSettings, LassoPath, Quadratic, distinct_columns
 from .linalg import project
 from .pcg import BreakdownError
@@ -182,8 +183,8 @@ class SparseResult:
         total = all_ @ values
         share = counted @ values / total
         slope = (counted - share * all_) / total
-        variance = slope[0] ** 2 * explained.se**2 + slope[1:] @ self.fit.covariance @ slope[1:]
-        return Share(float(share), float(np.sqrt(variance)))
+        of_theta = delta_method(share, slope[None, 1:], self.fit.covariance, self.fit.mc_covariance)
+        return Share(float(share), float(np.hypot(slope[0] * explained.se, of_theta.se[0])))
 
 
 Estimator = Callable[[np.ndarray, np.ndarray | None], FitResult]

@@ -8,6 +8,7 @@ from .contract import check_traces
 from .covariance import Covariance, placed, squares_of
 from .lanczos import regression_slope
 from .linalg import Block, column_batches, column_dots, take_columns
+from .monte_carlo import covariance_of_mean
 from .precondition import Preconditioner, ProjectedCore
 
 
@@ -32,11 +33,7 @@ class TraceEstimates(NamedTuple):
     @property
     def covariance(self) -> np.ndarray:
         """Monte-Carlo covariance (G + 1, G + 1) of :attr:`mean`; a degree of freedom goes to the total's slope."""
-        s = self.per_probe.shape[1]
-        if s < 3:
-            return np.full((len(self.per_probe),) * 2, np.nan)
-        centred = self.per_probe - self.mean[:, None]
-        return centred @ centred.T / (s * (s - 1 - (self.num_slopes > 0)))
+        return covariance_of_mean(self.per_probe, int(self.num_slopes > 0))
 
 
 def products_with(covariance: Covariance, A: Block, FB: Any, at_once: int | None = None) -> np.ndarray:

@@ -125,5 +125,6 @@ def in_given_units(result: Components, factors: np.ndarray | None) -> Components
     }
     if isinstance(result, FitResult):
         history = tuple(_given(record, factors) for record in result.history)
-        return replace(result, **changes, score=result.score * factors, history=history)
+        own = {"score": result.score * factors, "information": result.information * squares}
+        return replace(result, **changes, **own, history=history)
     return replace(result, **changes, T=result.T * squares)

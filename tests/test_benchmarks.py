@@ -154,14 +154,14 @@ def test_a_reference_of_another_phenotype_is_refused(benchmarks, tiny, tmp_path)
 
 def test_differences_are_in_standard_errors_of_the_reference(benchmarks, tiny):
     record = {
-        "components": [{"variance": 0.43}], "residuals": [{"variance": 0.52}], "h2": {"estimate": 0.41}
+        "components": [{"theta": 0.43}], "residuals": [{"theta": 0.52}], "h2": {"estimate": 0.41}
     }  # fmt: skip
     found = benchmarks("fits").differences(record, a_reference(benchmarks, tiny[1]))
     assert found == pytest.approx({"max": 0.4, "rms": np.sqrt((0.3**2 + 0.4**2) / 2), "h2": 0.2})
 
 
 def test_a_fit_and_its_reference_must_have_as_many_components(benchmarks, tiny):
-    record = {"components": [{"variance": 0.1}] * 2, "residuals": [{"variance": 0.5}], "h2": {"estimate": 0.2}}
+    record = {"components": [{"theta": 0.1}] * 2, "residuals": [{"theta": 0.5}], "h2": {"estimate": 0.2}}
     with pytest.raises(ValueError, match="3 variances and its reference 2"):
         benchmarks("fits").differences(record, a_reference(benchmarks, tiny[1]))
 

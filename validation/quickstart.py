@@ -12,7 +12,8 @@ from .example import example_cohort
 
 def comparison(record: dict, truth: dict) -> str:
     """The table of estimates beside the simulated truth."""
-    rows = [(c["name"], c["variance"], c["se"], c["mc_se"]) for c in [*record["components"], *record["residuals"]]]
+    keys = ("name", "theta", "theta_se", "theta_mc_se")
+    rows = [tuple(c[key] for key in keys) for c in [*record["components"], *record["residuals"]]]
     lines = [f"{'':12s} {'simulated':>10s} {'estimate':>10s} {'SE':>8s} {'MC error':>9s} {'(est - sim)/SE':>15s}"]
     for name, variance, se, mc_se in rows:
         true = truth["theta"][name]

@@ -76,7 +76,7 @@ def same(folder, out, y, X, Ks):
     expected = exact_reml(y, X, Ks)
     rows = [*record["components"], *record["residuals"]]
     se = np.sqrt(np.diag(np.linalg.inv(expected.ai)))
-    np.testing.assert_allclose([row["variance"] for row in rows], expected.theta, atol=2e-3 * se.min())
+    np.testing.assert_allclose([row["theta"] for row in rows], expected.theta, atol=2e-3 * se.min())
     np.testing.assert_allclose([row["se"] for row in rows], se, rtol=5e-3)
     assert record["loglik"] == pytest.approx(expected.loglik, abs=1e-3)
     return record
@@ -104,7 +104,7 @@ def test_the_documented_merge_gives_the_dense_answers_of_both_fits(place):
     assert run(folder, command) == 0
     rounds = json.loads((folder / "out/zscore_merge.merge/zscore_merge_summary.json").read_text())["rounds"]
     first = exact_reml(y, X, kernels(Z, THIRDS))
-    np.testing.assert_allclose([c["variance"] for c in rounds[0]["components"]], first.theta[:-1], atol=1e-3)
+    np.testing.assert_allclose([c["theta"] for c in rounds[0]["components"]], first.theta[:-1], atol=1e-3)
     assert [c["name"] for c in rounds[-1]["components"]] == ["fine0", "zmerge_block_0000"]
     weak = dense.kernel(Z, (THIRDS > 0).astype(float))
     same(folder, "out/zscore_merge", y, X, [dense.kernel(Z, (THIRDS == 0).astype(float)), weak])
@@ -220,7 +220,7 @@ def test_smile_weights_join_environments_and_several_residuals(place, blocks):
     record = json.loads((folder / "out/all.json").read_text())
     K, s = smile_kernel(Z, blocks[0], 0), (e - e.mean()) / e.std()
     every = [K, np.outer(s, s) * K, *(np.diag((group == level).astype(float)) for level in "ab")]
-    theta = np.array([row["variance"] for row in [*record["components"], *record["residuals"]]])
+    theta = np.array([row["theta"] for row in [*record["components"], *record["residuals"]]])
     se = np.array([row["se"] for row in [*record["components"], *record["residuals"]]])
     score = dense.dense_score(np.append(theta, 0), y, np.column_stack([X, e]), every)[:-1] * se
     free = theta > 1e-4 * theta.sum()

@@ -74,7 +74,7 @@ def test_weak_components_are_merged_and_the_last_fit_is_the_dense_fit_of_the_mer
     for fit, expected in ((summary["rounds"][0], one), (summary["rounds"][1], two)):
         se = np.sqrt(np.diag(np.linalg.inv(expected.ai)))[:-1]
         found = pd.DataFrame(fit["components"])
-        np.testing.assert_allclose(found["variance"], expected.theta[:-1], atol=1e-3 * se.min())
+        np.testing.assert_allclose(found["theta"], expected.theta[:-1], atol=1e-3 * se.min())
         np.testing.assert_allclose(found["se"], se, rtol=1e-3)
         np.testing.assert_allclose(found["z"], expected.theta[:-1] / se, atol=2e-3)
         np.testing.assert_allclose(fit["loglik"], expected.loglik, atol=1e-3)
@@ -99,9 +99,9 @@ def test_every_file_of_both_rounds_is_there_and_says_what_it_is_of(cohort, tmp_p
         fit = folder / f"round{number:02d}/fit"
         record, stats = read(fit.with_name("fit.json")), read(fit.with_name("fit.ai_stats.json"))
         theta, ai = np.load(folder / trace["theta_npy"][number]), np.load(folder / trace["ai_npy"][number])
-        variances = [c["variance"] for c in [*record["components"], *record["residuals"]]]
+        variances = [c["theta"] for c in [*record["components"], *record["residuals"]]]
         np.testing.assert_array_equal(theta, variances)
-        np.testing.assert_allclose(np.linalg.inv(ai * stats["n_samples"]), record["covariance"], rtol=1e-6)
+        np.testing.assert_allclose(np.linalg.inv(ai * stats["n_samples"]), record["theta_covariance"], rtol=1e-6)
         np.testing.assert_allclose(np.load(fit.with_name("theta_se.npy")), [c["se"] for c in record["components"]])
         z = np.load(fit.with_name("theta_z.npy"))
         np.testing.assert_allclose(z, [c["variance"] / c["se"] for c in record["components"]])
@@ -220,8 +220,8 @@ def test_exported_arrays_are_the_fits_estimates_information_and_score(cohort, tm
     assert run(cohort, "--export-ai", "--method", method, out=tmp_path / "out", merge=False) == 0
     theta, ai, grad = (np.load(tmp_path / f"out.{name}.npy") for name in ("theta", "ai", "grad"))
     record, stats = read(tmp_path / "out.json"), read(tmp_path / "out.ai_stats.json")
-    np.testing.assert_array_equal(theta[:-1], [c["variance"] for c in record["components"]])
-    np.testing.assert_allclose(np.linalg.inv(ai * (N - 1)), record["covariance"], rtol=1e-6)
+    np.testing.assert_array_equal(theta[:-1], [c["theta"] for c in record["components"]])
+    np.testing.assert_allclose(np.linalg.inv(ai * (N - 1)), record["theta_covariance"], rtol=1e-6)
     kernels = [dense.kernel(cohort["Z"], np.isin(np.arange(M), s).astype(float)) for s in SETS.values()]
     score = dense.dense_score(theta, cohort["two"], np.ones((N - 1, 1)), kernels)
     per_se = np.sqrt(np.diag(ai * (N - 1)))  # the score in units of its own spread

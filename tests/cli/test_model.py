@@ -67,8 +67,8 @@ def check(record, y, X, Ks, Rs):
     """The record is the maximum that dense formulas see, its errors are theirs, and h2 is weighted by traces."""
     rows = [*record["components"], *record["residuals"]]
     every = [*Ks, *(np.diag(r) for r in Rs)]
-    theta = np.array([row["variance"] for row in rows])
-    se = np.array([row["se"] for row in rows])
+    theta = np.array([row["theta"] for row in rows])
+    se = np.array([row["theta_se"] for row in rows])
     assert len(theta) == len(every)
     score = dense.dense_score(np.append(theta, 0.0), y, X, every)[:-1] * se
     at_bound = theta < 1e-4 * theta.sum()
@@ -78,8 +78,17 @@ def check(record, y, X, Ks, Rs):
     np.testing.assert_allclose(se, np.sqrt(np.diag(np.linalg.inv(ai))), rtol=1e-3)
     traces = [np.trace(K) for K in every]
     np.testing.assert_allclose([row["trace"] for row in rows], traces, rtol=1e-6)
-    genetic = theta[: len(Ks)] @ traces[: len(Ks)]
-    assert record["h2"]["estimate"] == pytest.approx(genetic / (theta @ traces), rel=1e-6)
+    np.testing.assert_allclose([row["variance"] for row in rows], theta * traces / N, rtol=1e-6)
+    shares = theta[: len(Ks)] * traces[: len(Ks)] / (theta @ traces)
+    kinds = np.array([row["kind"] for row in record["components"]])
+    sums = {"h2": kinds == "additive", "d2": kinds == "dominance", "gxe": kinds == "environment"}
+    sums["H2"], sums["genetic"] = sums["h2"] | sums["d2"], kinds != ""
+    for label, counted in sums.items():
+        if label in record:
+            assert record[label]["estimate"] == pytest.approx(shares[counted].sum(), rel=1e-6, abs=1e-9)
+    reported = {label for label in ("d2", "gxe") if label in record}
+    assert reported == {label for label in ("d2", "gxe") if sums[label].any()}
+    assert ("H2" in record, "genetic" in record) == ("d2" in reported, "gxe" in reported)
 
 
 ONES = np.ones((N, 1))
@@ -131,7 +140,7 @@ def test_ancestries_have_variances_of_their_own(cohort, mode):
     assert names == (["residual_north", "residual_south"] if own else ["residual"])
     for a, row in enumerate(record["ancestries"]):
         A, B = np.mean(Q[:, a] * np.diag(K)), Q[:, a].mean()
-        tau, sigma = record["components"][a]["variance"], record["residuals"][a if own else 0]["variance"]
+        tau, sigma = record["components"][a]["theta"], record["residuals"][a if own else 0]["theta"]
         assert row["h2"] == pytest.approx(tau * A / (tau * A + sigma * B), rel=1e-6)
         assert 0 < row["h2_se"]
 
@@ -168,6 +177,37 @@ def test_dominance_is_a_component_of_its_own(cohort):
     assert code == 0
     D = to_dense(dominance(standardise([pack(cohort["counts"])], N)))
     check(record, cohort["y"], ONES, [dense.kernel(cohort["Z"]), dense.kernel(D)], [ONES[:, 0]])
+    assert record["h2"]["components"] == ["data"] and record["d2"]["components"] == ["dominance"]
+    hsq = pd.read_csv(cohort["folder"] / "out.hsq", sep="\t", index_col=0)["Variance"].astype(float)
+    for label, row in (("h2", "h2 (additive, narrow sense)"), ("d2", "d2 (dominance)")):
+        assert hsq[row] == pytest.approx(record[label]["estimate"], abs=1e-6)
+    assert hsq["H2 (additive + dominance, broad sense)"] == pytest.approx(hsq["Sum of V(G)/Vp"])
+    log = (cohort["folder"] / "out.log").read_text()
+    assert "(additive, narrow sense: data)" in log and "(dominance: dominance)" in log
+
+
+def test_what_is_in_h2_is_said_beside_environments(cohort):
+    code, record = run(cohort, "--gxe", cohort["folder"] / "env.txt", "--dominance")
+    assert code == 0
+    log = (cohort["folder"] / "out.log").read_text()
+    assert "(additive, narrow sense: data)" in log
+    assert "(genotype by environment, beside h2: data_x_age, data_x_dose)" in log
+    assert record["genetic"]["components"] == ["data", "data_x_age", "data_x_dose", "dominance"]
+
+
+def test_a_phenotype_made_of_the_genotypes_is_cautioned_about_and_has_no_standard_errors(cohort, capsys):
+    folder, K = cohort["folder"], dense.kernel(cohort["Z"])
+    values, vectors = np.linalg.eigh(K)
+    made = vectors @ (np.maximum(values, 0) * np.random.default_rng(3).standard_normal(N))
+    pd.read_csv(folder / "pheno.txt", sep="\t").assign(y=made).to_csv(folder / "made.txt", sep="\t", index=False)
+    code, record = run(cohort, "--pheno", folder / "made.txt", out="made")
+    printed = capsys.readouterr().out
+    assert code == 0 and record["residuals"][0]["at_bound"] and not record["components"][0]["at_bound"]
+    assert record["h2"]["se"] is None and record["residuals"][0]["se"] is None
+    (caution,) = record["cautions"]
+    assert "residual is at its lower bound" in caution and f"caution: {caution.removeprefix('caution: ')}" in printed
+    hsq = pd.read_csv(folder / "made.hsq", sep="\t", index_col=0, keep_default_na=False)["SE"]
+    assert (hsq["V(e)"], hsq["V(G)/Vp"], hsq["Vp"]) == ("NA", "NA", "NA")
 
 
 def test_everything_in_one_command(cohort):
@@ -196,9 +236,9 @@ def test_joint_tests_are_in_the_files(cohort):
     table = pd.read_csv(folder / "out.tests.tsv", sep="\t")
     assert list(table["test"]) == ["block_000", "block_001", "block_002", "all", "block_000,block_002"]
     np.testing.assert_allclose(table["statistic"], [row["statistic"] for row in record["joint_tests"]], rtol=1e-8)
-    theta = np.array([row["variance"] for row in record["components"]])
+    theta = np.array([row["theta"] for row in record["components"]])
     kept = np.append(theta > 0, True)  # what is held at zero is fixed there
-    inverse = np.linalg.inv(np.linalg.inv(record["covariance"])[np.ix_(kept, kept)])
+    inverse = np.linalg.inv(np.linalg.inv(record["theta_covariance"])[np.ix_(kept, kept)])
     place = np.cumsum(kept) - 1
     for which, statistic in zip(([0], [1], [2], [0, 1, 2], [0, 2]), table["statistic"], strict=True):
         free = [g for g in which if theta[g] > 0]

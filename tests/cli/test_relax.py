@@ -61,7 +61,7 @@ def test_five_files_say_what_was_learned(found):
     np.testing.assert_allclose(T.sum(axis=1), 1)
     meta, history = files["meta.json"], files["history.json"]["outer_iterations"]
     np.testing.assert_allclose(meta["group_sizes"], T.sum(axis=0))
-    variances = [c["variance"] for c in [*meta["fit"]["components"], *meta["fit"]["residuals"]]]
+    variances = [c["theta"] for c in [*meta["fit"]["components"], *meta["fit"]["residuals"]]]
     np.testing.assert_array_equal(variances, theta)
     assert (meta["n"], meta["num_variants"], meta["n_groups"]) == (N - 2, M, 2)
     assert meta["fixed_effects"] == ["intercept", "age"] and "no test" in meta["caution"]

@@ -147,7 +147,7 @@ class Dense:
 @pytest.fixture(scope="module")
 def truth(study, fitted):
     rows = [*fitted.record["components"], *fitted.record["residuals"]]
-    theta = np.array([row["variance"] for row in rows])
+    theta = np.array([row["theta"] for row in rows])
     assert (theta > 0.1).all()  # every component has a part in what follows
     return Dense(study, theta)
 
@@ -353,7 +353,7 @@ def test_given_matrices_have_genetic_values_only(study, tmp_path):
         out = tmp_path / f"with{genotypes}"
         assert fit(study, out, "--grm", folder / "house", *effects, genotypes=genotypes) == 0
         record = json.loads(out.with_name(f"{out.name}.json").read_text())
-        theta = np.array([row["variance"] for row in (*record["components"], *record["residuals"])])
+        theta = np.array([row["theta"] for row in (*record["components"], *record["residuals"])])
         at = dense.projection(theta, study.y[old], np.ones((N, 1)), Ks)
         expected = np.column_stack([t * own @ at.Py for t, own in zip(theta, Ks, strict=False)])
         names = [row["name"] for row in record["components"]]

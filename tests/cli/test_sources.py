@@ -73,7 +73,7 @@ def expected(cohort, sets, samples=slice(None), standardise=dense.standardised):
 
 
 def assert_fit(found, fit):
-    variances = [component["variance"] for component in found["components"]]
+    variances = [component["theta"] for component in found["components"]]
     np.testing.assert_allclose(variances, fit.theta[:-1], rtol=2e-3, atol=2e-3 * fit.theta.sum())
     np.testing.assert_allclose(found["loglik"], fit.loglik, rtol=1e-6)
 

@@ -96,7 +96,7 @@ def test_effects_and_variances_are_those_of_the_dense_formulas(folder, quick_sta
     Z, y, X = data["Z"], data["y"].astype("f8"), np.column_stack([np.ones(N), data["age"]])
     K = dense.kernel(Z)
     expected = exact_reml(y, np.column_stack([X, Z[:, PLANTED]]), [K])
-    theta = [part["variance"] for part in [*summary["fit"]["components"], *summary["fit"]["residuals"]]]
+    theta = [part["theta"] for part in [*summary["fit"]["components"], *summary["fit"]["residuals"]]]
     np.testing.assert_allclose(theta, expected.theta, rtol=1e-3)
     np.testing.assert_allclose(table["beta_gls"], expected.fixed_effects[2:], rtol=1e-4)
     np.testing.assert_allclose(table["se_gls"], np.sqrt(np.diag(expected.fixed_effects_cov))[2:], rtol=1e-3)

@@ -134,7 +134,7 @@ def test_scaling_y_scales_the_variances_by_its_square(cohort):
 def test_the_views_agree_with_the_result(cohort):
     found = haseman_elston(cohort.y, cohort.X, covariance_of(cohort), draw_probes(cohort.n, 20, 0))
     frame = found.to_frame()
-    np.testing.assert_array_equal(frame["variance"], found.theta)
+    np.testing.assert_array_equal(frame["theta"], found.theta)
     np.testing.assert_array_equal(frame["h2"][:2], found.h2.estimate[:2])
     record = found.to_dict()
     json.dumps(record["components"] + record["residuals"])

@@ -173,13 +173,11 @@ def test_further_probes_in_batches_are_those_taken_at_once(cohorts, deep, every)
     np.testing.assert_allclose(parts.moments, whole.moments, rtol=1e-9)
 
 
-@pytest.mark.parametrize("most", [1, 2, 3])
+@pytest.mark.parametrize("most", [1, 3, 15])
 def test_very_few_probes_come_near_the_exact_answer_and_say_what_is_known_of_their_error(most):
     cohort = make_cohort(150, 400, 1, seed=3)
     exact = fit_exact(cohort.y, cohort.X, cohort.Ks[:1])
     found = fit(cohort.y, cohort.X, cohort.Ks[:1], draw_probes(150, most, 0, seed=1))
     assert found.converged and found.num_probes == most and not found.mc_target_met
     assert (np.abs(found.theta - exact.theta) < 0.5 * exact.se).all()
-    assert np.isnan(found.mc_se).all() == (most < 3)
-    if most == 3:
-        assert (np.abs(found.theta - exact.theta) < 4 * found.mc_se).all()
+    assert np.isnan(found.mc_se).all()
