@@ -24,6 +24,7 @@ from gpu_reml.reml.precondition import ProjectedCore, complement_traces
 from .cross_validate import cross_validation_files
 from .effects_files import VariantEffects, effect_files
 from .inputs import Inputs
+from .options import MOMENTS
 from .outputs import model_path
 from .predict_run import (
     NewData,
@@ -66,8 +67,8 @@ def check_effects(options: Namespace) -> bool:
         raise io.InputError(f"{', '.join(of_new)}: of whom? give --prediction-bed-prefix or --prediction-pgen-prefix")
     if not flags:
         return False
-    if options.method == "he":
-        raise io.InputError(f"{flags}: need a REML fit; use another --method than he")
+    if options.method in MOMENTS:
+        raise io.InputError(f"{flags}: need a REML fit; use another --method than {options.method}")
     if options.prediction_bfile and options.prediction_pfile:
         raise io.InputError("--prediction-bed-prefix, --prediction-pgen-prefix: give one of them")
     if options.save_model or new:

@@ -11,11 +11,13 @@ import numpy as np
 from gpu_reml import io
 from gpu_reml.reml import FitResult
 
+from .options import MOMENTS
+
 
 def check_export(options: Namespace) -> None:
     """Raises InputError where there will be no average information."""
-    if options.export_ai and options.method == "he":
-        raise io.InputError("--export-ai: Haseman-Elston regression has no average information; use another --method")
+    if options.export_ai and options.method in MOMENTS:
+        raise io.InputError(f"--export-ai: --method {options.method} has no average information; use another")
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

@@ -207,7 +207,7 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
     notes = notes_of(tables, group)
     if not tables.sources.files:
         model = assemble(None, None, tables.parts, group.alignment, None, options)
-        said = (*notes, *model.notes, *planned.design.notes, *trait_notes(group))
+        said = (*notes, *model.notes, *planned.design.notes, *trait_notes(group, options))
         return Inputs(group.alignment, group.Y, group.phenotypes, planned, None, model, said, (), None, None)
     files = len(tables.sources.files)
     loaded = load(tables.sources, group.alignment.indices[:files], options)
@@ -231,7 +231,7 @@ def load_group(tables: Tables, group: Group, planned: Planned, options: Namespac
         *made.notes,
         *model.notes,
         *planned.design.notes,
-        *trait_notes(group),
+        *trait_notes(group, options),
     )
     return Inputs(
         group.alignment,
@@ -270,9 +270,10 @@ def call_notes(genotypes: ops.PackedGenotypes) -> list[str]:
     ]
 
 
-def trait_notes(group: Group) -> list[str]:
+def trait_notes(group: Group, options: Namespace) -> list[str]:
     """What to know of traits that have two values, as a disease coded 0 and 1 or 1 and 2, or values far from others."""
-    binary = [name for name, y in zip(group.phenotypes, group.Y.T, strict=True) if len(np.unique(y)) == 2]
+    pairs = zip(group.phenotypes, group.Y.T, strict=True)
+    binary = [name for name, y in pairs if len(np.unique(y)) == 2 and options.method != "pcgc"]
     where = "variances and h2 are on that observed scale; gpu-reml --prevalence has h2 of liability"
     told = [f"{name} has two values: {where}" for name in binary]
     return told + [note for name, y in zip(group.phenotypes, group.Y.T, strict=True) for note in _far_note(name, y)]

@@ -1,30 +1,40 @@
 """``--prevalence``: heritability of a disease's liability, beside that on the observed scale."""
 
+from argparse import Namespace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpu_reml import io
-from gpu_reml.reml import FitResult, HEResult
+from gpu_reml.reml import FitResult, HEResult, PCGCResult
 from gpu_reml.reml.inference import Derived
 from gpu_reml.reml.liability import liability_factor, on_liability, share_of_cases
 from gpu_reml.reml.tables import Sum, derived_record, derived_rows, sum_line
 
 from .inputs import Inputs
 
+ASCERTAINED = 1.5  # ratio of the odds of a case among the samples and in the population that matters
+BY_CHANCE = 4.0  # standard errors of a share that come of drawing people
+
 
 class Liability(NamedTuple):
-    """``h2`` (G,) of liability of every component; ``sums``: as the fit's; ``cases``: their share of the samples."""
+    """``h2`` (G,) of liability of every component; ``sums``: as the fit's; ``cases``: their share of the samples.
+
+    ``cautions``: what to know of how the cases came into the sample.
+    """
 
     prevalence: float
     cases: float
     h2: Derived
     sums: tuple[tuple[Sum, Derived], ...]
+    cautions: tuple[str, ...] = ()
 
 
-def check_prevalence(inputs: Inputs, prevalence: float | None) -> None:
+def check_prevalence(inputs: Inputs, options: Namespace) -> None:
     """Raises InputError for a phenotype that is no disease, before it is fitted."""
-    if prevalence is None:
+    if options.prevalence is None:
+        if options.method == "pcgc":
+            raise io.InputError("--method pcgc: is of a disease's liability; give --prevalence K, its share of people")
         return
     for name, y in zip(inputs.phenotypes, inputs.Y.T, strict=True):
         if share_of_cases(y) is None:
@@ -37,10 +47,24 @@ def liability_of(result: FitResult | HEResult, inputs: Inputs, name: str, preval
     if prevalence is None:
         return None
     cases = share_of_cases(inputs.Y[:, inputs.phenotypes.index(name)])
-    factor = liability_factor(prevalence, cases)
+    on_it = isinstance(result, PCGCResult)
+    factor = 1.0 if on_it else liability_factor(prevalence, cases)
     sums = tuple((each, on_liability(derived, factor)) for each, derived in result.heritabilities)
     h2 = Derived(*(part[: len(result.names)] for part in result.h2))
-    return Liability(prevalence, cases, on_liability(h2, factor), sums)
+    cautions = () if on_it else ascertainment(prevalence, cases, result.num_samples)
+    return Liability(prevalence, cases, on_liability(h2, factor), sums, cautions)
+
+
+def ascertainment(prevalence: float, cases: float, num_samples: int) -> tuple[str, ...]:
+    """A caution where cases are another share of the samples than of people, by more than drawing people explains."""
+    error = np.sqrt(prevalence * (1 - prevalence) / num_samples)
+    odds = cases / (1 - cases) * (1 - prevalence) / prevalence
+    if abs(cases - prevalence) <= BY_CHANCE * error or 1 / ASCERTAINED <= odds <= ASCERTAINED:
+        return ()
+    return (
+        f"caution: {cases:.1%} of the samples are cases, where {prevalence:.1%} of people are: h2 of liability comes "
+        "out too low from REML, and from Haseman-Elston regression beside covariates; --method pcgc allows for that",
+    )
 
 
 def liability_record(found: Liability | None, names: tuple[str, ...]) -> dict[str, Any] | None:
@@ -50,7 +74,13 @@ def liability_record(found: Liability | None, names: tuple[str, ...]) -> dict[st
     rows = [dict(zip(("h2", "se", "mc_se"), row, strict=True)) for row in zip(*found.h2, strict=True)]
     components = [{"name": name, **row} for name, row in zip(names, rows, strict=True)]
     sums = {each.label: derived_record(derived, 0) for each, derived in found.sums}
-    return {"prevalence": found.prevalence, "share_of_cases": found.cases, **sums, "components": components}
+    return {
+        "prevalence": found.prevalence,
+        "share_of_cases": found.cases,
+        **sums,
+        "components": components,
+        "cautions": found.cautions,
+    }
 
 
 def liability_lines(found: Liability | None, names: tuple[str, ...]) -> list[str]:
@@ -59,7 +89,7 @@ def liability_lines(found: Liability | None, names: tuple[str, ...]) -> list[str
         return []
     about = f"(prevalence {found.prevalence:g}, {found.cases:.1%} cases)"
     lines = [sum_line(each._replace(label=f"{each.label} of liability"), h2, names) for each, h2 in found.sums]
-    return [f"{line}  {about}" for line in lines]
+    return [*(f"{line}  {about}" for line in lines), *found.cautions]
 
 
 def liability_rows(found: Liability | None) -> list[str]:

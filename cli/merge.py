@@ -37,14 +37,15 @@ from .merge_files import (
 )
 from .methods import remove_checkpoint, run_method
 from .model import plain_model
+from .options import MOMENTS
 
 
 def check_merge(options: Namespace) -> None:
     """Raises InputError for flags that contradict ``--merge``, OutputError where its folder cannot be written."""
     if not options.merge:
         return
-    if options.method == "he":
-        raise io.InputError("--merge: Haseman-Elston regression has no average information; use another --method")
+    if options.method in MOMENTS:
+        raise io.InputError(f"--merge: --method {options.method} has no average information; use another")
     if options.merge_ai_scale_mode == "full" and options.merge_n_eff:
         raise io.InputError("--merge-n-eff: has no meaning with --merge-ai-scale-mode full; leave one of them out")
     beside = ("grm", "admix_q", "gxe", "dominance", "residual_weights", "residual_groups")

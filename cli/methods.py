@@ -24,11 +24,13 @@ from gpu_reml.reml import (
     fit_traits,
     haseman_elston,
     pack,
+    pcgc,
     unpack,
 )
 
 from .inputs import Inputs
 from .model import sums_of
+from .options import MOMENTS
 from .outputs import safe_name
 from .progress import Progress
 
@@ -40,7 +42,7 @@ USUAL_PASSES = (200, 800)  # of a stochastic fit, one and several components
 
 
 def choose_method(inputs: Inputs, options: Namespace, threads: int) -> str:
-    """ "stochastic", "exact" or "he"; "auto" is exact where that costs little (cost model of reml/exact.py)."""
+    """ "stochastic", "exact", "he" or "pcgc"; "auto" is exact where that costs little (cost model of reml/exact.py)."""
     if options.method != "auto":
         return options.method
     covariance = inputs.covariance
@@ -70,13 +72,13 @@ def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable
     def labelled(result):
         return replace(result, sums=sums)
 
-    if method == "he":
+    if method in MOMENTS:
         if options.max_probes < 2:
-            raise io.InputError("--max-probes 1: Haseman-Elston regression takes 2 or more")
+            raise io.InputError(f"--max-probes 1: {MOMENTS[method]} takes 2 or more")
         n = inputs.covariance.num_samples
         probes = draw_probes(n, min(HE_PROBES, inputs.planned.probes(options.max_probes)), 0, options.seed)
         for name, y in zip(inputs.phenotypes, inputs.Y.T, strict=True):
-            report((name, labelled(haseman_elston(y, inputs.design.X, inputs.covariance, probes)), []))
+            report((name, labelled(by_moments(method, y, inputs, options, probes)), []))
         return
     settings = FitSettings(
         max_iterations=options.max_iterations,
@@ -97,6 +99,17 @@ def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable
             progress.close()
         for name, result in zip(inputs.phenotypes[columns], results, strict=True):
             report((name, labelled(result), progress.seconds))
+
+
+def by_moments(method: str, y: np.ndarray, inputs: Inputs, options: Namespace, probes) -> HEResult:
+    """The estimate of a method without likelihood for one trait."""
+    X, covariance = inputs.design.X, inputs.covariance
+    if method == "he":
+        return haseman_elston(y, X, covariance, probes)
+    try:
+        return pcgc(y, X, covariance, options.prevalence, probes)
+    except ValueError as error:
+        raise io.InputError(f"--method pcgc: {error}") from None
 
 
 def fit_columns(method: str, inputs: Inputs, columns: slice, options: Namespace, settings, progress: Progress):

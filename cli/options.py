@@ -23,6 +23,9 @@ from .parser import EXIT_CODES, Need, Options, Parser
 from .smile_options import add_smile
 from .wording import in_flags
 
+# Methods that match moments: they have no likelihood, no bounds and no iterations.
+MOMENTS = {"he": "Haseman-Elston regression", "pcgc": "phenotype-correlation genotype-correlation regression"}
+
 EPILOG = """\
 examples:
   gpu-reml --bfile data --pheno pheno.txt --pheno-name height --qcovar age.txt --covar sex.txt --out height
@@ -225,10 +228,10 @@ def add_components(group) -> None:
 
 def add_model(group) -> None:
     group.add_argument(
-        "--method", choices=("auto", "stochastic", "exact", "he"), default="auto",
+        "--method", choices=("auto", "stochastic", "exact", *MOMENTS), default="auto",
         help="exact: dense REML without Monte-Carlo error, for small cohorts; stochastic: matrix-free REML; "
-        "he: Haseman-Elston regression; auto (default): exact where it is cheap (to about 3,000 samples), else "
-        "stochastic",
+        "he: Haseman-Elston regression; pcgc: the same of a disease's liability, right where cases were chosen (needs "
+        "--prevalence); auto (default): exact where it is cheap (to about 3,000 samples), else stochastic",
     )  # fmt: skip
     group.add_argument(
         "--normalise", choices=("weights", "trace"), default="weights",

@@ -13,6 +13,8 @@ from gpu_reml.ops.device.pool import size_class
 from gpu_reml.ops.device.products import PRODUCT_COLUMNS
 from gpu_reml.reml import Blocks, Work, default_rank, exact_memory, fit_blocks, he_blocks
 
+from .options import MOMENTS
+
 PROGRAM = 230  # MiB that Python, its libraries and compiled kernels take
 VARIANT_BYTES, SAMPLE_BYTES = 500, 400  # of tables: ids, positions and constants of a variant, ids of a sample
 WEIGHT_BYTES = (4, 8, 4, 4)  # a weight: where and how much, for inner products and for the groups of a product
@@ -124,7 +126,7 @@ def fit_phases(sizes: Sizes, shape: Shape, options: Namespace, work: Work, piece
     m = sum(shape.parts)
     rows = min(m, piece_bytes // (shape.group_bytes // layout.ROWS))
     copies = COPIES if options.num_gpus > 1 else 0
-    phases = he_blocks(work) if options.method == "he" else fit_blocks(work)
+    phases = he_blocks(work) if options.method in MOMENTS else fit_blocks(work)
     return {name: phase_bytes(blocks, sizes.num_samples, m, rows, copies) for name, blocks in phases.items()}
 
 

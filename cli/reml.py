@@ -69,7 +69,7 @@ def reml_command(options: Namespace, threads: int) -> bool:
             write_samples(inputs, options)
             continue
         check_joint_tests(inputs, options)
-        check_prevalence(inputs, options.prevalence)
+        check_prevalence(inputs, options)
         check_folds(inputs, options)
         method = choose_method(inputs, options, threads)
         inputs = noted(inputs, options, REML, Run(method, inputs.covariance.num_components, planned.backend))
@@ -239,8 +239,9 @@ def write_samples(inputs: Inputs, options: Namespace) -> None:
 def closing_lines(result: FitResult | HEResult, elapsed: float) -> list[str]:
     """The results as a person reads them."""
     if isinstance(result, HEResult):
-        used = f"Haseman-Elston regression with {result.num_probes} probes"
-        return [result.summary(), f"{used}, {result.column_passes:.0f} column-passes, {elapsed:.1f} s"]
+        scale = "" if result.scale is None else f"; variances are of {result.scale}"
+        used = f"{result.kind} with {result.num_probes} probes"
+        return [result.summary(), f"{used}, {result.column_passes:.0f} column-passes, {elapsed:.1f} s{scale}"]
     count = len(result.history)
     lines = [result.summary(), *caution_lines(result)]
     if result.method == "exact":
@@ -249,7 +250,7 @@ def closing_lines(result: FitResult | HEResult, elapsed: float) -> list[str]:
         met = "" if result.mc_target_met else f"; more than the target {result.mc_target:g}: raise --max-probes"
         if result.mc_ratio != result.mc_ratio:
             met = "; unknown with so few probes: raise --max-probes"
-        largest = f"largest Monte-Carlo error {result.mc_ratio:.3f} standard errors{met}"
+        largest = f"largest Monte-Carlo error {shown(result.mc_ratio, '.3f')} standard errors{met}"
         lines.append(f"{result.num_probes} probes; {largest}")
     kind = ("Lanczos step" if result.method == "krylov" else "iteration") + "s" * (count != 1)
     lines.append(

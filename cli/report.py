@@ -16,6 +16,7 @@ from gpu_reml.reml.tables import derived_rows
 from .inputs import Inputs
 from .liability import liability_of, liability_record
 from .model import ancestry_residuals
+from .options import MOMENTS
 from .plan import host_plan, memory_lines
 from .wording import fit_record
 
@@ -110,8 +111,8 @@ def method_line(method: str, inputs: Inputs, options: Namespace) -> str:
     """What will run."""
     if method == "exact":
         return "method exact (dense, no Monte-Carlo error)"
-    if method == "he":
-        return f"method he (Haseman-Elston regression), seed {options.seed}"
+    if method in MOMENTS:
+        return f"method {method} ({MOMENTS[method]}), seed {options.seed}"
     most = inputs.planned.probes(options.max_probes)
     first = min(options.first_probes, most)
     probes = f"{first} to {most} probes, seed {options.seed}" if first < most else f"{most} probes, seed {options.seed}"
@@ -180,7 +181,7 @@ def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str,
         reference_levels=inputs.design.reference_levels,
         samples={"analysed": inputs.alignment.num_samples, "dropped": inputs.alignment.dropped_counts},
         filters=[{"filter": text, "removed": count} for text, count in inputs.filtered],
-        units="phenotype units squared",
+        units="phenotype units squared" if result.scale is None else result.scale,
         backend=inputs.planned.backend,
         device_memory=device_memory(inputs),
         notes=list(inputs.notes),

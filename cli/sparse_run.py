@@ -24,6 +24,7 @@ from gpu_reml.reml.sparse import Round, SparseSettings, sparse_reml
 
 from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs
 from .methods import choose_method
+from .options import MOMENTS
 from .outputs import SPARSE_FILES, check_outputs, outputs_of_traits
 from .progress import Progress
 from .reml import planned_lines, write_samples
@@ -85,8 +86,10 @@ def sparse_command(options: Namespace, threads: int) -> bool:
 
 def read_one(options: Namespace) -> tuple[Tables, Group]:
     """Tables and the samples of the one phenotype."""
-    if options.method == "he":
-        raise io.InputError("--method he: the LASSO needs REML's variances; use auto, exact or stochastic")
+    if options.method in MOMENTS:
+        raise io.InputError(
+            f"--method {options.method}: the LASSO needs REML's variances; use auto, exact or stochastic"
+        )
     tables, groups = read_inputs(options)
     if len(groups) != 1 or len(groups[0].phenotypes) != 1:
         raise io.InputError("--pheno-name: variants are chosen for one phenotype; name one")

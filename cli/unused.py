@@ -11,6 +11,7 @@ from typing import NamedTuple
 from .components import has_builders
 from .inputs import Inputs
 from .methods import HE_PROBES
+from .options import MOMENTS
 from .parser import Options
 from .smile import wants_smile
 
@@ -159,16 +160,16 @@ REML = (
     FEW,
     Rule("max_probes first_probes mc_target", by("exact"), PROBES),
     Rule("seed", lambda options, run: run.method == "exact" and not draws_after_the_fit(options), PROBES),
-    Rule("first_probes mc_target", by("he"), "Haseman-Elston regression takes all of its probes at once"),
+    Rule("first_probes mc_target", by(*MOMENTS), "moments take all of their probes at once"),
     Rule(
         "max_probes",
-        lambda options, run: run.method == "he" and options.max_probes > HE_PROBES,
-        f"Haseman-Elston regression takes {HE_PROBES} probes",
+        lambda options, run: run.method in MOMENTS and options.max_probes > HE_PROBES,
+        f"moments take {HE_PROBES} probes",
     ),
-    Rule("max_iterations verbose", by("he"), "Haseman-Elston regression has no iterations"),
+    Rule("max_iterations verbose", by(*MOMENTS), "moments are matched without iterations"),
     Rule(
         "precond_rank",
-        lambda options, run: not solves_effects(options) and run.method in ("exact", "he"),
+        lambda options, run: not solves_effects(options) and run.method in ("exact", *MOMENTS),
         "nothing is solved by iterations",
     ),
     Rule(
@@ -181,10 +182,10 @@ REML = (
         lambda options, run: run.method == "stochastic" and run.num_components == 1,
         "one component is answered by a Lanczos run, which goes on until it settles",
     ),
-    Rule("resume checkpoint_seconds", by("exact", "he"), "only stochastic fits keep checkpoints"),
+    Rule("resume checkpoint_seconds", by("exact", *MOMENTS), "only stochastic fits keep checkpoints"),
     Rule(
         "joint_test",
-        lambda options, run: run.method == "he" or run.num_components == 1,
+        lambda options, run: run.method in MOMENTS or run.num_components == 1,
         "there is a Wald test of REML with several components only",
     ),
 )

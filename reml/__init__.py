@@ -36,6 +36,7 @@ from .likelihood import Loglik, Score, apply_v_at, average_information, loglik, 
 from .loco import LocoSettings, loco_scan
 from .memory import Blocks, Work, fit_blocks, he_blocks
 from .pcg import BreakdownError, PcgResult, pcg
+from .pcgc import PCGCResult, pcgc
 from .precondition import complement_traces, make_projected_core, precondition
 from .probes import Probes, default_rank, draw_probes, exact_probes
 from .refine import Refined, RefineSettings, refine
@@ -72,6 +73,7 @@ __all__ = [
     "Loglik",
     "MixedCovariance",
     "Operator",
+    "PCGCResult",
     "PathSettings",
     "PcgResult",
     "ProbeSettings",
@@ -134,6 +136,7 @@ __all__ = [
     "ols_scan",
     "pack",
     "pcg",
+    "pcgc",
     "precondition",
     "probe_images",
     "refine",

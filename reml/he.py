@@ -7,7 +7,7 @@ Source: Haseman & Elston 1972, Behav. Genet. 2:3; randomised: Wu & Sankararaman 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -62,6 +62,7 @@ class HEResult(Components):
     residual_names: tuple[str, ...] = ("residual",)
     residual_traces: Sequence[float] = (1.0,)
     sums: tuple[Sum, ...] = ()
+    kind: ClassVar[str] = "Haseman-Elston regression"
 
     @property
     def remarks(self) -> list[str]:

@@ -13,17 +13,18 @@ Source: Golan, Lander & Rosset 2014, PNAS 111:E5272 (there with a logistic model
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from scipy import special
 
 from .covariance import CountingCovariance, Covariance, as_covariance
+from .fit import checked, one_phenotype
 from .he import BATCH_BYTES, HEResult, probes_used
 from .linalg import Block, column_batches, orthonormal_basis, scale_rows, symmetric, take_columns
 from .moments import check_separable, probe_grams
 from .monte_carlo import covariance_of_mean
-from .probes import Probes, probes_are_exact
+from .probes import Probes, checked_probes, probes_are_exact
 from .residuals import layout_of
 from .result import FixedEffects
 from .scaled import ScaledCovariance
@@ -48,6 +49,8 @@ class PCGCResult(HEResult):
     share_of_cases: float
     fixed_effects: FixedEffects
     fixed_variance: float
+    kind: ClassVar[str] = "PCGC regression"
+    scale: ClassVar[str] = "liability, variance 1 given the fixed effects"
 
     @property
     def h2_marginal(self) -> tuple[float, float]:
@@ -61,7 +64,7 @@ class PCGCResult(HEResult):
         return {
             **super().to_dict(),
             "method": "pcgc",
-            "scale": "liability, variance 1 given the fixed effects",
+            "scale": self.scale,
             "fixed_variance": self.fixed_variance,
             "h2_marginal": {"estimate": estimate, "se": se},
         }
@@ -81,15 +84,16 @@ def pcgc(
     Raises ValueError on invalid input, where covariates tell cases from controls without error, and where components
     cannot be told apart.
     """
-    counting = CountingCovariance(as_covariance(covariance))
-    layout = layout_of(counting)
+    base = as_covariance(covariance, len(y))
+    layout = layout_of(base)
     if layout.num_parts or layout.root is not None:
         raise ValueError("PCGC takes one residual, the same for all; leave residual weights and groups out")
-    cases, X = checked_disease(y, X, counting.num_samples)
+    cases, X = checked_disease(y, X, base)
     model = liability_model(cases, X, prevalence)
-    scaled = CountingCovariance(ScaledCovariance(as_covariance(covariance), model.scale))
+    scaled = CountingCovariance(ScaledCovariance(base, model.scale))
+    probes = checked_probes(probes, base.num_samples, 2)
     exact = probes_are_exact(probes.trace)
-    s = probes_used(probes, num_probes, exact, counting.num_samples)
+    s = probes_used(probes, num_probes, exact)
     hollow = Hollow(scaled, scaled.diagonals())
     Z = scaled.block(probes.trace[:, :s])
     per_probe, features = hollow.moments(Z)
@@ -100,7 +104,7 @@ def pcgc(
         check_separable(T)
     except SingularInformationError as error:
         raise ValueError(
-            f"component {counting.names[error.index]} cannot be told apart from the others with {s} probes; remove or "
+            f"component {base.names[error.index]} cannot be told apart from the others with {s} probes; remove or "
             "merge it, or use more"
         ) from None
     theta, inverse = np.linalg.solve(T, parts.sum(axis=1)), np.linalg.inv(T)
@@ -119,7 +123,7 @@ def pcgc(
         mc_covariance=with_residual @ symmetric(mc) @ with_residual.T,
         mean_traces=layout.mean_traces,
         T=T,
-        num_samples=counting.num_samples,
+        num_samples=base.num_samples,
         num_fixed=X.shape[1],
         num_probes=s,
         column_passes=scaled.column_passes,
@@ -130,13 +134,11 @@ def pcgc(
     )
 
 
-def checked_disease(y: np.ndarray, X: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def checked_disease(y: np.ndarray, X: np.ndarray, covariance: Covariance) -> tuple[np.ndarray, np.ndarray]:
     """Who is a case (n,), and X (n, c) as float64, or a ValueError that says what is wrong with them."""
-    y, X = np.asarray(y, np.float64), np.asarray(X, np.float64)
-    if y.shape != (n,) or X.ndim != 2 or len(X) != n:
-        raise ValueError(f"expected y ({n},) and X ({n}, c) to match the covariance, found {y.shape} and {X.shape}")
-    values = np.unique(y)
-    if len(values) != 2 or not np.isfinite(values).all():
+    Y, X = checked(one_phenotype(y)[:, None], X, covariance)
+    y, values = Y[:, 0], np.unique(Y)
+    if len(values) != 2:
         raise ValueError(f"y: expected two values, the larger for cases, found {len(values)}")
     Q = orthonormal_basis(X)
     if not np.allclose(Q @ Q.sum(axis=0), 1, rtol=0, atol=1e-8):

@@ -1,7 +1,7 @@
 """Tables of variance components, the same for every estimator: rows of a frame, plain records, lines of text."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,7 @@ class Components:
     residual_names: tuple[str, ...] = ("residual",)
     residual_traces: Sequence[float] = (1.0,)
     sums: tuple[Sum, ...] = ()
+    scale: ClassVar[str | None] = None  # of the variances, where it is not the phenotype's
 
     @property
     def remarks(self) -> list[str]:

@@ -222,7 +222,8 @@ def test_how_far_errors_of_single_variants_scatter_is_unknown_from_one(cohort, t
         assert command(folder, *only, out=tmp_path / "o") in (0, 3)
         printed = capsys.readouterr().out
         assert f"{number} variants tested" in printed
-        assert ("err by an unknown amount" in printed) == ("relative SE unknown" in printed) == (number == 1)
+        assert ("err by an unknown amount" in printed) == (number == 1)
+        assert "relative SE unknown" in printed  # of so few variants
         assert "nan" not in printed
 
 

@@ -75,7 +75,7 @@ def test_weak_components_are_merged_and_the_last_fit_is_the_dense_fit_of_the_mer
         se = np.sqrt(np.diag(np.linalg.inv(expected.ai)))[:-1]
         found = pd.DataFrame(fit["components"])
         np.testing.assert_allclose(found["theta"], expected.theta[:-1], atol=1e-3 * se.min())
-        np.testing.assert_allclose(found["se"], se, rtol=1e-3)
+        np.testing.assert_allclose(found["se"] / found["variance"], se / found["theta"], rtol=1e-3)
         np.testing.assert_allclose(found["z"], expected.theta[:-1] / se, atol=2e-3)
         np.testing.assert_allclose(fit["loglik"], expected.loglik, atol=1e-3)
     np.testing.assert_allclose([c["variance"] for c in record["components"]], found["variance"])
@@ -102,7 +102,8 @@ def test_every_file_of_both_rounds_is_there_and_says_what_it_is_of(cohort, tmp_p
         variances = [c["theta"] for c in [*record["components"], *record["residuals"]]]
         np.testing.assert_array_equal(theta, variances)
         np.testing.assert_allclose(np.linalg.inv(ai * stats["n_samples"]), record["theta_covariance"], rtol=1e-6)
-        np.testing.assert_allclose(np.load(fit.with_name("theta_se.npy")), [c["se"] for c in record["components"]])
+        errors = [c["theta_se"] for c in record["components"]]
+        np.testing.assert_allclose(np.load(fit.with_name("theta_se.npy")), errors)
         z = np.load(fit.with_name("theta_z.npy"))
         np.testing.assert_allclose(z, [c["variance"] / c["se"] for c in record["components"]])
         np.testing.assert_allclose([c["z"] for c in summary["rounds"][number]["components"]], z)

@@ -47,11 +47,11 @@ def test_the_error_of_a_gain_is_far_below_those_of_its_two_values_and_holds(pair
     expected = dense_value(cohort, before, near) - dense_value(cohort, before, THETA)
     ratios = []
     for seed in range(30):
-        yardstick = make_yardstick(cohort.y, cohort.X, before, THETA, draw_probes(cohort.n, 12, 10, seed), TIGHT)
+        yardstick = make_yardstick(cohort.y, cohort.X, before, THETA, draw_probes(cohort.n, 16, 10, seed), TIGHT)
         one, two = measured(yardstick, before, THETA), measured(yardstick, before, near)
         rise, error = gain(difference(two, one), exact=yardstick.exact)
         ratios.append((rise - expected) / error)
-        assert error < 0.1 * one.per_probe.std(ddof=1) / np.sqrt(12)
+        assert error < 0.1 * one.per_probe.std(ddof=1) / np.sqrt(16)
     assert np.abs(ratios).max() < 5 and 0.6 < np.std(ratios) < 1.7
 
 
