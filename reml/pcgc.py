@@ -235,7 +235,7 @@ class Hollow(NamedTuple):
         for batch in self.batches(Z):
             block = take_columns(Z, batch)
             features.append(self.covariance.features(block))
-            grams.append(probe_grams(np.stack(self.images(features[-1], block)), block)[:, :G, :G])
+            grams.append(probe_grams(self.images(features[-1], block), block)[:, :G, :G])
         return np.concatenate(grams), features
 
     def diagonals_of_squares(self, Z: Block, features: list[Any], theta: np.ndarray) -> np.ndarray:

@@ -154,9 +154,11 @@ class FitResult(Components):
             lower, upper, level = self.profile.lower, self.profile.upper, self.profile.level
             interval = f"from {lower:.6g} up" if self.residuals_at_bound else f"{lower:.4f} to {upper:.4f}"
             lines[-1] += f"  profile-likelihood {level:.0%} interval {interval}"
+        p = f"p = {self.lrt.p:.3g}" if self.lrt.p else "p < 1e-300"
+        errors = (f"(Monte-Carlo error {shown(value, '.2g')})" for value in (self.loglik_mc_se, self.lrt.mc_se))
         lines.append(
-            f"log-likelihood {self.loglik:.4f} (Monte-Carlo error {shown(self.loglik_mc_se, '.2g')}), "
-            f"null {self.loglik_null:.4f}; LRT {self.lrt.statistic:.3f} on {self.lrt.df} df, p = {self.lrt.p:.3g}"
+            f"log-likelihood {self.loglik:.4f} {next(errors)}, null {self.loglik_null:.4f}; "
+            f"LRT {self.lrt.statistic:.3f} {next(errors)} on {self.lrt.df} df, {p}"
         )
         return "\n".join(lines)
 

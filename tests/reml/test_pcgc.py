@@ -5,9 +5,11 @@ import pytest
 from scipy import optimize, special, stats
 
 from gpu_reml.ops import CpuProducts, make_covariance, pack, standardise
+from gpu_reml.ops.device.products import make_device_products
 from gpu_reml.reml import draw_probes, exact_probes, fit_exact
 from gpu_reml.reml.liability import liability_factor
 from gpu_reml.reml.pcgc import liability_model, pcgc
+from gpu_reml.validation.host_device import HostDevice
 from gpu_reml.validation.small import covariance_of, make_cohort
 
 K = 0.05
@@ -135,6 +137,16 @@ def test_it_finds_the_heritability_of_liability_where_cases_were_chosen_and_reml
         assert abs(slopes.mean() - effect) <= 3 * slopes.std(ddof=1) / np.sqrt(len(slopes))
         assert np.mean([f.fixed_variance for f in fits]) == pytest.approx(effect**2, rel=0.25)
         assert fits[0].h2_marginal[0] == pytest.approx(h2[0] / (1 + fits[0].fixed_variance))
+
+
+def test_on_a_device_it_is_the_answer_of_the_cpu(study):
+    cohort, y = study
+    probes = draw_probes(cohort.n, 24, 0, 3)
+    expected = pcgc(y, cohort.X, covariance_of(cohort, np.float32), K, probes)
+    products = make_device_products(cohort.genotypes, [HostDevice(label="device 0")], None)
+    found = pcgc(y, cohort.X, make_covariance(products, cohort.W), K, probes)
+    np.testing.assert_allclose(found.theta, expected.theta, atol=1e-4 * expected.se.min())
+    np.testing.assert_allclose(found.se, expected.se, rtol=1e-3)
 
 
 def test_impossible_arguments_are_refused(study):

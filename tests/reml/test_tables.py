@@ -148,3 +148,9 @@ def test_an_unknown_monte_carlo_error_is_na_not_nan(cohort):
     found = fit(cohort.y, cohort.X, covariance_of(cohort), draw_probes(cohort.n, 2, seed=1))
     assert np.isnan(found.mc_se).all() and np.isnan(found.mc_ratio)
     assert "nan" not in found.summary() and "Monte-Carlo error NA" in found.summary()
+
+
+def test_a_p_value_below_what_floats_hold_is_said_to_be_so(cohort):
+    found = fit_exact(cohort.y, cohort.X, covariance_of(cohort))
+    assert f"p = {found.lrt.p:.3g}" in found.summary()
+    assert "p < 1e-300" in replace(found, lrt=found.lrt._replace(p=0.0)).summary()
