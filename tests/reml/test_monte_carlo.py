@@ -59,8 +59,8 @@ def test_few_first_probes_are_added_to_until_their_error_is_known():
 def test_reliability_and_calibration_say_so_as_well():
     values = np.random.default_rng(1).standard_normal((15, 3))
     assert np.isnan(_mean_and_error(values.sum(axis=0), (values**2).sum(axis=0), np.ones((30, 15)))[1]).all()
-    _, se = shrunken_means(values, np.arange(15) % 3, 3)
+    se = shrunken_means(values, np.arange(15) % 3, 3).errors
     assert np.isnan(se).all()
     many = np.random.default_rng(1).standard_normal((18, 1))
-    _, se = shrunken_means(many, np.zeros(18, int), 1)
+    se = shrunken_means(many, np.zeros(18, int), 1).errors
     assert se[0, 0] == pytest.approx(many.std(ddof=1) / np.sqrt(18) * widening(17))
