@@ -195,7 +195,9 @@ def _read_sidecar(path: Path, size: int) -> tuple[float | None, tuple[str, ...] 
     for key in SHAPE_KEYS:
         widths = record.get(key, size)
         if any(width != size for width in (widths if isinstance(widths, list) else [widths])):
-            raise InputError(f"{sidecar}: {key} is {widths}, but {path} is ({size}, {size}); they are not of one block")
+            raise InputError(
+                f"{sidecar}: {key} is {widths!r}, but {path} is ({size}, {size}); they are not of one block"
+            )
     rank_key = next((key for key in RANK_KEYS if key in record), None)
     rank = None if rank_key is None else record[rank_key]
     if rank_key is not None and not (type(rank) in (int, float) and 0 < rank <= size):

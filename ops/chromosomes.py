@@ -23,15 +23,19 @@ def chromosome_name(spelling: str, human: bool = True) -> str:
     """The name of the chromosome that a file or person spells so; ``human``: whether 23 to 26 are X, Y, XY and MT."""
     bare = spelling[3:] if spelling[:3].casefold() == "chr" and len(spelling) > 3 else spelling
     if bare.isascii() and bare.isdecimal():
-        number = int(bare)
-        return NUMBERED[number] if human and number < len(NUMBERED) else str(number)
+        digits = bare.lstrip("0") or "0"
+        return NUMBERED[int(digits)] if human and _is_plink_code(digits) else digits
     return _NAME.get(bare.upper(), bare)
 
 
 def are_human(spellings: Iterable[str]) -> bool:
     """Whether numbers among the spellings are PLINK's codes of human chromosomes: none is above 26."""
     names = (chromosome_name(spelling, human=False) for spelling in spellings)
-    return not any(name.isdecimal() and int(name) >= len(NUMBERED) for name in names)
+    return not any(name.isdecimal() and not _is_plink_code(name) for name in names)
+
+
+def _is_plink_code(digits: str) -> bool:
+    return len(digits) <= 2 and int(digits) < len(NUMBERED)  # by length first: a damaged file's may be thousands
 
 
 def chromosome_names(spellings: Spellings, beside: Iterable[str] = ()) -> np.ndarray:

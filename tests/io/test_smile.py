@@ -186,6 +186,7 @@ def test_the_first_rank_of_several_counts_and_without_one_eigenvalues_do(tmp_pat
         ("[1]", r"A.json: expected a JSON object, found list"),
         ('{"width": 7}', r"A.json: width is 7, but .*A.npy is \(6, 6\)"),
         ('{"matrix_shape": [6, 5]}', r"A.json: matrix_shape is \[6, 5\], but .*A.npy is \(6, 6\)"),
+        ('{"shape": "a\\nb"}', r"A.json: shape is 'a\\nb', but"),
         ('{"rank": 0}', r"A.json: expected a number above 0 and at most 6 for rank, found 0"),
         ('{"retained_rank": 6.5}', r"at most 6 for retained_rank, found 6.5"),
         ('{"rank": "4"}', r"for rank, found '4'"),

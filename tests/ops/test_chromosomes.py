@@ -41,3 +41,9 @@ def test_a_table_has_every_chromosome_in_its_first_spelling():
     found = one_spelling(pd.Series(["chr2", "2", "X", "23", "chr2", "PAR1"]))
     assert found.tolist() == ["chr2", "chr2", "X", "X", "chr2", "PAR1"]
     assert np.array_equal(one_spelling(pd.Series(["1", "chrX"])), ["1", "chrX"])
+
+
+def test_a_number_of_any_length_is_a_name():
+    long = "9" * 5000
+    assert list(chromosome_names(["1", f"chr00{long}", "000"])) == ["1", long, "0"]
+    assert chromosome_name(f"0{long}") == long
