@@ -170,6 +170,9 @@ class MixedFeatures:
     def __matmul__(self, C: np.ndarray) -> "MixedFeatures":
         return MixedFeatures([times(part, C) for part in self.parts])
 
+    def __add__(self, other: "MixedFeatures") -> "MixedFeatures":
+        return MixedFeatures([a + b for a, b in zip(self.parts, other.parts, strict=True)])
+
     @staticmethod
     def side_by_side(blocks: Sequence["MixedFeatures"]) -> "MixedFeatures":
         return MixedFeatures([columns(*parts) for parts in zip(*(block.parts for block in blocks), strict=True)])

@@ -8,12 +8,12 @@ from gpu_reml.ops.arguments import as_numbers, as_vector
 
 from .covariance import CountingCovariance, as_covariance
 from .hooks import Hooks
-from .iterative_fit import iterative_fit
 from .krylov import krylov_fits
 from .probes import Probes, checked_probes
 from .residuals import layout_of
 from .result import ConvergenceError, FitResult, Record
 from .settings import FitSettings
+from .several import several_fit
 from .step import SingularInformationError
 from .traits import make_traits
 from .units import (
@@ -82,13 +82,13 @@ def fit_traits(
     traits = make_traits(Y, X)
     check_variances(counting, traits.scales)
     if settings.engine == "krylov" and counting.num_components != 1:
-        raise ValueError(f"engine: krylov is for one component, found {counting.num_components}; use iterative")
+        raise ValueError(f"engine: krylov is for one component, found {counting.num_components}; use auto")
     try:
-        if counting.num_components == 1 and settings.engine != "iterative":
+        if counting.num_components == 1 and settings.engine in ("auto", "krylov"):
             results = krylov_fits(traits, counting, probes, settings, hooks)
         else:
             each = (traits.only(which) for which in range(Y.shape[1]))
-            results = [iterative_fit(trait, counting, probes, settings, hooks, start) for trait in each]
+            results = [several_fit(trait, counting, probes, settings, hooks, start) for trait in each]
     except SingularInformationError as error:
         layout = layout_of(counting)
         name = [*layout.names, *layout.residual_names][error.index]

@@ -331,8 +331,17 @@ def iterate(loop: Loop, probes: Probes, scale: float) -> Loop:
         elif converged(problem, state):
             status = Status.CONVERGED
     if status is None and len(history) >= settings.max_iterations:
-        status = Status.MAX_ITERATIONS
+        status = Status.CONVERGED if within_errors(problem, probes, state, here) else Status.MAX_ITERATIONS
     return Loop(problem, state, history, here, status)
+
+
+def within_errors(problem: Problem, probes: Probes, state: FitState, here: Evaluation) -> bool:
+    """Whether the step just proposed is small, and shorter than the Monte-Carlo error of where it leads, so that
+    another would tell no more."""
+    if state.halvings or shortened(problem, state) or state.step.decrement > SMALL_STEP:
+        return False
+    mc = mc_covariance(problem, probes, state.theta, here.ai, here.traces)
+    return bool(state.step.decrement <= np.trace(here.ai @ mc))
 
 
 def free_parameters(problem: Problem, theta: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ Cost of the end: s Lanczos steps for the log-determinant, G + 1 columns for the 
 effects.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,8 @@ from .iterative import (
 from .linalg import Block, columns, coordinates, gram, project
 from .moments import Moments
 from .null import lrt_weights, null_loglik
-from .precondition import Preconditioner, ProjectedCore, complement_traces, precondition
+from .pcg import PcgResult
+from .precondition import ProjectedCore, complement_traces, precondition
 from .probes import Probes, probes_are_exact
 from .result import Estimate, FitResult, FixedEffects, Record, make_result
 from .settings import FitSettings
@@ -128,6 +130,10 @@ def finish(loop: Loop, probes: Probes, traits: Traits) -> FitResult:
         },
         Py0=here.PB[:, :1],
     )
+
+    def solve(B: Block, tol: float) -> PcgResult:
+        return likelihood.solve(Q, apply_v, B, preconditioner, tol=tol, check=False)
+
     F = project(Q, likelihood.component_images(covariance, likely.Py))
     information = min(solver.information, LAST_INFORMATION)
     solved = likelihood.solve(Q, apply_v, F, preconditioner, tol=information, X0=here.PF, check=False)
@@ -143,7 +149,7 @@ def finish(loop: Loop, probes: Probes, traits: Traits) -> FitResult:
         loglik_mc_se=0.0 if exact else likely.mc_se,
         weights=lrt_weights(problem.layout, problem.moments.T),
         ratio=problem.mc_ratio(theta, ai, mc),
-        fixed_effects=fixed_effects(problem, preconditioner, theta, likely.Py, traits),
+        fixed_effects=fixed_effects(problem, solve, theta, likely.Py, traits),
         loglik_null=null_loglik(covariance, traits, problem.settings),
     )
     return make_result(
@@ -161,10 +167,11 @@ def finish(loop: Loop, probes: Probes, traits: Traits) -> FitResult:
 
 
 def fixed_effects(
-    problem: Problem, preconditioner: Preconditioner, theta: np.ndarray, Py: Block, traits: Traits
+    problem, solve: Callable[[Block, float], PcgResult], theta: np.ndarray, Py: Block, traits: Traits
 ) -> FixedEffects:
     """Generalised least squares from X b = y - V P y and X (X'V^-1X)^-1 X' = V - V P V; c + 1 columns.
 
+    solve(B, tol) is P B at theta; ``problem`` has the covariance and Q.
     The second identity needs solves in the complement of X only (Searle, Casella & McCulloch 1992, App. M).
     """
     covariance, Q = problem.covariance, problem.Q
@@ -172,7 +179,7 @@ def fixed_effects(
     images = apply_v(columns(Py, Q))
     VPy, VQ = images[:, :1], images[:, 1:]
     scale = float(traits.scales[0])
-    solved = likelihood.solve(Q, apply_v, VQ, preconditioner, tol=1e-3, check=False)
+    solved = solve(VQ, 1e-3)
     inner = likelihood.fixed_inverse(Q, VQ, solved.X, solved.R)
     to_columns = coordinates(traits.X, traits.Q)
     fitted = traits.Q.T @ traits.Y - scale * gram(Q, VPy)

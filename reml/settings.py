@@ -8,26 +8,31 @@ from gpu_reml.ops.arguments import as_count, as_number
 
 @dataclass(frozen=True)
 class SolverSettings:
-    """Relative residuals at which linear solves stop, by what they are for.
+    """When linear solves stop, by what they are for.
 
-    ``probes`` is the loosest for probe solves: a step that changes V by a share of it needs solves that see the change,
-    so they tighten to a fiftieth of the last step's relative size (a warm start would otherwise pass unchanged, and
-    the errors of warm-started solves do not cancel as those of a cold start do).  ``information`` is loose because the
-    average information errs by its square.  ``y``: 0.01 / sqrt(n) if that is tighter, since quadratic forms grow with n
-    and their sampling errors with its root.
+    ``y``, ``probes``: relative errors in the norm of V (the iterative engine: relative residuals) at which they leave
+    the block; y's is 0.02 / sqrt(n) where that is tighter, since quadratic forms grow with n and their sampling errors
+    with its root, and the iterative engine's probes follow its steps.  Relative residuals: ``information``, loose
+    because the average information errs by its square, and ``final`` for the last solve of y.
+    ``quadrature``: change of a log-determinant between two Lanczos steps, per sample.  ``most_basis``: vectors of the
+    reduced model, beyond which it is started again from the present solutions; None: 1,024, or as many as 256 MiB of
+    its matrices have room for.
     """
 
     y: float = 1e-4
-    probes: float = 1e-2
-    information: float = 0.25
+    probes: float = 5e-3
+    information: float = 0.03
     final: float = 1e-5
     quadrature: float = 1e-6
+    most_basis: int | None = None
     max_iterations: int = 400
 
     def __post_init__(self):
         for name in ("y", "probes", "information", "final", "quadrature"):
             as_number(getattr(self, name), name, above=0, below=1)
         as_count(self.max_iterations, "max_iterations")
+        if self.most_basis is not None:
+            as_count(self.most_basis, "most_basis")
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,9 @@ class FitSettings:
     """``tol``: the Newton decrement (squared step in standard errors) that ends a fit, after that step is taken.
 
     ``engine``: "krylov" answers one component with an identity residual from a single Lanczos run, "iterative" takes
-    AI steps with a solve each for any number; "auto" is the first where it applies.
+    AI steps with a block of solves each for any number, "reduced" moves theta in a basis that answers for all of them;
+    "auto" is the first where it applies, else the second, and the third on the CPU where that does not settle.
+    ``max_iterations``: AI steps, or moves of theta in the reduced model.
     ``core``: the preconditioner from the probes' sketch is made "always", or when its cost is below what it is expected
     to save, judged by the Monte-Carlo errors and PCG steps met without it.  "given": the sketch is its basis,
     orthonormal and in the complement of X, as it is: fits that share it and the probes differ by their data alone.
@@ -64,7 +71,7 @@ class FitSettings:
     max_iterations: int = 50
     tol: float = 1e-4
     residual_floor: float = 1e-6  # smallest residual variance, as a share of y's
-    engine: Literal["auto", "krylov", "iterative"] = "auto"
+    engine: Literal["auto", "krylov", "iterative", "reduced"] = "auto"
     core: Literal["auto", "always", "given"] = "auto"
     solver: SolverSettings = field(default_factory=SolverSettings)
     probes: ProbeSettings = field(default_factory=ProbeSettings)
@@ -73,5 +80,5 @@ class FitSettings:
         as_count(self.max_iterations, "max_iterations")
         as_number(self.tol, "tol", above=0)
         as_number(self.residual_floor, "residual_floor", above=0, below=1)
-        if self.engine not in ("auto", "krylov", "iterative"):
-            raise ValueError(f"engine: expected auto, krylov or iterative, found {self.engine!r}")
+        if self.engine not in ("auto", "krylov", "iterative", "reduced"):
+            raise ValueError(f"engine: expected auto, krylov, reduced or iterative, found {self.engine!r}")

@@ -9,13 +9,14 @@ from .iterative_fit import Saved
 from .krylov import Run, Settling
 from .lanczos import LanczosState
 from .moments import Moments
+from .reduced_end import SavedBasis
 from .result import Record
 from .step import Step
 from .traces import TraceEstimates
 
 KINDS = {
     kind.__name__: kind
-    for kind in (Evaluation, LanczosState, Moments, Record, Run, Saved, Settling, Step, TraceEstimates)
+    for kind in (Evaluation, LanczosState, Moments, Record, Run, Saved, SavedBasis, Settling, Step, TraceEstimates)
 }
 
 

@@ -231,6 +231,9 @@ class ShardedBlock:
         """(m, k) @ (k, r), for a small NumPy matrix."""
         return ShardedBlock([part @ C for part in self.parts])
 
+    def __add__(self, other: "ShardedBlock") -> "ShardedBlock":
+        return ShardedBlock([a + b for a, b in zip(self.parts, other.parts, strict=True)])
+
     @classmethod
     def side_by_side(cls, blocks: "Sequence[ShardedBlock]") -> "ShardedBlock":
         return cls([DeviceBlock.side_by_side(parts) for parts in zip(*(block.parts for block in blocks), strict=True)])

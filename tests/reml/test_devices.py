@@ -31,6 +31,8 @@ ENGINES = {
     "one component, iterative": (1, FitSettings(engine="iterative", core="always")),
     "three components": (3, FitSettings()),
     "three components, preconditioned": (3, FitSettings(core="always")),
+    "three components, reduced model": (3, FitSettings(engine="reduced")),
+    "reduced model, nine columns at a time": (3, FitSettings(engine="reduced", probes=ProbeSettings(columns=9))),
     "nine columns at a time": (3, FitSettings(core="always", probes=ProbeSettings(columns=9))),
     "one component, nine columns at a time": (1, FitSettings(probes=ProbeSettings(columns=9))),
 }

@@ -1,0 +1,134 @@
+"""The reduced model: one basis of sample space, in which every theta is small algebra.
+
+A basis U (n, d), orthonormal in the complement of the fixed effects, holds y, the probes, and what block Krylov steps
+add to them.  With T_g = U'K_gU, kept from Gram matrices of the features of U, the Galerkin solution of P B is U C,
+C = (sum_g theta_g T_g + theta_e I)^-1 U'B: optimal in the norm of V, as conjugate gradients are, and for any number of
+thetas without a genotype pass.  A basis vector costs one column-pass: half for the residual that it comes from, half
+for its features.
+Sources: O'Leary 1980, Linear Algebra Appl. 29:293 (block conjugate gradients); Parks et al. 2006, SIAM J. Sci. Comput.
+28:1651 (one space for a sequence of systems).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .covariance import Covariance
+from .linalg import Block, column_batches, column_dots, columns, gram, project, range_basis, take_columns, times
+
+
+class Basis(NamedTuple):
+    """``U`` (n, d) and its features ``F``, in the pieces in which they were added; ``T`` (G, d, d) = U'K_gU."""
+
+    U: tuple[Block, ...]
+    F: tuple[Any, ...]
+    T: np.ndarray
+
+    @property
+    def size(self) -> int:
+        return self.T.shape[1]
+
+
+def empty_basis(num_components: int) -> Basis:
+    """A basis of nothing."""
+    return Basis((), (), np.zeros((num_components, 0, 0)))
+
+
+def coordinates(basis: Basis, B: Block) -> np.ndarray:
+    """(d, k) U'B."""
+    return np.concatenate([np.zeros((0, B.shape[1])), *(gram(piece, B) for piece in basis.U)])
+
+
+def combined(pieces: Sequence[Any], C: np.ndarray) -> Any:
+    """U C, or F C, from the pieces of U or F and C (d, k)."""
+    total, first = None, 0
+    for piece in pieces:
+        part = times(piece, C[first : first + piece.shape[-1]])
+        total, first = part if total is None else total + part, first + piece.shape[-1]
+    return total
+
+
+def outside(basis: Basis, B: Block) -> Block:
+    """(I - UU') B."""
+    return B - combined(basis.U, coordinates(basis, B)) if basis.size else B
+
+
+def new_directions(Q: Block, basis: Basis, W: Block) -> Block:
+    """Orthonormal columns that span W (n, k) outside the basis and Q; what is rounding is left out, and so are the
+    least of what would be more than the dimension that is left.
+
+    Orthogonalised twice, since once leaves what cancellation loses.
+    """
+    room = Q.shape[0] - Q.shape[1] - basis.size
+    lengths = np.sqrt(column_dots(W, W))
+    W = take_columns(W, np.flatnonzero(lengths > 0)) * (1 / lengths[lengths > 0]).astype(W.dtype)
+    for _ in range(2):
+        W = range_basis(outside(basis, project(Q, W)))
+        if W.shape[1] > room:  # the largest come first from a pivoted QR, last from the eigenvectors of a Gram matrix
+            W = take_columns(W, slice(0, room) if isinstance(W, np.ndarray) else slice(W.shape[1] - room, None))
+    return W
+
+
+def extended(covariance: Covariance, basis: Basis, W: Block) -> Basis:
+    """The basis with orthonormal columns W (n, k) outside of it added; half a pass for each, and 2 m d k flop."""
+    if not W.shape[1]:
+        return basis
+    F = covariance.features(W)
+    new = np.concatenate([*(covariance.gram(piece, F) for piece in basis.F), covariance.gram(F)], axis=1)
+    d, k = basis.size, W.shape[1]
+    T = np.empty((len(basis.T), d + k, d + k))
+    T[:, :d, :d] = basis.T
+    T[:, :, d:] = new
+    T[:, d:, :d] = new[:, :d].transpose(0, 2, 1)
+    return Basis((*basis.U, W), (*basis.F, F), T)
+
+
+def compressed(basis: Basis, C: np.ndarray) -> Basis:
+    """The basis of the span of U C, for orthonormal C (d, k); no pass."""
+    T = np.stack([C.T @ t @ C for t in basis.T])
+    return Basis((combined(basis.U, C),), (combined(basis.F, C),), (T + T.transpose(0, 2, 1)) / 2)
+
+
+def reduced_v(T: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    """(d, d) U'VU = sum_g theta_g T_g + theta_e I."""
+    V = np.tensordot(theta[:-1], T, axes=1)
+    V[np.diag_indices_from(V)] += theta[-1]
+    return V
+
+
+class Solved(NamedTuple):
+    """V at one theta within the basis: its ``inverse``, and the Galerkin solutions ``C`` (d, k)."""
+
+    inverse: np.ndarray
+    C: np.ndarray
+
+
+def solved(V: np.ndarray, B: np.ndarray) -> Solved:
+    """Solutions for coordinates B (d, k).
+
+    The inverse serves several right-hand sides, and is numpy's: scipy brings another BLAS, whose threads would spin
+    against those of the products.
+    """
+    inverse = np.linalg.inv(V)
+    return Solved(inverse, inverse @ B)
+
+
+def residuals(
+    covariance: Covariance, Q: Block, basis: Basis, theta: np.ndarray, B: Block, A: np.ndarray, at_once: int | None
+) -> Block:
+    """B - V(theta) U A on the complement of Q; half a pass, ``at_once`` columns a time (None for all)."""
+    parts = []
+    for batch in column_batches(B.shape[1], at_once):
+        image = covariance.apply_features(theta[:-1], combined(basis.F, A[:, batch]))
+        image = image + combined(basis.U, theta[-1] * A[:, batch])
+        parts.append(project(Q, take_columns(B, batch) - image))
+    return columns(*parts) if len(parts) > 1 else parts[0]
+
+
+def tail_mean(basis: Basis, traces: np.ndarray, dimension: int, theta: np.ndarray) -> float:
+    """V's mean eigenvalue off the basis, on a complement of ``dimension`` where the components have these traces."""
+    left = dimension - basis.size
+    if left <= 0:
+        return float(theta[-1])
+    return float(theta[:-1] @ (traces - np.trace(basis.T, axis1=1, axis2=2)) / left + theta[-1])

@@ -1,0 +1,239 @@
+"""From a trait to its result by the reduced model: begin or resume, go round, and report at the end.
+
+Cost of the end: Lanczos steps of s columns for the log-determinant, few, as each fold is preconditioned by the other's
+chain; G + 1 columns of solves for the last information, which start from the basis; c + 1 for the fixed effects.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from . import likelihood
+from .covariance import CountingCovariance
+from .cross_fit import FOLDS, fold_of
+from .hooks import Hooks
+from .iterative_fit import fixed_effects
+from .lanczos import quadrature_of_trace, regression_slope
+from .linalg import Block, columns, gram, project, take_columns
+from .moments import Moments, check_left
+from .monte_carlo import error_of_mean
+from .null import lrt_weights, null_loglik
+from .pcg import PcgResult
+from .precondition import Preconditioner, ProjectedCore, complement_traces, precondition
+from .probes import Probes, probes_are_exact
+from .reduced import Basis, combined, coordinates, empty_basis, extended, reduced_v
+from .reduced_fit import (
+    Model,
+    Problem,
+    State,
+    dealt,
+    first_model,
+    mc_covariance,
+    one_round,
+    prepare,
+)
+from .result import Estimate, FitResult, Record, make_result
+from .settings import FitSettings
+from .traits import Traits
+
+LAST_INFORMATION = 0.03  # residual of the last solves for the information, which then errs by 1e-3
+CHECKED = 2  # probes of each fold whose log-determinant is checked by Lanczos quadrature
+
+
+class SavedBasis(NamedTuple):
+    """A :class:`State` between two rounds without what its products give again to the same bits."""
+
+    theta: np.ndarray
+    pieces: tuple[np.ndarray, ...]
+    chains: tuple[np.ndarray, ...]
+    num_probes: int
+    active: np.ndarray | None
+    lengths: tuple[float, ...]
+    rounds: int
+    history: tuple[Record, ...]
+    inherited: int
+    moments: Moments
+    column_passes: float
+
+
+def saved(problem: Problem, state: State) -> SavedBasis:
+    """What to keep of a fit that goes on."""
+    model = state.model
+    return SavedBasis(
+        state.theta,
+        model.basis.U,
+        model.chains,
+        model.num_probes,
+        state.active,
+        state.lengths,
+        state.rounds,
+        state.history,
+        state.inherited,
+        problem.moments,
+        problem.covariance.column_passes,
+    )
+
+
+def restored(value: SavedBasis, traits: Traits, covariance: CountingCovariance, probes: Probes, settings: FitSettings):
+    """(problem, state) that were saved, with the features of the basis computed again."""
+    Q, y = covariance.block(traits.Q), covariance.block(traits.scaled)
+    lower = np.append(np.zeros(covariance.num_components), settings.residual_floor)
+    traces = complement_traces(covariance, Q)
+    check_left(covariance, traces)
+    problem = Problem(covariance, Q, y, lower, traces, value.moments, settings)
+    basis = empty_basis(covariance.num_components)
+    for piece in value.pieces:
+        basis = extended(covariance, basis, covariance.block(piece))
+    B = columns(y, project(Q, covariance.block(probes.trace[:, : value.num_probes])))
+    exact = probes_are_exact(probes.trace)
+    model = dealt(problem, Model(basis, value.chains, B, coordinates(basis, B), None, exact))
+    covariance.column_passes = value.column_passes
+    return problem, State(
+        value.theta, model, value.active, value.lengths, False, value.rounds, value.history, value.inherited
+    )
+
+
+def reduced_fit(
+    traits: Traits,
+    covariance: CountingCovariance,
+    probes: Probes,
+    settings: FitSettings,
+    hooks: Hooks,
+    start: np.ndarray | None = None,
+    before: tuple[Record, ...] = (),
+) -> FitResult:
+    """REML fit of one trait with any number of components.
+
+    start: theta (G + J,) in the phenotype's units squared.  before: records of another engine, which the result's
+    history begins with.  Raises SingularInformationError when components cannot be
+    told apart.
+    """
+    scale = float(traits.scales[0])
+    if hooks.resume is None:
+        problem = prepare(covariance, traits, probes, settings)
+        theta = problem.start()
+        if start is not None:
+            start = np.asarray(start, np.float64) / scale**2
+            theta = np.maximum(problem.layout.internal(start, settings.residual_floor), problem.lower)
+        state = State(theta, first_model(problem, probes), history=before, inherited=len(before))
+    else:
+        problem, state = restored(hooks.resume, traits, covariance, probes, settings)
+    while state.status is None:
+        hooks.save(saved(problem, state))
+        count = len(state.history)
+        state = one_round(problem, probes, state, scale)
+        if len(state.history) > count:
+            hooks.report(state.history[-1])
+    return finish(problem, state, traits)
+
+
+def core_of(problem: Problem, basis: Basis, S: np.ndarray, theta: np.ndarray) -> ProjectedCore:
+    """The preconditioner on the span of U S, for orthonormal S (d, r); no pass."""
+    cores = np.stack([S.T @ t @ S for t in basis.T])
+    U = combined(basis.U, S)
+    return ProjectedCore(U, cores, problem.traces, problem.dimension, theta[:-1])
+
+
+def log_determinant(problem: Problem, model: Model, theta: np.ndarray) -> tuple[float, float]:
+    """log|A'VA| and its Monte-Carlo error: tr log(M^-1/2 V M^-1/2) + log|M|, each fold with the other's chain for M.
+
+    The basis holds M^-1/2 z as it holds z, so that z'log(.)z is small algebra within it, which errs on one side by a
+    fraction of the last residuals; Lanczos quadrature of a few probes measures that.  (With a chain of its own a
+    probe's quadrature would be biased.)  Exact probes: quadrature of all, without M.
+    """
+    apply_a = likelihood.on_complement(problem.Q, likelihood.apply_v_at(problem.covariance, theta))
+    Z, folds = model.B[:, 1:], fold_of(model.num_probes)
+    options = {"tol": problem.settings.solver.quadrature, "at_once": problem.settings.probes.columns}
+    limit = min(likelihood.MAX_LANCZOS, len(Z))
+    if model.exact or model.num_probes < 2 * FOLDS:
+        found = quadrature_of_trace(apply_a, Z, np.log, limit, **options)
+        return found.estimate, 0.0 if model.exact else found.mc_se
+    V = reduced_v(model.basis.T, theta)
+    values, controls, off = np.empty(model.num_probes), np.empty(model.num_probes), []
+    for fold in range(FOLDS):
+        mine = np.flatnonzero(folds == fold)
+        preconditioner = precondition(core_of(problem, model.basis, model.chains[1 - fold], theta), theta)
+        half = half_power(preconditioner, model.chains[1 - fold])
+        balanced = half @ V @ half
+        z = model.coords[:, 1:][:, mine]
+        controls[mine] = np.einsum("az,az->z", z, balanced @ z) - problem.dimension
+        values[mine] = quadratic_logs(balanced, z) + preconditioner.logdet
+        few = mine[:CHECKED]
+
+        def apply_balanced(B, preconditioner=preconditioner):
+            return preconditioner.apply_power(apply_a(preconditioner.apply_power(B, -0.5)), -0.5)
+
+        checked = quadrature_of_trace(apply_balanced, take_columns(Z, few), np.log, limit, **options)
+        off.append(checked.per_probe + preconditioner.logdet - values[few])
+    values = values - regression_slope(values, controls) * controls
+    off = np.concatenate(off)
+    checked = off.std(ddof=1) / np.sqrt(len(off))
+    return float(values.mean() + off.mean()), float(np.hypot(error_of_mean(values, 1), checked))
+
+
+def half_power(preconditioner: Preconditioner, S: np.ndarray) -> np.ndarray:
+    """(d, d) M^-1/2 within the basis, of which M's own is the part S (d, r)."""
+    X, off = S @ preconditioner.vectors, preconditioner.d**-0.5
+    return off * np.eye(len(S)) + (X * (preconditioner.eigenvalues**-0.5 - off)) @ X.T
+
+
+def quadratic_logs(A: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """(s,) z'log(A)z for the columns of z."""
+    values, vectors = np.linalg.eigh(A)
+    return np.log(values) @ (vectors.T @ z) ** 2
+
+
+def finish(problem: Problem, state: State, traits: Traits) -> FitResult:
+    """Likelihood, information and fixed effects at the final theta, in the phenotype's units."""
+    covariance, Q, solver, model = problem.covariance, problem.Q, problem.settings.solver, state.model
+    theta, scale = state.theta, float(traits.scales[0])
+    apply_v = likelihood.apply_v_at(covariance, theta)
+    whole = precondition(core_of(problem, model.basis, np.eye(model.basis.size), theta), theta)
+    V = reduced_v(model.basis.T, theta)
+
+    def solve(B: Block, tol: float) -> PcgResult:
+        """P B: the basis's own solution where it is complete, else by PCG from there."""
+        B = project(Q, B)
+        X = combined(model.basis.U, np.linalg.solve(V, coordinates(model.basis, B)))
+        if model.basis.size < problem.dimension:
+            return likelihood.solve(Q, apply_v, B, whole, tol=tol, X0=X, check=False)
+        k = B.shape[1]
+        return PcgResult(X, project(Q, B - apply_v(X)), np.zeros(k), np.zeros(k, int), np.ones(k, bool))
+
+    logdet, logdet_se = log_determinant(problem, model, theta)
+    contrasts = problem.dimension * np.log(2 * np.pi)
+    last = solve(problem.y, solver.final)
+    Py = last.X
+    ypy = (gram(problem.y, Py) + gram(Py, last.R)).item()  # errs by the square of the solve's error
+    loglik = -0.5 * (logdet + ypy + contrasts)
+    F = project(Q, likelihood.component_images(covariance, Py))
+    found = solve(F, min(solver.information, LAST_INFORMATION))
+    ai = likelihood.ai_matrix(F, found.X, found.R)
+    point = state.point._replace(ai=ai)
+    mc = mc_covariance(problem, model, point)
+    estimate = Estimate(
+        theta=theta,
+        score=point.score,
+        ai=ai,
+        mc=mc,
+        free=problem.free(theta),
+        loglik=loglik,
+        loglik_mc_se=0.5 * logdet_se,
+        weights=lrt_weights(problem.layout, problem.moments.T),
+        ratio=problem.mc_ratio(theta, ai, mc),
+        fixed_effects=fixed_effects(problem, solve, theta, Py, traits),
+        loglik_null=null_loglik(covariance, traits, problem.settings),
+    )
+    return make_result(
+        covariance,
+        traits.X,
+        scale,
+        estimate,
+        status=state.status,
+        num_probes=model.num_probes,
+        mc_target=problem.settings.probes.mc_target,
+        rank=model.basis.size,
+        column_passes=covariance.column_passes,
+        history=state.history,
+        method="reduced",
+    )

@@ -1,0 +1,172 @@
+"""The reduced model: dense REML's numbers, what it costs, and fits that AI steps with solves do not end."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gpu_reml.reml import (
+    CountingCovariance,
+    FitSettings,
+    Hooks,
+    ProbeSettings,
+    SolverSettings,
+    as_covariance,
+    draw_probes,
+    exact_probes,
+    fit,
+    fit_exact,
+    fit_traits,
+    pack,
+    unpack,
+    with_residuals,
+)
+from gpu_reml.reml.cross_fit import controlled_traces, fixed_controls, fold_of, inverse_controls, longer_chain
+from gpu_reml.reml.reduced import compressed, coordinates, empty_basis, extended, new_directions, reduced_v
+from gpu_reml.validation.exact import exact_reml
+from gpu_reml.validation.small import covariance_of, make_cohort
+
+REDUCED = FitSettings(engine="reduced")
+EXACT = FitSettings(
+    engine="reduced",
+    tol=1e-12,
+    solver=SolverSettings(y=1e-11, probes=1e-11, information=1e-9, final=1e-11, quadrature=1e-13),
+)
+
+
+@pytest.mark.parametrize("num_components", [1, 2, 3, 4, 5])
+def test_with_exact_probes_it_is_the_dense_fit(cohorts, num_components):
+    cohort = cohorts[num_components]
+    expected = exact_reml(cohort.y, cohort.X, cohort.Ks)
+    found = fit(cohort.y, cohort.X, covariance_of(cohort), exact_probes(cohort.n), EXACT)
+    assert (np.abs(found.theta - expected.theta) <= 1e-4 * found.se).all()
+    assert found.converged and (found.mc_se == 0).all() and found.method == "reduced"
+    np.testing.assert_allclose(found.loglik, expected.loglik, rtol=1e-8)
+    np.testing.assert_allclose(found.fixed_effects.estimate, expected.fixed_effects, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.fixed_effects.se, np.sqrt(np.diag(expected.fixed_effects_cov)), rtol=1e-3)
+    if not found.at_bound.any():
+        np.testing.assert_allclose(found.se, expected.se, rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def large():
+    return make_cohort(900, 3000, 3, 21, 0.6)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_random_probes_err_by_what_is_stated_and_the_basis_is_not_complete(large, seed):
+    expected = exact_reml(large.y, large.X, large.Ks)
+    found = fit(large.y, large.X, covariance_of(large, np.float32), draw_probes(large.n, 128, 0, seed), REDUCED)
+    assert found.converged and found.mc_target_met and found.rank < large.n / 2
+    assert (np.abs(found.theta - expected.theta) <= 4 * found.mc_se + 0.01 * found.se).all()
+    assert abs(found.loglik - expected.loglik) <= 4 * found.loglik_mc_se
+    np.testing.assert_allclose(found.se, expected.se, rtol=0.15)
+
+
+def test_it_costs_fewer_passes_than_solves_for_every_step(large):
+    covariance, probes = covariance_of(large, np.float32), draw_probes(large.n, 32, 0, 1)
+    passes = {
+        engine: fit(large.y, large.X, covariance, probes, replace(REDUCED, engine=engine), strict=False).column_passes
+        for engine in ("reduced", "iterative")
+    }
+    assert passes["reduced"] <= 0.7 * passes["iterative"]
+
+
+def test_a_basis_that_is_started_again_leads_to_the_same_estimates(large):
+    arguments = large.y, large.X, covariance_of(large), draw_probes(large.n, 24, 0, 2)
+    free = fit(*arguments, replace(REDUCED, probes=ProbeSettings(first=24, mc_target=10)))
+    narrow = replace(REDUCED, solver=SolverSettings(most_basis=110), probes=ProbeSettings(first=24, mc_target=10))
+    again = fit(*arguments, narrow)
+    assert again.rank <= 110 < free.rank
+    assert (np.abs(again.theta - free.theta) <= 0.15 * free.se).all()
+
+
+def test_a_fit_resumed_from_any_round_is_the_same_to_the_last_bit():
+    cohort, states = make_cohort(300, 800, 3, 5), []
+    arguments = cohort.y[:, None], cohort.X, covariance_of(cohort, np.float32), draw_probes(300, 40, 0, 3), REDUCED
+    (whole,) = fit_traits(*arguments, hooks=Hooks(checkpoint=lambda value: states.append(pack(value))))
+    for state in states[:: max(1, len(states) // 4)]:
+        (resumed,) = fit_traits(*arguments, hooks=Hooks(resume=unpack(*state)))
+        assert (resumed.theta == whole.theta).all() and resumed.loglik == whole.loglik
+        assert resumed.history == whole.history and resumed.column_passes == whole.column_passes
+
+
+@pytest.fixture(scope="module")
+def few_variants():
+    """Four components of 20 variants and one without variance, h2 near 1: AI overshoots where few effects tell it."""
+    cohort = make_cohort(400, 100, 5, seed=8)
+    rng = np.random.default_rng(8)
+    values = [np.linalg.cholesky(K + 1e-9 * np.eye(400)) @ rng.standard_normal(400) for K in cohort.Ks[:4]]
+    y = sum(np.sqrt(0.75) * value for value in values) + np.sqrt(0.07) * rng.standard_normal(400)
+    return y, cohort
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_few_variants_a_component_and_hardly_any_residual_are_the_dense_fit(few_variants, seed):
+    y, cohort = few_variants
+    expected = fit_exact(y, cohort.X, covariance_of(cohort))
+    found = fit(y, cohort.X, covariance_of(cohort, np.float32), draw_probes(400, 64, 0, seed))
+    assert found.converged and found.at_bound.tolist() == expected.at_bound.tolist()
+    assert (np.abs(found.theta - expected.theta) <= 4 * found.mc_se + 0.05 * np.nan_to_num(expected.se)).all()
+    assert found.h2.estimate[-1] == pytest.approx(expected.h2.estimate[-1], abs=1e-4)
+
+
+def test_the_records_of_the_iterations_stay_where_the_reduced_model_takes_over(few_variants, monkeypatch):
+    y, cohort = few_variants
+    monkeypatch.setattr("gpu_reml.reml.several.PATIENCE", 2)
+    told = []
+    found = fit(y, cohort.X, covariance_of(cohort), draw_probes(400, 32, 0, 1), callback=told.append)
+    assert found.method == "reduced" and tuple(told) == found.history
+    assert [record.iteration for record in found.history] == list(range(1, len(told) + 1))
+
+
+def test_residuals_of_several_kinds_are_the_dense_fit(cohorts):
+    cohort = cohorts[2]
+    groups = (np.arange(cohort.n)[:, None] % 2 == [0, 1]).astype(float)
+    covariance = with_residuals(covariance_of(cohort), groups, ["even", "odd"])
+    expected = fit_exact(cohort.y, cohort.X, covariance)
+    found = fit(cohort.y, cohort.X, covariance, exact_probes(cohort.n), EXACT)
+    np.testing.assert_allclose(found.theta, expected.theta, rtol=1e-4, atol=1e-6)
+
+
+def test_a_basis_is_orthonormal_and_holds_the_components_forms(cohorts):
+    cohort = cohorts[3]
+    covariance = CountingCovariance(as_covariance(covariance_of(cohort)))
+    Q, rng = np.ones((cohort.n, 1)) / np.sqrt(cohort.n), np.random.default_rng(1)
+    basis, B = empty_basis(3), rng.standard_normal((cohort.n, 5))
+    for W in (B, np.column_stack([B[:, :2], rng.standard_normal((cohort.n, 3))])):
+        basis = extended(covariance, basis, new_directions(Q, basis, W))
+    U = np.concatenate(basis.U, axis=1)
+    assert basis.size == 8 and covariance.column_passes == 4
+    np.testing.assert_allclose(U.T @ np.column_stack([U, Q]), np.eye(8, 9), atol=1e-12)
+    np.testing.assert_allclose(basis.T, [U.T @ K @ U for K in cohort.Ks], atol=1e-10)
+    C = np.linalg.qr(rng.standard_normal((8, 4)))[0]
+    small = compressed(basis, C)
+    np.testing.assert_allclose(small.T, [C.T @ t @ C for t in basis.T], atol=1e-12)
+    np.testing.assert_allclose(coordinates(small, small.U[0]), np.eye(4), atol=1e-12)
+
+
+def test_controls_have_mean_zero_and_cut_the_variance_of_traces():
+    """Over fresh probes of one fold, with a chain of the other fold's: means within four standard errors of zero."""
+    cohort, rng = make_cohort(200, 500, 2, 9), np.random.default_rng(2)
+    Ks, n = cohort.Ks, cohort.n
+    theta = np.array([0.4, 0.2, 0.4])
+    V = np.tensordot(theta[:2], Ks, axes=1) + theta[2] * np.eye(n)
+    P, traces = np.linalg.inv(V), np.trace(Ks, axis1=1, axis2=2)
+    start = rng.choice([-1.0, 1.0], (n, 8))
+    S = longer_chain(np.zeros((n, 0)), np.column_stack([start, V @ start, V @ V @ start]), n)
+    Z = rng.choice([-1.0, 1.0], (n, 4000))
+    chains = (S, S)
+    fixed = fixed_controls(np.array(Ks), chains, Z, traces)
+    inverse = inverse_controls(np.array(Ks), V, theta, chains, Z, fixed, n)
+    for control in (inverse, fixed.off):
+        assert (np.abs(control.mean(axis=1)) <= 4 * control.std(axis=1) / np.sqrt(4000)).all()
+    values = np.einsum("az,gaz->gz", P @ Z, fixed.images)
+    plain, cut = (controlled_traces(values, inverse, fixed.off, theta, n, k) for k in (0, 4))
+    truth = [*(np.sum(P * K) for K in Ks), np.trace(P)]
+    for estimate in (plain, cut):
+        errors = np.sqrt(np.diag(estimate.covariance))[:2]
+        assert (np.abs(estimate.mean - truth)[:2] <= 4 * errors).all()
+    assert (np.diag(cut.covariance)[:2] <= 0.5 * np.diag(plain.covariance)[:2]).all()
+    assert fold_of(5).tolist() == [0, 1, 0, 1, 0]
+    assert (np.linalg.eigvalsh(reduced_v(np.array(Ks), theta)) > 0).all()
