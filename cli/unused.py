@@ -160,13 +160,13 @@ REML = (
     FEW,
     Rule("max_probes first_probes mc_target", by("exact"), PROBES),
     Rule("seed", lambda options, run: run.method == "exact" and not draws_after_the_fit(options), PROBES),
-    Rule("first_probes mc_target", by(*MOMENTS), "moments take all of their probes at once"),
+    Rule("first_probes mc_target", by(*MOMENTS), "he and pcgc take all of their probes at once"),
     Rule(
         "max_probes",
         lambda options, run: run.method in MOMENTS and options.max_probes > HE_PROBES,
-        f"moments take {HE_PROBES} probes",
+        f"he and pcgc take {HE_PROBES} probes",
     ),
-    Rule("max_iterations verbose", by(*MOMENTS), "moments are matched without iterations"),
+    Rule("max_iterations verbose", by(*MOMENTS), "he and pcgc have no iterations"),
     Rule(
         "precond_rank",
         lambda options, run: not solves_effects(options) and run.method in ("exact", *MOMENTS),

@@ -7,15 +7,18 @@ occurs the species is not human, and 23 to 26 are autosomes of that name.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:  # products on a device need no tables, and machines that test them may lack pandas
+    import pandas as pd
 
 AUTOSOMES = tuple(str(k) for k in range(1, 23))
 NUMBERED = ("0", *AUTOSOMES, "X", "Y", "XY", "MT")  # by PLINK's number
 PSEUDO_AUTOSOMAL = ("PAR1", "PAR2", "XY")
 HUMAN = frozenset([*NUMBERED, *PSEUDO_AUTOSOMAL])
-Spellings = Sequence[str] | pd.Series | np.ndarray
+Spellings = Sequence[str] | np.ndarray  # or a column of a table
 _NAME = {name: name for name in HUMAN} | {"M": "MT"}
 
 
@@ -40,6 +43,8 @@ def _is_plink_code(digits: str) -> bool:
 
 def chromosome_names(spellings: Spellings, beside: Iterable[str] = ()) -> np.ndarray:
     """(m,) object: the name of each variant's chromosome; ``beside``: further spellings of the same genome."""
+    import pandas as pd
+
     codes, different = pd.factorize(np.asarray(spellings, dtype=object))
     different = [str(each) for each in different]
     human = are_human([*different, *beside])
@@ -49,11 +54,13 @@ def chromosome_names(spellings: Spellings, beside: Iterable[str] = ()) -> np.nda
 def linkage_groups(spellings: Spellings, beside: Iterable[str] = ()) -> np.ndarray:
     """(m,) object: as :func:`chromosome_names`, with the pseudo-autosomal regions under X, whose pieces they are."""
     names = chromosome_names(spellings, beside)
-    return np.where(pd.Series(names, dtype=object).isin(PSEUDO_AUTOSOMAL), "X", names).astype(object)
+    return np.where(np.isin(names.astype(str), PSEUDO_AUTOSOMAL), "X", names).astype(object)
 
 
-def one_spelling(spellings: pd.Series) -> pd.Series:
+def one_spelling(spellings: "pd.Series") -> "pd.Series":
     """Every chromosome as it is spelt first, so that a table of several files has each under one spelling."""
+    import pandas as pd
+
     names = pd.Series(chromosome_names(spellings), index=spellings.index)
     first = ~names.duplicated()
     return names.map(dict(zip(names[first], spellings[first], strict=True)))

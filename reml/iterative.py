@@ -338,7 +338,7 @@ def iterate(loop: Loop, probes: Probes, scale: float) -> Loop:
 def within_errors(problem: Problem, probes: Probes, state: FitState, here: Evaluation) -> bool:
     """Whether the step just proposed is small, and shorter than the Monte-Carlo error of where it leads, so that
     another would tell no more."""
-    if state.halvings or shortened(problem, state) or state.step.decrement > SMALL_STEP:
+    if state.halvings or state.step is None or shortened(problem, state) or state.step.decrement > SMALL_STEP:
         return False
     mc = mc_covariance(problem, probes, state.theta, here.ai, here.traces)
     return bool(state.step.decrement <= np.trace(here.ai @ mc))

@@ -77,7 +77,7 @@ def same(folder, out, y, X, Ks):
     rows = [*record["components"], *record["residuals"]]
     se = np.sqrt(np.diag(np.linalg.inv(expected.ai)))
     np.testing.assert_allclose([row["theta"] for row in rows], expected.theta, atol=2e-3 * se.min())
-    np.testing.assert_allclose([row["se"] for row in rows], se, rtol=5e-3)
+    np.testing.assert_allclose([row["theta_se"] for row in rows], se, rtol=5e-3)
     assert record["loglik"] == pytest.approx(expected.loglik, abs=1e-3)
     return record
 

@@ -88,7 +88,8 @@ def test_the_variances_are_those_of_the_dense_fit_at_the_written_memberships(fol
     expected = exact_reml(table["height"].to_numpy()[kept], X, [dense.kernel(Z, w) for w in files["theta.npy"].T])
     fit = files["meta.json"]["fit"]
     for part, value in zip([*fit["components"], *fit["residuals"]], expected.theta, strict=True):
-        assert abs(part["variance"] - value) <= 4 * part["mc_se"] + 0.02 * part["se"]
+        per_unit = part["theta_se"] / part["se"]
+        assert abs(part["theta"] - value) <= per_unit * (4 * part["mc_se"] + 0.02 * part["se"])
 
 
 def test_the_reference_systems_flags_are_understood(folder, tmp_path, capsys):

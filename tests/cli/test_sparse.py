@@ -321,7 +321,7 @@ def test_bad_input_is_one_line_and_code_two_before_any_fit(folder, tmp_path, cap
 
 def test_a_plan_reads_no_genotype_and_writes_nothing(folder, tmp_path, capsys):
     assert run(folder, "--plan", out=tmp_path / "x") == 0
-    assert "256 candidates" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    assert "256 LASSO candidates" in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
 def test_rounds_that_were_finished_are_on_disk_when_a_run_dies(folder, tmp_path, monkeypatch):

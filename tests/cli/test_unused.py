@@ -32,8 +32,8 @@ def notes(words, run, rules=unused.REML):
     [
         ("--max-probes 9", EXACT, "dense REML takes no random probes"),
         ("--n-rand-vec 9", EXACT, "dense REML takes no random probes"),
-        ("--mc-target 1", HE, "Haseman-Elston regression takes all of its probes at once"),
-        ("--max-probes 65", HE, "Haseman-Elston regression takes 64 probes"),
+        ("--mc-target 1", HE, "he and pcgc take all of their probes at once"),
+        ("--max-probes 65", HE, "he and pcgc take 64 probes"),
         ("--seed 1", EXACT, "dense REML takes no random probes"),
         ("--precond-rank 5", LANCZOS, "one component is answered by a Lanczos run, without a preconditioner"),
         ("--precond-rank 5", EXACT, "nothing is solved by iterations"),
