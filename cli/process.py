@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
@@ -166,7 +167,12 @@ def lost_maps(name: str, shrunken: Callable[[], list[str]]) -> Iterator[None]:
         yield
         return
 
+    met: list[int] = []
+
     def lost(_number: int) -> None:
+        met.append(threading.get_ident())
+        if met[0] != threading.get_ident():  # another thread of the same kernel met it first and is saying so
+            time.sleep(60)
         files = ", ".join(shrunken()) or "a mapped file (genotypes, weights or --cache)"
         text = f"{name}: error: {files}: cut short, or its disk failed, while it was read; restore it and run again\n"
         with suppress(OSError):
