@@ -398,7 +398,7 @@ def one_round(problem: Problem, probes: Probes, state: State, scale: float) -> S
     unsolved = bool(len(active)) or len(looked_at) < len(all_columns)
     following = active if len(active) else None
     state = state._replace(model=model, rounds=state.rounds + 1, active=following)
-    if grew and errors.max() > READY:
+    if grew and errors.max() > READY and state.rounds < MOST_ROUNDS:
         return state
     point, length, cut = moved(problem, model, theta)
     record = Record(
@@ -406,7 +406,7 @@ def one_round(problem: Problem, probes: Probes, state: State, scale: float) -> S
         tuple(problem.layout.reported(point.theta) * scale**2),
         length**2,
         float(np.sqrt(np.sum((point.score**2 / np.diag(point.ai))[problem.layout.estimated]))),
-        state.rounds,
+        0,  # PCG steps: there are none until the end
         model.num_probes,
         problem.covariance.column_passes,
     )
