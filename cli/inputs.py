@@ -274,7 +274,8 @@ def trait_notes(group: Group, options: Namespace) -> list[str]:
     """What to know of traits that have two values, as a disease coded 0 and 1 or 1 and 2, or values far from others."""
     pairs = zip(group.phenotypes, group.Y.T, strict=True)
     binary = [name for name, y in pairs if len(np.unique(y)) == 2 and options.method != "pcgc"]
-    where = "variances and h2 are on that observed scale; gpu-reml --prevalence has h2 of liability"
+    remedy = "; gpu-reml --prevalence has h2 of liability" if getattr(options, "prevalence", None) is None else ""
+    where = f"variances and h2 are on that observed scale{remedy}"
     told = [f"{name} has two values: {where}" for name in binary]
     return told + [note for name, y in zip(group.phenotypes, group.Y.T, strict=True) for note in _far_note(name, y)]
 

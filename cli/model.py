@@ -247,6 +247,11 @@ def residual_diagonals(parts: Parts, samples, options: Namespace) -> tuple[np.nd
     elif parts.residual_groups is not None:
         groups = io.values_of(parts.residual_groups, samples)[:, 0]
         levels = sorted(set(groups))
+        if 2 * len(levels) > len(groups):
+            raise io.InputError(
+                f"{options.residual_groups}: {len(levels)} groups for {len(groups)} samples, so that most have one "
+                "sample and no variance of their own; give numbers by --residual-weights, or merge groups"
+            )
         diagonals = (groups[:, None] == np.array(levels, dtype=object)).astype(np.float64)
         names = [f"residual_{level}" for level in levels]
     elif parts.residual_weights is not None:

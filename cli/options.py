@@ -230,7 +230,7 @@ def add_model(group) -> None:
     group.add_argument(
         "--method", choices=("auto", "stochastic", "exact", *MOMENTS), default="auto",
         help="exact: dense REML without Monte-Carlo error, for small cohorts; stochastic: matrix-free REML; "
-        "he: Haseman-Elston regression; pcgc: the same of a disease's liability, right where cases were chosen (needs "
+        "he: Haseman-Elston regression; pcgc: the like for a disease's liability, right where cases were chosen (needs "
         "--prevalence); auto (default): exact where it is cheap (to about 3,000 samples), else stochastic",
     )  # fmt: skip
     group.add_argument(

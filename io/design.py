@@ -1,6 +1,6 @@
 """The fixed-effect design matrix: intercept, quantitative covariates, one-hot levels, and a check of its rank."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,7 +95,8 @@ def design_matrix(
     if c >= n:
         raise InputError(
             f"covariates: {c} columns with the intercept for {n} samples, which leaves no residual; "
-            f"drop covariates or merge levels ({', '.join(f'{t.name}: {len(t.column_names)}' for t in terms)})"
+            f"drop covariates, merge levels, or give numbers as quantitative covariates, --qcovar "
+            f"({_widest(terms)})"
         )
     X = np.column_stack([np.ones(n), *(term.columns() for term in terms if term.column_names)])
     _check_rank(X, names)
@@ -167,6 +168,12 @@ def _sorted_levels(levels: set[str]) -> list[str]:
         return sorted(levels, key=lambda level: (float(level), level))
     except ValueError:
         return sorted(levels)
+
+
+def _widest(terms: Sequence[_Term]) -> str:
+    """The covariates with most columns, by name."""
+    widest = sorted(terms, key=lambda term: -len(term.column_names))[:5]
+    return ", ".join(f"{term.name}: {len(term.column_names)}" for term in widest) + (", ..." if len(terms) > 5 else "")
 
 
 def _check_rank(X: np.ndarray, names: tuple[str, ...]) -> None:

@@ -158,7 +158,8 @@ class FitResult(Components):
         errors = (f"(Monte-Carlo error {shown(value, '.2g')})" for value in (self.loglik_mc_se, self.lrt.mc_se))
         lines.append(
             f"log-likelihood {self.loglik:.4f} {next(errors)}, null {self.loglik_null:.4f}; "
-            f"LRT {self.lrt.statistic:.3f} {next(errors)} on {self.lrt.df} df, {p}"
+            f"LRT {self.lrt.statistic:.3f} {next(errors)} on {self.lrt.df} df, {p} (of all components; "
+            f"a mixture of chi-squares, since variances are not negative)"
         )
         return "\n".join(lines)
 

@@ -123,7 +123,7 @@ def test_nearly_dependent_columns_are_kept(ids, rng):
 def test_as_many_columns_as_samples_is_refused_with_the_widths(ids, rng):
     quantitative = make_covariates(ids, {"age": rng.normal(size=5)})
     categorical = make_covariates(ids, {"site": ["a", "b", "c", "d", "a"]}, "categorical")
-    with pytest.raises(InputError, match=r"5 columns with the intercept for 5 samples.*age: 1, site: 3"):
+    with pytest.raises(InputError, match=r"5 columns with the intercept for 5 samples.*site: 3, age: 1"):
         design_matrix(quantitative, categorical, _samples(ids, 5))
 
 
