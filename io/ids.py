@@ -82,7 +82,12 @@ def absent_note(what: str, table: SampleTable, genotyped: pd.Index) -> tuple[str
     absent = table.samples[genotyped.get_indexer(sample_keys(table.samples, table.has_fid)) < 0]
     if absent.empty:
         return ()
-    return (f"{what}: {len(absent)} of {table.num_samples} samples are not in the genotypes ({first_ids(absent)})",)
+    known = set(genotyped.str.rpartition("\t", expand=False).map(lambda key: key[-1].lstrip("0")))
+    zeros = int(absent["iid"].str.lstrip("0").isin(known).sum())
+    told = f"; {zeros} would be but for zeros before the IID, or for the FID" if zeros else ""
+    return (
+        f"{what}: {len(absent)} of {table.num_samples} samples are not in the genotypes ({first_ids(absent)}){told}",
+    )
 
 
 def nothing_shared(what: str, table: SampleTable, genotyped: pd.DataFrame) -> InputError:

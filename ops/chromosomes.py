@@ -46,6 +46,8 @@ def chromosome_names(spellings: Spellings, beside: Iterable[str] = ()) -> np.nda
     import pandas as pd
 
     codes, different = pd.factorize(np.asarray(spellings, dtype=object))
+    if (codes < 0).any():
+        raise ValueError(f"chromosomes: the one of variant {int(np.argmin(codes))} is missing; 0 is an unplaced one")
     different = [str(each) for each in different]
     human = are_human([*different, *beside])
     return np.array([chromosome_name(each, human) for each in different], dtype=object)[codes]

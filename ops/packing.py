@@ -71,7 +71,8 @@ _CODE_OF_COUNT[[0, 1, 2, MISSING & 0xFF]] = [3, 2, 0, 1]
 
 def as_counts(counts: np.ndarray) -> np.ndarray:
     """Counts (n, m) as int8; a ValueError for numbers that are not whole, or no int8."""
-    given = counts if isinstance(counts, np.ndarray) and counts.dtype == np.int8 else as_numbers(counts, "counts")
+    plain = type(counts) is np.ndarray and counts.dtype == np.int8
+    given = counts if plain else as_numbers(counts, "counts")
     if given.ndim != 2:
         raise ValueError(f"counts: expected (samples, variants), found {given.shape}")
     with np.errstate(invalid="ignore"):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from itertools import pairwise
+from itertools import count, pairwise
 from operator import add
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ from .contract import CheckedFunction
 from .linalg import Block, columns, times, zeros_like
 
 Apply = Callable[[np.ndarray], np.ndarray]
+INDEFINITE = 0.05  # of the mean diagonal, that an eigenvalue of a matrix may be below zero
 
 
 class Covariance(Protocol):
@@ -301,8 +302,9 @@ def home_of(covariance: Covariance) -> Any:
 def dense_covariance(matrices: Sequence[np.ndarray], names: Sequence[str] | None = None) -> FunctionCovariance:
     """Matrices K_g (n, n) as components, dense ones kept as float64, sparse ones sparse.
 
-    Cost: one read of each.  ValueError for one that is not symmetric to rounding, not finite, zero throughout, or has a
-    negative diagonal.
+    Cost: a Cholesky decomposition of each dense one.  ValueError for one that is not symmetric to rounding, not finite,
+    zero throughout, or has a negative diagonal or an eigenvalue below -5 % of the mean diagonal, as far as pairs of
+    samples that lack different calls take a relationship matrix.
     """
     if not len(matrices):
         raise ValueError("covariance: expected at least one matrix (n, n), found none")
@@ -310,7 +312,27 @@ def dense_covariance(matrices: Sequence[np.ndarray], names: Sequence[str] | None
         raise ValueError(f"names: expected one for each of {len(matrices)} matrices, found {len(names)}")
     n = next((np.shape(K)[0] for K in matrices if np.ndim(K)), None)
     named = [f"covariance[{g}]" if names is None else f"component {names[g]}" for g in range(len(matrices))]
-    return _of_symmetric([as_symmetric(K, name, n) for K, name in zip(matrices, named, strict=True)], names)
+    Ks = [as_symmetric(K, name, n) for K, name in zip(matrices, named, strict=True)]
+    for K, name in zip(Ks, named, strict=True):
+        check_definite(K, name)
+    return _of_symmetric(Ks, names)
+
+
+def check_definite(K: Any, name: str) -> None:
+    """ValueError where a dense symmetric K (n, n) has an eigenvalue below -5 % of its mean diagonal."""
+    if sparse.issparse(K):
+        return
+    shifted = K.copy()
+    shifted[np.diag_indices_from(K)] += INDEFINITE * K.diagonal().mean()
+    try:
+        np.linalg.cholesky(shifted)
+    except np.linalg.LinAlgError:
+        least, mean = np.linalg.eigvalsh(K)[0], K.diagonal().mean()
+        if least < -INDEFINITE * mean:
+            raise ValueError(
+                f"{name}: has an eigenvalue of {least:.4g} beside a mean diagonal of {mean:.4g}; a covariance has none "
+                "below zero"
+            ) from None
 
 
 def _of_symmetric(Ks: Sequence[Any], names: Sequence[str] | None) -> FunctionCovariance:
@@ -369,7 +391,12 @@ def as_covariance(covariance: Any, num_samples: int | None = None) -> Covariance
     n = next(iter(sizes), num_samples)
     if n is None:
         raise ValueError("covariance: functions alone do not tell the number of samples; give as_covariance(ops, n)")
-    parts = [_as_part(item, n, f"component_{g:03d}", f"covariance[{g}]") for g, item in enumerate(covariance)]
+    taken = {name for item in covariance for name in getattr(item, "names", ())}
+    free = (name for name in (f"component_{g:03d}" for g in count()) if name not in taken)
+    parts = [
+        _as_part(item, n, "" if hasattr(item, "names") else next(free), f"covariance[{g}]")
+        for g, item in enumerate(covariance)
+    ]
     return parts[0] if len(parts) == 1 else MixedCovariance(parts)
 
 

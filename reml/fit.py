@@ -68,7 +68,9 @@ def fit_traits(
     traits share the covariance and are fitted one after the other.  ``hooks``: progress, checkpoints, and one to resume
     from (of a single trait when there are several components).
     """
-    settings = settings or FitSettings()
+    settings = FitSettings() if settings is None else settings
+    if not isinstance(settings, FitSettings):
+        raise ValueError(f"settings: expected FitSettings, found {type(settings).__name__}")
     hooks = hooks or Hooks()
     Y = as_numbers(Y, "Y")
     if Y.ndim != 2:

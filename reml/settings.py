@@ -77,6 +77,9 @@ class FitSettings:
     probes: ProbeSettings = field(default_factory=ProbeSettings)
 
     def __post_init__(self):
+        for name, kind in (("solver", SolverSettings), ("probes", ProbeSettings)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name}: expected {kind.__name__}, found {type(getattr(self, name)).__name__}")
         as_count(self.max_iterations, "max_iterations")
         as_number(self.tol, "tol", above=0)
         as_number(self.residual_floor, "residual_floor", above=0, below=1)
