@@ -220,13 +220,21 @@ def test_samples_of_lists_and_tables_that_are_not_genotyped_are_counted(ids, phe
     assert aligned.samples["iid"].tolist() == ["a", "c"]
     assert aligned.notes == (
         f"--keep {keep.path}: 1 of 4 samples are not in the genotypes (FID Fo IID o)",
-        f"--remove {remove.path}: 2 of 3 samples are not in the genotypes (FID b IID b, FID q IID q)",
+        f"--remove {remove.path}: 2 of 3 samples are not in the genotypes (FID b IID b, FID q IID q); 1 "
+        "would be but for zeros before the IID, or for the FID",
         f"{phenotype.path}: 1 of 7 samples are not in the genotypes (FID Fz IID z)",
     )
     assert align([ids("a", "b"), ids("b", "a", "z")], phenotype).notes == (
         f"{phenotype.path}: 4 of 7 samples are not in the genotypes "
         "(FID Ff IID f, FID Fd IID d, FID Fc IID c, FID Fe IID e)",
     )
+
+
+def test_zeros_that_a_spreadsheet_took_from_ids_are_named(ids, write):
+    remove = read_sample_list(write("rm.txt", "F001 1\nF002 2\nF030 030\n"))
+    phenotype = read_phenotype(write("p.txt", "F001 001 1\nF002 002 2\nF030 030 4\nF031 031 3\n"))
+    notes = align([ids("001", "002", "030", "031")], phenotype, remove=remove).notes
+    assert len(notes) == 1 and "2 of 3" in notes[0] and "2 would be but for zeros before the IID" in notes[0]
 
 
 def test_an_empty_remove_list_removes_nobody_and_says_so(ids, phenotype, write):

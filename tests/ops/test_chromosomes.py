@@ -47,3 +47,8 @@ def test_a_number_of_any_length_is_a_name():
     long = "9" * 5000
     assert list(chromosome_names(["1", f"chr00{long}", "000"])) == ["1", long, "0"]
     assert chromosome_name(f"0{long}") == long
+
+
+def test_a_missing_chromosome_is_refused_and_not_another():
+    with pytest.raises(ValueError, match="chromosomes: the one of variant 1 is missing"):
+        chromosome_names(["1", None, "2"])

@@ -86,3 +86,9 @@ def test_blocks_cover_every_variant_once_and_never_cross_parts():
     found = list(blocks(genotypes, 4))
     assert [block.start for block in found] == [0, 4, 8, 9, 13, 17, 21]
     np.testing.assert_array_equal(np.concatenate([block.packed for block in found]), pack(counts))
+
+
+def test_masked_counts_are_refused_whatever_their_type():
+    counts = np.array([[0, 1], [1, 2]], np.int8)
+    with pytest.raises(ValueError, match="counts: has masked entries"):
+        pack(np.ma.masked_array(counts, counts == 1))

@@ -271,3 +271,22 @@ def test_mixed_covariances_check_the_part_that_is_a_function():
     genotypes = covariance_of(COHORT)
     with pytest.raises(ValueError, match=TRACE):
         fit(Y, X, MixedCovariance([genotypes, FunctionCovariance([np.eye(N).__matmul__], [1.0], N, ["own"])]), PROBES)
+
+
+def test_a_matrix_with_eigenvalues_far_below_zero_is_no_covariance():
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.standard_normal((60, 60)))[0]
+    values = np.abs(rng.standard_normal(60))
+    values[:12] *= -0.5
+    K = (basis * values) @ basis.T
+    assert K.diagonal().min() > 0
+    with pytest.raises(ValueError, match=r"covariance\[0\]: has an eigenvalue of -\d"):
+        fit_exact(rng.standard_normal(60), np.ones((60, 1)), [K])
+    values[:12] *= 0.02 * values.mean() / np.abs(values[:12]).max()  # as pairs of samples with different missing calls
+    fit_exact(rng.standard_normal(60), np.ones((60, 1)), [(basis * values) @ basis.T])
+
+
+def test_a_matrix_beside_a_covariance_of_default_names_takes_another():
+    cohort = make_cohort(60, 80, 2, 1)
+    found = fit_exact(cohort.y, cohort.X, [covariance_of(cohort), cohort.Ks[0] @ cohort.Ks[0]])
+    assert len(set(found.names)) == len(found.names) == len(cohort.Ks) + 1
