@@ -16,7 +16,8 @@ example:
 
 Group g is the component Z diag(T_g) Z' / sum(T_g); the memberships T of a variant sum to 1. They start at random and
 follow the gradient of the likelihood as long as it rises. Its value and the errors of the last fit are those of groups
-chosen to raise it on the same phenotypes: they are no test of the groups.
+chosen to raise it on the same phenotypes: they are no test of the groups.  When --outer-iters is used up while it still
+rises, the last line says outer_limit; the exit code is that of the last fit.
 """
 
 
