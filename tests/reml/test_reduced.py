@@ -23,6 +23,9 @@ from gpu_reml.reml import (
 )
 from gpu_reml.reml.cross_fit import controlled_traces, fixed_controls, fold_of, inverse_controls, longer_chain
 from gpu_reml.reml.reduced import compressed, coordinates, empty_basis, extended, new_directions, reduced_v
+from gpu_reml.reml.reduced_end import log_determinant
+from gpu_reml.reml.reduced_fit import first_model, off_the_basis, point_at, prepare
+from gpu_reml.reml.traits import make_traits
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.small import covariance_of, make_cohort
 
@@ -170,3 +173,31 @@ def test_controls_have_mean_zero_and_cut_the_variance_of_traces():
     assert (np.diag(cut.covariance)[:2] <= 0.5 * np.diag(plain.covariance)[:2]).all()
     assert fold_of(5).tolist() == [0, 1, 0, 1, 0]
     assert (np.linalg.eigvalsh(reduced_v(np.array(Ks), theta)) > 0).all()
+
+
+@pytest.fixture(scope="module")
+def coarse(large):
+    """A problem and a model of y and the probes alone: what lies off such a basis is most of everything."""
+    covariance = CountingCovariance(as_covariance(covariance_of(large)))
+    traits, probes = make_traits(large.y[:, None], large.X), draw_probes(large.n, 64, 0, 4)
+    settings = replace(REDUCED, probes=ProbeSettings(first=64))
+    problem = prepare(covariance, traits, probes, settings)
+    theta = np.array([0.2, 0.2, 0.2, 0.4])
+    V = np.tensordot(theta[:3], large.Ks, axes=1) + theta[3] * np.eye(large.n)
+    A = np.linalg.svd(large.X)[0][:, large.X.shape[1] :]
+    return problem, first_model(problem, probes), theta, A, A.T @ V @ A
+
+
+def test_the_log_determinant_is_set_right_for_what_the_basis_lacks(coarse):
+    problem, model, theta, _, contrasts = coarse
+    value, error = log_determinant(problem, model, theta)
+    assert abs(value - np.linalg.slogdet(contrasts)[1]) <= 4 * error < 30
+
+
+def test_average_information_counts_what_lies_off_the_basis(coarse, large):
+    problem, model, theta, A, contrasts = coarse
+    point = point_at(problem, model, theta, off_the_basis(problem, model, theta), np.zeros((3, 64)))
+    Py = model.basis.U[0] @ point.solved.C[:, 0]  # the P y of this basis, whose images K_g P y lie mostly off it
+    F = A.T @ np.column_stack([*(K @ Py for K in large.Ks), Py])
+    expected = F.T @ np.linalg.solve(contrasts, F) / 2
+    np.testing.assert_allclose(np.diag(point.ai), np.diag(expected), rtol=0.3)
