@@ -15,7 +15,7 @@ from . import likelihood
 from .covariance import CountingCovariance
 from .inference import largest_mc_ratio, mc_covariance_of_theta, sampling_covariance
 from .linalg import Block, columns, project
-from .moments import Moments, check_left, moments, start_values
+from .moments import Moments, check_left, start_values, starting_moments
 from .monte_carlo import LEAST_PROBES
 from .precondition import (
     Preconditioner,
@@ -38,7 +38,6 @@ MOST_SHRINKAGE = 0.25  # of the residual in one step: an overshoot to zero would
 FEW_STEPS = 12  # of PCG, that a good preconditioner leaves
 STEPS_LEFT = 2.5  # iterations to come when the errors are first known
 FAR = 0.25  # distance of the components' proportions at which the preconditioner is made anew
-MOMENT_BYTES = 1 << 28  # most memory that K_g z of the start's probes may take
 
 
 class Problem(NamedTuple):
@@ -102,15 +101,10 @@ class FitState(NamedTuple):
 def prepare(covariance, traits: Traits, probes: Probes, settings: FitSettings) -> Problem:
     """Moments and preconditioner: what a fit needs once."""
     Q, y = covariance.block(traits.Q), covariance.block(traits.scaled)
-    n, G = covariance.num_samples, covariance.num_components
-    lower = np.append(np.zeros(G), settings.residual_floor)
+    lower = np.append(np.zeros(covariance.num_components), settings.residual_floor)
     traces = complement_traces(covariance, Q)
     check_left(covariance, traces)
-    used = int(np.clip(MOMENT_BYTES // (G * n * np.dtype(covariance.dtype).itemsize), 1, 8))
-    if probes_are_exact(probes.trace):
-        used = n
-    Z = project(Q, covariance.block(probes.trace[:, :used]))
-    found = moments(covariance, Q, y, Z, traces)
+    found = starting_moments(covariance, Q, y, probes, traces)
     guess = start_values(found, lower)
     if settings.core == "given":
         core = core_on(covariance, Q, traces, guess[:-1], covariance.block(probes.sketch))

@@ -9,9 +9,11 @@ from scipy import optimize
 from .contract import REMEDY, SKEW, check_symmetric, check_traces, refuse, units_of
 from .covariance import Covariance
 from .linalg import COLLINEAR, Block, column_dots, project
+from .probes import Probes, probes_are_exact
 from .result import ConvergenceError
 from .step import SingularInformationError
 
+MOMENT_BYTES = 1 << 28  # most memory that K_g z of the start's probes may take
 GRAM_BYTES = 1 << 22  # most memory that the float64 copies of K_g z take at once
 DEPENDENT = 1e-12  # eigenvalue of T in correlation form from which float32 products cannot tell components apart
 
@@ -36,6 +38,15 @@ def moments(covariance: Covariance, Q: Block, y: Block, Z: Block, left: np.ndarr
     check_images(covariance, images, Z)
     check_forms(covariance, grams, left)
     return Moments(grams.mean(axis=0), quadratic_forms(covariance, y))
+
+
+def starting_moments(covariance: Covariance, Q: Block, y: Block, probes: Probes, left: np.ndarray) -> Moments:
+    """:func:`moments` from the first few probes, as many as memory allows up to 8, or from all exact ones."""
+    n, G = covariance.num_samples, covariance.num_components
+    used = int(np.clip(MOMENT_BYTES // (G * n * np.dtype(covariance.dtype).itemsize), 1, 8))
+    if probes_are_exact(probes.trace):
+        used = n
+    return moments(covariance, Q, y, project(Q, covariance.block(probes.trace[:, :used])), left)
 
 
 def check_images(covariance: Covariance, images, Z: Block) -> None:

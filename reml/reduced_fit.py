@@ -26,7 +26,7 @@ from .cross_fit import (
 )
 from .inference import largest_mc_ratio, mc_covariance_of_theta, sampling_covariance
 from .linalg import Block, column_dots, columns, gram, project, symmetric, take_columns
-from .moments import Moments, check_left, moments, start_values
+from .moments import Moments, check_left, start_values, starting_moments
 from .monte_carlo import LEAST_PROBES
 from .precondition import complement_traces
 from .probes import Probes, probes_are_exact
@@ -58,7 +58,6 @@ INNER_STEPS = 20  # AI steps in a round
 SMALL_STEP = 1e-2  # squared move in standard errors from which a fit may end below its Monte-Carlo error
 HALVINGS = 5  # of a move that the basis does not answer for
 MOST_ROUNDS = 400
-MOMENT_BYTES = 1 << 28  # most memory that K_g z of the start's probes may take
 REDUCED_BYTES = 1 << 28  # most memory of T
 MOST_BASIS = 1024
 
@@ -153,15 +152,11 @@ class State(NamedTuple):
 def prepare(covariance, traits: Traits, probes: Probes, settings: FitSettings) -> Problem:
     """Traces and moments: what a fit needs once."""
     Q, y = covariance.block(traits.Q), covariance.block(traits.scaled)
-    n, G = covariance.num_samples, covariance.num_components
-    lower = np.append(np.zeros(G), settings.residual_floor)
+    lower = np.append(np.zeros(covariance.num_components), settings.residual_floor)
     traces = complement_traces(covariance, Q)
     check_left(covariance, traces)
-    used = int(np.clip(MOMENT_BYTES // (G * n * np.dtype(covariance.dtype).itemsize), 1, 8))
-    if probes_are_exact(probes.trace):
-        used = n
-    Z = project(Q, covariance.block(probes.trace[:, :used]))
-    return Problem(covariance, Q, y, lower, traces, moments(covariance, Q, y, Z, traces), settings)
+    found = starting_moments(covariance, Q, y, probes, traces)
+    return Problem(covariance, Q, y, lower, traces, found, settings)
 
 
 def first_model(problem: Problem, probes: Probes) -> Model:
