@@ -360,14 +360,14 @@ def probes_wanted(problem: Problem, probes: Probes, model: Model, point: Point) 
     return min(available, max(used + 4, int(np.ceil(1.15 * ratio**2 * used))))
 
 
-def one_round(problem: Problem, probes: Probes, state: State, scale: float) -> State:
-    """A round further; ``status`` is set when it was the last.
+def widened(
+    problem: Problem, model: Model, theta: np.ndarray, looked_at: np.ndarray
+) -> tuple[Model, np.ndarray, float]:
+    """(model, active, error): the model with residuals at theta in its basis, those of the columns ``looked_at`` that
+    have not converged there, which are ``active``, and the largest relative error; the same model where nothing joins.
 
-    Columns that have converged are looked at again only when all have, at the theta where the fit would end.
+    Cost: half a pass of the columns looked at, half of the active ones.
     """
-    model, theta = state.model, state.theta
-    all_columns = np.arange(1 + model.num_probes)
-    looked_at = all_columns if state.active is None else state.active
     A = own_solutions(model, reduced_v(model.basis.T, theta))
     R = residuals(
         problem.covariance,
@@ -381,19 +381,42 @@ def one_round(problem: Problem, probes: Probes, state: State, scale: float) -> S
     errors = errors_of(problem, model, theta, looked_at, A, R)
     wrong = errors > tolerances(problem, model.num_probes)[looked_at]
     active = looked_at[wrong]
-    grew = False
-    if len(active):
-        if model.basis.size + len(active) > most_basis(problem, len(all_columns)):
-            model = smaller(problem, model, A)
-        before = model.basis.size
-        W = take_columns(R, np.flatnonzero(wrong))
-        whose = np.flatnonzero(active > 0)
-        model = grown(problem, model, W, active[whose] - 1, take_columns(W, whose))
-        grew = model.basis.size > before
+    if not len(active):
+        return model, active, float(errors.max())
+    before = model
+    if model.basis.size + len(active) > most_basis(problem, 1 + model.num_probes):
+        before = smaller(problem, model, A)
+    W = take_columns(R, np.flatnonzero(wrong))
+    whose = np.flatnonzero(active > 0)
+    after = grown(problem, before, W, active[whose] - 1, take_columns(W, whose))
+    return after if after.basis.size > before.basis.size else model, active, float(errors.max())
+
+
+def answering(problem: Problem, model: Model, theta: np.ndarray) -> Model:
+    """The model with a basis in which all columns have converged at theta, or as near as rounding lets them."""
+    active = np.arange(1 + model.num_probes)
+    for _ in range(MOST_ROUNDS):
+        before = model
+        model, active, _ = widened(problem, before, theta, active)
+        if model is before:
+            break
+    return model
+
+
+def one_round(problem: Problem, probes: Probes, state: State, scale: float) -> State:
+    """A round further; ``status`` is set when it was the last.
+
+    Columns that have converged are looked at again only when all have, at the theta where the fit would end.
+    """
+    model, theta = state.model, state.theta
+    all_columns = np.arange(1 + model.num_probes)
+    looked_at = all_columns if state.active is None else state.active
+    model, active, error = widened(problem, model, theta, looked_at)
+    grew = model is not state.model
     unsolved = bool(len(active)) or len(looked_at) < len(all_columns)
     following = active if len(active) else None
     state = state._replace(model=model, rounds=state.rounds + 1, active=following)
-    if grew and errors.max() > READY and state.rounds < MOST_ROUNDS:
+    if grew and error > READY and state.rounds < MOST_ROUNDS:
         return state
     point, length, cut = moved(problem, model, theta)
     record = Record(
