@@ -54,6 +54,7 @@ from .traits import Traits
 READY = 0.3  # relative error of the solves, in the norm of V, from which the basis serves to move theta
 TRUSTED = 0.3  # the same of y's solve at the theta moved to, as far as the basis can tell
 MOST_SHRINKAGE = 0.25  # of a residual in one round, without which V would be singular
+MOST_GROWTH = 4  # of a variance in one round; all may grow to the total, as some start near zero
 INNER_STEPS = 20  # AI steps in a round
 SMALL_STEP = 1e-2  # squared move in standard errors from which a fit may end below its Monte-Carlo error
 HALVINGS = 5  # of a move that the basis does not answer for
@@ -265,18 +266,33 @@ def point_at(problem: Problem, model: Model, theta: np.ndarray, off: Outside, in
 
 
 def maximised(problem: Problem, model: Model, theta: np.ndarray, off: Outside, inverse: np.ndarray):
-    """(point, held): bounded AI steps within the basis from theta, and whether a residual was held back on its way to
-    its bound."""
+    """(point, held): bounded AI steps within the basis from theta, and whether one was held back: a residual on its way
+    to its bound, or a variance that grows to where the basis says nothing true of V."""
     layout, least = problem.layout, MOST_SHRINKAGE * theta
     guarded = layout.guarded & (least > problem.settings.residual_floor)
-    lower = np.where(guarded, least, problem.lower)
+    lower, upper = np.where(guarded, least, problem.lower), most_in_a_round(problem, theta)
     point = point_at(problem, model, theta, off, inverse)
     for _ in range(INNER_STEPS):
-        step = ai_step(point.theta, point.score, point.ai, lower, layout.estimated)
+        step = shortened(ai_step(point.theta, point.score, point.ai, lower, layout.estimated), point.theta, upper)
         point = along(problem, model, point, step, off, inverse)
         if step.decrement <= 1e-2 * problem.settings.tol:
             break
-    return point, bool((guarded & (point.theta <= lower * (1 + 1e-9))).any())
+    held = (guarded & (point.theta <= lower * (1 + 1e-9))) | (point.theta >= upper * (1 - 1e-9))
+    return point, bool(held.any())
+
+
+def most_in_a_round(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """(p,) the most that one round from theta may lead to."""
+    means = np.append(problem.traces / problem.dimension, 1.0)
+    variances = theta * means
+    return np.maximum(MOST_GROWTH * variances, variances.sum()) / means
+
+
+def shortened(step: Step, theta: np.ndarray, upper: np.ndarray) -> Step:
+    """The step from theta, as far as it stays at or below ``upper``."""
+    rising = step.direction > 0
+    t = min(1.0, float(np.min((upper - theta)[rising] / step.direction[rising], initial=1.0)))
+    return Step(theta + t * step.direction, t * step.direction, t**2 * step.decrement) if t < 1 else step
 
 
 def along(problem: Problem, model: Model, point: Point, step: Step, off: Outside, inverse: np.ndarray) -> Point:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from gpu_reml.ops import CpuProducts, make_covariance
 from gpu_reml.reml import (
     CountingCovariance,
     FitSettings,
@@ -24,7 +25,8 @@ from gpu_reml.reml import (
 from gpu_reml.reml.cross_fit import controlled_traces, fixed_controls, fold_of, inverse_controls, longer_chain
 from gpu_reml.reml.reduced import compressed, coordinates, empty_basis, extended, new_directions, reduced_v
 from gpu_reml.reml.reduced_end import log_determinant
-from gpu_reml.reml.reduced_fit import first_model, off_the_basis, point_at, prepare
+from gpu_reml.reml.reduced_fit import first_model, off_the_basis, point_at, prepare, shortened
+from gpu_reml.reml.step import Step
 from gpu_reml.reml.traits import make_traits
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.small import covariance_of, make_cohort
@@ -173,6 +175,23 @@ def test_controls_have_mean_zero_and_cut_the_variance_of_traces():
     assert (np.diag(cut.covariance)[:2] <= 0.5 * np.diag(plain.covariance)[:2]).all()
     assert fold_of(5).tolist() == [0, 1, 0, 1, 0]
     assert (np.linalg.eigvalsh(reduced_v(np.array(Ks), theta)) > 0).all()
+
+
+def test_a_component_that_starts_near_zero_is_not_taken_where_the_basis_knows_nothing():
+    """Left free, the first round takes a variance to 1e13 times y's."""
+    cohort = make_cohort(1500, 150, 4, 4, overlap=False)
+    covariance = make_covariance(CpuProducts(cohort.genotypes), cohort.W)
+    settings = replace(REDUCED, probes=ProbeSettings(first=24, mc_target=100))
+    found = fit(cohort.y, cohort.X, covariance, draw_probes(1500, 24, 0), settings)
+    assert (np.abs(found.theta - cohort.theta) <= 4 * found.se).all()
+
+
+def test_a_step_ends_where_the_first_variance_is_at_its_limit():
+    step = Step(np.array([3.0, 0.5, 1.0]), np.array([2.0, -0.5, 0.5]), 8.0)
+    found = shortened(step, np.array([1.0, 1.0, 0.5]), np.array([2.0, 9.0, 9.0]))
+    assert found.theta.tolist() == [2.0, 0.75, 0.75] and found.direction.tolist() == [1.0, -0.25, 0.25]
+    assert found.decrement == 2.0
+    assert shortened(step, np.array([1.0, 1.0, 0.5]), np.full(3, 9.0)) is step
 
 
 @pytest.fixture(scope="module")
