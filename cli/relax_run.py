@@ -11,6 +11,7 @@ import numpy as np
 from gpu_reml import io
 from gpu_reml.reml import FitSettings, ProbeSettings, Record, SolverSettings, draw_probes
 from gpu_reml.reml.memberships import COLUMNS, check_memberships, random_memberships
+from gpu_reml.reml.reduced_fit import MOST_BASIS
 from gpu_reml.reml.relax import (
     OuterRecord,
     RelaxHooks,
@@ -37,8 +38,8 @@ COMPARISON = (
 )
 
 MEMBERSHIPS = 8  # arrays (m, G) in float64: memberships, logarithms, gradient, of the best point and a trial
-# a variant: features, those before them, their products and sums in float64, and one block of them in float32
-GRADIENT_BYTES = 8 * (10 * COLUMNS + 6) + 4 * COLUMNS
+# a variant: features of four blocks, their products and sums in float64, and one block of them in float32
+GRADIENT_BYTES = 8 * (10 * COLUMNS + 12) + 4 * COLUMNS
 
 
 def relax_command(options: Namespace, threads: int) -> bool:
@@ -62,7 +63,7 @@ def relax_command(options: Namespace, threads: int) -> bool:
     report = Printer(options.reml_log_detail)
     report.line(start_lines(inputs, options, threads))
     y, X = inputs.Y[:, 0], inputs.design.X
-    probes = draw_probes(len(y), planned.probes(options.max_probes), planned.rank, options.seed)
+    probes = draw_probes(len(y), planned.probes(options.max_probes), 0, options.seed)
     result = relax(
         y,
         X,
@@ -109,7 +110,9 @@ def plan_groups(planned: Planned, options: Namespace) -> Planned:
     m = planned.sizes.num_variants
     # beside the weights of the fit under way those of the best point and of the gradient
     memberships = (8 * MEMBERSHIPS + 2 * STORED_WEIGHT) * G * m
-    held = (("memberships", memberships), ("gradient", GRADIENT_BYTES * m))
+    vectors = min(planned.sizes.num_samples, MOST_BASIS)
+    basis = 4 * (m + planned.sizes.num_samples) * vectors
+    held = (("memberships", memberships), ("basis", basis), ("gradient", GRADIENT_BYTES * m))
     sizes = planned.sizes._replace(num_components=G, num_weights=G * m, further=held)
     device = device_plan(sizes, options) if planned.backend == "cuda" else None
     rank = most_rank(sizes, options) if device is None else device.rank
@@ -143,7 +146,7 @@ def relax_settings(options: Namespace, columns: int | None) -> RelaxSettings:
     fits = FitSettings(
         max_iterations=options.max_iterations,
         solver=SolverSettings(**solver, max_iterations=options.max_pcg_iters),
-        probes=ProbeSettings(columns=columns),
+        probes=ProbeSettings(first=options.first_probes, columns=columns),
     )
     return RelaxSettings(options.outer_iters, options.theta_lr, options.theta_linesearch_trials, fits)
 

@@ -66,21 +66,41 @@ def fixed_controls(T: np.ndarray, chains: tuple[np.ndarray, ...], coords: np.nda
     return Fixed(images, off, tuple(tails))
 
 
+class FoldInverse(NamedTuple):
+    """M^-1 = S H S' + (I - SS') / d for a fold, from the other's chain S (d, r)."""
+
+    S: np.ndarray
+    H: np.ndarray
+    d: float
+
+    def times(self, B: np.ndarray) -> np.ndarray:
+        """M^-1 B for coordinates B (d, k)."""
+        inside = self.S.T @ B
+        return self.S @ (self.H @ inside) + (B - self.S @ inside) / self.d
+
+
+def fold_inverses(
+    V: np.ndarray, theta: np.ndarray, chains: tuple[np.ndarray, ...], fixed: Fixed, dimension: int
+) -> tuple[FoldInverse, ...]:
+    """Every fold's at theta, for V = U'V(theta)U and a complement of ``dimension``."""
+    found = []
+    for S, tails in zip(chains[::-1], fixed.tails, strict=True):
+        left = dimension - S.shape[1]
+        d = theta[:-1] @ tails / left + theta[-1] if left > 0 else theta[-1]
+        found.append(FoldInverse(S, np.linalg.inv(S.T @ V @ S), float(d)))
+    return tuple(found)
+
+
 def inverse_controls(
     T: np.ndarray, V: np.ndarray, theta: np.ndarray, chains, coords: np.ndarray, fixed: Fixed, dimension: int
 ) -> np.ndarray:
-    """(G, s) the controls c at theta, for V = U'V(theta)U and a complement of ``dimension``."""
+    """(G, s) the controls c at theta; see :func:`fold_inverses`."""
     folds, out = fold_of(coords.shape[1]), np.empty_like(fixed.off)
-    for fold in range(FOLDS):
-        S, mine = chains[1 - fold], folds == fold
-        H = np.linalg.inv(S.T @ V @ S)
-        left = dimension - S.shape[1]
-        d = theta[:-1] @ fixed.tails[fold] / left + theta[-1] if left > 0 else theta[-1]
-        z = coords[:, mine]
-        inside = S.T @ z
-        Mz = S @ (H @ inside) + (z - S @ inside) / d
-        known = np.tensordot(T, S @ H @ S.T, axes=2) + fixed.tails[fold] / d
-        out[:, mine] = np.einsum("az,gaz->gz", Mz, fixed.images[:, :, mine]) - known[:, None]
+    for fold, inverse in enumerate(fold_inverses(V, theta, chains, fixed, dimension)):
+        mine = folds == fold
+        known = np.tensordot(T, inverse.S @ inverse.H @ inverse.S.T, axes=2) + fixed.tails[fold] / inverse.d
+        out[:, mine] = np.einsum("az,gaz->gz", inverse.times(coords[:, mine]), fixed.images[:, :, mine])
+        out[:, mine] -= known[:, None]
     return out
 
 

@@ -115,7 +115,11 @@ def solve(
     apply_minv = None if preconditioner is None else preconditioner.apply_minv
     projected = project(Q, project(Q, B))
     rounding = 64 * np.finfo(B.dtype).eps
-    projected[:, column_dots(projected, projected) <= rounding**2 * column_dots(B, B)] = 0
+    nothing = column_dots(projected, projected) <= rounding**2 * column_dots(B, B)
+    projected[:, nothing] = 0
+    if X0 is not None and nothing.any():
+        X0 = X0.copy()
+        X0[:, nothing] = 0
     apply_a = on_complement(Q, apply_v)
     batches = column_batches(B.shape[1], at_once)
     if len(batches) == 1:

@@ -1,6 +1,8 @@
 """Memberships of variants in groups: components made of them, and the gradient of the REML log-likelihood in them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -8,11 +10,13 @@ from scipy import special
 from gpu_reml.ops import GenotypeCovariance, make_covariance
 from gpu_reml.ops.arguments import as_matrix, as_numbers, as_variances
 
-from . import likelihood
+from .covariance import CountingCovariance
+from .cross_fit import FoldInverse, fold_inverses, fold_of
 from .exact import one_trait
-from .linalg import Block, column_batches, project, take_columns
-from .precondition import Preconditioner, complement_traces, make_projected_core, precondition
+from .linalg import Block, column_batches
 from .probes import Probes, checked_probes
+from .reduced import combined, reduced_v
+from .reduced_fit import Model, Problem, answering, first_model, prepare
 from .settings import FitSettings
 
 COLUMNS = 16  # whose features are on the host in float64 at once
@@ -78,65 +82,86 @@ def membership_gradient(
 
     theta_g / (2 c_g) { r_j - sum_i T_ig r_i / c_g },  r_j = (z_j'P y)^2 - z_j'P z_j; 0 where z_j does not vary.
     The sum over a group of T_jg times it is zero: the scale of T_g is no parameter.  Where theta maximises ell_R it is
-    the gradient of the maximum as well.  Cost: 1 + s columns of solves, half a pass of 1 + 3 s + r + c columns.
+    the gradient of the maximum as well.  Cost: a basis in which P y and P of all probes have converged at theta.
     """
     T = as_matrix(T, "T", products.num_variants)
-    settings, covariance = settings or FitSettings(), group_covariance(products, T)
+    covariance = CountingCovariance(group_covariance(products, T))
     probes = checked_probes(probes, covariance.num_samples)
-    trait = one_trait(y, X, covariance)
-    theta = as_variances(theta, "theta", covariance.num_components + 1) / trait.scales[0] ** 2
-    Q, Y = covariance.block(trait.Q), trait.scaled
-    core = make_projected_core(covariance, Q, complement_traces(covariance, Q), theta[:-1], probes.sketch)
-    preconditioner = precondition(core, theta)
-    B = project(Q, covariance.block(np.column_stack([Y, probes.trace])))
-    solver, at_once = settings.solver, settings.probes.columns
-    tol = np.append(min(solver.y, 1e-2 / np.sqrt(len(Y))), np.full(probes.trace.shape[1], solver.probes))
-    options = {"max_iterations": solver.max_iterations, "check": False, "at_once": at_once}
-    PB = likelihood.solve(Q, likelihood.apply_v_at(covariance, theta), B, preconditioner, tol=tol, **options).X
-    fixed = columns_of_features(covariance, Q)
-    norms = products.genotypes.squared_norm - sum(np.sum(F**2, axis=1) for F in fixed)
-    diagonal = projection_diagonal(covariance, preconditioner, norms, take_columns(B, slice(1, None)), PB[:, 1:])
-    (of_y,) = columns_of_features(covariance, take_columns(PB, slice(0, 1)))
-    r = of_y[:, 0] ** 2 - diagonal
-    scale = theta[:-1] / (2 * group_sizes(products, T))
-    varies = products.genotypes.inv_sd > 0
+    traits = one_trait(y, X, covariance)
+    theta = as_variances(theta, "theta", covariance.num_components + 1) / traits.scales[0] ** 2
+    settings = settings or FitSettings()
+    settings = replace(settings, probes=replace(settings.probes, first=probes.trace.shape[1]))
+    problem = prepare(covariance, traits, probes, settings)
+    model = answering(problem, first_model(problem, probes), theta)
+    return gradient_within(problem, model, theta, norms_left(covariance, problem.Q), group_sizes(products, T))
+
+
+def norms_left(covariance, Q: Block) -> np.ndarray:
+    """(m,) |z_j|^2 on the complement of Q (n, c); half a pass of c columns."""
+    of_q = images_of((covariance.features(Q),), np.eye(Q.shape[1])) if Q.shape[1] else ()
+    return covariance.products.genotypes.squared_norm - sum(np.sum(F**2, axis=1) for F in of_q)
+
+
+def gradient_within(
+    problem: Problem, model: Model, theta: np.ndarray, norms: np.ndarray, sizes: np.ndarray
+) -> np.ndarray:
+    """:func:`membership_gradient` from a basis that answers for theta; no pass, 2 m d (4 s + d) flop.
+
+    norms: as :func:`norms_left` has them; sizes: as :func:`group_sizes`.
+    """
+    covariance = problem.covariance
+    V = reduced_v(model.basis.T, theta)
+    C = np.linalg.solve(V, model.coords)
+    (of_y,) = images_of(model.basis.F, C[:, :1])
+    inverses = fold_inverses(V, theta, model.chains, model.fixed, problem.dimension)
+    r = of_y[:, 0] ** 2 - projection_diagonal(model, C[:, 1:], inverses, norms)
+    varies = covariance.products.genotypes.inv_sd > 0
+    scale = theta[:-1] / (2 * sizes)
     return np.where(varies[:, None], scale * (r[:, None] - covariance.weights.T @ r), 0.0)
 
 
-def columns_of_features(covariance, B: Block) -> Iterator[np.ndarray]:
-    """Z'B in float64 on the host, some columns (m, k) at a time; half a pass of all of them."""
-    for batch in column_batches(B.shape[1], COLUMNS):
-        if B.shape[1]:
-            yield np.asarray(covariance.features(take_columns(B, batch)), np.float64)
+def images_of(F: Sequence[Any], C: np.ndarray) -> Iterator[np.ndarray]:
+    """Features of U C in float64 on the host, some columns (m, k) at a time, from the pieces F of the basis's."""
+    for batch in column_batches(C.shape[1], COLUMNS):
+        if C.shape[1]:
+            yield np.asarray(combined(F, C[:, batch]), np.float64)
 
 
 def projection_diagonal(
-    covariance, preconditioner: Preconditioner, norms: np.ndarray, Z: Block, PZ: Block
+    model: Model, Cz: np.ndarray, inverses: tuple[FoldInverse, ...], norms: np.ndarray
 ) -> np.ndarray:
-    """(m,) estimates of z_j'P z_j from projected probes Z (n, s) and solves P Z.
+    """(m,) estimates of z_j'P z_j from the probes x of a model and their solutions Cz (d, s).
 
-    z_j'M^-1 z_j, exact, + mean_x (z_j'x)(z_j'(P - M^-1)x), less its regression on (z_j'x)(z_j'(I - UU')x), whose
-    expectation |z_j|^2 - |U'z_j|^2 is known; one slope for all variants.  norms: (m,) |z_j|^2 on the complement of X.
-    Plain Hutchinson has a standard error of sqrt(2 / s) of every entry.
+    The mean of (z_j'x)(z_j'P x), which alone errs by sqrt(2 / s) of itself, less its regression on two controls of
+    known mean, with the other fold's M (:mod:`.cross_fit`): (z_j'x)(z_j'M^-1 x) of mean z_j'M^-1 z_j, and
+    (z_j'x)(z_j'(I - SS')x) of mean |z_j|^2 - |S'z_j|^2.  Two slopes serve all variants.  norms: (m,) |z_j|^2 on the
+    complement of the fixed effects.
     """
-    core, d = preconditioner.core, preconditioner.d
-    exact, tail = norms / d, norms.copy()
-    first = 0
-    for F in columns_of_features(covariance, core.U @ preconditioner.vectors.astype(covariance.dtype)):
-        squares = F**2
-        exact += squares @ (1 / preconditioner.eigenvalues[first : first + F.shape[1]] - 1 / d)
-        tail -= squares.sum(axis=1)
-        first += F.shape[1]
-    difference, off = PZ - preconditioner.apply_minv(Z), Z - core.U @ (core.U.T @ Z)
-    value, known, cross, spread = np.zeros(len(norms)), np.zeros(len(norms)), 0.0, 0.0
-    num_probes = Z.shape[1]
-    parts = (columns_of_features(covariance, block) for block in (Z, difference, off))
-    for F, of_difference, of_tail in zip(*parts, strict=True):
-        values, controls = F * of_difference, F * of_tail
-        value += values.sum(axis=1) / num_probes
-        known += controls.sum(axis=1) / num_probes
-        cross += np.sum(values * controls)
-        spread += np.sum(controls**2)
-    cross, spread = cross - num_probes * value @ known, spread - num_probes * known @ known
-    slope = cross / spread if num_probes > 2 and spread > 0 else 0.0
-    return exact + value - slope * (known - tail)
+    F, z = model.basis.F, model.coords[:, 1:]
+    s, folds = z.shape[1], fold_of(z.shape[1])
+    means, products = np.zeros((3, len(norms))), np.zeros((3, 3))
+    for fold, inverse in enumerate(inverses):
+        known, mine = np.stack([np.zeros_like(norms), *known_means(F, inverse, norms)]), folds == fold
+        x = z[:, mine]
+        vectors = (x, Cz[:, mine], inverse.times(x), x - inverse.S @ (inverse.S.T @ x))
+        for of_x, *others in zip(*(images_of(F, part) for part in vectors), strict=True):
+            parts = np.stack([of_x * other for other in others])
+            parts -= known[:, :, None]
+            means += parts.sum(axis=2) / s
+            flat = parts.reshape(3, -1)
+            products += flat @ flat.T
+    if model.exact or s < 3:
+        return means[0]
+    spread = products - s * means @ means.T
+    return means[0] - np.linalg.lstsq(spread[1:, 1:], spread[1:, 0], rcond=None)[0] @ means[1:]
+
+
+def known_means(F: Sequence[Any], inverse: FoldInverse, norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(m,) z_j'M^-1 z_j and |z_j|^2 - |S'z_j|^2, from the pieces F of the basis's features."""
+    values, vectors = np.linalg.eigh(inverse.H)
+    inside, within, first = np.zeros_like(norms), np.zeros_like(norms), 0
+    for images in images_of(F, inverse.S @ vectors):
+        inside += images**2 @ values[first : first + images.shape[1]]
+        within += np.sum(images**2, axis=1)
+        first += images.shape[1]
+    return inside + (norms - within) / inverse.d, norms - within

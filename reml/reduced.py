@@ -10,6 +10,7 @@ Sources: O'Leary 1980, Linear Algebra Appl. 29:293 (block conjugate gradients); 
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,9 +73,11 @@ def new_directions(Q: Block, basis: Basis, W: Block) -> Block:
 
 def extended(covariance: Covariance, basis: Basis, W: Block) -> Basis:
     """The basis with orthonormal columns W (n, k) outside of it added; half a pass for each, and 2 m d k flop."""
-    if not W.shape[1]:
-        return basis
-    F = covariance.features(W)
+    return joined(covariance, basis, W, covariance.features(W)) if W.shape[1] else basis
+
+
+def joined(covariance: Covariance, basis: Basis, W: Block, F: Any) -> Basis:
+    """The basis with columns W (n, k) added, of which F are the features; no pass."""
     new = np.concatenate([*(covariance.gram(piece, F) for piece in basis.F), covariance.gram(F)], axis=1)
     d, k = basis.size, W.shape[1]
     T = np.empty((len(basis.T), d + k, d + k))
@@ -82,6 +85,12 @@ def extended(covariance: Covariance, basis: Basis, W: Block) -> Basis:
     T[:, :, d:] = new
     T[:, d:, :d] = new[:, :d].transpose(0, 2, 1)
     return Basis((*basis.U, W), (*basis.F, F), T)
+
+
+def of_components(covariance: Covariance, basis: Basis) -> Basis:
+    """The basis with T of other components that have the same features; no pass, m d^2 flop a component."""
+    parts = zip(basis.U, basis.F, strict=True)
+    return reduce(lambda made, part: joined(covariance, made, *part), parts, empty_basis(covariance.num_components))
 
 
 def compressed(basis: Basis, C: np.ndarray) -> Basis:

@@ -15,21 +15,33 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpu_reml.ops import GenotypeCovariance
-from gpu_reml.ops.arguments import as_count, as_number
+from gpu_reml.ops.arguments import as_count, as_number, as_vector
 
-from .compare import Measured, Yardstick, added, difference, gain, make_yardstick, measured
-from .fit import fit
-from .iterative import FAR
-from .memberships import check_memberships, group_covariance, group_sizes, membership_gradient, moved
-from .pcg import BreakdownError
-from .probes import Probes
+from .covariance import CountingCovariance
+from .exact import one_trait
+from .fit import start_variances
+from .memberships import (
+    check_memberships,
+    gradient_within,
+    group_covariance,
+    group_sizes,
+    moved,
+    norms_left,
+)
+from .probes import Probes, checked_probes
+from .reduced import of_components
+from .reduced_end import finish
+from .reduced_fit import Model, Problem, State, answering, dealt, first_model, most_basis, one_round, prepare
 from .result import ConvergenceError, FitResult, Record
+from .rise import Rise, end_at, rise
 from .settings import FitSettings
+from .step import SingularInformationError
+from .traits import Traits
 
 TOL = 1e-6  # Newton decrement of every fit: a step of 1e-3 standard errors, which moves a log-likelihood by 1e-4
-SOLVED = 1e-5  # residual of the solve for y at which a score is known to such a step
 CANNOT_START = "the memberships at the start cannot be fitted; start from others, or with fewer groups"
 LEAST_VARIANTS = 1.0  # memberships that a group must keep among the variants that vary: less is no group
+ROOM = 0.6  # share of the most that a basis may have, from which a search makes a new one
 
 
 class RelaxStatus(Enum):
@@ -63,7 +75,7 @@ class RelaxSettings:
 class OuterRecord(NamedTuple):
     """One REML fit of the search.
 
-    ``gain`` of its log-likelihood over the best before, measured alike (:mod:`~gpu_reml.reml.compare`), and the
+    ``gain`` of its log-likelihood over the best before, in one basis (:mod:`~gpu_reml.reml.rise`), and the
     Monte-Carlo error ``gain_mc_se`` of that; ``loglik``: that of the first fit and the gains since; ``status``: the
     fit's.
     """
@@ -123,27 +135,32 @@ def start_rate(T: np.ndarray, gradient: np.ndarray) -> float:
     return 1 / size if size > 0 else 1.0
 
 
-class Data(NamedTuple):
-    """What the fits of a search share: the trait, ``probes``, and a yardstick whose basis is that of all
-    preconditioners, made for variants in the proportions ``weights`` (m,)."""
+class Search(NamedTuple):
+    """What all fits share: the trait, ``probes``, and |z_j|^2 off the fixed effects (m,)."""
 
-    y: np.ndarray
-    X: np.ndarray
+    traits: Traits
     products: Any
     probes: Probes
+    norms: np.ndarray
     settings: FitSettings
-    yardstick: Yardstick
-    weights: np.ndarray
     callback: Callable[[Record], None] | None
+
+    @property
+    def scale(self) -> float:
+        return float(self.traits.scales[0])
 
 
 class Point(NamedTuple):
-    """Memberships with their group sizes, REML fit and log-likelihood as it is compared."""
+    """Memberships with their group sizes, what does not change at them, and their fit."""
 
     logs: np.ndarray
     sizes: np.ndarray
-    fit: FitResult
-    measured: Measured
+    problem: Problem
+    state: State
+
+    @property
+    def theta(self) -> np.ndarray:
+        return self.state.theta
 
 
 class NoFit(Enum):
@@ -151,7 +168,16 @@ class NoFit(Enum):
 
     EMPTY = "a group has less than one variant left"
     ALIKE = "the groups cannot be told apart"
-    PRECISION = "the covariance is not positive definite in the precision of the products; use float64"
+
+
+def settled(problem: Problem, probes: Probes, state: State, scale: float, callback) -> State:
+    """The end of a fit."""
+    while state.status is None:
+        known = len(state.history)
+        state = one_round(problem, probes, state, scale)
+        for record in state.history[known:] if callback is not None else ():
+            callback(record)
+    return state
 
 
 def prepared(
@@ -161,62 +187,64 @@ def prepared(
     probes: Probes,
     settings: FitSettings,
     start: np.ndarray | None,
-    hooks: RelaxHooks,
-) -> tuple[Data, np.ndarray]:
-    """What all fits share, from one at the start of the search that makes its preconditioner as it goes, and its
-    theta."""
-    many = replace(settings.probes, first=probes.trace.shape[1])
-    solver = replace(settings.solver, y=min(settings.solver.y, SOLVED))
-    fits = {"engine": "iterative", "core": "always", "probes": many, "solver": solver}
-    settings = replace(settings, tol=min(settings.tol, TOL), **fits)
+    callback: Callable[[Record], None] | None,
+) -> tuple[Search, Problem, State]:
+    """What all fits share, and the first of them, which takes as many probes as its Monte-Carlo errors ask for."""
+    traits, counting = one_trait(y, X, covariance), CountingCovariance(covariance)
+    probes = checked_probes(probes, counting.num_samples)
+    settings = replace(settings, tol=min(settings.tol, TOL))
+    problem = prepare(counting, traits, probes, settings)
+    scale = float(traits.scales[0])
+    theta = problem.start()
+    if start is not None:
+        theta = np.maximum(as_vector(start_variances(start, counting), "start", len(theta)) / scale**2, problem.lower)
     try:
-        theta = fit(y, X, covariance, probes, settings, start=start, callback=hooks.iteration, strict=False).theta
-    except ConvergenceError as error:
-        raise ConvergenceError(f"{CANNOT_START}: {error}") from None
-    yardstick, weights = make_yardstick(y, X, covariance, theta, probes, settings), shares(covariance, theta)
-    return Data(y, X, covariance.products, probes, settings, yardstick, weights, hooks.iteration), theta
+        state = settled(problem, probes, State(theta, first_model(problem, probes)), scale, callback)
+    except SingularInformationError:
+        raise ConvergenceError(f"{CANNOT_START}: {NoFit.ALIKE.value}") from None
+    used = Probes(probes.trace[:, : state.model.num_probes], probes.sketch)
+    norms = norms_left(counting, problem.Q)
+    return Search(traits, covariance.products, used, norms, settings, callback), problem, state
 
 
-def shares(covariance: GenotypeCovariance, theta: np.ndarray) -> np.ndarray:
-    """(m,) of the genetic variance, in proportion to the variants' weights."""
-    weights = covariance.weights @ theta[:-1]
-    return weights / max(float(weights.sum()), np.finfo(float).tiny)
-
-
-def fitted(data: Data, log_T: np.ndarray, start: np.ndarray) -> Point | NoFit:
-    """The REML fit at memberships, or why there is none."""
+def fitted(search: Search, log_T: np.ndarray, best: Point) -> Point | NoFit:
+    """The fit at memberships, from the theta and the basis of the best before, or why there is none."""
     T = np.exp(log_T)
-    sizes = group_sizes(data.products, T)
+    sizes = group_sizes(search.products, T)
     if sizes.min() < LEAST_VARIANTS:
         return NoFit.EMPTY
-    covariance = group_covariance(data.products, T)
+    covariance = CountingCovariance(group_covariance(search.products, T))
+    problem = best.problem._replace(covariance=covariance, traces=covariance.weights.T @ search.norms)
     try:
-        shared = (data.yardstick.probes, replace(data.settings, core="given"))
-        found = fit(data.y, data.X, covariance, *shared, start=start, callback=data.callback, strict=False)
-        return Point(log_T, sizes, found, measured(data.yardstick, covariance, found.theta))
-    except ConvergenceError:
+        start = with_model(Point(log_T, sizes, problem, State(best.theta, best.state.model)), best.state.model)
+        return start._replace(state=settled(problem, search.probes, start.state, search.scale, search.callback))
+    except SingularInformationError:
         return NoFit.ALIKE
-    except BreakdownError:
-        return NoFit.PRECISION
 
 
-def renewed(data: Data, point: Point) -> tuple[Data, Point]:
-    """A basis made for this point, and its fit and log-likelihood on it, where the one before was made for other
-    proportions of the variants: what it leaves out then takes its toll in Monte-Carlo error.
+def with_model(point: Point, model: Model) -> Point:
+    """The point in the basis of another's model; no pass."""
+    same = dealt(point.problem, model._replace(basis=of_components(point.problem.covariance, model.basis)))
+    return point._replace(state=point.state._replace(model=same))
 
-    A fit that does not raise the log-likelihood, as one that did not converge, is not taken.
-    """
-    covariance = group_covariance(data.products, np.exp(point.logs))
-    theta = point.fit.theta
-    weights = shares(covariance, theta)
-    if 0.5 * np.abs(weights - data.weights).sum() <= FAR:
-        return data, point
-    yardstick = make_yardstick(data.y, data.X, covariance, theta, data.probes, data.settings)
-    fresh = data._replace(yardstick=yardstick, weights=weights)
-    here, again = measured(yardstick, covariance, theta), fitted(fresh, point.logs, theta)
-    if isinstance(again, NoFit) or again.measured.value < here.value:
-        return fresh, point._replace(measured=here)
-    return fresh, again
+
+def in_one_basis(best: Point, trial: Point) -> tuple[Point, Point]:
+    """Both in the basis of the trial, which grew from the best's; where it was started again since, it is made to
+    answer for the best once more."""
+    beside = with_model(best, trial.state.model)
+    if trial.state.model.basis.size >= best.state.model.basis.size:
+        return beside, trial
+    model = answering(best.problem, beside.state.model, best.theta)
+    return with_model(best, model), with_model(trial, model)
+
+
+def with_room(search: Search, point: Point) -> Point:
+    """The point in a basis with room for further steps: one made for it alone where the one it has is nearly full."""
+    problem, model = point.problem, point.state.model
+    if model.basis.size <= ROOM * most_basis(problem, 1 + model.num_probes):
+        return point
+    model = answering(problem, first_model(problem, search.probes), point.theta)
+    return point._replace(state=point.state._replace(model=model))
 
 
 def relax(
@@ -233,12 +261,11 @@ def relax(
     """Raise the REML log-likelihood by exponentiated-gradient steps in the memberships, halved until it rises.
 
     y (n,), X (n, c), products with Z (n, m), memberships (m, G) to start from, start: theta (G + 1,) of the first fit.
-    All ``probes`` are used in every fit.  A step and the best before it are fitted and measured on one basis
-    (:mod:`~gpu_reml.reml.compare`), so that they differ by what the memberships do and hardly by chance; it is made
-    anew, and the best fitted on it, where accepted steps have led far from what it was made for.
-    Cost: a REML fit an outer iteration, warm-started from the best before, one more at the start and for each new
-    basis, and all their log-likelihoods once more; (1 + s) columns of solves for every accepted one's gradient.  Memory
-    beside a fit's: four arrays (m, G) of float64, and the basis.
+    The first fit takes as many of the ``probes`` as its Monte-Carlo errors ask for, and the others the same.  All share
+    a basis: other weights of the variants need none of its products anew, so a fit only extends it, and a step differs
+    from the best before it by what the memberships do and hardly by chance (:mod:`~gpu_reml.reml.rise`).
+    Cost: a REML fit, half a pass of y and the probes and the new basis vectors for every step, the end of a fit twice;
+    gradients cost no pass.  Memory beside a fit's: four arrays (m, G) of float64, (2, d, d) more of the basis.
     Raises ValueError for memberships that are no such thing, ConvergenceError where the first fit fails.
     """
     settings, hooks = settings or RelaxSettings(), hooks or RelaxHooks()
@@ -249,75 +276,86 @@ def relax(
             f"memberships: group {int(np.argmin(small))} has {small.min():.3g} of the variants that vary; "
             "start from other memberships, or from fewer groups"
         )
-    with np.errstate(divide="ignore"):
-        log_T = np.log(T)
-    first = prepared(y, X, group_covariance(products, T), probes, settings.fit, start, hooks)
-    state, record = begun(first, log_T, settings)
+    first = prepared(y, X, group_covariance(products, T), probes, settings.fit, start, hooks.iteration)
+    walk, record = begun(*first, T, settings)
     history = [record]
     hooks.report(record)
-    while len(history) < settings.outer_iterations and state.rejected < settings.trials:
-        state, record = advanced(state, settings, len(history) + 1)
+    while len(history) < settings.outer_iterations and walk.rejected < settings.trials:
+        walk, record = advanced(walk, settings, len(history) + 1)
         history.append(record)
         hooks.report(record)
-    status = RelaxStatus.NO_GAIN if state.rejected >= settings.trials else RelaxStatus.OUTER_LIMIT
-    best, total = state.best, gain(state.risen, exact=state.data.yardstick.exact)
-    return RelaxResult(status, np.exp(best.logs), state.gradient, best.sizes, best.fit, *total, tuple(history))
+    status = RelaxStatus.NO_GAIN if walk.rejected >= settings.trials else RelaxStatus.OUTER_LIMIT
+    search, best, risen = walk.search, walk.best, walk.risen
+    found = walk.first
+    if best.logs is not walk.start:
+        found = ended(search, best)
+    gain = (risen.value, risen.mc_se) if len(history) > 1 else (0.0, 0.0)
+    return RelaxResult(status, np.exp(best.logs), walk.gradient, best.sizes, found, *gain, tuple(history))
 
 
-class State(NamedTuple):
-    """Where a search stands: the best point and its ``gradient`` (m, G), the log-likelihood at the ``start`` and how it
-    has ``risen`` since, the rate of the next step, and how many were rejected in a row."""
+def ended(search: Search, point: Point) -> FitResult:
+    """The result of a fit."""
+    problem, traits = point.problem, search.traits
+    return finish(prepare(problem.covariance, traits, search.probes, problem.settings), point.state, traits)
 
-    data: Data
+
+class Walk(NamedTuple):
+    """Where a search stands: its ``first`` result, at the log memberships ``start``, the best point and its
+    ``gradient`` (m, G), how the log-likelihood has ``risen``, the rate of the next step, and how many were rejected in
+    a row."""
+
+    search: Search
+    first: FitResult
+    start: np.ndarray
     best: Point
-    start: float
-    risen: Measured
+    risen: Rise
     gradient: np.ndarray
     rate: float
     rejected: int
 
 
-def begun(prepared: tuple[Data, np.ndarray], log_T: np.ndarray, settings: RelaxSettings) -> tuple[State, OuterRecord]:
+def begun(
+    search: Search, problem: Problem, state: State, T: np.ndarray, settings: RelaxSettings
+) -> tuple[Walk, OuterRecord]:
     """The first fit."""
-    data, theta = prepared
-    point = fitted(data, log_T, theta)
-    if isinstance(point, NoFit):
-        raise ConvergenceError(f"{CANNOT_START}: {point.value}")
-    gradient = gradient_at(data, point, settings)
-    rate = start_rate(np.exp(log_T), gradient) if settings.rate is None else settings.rate
-    nothing = Measured(0.0, np.zeros_like(point.measured.per_probe))
-    value = point.measured.value
-    record = outer_record(1, point, (value, np.nan, np.nan), True, 0.0, gradient)
-    return State(data, point, value, nothing, gradient, rate, 0), record
+    with np.errstate(divide="ignore"):
+        logs = np.log(T)
+    point = Point(logs, group_sizes(search.products, T), problem, state)
+    first, gradient = finish(problem, state, search.traits), gradient_at(search, point)
+    rate = start_rate(T, gradient) if settings.rate is None else settings.rate
+    nothing = Rise(np.zeros(state.model.num_probes), state.model.exact)
+    record = outer_record(1, point, (first.loglik, np.nan, np.nan), True, 0.0, gradient)
+    return Walk(search, first, logs, point, nothing, gradient, rate, 0), record
 
 
-def advanced(state: State, settings: RelaxSettings, outer: int) -> tuple[State, OuterRecord]:
+def advanced(walk: Walk, settings: RelaxSettings, outer: int) -> tuple[Walk, OuterRecord]:
     """One step tried, and taken where the log-likelihood rises."""
-    data, best, rate = state.data, state.best, state.rate
-    trial = fitted(data, moved(best.logs, state.gradient, rate), best.fit.theta)
+    search, best, rate = walk.search, with_room(walk.search, walk.best), walk.rate
+    trial = fitted(search, moved(best.logs, walk.gradient, rate), best)
     if isinstance(trial, NoFit):
-        return rejected(state), outer_record(outer, trial, (np.nan,) * 3, False, rate, state.gradient)
-    rise = difference(trial.measured, best.measured)
-    risen = added(state.risen, rise)
-    compared = (state.start + risen.value, *gain(rise, exact=data.yardstick.exact))
-    if rise.value < 0:
-        return rejected(state), outer_record(outer, trial, compared, False, rate, state.gradient)
-    data, point = renewed(data, trial)
-    gradient = gradient_at(data, point, settings)
-    next_rate = rate if settings.rate is None else settings.rate
+        record = outer_record(outer, trial, (np.nan,) * 3, False, rate, walk.gradient)
+        return rejected(walk, best), record
+    best, trial = in_one_basis(best, trial)
+    ends = (end_at(point.problem, point.state.model, point.theta) for point in (best, trial))
+    step = rise(trial.problem, trial.state.model, *ends)
+    risen = walk.risen + step
+    compared = (walk.first.loglik + risen.value, step.value, step.mc_se)
+    if step.value < 0:
+        return rejected(walk, best), outer_record(outer, trial, compared, False, rate, walk.gradient)
+    gradient = gradient_at(search, trial)
     record = outer_record(outer, trial, compared, True, rate, gradient)
-    return State(data, point, state.start, risen, gradient, next_rate, 0), record
+    next_rate = rate if settings.rate is None else settings.rate
+    return walk._replace(best=trial, risen=risen, gradient=gradient, rate=next_rate, rejected=0), record
 
 
-def rejected(state: State) -> State:
-    """The state after a step that did not raise the log-likelihood."""
-    return state._replace(rate=state.rate / 2, rejected=state.rejected + 1)
+def rejected(walk: Walk, best: Point) -> Walk:
+    """The walk after a step that did not raise the log-likelihood; best: the best point in the basis that is now."""
+    return walk._replace(best=best, rate=walk.rate / 2, rejected=walk.rejected + 1)
 
 
-def gradient_at(data: Data, point: Point, settings: RelaxSettings) -> np.ndarray:
+def gradient_at(search: Search, point: Point) -> np.ndarray:
     """(m, G) the gradient at a point."""
-    T, theta = np.exp(point.logs), point.fit.theta
-    return membership_gradient(data.y, data.X, data.products, T, theta, data.probes, settings.fit)
+    return gradient_within(point.problem, point.state.model, point.theta, search.norms, point.sizes)
 
 
 def outer_record(
@@ -327,16 +365,16 @@ def outer_record(
     norm = float(np.linalg.norm(gradient)) if accepted else np.nan
     if isinstance(trial, NoFit):
         return OuterRecord(outer, *compared, False, rate, (), (), np.nan, 0, trial.value, 0.0)
-    found = trial.fit
+    state = trial.state
     return OuterRecord(
         outer,
         *compared,
         accepted,
         float(rate),
-        tuple(found.theta.tolist()),
+        state.history[-1].theta,
         tuple(trial.sizes.tolist()),
         norm,
-        len(found.history),
-        found.status.name.lower(),
-        found.column_passes,
+        len(state.history),
+        state.status.name.lower(),
+        trial.problem.covariance.column_passes,
     )

@@ -7,16 +7,15 @@ import pytest
 
 from gpu_reml.ops import CpuProducts, pack, standardise, to_dense
 from gpu_reml.ops.device.products import make_device_products
-from gpu_reml.reml import BreakdownError, FitSettings, SolverSettings, draw_probes, exact_probes, fit
-from gpu_reml.reml.compare import make_yardstick
+from gpu_reml.reml import FitSettings, SolverSettings, draw_probes, exact_probes
 from gpu_reml.reml.memberships import (
     check_memberships,
-    group_covariance,
     membership_gradient,
     moved,
     random_memberships,
 )
-from gpu_reml.reml.relax import NoFit, RelaxHooks, RelaxSettings, RelaxStatus, fitted, prepared, relax
+from gpu_reml.reml.reduced_fit import first_model
+from gpu_reml.reml.relax import NoFit, RelaxHooks, RelaxSettings, RelaxStatus, fitted, outer_record, relax
 from gpu_reml.validation import dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.host_device import HostDevice
@@ -53,11 +52,10 @@ def dense_gradient(cohort, Z, T, theta, at):
     return np.array(out)
 
 
-@pytest.mark.parametrize("rank", [0, 20])
-def test_the_gradient_is_that_of_the_dense_log_likelihood(small, rank):
+def test_the_gradient_is_that_of_the_dense_log_likelihood(small):
     cohort, Z, T = small
     products = CpuProducts(cohort.genotypes, np.float64)
-    found = membership_gradient(cohort.y, cohort.X, products, T, THETA, exact_probes(cohort.n, rank), TIGHT)
+    found = membership_gradient(cohort.y, cohort.X, products, T, THETA, exact_probes(cohort.n), TIGHT)
     at = [(j, g) for j in (0, 7, 20, 41, 59) for g in range(3)]
     expected = dense_gradient(cohort, Z, T, THETA, at)
     np.testing.assert_allclose([found[entry] for entry in at], expected, atol=1e-5 * np.abs(expected).max())
@@ -65,13 +63,12 @@ def test_the_gradient_is_that_of_the_dense_log_likelihood(small, rank):
     np.testing.assert_allclose((T * found).sum(axis=0), 0, atol=1e-9)
 
 
-@pytest.mark.parametrize("rank", [0, 20])
-def test_random_probes_err_little_around_the_exact_gradient_and_not_on_average(small, rank):
+def test_random_probes_err_little_around_the_exact_gradient_and_not_on_average(small):
     cohort, Z, T = small
     products = CpuProducts(cohort.genotypes, np.float64)
     at = (cohort.y, cohort.X, products, T, THETA)
     exact = membership_gradient(*at, exact_probes(cohort.n), TIGHT)
-    errors = np.array([membership_gradient(*at, draw_probes(cohort.n, 16, rank, s), TIGHT) - exact for s in range(40)])
+    errors = np.array([membership_gradient(*at, draw_probes(cohort.n, 16, 0, s), TIGHT) - exact for s in range(40)])
     # plain Hutchinson errs by sqrt(2 / s) of z_j'P z_j
     P = dense.projection(THETA, cohort.y, cohort.X, [dense.kernel(Z, T[:, g]) for g in range(3)]).P
     plain = np.sqrt(2 / 16) * np.einsum("ij,ik,kj->j", Z, P, Z)[:, None] * THETA[:-1] / (2 * T.sum(axis=0))
@@ -189,24 +186,26 @@ def test_the_gain_of_a_whole_search_is_that_of_dense_matrices_within_its_error(l
     assert 0 < result.gain_mc_se < 2 and abs(result.gain - (last - first)) <= 4 * result.gain_mc_se
 
 
-def test_far_from_its_start_a_search_makes_a_new_basis_and_does_not_take_it_for_a_gain(monkeypatch):
-    genotypes, _, _, y, X = sparse_trait(300, 80)
-    start, probes = random_memberships(80, 2, seed=0), draw_probes(300, 16, 20, 0)
+def test_a_search_whose_basis_is_full_makes_a_new_one_and_goes_on(monkeypatch):
+    genotypes, Z, _, y, X = sparse_trait(300, 80)
+    start, probes = random_memberships(80, 2, seed=0), draw_probes(300, 16, 0, 0)
     made = []
 
     def counted(*arguments):
-        made.append(make_yardstick(*arguments))
+        made.append(first_model(*arguments))
         return made[-1]
 
-    monkeypatch.setattr("gpu_reml.reml.relax.make_yardstick", counted)
-    result = relax(y, X, CpuProducts(genotypes), start, probes, RelaxSettings(outer_iterations=5))
-    accepted = [record for record in result.history if record.accepted]
-    assert 2 <= len(made) <= len(accepted)
-    np.testing.assert_allclose(result.gain, sum(record.gain for record in accepted[1:]), rtol=1e-9)
-    assert not np.allclose(made[0].probes.sketch, made[-1].probes.sketch)
-    made.clear()
-    relax(y, X, CpuProducts(genotypes), start, probes, RelaxSettings(outer_iterations=3, rate=1e-4))
-    assert len(made) == 1
+    monkeypatch.setattr("gpu_reml.reml.relax.first_model", counted)
+    gains, sizes = [], []
+    for most in (75, 1000):
+        made.clear()
+        settings = FitSettings(solver=SolverSettings(most_basis=most))
+        result = relax(y, X, CpuProducts(genotypes), start, probes, RelaxSettings(4, 0.02, fit=settings))
+        assert result.num_accepted == 3
+        gains.append(result.gain), sizes.append(len(made))
+        first, last = dense_values(y, X, Z, [(start, result.history[0].theta), (result.memberships, result.fit.theta)])
+        assert abs(result.gain - (last - first)) <= 4 * result.gain_mc_se + 0.01
+    assert sizes[0] > 1 == sizes[1]
 
 
 def test_rejected_steps_halve_the_rate_and_enough_of_them_end_the_search():
@@ -241,15 +240,15 @@ def dense_values(y, X, Z, points):
 
 def searched(monkeypatch, *arguments):
     """A search, and the (memberships, theta) of its fits."""
-    points = []
+    memberships = []
 
-    def remembered(*args):
-        point = fitted(*args)
-        points.append((np.exp(point.logs), point.fit.theta))
-        return point
+    def remembered(outer, trial, *rest):
+        memberships.append(np.exp(trial.logs))
+        return outer_record(outer, trial, *rest)
 
-    monkeypatch.setattr("gpu_reml.reml.relax.fitted", remembered)
-    return relax(*arguments), points
+    monkeypatch.setattr("gpu_reml.reml.relax.outer_record", remembered)
+    result = relax(*arguments)
+    return result, [(T, np.array(record.theta)) for T, record in zip(memberships, result.history, strict=True)]
 
 
 def test_with_exact_probes_every_ascent_is_accepted_and_gains_are_those_of_dense_matrices(monkeypatch):
@@ -283,24 +282,21 @@ def test_with_random_probes_small_ascents_are_seen_and_their_stated_errors_hold(
 
 def test_a_step_that_cannot_be_fitted_is_rejected_and_says_why(monkeypatch):
     genotypes, _, _, y, X = sparse_trait(200, 60)
-    start, probes = random_memberships(60, 2, seed=0), draw_probes(200, 16, 20, 0)
+    start, probes = random_memberships(60, 2, seed=0), draw_probes(200, 16, 0, 0)
     calls = []
 
-    def breaks_down(*arguments, **options):
+    def fails(*arguments):
         calls.append(arguments)
-        if len(calls) == 4:  # after the start's two and an accepted one
-            raise BreakdownError("p'Vp = -1")
-        return fit(*arguments, **options)
+        return NoFit.ALIKE if len(calls) == 2 else fitted(*arguments)
 
-    monkeypatch.setattr("gpu_reml.reml.relax.fit", breaks_down)
+    monkeypatch.setattr("gpu_reml.reml.relax.fitted", fails)
     settings = RelaxSettings(outer_iterations=4, rate=0.02)
     history = relax(y, X, CpuProducts(genotypes), start, probes, settings).history
     assert [record.accepted for record in history] == [True, True, False, True]
-    assert "not positive definite" in history[2].status and np.isnan(history[2].gain)
-    covariance = group_covariance(CpuProducts(genotypes), start)
-    data, theta = prepared(y, X, covariance, probes, settings.fit, None, RelaxHooks())
+    assert "told apart" in history[2].status and np.isnan(history[2].gain)
+    search, _, best = calls[-1]
     tried = [np.column_stack([1 - w, w]) for w in (np.full(60, 0.01), np.full(60, 0.5))]
-    assert [fitted(data, np.log(T), theta) for T in tried] == [NoFit.EMPTY, NoFit.ALIKE]
+    assert [fitted(search, np.log(T), best) for T in tried] == [NoFit.EMPTY, NoFit.ALIKE]
 
 
 def test_a_search_on_devices_is_that_of_the_cpu():
