@@ -18,6 +18,7 @@ from gpu_reml.ops.arguments import largest_skew
 from . import spectral
 from .contract import NOT_FINITE, NOT_SYMMETRIC, SKEW, WRONG_TRACE, refuse, units_of
 from .covariance import CountingCovariance, as_covariance
+from .exact_tests import exact_ratio_tests
 from .fit import checked, one_phenotype, start_variances
 from .hooks import Hooks
 from .likelihood import apply_v_at
@@ -322,6 +323,7 @@ def result_of(
         history=ended.history,
         method="exact",
         profile=profile,
+        ratio_tests=exact_ratio_tests(model, point, lower, layout, settings),
     )
 
 

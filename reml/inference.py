@@ -124,6 +124,13 @@ def largest_mc_ratio(
     return float(np.max(mc_se[known] / se[known], initial=0.0))
 
 
+def sobol_normals(dimension: int, num_points: int) -> np.ndarray:
+    """(num_points, dimension) standard normal vectors of a fixed Sobol set; num_points a power of 2."""
+    from scipy.stats import qmc  # half a second to import, which one component does without
+
+    return special.ndtri(qmc.Sobol(dimension, scramble=False).random(num_points) + 0.5 / num_points)
+
+
 def boundary_weights(information: np.ndarray, num_points: int | None = None, *, num_residuals: int = 1) -> np.ndarray:
     """(G + 1,) weights of the chi-bar-squared law of the test that G non-negative components are all zero.
 
@@ -140,9 +147,7 @@ def boundary_weights(information: np.ndarray, num_points: int | None = None, *, 
     profiled = information[:G, :G] - cross @ np.linalg.solve(information[G:, G:], cross.T)
     scale = np.sqrt(np.diag(profiled))
     upper = np.linalg.cholesky(profiled / np.outer(scale, scale)).T
-    from scipy.stats import qmc  # half a second to import, which one component does without
-
-    points = special.ndtri(qmc.Sobol(G, scramble=False).random(num_points) + 0.5 / num_points)
+    points = sobol_normals(G, num_points)
     positive = [np.count_nonzero(optimize.nnls(upper, point)[0]) for point in points]
     return np.bincount(positive, minlength=G + 1) / num_points
 

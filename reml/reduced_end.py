@@ -4,6 +4,7 @@ Cost of the end: Lanczos steps of s columns for the log-determinant, few, as eac
 chain; G + 1 columns of solves for the last information, which start from the basis; c + 1 for the fixed effects.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from .reduced_fit import (
     one_round,
     prepare,
 )
+from .reduced_likelihood import reduced_ratio_tests
 from .result import Estimate, FitResult, Record, make_result
 from .settings import FitSettings
 from .traits import Traits
@@ -124,7 +126,8 @@ def reduced_fit(
         state = one_round(problem, probes, state, scale)
         if len(state.history) > count:
             hooks.report(state.history[-1])
-    return finish(problem, state, traits)
+    tests = reduced_ratio_tests(problem, probes, state)
+    return replace(finish(problem, state, traits), ratio_tests=tests)
 
 
 def core_of(problem: Problem, basis: Basis, S: np.ndarray, theta: np.ndarray) -> ProjectedCore:

@@ -48,7 +48,7 @@ from .reduced import (
 from .residuals import Layout, layout_of
 from .result import Record, Status
 from .settings import FitSettings
-from .step import Step, ai_step
+from .step import Step, ai_step, score_norm
 from .traits import Traits
 
 READY = 0.3  # relative error of the solves, in the norm of V, from which the basis serves to move theta
@@ -74,6 +74,12 @@ class Problem(NamedTuple):
     traces: np.ndarray
     moments: Moments
     settings: FitSettings
+    directions: np.ndarray | None = None  # what is estimated, where that is not as the layout says
+
+    @property
+    def estimated(self) -> np.ndarray:
+        """Along what theta moves, as :func:`~gpu_reml.reml.step.ai_step` takes it."""
+        return self.layout.estimated if self.directions is None else self.directions
 
     @property
     def layout(self) -> Layout:
@@ -273,7 +279,7 @@ def maximised(problem: Problem, model: Model, theta: np.ndarray, off: Outside, i
     lower, upper = np.where(guarded, least, problem.lower), most_in_a_round(problem, theta)
     point = point_at(problem, model, theta, off, inverse)
     for _ in range(INNER_STEPS):
-        step = shortened(ai_step(point.theta, point.score, point.ai, lower, layout.estimated), point.theta, upper)
+        step = shortened(ai_step(point.theta, point.score, point.ai, lower, problem.estimated), point.theta, upper)
         point = along(problem, model, point, step, off, inverse)
         if step.decrement <= 1e-2 * problem.settings.tol:
             break
@@ -439,7 +445,7 @@ def one_round(problem: Problem, probes: Probes, state: State, scale: float) -> S
         len(state.history) + 1,
         tuple(problem.layout.reported(point.theta) * scale**2),
         length**2,
-        float(np.sqrt(np.sum((point.score**2 / np.diag(point.ai))[problem.layout.estimated]))),
+        score_norm(point.score, point.ai, problem.estimated),
         0,  # PCG steps: there are none until the end
         model.num_probes,
         problem.covariance.column_passes,

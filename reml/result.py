@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .inference import Lrt, likelihood_ratio_test, sampling_covariance
+from .likelihood_ratio import RatioTest
 from .linalg import logdet_gram
 from .residuals import layout_of
 from .spectral import Profile
@@ -93,6 +94,7 @@ class FitResult(Components):
     residual_names: tuple[str, ...] = ("residual",)
     residual_traces: np.ndarray = field(default_factory=lambda: np.ones(1))
     sums: tuple[Sum, ...] = ()
+    ratio_tests: tuple[RatioTest, ...] = ()
 
     @property
     def remarks(self) -> list[str]:

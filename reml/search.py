@@ -7,7 +7,7 @@ import numpy as np
 from .linalg import symmetric
 from .result import Record, Status
 from .settings import FitSettings
-from .step import Step, ai_step
+from .step import Step, ai_step, score_norm
 
 TOLERANCE = 1e-12  # Newton decrement (squared step in standard errors) that ends a search, unless settings ask for less
 SUFFICIENT = 0.1  # share of the gain promised by the slope that a step must bring
@@ -71,7 +71,8 @@ def search(
 ) -> Search:
     """Bounded AI steps from theta until one is shorter than the tolerance; that one is still taken.
 
-    ``report(iteration, theta, decrement, score_norm)`` makes a record of each.  estimated (p,) bool: the others stay.
+    ``report(iteration, theta, decrement, score_norm)`` makes a record of each.  estimated: as :func:`~gpu_reml.reml.step.ai_step`
+    takes it.
     """
     point = model.at(theta)
     if point is None or not np.isfinite(point.loglik):
@@ -81,7 +82,7 @@ def search(
     for iteration in range(1, settings.max_iterations + 1):
         score, ai = derivatives(model, point)
         step = ai_step(point.theta, score, ai, lower, estimated)
-        norm = float(np.sqrt(np.sum((score**2 / np.diag(ai))[estimated])))
+        norm = score_norm(score, ai, estimated)
         history.append(report(iteration, point.theta, step.decrement, norm))
         point = line_search(model, point, step, float(score @ step.direction), lower)
         if step.decrement <= tol:

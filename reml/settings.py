@@ -66,6 +66,8 @@ class FitSettings:
     ``core``: the preconditioner from the probes' sketch is made "always", or when its cost is below what it is expected
     to save, judged by the Monte-Carlo errors and PCG steps met without it.  "given": the sketch is its basis,
     orthonormal and in the complement of X, as it is: fits that share it and the probes differ by their data alone.
+    ``lrt``: likelihood-ratio tests, True of every component, or sets of components by name, each tested together; by
+    the exact and reduced engines, "auto" being the latter then.
     """
 
     max_iterations: int = 50
@@ -75,6 +77,7 @@ class FitSettings:
     core: Literal["auto", "always", "given"] = "auto"
     solver: SolverSettings = field(default_factory=SolverSettings)
     probes: ProbeSettings = field(default_factory=ProbeSettings)
+    lrt: bool | tuple[tuple[str, ...], ...] = False
 
     def __post_init__(self):
         for name, kind in (("solver", SolverSettings), ("probes", ProbeSettings)):
@@ -83,5 +86,7 @@ class FitSettings:
         as_count(self.max_iterations, "max_iterations")
         as_number(self.tol, "tol", above=0)
         as_number(self.residual_floor, "residual_floor", above=0, below=1)
+        if self.engine == "iterative" and self.lrt:
+            raise ValueError("lrt: the iterative engine keeps no basis to compare models in; use engine auto or reduced")
         if self.engine not in ("auto", "krylov", "iterative", "reduced"):
             raise ValueError(f"engine: expected auto, krylov, reduced or iterative, found {self.engine!r}")

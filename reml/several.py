@@ -37,7 +37,7 @@ def several_fit(
     they do not settle.  start: as :func:`~gpu_reml.reml.reduced_end.reduced_fit` takes it."""
     arguments = (traits, covariance, probes)
     on_host = isinstance(covariance.block(traits.Q[:, :1]), np.ndarray)
-    if settings.engine == "reduced" or isinstance(hooks.resume, SavedBasis):
+    if settings.engine == "reduced" or settings.lrt or isinstance(hooks.resume, SavedBasis):
         return reduced_fit(*arguments, settings, hooks, start)
     if settings.engine == "iterative" or not on_host:
         return iterative_fit(*arguments, settings, hooks, start)

@@ -31,13 +31,19 @@ def ai_step(
 ) -> Step:
     """Maximise s'd - d'AI d / 2 over theta + d >= lower, exactly (a non-negative least-squares problem).
 
-    theta, score, lower (p,), ai (p, p) positive definite.  estimated (p,) bool: the others stay where they are.  No
-    ridge: raises SingularInformationError when ai is not positive definite to rounding.
+    theta, score, lower (p,), ai (p, p) positive definite; lower may be -inf.  estimated (p,) bool: the others stay where
+    they are; or (p, q): directions along which theta moves.  No ridge: raises SingularInformationError when ai is not
+    positive definite to rounding.
     Source: Gilmour, Thompson & Cullis 1995, Biometrics 51:1440; NNLS: Lawson & Hanson 1974, ch. 23.
     """
     theta = as_vector(theta, "theta")
     p = len(theta)
-    score, lower, ai = as_vector(score, "score", p), as_vector(lower, "lower", p), as_matrix(ai, "ai", p, p)
+    unbounded = np.isneginf(lower)
+    score, lower = as_vector(score, "score", p), as_vector(np.where(unbounded, 0.0, lower), "lower", p)
+    ai = as_matrix(ai, "ai", p, p)
+    if np.ndim(estimated) == 2 or unbounded.any():
+        lower = np.where(unbounded, -np.inf, lower)
+        return _step_along(theta, score, ai, lower, directions_of(estimated, p))
     if estimated is not None and not np.all(estimated):
         part = ai_step(theta[estimated], score[estimated], ai[np.ix_(estimated, estimated)], lower[estimated])
         new, direction = theta.copy(), np.zeros_like(theta)
@@ -57,3 +63,59 @@ def ai_step(
     new = lower + x / scale
     direction = new - theta
     return Step(new, direction, float(direction @ ai @ direction))
+
+
+def directions_of(estimated: np.ndarray | None, num_parameters: int) -> np.ndarray:
+    """(p, q) directions along which theta moves: those given, or the axes of the parameters (p,) that are estimated."""
+    if estimated is None:
+        return np.eye(num_parameters)
+    return estimated if estimated.ndim == 2 else np.eye(num_parameters)[:, estimated]
+
+
+def score_norm(score: np.ndarray, ai: np.ndarray, estimated: np.ndarray) -> float:
+    """Length of the score in units of its standard errors, over the directions that :func:`ai_step` takes."""
+    M = directions_of(estimated, len(score))
+    return float(np.sqrt(np.sum((M.T @ score) ** 2 / np.einsum("pq,pr,rq->q", M, ai, M))))
+
+
+def _step_along(theta: np.ndarray, score: np.ndarray, ai: np.ndarray, lower: np.ndarray, M: np.ndarray) -> Step:
+    """:func:`ai_step` over theta + M d, as a problem of least distance under inequalities: min |u| with G u >= h, where
+    d = L^-T (u + L^-1 M's) and L L' = M'AI M.
+
+    Source: Lawson & Hanson 1974, ch. 23.4 (LSI to LDP to NNLS).
+    """
+    information = symmetric(M.T @ ai @ M)
+    scale = np.sqrt(np.diag(information))
+    if not (scale > 0).all():
+        raise SingularInformationError(_largest(M[:, int(np.argmin(scale))]))
+    unit = information / np.outer(scale, scale)
+    try:
+        L = np.linalg.cholesky(unit)
+    except np.linalg.LinAlgError:
+        weakest = np.linalg.eigh(unit)[1][:, 0] / scale
+        raise SingularInformationError(_largest(M @ weakest)) from None
+    right = linalg.solve_triangular(L, M.T @ score / scale, lower=True)
+    bounded = np.flatnonzero(np.isfinite(lower) & M.any(axis=1))
+    u, active = np.zeros_like(right), bounded
+    if len(bounded):
+        units = np.sqrt(np.diag(ai))[bounded]
+        G = units[:, None] * linalg.solve_triangular(L, (M / scale)[bounded].T, lower=True).T
+        u, active = _least_distance(G, units * (lower - theta)[bounded] - G @ right)
+        active = bounded[active]
+    direction = M @ (linalg.solve_triangular(L.T, u + right, lower=False) / scale)
+    new = np.maximum(theta + direction, lower)
+    new[active] = lower[active]
+    direction = new - theta
+    return Step(new, direction, float(direction @ ai @ direction))
+
+
+def _least_distance(G: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The shortest u with G u >= h, which is feasible, and which inequalities (bool) hold it back."""
+    A, target = np.vstack([G.T, h]), np.append(np.zeros(G.shape[1]), 1.0)
+    weights, _ = optimize.nnls(A, target)
+    rest = A @ weights - target
+    return -rest[:-1] / rest[-1], weights > 0
+
+
+def _largest(vector: np.ndarray) -> int:
+    return int(np.argmax(np.abs(vector)))
