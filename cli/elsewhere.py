@@ -140,8 +140,8 @@ not here: no genetic covariance between traits; gcta64 --reml-bivar or bolt --re
     --bivar --reml-bivar* --HEreg-bivar*
 variances of components are bounded at 0, and there is no unbounded fit: leave it out
     --reml-no-constrain --constrain --no-constrain
-the likelihood-ratio test is always there; gpu-reml --joint-test A,B tests sets
-    --reml-lrt --reml-no-lrt
+the likelihood-ratio test of all components is always there, others by gpu-reml --lrt: leave it out
+    --reml-no-lrt
 not here: variances are always estimated, from starts of their own
     --reml-fixed-var --h2gGuess --remlGuessStr --remlNoRefine --start-values --reml-priors*
 fixed effects are always in OUT.json: leave it out

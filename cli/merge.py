@@ -46,6 +46,8 @@ def check_merge(options: Namespace) -> None:
         return
     if options.method in MOMENTS:
         raise io.InputError(f"--merge: --method {options.method} has no average information; use another")
+    if options.lrt is not None:
+        raise io.InputError("--merge: its components are not known before; give --lrt with its component_spec.json")
     if options.merge_ai_scale_mode == "full" and options.merge_n_eff:
         raise io.InputError("--merge-n-eff: has no meaning with --merge-ai-scale-mode full; leave one of them out")
     beside = ("grm", "admix_q", "gxe", "dominance", "residual_weights", "residual_groups")

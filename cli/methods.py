@@ -23,11 +23,13 @@ from gpu_reml.reml import (
     fit_exact,
     fit_traits,
     haseman_elston,
+    layout_of,
     pack,
     pcgc,
     unpack,
 )
 
+from .component_tests import ratio_sets
 from .inputs import Inputs
 from .model import sums_of
 from .options import MOMENTS
@@ -88,6 +90,7 @@ def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable
             mc_target=options.mc_target,
             columns=inputs.planned.columns,
         ),
+        lrt=ratio_sets(options, layout_of(inputs.covariance).names),
     )
     together = method == "stochastic" and inputs.covariance.num_components == 1
     singles = [slice(i, i + 1) for i in range(len(inputs.phenotypes))]
@@ -185,5 +188,6 @@ def fingerprint(inputs: Inputs, Y: np.ndarray, options: Namespace) -> dict[str, 
         "--mc-target": options.mc_target,
         "--precond-rank": options.precond_rank,
         "--dtype": options.dtype,
+        "--lrt": options.lrt is not None,
         "--device": inputs.covariance.backend,
     }

@@ -279,6 +279,11 @@ def add_tests(group) -> None:
         "--joint-test", action="append", default=[], metavar="NAME,NAME...",
         help="Wald test that these components are all zero, in OUT.tests.tsv beside each alone and all together",
     )  # fmt: skip
+    group.add_argument(
+        "--lrt", "--reml-lrt", dest="lrt", nargs="*", metavar="COMPONENT",
+        help="likelihood-ratio tests against the model without each component and, where some are given (by number, or "
+        "by name), without these together; in OUT.tests.tsv",
+    )  # fmt: skip
 
 
 def add_compute(group) -> None:

@@ -28,7 +28,15 @@ RELAX_FILES = ("theta.npy", "var_components.npy", "theta_grad.npy", "history.jso
 PREDICTION_FILES = ("prediction.tsv", "prediction_metadata.json")
 
 WRITTEN = ("out", "keep_out", "dropped_out", "save_model", "merge_out_dir", "cache")
-NO_PATHS = ("pheno_name", "chr", "joint_test", "admix_component_names", "prediction_admix_component_names", "command")
+NO_PATHS = (
+    "pheno_name",
+    "chr",
+    "joint_test",
+    "lrt",
+    "admix_component_names",
+    "prediction_admix_component_names",
+    "command",
+)
 OF_PREFIX = (
     *(".bed", ".bim", ".fam", ".pgen", ".pvar", ".pvar.zst", ".psam", ".bgen", ".sample"),
     *(".grm.bin", ".grm.N.bin", ".grm.id", ".npz"),

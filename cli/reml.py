@@ -11,6 +11,7 @@ from gpu_reml import io
 from gpu_reml.reml import FitResult, HEResult, layout_of
 from gpu_reml.reml.tables import shown
 
+from .component_tests import component_tests, sets_of
 from .components import with_alpha
 from .effects import after_fit, check_effects, check_folds
 from .export import check_export, export_files
@@ -29,7 +30,6 @@ from .report import (
     grm_lines,
     history_text,
     hsq_text,
-    joint_tests,
     json_record,
     plan_lines,
 )
@@ -68,7 +68,7 @@ def reml_command(options: Namespace, threads: int) -> bool:
             write_grms(inputs, options)
             write_samples(inputs, options)
             continue
-        check_joint_tests(inputs, options)
+        sets_of(options, layout_of(inputs.covariance).names)  # an error comes before any work
         check_prevalence(inputs, options)
         check_folds(inputs, options)
         method = choose_method(inputs, options, threads)
@@ -129,18 +129,6 @@ def write_further(name: str, result: FitResult, inputs: Inputs, options: Namespa
     print("\n".join([*outcome.lines, f"written: {written}"]), flush=True)
 
 
-def check_joint_tests(inputs: Inputs, options: Namespace) -> None:
-    """Raises InputError for a test of components that the model has not, or one twice; before any work."""
-    names = layout_of(inputs.covariance).names
-    for text in options.joint_test:
-        tested = text.split(",")
-        unknown = [name for name in tested if name not in names]
-        if unknown:
-            raise io.InputError(f"--joint-test {text}: no component {unknown[0]!r}; there are {', '.join(names)}")
-        if len(set(tested)) < len(tested):
-            raise io.InputError(f"--joint-test {text}: a component is named more than once; name each once")
-
-
 def partition_of(inputs: Inputs, options: Namespace) -> Partition:
     """The components of an analysis before normalisation, as a merge takes them."""
     weights = with_alpha(inputs.components.weights, inputs.products.genotypes, options.alpha)
@@ -193,7 +181,7 @@ def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan
     if annotated is not None:
         texts[f"{prefix}.enrichment.tsv"] = io.table_text(annotated.to_frame())
     if isinstance(result, FitResult) and len(result.names) > 1:
-        tests = joint_tests(result, context["settings"]["joint_test"])
+        tests = component_tests(result, sets_of(Namespace(**context["settings"]), result.names))
         texts[f"{prefix}.tests.tsv"] = io.table_text(pd.DataFrame(tests))
     if context["settings"]["export_ai"]:
         texts.update(export_files(prefix, result, residual_mode=context["settings"]["admix_residual_mode"]))

@@ -9,10 +9,11 @@ import pandas as pd
 from scipy import sparse
 
 from gpu_reml import io, ops
-from gpu_reml.reml import Enrichment, FitResult, HEResult, Wald, enrichment, layout_of, wald_test
+from gpu_reml.reml import Enrichment, FitResult, HEResult, enrichment, layout_of
 from gpu_reml.reml.admixture import ancestry_heritability
 from gpu_reml.reml.tables import derived_rows
 
+from .component_tests import component_tests, sets_of
 from .inputs import Inputs
 from .liability import liability_of, liability_record
 from .model import ancestry_residuals
@@ -171,7 +172,9 @@ def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str,
         liability=liability_record(
             liability_of(result, inputs, context["phenotype"], settings["prevalence"]), result.names
         ),
-        joint_tests=None if isinstance(result, HEResult) else joint_tests(result, settings["joint_test"]),
+        joint_tests=None
+        if isinstance(result, HEResult)
+        else component_tests(result, sets_of(Namespace(**settings), result.names)),
         fixed_effects=None
         if effects is None
         else [
@@ -224,23 +227,6 @@ def enrichment_of(result: FitResult | HEResult, inputs: Inputs) -> Enrichment | 
     m, own = inputs.genetic.weights.shape
     weights = sparse.hstack([inputs.genetic.weights, sparse.csr_array((m, len(result.names) - own))])
     return enrichment(result, weights, mean_squares, made.weights, made.names)
-
-
-def joint_tests(result: FitResult, asked: list[str]) -> list[dict[str, Any]] | None:
-    """Wald tests of each component alone, of all genetic ones together, and of the sets asked for; None for one."""
-    if len(result.names) == 1:
-        return None
-    sets = [(name, [name]) for name in result.names]
-    sets += [("all", list(result.names)), *((text, text.split(",")) for text in asked)]
-    return [
-        {"test": label, "components": ",".join(names), **wald_record(wald_test(result, names))} for label, names in sets
-    ]
-
-
-def wald_record(test: Wald) -> dict[str, float]:
-    """Numbers of a joint test; ``p``: of the mixture that bounded variances have, ``p_conditional``: of chi-square
-    with as many degrees of freedom as components are off their bound."""
-    return {"statistic": test.statistic, "df": test.df, "p": test.p_mixture, "p_conditional": test.p}
 
 
 def ancestry_records(result: FitResult | HEResult, inputs: Inputs, settings: dict[str, Any]) -> list | None:

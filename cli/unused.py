@@ -131,7 +131,7 @@ FEW = Rule(
     "--max-probes allows fewer",
 )
 OF_FITS = (
-    "method max_probes first_probes mc_target max_iterations seed prevalence joint_test precond_rank resume "
+    "method max_probes first_probes mc_target max_iterations seed prevalence joint_test lrt precond_rank resume "
     "checkpoint_seconds compute_effects reliability save_model cv merge export_ai verbose prediction_bfile "
     "prediction_pfile"
 )
@@ -188,6 +188,8 @@ REML = (
         lambda options, run: run.method in MOMENTS or run.num_components == 1,
         "there is a Wald test of REML with several components only",
     ),
+    Rule("lrt", by(*MOMENTS), "he and pcgc have no likelihood"),
+    Rule("lrt", lambda options, run: run.num_components == 1, "the one component's likelihood ratio is always there"),
 )
 GWAS = (
     WIDTH,

@@ -22,6 +22,7 @@ from .exact_tests import exact_ratio_tests
 from .fit import checked, one_phenotype, start_variances
 from .hooks import Hooks
 from .likelihood import apply_v_at
+from .likelihood_ratio import tested_sets
 from .linalg import coordinates, symmetric
 from .moments import Moments, check_left, check_separable, start_values
 from .null import lrt_weights, null_loglik
@@ -221,6 +222,7 @@ def fit_exact(
     trait = one_trait(y, X, counting)
     check_variances(counting, trait.scales)
     layout, scale = layout_of(counting), float(trait.scales[0])
+    tested_sets(settings.lrt, layout.names)  # raises what is wrong with them before any work
     if start is not None:
         start = layout.internal(start_variances(start, counting) / scale**2, settings.residual_floor)
     basis = contrasts(trait.Q)

@@ -13,10 +13,8 @@ from .settings import FitSettings
 MOST_STEPS = 200
 
 
-def maximum(
-    model: Model, theta: np.ndarray, lower: np.ndarray, settings: FitSettings, estimated: np.ndarray
-) -> Search:
-    """The highest likelihood from theta along what is ``estimated``, as :func:`~gpu_reml.reml.step.ai_step` takes it."""
+def maximum(model: Model, theta: np.ndarray, lower: np.ndarray, settings: FitSettings, estimated: np.ndarray) -> Search:
+    """The highest likelihood from theta along what is ``estimated``: see :func:`~gpu_reml.reml.step.ai_step`."""
     own = replace(settings, max_iterations=max(MOST_STEPS, settings.max_iterations))
     return search(model, theta, lower, own, lambda *record: record, estimated)
 
@@ -24,7 +22,7 @@ def maximum(
 def exact_ratio_tests(
     model: Model, point: Point, lower: np.ndarray, layout: Layout, settings: FitSettings
 ) -> tuple[RatioTest, ...]:
-    """The tests that ``settings`` ask for, at the maximum ``point``; a search for each whose components are not zero."""
+    """The tests that ``settings`` ask for, at the maximum ``point``; a search for each of components above zero."""
     tests = []
     for tested in tested_sets(settings.lrt, layout.names):
         end, statistic = point, 0.0

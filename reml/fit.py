@@ -9,6 +9,7 @@ from gpu_reml.ops.arguments import as_numbers, as_vector
 from .covariance import CountingCovariance, as_covariance
 from .hooks import Hooks
 from .krylov import krylov_fits
+from .likelihood_ratio import tested_sets
 from .probes import Probes, checked_probes
 from .residuals import layout_of
 from .result import ConvergenceError, FitResult, Record
@@ -83,6 +84,7 @@ def fit_traits(
     start = None if start is None else start_variances(start, counting)
     traits = make_traits(Y, X)
     check_variances(counting, traits.scales)
+    tested_sets(settings.lrt, layout_of(counting).names)  # raises what is wrong with them before any work
     if settings.engine == "krylov" and counting.num_components != 1:
         raise ValueError(f"engine: krylov is for one component, found {counting.num_components}; use auto")
     try:

@@ -8,6 +8,7 @@ deep probe, k being the steps taken: the run stops when no trait's estimate move
 Source: Border & Becker 2019, BMC Bioinformatics 20:411.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from .covariance import CountingCovariance
 from .hooks import Hooks
 from .inference import largest_mc_ratio, mc_covariance_of_theta, sampling_covariance
 from .lanczos import LanczosState, lanczos_start, lanczos_step, ritz_measures
+from .likelihood_ratio import test_of_one, tested_sets
 from .linalg import Block, column_batches, column_dots, columns, coordinates, gram, project, symmetric
 from .moments import check_left, check_separable
 from .monte_carlo import LEAST_PROBES
@@ -127,9 +129,15 @@ def krylov_fits(
         spectra = further_probes(cohort, probes, spectra, wanted, at.run.num_steps, at_once)
     details = {"status": status, "num_probes": spectra.num_probes, "mc_target": settings.probes.mc_target}
     return [
-        result_of(cohort, at.run, traits, which, found, history=at.history[which], **details)
+        with_tests(result_of(cohort, at.run, traits, which, found, history=at.history[which], **details), settings)
         for which, found in enumerate(estimates)
     ]
+
+
+def with_tests(result: FitResult, settings: FitSettings) -> FitResult:
+    """The result with the tests that are asked for, which of one component is that of all."""
+    sets = tested_sets(settings.lrt, result.names)
+    return replace(result, ratio_tests=tuple(test_of_one(result.names, result.lrt) for _ in sets))
 
 
 def prepare(covariance: CountingCovariance, Q: np.ndarray) -> Cohort:

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special
 
-from .inference import boundary_weights, sobol_normals
+from .inference import Lrt, boundary_weights, sobol_normals
 from .residuals import Layout
+from .tables import shown
 
 POINTS = 512  # of the other components' coordinates; the tail errs by about 1e-3 of its value
 CONE_POINTS = 4096  # where several components are tested beside others at their bound
@@ -51,6 +52,11 @@ def tested_sets(asked: bool | Sequence[Sequence[str]], names: Sequence[str]) -> 
     return [np.array([list(names).index(name) for name in each]) for each in asked]
 
 
+def test_of_one(components: Sequence[str], lrt: Lrt) -> RatioTest:
+    """The test of a model's single component, which that of all components is."""
+    return RatioTest(tuple(components), lrt.statistic, lrt.mc_se, lrt.df, float(lrt.weights[0]), lrt.p)
+
+
 class Law(NamedTuple):
     """Of a statistic under the null: ``tail`` is P(statistic >= t) for t > 0."""
 
@@ -61,6 +67,21 @@ class Law(NamedTuple):
         if np.isnan(statistic):
             return np.nan
         return self.tail(statistic) if statistic > 0 else 1.0
+
+
+def ratio_lines(tests: Sequence[RatioTest]) -> list[str]:
+    """The table a person reads."""
+    names = [" ".join(test.components) for test in tests]
+    width = max(12, *(len(name) for name in names))
+    head = f"{'without':{width}s} {'LRT':>10s} {'MC error':>9s} {'df':>3s} {'P(LRT=0)':>9s} {'p':>9s}"
+    return [
+        head,
+        *(
+            f"{name:{width}s} {shown(test.statistic, '10.3f')} {shown(test.mc_se, '9.2g')} {test.df:3d} "
+            f"{test.p_of_zero:9.3f} {shown(test.p, '9.3g')}"
+            for name, test in zip(names, tests, strict=True)
+        ),
+    ]
 
 
 def ratio_test(components: Sequence[str], statistic: float, mc_se: float, law: Law) -> RatioTest:
@@ -132,7 +153,8 @@ def _one_beside_others(upper: np.ndarray) -> Law:
     """Of the last component, the others being at their bound.
 
     With z = (w, r), the statistic is zero up to some r = r_0(w), and convex and increasing in r beyond, so that
-    P(statistic >= t) is the mean over w of the normal tail of the r at which it is t, found by Newton's steps from above.
+    P(statistic >= t) is the mean over w of the normal tail of the r at which it is t, found by Newton's steps from
+    above.
     """
     k = len(upper)
     column = upper[:, -1]  # of length 1
@@ -143,7 +165,8 @@ def _one_beside_others(upper: np.ndarray) -> Law:
     starts = -(left @ column[:-1]) / column[-1]
 
     def tail(t: float) -> float:
-        return float(np.mean([special.ndtr(-_reaches(upper, *each, t)) for each in zip(points, starts, lengths2)]))
+        reached = [_reaches(upper, *each, t) for each in zip(points, starts, lengths2, strict=True)]
+        return float(special.ndtr(-np.array(reached)).mean())
 
     return Law(float(np.mean(special.ndtr(starts))), tail)
 

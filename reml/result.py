@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .inference import Lrt, likelihood_ratio_test, sampling_covariance
-from .likelihood_ratio import RatioTest
+from .likelihood_ratio import RatioTest, ratio_lines
 from .linalg import logdet_gram
 from .residuals import layout_of
 from .spectral import Profile
@@ -63,7 +63,8 @@ class FitResult(Components):
     components held at their bound); widened by Student's law, NaN for fewer than 16 probes.
     ``loglik``: log-likelihood of the error contrasts, with -(n-c)/2 log 2 pi; ``loglik_gcta``: the convention of GCTA,
     -1/2 (log|V| + log|X'V^-1X| + y'Py), which depends on how X is coded.
-    ``method``: krylov, iterative or exact.  ``profile``: profile likelihood of h2, where it came for nothing.
+    ``ratio_tests``: likelihood ratios against the model without some components, where ``FitSettings.lrt`` asks.
+    ``method``: krylov, iterative, reduced or exact.  ``profile``: profile likelihood of h2, where it came for nothing.
     """
 
     status: Status
@@ -136,6 +137,7 @@ class FitResult(Components):
             "lrt_df": self.lrt.df,
             "lrt_p": self.lrt.p,
             "lrt_weights": self.lrt.weights,
+            "lrt_without": [test._asdict() for test in self.ratio_tests],
             **table,
             "h2_profile": None if self.profile is None else self.profile._asdict(),
             "theta_covariance": self.covariance,
@@ -163,6 +165,8 @@ class FitResult(Components):
             f"LRT {self.lrt.statistic:.3f} {next(errors)} on {self.lrt.df} df, {p} (of all components; "
             f"a mixture of chi-squares, since variances are not negative)"
         )
+        if self.ratio_tests:
+            lines += ["", *ratio_lines(self.ratio_tests)]
         return "\n".join(lines)
 
 

@@ -71,8 +71,8 @@ def search(
 ) -> Search:
     """Bounded AI steps from theta until one is shorter than the tolerance; that one is still taken.
 
-    ``report(iteration, theta, decrement, score_norm)`` makes a record of each.  estimated: as :func:`~gpu_reml.reml.step.ai_step`
-    takes it.
+    ``report(iteration, theta, decrement, score_norm)`` makes a record of each.  estimated: as
+    :func:`~gpu_reml.reml.step.ai_step` takes it.
     """
     point = model.at(theta)
     if point is None or not np.isfinite(point.loglik):

@@ -87,6 +87,8 @@ class FitSettings:
         as_number(self.tol, "tol", above=0)
         as_number(self.residual_floor, "residual_floor", above=0, below=1)
         if self.engine == "iterative" and self.lrt:
-            raise ValueError("lrt: the iterative engine keeps no basis to compare models in; use engine auto or reduced")
+            raise ValueError(
+                "lrt: the iterative engine keeps no basis to compare models in; use engine auto or reduced"
+            )
         if self.engine not in ("auto", "krylov", "iterative", "reduced"):
             raise ValueError(f"engine: expected auto, krylov, reduced or iterative, found {self.engine!r}")

@@ -34,11 +34,14 @@ def several_fit(
     start: np.ndarray | None = None,
 ) -> FitResult:
     """REML fit of one trait by the engine that ``settings`` names, or "auto": AI steps, and the reduced model where
-    they do not settle.  start: as :func:`~gpu_reml.reml.reduced_end.reduced_fit` takes it."""
+    they do not settle or models are to be compared.  start: as :func:`~gpu_reml.reml.reduced_end.reduced_fit` takes
+    it."""
     arguments = (traits, covariance, probes)
     on_host = isinstance(covariance.block(traits.Q[:, :1]), np.ndarray)
-    if settings.engine == "reduced" or settings.lrt or isinstance(hooks.resume, SavedBasis):
+    if settings.engine == "reduced":
         return reduced_fit(*arguments, settings, hooks, start)
+    if settings.lrt or isinstance(hooks.resume, SavedBasis):
+        return reduced_fit(*arguments, with_room(settings, covariance, traits, probes), hooks, start)
     if settings.engine == "iterative" or not on_host:
         return iterative_fit(*arguments, settings, hooks, start)
     patient = replace(settings, max_iterations=min(PATIENCE, settings.max_iterations))

@@ -31,9 +31,9 @@ def ai_step(
 ) -> Step:
     """Maximise s'd - d'AI d / 2 over theta + d >= lower, exactly (a non-negative least-squares problem).
 
-    theta, score, lower (p,), ai (p, p) positive definite; lower may be -inf.  estimated (p,) bool: the others stay where
-    they are; or (p, q): directions along which theta moves.  No ridge: raises SingularInformationError when ai is not
-    positive definite to rounding.
+    theta, score, lower (p,), ai (p, p) positive definite; lower may be -inf.  estimated (p,) bool: the others stay
+    where they are; or (p, q): directions along which theta moves.  No ridge: raises SingularInformationError when ai is
+    not positive definite to rounding.
     Source: Gilmour, Thompson & Cullis 1995, Biometrics 51:1440; NNLS: Lawson & Hanson 1974, ch. 23.
     """
     theta = as_vector(theta, "theta")

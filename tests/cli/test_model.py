@@ -247,6 +247,36 @@ def test_joint_tests_are_in_the_files(cohort):
     assert theta.any()
 
 
+@pytest.mark.parametrize("method", ["exact", "stochastic"])
+def test_likelihood_ratios_stand_beside_the_wald_tests(cohort, method, capsys):
+    """GCTA's word and numbers; the smaller models are fitted by commands of their own."""
+    folder = cohort["folder"]
+    blocks = ["--vc-block-sizes", "200,300", "--mc-target", "9"]
+    code, record = run(cohort, *blocks, "--reml-lrt", "2", "1", method=method)
+    assert code == 0 and record["method"] == ("exact" if method == "exact" else "reduced")
+    table = pd.read_csv(folder / "out.tests.tsv", sep="\t", index_col="test")
+    assert list(table.index) == ["block_000", "block_001", "all", "block_001,block_000"]
+    assert list(table.columns[5:]) == ["lrt", "lrt_mc_se", "lrt_df", "lrt_p_of_zero", "lrt_p"]
+    assert table.loc["all", "lrt"] == pytest.approx(record["lrt"], rel=1e-8)
+    assert table.loc["block_001,block_000", "lrt_p"] == table.loc["all", "lrt_p"]
+    assert [row["lrt"] for row in record["joint_tests"][:2]] == [t["statistic"] for t in record["lrt_without"]]
+    assert "P(LRT=0)" in (folder / "out.log").read_text()
+    ids = pd.read_csv(folder / "data.bim", sep="\t", header=None)[1]
+    ids[:200].to_csv(folder / "first.txt", index=False, header=False)
+    code, smaller = run(cohort, "--extract", folder / "first.txt", out="smaller")
+    _, whole = run(cohort, *blocks, out="whole")
+    expected = 2 * (whole["loglik"] - smaller["loglik"])
+    row = table.loc["block_001"]
+    assert abs(row["lrt"] - expected) <= 4 * row["lrt_mc_se"] + 1e-4
+    capsys.readouterr()
+
+
+def test_a_likelihood_ratio_of_what_the_model_has_not_is_an_error(cohort, capsys):
+    code, _ = run(cohort, "--vc-block-sizes", "200,300", "--lrt", "3")
+    assert code == 2
+    assert "--lrt 3: no component '3'; there are block_000, block_001" in capsys.readouterr().err
+
+
 BAD = {
     "a .Q without its .fam": (["--admix-q", "{0}/lost.2.Q"], r"lost.fam, which is not there; give --admix-fam"),
     "proportions that do not sum to one": (
