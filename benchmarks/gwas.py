@@ -12,6 +12,7 @@ One trait alone is timed after a run that compiles.
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,10 +25,11 @@ from gpu_reml.reml import complement_traces, draw_probes, fit_traits, make_proje
 from gpu_reml.reml.association import Scan, lambda_gc, ols_scan
 from gpu_reml.reml.loco import LocoScan, loco_scan
 from gpu_reml.reml.refine import refine
-from gpu_reml.validation import Haplotypes, Structure, simulate_bed
+from gpu_reml.validation import SPARSE, Structure, simulate_bed
 from gpu_reml.validation.haplotypes import make_samples
 
 NUM_CHROMOSOMES, NUM_PCS, NUM_CAUSAL = 10, 4, 200
+HAPLOTYPES = replace(SPARSE, num_chromosomes=NUM_CHROMOSOMES)
 STRUCTURE = Structure(num_populations=3, fst=0.02, family_share=0.4)
 SHIFT = 0.3  # SD of the populations' means, in the residual's
 GENOME_WIDE = stats.chi2.isf(5e-8, 1)
@@ -45,7 +47,7 @@ class Data(NamedTuple):
 def simulate(n: int, m: int, num_traits: int, seed: int, folder: Path) -> Data:
     """A cohort, and traits of which half the variance is genetic, shared by NUM_CAUSAL variants."""
     prefix = folder / "cohort"
-    simulate_bed(prefix, n, m, seed, haplotypes=Haplotypes(num_chromosomes=NUM_CHROMOSOMES), structure=STRUCTURE)
+    simulate_bed(prefix, n, m, seed, haplotypes=HAPLOTYPES, structure=STRUCTURE)
     bed = io.read_bed(prefix)
     genotypes = io.load_genotypes([bed], [np.arange(n)])
     products = ops.make_products(genotypes, "cpu")

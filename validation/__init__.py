@@ -13,7 +13,7 @@ _HOMES = {
     ),
     "exact": ("ExactFit", "exact_reml"),
     "example": ("example_cohort",),
-    "haplotypes": ("Haplotypes", "Structure"),
+    "haplotypes": ("SPARSE", "Haplotypes", "Structure"),
     "host_device": ("HostDevice",),
     "operator": ("OperatorReport", "check_operator"),
     "simulate": (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .haplotypes import Structure
+from .haplotypes import SPARSE, Structure
 from .simulate import Trait, simulate_cohort, simulate_phenotype, write_covariates, write_phenotype, write_plink
 
 NUM_SAMPLES, NUM_VARIANTS = 1500, 4500
@@ -24,7 +24,7 @@ def example_cohort(directory: str | Path, seed: int = 1) -> Trait:
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    cohort = simulate_cohort(NUM_SAMPLES, NUM_VARIANTS, seed, structure=Structure(family_share=0.1))
+    cohort = simulate_cohort(NUM_SAMPLES, NUM_VARIANTS, seed, haplotypes=SPARSE, structure=Structure(family_share=0.1))
     rng = np.random.default_rng([seed, 1])
     names = list(COMPONENTS)
     member_of = rng.choice(len(names), NUM_VARIANTS, p=[share for share, _ in COMPONENTS.values()])

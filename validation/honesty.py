@@ -36,6 +36,8 @@ LISTED = 5.0  # Monte-Carlo errors beyond which a quantity is shown on its own
 TOLERATED = 1e-3  # of the sampling error, for what is not of the probes
 ROUNDING = 1e-9  # of the phenotypic variance, or of one for a heritability, where there is no sampling error
 NUM_VARIANTS, FEW, CHROMOSOMES = 3000, 20, 20
+# LD between that of an array and none: a mean LD score of 5
+MODERATE = Haplotypes(100, 0.005, 0.9, 0.02, CHROMOSOMES, "log-odds", 0.0)
 DENSE_ITERATIONS = 1000  # of the dense fit, so that hard cases have one too
 MEMBERSHIPS = 2  # sets that a variant is in, on average, where they overlap
 SCALE, FIXED_EFFECTS = 7.0, (150.0, 2.0, -5.0)
@@ -84,7 +86,7 @@ def make_sample(case: Case) -> Sample:
     n = int(rng.integers(300, 501))
     m = FEW * case.G if case.kind == "few-variants" else NUM_VARIANTS
     structure = Structure(family_share=0.8 if case.kind == "families" else 0.0)
-    haplotypes = Haplotypes(num_founders=100, switch_rate=0.005, persistence=0.9, num_chromosomes=CHROMOSOMES)
+    haplotypes = Haplotypes(num_chromosomes=CHROMOSOMES) if case.kind == "linkage" else MODERATE
     seed = int(rng.integers(2**31))
     counts = simulate_cohort(n, m, seed, haplotypes=haplotypes, structure=structure).counts
     if case.kind == "duplicates":

@@ -1,7 +1,14 @@
-"""Simulated cohorts and phenotypes of known truth, in memory or streamed to PLINK files."""
+"""Simulated cohorts and phenotypes of known truth, in memory or streamed to PLINK files.
 
+``python -m gpu_reml.validation.simulate --out PREFIX --samples N --variants M`` writes PREFIX.bed, .bim, .fam and
+.pheno: by default LD as on a genotyping array, three populations that have drifted apart a little, and a tenth of the
+people in families.
+"""
+
+import argparse
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +16,15 @@ import pandas as pd
 from bed_reader import to_bed
 from numba import prange
 
+from ..cli.numbers import count, fraction, positive_int, share
+from ..io import check_writable
 from ..ops.compile import parallel
 from .dense import standardised
-from .haplotypes import COUNT_OF_CODE, Haplotypes, Structure, code_blocks, make_samples, make_variants
+from .haplotypes import COUNT_OF_CODE, SPARSE, Haplotypes, Structure, code_blocks, make_samples, make_variants
 
 BED_HEADER = bytes([0x6C, 0x1B, 0x01])  # magic, SNP-major
 _CHUNK = 1024
+PANELS = {"array": Haplotypes(), "sparse": SPARSE}
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,11 @@ def simulate_cohort(
     haplotypes: Haplotypes | None = None,
     structure: Structure | None = None,
 ) -> Cohort:
-    """A cohort in memory; the genotypes that :func:`simulate_bed` writes for the same arguments."""
+    """A cohort in memory; the genotypes that :func:`simulate_bed` writes for the same arguments.
+
+    ``haplotypes``: by default LD as on a genotyping array; :data:`~.haplotypes.SPARSE` is a few thousand variants in
+    weak LD.  ``structure``: by default one population of unrelated people.
+    """
     haplotypes, structure = haplotypes or Haplotypes(), structure or Structure()
     plan = _plan(num_samples, num_variants, seed, haplotypes, structure)
     counts = np.empty((num_samples, num_variants), np.int8)
@@ -81,7 +95,7 @@ def _plan(num_samples: int, num_variants: int, seed: int, haplotypes: Haplotypes
         raise ValueError(f"expected at least one sample and one variant, found {num_samples} and {num_variants}")
     who, what, genotypes, phenotype = np.random.SeedSequence(seed).spawn(4)
     samples = make_samples(num_samples, structure, np.random.default_rng(who))
-    variants = make_variants(num_variants, haplotypes.num_chromosomes, np.random.default_rng(what))
+    variants = make_variants(num_variants, haplotypes, np.random.default_rng(what))
     return _Plan(samples, variants, genotypes, phenotype)
 
 
@@ -274,3 +288,52 @@ def _pack(codes, packed):
             for i in range(4 * b, min(4 * b + 4, n)):
                 byte |= codes[j, i] << (2 * (i - 4 * b))
             packed[j, b] = byte
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gpu_reml.validation.simulate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", required=True, metavar="PREFIX", help="of the files")
+    parser.add_argument("--samples", type=positive_int, default=5_000, metavar="N", help="people (default 5,000)")
+    parser.add_argument("--variants", type=positive_int, default=50_000, metavar="M", help="variants (default 50,000)")
+    parser.add_argument("--seed", type=count, default=1, metavar="N", help="of everything that is drawn (default 1)")
+    parser.add_argument("--h2", type=fraction, default=0.5, metavar="X", help="of the trait (default 0.5)")
+    parser.add_argument("--ld", choices=PANELS, default="array", help="a mean LD score of about 30, or of 2")
+    parser.add_argument("--chromosomes", type=positive_int, default=22, metavar="N", help="(default 22)")
+    parser.add_argument("--populations", type=positive_int, default=3, metavar="N", help="of equal size (default 3)")
+    parser.add_argument("--fst", type=share, default=0.005, metavar="X", help="between populations (default 0.005)")
+    parser.add_argument(
+        "--family-share", type=fraction, default=0.1, metavar="X",
+        help="of the people who are in families of two parents and two children (default 0.1)",
+    )  # fmt: skip
+    parser.add_argument("--missing-rate", type=share, default=0.01, metavar="X", help="of genotypes (default 0.01)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0, or 2 where the files cannot be written."""
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    try:
+        check_writable(options.out)
+    except OSError as error:
+        parser.error(f"--out: {error}")
+    trait = simulate_bed(
+        options.out,
+        options.samples,
+        options.variants,
+        options.seed,
+        genetics=Genetics((options.h2, 1 - options.h2)),
+        haplotypes=replace(PANELS[options.ld], num_chromosomes=options.chromosomes),
+        structure=Structure(options.populations, options.fst if options.populations > 1 else 0, options.family_share),
+        missing_rate=options.missing_rate,
+    )
+    print(f"written: {options.out}{{.bed,.bim,.fam,.pheno}}; the trait's h2 is {trait.h2:.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

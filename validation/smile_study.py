@@ -9,6 +9,7 @@ people, and with either W from the analysed sample itself.  All kernels have tr(
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from gpu_reml.ops.ld_weights import block_edges, ld_block_weights
 from gpu_reml.ops.weights import BlockWeights
 from gpu_reml.reml import fit_exact
 
-from .haplotypes import Haplotypes
+from .haplotypes import SPARSE
 from .simulate import simulate_cohort
 
 SAMPLES, REFERENCE, VARIANTS, BLOCK, CHROMOSOMES = 600, 2000, 1500, 50, 30
@@ -43,7 +44,7 @@ class Row(NamedTuple):
 
 def kernels(seed: int, persistence: float) -> dict[str, np.ndarray]:
     """K (n, n) of every model, tr(K) = n."""
-    haplotypes = Haplotypes(num_chromosomes=CHROMOSOMES, persistence=persistence)
+    haplotypes = replace(SPARSE, num_chromosomes=CHROMOSOMES, persistence=persistence)
     people = simulate_cohort(SAMPLES + REFERENCE, VARIANTS, seed, haplotypes=haplotypes, missing_rate=0.0)
     sample = standardise([pack(people.counts[:SAMPLES])], SAMPLES)
     others = standardise([pack(people.counts[SAMPLES:])], REFERENCE)

@@ -13,7 +13,7 @@ import pytest
 from gpu_reml import io as io_module
 from gpu_reml.cli.main import main
 from gpu_reml.reml.liability import liability_factor
-from gpu_reml.validation import dense
+from gpu_reml.validation import SPARSE, dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.simulate import simulate_cohort, write_plink
 
@@ -24,7 +24,7 @@ N, M = 221, 500  # one sample fewer takes a byte less a variant, so a short .fam
 def cohort(tmp_path_factory):
     """PLINK files, a phenotype with two missing values, two covariates, and three components, one of which overlaps."""
     folder = tmp_path_factory.mktemp("cohort")
-    people = simulate_cohort(N, M, 5)
+    people = simulate_cohort(N, M, 5, haplotypes=SPARSE)
     write_plink(people, folder / "data")
     rng = np.random.default_rng(2)
     Z = dense.standardised(people.counts)

@@ -16,7 +16,7 @@ from gpu_reml.ops.device import plan as plan_module
 from gpu_reml.ops.device.interface import DeviceLostError
 from gpu_reml.ops.device.plan import BudgetError
 from gpu_reml.ops.device.products import make_device_products
-from gpu_reml.validation import HostDevice, dense, simulate_cohort, write_plink
+from gpu_reml.validation import SPARSE, HostDevice, dense, simulate_cohort, write_plink
 
 N, M = 300, 3000
 
@@ -24,7 +24,7 @@ N, M = 300, 3000
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohort")
-    people = simulate_cohort(N, M, 5)
+    people = simulate_cohort(N, M, 5, haplotypes=SPARSE)
     write_plink(people, folder / "data")
     rng = np.random.default_rng(2)
     Z = dense.standardised(people.counts)

@@ -13,7 +13,7 @@ from bed_reader import open_bed
 from scipy import stats
 
 from gpu_reml.cli.gwas import main
-from gpu_reml.validation import dense
+from gpu_reml.validation import SPARSE, dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.simulate import Cohort, simulate_cohort, write_plink
 
@@ -27,7 +27,7 @@ HALF = 60  # variants in the first of two filesets
 def cohort(tmp_path_factory):
     """Two traits and an age; weight lacks two people; variant 3 does not vary."""
     folder = tmp_path_factory.mktemp("gwas")
-    people = simulate_cohort(N, M, 6)
+    people = simulate_cohort(N, M, 6, haplotypes=SPARSE)
     people.counts[:, 3] = 0
     write_plink(people, folder / "data")
     for name, part in {"first": slice(0, HALF), "second": slice(HALF, M)}.items():

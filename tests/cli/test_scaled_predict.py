@@ -15,7 +15,7 @@ from gpu_reml import io
 from gpu_reml.cli.main import main
 from gpu_reml.cli.predict import main as predict_main
 from gpu_reml.io.model import Scale, read_model
-from gpu_reml.validation import dense
+from gpu_reml.validation import SPARSE, dense
 from gpu_reml.validation.simulate import Cohort, simulate_cohort, write_plink
 
 N, NEW, M = 200, 60, 240
@@ -29,7 +29,7 @@ COMPONENTS = ["north", "south", "data_x_age"]
 def study(tmp_path_factory):
     """People to fit and others to predict, of two ancestries and many ages, with calls missing."""
     folder = tmp_path_factory.mktemp("scaled")
-    people = simulate_cohort(N + NEW, M, 6, missing_rate=0.02)
+    people = simulate_cohort(N + NEW, M, 6, missing_rate=0.02, haplotypes=SPARSE)
     rng = np.random.default_rng(5)
     Z = dense.standardised(people.counts)
     Q = rng.dirichlet([1.0, 0.7], N + NEW).round(6)

@@ -12,7 +12,7 @@ from gpu_reml.cli.options import make_parser
 from gpu_reml.cli.smile import add_smile, check_smile, smile_covariance, smile_weights, wants_smile
 from gpu_reml.ops import CpuProducts, ld_weights, make_covariance, pack, standardise, take_variants
 from gpu_reml.ops import block_covariance as blocks
-from gpu_reml.validation import dense
+from gpu_reml.validation import SPARSE, dense
 from gpu_reml.validation.simulate import simulate_cohort
 
 N, M = 120, 200
@@ -29,7 +29,7 @@ def parse(*arguments, base=("--bfile", "data")):
 @pytest.fixture(scope="module")
 def cohort():
     """(genotypes, analysed variants, Z) of two chromosomes."""
-    people = simulate_cohort(N, M, 3)
+    people = simulate_cohort(N, M, 3, haplotypes=SPARSE)
     people.variants["chrom"] = np.repeat(["1", "2"], [90, 110])
     return (
         standardise([pack(people.counts)], N),

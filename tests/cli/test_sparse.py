@@ -13,7 +13,7 @@ import pytest
 
 from gpu_reml.cli.sparse import main
 from gpu_reml.io.sparse import PathTable, path_frame, path_svg
-from gpu_reml.validation import dense
+from gpu_reml.validation import SPARSE, dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.simulate import simulate_cohort, write_plink
 
@@ -28,7 +28,7 @@ FILES = {"summary.json", "history.json", "selected_snps.tsv", "path.tsv", "path.
 def folder(tmp_path_factory):
     """Three variants of large effect over a polygenic background, one covariate, one fileset whole and in two."""
     folder = tmp_path_factory.mktemp("sparse")
-    people = simulate_cohort(N, M, 6, missing_rate=0.0)
+    people = simulate_cohort(N, M, 6, missing_rate=0.0, haplotypes=SPARSE)
     people.variants["id"] = [f"rs{j}" for j in range(M)]
     write_plink(people, folder / "data")
     for name, part in {"first": slice(0, 250), "second": slice(250, M)}.items():

@@ -1,6 +1,7 @@
 """Simulated phenotypes against the truth they claim, and files against bed-reader and plain parsers."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,8 @@ import pytest
 from bed_reader import open_bed
 
 from gpu_reml.validation import (
+    SPARSE,
     Genetics,
-    Haplotypes,
     Structure,
     dense_expected_information,
     dense_score,
@@ -22,6 +23,7 @@ from gpu_reml.validation import (
     write_covariates,
     write_plink,
 )
+from gpu_reml.validation.simulate import main
 
 MISSING = -127
 
@@ -107,7 +109,7 @@ def test_streamed_files_are_those_of_the_cohort_in_memory(tmp_path, num_samples)
 def test_a_streamed_phenotype_is_made_from_the_streamed_genotypes(tmp_path):
     overlapping = [(np.arange(150) < 90).astype(float), np.geomspace(0.1, 30, 150)]
     theta = (9.0, 4.0, 6.0)
-    few = Haplotypes(num_founders=20)  # so that some variants do not vary
+    few = replace(SPARSE, num_founders=20)  # so that some variants do not vary
     trait = simulate_bed(
         tmp_path / "cohort", 2000, 150, 3, genetics=Genetics(theta, overlapping), haplotypes=few, missing_rate=0.02
     )
@@ -149,3 +151,31 @@ def test_the_example_is_complete_and_says_what_it_was_made_from(tmp_path):
     assert np.all(np.abs(estimate - list(truth["fixed_effects"].values())) < 4 * spread)
     np.testing.assert_allclose([trait.h2, sum(truth["h2_by_component"].values())], truth["h2"])
     assert abs(rss[0] / len(rows) / sum(truth["theta"].values()) - 1) < 0.2
+
+
+def test_the_command_writes_a_cohort_with_families_populations_and_a_trait(tmp_path, capsys):
+    prefix = tmp_path / "made"
+    assert main(["--out", str(prefix), "--samples", "200", "--variants", "300", "--h2", "0.4", "--seed", "5"]) == 0
+    assert "the trait's h2 is 0." in capsys.readouterr().out
+    fam = pd.read_csv(f"{prefix}.fam", sep=r"\s+", header=None, dtype=str)
+    assert (fam[2] != "0").sum() == 10  # a tenth are in families, and half of those are children
+    assert len(pd.read_csv(f"{prefix}.pheno", sep="\t")) == 200
+    structure = Structure(3, 0.005, 0.1)
+    same = simulate_cohort(200, 300, 5, structure=structure)
+    with open_bed(f"{prefix}.bed") as bed:
+        np.testing.assert_array_equal(bed.read(dtype="int8"), same.counts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fst", "1.5"], "--fst: expected a number between 0 and 1, found 1.5"),
+        (["--h2", "1.2"], "--h2: expected a number from 0 to 1, found 1.2"),
+        (["--samples", "0"], "--samples: expected a positive integer, found 0"),
+        (["--out", "/"], "--out: / is a directory"),
+    ],
+)
+def test_the_command_refuses_what_makes_no_cohort(tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--out", str(tmp_path / "made"), "--variants", "40", *options])
+    assert message in capsys.readouterr().err
