@@ -11,7 +11,7 @@ import numpy as np
 from gpu_reml import io
 from gpu_reml.reml import FitSettings, ProbeSettings, Record, SolverSettings, draw_probes
 from gpu_reml.reml.memberships import COLUMNS, check_memberships, random_memberships
-from gpu_reml.reml.reduced_fit import MOST_BASIS
+from gpu_reml.reml.reduced_model import MOST_BASIS
 from gpu_reml.reml.relax import (
     OuterRecord,
     RelaxHooks,

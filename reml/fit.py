@@ -8,13 +8,14 @@ from gpu_reml.ops.arguments import as_numbers, as_vector
 
 from .covariance import CountingCovariance, as_covariance
 from .hooks import Hooks
+from .iterative_fit import iterative_fit
 from .krylov import krylov_fits
 from .likelihood_ratio import tested_sets
 from .probes import Probes, checked_probes
+from .reduced_end import reduced_fits
 from .residuals import layout_of
 from .result import ConvergenceError, FitResult, Record
 from .settings import FitSettings
-from .several import several_fit
 from .step import SingularInformationError
 from .traits import make_traits
 from .units import (
@@ -90,9 +91,11 @@ def fit_traits(
     try:
         if counting.num_components == 1 and settings.engine in ("auto", "krylov"):
             results = krylov_fits(traits, counting, probes, settings, hooks)
-        else:
+        elif settings.engine == "iterative":
             each = (traits.only(which) for which in range(Y.shape[1]))
-            results = [several_fit(trait, counting, probes, settings, hooks, start) for trait in each]
+            results = [iterative_fit(trait, counting, probes, settings, hooks, start) for trait in each]
+        else:
+            results = reduced_fits(traits, counting, probes, settings, hooks, start)
     except SingularInformationError as error:
         layout = layout_of(counting)
         name = [*layout.names, *layout.residual_names][error.index]

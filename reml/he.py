@@ -111,7 +111,7 @@ def haseman_elston(
     Q = counting.block(trait.Q)
     Z = project(Q, counting.block(probes.trace[:, :s]))
     found = probe_moments(counting, Q, Z)
-    q = quadratic_forms(counting, counting.block(trait.scaled))
+    q = quadratic_forms(counting, counting.block(trait.scaled))[:, 0]
     T = found.normal_matrix
     check_left(counting, found.traces)
     try:

@@ -104,7 +104,7 @@ def prepare(covariance, traits: Traits, probes: Probes, settings: FitSettings) -
     lower = np.append(np.zeros(covariance.num_components), settings.residual_floor)
     traces = complement_traces(covariance, Q)
     check_left(covariance, traces)
-    found = starting_moments(covariance, Q, y, probes, traces)
+    found = starting_moments(covariance, Q, y, probes, traces).of(0)
     guess = start_values(found, lower)
     if settings.core == "given":
         core = core_on(covariance, Q, traces, guess[:-1], covariance.block(probes.sketch))

@@ -16,7 +16,8 @@ from .exact import one_trait
 from .linalg import Block, column_batches
 from .probes import Probes, checked_probes
 from .reduced import combined, reduced_v
-from .reduced_fit import Model, Problem, answering, first_model, prepare
+from .reduced_fit import answering
+from .reduced_model import Model, Problem, first_model, prepare
 from .settings import FitSettings
 
 COLUMNS = 16  # whose features are on the host in float64 at once
@@ -137,7 +138,7 @@ def projection_diagonal(
     (z_j'x)(z_j'(I - SS')x) of mean |z_j|^2 - |S'z_j|^2.  Two slopes serve all variants.  norms: (m,) |z_j|^2 on the
     complement of the fixed effects.
     """
-    F, z = model.basis.F, model.coords[:, 1:]
+    F, z = model.basis.F, model.probes
     s, folds = z.shape[1], fold_of(z.shape[1])
     means, products = np.zeros((3, len(norms))), np.zeros((3, 3))
     for fold, inverse in enumerate(inverses):

@@ -19,34 +19,39 @@ DEPENDENT = 1e-12  # eigenvalue of T in correlation form from which float32 prod
 
 
 class Moments(NamedTuple):
-    """``T`` (G + 1, G + 1) traces tr(K_g K_h) on the complement of X, residual last; ``q`` (G + 1,) y'K_g y."""
+    """``T`` (G + 1, G + 1) traces tr(K_g K_h) on the complement of X, residual last; ``q`` (G + 1,) y'K_g y, or
+    (G + 1, t) of several traits."""
 
     T: np.ndarray
     q: np.ndarray
 
+    def of(self, trait: int) -> "Moments":
+        """Those of one of several traits."""
+        return Moments(self.T, self.q[:, trait])
 
-def moments(covariance: Covariance, Q: Block, y: Block, Z: Block, left: np.ndarray) -> Moments:
+
+def moments(covariance: Covariance, Q: Block, Y: Block, Z: Block, left: np.ndarray) -> Moments:
     """Normal equations T theta = q of Haseman-Elston regression, T from projected probes Z (n, s).
 
-    T is a Gram matrix of the vectors K_g z, so it is positive semidefinite.  y (n, 1) projected.  left (G,): the stated
+    T is a Gram matrix of the vectors K_g z, so it is positive semidefinite.  Y (n, t) projected.  left (G,): the stated
     tr(K_g) on the complement of X, which must agree with the probes.  Cost: one pass of s columns (times the overlap),
-    half a pass of one column.  Memory: G n s.
+    half a pass of t columns.  Memory: G n s.
     Source: Haseman & Elston 1972, Behav. Genet. 2:3; randomised: Wu & Sankararaman 2018, Bioinformatics 34:i187.
     """
     images = component_images(covariance, Q, covariance.features(Z))
     grams = probe_grams(images, Z)
     check_images(covariance, images, Z)
     check_forms(covariance, grams, left)
-    return Moments(grams.mean(axis=0), quadratic_forms(covariance, y))
+    return Moments(grams.mean(axis=0), quadratic_forms(covariance, Y))
 
 
-def starting_moments(covariance: Covariance, Q: Block, y: Block, probes: Probes, left: np.ndarray) -> Moments:
+def starting_moments(covariance: Covariance, Q: Block, Y: Block, probes: Probes, left: np.ndarray) -> Moments:
     """:func:`moments` from the first few probes, as many as memory allows up to 8, or from all exact ones."""
     n, G = covariance.num_samples, covariance.num_components
     used = int(np.clip(MOMENT_BYTES // (G * n * np.dtype(covariance.dtype).itemsize), 1, 8))
     if probes_are_exact(probes.trace):
         used = n
-    return moments(covariance, Q, y, project(Q, covariance.block(probes.trace[:, :used])), left)
+    return moments(covariance, Q, Y, project(Q, covariance.block(probes.trace[:, :used])), left)
 
 
 def check_images(covariance: Covariance, images, Z: Block) -> None:
@@ -69,10 +74,10 @@ def component_images(covariance: Covariance, Q: Block, features):
     return images
 
 
-def quadratic_forms(covariance: Covariance, y: Block) -> np.ndarray:
-    """(G + 1,) y'K_g y, residual last, for y (n, 1); half a pass of one column."""
-    F = covariance.features(y)
-    return np.append(covariance.inner(F, F)[:, 0], column_dots(y, y)[0])
+def quadratic_forms(covariance: Covariance, Y: Block) -> np.ndarray:
+    """(G + 1, t) y'K_g y, residual last, for every column of Y (n, t); half a pass of each."""
+    F = covariance.features(Y)
+    return np.vstack([covariance.inner(F, F), column_dots(Y, Y)])
 
 
 def probe_grams(images, Z: Block) -> np.ndarray:

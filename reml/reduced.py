@@ -93,12 +93,6 @@ def of_components(covariance: Covariance, basis: Basis) -> Basis:
     return reduce(lambda made, part: joined(covariance, made, *part), parts, empty_basis(covariance.num_components))
 
 
-def compressed(basis: Basis, C: np.ndarray) -> Basis:
-    """The basis of the span of U C, for orthonormal C (d, k); no pass."""
-    T = np.stack([C.T @ t @ C for t in basis.T])
-    return Basis((combined(basis.U, C),), (combined(basis.F, C),), (T + T.transpose(0, 2, 1)) / 2)
-
-
 def reduced_v(T: np.ndarray, theta: np.ndarray) -> np.ndarray:
     """(d, d) U'VU = sum_g theta_g T_g + theta_e I."""
     V = np.tensordot(theta[:-1], T, axes=1)

@@ -1,4 +1,4 @@
-"""From a trait to its result by the reduced model: begin or resume, go round, and report at the end.
+"""From traits to their results by the reduced model: begin or resume, go round, and report at the end.
 
 Cost of the end: Lanczos steps of s columns for the log-determinant, few, as each fold is preconditioned by the other's
 chain; G + 1 columns of solves for the last information, which start from the basis; c + 1 for the fixed effects.
@@ -16,25 +16,17 @@ from .hooks import Hooks
 from .iterative_fit import fixed_effects
 from .lanczos import quadrature_of_trace, regression_slope
 from .linalg import Block, columns, gram, project, take_columns
-from .moments import Moments, check_left
+from .moments import Moments
 from .monte_carlo import error_of_mean
 from .null import lrt_weights, null_loglik
 from .pcg import PcgResult
-from .precondition import Preconditioner, ProjectedCore, complement_traces, precondition
+from .precondition import Preconditioner, ProjectedCore, precondition
 from .probes import Probes, probes_are_exact
 from .reduced import Basis, combined, coordinates, empty_basis, extended, reduced_v
-from .reduced_fit import (
-    Model,
-    Problem,
-    State,
-    dealt,
-    first_model,
-    mc_covariance,
-    one_round,
-    prepare,
-)
+from .reduced_fit import State, Walk, first_state, mc_covariance, one_round
 from .reduced_likelihood import reduced_ratio_tests
-from .result import Estimate, FitResult, Record, make_result
+from .reduced_model import Model, Problem, dealt, first_model, prepare
+from .result import Estimate, FitResult, Status, make_result
 from .settings import FitSettings
 from .traits import Traits
 
@@ -45,15 +37,12 @@ CHECKED = 2  # probes of each fold whose log-determinant is checked by Lanczos q
 class SavedBasis(NamedTuple):
     """A :class:`State` between two rounds without what its products give again to the same bits."""
 
-    theta: np.ndarray
     pieces: tuple[np.ndarray, ...]
     chains: tuple[np.ndarray, ...]
     num_probes: int
+    walks: tuple[Walk, ...]
     active: np.ndarray | None
-    lengths: tuple[float, ...]
     rounds: int
-    history: tuple[Record, ...]
-    inherited: int
     moments: Moments
     column_passes: float
 
@@ -61,16 +50,14 @@ class SavedBasis(NamedTuple):
 def saved(problem: Problem, state: State) -> SavedBasis:
     """What to keep of a fit that goes on."""
     model = state.model
+    named = (walk._replace(status=walk.status and walk.status.name) for walk in state.walks)
     return SavedBasis(
-        state.theta,
         model.basis.U,
         model.chains,
         model.num_probes,
+        tuple(named),
         state.active,
-        state.lengths,
         state.rounds,
-        state.history,
-        state.inherited,
         problem.moments,
         problem.covariance.column_passes,
     )
@@ -78,56 +65,68 @@ def saved(problem: Problem, state: State) -> SavedBasis:
 
 def restored(value: SavedBasis, traits: Traits, covariance: CountingCovariance, probes: Probes, settings: FitSettings):
     """(problem, state) that were saved, with the features of the basis computed again."""
-    Q, y = covariance.block(traits.Q), covariance.block(traits.scaled)
-    lower = np.append(np.zeros(covariance.num_components), settings.residual_floor)
-    traces = complement_traces(covariance, Q)
-    check_left(covariance, traces)
-    problem = Problem(covariance, Q, y, lower, traces, value.moments, settings)
+    problem = prepare(covariance, traits, probes, settings, value.moments)
     basis = empty_basis(covariance.num_components)
     for piece in value.pieces:
         basis = extended(covariance, basis, covariance.block(piece))
-    B = columns(y, project(Q, covariance.block(probes.trace[:, : value.num_probes])))
-    exact = probes_are_exact(probes.trace)
-    model = dealt(problem, Model(basis, value.chains, B, coordinates(basis, B), None, exact))
+    Z = project(problem.Q, covariance.block(probes.trace[:, : value.num_probes]))
+    B, exact = columns(problem.Y, Z), probes_are_exact(probes.trace)
+    model = Model(basis, value.chains, B, coordinates(basis, B), None, problem.num_traits, exact)
     covariance.column_passes = value.column_passes
     return problem, State(
-        value.theta, model, value.active, value.lengths, False, value.rounds, value.history, value.inherited
+        dealt(problem, model),
+        tuple(going_on(walk, covariance) for walk in value.walks),
+        value.active,
+        value.rounds,
     )
 
 
-def reduced_fit(
+def going_on(walk: Walk, covariance: CountingCovariance) -> Walk:
+    """A walk as it was before it was saved."""
+    off = walk.off._replace(R=covariance.block(walk.off.R))
+    return walk._replace(off=off, status=walk.status and Status[walk.status])
+
+
+def reduced_fits(
     traits: Traits,
     covariance: CountingCovariance,
     probes: Probes,
     settings: FitSettings,
     hooks: Hooks,
     start: np.ndarray | None = None,
-    before: tuple[Record, ...] = (),
-) -> FitResult:
-    """REML fit of one trait with any number of components.
+) -> list[FitResult]:
+    """REML fits of traits of the same samples with any number of components.
 
-    start: theta (G + J,) in the phenotype's units squared.  before: records of another engine, which the result's
-    history begins with.  Raises SingularInformationError when components cannot be
-    told apart.
+    start: theta (G + J,) in the phenotypes' units squared.  ``column_passes`` of every result are those of all.  The
+    callback gets the records of the trait that leads.  Raises SingularInformationError when components cannot be told
+    apart.
     """
-    scale = float(traits.scales[0])
     if hooks.resume is None:
         problem = prepare(covariance, traits, probes, settings)
-        theta = problem.start()
-        if start is not None:
-            start = np.asarray(start, np.float64) / scale**2
-            theta = np.maximum(problem.layout.internal(start, settings.residual_floor), problem.lower)
-        state = State(theta, first_model(problem, probes), history=before, inherited=len(before))
+        start = None if start is None else [started(problem, start / scale**2) for scale in traits.scales]
+        state = first_state(problem, first_model(problem, probes), start)
     else:
         problem, state = restored(hooks.resume, traits, covariance, probes, settings)
-    while state.status is None:
+    while state.lead is not None:
         hooks.save(saved(problem, state))
-        count = len(state.history)
-        state = one_round(problem, probes, state, scale)
-        if len(state.history) > count:
-            hooks.report(state.history[-1])
-    tests = reduced_ratio_tests(problem, probes, state)
-    return replace(finish(problem, state, traits), ratio_tests=tests)
+        lead = state.lead
+        known = len(state.walks[lead].history)
+        state = one_round(problem, probes, state, traits.scales)
+        for record in state.walks[lead].history[known:]:
+            hooks.report(record)
+    walks = sorted(state.walks, key=lambda walk: walk.trait)
+    results = [finish(problem, state.model, walk, traits.only(walk.trait)) for walk in walks]
+    tests = [reduced_ratio_tests(problem, probes, state.model, walk) for walk in walks]
+    return [
+        replace(result, column_passes=covariance.column_passes, ratio_tests=test)
+        for result, test in zip(results, tests, strict=True)
+    ]
+
+
+def started(problem: Problem, start: np.ndarray) -> np.ndarray:
+    """Start values (p,) that a caller gave, for a trait of unit variance."""
+    theta = problem.layout.internal(np.asarray(start, np.float64), problem.settings.residual_floor)
+    return np.maximum(theta, problem.lower)
 
 
 def core_of(problem: Problem, basis: Basis, S: np.ndarray, theta: np.ndarray) -> ProjectedCore:
@@ -145,7 +144,7 @@ def log_determinant(problem: Problem, model: Model, theta: np.ndarray) -> tuple[
     probe's quadrature would be biased.)  Exact probes: quadrature of all, without M.
     """
     apply_a = likelihood.on_complement(problem.Q, likelihood.apply_v_at(problem.covariance, theta))
-    Z, folds = model.B[:, 1:], fold_of(model.num_probes)
+    Z, folds = model.probe_block(), fold_of(model.num_probes)
     options = {"tol": problem.settings.solver.quadrature, "at_once": problem.settings.probes.columns}
     limit = min(likelihood.MAX_LANCZOS, len(Z))
     if model.exact or model.num_probes < 2 * FOLDS:
@@ -158,7 +157,7 @@ def log_determinant(problem: Problem, model: Model, theta: np.ndarray) -> tuple[
         preconditioner = precondition(core_of(problem, model.basis, model.chains[1 - fold], theta), theta)
         half = half_power(preconditioner, model.chains[1 - fold])
         balanced = half @ V @ half
-        z = model.coords[:, 1:][:, mine]
+        z = model.probes[:, mine]
         controls[mine] = np.einsum("az,az->z", z, balanced @ z) - problem.dimension
         values[mine] = quadratic_logs(balanced, z) + preconditioner.logdet
         few = mine[:CHECKED]
@@ -186,13 +185,14 @@ def quadratic_logs(A: np.ndarray, z: np.ndarray) -> np.ndarray:
     return np.log(values) @ (vectors.T @ z) ** 2
 
 
-def finish(problem: Problem, state: State, traits: Traits) -> FitResult:
+def finish(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResult:
     """Likelihood, information and fixed effects at the final theta, in the phenotype's units."""
-    covariance, Q, solver, model = problem.covariance, problem.Q, problem.settings.solver, state.model
-    theta, scale = state.theta, float(traits.scales[0])
+    covariance, Q, solver = problem.covariance, problem.Q, problem.settings.solver
+    theta, scale = walk.theta, float(trait.scales[0])
     apply_v = likelihood.apply_v_at(covariance, theta)
     whole = precondition(core_of(problem, model.basis, np.eye(model.basis.size), theta), theta)
     V = reduced_v(model.basis.T, theta)
+    y = take_columns(problem.Y, slice(walk.trait, walk.trait + 1))
 
     def solve(B: Block, tol: float) -> PcgResult:
         """P B: the basis's own solution where it is complete, else by PCG from there."""
@@ -205,18 +205,17 @@ def finish(problem: Problem, state: State, traits: Traits) -> FitResult:
 
     logdet, logdet_se = log_determinant(problem, model, theta)
     contrasts = problem.dimension * np.log(2 * np.pi)
-    last = solve(problem.y, solver.final)
+    last = solve(y, solver.final)
     Py = last.X
-    ypy = (gram(problem.y, Py) + gram(Py, last.R)).item()  # errs by the square of the solve's error
+    ypy = (gram(y, Py) + gram(Py, last.R)).item()  # errs by the square of the solve's error
     loglik = -0.5 * (logdet + ypy + contrasts)
     F = project(Q, likelihood.component_images(covariance, Py))
     found = solve(F, min(solver.information, LAST_INFORMATION))
     ai = likelihood.ai_matrix(F, found.X, found.R)
-    point = state.point._replace(ai=ai)
-    mc = mc_covariance(problem, model, point)
+    mc = mc_covariance(problem, model.exact, walk.point._replace(ai=ai))
     estimate = Estimate(
         theta=theta,
-        score=point.score,
+        score=walk.point.score,
         ai=ai,
         mc=mc,
         free=problem.free(theta),
@@ -224,19 +223,19 @@ def finish(problem: Problem, state: State, traits: Traits) -> FitResult:
         loglik_mc_se=0.5 * logdet_se,
         weights=lrt_weights(problem.layout, problem.moments.T),
         ratio=problem.mc_ratio(theta, ai, mc),
-        fixed_effects=fixed_effects(problem, solve, theta, Py, traits),
-        loglik_null=null_loglik(covariance, traits, problem.settings),
+        fixed_effects=fixed_effects(problem, solve, theta, Py, trait),
+        loglik_null=null_loglik(covariance, trait, problem.settings),
     )
     return make_result(
         covariance,
-        traits.X,
+        trait.X,
         scale,
         estimate,
-        status=state.status,
-        num_probes=model.num_probes,
+        status=walk.status,
+        num_probes=walk.point.num_probes,
         mc_target=problem.settings.probes.mc_target,
         rank=model.basis.size,
         column_passes=covariance.column_passes,
-        history=state.history,
+        history=walk.history,
         method="reduced",
     )

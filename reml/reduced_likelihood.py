@@ -14,7 +14,8 @@ from .cross_fit import Traces, controlled_traces, inverse_controls, num_controls
 from .likelihood_ratio import RatioTest, law_of_fit, others, ratio_test, tested_sets, without
 from .probes import Probes
 from .reduced import reduced_v
-from .reduced_fit import Model, Problem, State, one_round
+from .reduced_fit import Walk, one_round, state_at
+from .reduced_model import Model, Problem
 from .result import Status
 
 NODES = 4  # of the Gauss rule to begin with
@@ -29,16 +30,18 @@ class Difference(NamedTuple):
     mc_se: float
 
 
-def loglik_difference(problem: Problem, model: Model, theta: np.ndarray, other: np.ndarray) -> Difference:
-    """ell(theta) - ell(other); no pass.  Both are as good as the basis's solutions there are."""
+def loglik_difference(
+    problem: Problem, model: Model, theta: np.ndarray, other: np.ndarray, trait: int = 0
+) -> Difference:
+    """ell(theta) - ell(other) of a trait; no pass.  Both are as good as the basis's solutions there are."""
     step = theta - other
-    y = model.coords[:, 0]
+    y = model.trait(trait)[:, 0]
 
     def quadratic(at):
         return y @ np.linalg.solve(reduced_v(model.basis.T, at), y)
 
     ypy = quadratic(theta) - quadratic(other)
-    t, weights = rule(model, other, step, -ypy)
+    t, weights = rule(model, y, other, step, -ypy)
     per_probe, controls = 0.0, 0
     for where, weight in zip(t, weights, strict=True):
         traces = traces_at(problem, model, other + where * step)
@@ -48,9 +51,11 @@ def loglik_difference(problem: Problem, model: Model, theta: np.ndarray, other: 
     return Difference(float(-0.5 * (logdet.mean[0] + ypy)), 0.5 * error)
 
 
-def rule(model: Model, start: np.ndarray, step: np.ndarray, known: float) -> tuple[np.ndarray, np.ndarray]:
+def rule(
+    model: Model, y: np.ndarray, start: np.ndarray, step: np.ndarray, known: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights on (0, 1) that integrate y'P dV P y, whose integral is ``known``; traces of P are smoother."""
-    y, num = model.coords[:, 0], NODES
+    num = NODES
     while True:
         t, weights = np.polynomial.legendre.leggauss(num)
         t, weights = (1 + t) / 2, weights / 2
@@ -63,7 +68,7 @@ def rule(model: Model, start: np.ndarray, step: np.ndarray, known: float) -> tup
 
 def traces_at(problem: Problem, model: Model, theta: np.ndarray) -> Traces:
     """tr(P K_g) and tr(P) by probe at theta, less the controls made for it; no pass."""
-    T, probes = model.basis.T, model.coords[:, 1:]
+    T, probes = model.basis.T, model.probes
     V = reduced_v(T, theta)
     values = np.einsum("az,gaz->gz", np.linalg.solve(V, probes), model.fixed.images)
     controls = 0 if model.exact or not problem.settings.probes.control_variates else num_controls(model.num_probes)
@@ -71,26 +76,27 @@ def traces_at(problem: Problem, model: Model, theta: np.ndarray) -> Traces:
     return controlled_traces(values, inverse, model.fixed.off, theta, problem.dimension, controls)
 
 
-def maximum(problem: Problem, probes: Probes, model: Model, theta: np.ndarray, estimated: np.ndarray) -> State:
-    """The highest likelihood from theta along what is ``estimated``, as :func:`~gpu_reml.reml.step.ai_step` takes it,
-    with the probes of the model, whose basis grows until it answers there."""
+def maximum(
+    problem: Problem, probes: Probes, model: Model, theta: np.ndarray, estimated: np.ndarray, trait: int = 0
+) -> tuple[Model, Walk]:
+    """The highest likelihood of a trait from theta along what is ``estimated``, as
+    :func:`~gpu_reml.reml.step.ai_step` takes it, with the probes of the model, whose basis grows until it answers."""
     own = Probes(probes.trace[:, : model.num_probes], probes.sketch)
     problem = problem._replace(directions=estimated)
-    state = State(theta, model)
-    while state.status is None:
-        state = one_round(problem, own, state, 1.0)
-    return state
+    state = state_at(problem, model, theta, trait)
+    while state.lead is not None:
+        state = one_round(problem, own, state, np.ones(problem.num_traits))
+    return state.model, state.walks[0]
 
 
-def reduced_ratio_tests(problem: Problem, probes: Probes, state: State) -> tuple[RatioTest, ...]:
-    """The tests that the settings ask for, at the end of a fit; each extends the basis for those after it."""
-    tests, layout, theta, model = [], problem.layout, state.theta, state.model
+def reduced_ratio_tests(problem: Problem, probes: Probes, model: Model, walk: Walk) -> tuple[RatioTest, ...]:
+    """The tests that the settings ask for, at the end of a trait's fit; each extends the basis for those after it."""
+    tests, layout, theta = [], problem.layout, walk.theta
     for tested in tested_sets(problem.settings.lrt, layout.names):
-        names, end, difference = [layout.names[g] for g in tested], state, Difference(0.0, 0.0)
+        names, end, difference = [layout.names[g] for g in tested], walk, Difference(0.0, 0.0)
         if (theta[tested] != 0).any():
-            end = maximum(problem, probes, model, without(theta, tested), others(layout, tested))
-            model = end.model
-            difference = loglik_difference(problem, model, theta, end.theta)
+            model, end = maximum(problem, probes, model, without(theta, tested), others(layout, tested), walk.trait)
+            difference = loglik_difference(problem, model, theta, end.theta, walk.trait)
             if end.status is not Status.CONVERGED:
                 difference = Difference(np.nan, np.nan)
         law = law_of_fit(end.point.ai, layout, end.theta, problem.lower, tested)

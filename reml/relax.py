@@ -31,7 +31,8 @@ from .memberships import (
 from .probes import Probes, checked_probes
 from .reduced import of_components
 from .reduced_end import finish
-from .reduced_fit import Model, Problem, State, answering, dealt, first_model, most_basis, one_round, prepare
+from .reduced_fit import State, answering, one_round, state_at
+from .reduced_model import Model, Problem, dealt, first_model, most_basis, prepare
 from .result import ConvergenceError, FitResult, Record
 from .rise import Rise, end_at, rise
 from .settings import FitSettings
@@ -160,7 +161,7 @@ class Point(NamedTuple):
 
     @property
     def theta(self) -> np.ndarray:
-        return self.state.theta
+        return self.state.walks[0].theta
 
 
 class NoFit(Enum):
@@ -172,10 +173,10 @@ class NoFit(Enum):
 
 def settled(problem: Problem, probes: Probes, state: State, scale: float, callback) -> State:
     """The end of a fit."""
-    while state.status is None:
-        known = len(state.history)
-        state = one_round(problem, probes, state, scale)
-        for record in state.history[known:] if callback is not None else ():
+    while state.lead is not None:
+        known = len(state.walks[0].history)
+        state = one_round(problem, probes, state, np.array([scale]))
+        for record in state.walks[0].history[known:] if callback is not None else ():
             callback(record)
     return state
 
@@ -199,7 +200,7 @@ def prepared(
     if start is not None:
         theta = np.maximum(as_vector(start_variances(start, counting), "start", len(theta)) / scale**2, problem.lower)
     try:
-        state = settled(problem, probes, State(theta, first_model(problem, probes)), scale, callback)
+        state = settled(problem, probes, state_at(problem, first_model(problem, probes), theta), scale, callback)
     except SingularInformationError:
         raise ConvergenceError(f"{CANNOT_START}: {NoFit.ALIKE.value}") from None
     used = Probes(probes.trace[:, : state.model.num_probes], probes.sketch)
@@ -216,16 +217,21 @@ def fitted(search: Search, log_T: np.ndarray, best: Point) -> Point | NoFit:
     covariance = CountingCovariance(group_covariance(search.products, T))
     problem = best.problem._replace(covariance=covariance, traces=covariance.weights.T @ search.norms)
     try:
-        start = with_model(Point(log_T, sizes, problem, State(best.theta, best.state.model)), best.state.model)
-        return start._replace(state=settled(problem, search.probes, start.state, search.scale, search.callback))
+        model = in_components(problem, best.state.model)
+        start = state_at(problem, model, best.theta)
+        return Point(log_T, sizes, problem, settled(problem, search.probes, start, search.scale, search.callback))
     except SingularInformationError:
         return NoFit.ALIKE
 
 
+def in_components(problem: Problem, model: Model) -> Model:
+    """The model of other components in the same basis; no pass."""
+    return dealt(problem, model._replace(basis=of_components(problem.covariance, model.basis)))
+
+
 def with_model(point: Point, model: Model) -> Point:
     """The point in the basis of another's model; no pass."""
-    same = dealt(point.problem, model._replace(basis=of_components(point.problem.covariance, model.basis)))
-    return point._replace(state=point.state._replace(model=same))
+    return point._replace(state=point.state._replace(model=in_components(point.problem, model)))
 
 
 def in_one_basis(best: Point, trial: Point) -> tuple[Point, Point]:
@@ -296,7 +302,12 @@ def relax(
 def ended(search: Search, point: Point) -> FitResult:
     """The result of a fit."""
     problem, traits = point.problem, search.traits
-    return finish(prepare(problem.covariance, traits, search.probes, problem.settings), point.state, traits)
+    return finish(
+        prepare(problem.covariance, traits, search.probes, problem.settings),
+        point.state.model,
+        point.state.walks[0],
+        traits,
+    )
 
 
 class Walk(NamedTuple):
@@ -321,7 +332,7 @@ def begun(
     with np.errstate(divide="ignore"):
         logs = np.log(T)
     point = Point(logs, group_sizes(search.products, T), problem, state)
-    first, gradient = finish(problem, state, search.traits), gradient_at(search, point)
+    first, gradient = finish(problem, state.model, state.walks[0], search.traits), gradient_at(search, point)
     rate = start_rate(T, gradient) if settings.rate is None else settings.rate
     nothing = Rise(np.zeros(state.model.num_probes), state.model.exact)
     record = outer_record(1, point, (first.loglik, np.nan, np.nan), True, 0.0, gradient)
@@ -365,16 +376,16 @@ def outer_record(
     norm = float(np.linalg.norm(gradient)) if accepted else np.nan
     if isinstance(trial, NoFit):
         return OuterRecord(outer, *compared, False, rate, (), (), np.nan, 0, trial.value, 0.0)
-    state = trial.state
+    walk = trial.state.walks[0]
     return OuterRecord(
         outer,
         *compared,
         accepted,
         float(rate),
-        state.history[-1].theta,
+        walk.history[-1].theta,
         tuple(trial.sizes.tolist()),
         norm,
-        len(state.history),
-        state.status.name.lower(),
+        len(walk.history),
+        walk.status.name.lower(),
         trial.problem.covariance.column_passes,
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from .cross_fit import Traces, fixed_controls, inverse_controls, num_controls
 from .reduced import reduced_v
-from .reduced_fit import Model, Problem
+from .reduced_model import Model, Problem
 
 NODES = 12  # of Gauss-Legendre quadrature, whose error falls geometrically with them
 CONTROLS = 2
@@ -54,7 +54,7 @@ def end_at(problem: Problem, model: Model, theta: np.ndarray) -> End:
 
 def rise(problem: Problem, model: Model, before: End, after: End) -> Rise:
     """Of the log-likelihood from one covariance to another for both of which the basis answers; no pass."""
-    z, dimension = model.coords[:, 1:], problem.dimension
+    z, dimension = model.probes, problem.dimension
     T, traces = np.stack([before.genetic, after.genetic]), np.array([before.trace, after.trace])
     fixed = fixed_controls(T, model.chains, z, traces)
     change = np.log(after.residual / before.residual)  # V'(t) = G_1 - G_0 + change e(t) I
@@ -76,6 +76,6 @@ def rise(problem: Problem, model: Model, before: End, after: End) -> Rise:
 
 def form(model: Model, end: End) -> float:
     """y'P y."""
-    y = model.coords[:, 0]
+    y = model.trait(0)[:, 0]
     V = end.genetic + end.residual * np.eye(len(y))
     return float(y @ np.linalg.solve(V, y))

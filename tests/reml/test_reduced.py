@@ -23,9 +23,10 @@ from gpu_reml.reml import (
     with_residuals,
 )
 from gpu_reml.reml.cross_fit import controlled_traces, fixed_controls, fold_of, inverse_controls, longer_chain
-from gpu_reml.reml.reduced import compressed, coordinates, empty_basis, extended, new_directions, reduced_v
+from gpu_reml.reml.reduced import empty_basis, extended, new_directions, reduced_v
 from gpu_reml.reml.reduced_end import log_determinant
-from gpu_reml.reml.reduced_fit import first_model, off_the_basis, point_at, prepare, shortened
+from gpu_reml.reml.reduced_fit import off_the_basis, point_at, shortened
+from gpu_reml.reml.reduced_model import first_model, prepare
 from gpu_reml.reml.step import Step
 from gpu_reml.reml.traits import make_traits
 from gpu_reml.validation.exact import exact_reml
@@ -116,15 +117,6 @@ def test_few_variants_a_component_and_hardly_any_residual_are_the_dense_fit(few_
     assert found.h2.estimate[-1] == pytest.approx(expected.h2.estimate[-1], abs=1e-4)
 
 
-def test_the_records_of_the_iterations_stay_where_the_reduced_model_takes_over(few_variants, monkeypatch):
-    y, cohort = few_variants
-    monkeypatch.setattr("gpu_reml.reml.several.PATIENCE", 2)
-    told = []
-    found = fit(y, cohort.X, covariance_of(cohort), draw_probes(400, 32, 0, 1), callback=told.append)
-    assert found.method == "reduced" and tuple(told) == found.history
-    assert [record.iteration for record in found.history] == list(range(1, len(told) + 1))
-
-
 def test_residuals_of_several_kinds_are_the_dense_fit(cohorts):
     cohort = cohorts[2]
     groups = (np.arange(cohort.n)[:, None] % 2 == [0, 1]).astype(float)
@@ -145,10 +137,6 @@ def test_a_basis_is_orthonormal_and_holds_the_components_forms(cohorts):
     assert basis.size == 8 and covariance.column_passes == 4
     np.testing.assert_allclose(U.T @ np.column_stack([U, Q]), np.eye(8, 9), atol=1e-12)
     np.testing.assert_allclose(basis.T, [U.T @ K @ U for K in cohort.Ks], atol=1e-10)
-    C = np.linalg.qr(rng.standard_normal((8, 4)))[0]
-    small = compressed(basis, C)
-    np.testing.assert_allclose(small.T, [C.T @ t @ C for t in basis.T], atol=1e-12)
-    np.testing.assert_allclose(coordinates(small, small.U[0]), np.eye(4), atol=1e-12)
 
 
 def test_controls_have_mean_zero_and_cut_the_variance_of_traces():
@@ -215,8 +203,10 @@ def test_the_log_determinant_is_set_right_for_what_the_basis_lacks(coarse):
 
 def test_average_information_counts_what_lies_off_the_basis(coarse, large):
     problem, model, theta, A, contrasts = coarse
-    point = point_at(problem, model, theta, off_the_basis(problem, model, theta), np.zeros((3, 64)))
-    Py = model.basis.U[0] @ point.solved.C[:, 0]  # the P y of this basis, whose images K_g P y lie mostly off it
+    (off,) = off_the_basis(problem, model, [0], [theta])
+    point = point_at(problem, model, 0, theta, off, np.zeros((3, 64)))
+    c = np.linalg.solve(reduced_v(model.basis.T, theta), model.trait(0))
+    Py = model.basis.U[0] @ c[:, 0]  # the P y of this basis, whose images K_g P y lie mostly off it
     F = A.T @ np.column_stack([*(K @ Py for K in large.Ks), Py])
     expected = F.T @ np.linalg.solve(contrasts, F) / 2
     np.testing.assert_allclose(np.diag(point.ai), np.diag(expected), rtol=0.3)

@@ -14,7 +14,7 @@ from gpu_reml.reml.memberships import (
     moved,
     random_memberships,
 )
-from gpu_reml.reml.reduced_fit import first_model
+from gpu_reml.reml.reduced_model import first_model
 from gpu_reml.reml.relax import NoFit, RelaxHooks, RelaxSettings, RelaxStatus, fitted, outer_record, relax
 from gpu_reml.validation import dense
 from gpu_reml.validation.exact import exact_reml
