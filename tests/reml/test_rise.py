@@ -54,7 +54,7 @@ def risen(cohort, before, after, given, **solver):
 
 def test_with_exact_probes_rises_are_those_of_dense_matrices_near_and_far(pair):
     cohort, (one, two) = pair
-    for theta in (THETA, THETA * [0.5, 2.0, 1.3], np.array([0.0, 9.0, 20.0])):
+    for theta in (THETA, THETA * [0.5, 2.0, 1.3], np.array([0.0, 9.0, 20.0]), np.array([20.0, 3.0, 0.2])):
         points = (one, THETA), (two, theta)
         found, _ = risen(cohort, *points, exact_probes(cohort.n))
         np.testing.assert_allclose(found.value, dense_rise(cohort, *points), rtol=1e-7)
