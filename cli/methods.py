@@ -84,7 +84,6 @@ def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable
         return
     settings = FitSettings(
         max_iterations=options.max_iterations,
-        core="auto" if options.precond_rank is None else "always",
         probes=ProbeSettings(
             first=min(options.first_probes, options.max_probes),
             mc_target=options.mc_target,

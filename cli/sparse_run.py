@@ -151,7 +151,6 @@ def estimator(method: str, inputs: Inputs, options: Namespace) -> Callable[[np.n
     y = inputs.Y[:, 0]
     settings = FitSettings(
         max_iterations=options.max_iterations,
-        core="auto" if options.precond_rank is None else "always",
         solver=SolverSettings(max_iterations=options.max_pcg_iters),
         probes=ProbeSettings(
             first=min(options.first_probes, options.max_probes),

@@ -47,7 +47,6 @@ from .settings import FitSettings, ProbeSettings, SolverSettings
 from .snapshot import pack, unpack
 from .sparse import SparseResult, SparseSettings, SparseStatus, sparse_reml
 from .step import SingularInformationError, Step, ai_step
-from .traces import TraceEstimates, probe_images, trace_estimates
 
 __all__ = [
     "Accuracy",
@@ -95,7 +94,6 @@ __all__ = [
     "SparseStatus",
     "Status",
     "Step",
-    "TraceEstimates",
     "Wald",
     "Work",
     "accuracy",
@@ -138,13 +136,11 @@ __all__ = [
     "pcg",
     "pcgc",
     "precondition",
-    "probe_images",
     "refine",
     "reliability",
     "score",
     "slq",
     "sparse_reml",
-    "trace_estimates",
     "unpack",
     "variant_effects",
     "wald_test",

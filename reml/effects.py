@@ -16,12 +16,12 @@ from gpu_reml.ops.arguments import as_count, as_matrix, as_numbers, as_sparse, a
 from .contract import SKEW
 from .covariance import MixedCovariance, as_covariance, diagonals_of
 from .likelihood import apply_v_at, fixed_inverse, solve
-from .linalg import Block, column_batches, columns, coordinates, gram, orthonormal_basis, project, symmetric
+from .linalg import Block, column_batches, columns, gram, orthonormal_basis, project
 from .monte_carlo import LEAST_PROBES, widening
 from .precondition import Preconditioner, ProjectedCore, precondition
 from .probes import probes_are_exact, trace_probes
 from .residuals import Layout, ResidualCovariance, layout_of
-from .result import ConvergenceError, FixedEffects
+from .result import ConvergenceError, FixedEffects, fixed_effects_of
 from .scaled import ScaledCovariance
 from .traits import make_traits
 
@@ -146,8 +146,7 @@ def effects(
     Py = solved.X[:, :1]
     inner = fixed_inverse(Q_there, VQ, solved.X[:, 1:], solved.R[:, 1:])
     fitted = Q.T @ y - scale * gram(Q_there, apply_v(Py))[:, 0]
-    to_columns = coordinates(X, Q)
-    fixed = FixedEffects(to_columns @ fitted, symmetric(to_columns @ inner @ to_columns.T) * scale**2)
+    fixed = fixed_effects_of(X, Q, fitted, inner * scale**2)
     G = layout.num_genetic
     images = covariance.apply_each(covariance.features(Py))
     random = np.column_stack([np.asarray(images[g], np.float64)[:, 0] for g in range(G)])

@@ -23,12 +23,12 @@ from .fit import checked, one_phenotype, start_variances
 from .hooks import Hooks
 from .likelihood import apply_v_at
 from .likelihood_ratio import tested_sets
-from .linalg import coordinates, symmetric
+from .linalg import symmetric
 from .moments import Moments, check_left, check_separable, start_values
 from .null import lrt_weights, null_loglik
 from .precondition import complement_traces
 from .residuals import layout_of
-from .result import ConvergenceError, Estimate, FitResult, FixedEffects, Record, make_result
+from .result import ConvergenceError, Estimate, FitResult, FixedEffects, Record, fixed_effects_of, make_result
 from .search import Model, Point, Search, derivatives, search
 from .settings import FitSettings
 from .spectral import Measure, Spectrum
@@ -337,6 +337,5 @@ def fixed_effects(model: Model, point: Point, trait: Traits, basis: Contrasts, c
     VPy, VQ = images[:, :1], images[:, 1:]
     cross = basis.coordinates(VQ)
     inner = Q.T @ VQ - cross.T @ model.solve(point, cross)
-    to_columns = coordinates(trait.X, Q)
     fitted = Q.T @ (trait.Y - scale * VPy)
-    return FixedEffects((to_columns @ fitted)[:, 0], symmetric(to_columns @ inner @ to_columns.T) * scale**2)
+    return fixed_effects_of(trait.X, Q, fitted[:, 0], inner * scale**2)

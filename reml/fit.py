@@ -8,7 +8,6 @@ from gpu_reml.ops.arguments import as_numbers, as_vector
 
 from .covariance import CountingCovariance, as_covariance
 from .hooks import Hooks
-from .iterative_fit import iterative_fit
 from .krylov import krylov_fits
 from .likelihood_ratio import tested_sets
 from .probes import Probes, checked_probes
@@ -91,9 +90,6 @@ def fit_traits(
     try:
         if counting.num_components == 1 and settings.engine in ("auto", "krylov"):
             results = krylov_fits(traits, counting, probes, settings, hooks)
-        elif settings.engine == "iterative":
-            each = (traits.only(which) for which in range(Y.shape[1]))
-            results = [iterative_fit(trait, counting, probes, settings, hooks, start) for trait in each]
         else:
             results = reduced_fits(traits, counting, probes, settings, hooks, start)
     except SingularInformationError as error:

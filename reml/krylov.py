@@ -21,12 +21,12 @@ from .hooks import Hooks
 from .inference import largest_mc_ratio, mc_covariance_of_theta, sampling_covariance
 from .lanczos import LanczosState, lanczos_start, lanczos_step, ritz_measures
 from .likelihood_ratio import test_of_one, tested_sets
-from .linalg import Block, column_batches, column_dots, columns, coordinates, gram, project, symmetric
+from .linalg import Block, column_batches, column_dots, columns, gram, project, symmetric
 from .moments import check_left, check_separable
 from .monte_carlo import LEAST_PROBES
 from .probes import Probes, probes_are_exact
 from .residuals import layout_of
-from .result import Estimate, FitResult, FixedEffects, Record, Status, make_result
+from .result import Estimate, FitResult, FixedEffects, Record, Status, fixed_effects_of, make_result
 from .settings import FitSettings
 from .spectral import Measure, Spectrum
 from .traits import Traits
@@ -393,7 +393,6 @@ def fixed_effects(cohort: Cohort, run: Run, traits: Traits, which: int, theta: n
         FPF[:, j] = edges[:, t + position] @ krylov_coordinates(run, t + position, theta)
     FPF[~cohort.moved] = 0
     inner = theta[0] * cohort.inner + theta[1] * np.eye(len(FPF)) - theta[0] ** 2 * symmetric(FPF)
-    to_columns = coordinates(traits.X, traits.Q)
     scale = traits.scales[which]
     fitted = traits.Q.T @ traits.Y[:, which] - scale * vpy
-    return FixedEffects(to_columns @ fitted, symmetric(to_columns @ inner @ to_columns.T) * scale**2)
+    return fixed_effects_of(traits.X, traits.Q, fitted, inner * scale**2)

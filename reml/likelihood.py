@@ -11,7 +11,9 @@ import numpy as np
 
 from gpu_reml.ops.arguments import as_apply, as_matrix, as_variances, as_vector
 
-from .covariance import Covariance, as_covariance
+from .contract import check_traces
+from .covariance import Covariance, as_covariance, squares_of
+from .cross_fit import Traces, controlled_traces, num_controls
 from .lanczos import quadrature_of_trace, symmetric_in_sight
 from .linalg import (
     Block,
@@ -29,7 +31,6 @@ from .monte_carlo import error_of_mean
 from .pcg import PcgResult, pcg
 from .precondition import Preconditioner, ProjectedCore, precondition
 from .probes import probes_are_exact, trace_probes
-from .traces import probe_images, trace_estimates
 from .traits import make_traits
 
 Apply = Callable[[Block], Block]
@@ -37,15 +38,13 @@ MAX_LANCZOS = 400  # steps; quadrature settles long before, at 10 to 30
 
 
 class Loglik(NamedTuple):
-    """``value`` of the error contrasts with -(n-c)/2 log 2 pi, its Monte-Carlo SE, its parts, and the values (s,) by
-    probe whose mean it is."""
+    """``value`` of the error contrasts with -(n-c)/2 log 2 pi, its Monte-Carlo SE, and its parts."""
 
     value: float
     mc_se: float
     logdet: float
     ypy: float
     Py: Block
-    per_probe: np.ndarray
 
 
 class Score(NamedTuple):
@@ -147,7 +146,12 @@ def loglik(
 
     y (n,), X (n, c); the blocks have the probes' type (float64 for integer probes); V as a symmetric matrix (n, n) does
     as well.  Raises ValueError where an argument is wrong, BreakdownError where V is not positive definite.
-    See :func:`loglik_of_contrasts`.
+
+    ell_R = -1/2 [log|A'VA| + y'Py] - (n-c)/2 log 2 pi (Patterson & Thompson 1971, Biometrika 58:545).  The
+    log-determinant is log|M| exactly plus tr log(M^-1/2 V M^-1/2) by Lanczos quadrature; M = I without preconditioner.
+    Without, the trace is n - c times the ratio of z'log(V)z to z'z, so that V in another unit only shifts it.
+    tol: of the solve for P y.  quadrature: ``tol``, ``mc_share`` and ``at_once`` of :func:`~gpu_reml.reml.lanczos.slq`.
+    Cost: the Lanczos steps' passes of s columns and one column for y.
     """
     y = as_vector(y, "y")
     Q = orthonormal_basis(as_matrix(X, "X", len(y)))
@@ -155,64 +159,28 @@ def loglik(
     dtype = probes.dtype if probes.dtype.kind == "f" else np.float64
     unit = float(powers_of_two(np.abs(y).max(initial=0.0)))  # y's squares may be none of the blocks' type
     target = project(Q, y[:, None] / unit).astype(dtype)
-    Z = project(Q, probes.astype(dtype))
-    solved, ypy, logdets = solve_and_quadrature(Q, target, Z, apply_v, preconditioner, tol, quadrature)
-    Py = solved.X * solved.X.dtype.type(unit)
-    found = loglik_from(logdets, ypy * unit**2, len(y) - Q.shape[1], Py)
-    return found._replace(mc_se=0.0) if probes_are_exact(probes) else found
+    solved = solve(Q, apply_v, target, preconditioner, tol=tol, check=False)
+    # errs by the square of the solve's error
+    ypy = unit**2 * float(column_dots(target, solved.X)[0] + column_dots(solved.X, solved.R)[0])
+    logdets = log_determinants(Q, project(Q, probes.astype(dtype)), apply_v, preconditioner, quadrature or {})
+    mc_se = 0.0 if probes_are_exact(probes) else 0.5 * error_of_mean(logdets, 1)
+    logdet = float(logdets.mean())
+    value = -0.5 * (logdet + ypy + (len(y) - Q.shape[1]) * np.log(2 * np.pi))
+    return Loglik(value, mc_se, logdet, ypy, solved.X * solved.X.dtype.type(unit))
 
 
-def loglik_from(logdets: np.ndarray, ypy: float, dimension: int, Py: Block) -> Loglik:
-    """-1/2 [log|A'VA| + y'Py] - (n-c)/2 log 2 pi from log-determinants (s,) by probe."""
-    per_probe = -0.5 * (logdets + ypy) - 0.5 * dimension * np.log(2 * np.pi)
-    mc_se = 0.5 * error_of_mean(logdets, 1)
-    return Loglik(float(per_probe.mean()), mc_se, float(logdets.mean()), ypy, Py, per_probe)
-
-
-def loglik_of_contrasts(
-    Q: Block,
-    y: Block,
-    Z: Block,
-    apply_v: Apply,
-    *,
-    preconditioner: Preconditioner | None = None,
-    tol: float = 1e-6,
-    quadrature: dict | None = None,
-    Py0: Block | None = None,
-) -> Loglik:
-    """REML log-likelihood from y (n, 1) and probes Z (n, s) in the complement of Q (n, c).
-
-    ell_R = -1/2 [log|A'VA| + y'Py] - (n-c)/2 log 2 pi (Patterson & Thompson 1971, Biometrika 58:545).  The
-    log-determinant is log|M| exactly plus tr log(M^-1/2 V M^-1/2) by Lanczos quadrature; M = I without preconditioner.
-    Without, the trace is n - c times the ratio of z'log(V)z to z'z, so that V in another unit only shifts it.
-    Py0: start of the solve for P y, to ``tol``.  quadrature: ``tol``, ``mc_share`` and ``at_once`` of
-    :func:`~gpu_reml.reml.lanczos.slq`.
-    Cost: the Lanczos steps' passes of s columns and one column for y.
-    """
-    solved, ypy, logdets = solve_and_quadrature(Q, y, Z, apply_v, preconditioner, tol, quadrature, Py0)
-    return loglik_from(logdets, ypy, Q.shape[0] - Q.shape[1], solved.X)
-
-
-def solve_and_quadrature(
-    Q: Block, y: Block, Z: Block, apply_v: Apply, preconditioner, tol: float, quadrature: dict | None, Py0=None
-) -> tuple[PcgResult, float, np.ndarray]:
-    """P y with its solve, y'Py, and log|A'VA| (s,) by probe; see :func:`loglik_of_contrasts`."""
+def log_determinants(Q: Block, Z: Block, apply_v: Apply, preconditioner, options: dict) -> np.ndarray:
+    """(s,) log|A'VA| by probe; see :func:`loglik`."""
     n, c = Q.shape
-    solved = solve(Q, apply_v, y, preconditioner, tol=tol, X0=Py0, check=False)
-    ypy = float(column_dots(y, solved.X)[0] + column_dots(solved.X, solved.R)[0])  # errs by the square of the solve's
-    apply_a, options = on_complement(Q, apply_v), quadrature or {}
-    limit = min(MAX_LANCZOS, n)
+    apply_a, limit = on_complement(Q, apply_v), min(MAX_LANCZOS, n)
     if preconditioner is None:
         found = quadrature_of_trace(apply_a, Z, np.log, limit, **options)
         squares = column_dots(Z, Z)  # of known mean n - c: a common factor of V's eigenvalues then has no error
         mean_log = found.estimate / squares.mean()
-        return solved, ypy, (n - c) * mean_log + found.per_probe - mean_log * squares
-
-    def apply_half(B):
-        return preconditioner.apply_power(apply_a(preconditioner.apply_power(B, -0.5)), -0.5)
-
-    found = quadrature_of_trace(apply_half, Z, np.log, limit, control_mean=float(n - c), **options)
-    return solved, ypy, found.per_probe + preconditioner.logdet
+        return (n - c) * mean_log + found.per_probe - mean_log * squares
+    balanced = preconditioner.balanced(apply_a)
+    found = quadrature_of_trace(balanced, Z, np.log, limit, control_mean=float(n - c), **options)
+    return found.per_probe + preconditioner.logdet
 
 
 def score(
@@ -228,18 +196,39 @@ def score(
     """d ell_R / d theta = 1/2 [y'P K_g P y - tr(P K_g)] for g = 1..G and the residual, last.
 
     covariance: any :class:`~gpu_reml.reml.covariance.Covariance` or dense matrices [K_1, ...].  ``core`` brings the
-    preconditioner and the control variates; without it the traces are plain Hutchinson.
+    preconditioner and the control variates; without it the traces are plain Hutchinson (Hutchinson 1990, Comm. Stat.
+    Simul. 19:433).
     """
     y, Q, covariance, theta, scale = model_of(theta, y, X, covariance)
     probes = trace_probes(probes, len(y))
     preconditioner = None if core is None else precondition(core, theta)
     B, Q = covariance.block(np.column_stack([y, probes])), covariance.block(Q)
     PB = solve(Q, apply_v_at(covariance, theta), B, preconditioner, tol=tol).X
-    images = probe_images(covariance, core, project(Q, B[:, 1:]))
-    traces = trace_estimates(covariance, theta, images, PB[:, 1:], preconditioner)
+    traces = traces_of(covariance, theta, project(Q, B[:, 1:]), PB[:, 1:], preconditioner)
     mc = np.zeros((len(theta),) * 2) if probes_are_exact(probes) else traces.covariance / 4
     value = (quadratic_forms(covariance, PB[:, :1]) - traces.mean) / 2
     return Score(value / scale**2, mc / scale**4, traces.mean / scale**2)
+
+
+def traces_of(
+    covariance, theta: np.ndarray, Z: Block, PZ: Block, preconditioner: Preconditioner | None = None
+) -> Traces:
+    """tr(P K_g) and tr(P) from projected probes Z (n, s) and their solves; a pass of s columns, or two.
+
+    With a preconditioner M on a basis U that does not depend on the probes: less their regression on
+    z'M^-1 K_g z and z'(I - UU')K_g z, whose means are known, as in :mod:`.cross_fit`.
+    ValueError where the probes deny the traces that its core takes for known.
+    """
+    F = covariance.features(Z)
+    values = covariance.inner(covariance.features(PZ), F)
+    if preconditioner is None:
+        return Traces(np.vstack([values, column_dots(PZ, Z)]), 0)
+    core = preconditioner.core
+    check_traces(covariance, covariance.inner(F, F), squares_of(covariance, F), core.traces)
+    tail = Z - core.U @ (core.U.T @ Z)
+    inverse, off = (covariance.inner(covariance.features(B), F) for B in (preconditioner.apply_minv(Z), tail))
+    inverse, off = inverse - preconditioner.inverse_traces[:, None], off - core.tail_traces[:, None]
+    return controlled_traces(values, inverse, off, theta, core.dimension, num_controls(Z.shape[1]))
 
 
 def quadratic_forms(covariance, Py: Block) -> np.ndarray:

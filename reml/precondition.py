@@ -1,5 +1,6 @@
 """Projected-core preconditioner: V exactly on a subspace U, its mean eigenvalue elsewhere (DESIGN 6)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,6 +62,10 @@ class Preconditioner(NamedTuple):
     def apply_minv(self, B: np.ndarray) -> np.ndarray:
         """M^-1 B."""
         return self.apply_power(B, -1.0)
+
+    def balanced(self, apply_v: Callable[[Block], Block]) -> Callable[[Block], Block]:
+        """B -> M^-1/2 V M^-1/2 B."""
+        return lambda B: self.apply_power(apply_v(self.apply_power(B, -0.5)), -0.5)
 
     @property
     def logdet(self) -> float:

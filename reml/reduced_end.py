@@ -4,6 +4,7 @@ Cost of the end: Lanczos steps of s columns for the log-determinant, few, as eac
 chain; G + 1 columns of solves for the last information, which start from the basis; c + 1 for the fixed effects.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,7 +14,6 @@ from . import likelihood
 from .covariance import CountingCovariance
 from .cross_fit import FOLDS, fold_of
 from .hooks import Hooks
-from .iterative_fit import fixed_effects
 from .lanczos import quadrature_of_trace, regression_slope
 from .linalg import Block, columns, gram, project, take_columns
 from .moments import Moments
@@ -26,7 +26,7 @@ from .reduced import Basis, combined, coordinates, empty_basis, extended, reduce
 from .reduced_fit import State, Walk, first_state, mc_covariance, one_round
 from .reduced_likelihood import reduced_ratio_tests
 from .reduced_model import Model, Problem, dealt, first_model, prepare
-from .result import Estimate, FitResult, Status, make_result
+from .result import Estimate, FitResult, FixedEffects, Status, fixed_effects_of, make_result
 from .settings import FitSettings
 from .traits import Traits
 
@@ -161,11 +161,7 @@ def log_determinant(problem: Problem, model: Model, theta: np.ndarray) -> tuple[
         controls[mine] = np.einsum("az,az->z", z, balanced @ z) - problem.dimension
         values[mine] = quadratic_logs(balanced, z) + preconditioner.logdet
         few = mine[:CHECKED]
-
-        def apply_balanced(B, preconditioner=preconditioner):
-            return preconditioner.apply_power(apply_a(preconditioner.apply_power(B, -0.5)), -0.5)
-
-        checked = quadrature_of_trace(apply_balanced, take_columns(Z, few), np.log, limit, **options)
+        checked = quadrature_of_trace(preconditioner.balanced(apply_a), take_columns(Z, few), np.log, limit, **options)
         off.append(checked.per_probe + preconditioner.logdet - values[few])
     values = values - regression_slope(values, controls) * controls
     off = np.concatenate(off)
@@ -188,7 +184,7 @@ def quadratic_logs(A: np.ndarray, z: np.ndarray) -> np.ndarray:
 def finish(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResult:
     """Likelihood, information and fixed effects at the final theta, in the phenotype's units."""
     covariance, Q, solver = problem.covariance, problem.Q, problem.settings.solver
-    theta, scale = walk.theta, float(trait.scales[0])
+    theta, scale, most = walk.theta, float(trait.scales[0]), solver.max_iterations
     apply_v = likelihood.apply_v_at(covariance, theta)
     whole = precondition(core_of(problem, model.basis, np.eye(model.basis.size), theta), theta)
     V = reduced_v(model.basis.T, theta)
@@ -199,7 +195,7 @@ def finish(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResu
         B = project(Q, B)
         X = combined(model.basis.U, np.linalg.solve(V, coordinates(model.basis, B)))
         if model.basis.size < problem.dimension:
-            return likelihood.solve(Q, apply_v, B, whole, tol=tol, X0=X, check=False)
+            return likelihood.solve(Q, apply_v, B, whole, tol=tol, X0=X, max_iterations=most, check=False)
         k = B.shape[1]
         return PcgResult(X, project(Q, B - apply_v(X)), np.zeros(k), np.zeros(k, int), np.ones(k, bool))
 
@@ -239,3 +235,19 @@ def finish(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResu
         history=walk.history,
         method="reduced",
     )
+
+
+def fixed_effects(
+    problem: Problem, solve: Callable[[Block, float], PcgResult], theta: np.ndarray, Py: Block, trait: Traits
+) -> FixedEffects:
+    """Generalised least squares from X b = y - V P y and X (X'V^-1X)^-1 X' = V - V P V; c + 1 columns.
+
+    solve(B, tol) is P B at theta.
+    """
+    Q, scale = problem.Q, float(trait.scales[0])
+    images = likelihood.apply_v_at(problem.covariance, theta)(columns(Py, Q))
+    VPy, VQ = images[:, :1], images[:, 1:]
+    solved = solve(VQ, 1e-3)
+    inner = likelihood.fixed_inverse(Q, VQ, solved.X, solved.R)
+    fitted = trait.Q.T @ trait.Y - scale * gram(Q, VPy)
+    return fixed_effects_of(trait.X, trait.Q, fitted[:, 0], inner * scale**2)

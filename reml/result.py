@@ -8,7 +8,7 @@ import numpy as np
 
 from .inference import Lrt, likelihood_ratio_test, sampling_covariance
 from .likelihood_ratio import RatioTest, ratio_lines
-from .linalg import logdet_gram
+from .linalg import coordinates, logdet_gram, symmetric
 from .residuals import layout_of
 from .spectral import Profile
 from .tables import Components, Sum, component_lines, component_records, shown
@@ -51,6 +51,12 @@ class FixedEffects(NamedTuple):
         return np.sqrt(np.diag(self.covariance))
 
 
+def fixed_effects_of(X: np.ndarray, Q: np.ndarray, fitted: np.ndarray, inner: np.ndarray) -> FixedEffects:
+    """Of the columns of X (n, c), from those of its orthonormal basis Q: Q'X b (c,) and its covariance (c, c)."""
+    to_columns = coordinates(X, Q)
+    return FixedEffects(to_columns @ fitted, symmetric(to_columns @ inner @ to_columns.T))
+
+
 @dataclass(frozen=True)
 class FitResult(Components):
     """A REML fit.  Variances are in the phenotype's units squared; ``theta`` (G + J,) has the residuals last.
@@ -64,7 +70,7 @@ class FitResult(Components):
     ``loglik``: log-likelihood of the error contrasts, with -(n-c)/2 log 2 pi; ``loglik_gcta``: the convention of GCTA,
     -1/2 (log|V| + log|X'V^-1X| + y'Py), which depends on how X is coded.
     ``ratio_tests``: likelihood ratios against the model without some components, where ``FitSettings.lrt`` asks.
-    ``method``: krylov, iterative, reduced or exact.  ``profile``: profile likelihood of h2, where it came for nothing.
+    ``method``: krylov, reduced or exact.  ``profile``: profile likelihood of h2, where it came for nothing.
     """
 
     status: Status
@@ -90,7 +96,7 @@ class FitResult(Components):
     rank: int
     column_passes: float
     history: tuple[Record, ...]
-    method: str = "iterative"
+    method: str = "reduced"
     profile: Profile | None = None
     residual_names: tuple[str, ...] = ("residual",)
     residual_traces: np.ndarray = field(default_factory=lambda: np.ones(1))

@@ -10,10 +10,10 @@ from gpu_reml.ops.arguments import as_count, as_number
 class SolverSettings:
     """When linear solves stop, by what they are for.
 
-    ``y``, ``probes``: relative errors in the norm of V (the iterative engine: relative residuals) at which they leave
-    the block; y's is 0.02 / sqrt(n) where that is tighter, since quadratic forms grow with n and their sampling errors
-    with its root, and the iterative engine's probes follow its steps.  Relative residuals: ``information``, loose
-    because the average information errs by its square, and ``final`` for the last solve of y.
+    ``y``, ``probes``: relative errors in the norm of V at which they leave the block; y's is 0.02 / sqrt(n) where that
+    is tighter, since quadratic forms grow with n and their sampling errors with its root.  Relative residuals of the
+    last solves, of at most ``max_iterations`` steps: ``information``, loose because the average information errs by its
+    square, and ``final`` for y.
     ``quadrature``: change of a log-determinant between two Lanczos steps, per sample.  ``most_basis``: vectors of the
     reduced model, beyond which it is started again from the present solutions; None: 1,024, or as many as 256 MiB of
     its matrices have room for.
@@ -59,13 +59,9 @@ class ProbeSettings:
 class FitSettings:
     """``tol``: the Newton decrement (squared step in standard errors) that ends a fit, after that step is taken.
 
-    ``engine``: "krylov" answers one component with an identity residual from a single Lanczos run, "iterative" takes
-    AI steps with a block of solves each for any number, "reduced" moves theta in a basis that answers for all of them;
-    "auto" is the first where it applies, else the second, and the third on the CPU where that does not settle.
-    ``max_iterations``: AI steps, or moves of theta in the reduced model.
-    ``core``: the preconditioner from the probes' sketch is made "always", or when its cost is below what it is expected
-    to save, judged by the Monte-Carlo errors and PCG steps met without it.  "given": the sketch is its basis,
-    orthonormal and in the complement of X, as it is: fits that share it and the probes differ by their data alone.
+    ``engine``: "krylov" answers one component with an identity residual from a single Lanczos run, "reduced" moves
+    theta of any number in a basis that answers for all of them; "auto" is the first where it applies, else the second.
+    ``max_iterations``: moves of theta in the reduced model.
     ``lrt``: likelihood-ratio tests, True of every component, or sets of components by name, each tested together; by
     the exact and reduced engines, "auto" being the latter then.
     """
@@ -73,8 +69,7 @@ class FitSettings:
     max_iterations: int = 50
     tol: float = 1e-4
     residual_floor: float = 1e-6  # smallest residual variance, as a share of y's
-    engine: Literal["auto", "krylov", "iterative", "reduced"] = "auto"
-    core: Literal["auto", "always", "given"] = "auto"
+    engine: Literal["auto", "krylov", "reduced"] = "auto"
     solver: SolverSettings = field(default_factory=SolverSettings)
     probes: ProbeSettings = field(default_factory=ProbeSettings)
     lrt: bool | tuple[tuple[str, ...], ...] = False
@@ -86,9 +81,5 @@ class FitSettings:
         as_count(self.max_iterations, "max_iterations")
         as_number(self.tol, "tol", above=0)
         as_number(self.residual_floor, "residual_floor", above=0, below=1)
-        if self.engine == "iterative" and self.lrt:
-            raise ValueError(
-                "lrt: the iterative engine keeps no basis to compare models in; use engine auto or reduced"
-            )
-        if self.engine not in ("auto", "krylov", "iterative", "reduced"):
-            raise ValueError(f"engine: expected auto, krylov, reduced or iterative, found {self.engine!r}")
+        if self.engine not in ("auto", "krylov", "reduced"):
+            raise ValueError(f"engine: expected auto, krylov or reduced, found {self.engine!r}")

@@ -5,19 +5,15 @@ from typing import Any
 import numpy as np
 
 from .cross_fit import Traces
-from .iterative import Evaluation
-from .iterative_fit import Saved
 from .krylov import Run, Settling
 from .lanczos import LanczosState
 from .moments import Moments
 from .reduced_end import SavedBasis
 from .reduced_fit import Outside, Point, Walk
 from .result import Record
-from .step import Step
-from .traces import TraceEstimates
 
-SAVED = (Evaluation, LanczosState, Moments, Outside, Point, Record, Run, Saved, SavedBasis, Settling, Step)
-KINDS = {kind.__name__: kind for kind in (*SAVED, TraceEstimates, Traces, Walk)}
+SAVED = (LanczosState, Moments, Outside, Point, Record, Run, SavedBasis, Settling, Traces, Walk)
+KINDS = {kind.__name__: kind for kind in SAVED}
 
 
 def pack(value: Any) -> tuple[Any, list[np.ndarray]]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg, optimize
 
-from gpu_reml.ops.arguments import as_matrix, as_vector
+from gpu_reml.ops.arguments import as_matrix, as_numbers, as_vector
 
 from .linalg import symmetric
 
@@ -38,6 +38,7 @@ def ai_step(
     """
     theta = as_vector(theta, "theta")
     p = len(theta)
+    lower = as_numbers(lower, "lower")
     unbounded = np.isneginf(lower)
     score, lower = as_vector(score, "score", p), as_vector(np.where(unbounded, 0.0, lower), "lower", p)
     ai = as_matrix(ai, "ai", p, p)

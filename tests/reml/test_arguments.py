@@ -121,7 +121,6 @@ CALLS = {
         "traces theta_g",
         "Q sketch",
     ),
-    "probe_images": Call(reml.probe_images, {"covariance": GENOTYPES, "core": None, "Z": Z}, "", "Z"),
     "ai_step": Call(
         reml.ai_step,
         {"theta": THETA, "score": np.ones(2), "ai": np.eye(2), "lower": np.zeros(2)},
@@ -453,7 +452,7 @@ def test_every_wrong_setting_is_a_value_error_that_names_it(kind):
 ESTIMATORS = {
     "exact": lambda y, X, c, p: reml.fit_exact(y, X, c),
     "krylov": reml.fit,
-    "iterative": lambda y, X, c, p: reml.fit(y, X, c, p, reml.FitSettings(engine="iterative")),
+    "reduced": lambda y, X, c, p: reml.fit(y, X, c, p, reml.FitSettings(engine="reduced")),
     "moments": reml.haseman_elston,
 }
 
@@ -491,7 +490,7 @@ def test_a_design_or_a_phenotype_that_leaves_nothing_is_refused(estimator):
             ESTIMATORS[estimator](Y, X, nothing, PROBES)
 
 
-@pytest.mark.parametrize("estimator", ["krylov", "iterative", "moments"])
+@pytest.mark.parametrize("estimator", ["krylov", "reduced", "moments"])
 def test_probes_that_are_none_are_refused(estimator):
     twice = np.column_stack([Z, -Z[:, 2]])
     for trace, sketch, message in [

@@ -35,11 +35,11 @@ COHORT = make_cohort(N, 300, 2, seed=3)
 K, OTHER = COHORT.Ks
 Y, X, PROBES = COHORT.y, COHORT.X, draw_probes(N, 64, 20)
 THETA = np.array([20.0, 25.0])
-ITERATIVE = FitSettings(engine="iterative")
+REDUCED = FitSettings(engine="reduced")
 
 ESTIMATORS = {
     "fit, krylov": lambda c: fit(Y, X, c, PROBES),
-    "fit, iterative": lambda c: fit(Y, X, c, PROBES, ITERATIVE),
+    "fit, reduced": lambda c: fit(Y, X, c, PROBES, REDUCED),
     "fit, two components": lambda c: fit(Y, X, [c, OTHER] if isinstance(c, tuple) else c, PROBES),
     "fit_traits": lambda c: fit_traits(np.column_stack([Y, Y[::-1]]), X, c, PROBES),
     "fit_exact": lambda c: fit_exact(Y, X, c),
@@ -230,7 +230,7 @@ def test_genotypes_of_few_samples_and_variants_are_fitted_with_few_and_exact_pro
         products = CpuProducts(standardise([pack(counts)], n), np.float32)
         y = np.random.default_rng(n).standard_normal(n)
         for probes in (draw_probes(n, 1), draw_probes(n, 5), exact_probes(n)):
-            for settings in (None, ITERATIVE):
+            for settings in (None, REDUCED):
                 try:
                     fit(y, np.ones((n, 1)), make_covariance(products), probes, settings, strict=False)
                 except ArithmeticError:  # so little data may end without an estimate, but not as a wrong argument
@@ -241,7 +241,7 @@ def test_a_triangle_is_told_from_a_covariance_of_low_rank_at_every_block():
     """Vectors of which K has nothing leave rounding alone, which is no asymmetry."""
     for name, matrix in kernels(N).items():
         function = Operator(lambda B, matrix=matrix: matrix @ B, np.trace(matrix), name)
-        for estimator in ("fit, krylov", "fit, iterative", "haseman_elston"):
+        for estimator in ("fit, krylov", "fit, reduced", "haseman_elston"):
             try:
                 ESTIMATORS[estimator](function)
             except (ConvergenceError, ValueError) as error:

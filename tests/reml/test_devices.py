@@ -28,12 +28,9 @@ from gpu_reml.validation.small import make_cohort
 
 ENGINES = {
     "one component": (1, FitSettings()),
-    "one component, iterative": (1, FitSettings(engine="iterative", core="always")),
+    "one component, reduced": (1, FitSettings(engine="reduced")),
     "three components": (3, FitSettings()),
-    "three components, preconditioned": (3, FitSettings(core="always")),
-    "three components, reduced model": (3, FitSettings(engine="reduced")),
-    "reduced model, nine columns at a time": (3, FitSettings(engine="reduced", probes=ProbeSettings(columns=9))),
-    "nine columns at a time": (3, FitSettings(core="always", probes=ProbeSettings(columns=9))),
+    "nine columns at a time": (3, FitSettings(probes=ProbeSettings(columns=9))),
     "one component, nine columns at a time": (1, FitSettings(probes=ProbeSettings(columns=9))),
 }
 STREAMED = Residency(64 * 128, 2 * 64 * 128, 2)
@@ -131,7 +128,7 @@ def test_no_block_crosses_the_bus_within_a_fit(small, engine):
     assert not [shape for shape in devices[0].downloaded if shape[0] in (150, 400)]
 
 
-@pytest.mark.parametrize("engine", ["one component", "three components, preconditioned"])
+@pytest.mark.parametrize("engine", ["one component", "three components"])
 def test_a_fit_on_a_device_resumes_from_every_checkpoint_to_the_same_bits(small, engine):
     G, settings = ENGINES[engine]
     cohort, probes, saved = small[G], draw_probes(150, 64, 20), []
@@ -163,9 +160,7 @@ def test_memory_is_what_was_planned(n, m, G, rank, columns):
     cohort = make_cohort(n, m, G, seed=G, overlap=False)
     devices, covariance = on_devices(cohort, 1, Residency(64 * 64 * 12))
     before, s = devices[0].pool.in_use, 24
-    settings = FitSettings(
-        core="always" if rank else "auto", probes=ProbeSettings(first=s, columns=columns, mc_target=100)
-    )
+    settings = FitSettings(probes=ProbeSettings(first=s, columns=columns, mc_target=100))
     probes = draw_probes(n, 4 * s if G == 1 else s, rank)
     fit(cohort.y, cohort.X, covariance, probes, settings, strict=False)
     found = devices[0].pool.peak_in_use - before

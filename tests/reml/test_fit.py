@@ -19,11 +19,9 @@ from gpu_reml.reml import (
     haseman_elston,
     make_projected_core,
     precondition,
-    probe_images,
-    trace_estimates,
     with_residuals,
 )
-from gpu_reml.reml.likelihood import apply_v_at, average_information, solve
+from gpu_reml.reml.likelihood import apply_v_at, average_information, solve, traces_of
 from gpu_reml.reml.linalg import orthonormal_basis, project
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.small import covariance_of, make_cohort
@@ -95,10 +93,9 @@ def test_control_variates_cut_the_monte_carlo_variance_to_a_third():
     M = precondition(core, cohort.theta)
     Z = project(Q, probes.trace.astype(np.float32))
     PZ = solve(Q, apply_v_at(covariance, cohort.theta), Z, M, tol=1e-4).X
-    images = probe_images(covariance, core, Z)
     inverse = np.linalg.inv(average_information(cohort.theta, cohort.y, cohort.X, covariance, core=core, tol=1e-4))
     variance = [
-        np.diag(inverse @ trace_estimates(covariance, cohort.theta, images, PZ, M_or_none).covariance @ inverse)
+        np.diag(inverse @ traces_of(covariance, cohort.theta, Z, PZ, M_or_none).covariance @ inverse)
         for M_or_none in (None, M)
     ]
     assert (variance[1] <= variance[0] / 3).all(), variance[1] / variance[0]
@@ -116,7 +113,7 @@ def test_traces_with_control_variates_are_unbiased(stochastic_cohorts):
     P = Vi - Vi @ cohort.X @ np.linalg.solve(cohort.X.T @ Vi @ cohort.X, cohort.X.T @ Vi)
     exact = np.array([np.sum(P * K) for K in cohort.Ks] + [np.trace(P)])
     Z = project(Q, draw_probes(cohort.n, 400, 0, 6).trace.astype(float))
-    found = trace_estimates(covariance, cohort.theta, probe_images(covariance, core, Z), P @ Z, M)
+    found = traces_of(covariance, cohort.theta, Z, P @ Z, M)
     assert (np.abs(found.mean - exact) <= 4 * np.sqrt(np.diag(found.covariance))).all()
 
 
@@ -238,7 +235,7 @@ def test_a_trait_that_is_all_genetic_ends_with_its_residuals_at_their_bounds(n, 
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("estimator", ["exact", "krylov", "iterative", "two", "moments"])
+@pytest.mark.parametrize("estimator", ["exact", "krylov", "reduced", "two", "moments"])
 def test_a_component_that_the_covariates_explain_is_named(dtype, estimator):
     """One variant that is a covariate as well: rounding is all that is left of its component."""
     cohort = make_cohort(120, 200, 1, seed=3)
@@ -250,7 +247,7 @@ def test_a_component_that_the_covariates_explain_is_named(dtype, estimator):
     fits = {
         "exact": lambda: fit_exact(cohort.y, X, both),
         "krylov": lambda: fit(cohort.y, X, both.only(1), probes),
-        "iterative": lambda: fit(cohort.y, X, both.only(1), probes, FitSettings(engine="iterative")),
+        "reduced": lambda: fit(cohort.y, X, both.only(1), probes, FitSettings(engine="reduced")),
         "two": lambda: fit(cohort.y, X, both, probes),
         "moments": lambda: haseman_elston(cohort.y, X, both, probes),
     }

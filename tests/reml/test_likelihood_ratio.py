@@ -162,10 +162,8 @@ def test_with_no_other_at_its_bound_the_law_is_half_and_half_and_the_mixture():
     assert ratio_law(information, two, none).p_of_zero == pytest.approx(weights[0], abs=1e-12)
 
 
-def test_the_engine_of_iterations_has_no_ratios_and_unknown_names_are_errors(cohorts):
+def test_unknown_names_of_components_are_errors(cohorts):
     cohort = cohorts[2]
-    with pytest.raises(ValueError, match="lrt: the iterative engine keeps no basis"):
-        FitSettings(engine="iterative", lrt=True)
     for asked, problem in (
         ((("x",),), "no component 'x'"),
         (((),), "different components"),

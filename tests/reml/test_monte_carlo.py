@@ -50,7 +50,7 @@ def test_few_first_probes_are_added_to_until_their_error_is_known():
     from gpu_reml.reml import FitSettings, ProbeSettings
 
     cohort = make_cohort(100, 250, 1, seed=3)
-    for engine in ("krylov", "iterative"):
+    for engine in ("krylov", "reduced"):
         settings = FitSettings(engine=engine, probes=ProbeSettings(first=2, mc_target=10.0))
         found = fit(cohort.y, cohort.X, covariance_of(cohort), draw_probes(cohort.n, 64, seed=1), settings)
         assert LEAST_PROBES <= found.num_probes <= 64 and np.isfinite(found.mc_se).all()

@@ -5,7 +5,7 @@ import pytest
 
 from gpu_reml.ops import CpuProducts, make_covariance
 from gpu_reml.ops.device.products import make_device_products
-from gpu_reml.reml import FitSettings, MixedCovariance, ScaledCovariance, draw_probes, fit, with_residuals
+from gpu_reml.reml import MixedCovariance, ScaledCovariance, draw_probes, fit, with_residuals
 from gpu_reml.validation.host_device import HostDevice
 from gpu_reml.validation.small import make_cohort
 
@@ -25,18 +25,15 @@ def model_of(base):
     return with_residuals(MixedCovariance(parts), np.column_stack([Q, e**2]), ["r0", "r1", "noise"])
 
 
-@pytest.mark.parametrize("settings", [FitSettings(), FitSettings(core="always")])
-def test_a_scaled_model_on_a_device_is_that_on_the_cpu(cohort, settings):
+def test_a_scaled_model_on_a_device_is_that_on_the_cpu(cohort):
     device = HostDevice(label="device")
     placed = make_covariance(make_device_products(cohort.genotypes, [device]), cohort.W)
     probes = draw_probes(N, 64, 20, seed=1)
-    expected = fit(
-        cohort.y, cohort.X, model_of(make_covariance(CpuProducts(cohort.genotypes), cohort.W)), probes, settings
-    )
+    expected = fit(cohort.y, cohort.X, model_of(make_covariance(CpuProducts(cohort.genotypes), cohort.W)), probes)
     model = model_of(placed)
     assert model.traces.all()  # takes the diagonals of the K_g to the host, once
     before = len(device.downloaded)
-    found = fit(cohort.y, cohort.X, model, probes, settings)
+    found = fit(cohort.y, cohort.X, model, probes)
     np.testing.assert_allclose(found.theta, expected.theta, atol=1e-3 * expected.se.min())
     np.testing.assert_allclose(found.loglik, expected.loglik, atol=1e-3)
     assert found.residual_names == expected.residual_names == ("r0", "r1", "noise")

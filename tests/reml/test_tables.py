@@ -21,7 +21,7 @@ from gpu_reml.reml.inference import sampling_covariance
 from gpu_reml.reml.tables import Sum
 from gpu_reml.validation.small import covariance_of, make_cohort
 
-ENGINES = ("exact", "krylov", "iterative")
+ENGINES = ("exact", "krylov", "reduced")
 
 
 @pytest.fixture(scope="module")
