@@ -138,8 +138,8 @@ gpu-reml --method he
     --HEreg --he --fast-he --he-reg
 not here: no genetic covariance between traits; gcta64 --reml-bivar or bolt --reml with two --phenoCol have it
     --bivar --reml-bivar* --HEreg-bivar*
-variances of components are bounded at 0, and there is no unbounded fit: leave it out
-    --reml-no-constrain --constrain --no-constrain
+variances of components are bounded at 0, unless gpu-reml --no-constrain is given
+    --constrain
 the likelihood-ratio test of all components is always there, others by gpu-reml --lrt: leave it out
     --reml-no-lrt
 not here: variances are always estimated, from starts of their own

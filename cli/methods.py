@@ -89,6 +89,7 @@ def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable
             mc_target=options.mc_target,
             columns=inputs.planned.columns,
         ),
+        constrain=options.constrain,
         lrt=ratio_sets(options, layout_of(inputs.covariance).names),
     )
     together = method == "stochastic" and inputs.covariance.num_components == 1
@@ -188,5 +189,6 @@ def fingerprint(inputs: Inputs, Y: np.ndarray, options: Namespace) -> dict[str, 
         "--precond-rank": options.precond_rank,
         "--dtype": options.dtype,
         "--lrt": options.lrt is not None,
+        "--no-constrain": not options.constrain,
         "--device": inputs.covariance.backend,
     }

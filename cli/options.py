@@ -267,6 +267,10 @@ def add_model(group) -> None:
         metavar="N",
         help="most iterations of a fit (default 50)",
     )
+    group.add_argument(
+        "--no-constrain", "--reml-no-constrain", dest="constrain", action="store_false",
+        help="let variances of components be negative, so that small ones have no bias (default: none is below 0)",
+    )  # fmt: skip
     group.add_argument("--seed", type=count, default=0, metavar="N", help="seed of all random numbers (default 0)")
 
 

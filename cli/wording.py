@@ -10,6 +10,7 @@ from typing import Any
 
 _FLAGS = {
     "FitSettings.max_iterations": "--max-iterations",
+    "fit with the bounds (FitSettings.constrain)": "leave --no-constrain out",
     "SparseSettings.rounds": "--outer-max",
     "LassoSettings.candidates": "--candidate-k",
     "LassoSettings.max_pcg": "--max-pcg-iters",

@@ -131,7 +131,7 @@ def controlled_traces(
 
     So the residual's error is the mirror image of the components'.
     """
-    share = theta[:-1] / theta[:-1].sum() if theta[:-1].any() else np.full(len(values), 1 / len(values))
+    share = theta[:-1] / np.abs(theta[:-1]).sum() if theta[:-1].any() else np.full(len(values), 1 / len(values))
     total_inverse, total_off = share @ inverse, share @ off
     left = np.empty_like(values)
     for g, value in enumerate(values):

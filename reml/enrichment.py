@@ -159,6 +159,6 @@ def wald_test(result: FitResult, which: Sequence[str]) -> Wald:
     statistic, df = float(theta @ profiled @ theta), int((~at_bound[tested]).sum())
     whole = np.eye(len(tested) + 1)
     whole[:-1, :-1] = profiled
-    weights = boundary_weights(whole)
+    weights = boundary_weights(whole) if result.constrained else np.eye(len(tested) + 1)[-1]
     tail = np.array([float(statistic <= 0), *(special.chdtrc(i, statistic) for i in range(1, len(weights)))])
     return Wald(statistic, df, float(special.chdtrc(df, statistic)) if df else 1.0, float(weights @ tail), weights)

@@ -28,7 +28,16 @@ from .moments import Moments, check_left, check_separable, start_values
 from .null import lrt_weights, null_loglik
 from .precondition import complement_traces
 from .residuals import layout_of
-from .result import ConvergenceError, Estimate, FitResult, FixedEffects, Record, fixed_effects_of, make_result
+from .result import (
+    ConvergenceError,
+    Estimate,
+    FitResult,
+    FixedEffects,
+    Record,
+    fixed_effects_of,
+    make_result,
+    singular_information,
+)
 from .search import Model, Point, Search, derivatives, search
 from .settings import FitSettings
 from .spectral import Measure, Spectrum
@@ -208,7 +217,8 @@ def fit_exact(
     """REML fit of y = X b + sum_g u_g + e with dense matrices: no probes and no Monte-Carlo error.
 
     Arguments, bounds and result as :func:`~gpu_reml.reml.fit.fit`; of ``settings`` only max_iterations, tol (at most
-    1e-12) and residual_floor are used.  One component is maximised over its whole range and needs no ``start``.
+    1e-12), residual_floor, lrt and constrain are used.  One component is maximised over its whole range and needs no
+    ``start``.
     Cost: n column-passes, then an eigendecomposition for G = 1, or n^3 + 4 G n^2 flop an iteration
     (:func:`exact_seconds`).  Memory: :func:`exact_memory`.
     Raises ValueError on invalid input, ConvergenceError (with the result so far) when it does not converge and
@@ -230,7 +240,7 @@ def fit_exact(
     found = exact_moments(Ks, target)
     check_stated(counting, trait.Q, found.T[-1, :-1])
     check_left(counting, found.T[-1, :-1])
-    lower = np.append(np.zeros(len(Ks)), settings.residual_floor)
+    lower = layout.lower(settings.residual_floor, constrain=settings.constrain)
 
     def report(iteration, theta, decrement, norm):
         record = Record(
@@ -243,7 +253,7 @@ def fit_exact(
         check_separable(layout.reduced(found.T))
         if len(Ks) == 1:
             model = SpectralModel(Ks, target)
-            theta = spectral.maximise(model.spectrum, settings.residual_floor)
+            theta = spectral.maximise(model.spectrum, settings.residual_floor, constrain=settings.constrain)
         else:
             model = DenseModel(Ks, target)
             theta = np.where(layout.estimated, start_values(found, lower), lower)
@@ -253,9 +263,7 @@ def fit_exact(
         result = result_of(model, ended, trait, basis, counting, found.T, settings)
     except SingularInformationError as error:
         name = [*layout.names, *layout.residual_names][error.index]
-        raise ConvergenceError(
-            f"component {name} cannot be told apart from the others (singular information); remove or merge it"
-        ) from None
+        raise ConvergenceError(singular_information(name, constrained=settings.constrain)) from None
     result = in_given_units(result, factors)
     if strict and not result.converged:
         raise ConvergenceError(result.status.value, result)
@@ -293,7 +301,8 @@ def result_of(
 ) -> FitResult:
     """Information, fixed effects and, for one component, the profile of h2 at the end of the search."""
     point, theta = ended.point, ended.point.theta
-    lower, layout = np.append(np.zeros(len(theta) - 1), settings.residual_floor), layout_of(covariance)
+    layout = layout_of(covariance)
+    lower = layout.lower(settings.residual_floor, constrain=settings.constrain)
     score, ai = derivatives(model, point)
     found = Estimate(
         theta=theta,
@@ -303,7 +312,7 @@ def result_of(
         free=(theta > lower * (1 + 1e-9)) & layout.estimated,
         loglik=point.loglik,
         loglik_mc_se=0.0,
-        weights=lrt_weights(layout, T),
+        weights=lrt_weights(layout, T, constrain=settings.constrain),
         ratio=0.0,
         fixed_effects=fixed_effects(model, point, trait, basis, covariance),
         loglik_null=null_loglik(covariance, trait, settings),
@@ -311,7 +320,7 @@ def result_of(
     profile = None
     if len(theta) == 2:
         mean_trace = float(layout.mean_traces[0] / layout.residual_traces[0])
-        profile = spectral.profile_h2(model.spectrum, theta, mean_trace)
+        profile = spectral.profile_h2(model.spectrum, theta, mean_trace, constrain=settings.constrain)
     return make_result(
         covariance,
         trait.X,
@@ -324,6 +333,7 @@ def result_of(
         column_passes=covariance.column_passes,
         history=ended.history,
         method="exact",
+        constrained=settings.constrain,
         profile=profile,
         ratio_tests=exact_ratio_tests(model, point, lower, layout, settings),
     )

@@ -13,7 +13,7 @@ from .likelihood_ratio import tested_sets
 from .probes import Probes, checked_probes
 from .reduced_end import reduced_fits
 from .residuals import layout_of
-from .result import ConvergenceError, FitResult, Record
+from .result import ConvergenceError, FitResult, Record, singular_information
 from .settings import FitSettings
 from .step import SingularInformationError
 from .traits import make_traits
@@ -95,9 +95,7 @@ def fit_traits(
     except SingularInformationError as error:
         layout = layout_of(counting)
         name = [*layout.names, *layout.residual_names][error.index]
-        raise ConvergenceError(
-            f"component {name} cannot be told apart from the others (singular information); remove or merge it"
-        ) from None
+        raise ConvergenceError(singular_information(name, constrained=settings.constrain)) from None
     results = [in_given_units(result, factors) for result in results]
     for result in results:
         if strict and not result.converged:

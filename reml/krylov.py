@@ -118,9 +118,7 @@ def krylov_fits(
     measures = at.run.measures(slice(traits.Y.shape[1]))
     for rounds in range(MOST_ROUNDS + 1):
         calibration = calibrate(spectra, cohort.dimension, cohort.trace)
-        estimates = [
-            estimate(cohort, measure, calibration, settings.residual_floor, exact=exact) for measure in measures
-        ]
+        estimates = [estimate(cohort, measure, calibration, settings, exact=exact) for measure in measures]
         wanted = probes_wanted(estimates, at.run.num_steps, spectra, available, settings.probes.mc_target)
         enough = exact or wanted == (spectra.num_deep, spectra.num_probes) or spectra.num_probes == available
         if enough or rounds == MOST_ROUNDS:
@@ -128,6 +126,7 @@ def krylov_fits(
         at_once = settings.probes.columns or SHALLOW * deep  # no wider than the first step
         spectra = further_probes(cohort, probes, spectra, wanted, at.run.num_steps, at_once)
     details = {"status": status, "num_probes": spectra.num_probes, "mc_target": settings.probes.mc_target}
+    details["constrain"] = settings.constrain
     return [
         with_tests(result_of(cohort, at.run, traits, which, found, history=at.history[which], **details), settings)
         for which, found in enumerate(estimates)
@@ -232,7 +231,8 @@ def judged(cohort: Cohort, traits: Traits, at: Settling, settings: FitSettings) 
     num_lead = t + cohort.F.shape[1]
     trace = calibrate(probe_spectra(at.run, num_lead, at.moments), cohort.dimension, cohort.trace).measure
     spectra = [Spectrum(measure, trace, cohort.dimension) for measure in at.run.measures(slice(t))]
-    thetas = [spectral.maximise(spectrum, settings.residual_floor) for spectrum in spectra]
+    constrain = settings.constrain
+    thetas = [spectral.maximise(spectrum, settings.residual_floor, constrain=constrain) for spectrum in spectra]
     num_deep = len(at.run.state.norms2) - num_lead
     records, settled, last = [], k > 1, []
     for which, (spectrum, theta) in enumerate(zip(spectra, thetas, strict=True)):
@@ -264,13 +264,16 @@ class Found(NamedTuple):
     loglik_mc_se: float
 
 
-def estimate(cohort: Cohort, measure: Measure, calibration: Calibration, floor: float, *, exact: bool) -> Found:
+def estimate(
+    cohort: Cohort, measure: Measure, calibration: Calibration, settings: FitSettings, *, exact: bool
+) -> Found:
     """theta with its sampling information and Monte-Carlo covariance; no product."""
     spectrum = Spectrum(measure, calibration.measure, cohort.dimension)
-    theta = spectral.maximise(spectrum, floor)
+    layout, floor = layout_of(cohort.covariance), settings.residual_floor
+    theta = spectral.maximise(spectrum, floor, constrain=settings.constrain)
     ai = spectral.average_information(spectrum, theta)
     check_separable(ai)
-    free = theta > np.array([0.0, floor * (1 + 1e-9)])
+    free = theta > layout.lower(floor, constrain=settings.constrain) * (1 + 1e-9)
     nodes = calibration.spectra.nodes
     d = spectral.eigenvalues_of_v(theta, nodes)
     errors = calibration.covariance(np.stack([nodes / d, 1 / d, np.log(d)]))
@@ -278,7 +281,6 @@ def estimate(cohort: Cohort, measure: Measure, calibration: Calibration, floor: 
     if exact:
         errors, deep_only = np.zeros_like(errors), np.zeros_like(deep_only)
     mc, mc_of_deep = (mc_covariance_of_theta(ai, part / 4, free) for part in (errors[:2, :2], deep_only))
-    layout = layout_of(cohort.covariance)
     sampling = sampling_covariance(ai, layout.without_error(free))
     ratio, ratio_of_deep = (
         largest_mc_ratio(theta, layout.mean_traces, sampling, part, layout.residual_traces) for part in (mc, mc_of_deep)
@@ -341,7 +343,9 @@ def spectra_of_probes(cohort: Cohort, fresh: np.ndarray, deep: int, steps: int) 
     return probe_spectra(run, 0, moments)
 
 
-def result_of(cohort: Cohort, run: Run, traits: Traits, which: int, found: Found, **details) -> FitResult:
+def result_of(
+    cohort: Cohort, run: Run, traits: Traits, which: int, found: Found, *, constrain: bool, **details
+) -> FitResult:
     """A trait's FitResult: likelihood, profile and fixed effects from what the run has kept; no product."""
     layout = layout_of(cohort.covariance)
     mean_trace = float(layout.mean_traces[0] / layout.residual_traces[0])
@@ -353,7 +357,7 @@ def result_of(cohort: Cohort, run: Run, traits: Traits, which: int, found: Found
         free=found.free,
         loglik=spectral.loglik(found.spectrum, found.theta),
         loglik_mc_se=found.loglik_mc_se,
-        weights=HALF_HALF,
+        weights=HALF_HALF if constrain else np.array([0.0, 1.0]),
         ratio=found.ratio,
         fixed_effects=fixed_effects(cohort, run, traits, which, found.theta),
     )
@@ -366,7 +370,8 @@ def result_of(cohort: Cohort, run: Run, traits: Traits, which: int, found: Found
         column_passes=cohort.covariance.column_passes,
         method="krylov",
         **details,
-        profile=spectral.profile_h2(found.spectrum, found.theta, mean_trace),
+        constrained=constrain,
+        profile=spectral.profile_h2(found.spectrum, found.theta, mean_trace, constrain=constrain),
     )
 
 

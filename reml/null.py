@@ -81,11 +81,14 @@ def null_loglik(covariance, traits: Traits, settings: FitSettings) -> float | No
     return found.point.loglik
 
 
-def lrt_weights(layout: Layout, T: np.ndarray) -> np.ndarray:
+def lrt_weights(layout: Layout, T: np.ndarray, *, constrain: bool = True) -> np.ndarray:
     """Weights of the test of all genetic components, from T (p, p) = tr(R_g R_h) on the complement of X.
 
+    Components that may be negative have a chi-square with as many degrees of freedom.
     T is the information where the residual is an identity; with several residuals the null's V is another, and the
     weights are those for residual variances in the proportions of the reference.
     """
+    if not constrain:
+        return np.eye(layout.num_genetic + 1)[-1]
     reduced = layout.reduced(T)
     return boundary_weights(reduced, num_residuals=len(reduced) - layout.num_genetic)

@@ -19,14 +19,14 @@ from .linalg import Block, columns, gram, project, take_columns
 from .moments import Moments
 from .monte_carlo import error_of_mean
 from .null import lrt_weights, null_loglik
-from .pcg import PcgResult
+from .pcg import BreakdownError, PcgResult
 from .precondition import Preconditioner, ProjectedCore, precondition
 from .probes import Probes, probes_are_exact
 from .reduced import Basis, combined, coordinates, empty_basis, extended, reduced_v
 from .reduced_fit import State, Walk, first_state, mc_covariance, one_round
 from .reduced_likelihood import reduced_ratio_tests
 from .reduced_model import Model, Problem, dealt, first_model, prepare
-from .result import Estimate, FitResult, FixedEffects, Status, fixed_effects_of, make_result
+from .result import ConvergenceError, Estimate, FitResult, FixedEffects, Status, fixed_effects_of, make_result
 from .settings import FitSettings
 from .traits import Traits
 
@@ -115,7 +115,7 @@ def reduced_fits(
         for record in state.walks[lead].history[known:]:
             hooks.report(record)
     walks = sorted(state.walks, key=lambda walk: walk.trait)
-    results = [finish(problem, state.model, walk, traits.only(walk.trait)) for walk in walks]
+    results = [finished(problem, state.model, walk, traits.only(walk.trait)) for walk in walks]
     tests = [reduced_ratio_tests(problem, probes, state.model, walk) for walk in walks]
     return [
         replace(result, column_passes=covariance.column_passes, ratio_tests=test)
@@ -127,6 +127,20 @@ def started(problem: Problem, start: np.ndarray) -> np.ndarray:
     """Start values (p,) that a caller gave, for a trait of unit variance."""
     theta = problem.layout.internal(np.asarray(start, np.float64), problem.settings.residual_floor)
     return np.maximum(theta, problem.lower)
+
+
+def finished(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResult:
+    """:func:`finish`; a ConvergenceError where V is not positive definite off the basis."""
+    try:
+        return finish(problem, model, walk, trait)
+    except BreakdownError as error:
+        negative = [name for name, value in zip(problem.layout.names, walk.theta, strict=False) if value < 0]
+        if not negative:
+            raise
+        raise ConvergenceError(
+            f"component {', '.join(negative)}: without bounds the likelihood rises to where the covariance is no "
+            "longer positive definite; fit with the bounds (FitSettings.constrain), or leave it out"
+        ) from error
 
 
 def core_of(problem: Problem, basis: Basis, S: np.ndarray, theta: np.ndarray) -> ProjectedCore:
@@ -217,7 +231,7 @@ def finish(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResu
         free=problem.free(theta),
         loglik=loglik,
         loglik_mc_se=0.5 * logdet_se,
-        weights=lrt_weights(problem.layout, problem.moments.T),
+        weights=lrt_weights(problem.layout, problem.moments.T, constrain=problem.settings.constrain),
         ratio=problem.mc_ratio(theta, ai, mc),
         fixed_effects=fixed_effects(problem, solve, theta, Py, trait),
         loglik_null=null_loglik(covariance, trait, problem.settings),
@@ -234,6 +248,7 @@ def finish(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResu
         column_passes=covariance.column_passes,
         history=walk.history,
         method="reduced",
+        constrained=problem.settings.constrain,
     )
 
 

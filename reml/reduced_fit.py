@@ -207,16 +207,36 @@ def along(problem: Problem, model: Model, walk: Walk, point: Point, step: Step, 
     """The point that a step leads to; where the likelihood falls there half as steeply as it rose before, the step has
     overshot its maximum, which bisection finds."""
     slope, low, high, t = float(point.score @ step.direction), 0.0, 1.0, 1.0
+    found = point
     while True:
-        theta = np.maximum(point.theta + t * step.direction, problem.lower)
-        found = point_at(problem, model, walk.trait, theta, walk.off, inverse)
-        after = float(found.score @ step.direction)
+        theta, after = np.maximum(point.theta + t * step.direction, problem.lower), -np.inf
+        if is_definite(model, theta):
+            found = point_at(problem, model, walk.trait, theta, walk.off, inverse)
+            after = float(found.score @ step.direction)
         if after >= -0.5 * slope and (t == 1.0 or after <= 0.5 * slope):
             return found
         if high - low < 1e-3:
             return found
         low, high = (t, high) if after > 0 else (low, t)
         t = (low + high) / 2
+
+
+def is_definite(model: Model, theta: np.ndarray) -> bool:
+    """Whether V is positive definite within the basis, as it is without negative variances."""
+    if not (theta < 0).any():
+        return True
+    try:
+        np.linalg.cholesky(reduced_v(model.basis.T, theta))
+    except np.linalg.LinAlgError:
+        return False
+    return True
+
+
+def definite(model: Model, theta: np.ndarray) -> np.ndarray:
+    """theta, with what is negative halved until V is positive definite within the basis, which may have grown."""
+    while not is_definite(model, theta):
+        theta = np.where(theta < 0, theta / 2, theta)
+    return theta
 
 
 class Move(NamedTuple):
@@ -234,6 +254,7 @@ class Move(NamedTuple):
 def moved(problem: Problem, model: Model, walks: Sequence[Walk], ready: Sequence[bool], scales) -> list[Walk]:
     """The walks at the best thetas that the basis answers for; those that are not ``ready`` stay, with what is now off
     the basis.  Cost: half a pass of a column for every theta looked at, times the overlap: one each, as a rule."""
+    walks = [walk._replace(theta=definite(model, walk.theta)) for walk in walks]
     moves = [
         planned(problem, model, walk) if able else Move(walk, walk.theta, False, None)
         for walk, able in zip(walks, ready, strict=True)

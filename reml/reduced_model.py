@@ -115,7 +115,7 @@ class Model(NamedTuple):
 def prepare(covariance, traits: Traits, probes: Probes, settings: FitSettings, known: Moments | None = None) -> Problem:
     """Traces and moments, if these are not ``known``: what a fit needs once."""
     Q, Y = covariance.block(traits.Q), covariance.block(traits.scaled)
-    lower = np.append(np.zeros(covariance.num_components), settings.residual_floor)
+    lower = layout_of(covariance).lower(settings.residual_floor, constrain=settings.constrain)
     traces = complement_traces(covariance, Q)
     check_left(covariance, traces)
     found = starting_moments(covariance, Q, Y, probes, traces) if known is None else known

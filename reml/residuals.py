@@ -65,6 +65,14 @@ class Layout:
             out[-1] = True
         return out
 
+    def lower(self, floor: float, *, constrain: bool = True) -> np.ndarray:
+        """(p,) bounds: ``floor`` for the identity, 0 for other residuals and, where constrained, for components."""
+        out = np.zeros(self.num_parameters)
+        out[-1] = floor
+        if not constrain:
+            out[: self.num_genetic] = -np.inf
+        return out
+
     def without_error(self, free: np.ndarray) -> np.ndarray:
         """(G + J,) bool: residuals without a standard error, which are all where none is free of its bound, else none.
 

@@ -70,6 +70,7 @@ class FitResult(Components):
     ``loglik``: log-likelihood of the error contrasts, with -(n-c)/2 log 2 pi; ``loglik_gcta``: the convention of GCTA,
     -1/2 (log|V| + log|X'V^-1X| + y'Py), which depends on how X is coded.
     ``ratio_tests``: likelihood ratios against the model without some components, where ``FitSettings.lrt`` asks.
+    ``constrained``: whether components were kept from being negative.
     ``method``: krylov, reduced or exact.  ``profile``: profile likelihood of h2, where it came for nothing.
     """
 
@@ -102,6 +103,7 @@ class FitResult(Components):
     residual_traces: np.ndarray = field(default_factory=lambda: np.ones(1))
     sums: tuple[Sum, ...] = ()
     ratio_tests: tuple[RatioTest, ...] = ()
+    constrained: bool = True
 
     @property
     def remarks(self) -> list[str]:
@@ -143,6 +145,7 @@ class FitResult(Components):
             "lrt_df": self.lrt.df,
             "lrt_p": self.lrt.p,
             "lrt_weights": self.lrt.weights,
+            "constrained": self.constrained,
             "lrt_without": [test._asdict() for test in self.ratio_tests],
             **table,
             "h2_profile": None if self.profile is None else self.profile._asdict(),
@@ -165,11 +168,11 @@ class FitResult(Components):
             interval = f"from {lower:.6g} up" if self.residuals_at_bound else f"{lower:.4f} to {upper:.4f}"
             lines[-1] += f"  profile-likelihood {level:.0%} interval {interval}"
         p = f"p = {self.lrt.p:.3g}" if self.lrt.p else "p < 1e-300"
+        law = "a mixture of chi-squares, since variances are not negative" if self.constrained else "chi-square"
         errors = (f"(Monte-Carlo error {shown(value, '.2g')})" for value in (self.loglik_mc_se, self.lrt.mc_se))
         lines.append(
             f"log-likelihood {self.loglik:.4f} {next(errors)}, null {self.loglik_null:.4f}; "
-            f"LRT {self.lrt.statistic:.3f} {next(errors)} on {self.lrt.df} df, {p} (of all components; "
-            f"a mixture of chi-squares, since variances are not negative)"
+            f"LRT {self.lrt.statistic:.3f} {next(errors)} on {self.lrt.df} df, {p} (of all components; {law})"
         )
         if self.ratio_tests:
             lines += ["", *ratio_lines(self.ratio_tests)]
@@ -182,6 +185,17 @@ class ConvergenceError(ArithmeticError):
     def __init__(self, message: str, result: FitResult | None = None):
         super().__init__(message)
         self.result = result
+
+
+def singular_information(name: str, *, constrained: bool) -> str:
+    """What to say of a parameter about which the information is singular."""
+    found = f"component {name} cannot be told apart from the others (singular information)"
+    if constrained:
+        return f"{found}; remove or merge it"
+    return (
+        f"{found}, or the likelihood rises to where the covariance is no longer positive definite, as it may without "
+        "bounds; remove or merge it, or fit with the bounds (FitSettings.constrain)"
+    )
 
 
 class Estimate(NamedTuple):

@@ -62,8 +62,8 @@ class FitSettings:
     ``engine``: "krylov" answers one component with an identity residual from a single Lanczos run, "reduced" moves
     theta of any number in a basis that answers for all of them; "auto" is the first where it applies, else the second.
     ``max_iterations``: moves of theta in the reduced model.
-    ``lrt``: likelihood-ratio tests, True of every component, or sets of components by name, each tested together; by
-    the exact and reduced engines, "auto" being the latter then.
+    ``lrt``: likelihood-ratio tests, True of every component, or sets of components by name, each tested together.
+    ``constrain``: whether components are kept from being negative; without, V still is positive definite.
     """
 
     max_iterations: int = 50
@@ -73,6 +73,7 @@ class FitSettings:
     solver: SolverSettings = field(default_factory=SolverSettings)
     probes: ProbeSettings = field(default_factory=ProbeSettings)
     lrt: bool | tuple[tuple[str, ...], ...] = False
+    constrain: bool = True
 
     def __post_init__(self):
         for name, kind in (("solver", SolverSettings), ("probes", ProbeSettings)):

@@ -88,12 +88,18 @@ def profiled(spectrum: Spectrum, shares: np.ndarray) -> tuple[np.ndarray, np.nda
     return values, totals
 
 
-def maximise(spectrum: Spectrum, floor: float) -> np.ndarray:
-    """theta (2,) of the highest log-likelihood with theta_g >= 0 and theta_e >= floor.
+def maximise(spectrum: Spectrum, floor: float, *, constrain: bool = True) -> np.ndarray:
+    """theta (2,) of the highest log-likelihood with theta_g >= 0 and theta_e >= floor; or, where it is not to be
+    constrained and falls from theta_g = 0 on, of the first peak below.
 
     The likelihood is profiled over the total variance, searched on a grid of shares h = theta_g / (theta_g + theta_e)
     from 0 to 1 - 1e-9, and the best cell refined to rounding, so a second peak is not missed at the grid's resolution.
     """
+    theta = _maximise_above(spectrum, floor)
+    return theta if constrain or theta[0] > 0 else _first_peak_below(spectrum)
+
+
+def _maximise_above(spectrum: Spectrum, floor: float) -> np.ndarray:
     values, totals = profiled(spectrum, GRID)
     inside = (totals * (1 - GRID) >= floor) & np.isfinite(values)
     if not inside.any():
@@ -104,6 +110,25 @@ def maximise(spectrum: Spectrum, floor: float) -> np.ndarray:
     total = float(profiled(spectrum, [h])[1][0])
     theta = np.array([h * total, (1 - h) * total])
     return theta if theta[1] >= floor else _at_floor(spectrum, floor)
+
+
+def _first_peak_below(spectrum: Spectrum) -> np.ndarray:
+    """theta (2,) of the peak with theta_g <= 0 that is next to 0; the grid's end where the likelihood only rises."""
+    spectrum, factor = with_top_two(spectrum)
+    values, _ = profiled(spectrum, -GRID)
+    falls = np.flatnonzero(np.diff(values) < 0)
+    best = int(falls[0]) if len(falls) else len(GRID) - 1
+    h = _peak(spectrum, -GRID[min(best + 1, len(GRID) - 1)], -GRID[max(best - 1, 0)])
+    total = float(profiled(spectrum, [h])[1][0])
+    return np.array([h * total * factor, (1 - h) * total])
+
+
+def with_top_two(spectrum: Spectrum) -> tuple[Spectrum, float]:
+    """The spectrum of K times a factor that makes its largest node 2, so that V is positive definite for all shares
+    between -1 and 1; and the factor."""
+    factor = 2.0 / max(spectrum.y.nodes.max(), spectrum.trace.nodes.max())
+    y, trace = (Measure(factor * measure.nodes, measure.weights) for measure in (spectrum.y, spectrum.trace))
+    return Spectrum(y, trace, spectrum.dimension), float(factor)
 
 
 def _slope(spectrum: Spectrum, h: float) -> float:
@@ -159,11 +184,19 @@ def share_of_h2(h2, mean_trace: float):
     return h2 / (h2 + mean_trace * (1 - h2))
 
 
-def profile_h2(spectrum: Spectrum, theta: np.ndarray, mean_trace: float, level: float = 0.95) -> Profile:
-    """Profile likelihood of h2 and its confidence interval {h2: 2 (l_max - l) <= chi2_1(level)}, within [0, 1).
+def profile_h2(
+    spectrum: Spectrum, theta: np.ndarray, mean_trace: float, level: float = 0.95, *, constrain: bool = True
+) -> Profile:
+    """Profile likelihood of h2 and its confidence interval {h2: 2 (l_max - l) <= chi2_1(level)}, within [0, 1), or from
+    where V is singular on.
 
     Source: Venzon & Moolgavkar 1988, Applied Statistics 37:87.  An end at 0 means that the interval reaches it.
     """
+    least = 0.0
+    if not constrain:
+        scaled, factor = with_top_two(spectrum)
+        spectrum, theta, mean_trace = scaled, theta / np.array([factor, 1.0]), mean_trace * factor
+        least = -GRID[-1] * mean_trace / (1 + GRID[-1] - GRID[-1] * mean_trace)
     peak = theta[0] * mean_trace / (theta[0] * mean_trace + theta[1])
     top = loglik(spectrum, theta)
     drop = special.chdtri(1, 1 - level) / 2
@@ -176,6 +209,6 @@ def profile_h2(spectrum: Spectrum, theta: np.ndarray, mean_trace: float, level: 
             return edge
         return float(optimize.brentq(lambda h2: max(value(h2), -NEVER) - top + drop, min(peak, edge), max(peak, edge)))
 
-    lower, upper = end(0.0), end(float(GRID[-1]))
-    h2 = np.unique(np.concatenate([np.linspace(0, GRID[-1], 100), np.linspace(lower, upper, 50), [peak]]))
+    lower, upper = end(float(least)), end(float(GRID[-1]))
+    h2 = np.unique(np.concatenate([np.linspace(min(lower, 0.0), GRID[-1], 100), np.linspace(lower, upper, 50), [peak]]))
     return Profile(h2, profiled(spectrum, share_of_h2(h2, mean_trace))[0], lower, upper, level)

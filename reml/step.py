@@ -111,11 +111,17 @@ def _step_along(theta: np.ndarray, score: np.ndarray, ai: np.ndarray, lower: np.
 
 
 def _least_distance(G: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The shortest u with G u >= h, which is feasible, and which inequalities (bool) hold it back."""
-    A, target = np.vstack([G.T, h]), np.append(np.zeros(G.shape[1]), 1.0)
+    """The shortest u with G u >= h, which is feasible, and which inequalities (bool) hold it back.
+
+    In units of the farthest plane's distance from 0, since what is found errs by u's squared length times rounding.
+    """
+    unit = float(np.max(h / np.linalg.norm(G, axis=1)))
+    if unit <= 0:
+        return np.zeros(G.shape[1]), np.zeros(len(h), bool)
+    A, target = np.vstack([G.T, h / unit]), np.append(np.zeros(G.shape[1]), 1.0)
     weights, _ = optimize.nnls(A, target)
     rest = A @ weights - target
-    return -rest[:-1] / rest[-1], weights > 0
+    return -unit * rest[:-1] / rest[-1], weights > 0
 
 
 def _largest(vector: np.ndarray) -> int:

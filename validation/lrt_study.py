@@ -1,4 +1,4 @@
-"""``python -m gpu_reml.validation.lrt_study``: are likelihood-ratio p-values of single components uniform under the null?
+"""``python -m gpu_reml.validation.lrt_study``: are p-values of likelihood ratios uniform under the null?
 
 The genotypes of a cohort are kept and phenotypes drawn anew; the first of three components has no variance, and of the
 others both have some, or only the last.  Beside the dense p-value of each replicate stands that of the reduced model

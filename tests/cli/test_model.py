@@ -271,6 +271,20 @@ def test_likelihood_ratios_stand_beside_the_wald_tests(cohort, method, capsys):
     capsys.readouterr()
 
 
+def test_variances_may_be_negative_where_they_are_not_constrained(cohort):
+    folder = cohort["folder"]
+    ids = pd.read_csv(folder / "pheno.txt", sep="\t")[["FID", "IID"]]
+    y = np.random.default_rng(5).standard_normal(N)
+    ids.assign(y=y).to_csv(folder / "noise.txt", sep="\t", index=False)
+    variances = {}
+    for flags in ([], ["--reml-no-constrain"]):
+        code, record = run(cohort, "--pheno", folder / "noise.txt", "--vc-block-sizes", "200,300", *flags)
+        rows = record["components"]
+        variances[record["constrained"]] = [row["variance"] for row in rows]
+        assert code == 0 and any(row["at_bound"] for row in rows) == record["constrained"]
+    assert min(variances[True]) == 0 > min(variances[False])
+
+
 def test_a_likelihood_ratio_of_what_the_model_has_not_is_an_error(cohort, capsys):
     code, _ = run(cohort, "--vc-block-sizes", "200,300", "--lrt", "3")
     assert code == 2
