@@ -10,17 +10,19 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from gpu_reml.validation import Genetics, simulate_bed, write_covariates
+from gpu_reml.validation import Genetics, Structure, simulate_bed, write_covariates
 
 DEFAULT_CACHE = Path(tempfile.gettempdir()) / "gpu_reml_benchmarks"
 MOST_CONTIGUOUS = 22  # components up to this many are chromosomes; more are annotations that overlap
 MEMBERSHIPS = 5  # sets that a variant is in, on average, where they overlap
 SETS_SEED = 5
+PEOPLE = Structure(num_populations=3, fst=0.005, family_share=0.1)
 
 
 class Cohort(NamedTuple):
     """What :func:`gpu_reml.validation.simulate_bed` is given; half of y's variance is genetic, from all variants.
 
+    LD is that of a genotyping array on 22 chromosomes, and the people are PEOPLE: populations, and families.
     ``num_traits``: more than one adds columns t2, t3, ... to the phenotype file, of the same model, and names the
     first t1.
     """
@@ -33,10 +35,15 @@ class Cohort(NamedTuple):
     @property
     def key(self) -> str:
         traits = f"_t{self.num_traits}" if self.num_traits > 1 else ""
-        return f"n{self.num_samples}_m{self.num_variants}_seed{self.seed}{traits}"
+        return f"array_n{self.num_samples}_m{self.num_variants}_seed{self.seed}{traits}"
 
 
-COHORTS = {"S": Cohort(2_000, 10_000), "M": Cohort(5_000, 50_000), "L": Cohort(20_000, 100_000)}
+TRAITS = 10
+COHORTS = {
+    "S": Cohort(2_000, 10_000, num_traits=TRAITS),
+    "M": Cohort(5_000, 50_000, num_traits=TRAITS),
+    "L": Cohort(20_000, 100_000, num_traits=TRAITS),
+}
 
 
 def cached_cohort(cohort: Cohort, cache: Path) -> Path:
@@ -64,11 +71,12 @@ def make_cohort(cohort: Cohort, prefix: Path) -> None:
     """Write ``prefix``.bed, .bim, .fam and .pheno."""
     n, m, seed, num_traits = cohort
     if num_traits == 1:
-        simulate_bed(prefix, n, m, seed, genetics=Genetics((0.5, 0.5)))
+        simulate_bed(prefix, n, m, seed, genetics=Genetics((0.5, 0.5)), structure=PEOPLE)
         return
     # As many components of unit weight give as many independent genetic values in one pass over the genotypes.
     weights = [np.ones(m)] * num_traits
-    trait = simulate_bed(prefix, n, m, seed, genetics=Genetics((*[0.5] * num_traits, 0.5), weights))
+    genetics = Genetics((*[0.5] * num_traits, 0.5), weights)
+    trait = simulate_bed(prefix, n, m, seed, genetics=genetics, structure=PEOPLE)
     noise = np.random.default_rng(seed).standard_normal((n, num_traits)) * np.sqrt(0.5)
     fam = read_fam(prefix)
     columns = {f"t{t + 1}": trait.genetic[:, t] + noise[:, t] for t in range(num_traits)}
@@ -91,11 +99,12 @@ def read_trait(prefix: Path) -> np.ndarray:
 def component_sets(num_variants: int, num_components: int) -> list[np.ndarray]:
     """Zero-based variants of every component.
 
-    Up to MOST_CONTIGUOUS: equal runs of neighbours, as chromosomes are.  More: random sets that overlap, every variant
-    in MEMBERSHIPS of them on average.
+    Up to MOST_CONTIGUOUS: equal runs of neighbours; that many are the chromosomes.  More: random sets that overlap,
+    every variant in MEMBERSHIPS of them on average.
     """
     if num_components <= MOST_CONTIGUOUS:
-        return np.array_split(np.arange(num_variants), num_components)
+        run = np.arange(num_variants) * num_components // num_variants
+        return [np.flatnonzero(run == g) for g in range(num_components)]
     rng = np.random.default_rng(SETS_SEED)
     return [np.flatnonzero(rng.random(num_variants) < MEMBERSHIPS / num_components) for _ in range(num_components)]
 

@@ -88,7 +88,7 @@ def make_reference(cohort: Cohort, num_components: int, prefix: Path, threads: i
         return make_dense(cohort, num_components, prefix, threads)
     extra = ["--seed", REFERENCE_SEED, "--max-probes", REFERENCE_PROBES, "--mc-target", mc_target]
     run, record = fit_cohort(cohort, num_components, prefix, threads, extra)
-    return of_record(record, run.seconds, threads, prefix)
+    return of_record(record, run.seconds, threads, phenotype_digest(prefix))
 
 
 def make_dense(cohort: Cohort, num_components: int, prefix: Path, threads: int) -> Reference:
@@ -110,14 +110,13 @@ def of_dense(found: dict, stream: bool, seconds: float, threads: int, prefix: Pa
     return Reference(theta, se, h2, h2_se, 0.0, how, seconds, threads, phenotype_digest(prefix))
 
 
-def of_record(record: dict, seconds: float, threads: int, prefix: Path) -> Reference:
+def of_record(record: dict, seconds: float, threads: int, digest: list[float]) -> Reference:
     """A reference from OUT.json of the library itself; it must have converged."""
     if not record["converged"]:
-        raise ValueError(f"the reference fit of {prefix} did not converge: {record['message']}")
+        raise ValueError(f"the reference fit did not converge: {record['message']}")
     rows = [*record["components"], *record["residuals"]]
     error = record["mc_se_over_se"]
-    how = f"{record['num_probes']:,} probes, own error {error:.3f} SE"
+    how = f"{record['num_probes']:,} probes, own error {error:.3f} SE" if record["num_probes"] else "--method exact"
     theta, se = [row["theta"] for row in rows], [row["theta_se"] for row in rows]
     h2 = record["h2"]
-    digest = phenotype_digest(prefix)
     return Reference(theta, se, h2["estimate"], h2["se"], error, how, seconds, threads, digest)

@@ -154,10 +154,11 @@ def test_a_reference_of_another_phenotype_is_refused(benchmarks, tiny, tmp_path)
 
 def test_differences_are_in_standard_errors_of_the_reference(benchmarks, tiny):
     record = {
-        "components": [{"theta": 0.43}], "residuals": [{"theta": 0.52}], "h2": {"estimate": 0.41}
+        "components": [{"theta": 0.43, "theta_mc_se": 0.02}], "residuals": [{"theta": 0.52, "theta_mc_se": 0.01}],
+        "h2": {"estimate": 0.41},
     }  # fmt: skip
     found = benchmarks("fits").differences(record, a_reference(benchmarks, tiny[1]))
-    assert found == pytest.approx({"max": 0.4, "rms": np.sqrt((0.3**2 + 0.4**2) / 2), "h2": 0.2})
+    assert found == pytest.approx({"max": 0.4, "rms": np.sqrt((0.3**2 + 0.4**2) / 2), "h2": 0.2, "max/mc": 8})
 
 
 def test_a_fit_and_its_reference_must_have_as_many_components(benchmarks, tiny):
@@ -168,8 +169,32 @@ def test_a_fit_and_its_reference_must_have_as_many_components(benchmarks, tiny):
 
 def test_rows_print_with_dashes_for_what_was_not_measured(benchmarks):
     fits = benchmarks("fits")
-    line = fits.table_line({"cohort": "S", "G": 22, "s": 7.25, "passes": 1033.0, "status": "converged"})
-    assert line.split() == ["S", "22", "7.2", *["-"] * 4, "1033", *["-"] * 6, "converged"]
+    line = fits.table_line({"cohort": "S", "G": 22, "T": 1, "s": 7.25, "passes": 1033.0, "status": "converged"})
+    assert line.split() == ["S", "22", "1", "7.2", *["-"] * 5, "1033", *["-"] * 7, "converged"]
+
+
+def test_ten_traits_are_set_against_one_of_the_same_components(benchmarks):
+    one = {"cohort": "M", "G": 22, "T": 1, "passes": 600.0, "cpu": 20.0, "s": 10.0}
+    ten = {**one, "T": 10, "passes": 900.0, "cpu": 25.0, "s": 12.0}
+    other = {**one, "G": 1}
+    times = "1.50 times the column-passes, 1.25 times the CPU seconds, 1.20 times the seconds"
+    assert benchmarks("fits").trait_lines([one, ten, other]) == [f"M G=22: 10 traits against one: {times}"]
+
+
+def test_a_cohort_of_the_users_is_fitted_with_one_component_and_by_chromosome(benchmarks, tiny, monkeypatch, capsys):
+    fits = benchmarks("fits")
+    monkeypatch.setattr(fits, "floor_seconds", lambda n, m, threads: 1e-6 * n)
+    given = ["--bfile", str(tiny[1]), "--pheno", f"{tiny[1]}.pheno", "--pheno-name", "trait", "--threads", "1"]
+    assert fits.main(given) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:3] for line in lines[1:3]] == [["cohort", "1", "1"], ["cohort", "22", "1"]]
+    assert float(lines[1][6]) == pytest.approx(float(lines[1][3]) / (100 * 1.2e-4), rel=0.1)
+
+
+def test_a_cohort_of_the_users_needs_its_phenotypes(benchmarks, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        benchmarks("fits").main(["--bfile", "mice"])
+    assert "--bfile: give --pheno and --pheno-name with it" in capsys.readouterr().err
 
 
 def test_ratios_are_to_the_first_row(benchmarks):
