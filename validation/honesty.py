@@ -136,7 +136,7 @@ class Comparison(NamedTuple):
     quantities: pd.DataFrame
 
 
-def compare(case: Case, engine: str) -> Comparison:
+def compare(case: Case) -> Comparison:
     """Make the case's cohort and fit it both ways."""
     sample = make_sample(case)
     n = len(sample.y)
@@ -149,7 +149,7 @@ def compare(case: Case, engine: str) -> Comparison:
     covariance, probes = make_covariance(products, sample.W), draw_probes(n, seed=case.seed)
     started = time.perf_counter()
     try:
-        found = fit(sample.y, sample.X, covariance, probes, FitSettings(engine=engine), strict=False)
+        found = fit(sample.y, sample.X, covariance, probes, FitSettings(), strict=False)
     except (ConvergenceError, ArithmeticError) as error:  # a way to end that the summary counts
         seconds = time.perf_counter() - started
         return Comparison(case, n, f"raised: {error}", 0, np.nan, np.nan, seconds, pd.DataFrame())
@@ -270,13 +270,13 @@ def is_honest(found: list[Comparison]) -> bool:
     return enough and all(one.status.startswith("converged") for one in found)
 
 
-def compare_all(cases: list[Case], engine: str, jobs: int) -> Iterator[Comparison]:
+def compare_all(cases: list[Case], jobs: int) -> Iterator[Comparison]:
     """Comparisons in the order of the cases."""
     if jobs == 1:
-        yield from (compare(case, engine) for case in cases)
+        yield from map(compare, cases)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(compare, cases, [engine] * len(cases))
+        yield from pool.map(compare, cases)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -287,7 +287,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--fits", type=int, default=72, metavar="N", help="how many cases (default 72, each kind once)")
     parser.add_argument("--only", nargs="+", type=parse_case, metavar="CASE", help="these cases alone, in full")
-    parser.add_argument("--engine", choices=("auto", "iterative", "reduced"), default="auto")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes, of one thread each is best")
     parser.add_argument("--out", metavar="FILE", help="write every quantity, as TSV")
     return parser
@@ -299,7 +298,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.out:
         io.check_writable(options.out)
     cases, found = options.only or first_cases(options.fits), []
-    for one in compare_all(cases, options.engine, options.jobs):
+    for one in compare_all(cases, options.jobs):
         found.append(one)
         worst = one.quantities["in_mc_se"].max() if len(one.quantities) else np.nan
         print(

@@ -34,7 +34,7 @@ from gpu_reml.validation.honesty import (
     ],
 )
 def test_variances_and_heritabilities_are_within_their_stated_errors_of_the_dense_fit(name):
-    found = compare(parse_case(name), "reduced")
+    found = compare(parse_case(name))
     assert found.status == "converged"
     assert found.quantities["in_mc_se"].max() <= 4
     assert found.shortfall < 0.1
@@ -93,7 +93,7 @@ def test_fits_are_honest_when_they_converge_and_enough_of_them_are_within_each_b
 
 def test_a_case_that_is_run_alone_prints_its_quantities_and_is_written_whole(tmp_path, capsys):
     out = tmp_path / "honesty.tsv"
-    main(["--only", "few-variants.G2.h0.1.s0", "--engine", "reduced", "--out", str(out)])
+    main(["--only", "few-variants.G2.h0.1.s0", "--out", str(out)])
     table = pd.read_csv(out, sep="\t")
     assert table["quantity"].tolist()[-1] == "h2 total" and len(table) == 6
     printed = capsys.readouterr()
