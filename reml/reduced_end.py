@@ -23,7 +23,7 @@ from .pcg import BreakdownError, PcgResult
 from .precondition import Preconditioner, ProjectedCore, precondition
 from .probes import Probes, probes_are_exact
 from .reduced import Basis, combined, coordinates, empty_basis, extended, reduced_v
-from .reduced_fit import State, Walk, first_state, mc_covariance, one_round
+from .reduced_fit import State, Walk, ended, first_state, mc_covariance
 from .reduced_likelihood import reduced_ratio_tests
 from .reduced_model import Model, Problem, dealt, first_model, prepare
 from .result import ConvergenceError, Estimate, FitResult, FixedEffects, Status, fixed_effects_of, make_result
@@ -107,13 +107,7 @@ def reduced_fits(
         state = first_state(problem, first_model(problem, probes), start)
     else:
         problem, state = restored(hooks.resume, traits, covariance, probes, settings)
-    while state.lead is not None:
-        hooks.save(saved(problem, state))
-        lead = state.lead
-        known = len(state.walks[lead].history)
-        state = one_round(problem, probes, state, traits.scales)
-        for record in state.walks[lead].history[known:]:
-            hooks.report(record)
+    state = ended(problem, probes, state, traits.scales, hooks, lambda state: hooks.save(saved(problem, state)))
     walks = sorted(state.walks, key=lambda walk: walk.trait)
     results = [finished(problem, state.model, walk, traits.only(walk.trait)) for walk in walks]
     tests = [reduced_ratio_tests(problem, probes, state.model, walk) for walk in walks]

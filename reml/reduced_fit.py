@@ -9,12 +9,13 @@ Cost in column-passes: a round one for each trait and each probe that has not co
 trait; the end as :mod:`.reduced_end` says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from .cross_fit import Traces, controlled_traces, inverse_controls, num_controls
+from .hooks import Hooks
 from .inference import mc_covariance_of_theta
 from .linalg import Block, columns, gram, project, symmetric, take_columns, times
 from .monte_carlo import LEAST_PROBES
@@ -407,6 +408,26 @@ def one_round(problem: Problem, probes: Probes, state: State, scales: np.ndarray
         walks[i] = walk
     state = State(model, tuple(walks), growth.active, state.rounds + 1)
     return judged(problem, probes, state, growth) if ready[which.index(lead)] else state
+
+
+def ended(
+    problem: Problem,
+    probes: Probes,
+    state: State,
+    scales: np.ndarray,
+    hooks: Hooks | None = None,
+    keep: Callable[[State], None] | None = None,
+) -> State:
+    """The fits at their end; ``hooks`` report the records of the trait that leads, ``keep`` gets what goes on."""
+    while state.lead is not None:
+        if keep is not None:
+            keep(state)
+        lead = state.lead
+        known = len(state.walks[lead].history)
+        state = one_round(problem, probes, state, scales)
+        for record in state.walks[lead].history[known:] if hooks is not None else ():
+            hooks.report(record)
+    return state
 
 
 def judged(problem: Problem, probes: Probes, state: State, growth: Growth) -> State:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .likelihood_ratio import RatioTest, law_of_fit, others, ratio_test, tested_sets, without
 from .probes import Probes
-from .reduced_fit import Walk, one_round, state_at
+from .reduced_fit import Walk, ended, state_at
 from .reduced_model import Model, Problem
 from .result import Status
 from .rise import end_at, rise
@@ -21,9 +21,7 @@ def maximum(
     :func:`~gpu_reml.reml.step.ai_step` takes it, with the probes of the model, whose basis grows until it answers."""
     own = Probes(probes.trace[:, : model.num_probes], probes.sketch)
     problem = problem._replace(directions=estimated)
-    state = state_at(problem, model, theta, trait)
-    while state.lead is not None:
-        state = one_round(problem, own, state, np.ones(problem.num_traits))
+    state = ended(problem, own, state_at(problem, model, theta, trait), np.ones(problem.num_traits))
     return state.model, state.walks[0]
 
 

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpu_reml.ops import GenotypeCovariance
 from gpu_reml.ops.arguments import as_count, as_number, as_vector
 
 from .covariance import CountingCovariance
 from .exact import one_trait
 from .fit import start_variances
+from .hooks import Hooks
 from .memberships import (
     check_memberships,
     gradient_within,
@@ -30,11 +30,11 @@ from .memberships import (
 )
 from .probes import Probes, checked_probes
 from .reduced import of_components
-from .reduced_end import finish
-from .reduced_fit import State, answering, one_round, state_at
+from .reduced_end import finish, started
+from .reduced_fit import Walk, answering, ended, state_at
 from .reduced_model import Model, Problem, dealt, first_model, most_basis, prepare
 from .result import ConvergenceError, FitResult, Record
-from .rise import Rise, end_at, rise
+from .rise import End, Rise, end_at, rise
 from .settings import FitSettings
 from .step import SingularInformationError
 from .traits import Traits
@@ -136,32 +136,26 @@ def start_rate(T: np.ndarray, gradient: np.ndarray) -> float:
     return 1 / size if size > 0 else 1.0
 
 
-class Search(NamedTuple):
-    """What all fits share: the trait, ``probes``, and |z_j|^2 off the fixed effects (m,)."""
-
-    traits: Traits
-    products: Any
-    probes: Probes
-    norms: np.ndarray
-    settings: FitSettings
-    callback: Callable[[Record], None] | None
-
-    @property
-    def scale(self) -> float:
-        return float(self.traits.scales[0])
-
-
 class Point(NamedTuple):
-    """Memberships with their group sizes, what does not change at them, and their fit."""
+    """Memberships with their group sizes, what does not change at them, and their fit with its basis."""
 
     logs: np.ndarray
     sizes: np.ndarray
     problem: Problem
-    state: State
+    model: Model
+    walk: Walk
 
     @property
-    def theta(self) -> np.ndarray:
-        return self.state.walks[0].theta
+    def end(self) -> End:
+        return end_at(self.problem, self.model, self.walk.theta)
+
+    def within(self, model: Model) -> "Point":
+        """The point in the basis of another's model; no pass."""
+        return self._replace(model=in_components(self.problem, model))
+
+    def answered(self, model: Model) -> "Point":
+        """The point with a model in whose basis its columns have converged."""
+        return self._replace(model=answering(self.problem, model, self.walk.theta))
 
 
 class NoFit(Enum):
@@ -171,41 +165,57 @@ class NoFit(Enum):
     ALIKE = "the groups cannot be told apart"
 
 
-def settled(problem: Problem, probes: Probes, state: State, scale: float, callback) -> State:
-    """The end of a fit."""
-    while state.lead is not None:
-        known = len(state.walks[0].history)
-        state = one_round(problem, probes, state, np.array([scale]))
-        for record in state.walks[0].history[known:] if callback is not None else ():
-            callback(record)
-    return state
+class Search(NamedTuple):
+    """What all fits share: the trait, ``probes``, |z_j|^2 off the fixed effects (m,), and ``hooks`` of their rounds."""
+
+    trait: Traits
+    products: Any
+    probes: Probes
+    norms: np.ndarray
+    hooks: Hooks
+
+    def fit(self, logs: np.ndarray, sizes: np.ndarray, problem: Problem, model: Model, theta: np.ndarray) -> Point:
+        """The fit at log memberships from theta."""
+        start = state_at(problem, model, theta)
+        state = ended(problem, self.probes, start, self.trait.scales, self.hooks)
+        return Point(logs, sizes, problem, state.model, state.walks[0])
+
+    def result(self, point: Point) -> FitResult:
+        """A fit as it is reported."""
+        problem = prepare(point.problem.covariance, self.trait, self.probes, point.problem.settings)
+        return finish(problem, point.model, point.walk, self.trait)
+
+    def gradient(self, point: Point) -> np.ndarray:
+        """(m, G) the gradient at a point."""
+        return gradient_within(point.problem, point.model, point.walk.theta, self.norms, point.sizes)
 
 
-def prepared(
+def first_fit(
     y: np.ndarray,
     X: np.ndarray,
-    covariance: GenotypeCovariance,
+    products,
+    T: np.ndarray,
     probes: Probes,
     settings: FitSettings,
     start: np.ndarray | None,
-    callback: Callable[[Record], None] | None,
-) -> tuple[Search, Problem, State]:
+    hooks: Hooks,
+) -> tuple[Search, Point]:
     """What all fits share, and the first of them, which takes as many probes as its Monte-Carlo errors ask for."""
-    traits, counting = one_trait(y, X, covariance), CountingCovariance(covariance)
-    probes = checked_probes(probes, counting.num_samples)
-    settings = replace(settings, tol=min(settings.tol, TOL))
-    problem = prepare(counting, traits, probes, settings)
-    scale = float(traits.scales[0])
+    covariance = CountingCovariance(group_covariance(products, T))
+    trait, probes = one_trait(y, X, covariance), checked_probes(probes, covariance.num_samples)
+    problem = prepare(covariance, trait, probes, replace(settings, tol=min(settings.tol, TOL)))
     theta = problem.start()
     if start is not None:
-        theta = np.maximum(as_vector(start_variances(start, counting), "start", len(theta)) / scale**2, problem.lower)
+        theta = as_vector(start_variances(start, covariance), "start", len(theta))
+        theta = started(problem, theta / trait.scales[0] ** 2)
+    search = Search(trait, products, probes, norms_left(covariance, problem.Q), hooks)
+    with np.errstate(divide="ignore"):
+        logs = np.log(T)
     try:
-        state = settled(problem, probes, state_at(problem, first_model(problem, probes), theta), scale, callback)
+        point = search.fit(logs, group_sizes(products, T), problem, first_model(problem, probes), theta)
     except SingularInformationError:
         raise ConvergenceError(f"{CANNOT_START}: {NoFit.ALIKE.value}") from None
-    used = Probes(probes.trace[:, : state.model.num_probes], probes.sketch)
-    norms = norms_left(counting, problem.Q)
-    return Search(traits, covariance.products, used, norms, settings, callback), problem, state
+    return search._replace(probes=Probes(probes.trace[:, : point.model.num_probes], probes.sketch)), point
 
 
 def fitted(search: Search, log_T: np.ndarray, best: Point) -> Point | NoFit:
@@ -217,9 +227,7 @@ def fitted(search: Search, log_T: np.ndarray, best: Point) -> Point | NoFit:
     covariance = CountingCovariance(group_covariance(search.products, T))
     problem = best.problem._replace(covariance=covariance, traces=covariance.weights.T @ search.norms)
     try:
-        model = in_components(problem, best.state.model)
-        start = state_at(problem, model, best.theta)
-        return Point(log_T, sizes, problem, settled(problem, search.probes, start, search.scale, search.callback))
+        return search.fit(log_T, sizes, problem, in_components(problem, best.model), best.walk.theta)
     except SingularInformationError:
         return NoFit.ALIKE
 
@@ -229,28 +237,21 @@ def in_components(problem: Problem, model: Model) -> Model:
     return dealt(problem, model._replace(basis=of_components(problem.covariance, model.basis)))
 
 
-def with_model(point: Point, model: Model) -> Point:
-    """The point in the basis of another's model; no pass."""
-    return point._replace(state=point.state._replace(model=in_components(point.problem, model)))
-
-
 def in_one_basis(best: Point, trial: Point) -> tuple[Point, Point]:
     """Both in the basis of the trial, which grew from the best's; where it was started again since, it is made to
     answer for the best once more."""
-    beside = with_model(best, trial.state.model)
-    if trial.state.model.basis.size >= best.state.model.basis.size:
+    beside = best.within(trial.model)
+    if trial.model.basis.size >= best.model.basis.size:
         return beside, trial
-    model = answering(best.problem, beside.state.model, best.theta)
-    return with_model(best, model), with_model(trial, model)
+    beside = beside.answered(beside.model)
+    return beside, trial.within(beside.model)
 
 
 def with_room(search: Search, point: Point) -> Point:
     """The point in a basis with room for further steps: one made for it alone where the one it has is nearly full."""
-    problem, model = point.problem, point.state.model
-    if model.basis.size <= ROOM * most_basis(problem, 1 + model.num_probes):
+    if point.model.basis.size <= ROOM * most_basis(point.problem, 1 + point.model.num_probes):
         return point
-    model = answering(problem, first_model(problem, search.probes), point.theta)
-    return point._replace(state=point.state._replace(model=model))
+    return point.answered(first_model(point.problem, search.probes))
 
 
 def relax(
@@ -282,42 +283,29 @@ def relax(
             f"memberships: group {int(np.argmin(small))} has {small.min():.3g} of the variants that vary; "
             "start from other memberships, or from fewer groups"
         )
-    first = prepared(y, X, group_covariance(products, T), probes, settings.fit, start, hooks.iteration)
-    walk, record = begun(*first, T, settings)
-    history = [record]
-    hooks.report(record)
-    while len(history) < settings.outer_iterations and walk.rejected < settings.trials:
-        walk, record = advanced(walk, settings, len(history) + 1)
+    search, best = first_fit(y, X, products, T, probes, settings.fit, start, Hooks(hooks.iteration))
+    first, gradient = search.result(best), search.gradient(best)
+    state = State(best, Rise(np.zeros(best.model.num_probes), best.model.exact), gradient, start_rate(T, gradient), 0)
+    history = [outer_record(1, best, (first.loglik, np.nan, np.nan), True, 0.0, gradient)]
+    hooks.report(history[0])
+    while len(history) < settings.outer_iterations and state.rejected < settings.trials:
+        if not state.rejected and settings.rate is not None:
+            state = state._replace(rate=settings.rate)
+        state, record = advanced(search, state, first.loglik, len(history) + 1)
         history.append(record)
         hooks.report(record)
-    status = RelaxStatus.NO_GAIN if walk.rejected >= settings.trials else RelaxStatus.OUTER_LIMIT
-    search, best, risen = walk.search, walk.best, walk.risen
-    found = walk.first
-    if best.logs is not walk.start:
-        found = ended(search, best)
-    gain = (risen.value, risen.mc_se) if len(history) > 1 else (0.0, 0.0)
-    return RelaxResult(status, np.exp(best.logs), walk.gradient, best.sizes, found, *gain, tuple(history))
-
-
-def ended(search: Search, point: Point) -> FitResult:
-    """The result of a fit."""
-    problem, traits = point.problem, search.traits
-    return finish(
-        prepare(problem.covariance, traits, search.probes, problem.settings),
-        point.state.model,
-        point.state.walks[0],
-        traits,
+    status = RelaxStatus.NO_GAIN if state.rejected >= settings.trials else RelaxStatus.OUTER_LIMIT
+    found = first if state.best.logs is best.logs else search.result(state.best)
+    gained, best = state.risen, state.best
+    return RelaxResult(
+        status, np.exp(best.logs), state.gradient, best.sizes, found, gained.value, gained.mc_se, tuple(history)
     )
 
 
-class Walk(NamedTuple):
-    """Where a search stands: its ``first`` result, at the log memberships ``start``, the best point and its
-    ``gradient`` (m, G), how the log-likelihood has ``risen``, the rate of the next step, and how many were rejected in
-    a row."""
+class State(NamedTuple):
+    """Where a search stands: the best point and its ``gradient`` (m, G), how the log-likelihood has ``risen``, the rate
+    of the next step, and how many were ``rejected`` in a row."""
 
-    search: Search
-    first: FitResult
-    start: np.ndarray
     best: Point
     risen: Rise
     gradient: np.ndarray
@@ -325,48 +313,21 @@ class Walk(NamedTuple):
     rejected: int
 
 
-def begun(
-    search: Search, problem: Problem, state: State, T: np.ndarray, settings: RelaxSettings
-) -> tuple[Walk, OuterRecord]:
-    """The first fit."""
-    with np.errstate(divide="ignore"):
-        logs = np.log(T)
-    point = Point(logs, group_sizes(search.products, T), problem, state)
-    first, gradient = finish(problem, state.model, state.walks[0], search.traits), gradient_at(search, point)
-    rate = start_rate(T, gradient) if settings.rate is None else settings.rate
-    nothing = Rise(np.zeros(state.model.num_probes), state.model.exact)
-    record = outer_record(1, point, (first.loglik, np.nan, np.nan), True, 0.0, gradient)
-    return Walk(search, first, logs, point, nothing, gradient, rate, 0), record
-
-
-def advanced(walk: Walk, settings: RelaxSettings, outer: int) -> tuple[Walk, OuterRecord]:
-    """One step tried, and taken where the log-likelihood rises."""
-    search, best, rate = walk.search, with_room(walk.search, walk.best), walk.rate
-    trial = fitted(search, moved(best.logs, walk.gradient, rate), best)
+def advanced(search: Search, state: State, loglik: float, outer: int) -> tuple[State, OuterRecord]:
+    """One step tried, and taken where the log-likelihood, ``loglik`` at the start of the search, rises."""
+    best, rate, gradient = with_room(search, state.best), state.rate, state.gradient
+    rejected = state._replace(best=best, rate=rate / 2, rejected=state.rejected + 1)
+    trial = fitted(search, moved(best.logs, gradient, rate), best)
     if isinstance(trial, NoFit):
-        record = outer_record(outer, trial, (np.nan,) * 3, False, rate, walk.gradient)
-        return rejected(walk, best), record
+        return rejected, outer_record(outer, trial, (np.nan,) * 3, False, rate, gradient)
     best, trial = in_one_basis(best, trial)
-    ends = (end_at(point.problem, point.state.model, point.theta) for point in (best, trial))
-    step = rise(trial.problem, trial.state.model, *ends)
-    risen = walk.risen + step
-    compared = (walk.first.loglik + risen.value, step.value, step.mc_se)
+    step = rise(trial.problem, trial.model, best.end, trial.end)
+    risen = state.risen + step
+    compared = (loglik + risen.value, step.value, step.mc_se)
     if step.value < 0:
-        return rejected(walk, best), outer_record(outer, trial, compared, False, rate, walk.gradient)
-    gradient = gradient_at(search, trial)
-    record = outer_record(outer, trial, compared, True, rate, gradient)
-    next_rate = rate if settings.rate is None else settings.rate
-    return walk._replace(best=trial, risen=risen, gradient=gradient, rate=next_rate, rejected=0), record
-
-
-def rejected(walk: Walk, best: Point) -> Walk:
-    """The walk after a step that did not raise the log-likelihood; best: the best point in the basis that is now."""
-    return walk._replace(best=best, rate=walk.rate / 2, rejected=walk.rejected + 1)
-
-
-def gradient_at(search: Search, point: Point) -> np.ndarray:
-    """(m, G) the gradient at a point."""
-    return gradient_within(point.problem, point.state.model, point.theta, search.norms, point.sizes)
+        return rejected._replace(best=best), outer_record(outer, trial, compared, False, rate, gradient)
+    gradient = search.gradient(trial)
+    return State(trial, risen, gradient, rate, 0), outer_record(outer, trial, compared, True, rate, gradient)
 
 
 def outer_record(
@@ -376,7 +337,7 @@ def outer_record(
     norm = float(np.linalg.norm(gradient)) if accepted else np.nan
     if isinstance(trial, NoFit):
         return OuterRecord(outer, *compared, False, rate, (), (), np.nan, 0, trial.value, 0.0)
-    walk = trial.state.walks[0]
+    walk = trial.walk
     return OuterRecord(
         outer,
         *compared,
