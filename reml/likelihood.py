@@ -27,6 +27,7 @@ from .linalg import (
     symmetric,
     take_columns,
 )
+from .moments import quadratic_forms
 from .monte_carlo import error_of_mean
 from .pcg import PcgResult, pcg
 from .precondition import Preconditioner, ProjectedCore, precondition
@@ -206,7 +207,7 @@ def score(
     PB = solve(Q, apply_v_at(covariance, theta), B, preconditioner, tol=tol).X
     traces = traces_of(covariance, theta, project(Q, B[:, 1:]), PB[:, 1:], preconditioner)
     mc = np.zeros((len(theta),) * 2) if probes_are_exact(probes) else traces.covariance / 4
-    value = (quadratic_forms(covariance, PB[:, :1]) - traces.mean) / 2
+    value = (quadratic_forms(covariance, PB[:, :1])[:, 0] - traces.mean) / 2
     return Score(value / scale**2, mc / scale**4, traces.mean / scale**2)
 
 
@@ -229,12 +230,6 @@ def traces_of(
     inverse, off = (covariance.inner(covariance.features(B), F) for B in (preconditioner.apply_minv(Z), tail))
     inverse, off = inverse - preconditioner.inverse_traces[:, None], off - core.tail_traces[:, None]
     return controlled_traces(values, inverse, off, theta, core.dimension, num_controls(Z.shape[1]))
-
-
-def quadratic_forms(covariance, Py: Block) -> np.ndarray:
-    """(G + 1,) y'P K_g P y, residual last, from Py (n, 1); half a pass of one column."""
-    F = covariance.features(Py)
-    return np.append(covariance.inner(F, F)[:, 0], column_dots(Py, Py)[0])
 
 
 def component_images(covariance, Py: Block) -> Block:

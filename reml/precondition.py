@@ -112,14 +112,8 @@ def make_projected_core(
         for _ in range(2):
             U = range_basis(project(Q, covariance.apply(theta_g, U)))
         U = project(Q, U)
-    return core_on(covariance, Q, traces, theta_g, U)
-
-
-def core_on(covariance: Covariance, Q: Block, traces: np.ndarray, theta_g: np.ndarray, U: Block) -> ProjectedCore:
-    """The core of a basis U (n, r) that is orthonormal and in the complement of Q; half a pass of r columns."""
     cores = covariance.core(U) if U.shape[1] else np.zeros((covariance.num_components, 0, 0))
-    traces, theta_g = np.asarray(traces, np.float64), np.asarray(theta_g, np.float64)
-    return ProjectedCore(U, cores, traces, len(Q) - Q.shape[1], theta_g)
+    return ProjectedCore(U, cores, traces, dimension, theta_g)
 
 
 def precondition(core: ProjectedCore, theta: np.ndarray) -> Preconditioner:
