@@ -18,7 +18,7 @@ from gpu_reml.ops.arguments import largest_skew
 from . import spectral
 from .contract import NOT_FINITE, NOT_SYMMETRIC, SKEW, WRONG_TRACE, refuse, units_of
 from .covariance import CountingCovariance, as_covariance
-from .exact_tests import exact_ratio_tests
+from .exact_tests import exact_curves, exact_ratio_tests
 from .fit import checked, one_phenotype, start_variances
 from .hooks import Hooks
 from .likelihood import apply_v_at
@@ -27,6 +27,7 @@ from .linalg import symmetric
 from .moments import Moments, check_left, check_separable, start_values
 from .null import lrt_weights, null_loglik
 from .precondition import complement_traces
+from .profile import with_profiles
 from .residuals import layout_of
 from .result import (
     ConvergenceError,
@@ -321,7 +322,7 @@ def result_of(
     if len(theta) == 2:
         mean_trace = float(layout.mean_traces[0] / layout.residual_traces[0])
         profile = spectral.profile_h2(model.spectrum, theta, mean_trace, constrain=settings.constrain)
-    return make_result(
+    result = make_result(
         covariance,
         trait.X,
         float(trait.scales[0]),
@@ -337,6 +338,9 @@ def result_of(
         profile=profile,
         ratio_tests=exact_ratio_tests(model, point, lower, layout, settings),
     )
+    scale = float(trait.scales[0])
+    curves = exact_curves(model, point, lower, layout, settings, result.covariance / scale**4)
+    return with_profiles(result, curves, scale)
 
 
 def fixed_effects(model: Model, point: Point, trait: Traits, basis: Contrasts, covariance) -> FixedEffects:

@@ -19,13 +19,15 @@ from .contract import check_symmetric, check_traces
 from .covariance import CountingCovariance
 from .hooks import Hooks
 from .inference import largest_mc_ratio, mc_covariance_of_theta, sampling_covariance
+from .krylov_profile import krylov_curves
 from .lanczos import LanczosState, lanczos_start, lanczos_step, ritz_measures
 from .likelihood_ratio import test_of_one, tested_sets
 from .linalg import Block, column_batches, column_dots, columns, gram, project, symmetric
 from .moments import check_left, check_separable
 from .monte_carlo import LEAST_PROBES
 from .probes import Probes, probes_are_exact
-from .residuals import layout_of
+from .profile import with_profiles
+from .residuals import Layout, layout_of
 from .result import Estimate, FitResult, FixedEffects, Record, Status, fixed_effects_of, make_result
 from .settings import FitSettings
 from .spectral import Measure, Spectrum
@@ -128,15 +130,26 @@ def krylov_fits(
     details = {"status": status, "num_probes": spectra.num_probes, "mc_target": settings.probes.mc_target}
     details["constrain"] = settings.constrain
     return [
-        with_tests(result_of(cohort, at.run, traits, which, found, history=at.history[which], **details), settings)
+        further(
+            result_of(cohort, at.run, traits, which, found, history=at.history[which], **details),
+            found,
+            calibration,
+            settings,
+            float(traits.scales[which]),
+            exact=exact,
+        )
         for which, found in enumerate(estimates)
     ]
 
 
-def with_tests(result: FitResult, settings: FitSettings) -> FitResult:
-    """The result with the tests that are asked for, which of one component is that of all."""
-    sets = tested_sets(settings.lrt, result.names)
-    return replace(result, ratio_tests=tuple(test_of_one(result.names, result.lrt) for _ in sets))
+def further(
+    result: FitResult, found: "Found", calibration: Calibration, settings: FitSettings, scale: float, *, exact: bool
+) -> FitResult:
+    """The result with the tests, that of one component being that of all, and the profiles that are asked for."""
+    tests = tuple(test_of_one(result.names, result.lrt) for _ in tested_sets(settings.lrt, result.names))
+    layout, covariance = found.layout, result.covariance / scale**4
+    curves = krylov_curves(found.spectrum, calibration, found.theta, layout, settings, covariance, exact=exact)
+    return with_profiles(replace(result, ratio_tests=tests), curves, scale)
 
 
 def prepare(covariance: CountingCovariance, Q: np.ndarray) -> Cohort:
@@ -262,6 +275,7 @@ class Found(NamedTuple):
     ratio: float
     ratio_of_deep: float
     loglik_mc_se: float
+    layout: Layout
 
 
 def estimate(
@@ -285,7 +299,7 @@ def estimate(
     ratio, ratio_of_deep = (
         largest_mc_ratio(theta, layout.mean_traces, sampling, part, layout.residual_traces) for part in (mc, mc_of_deep)
     )
-    return Found(spectrum, theta, ai, mc, free, ratio, ratio_of_deep, 0.5 * float(np.sqrt(errors[2, 2])))
+    return Found(spectrum, theta, ai, mc, free, ratio, ratio_of_deep, 0.5 * float(np.sqrt(errors[2, 2])), layout)
 
 
 def probes_wanted(found: list[Found], steps: int, spectra: ProbeSpectra, available: int, target: float):

@@ -22,10 +22,12 @@ from .null import lrt_weights, null_loglik
 from .pcg import BreakdownError, PcgResult
 from .precondition import Preconditioner, ProjectedCore, precondition
 from .probes import Probes, probes_are_exact
+from .profile import with_profiles
 from .reduced import Basis, combined, coordinates, empty_basis, extended, reduced_v
 from .reduced_fit import State, Walk, ended, first_state, mc_covariance
 from .reduced_likelihood import reduced_ratio_tests
 from .reduced_model import Model, Problem, dealt, first_model, prepare
+from .reduced_profile import reduced_curves
 from .result import ConvergenceError, Estimate, FitResult, FixedEffects, Status, fixed_effects_of, make_result
 from .settings import FitSettings
 from .traits import Traits
@@ -111,6 +113,10 @@ def reduced_fits(
     walks = sorted(state.walks, key=lambda walk: walk.trait)
     results = [finished(problem, state.model, walk, traits.only(walk.trait)) for walk in walks]
     tests = [reduced_ratio_tests(problem, probes, state.model, walk) for walk in walks]
+    results = [
+        with_profiles(result, reduced_curves(problem, state.model, walk, result.covariance / scale**4), scale)
+        for result, walk, scale in zip(results, walks, traits.scales, strict=True)
+    ]
     return [
         replace(result, column_passes=covariance.column_passes, ratio_tests=test)
         for result, test in zip(results, tests, strict=True)

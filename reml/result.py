@@ -9,6 +9,7 @@ import numpy as np
 from .inference import Lrt, likelihood_ratio_test, sampling_covariance
 from .likelihood_ratio import RatioTest, ratio_lines
 from .linalg import coordinates, logdet_gram, symmetric
+from .profile import Curve, curve_lines
 from .residuals import layout_of
 from .spectral import Profile
 from .tables import Components, Sum, component_lines, component_records, shown
@@ -71,6 +72,7 @@ class FitResult(Components):
     -1/2 (log|V| + log|X'V^-1X| + y'Py), which depends on how X is coded.
     ``ratio_tests``: likelihood ratios against the model without some components, where ``FitSettings.lrt`` asks.
     ``constrained``: whether components were kept from being negative.
+    ``profiles``: of every component's variance and of h2, where ``FitSettings.profile`` asks.
     ``method``: krylov, reduced or exact.  ``profile``: profile likelihood of h2, where it came for nothing.
     """
 
@@ -104,6 +106,7 @@ class FitResult(Components):
     sums: tuple[Sum, ...] = ()
     ratio_tests: tuple[RatioTest, ...] = ()
     constrained: bool = True
+    profiles: tuple[Curve, ...] = ()
 
     @property
     def remarks(self) -> list[str]:
@@ -148,6 +151,7 @@ class FitResult(Components):
             "constrained": self.constrained,
             "lrt_without": [test._asdict() for test in self.ratio_tests],
             **table,
+            "profiles": [curve._asdict() for curve in self.profiles],
             "h2_profile": None if self.profile is None else self.profile._asdict(),
             "theta_covariance": self.covariance,
             "theta_mc_covariance": self.mc_covariance,
@@ -176,6 +180,8 @@ class FitResult(Components):
         )
         if self.ratio_tests:
             lines += ["", *ratio_lines(self.ratio_tests)]
+        if self.profiles:
+            lines += ["", *curve_lines(self.profiles)]
         return "\n".join(lines)
 
 

@@ -63,6 +63,7 @@ class FitSettings:
     theta of any number in a basis that answers for all of them; "auto" is the first where it applies, else the second.
     ``max_iterations``: moves of theta in the reduced model.
     ``lrt``: likelihood-ratio tests, True of every component, or sets of components by name, each tested together.
+    ``profile``: profile likelihoods of every component's variance and of h2, with their intervals.
     ``constrain``: whether components are kept from being negative; without, V still is positive definite.
     """
 
@@ -73,6 +74,7 @@ class FitSettings:
     solver: SolverSettings = field(default_factory=SolverSettings)
     probes: ProbeSettings = field(default_factory=ProbeSettings)
     lrt: bool | tuple[tuple[str, ...], ...] = False
+    profile: bool = False
     constrain: bool = True
 
     def __post_init__(self):
