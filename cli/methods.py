@@ -72,6 +72,9 @@ def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable
     sums = sums_of(inputs.model.kinds)
 
     def labelled(result):
+        if sums and getattr(result, "profiles", ()):
+            *own, total = result.profiles
+            result = replace(result, profiles=(*own, total._replace(quantity=sums[-1].label)))
         return replace(result, sums=sums)
 
     if method in MOMENTS:
@@ -90,6 +93,7 @@ def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable
             columns=inputs.planned.columns,
         ),
         constrain=options.constrain,
+        profile=options.profile,
         lrt=ratio_sets(options, layout_of(inputs.covariance).names),
     )
     together = method == "stochastic" and inputs.covariance.num_components == 1
@@ -190,5 +194,6 @@ def fingerprint(inputs: Inputs, Y: np.ndarray, options: Namespace) -> dict[str, 
         "--dtype": options.dtype,
         "--lrt": options.lrt is not None,
         "--no-constrain": not options.constrain,
+        "--profile": options.profile,
         "--device": inputs.covariance.backend,
     }

@@ -288,6 +288,10 @@ def add_tests(group) -> None:
         help="likelihood-ratio tests against the model without each component and, where some are given (by number, or "
         "by name), without these together; in OUT.tests.tsv",
     )  # fmt: skip
+    group.add_argument(
+        "--profile", action="store_true",
+        help="profile likelihoods of every component and of h2 with their 95 %% intervals, in OUT.profile.tsv",
+    )  # fmt: skip
 
 
 def add_compute(group) -> None:

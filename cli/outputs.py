@@ -16,6 +16,7 @@ EFFECTS = ("fixed_effects", "random_effect", "random_effect_components", "snp_ef
 FURTHER = {  # flag of gpu-reml -> what it adds
     "export_ai": EXPORTED,
     "merge": (*EXPORTED, "component_spec.json"),
+    "profile": ("profile.tsv",),
     "compute_effects": (*(f"{name}.tsv" for name in EFFECTS), "effect_metadata.json"),
     "cv": ("cv.tsv", "cv.json"),
     "prediction_bfile": ("prediction.tsv", "prediction_metadata.json"),

@@ -32,6 +32,7 @@ from .report import (
     hsq_text,
     json_record,
     plan_lines,
+    profile_text,
 )
 from .unused import REML, Run, noted, plan_notes
 from .wording import in_flags
@@ -183,6 +184,8 @@ def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan
     if isinstance(result, FitResult) and len(result.names) > 1:
         tests = component_tests(result, sets_of(Namespace(**context["settings"]), result.names))
         texts[f"{prefix}.tests.tsv"] = io.table_text(pd.DataFrame(tests))
+    if isinstance(result, FitResult) and result.profiles:
+        texts[f"{prefix}.profile.tsv"] = profile_text(result)
     if context["settings"]["export_ai"]:
         texts.update(export_files(prefix, result, residual_mode=context["settings"]["admix_residual_mode"]))
     if isinstance(result, FitResult):

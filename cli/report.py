@@ -249,6 +249,16 @@ def device_memory(inputs: Inputs) -> dict[str, Any] | None:
     return {"planned": plan.peak, "planned_without_preconditioner": plan.peak_without_core, "peak": peaks}
 
 
+def profile_text(result: FitResult) -> str:
+    """OUT.profile.tsv: every value that was looked at; variances are those explained."""
+    rows = [
+        {"quantity": curve.quantity, "value": value, "loglik_difference": difference, "mc_se": mc_se}
+        for curve in result.profiles
+        for value, difference, mc_se in zip(curve.value, curve.difference, curve.mc_se, strict=True)
+    ]
+    return io.table_text(pd.DataFrame(rows))
+
+
 def history_text(result: FitResult, seconds: list[float]) -> str:
     """OUT.history.tsv: one row an iteration; variances are those explained."""
     names, traces = [*result.names, *result.residual_names], np.append(result.mean_traces, result.residual_traces)

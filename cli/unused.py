@@ -131,9 +131,9 @@ FEW = Rule(
     "--max-probes allows fewer",
 )
 OF_FITS = (
-    "method max_probes first_probes mc_target max_iterations constrain seed prevalence joint_test lrt precond_rank  "
-    "resume checkpoint_seconds compute_effects reliability save_model cv merge export_ai verbose prediction_bfile "
-    "prediction_pfile"
+    "method max_probes first_probes mc_target max_iterations constrain seed prevalence joint_test lrt profile "
+    "precond_rank resume checkpoint_seconds compute_effects reliability save_model cv merge export_ai verbose "
+    "prediction_bfile prediction_pfile"
 )
 REML = (
     *ACCEPTED,
@@ -188,7 +188,7 @@ REML = (
         lambda options, run: run.method in MOMENTS or run.num_components == 1,
         "there is a Wald test of REML with several components only",
     ),
-    Rule("lrt", by(*MOMENTS), "he and pcgc have no likelihood"),
+    Rule("lrt profile", by(*MOMENTS), "he and pcgc have no likelihood"),
     Rule("constrain", by(*MOMENTS), "he and pcgc have no bounds"),
     Rule("lrt", lambda options, run: run.num_components == 1, "the one component's likelihood ratio is always there"),
 )

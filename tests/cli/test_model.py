@@ -271,6 +271,26 @@ def test_likelihood_ratios_stand_beside_the_wald_tests(cohort, method, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("flags", [["--vc-block-sizes", "200,300"], ["--dominance"]])
+def test_profiles_are_in_files_and_on_screen(cohort, flags, capsys):
+    folder = cohort["folder"]
+    code, record = run(cohort, *flags, "--profile", out="profiled")
+    assert code == 0
+    total = "H2" if "--dominance" in flags else "h2"
+    names = [row["name"] for row in record["components"]]
+    table = pd.read_csv(folder / "profiled.profile.tsv", sep="\t")
+    assert list(table.columns) == ["quantity", "value", "loglik_difference", "mc_se"]
+    assert list(table["quantity"].unique()) == [curve["quantity"] for curve in record["profiles"]] == [*names, total]
+    for curve in record["profiles"]:
+        part = table[table["quantity"] == curve["quantity"]]
+        assert part["value"][part["loglik_difference"].idxmax()] == pytest.approx(curve["estimate"], rel=1e-8)
+        assert curve["lower"] <= curve["estimate"] <= curve["upper"]
+    assert record["profiles"][0]["estimate"] == pytest.approx(record["components"][0]["variance"])
+    assert record["profiles"][-1]["estimate"] == pytest.approx(record[total]["estimate"])
+    assert "95% profile" in (folder / "profiled.log").read_text()
+    capsys.readouterr()
+
+
 def test_variances_may_be_negative_where_they_are_not_constrained(cohort):
     folder = cohort["folder"]
     ids = pd.read_csv(folder / "pheno.txt", sep="\t")[["FID", "IID"]]
