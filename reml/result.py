@@ -24,8 +24,8 @@ class Status(Enum):
         "or look for components that can hardly be told apart"
     )
     SOLVER_STALLED = (
-        "a linear solve did not reach its tolerance within the PCG iteration limit; use products in float64, or "
-        "probes with a sketch of more columns"
+        "solutions did not reach their tolerance as far as the precision of the products, or the limit of steps, lets "
+        "them; use products in float64"
     )
 
 

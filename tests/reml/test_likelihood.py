@@ -13,6 +13,7 @@ from gpu_reml.reml import (
     precondition,
     score,
 )
+from gpu_reml.reml.likelihood import solve
 from gpu_reml.reml.linalg import orthonormal_basis
 from gpu_reml.validation import dense
 from gpu_reml.validation.small import covariance_of, make_cohort
@@ -122,3 +123,15 @@ def test_collinear_covariates_are_refused():
 def test_more_covariates_than_samples_are_refused():
     with pytest.raises(ValueError, match="fewer columns than samples"):
         orthonormal_basis(np.ones((3, 3)))
+
+
+def test_a_column_that_the_fixed_effects_span_is_solved_by_zero_wherever_the_solve_starts(cohorts):
+    cohort = cohorts[2]
+    Q, V = (
+        orthonormal_basis(cohort.X),
+        sum(t * K for t, K in zip(cohort.theta, [*cohort.Ks, np.eye(cohort.n)], strict=True)),
+    )
+    B, start = np.column_stack([Q[:, 0], cohort.y]), 1e-20 * np.ones((cohort.n, 2))
+    found = solve(Q, lambda A: V @ A, B, tol=1e-8, X0=start)
+    assert (found.X[:, 0] == 0).all() and (found.iterations[0], found.converged.all()) == (0, True)
+    assert found.iterations[1] > 0 and start.all()
