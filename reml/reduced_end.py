@@ -155,16 +155,19 @@ def log_determinant(problem: Problem, model: Model, theta: np.ndarray) -> tuple[
 
     The basis holds M^-1/2 z as it holds z, so that z'log(.)z is small algebra within it, which errs on one side by a
     fraction of the last residuals; Lanczos quadrature of a few probes measures that.  (With a chain of its own a
-    probe's quadrature would be biased.)  Exact probes: quadrature of all, without M.
+    probe's quadrature would be biased.)  Fewer probes than that takes: their quadrature, without M.  Exact probes span
+    all that there is.
     """
+    V = reduced_v(model.basis.T, theta)
+    if model.exact:
+        return float(np.linalg.slogdet(V)[1]), 0.0
     apply_a = likelihood.on_complement(problem.Q, likelihood.apply_v_at(problem.covariance, theta))
     Z, folds = model.probe_block(), fold_of(model.num_probes)
     options = {"tol": problem.settings.solver.quadrature, "at_once": problem.settings.probes.columns}
     limit = min(likelihood.MAX_LANCZOS, len(Z))
-    if model.exact or model.num_probes < 2 * FOLDS:
+    if model.num_probes < 2 * FOLDS:
         found = quadrature_of_trace(apply_a, Z, np.log, limit, **options)
-        return found.estimate, 0.0 if model.exact else found.mc_se
-    V = reduced_v(model.basis.T, theta)
+        return found.estimate, found.mc_se
     values, controls, off = np.empty(model.num_probes), np.empty(model.num_probes), []
     for fold in range(FOLDS):
         mine = np.flatnonzero(folds == fold)
