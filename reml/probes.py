@@ -12,22 +12,24 @@ ROUNDING = 1e-10
 
 
 class Probes(NamedTuple):
-    """``trace`` (n, s) probes z with E[zz'] = I, used from the left as needed; ``sketch`` (n, r), independent."""
+    """``trace`` (n, s) probes z with E[zz'] = I, used from the left as needed; ``sketch`` (n, r), independent, for the
+    preconditioner of :func:`~gpu_reml.reml.precondition.make_projected_core`, which fits make none of."""
 
     trace: np.ndarray
     sketch: np.ndarray
 
 
 def default_rank(num_samples: int) -> int:
-    """Rank of the preconditioner: 3 sqrt(n), at most n / 4."""
+    """Usual rank of a preconditioner: 3 sqrt(n), at most n / 4."""
     as_count(num_samples, "num_samples")
     return int(min(3 * np.sqrt(num_samples), num_samples / 4))
 
 
-def draw_probes(num_samples: int, num_probes: int = 256, rank: int | None = None, seed: int = 0) -> Probes:
-    """Rademacher probes (int8, +1 or -1) and sketch from one seed; the first s do not depend on ``num_probes``."""
+def draw_probes(num_samples: int, num_probes: int = 256, rank: int = 0, seed: int = 0) -> Probes:
+    """Rademacher probes (int8, +1 or -1) and a sketch of ``rank`` columns from one seed; the first s do not depend on
+    ``num_probes``."""
     num_samples, num_probes = as_count(num_samples, "num_samples"), as_count(num_probes, "num_probes", 0)
-    rank = default_rank(num_samples) if rank is None else as_count(rank, "rank", 0)
+    rank = as_count(rank, "rank", 0)
     streams = np.random.SeedSequence(as_count(seed, "seed", 0)).spawn(2)
     drawn = [
         np.random.default_rng(stream).integers(0, 2, (columns, num_samples), np.int8).T * np.int8(2) - np.int8(1)
