@@ -10,8 +10,8 @@ import numpy as np
 
 from gpu_reml import io, ops
 from gpu_reml.ops.loco import leave_out
-from gpu_reml.reml import FitResult, FitSettings, ProbeSettings, draw_probes, exact_memory, fit_exact, fit_traits
-from gpu_reml.reml.association import Scan, exact_scan, exact_scan_seconds, ols_scan
+from gpu_reml.reml import FitResult, FitSettings, ProbeSettings, draw_probes, exact_fits, fit_traits
+from gpu_reml.reml.association import Scan, exact_scan, exact_scan_memory, exact_scan_seconds, ols_scan
 from gpu_reml.reml.loco import LocoScan, LocoSettings, loco_scan
 from gpu_reml.reml.refine import Refined, RefineSettings, refine
 from gpu_reml.reml.tables import shown
@@ -81,16 +81,16 @@ def score_flags(options: Namespace) -> list[str]:
     return [flag for name, flag in SCORE_FLAGS.items() if getattr(options, name) not in (None, False)]
 
 
-def choose_solver(inputs: Inputs, options: Namespace, threads: int) -> str:
+def choose_solver(inputs: Inputs, options: Namespace) -> str:
     """ "score" or "exact" for loco and lmm; "auto" is exact where that costs little, by the rule of gpu-reml."""
     if options.solver != "auto":
         return options.solver
     n, m, t = len(inputs.Y), inputs.products.num_variants, len(inputs.phenotypes)
-    if score_flags(options) or inputs.covariance.backend != "cpu" or exact_memory(n, 1) > EXACT_BYTES_UNASKED:
+    if score_flags(options) or inputs.covariance.backend != "cpu" or exact_scan_memory(n) > EXACT_BYTES_UNASKED:
         return "score"
     C = len(chromosomes_of(inputs, options.model).names)
     passes = USUAL_PASSES[0] + STEPS * (C * t + LocoSettings().variants + REFINE_MOST * t)
-    return "exact" if costs_little(exact_scan_seconds(n, m, C) / threads, passes, n, m) else "score"
+    return "exact" if costs_little(exact_scan_seconds(n, m, C), passes, n, m) else "score"
 
 
 def chromosomes_of(inputs: Inputs, model: str) -> Chromosomes:
@@ -118,8 +118,8 @@ def kernel_weights(inputs: Inputs, options: Namespace) -> np.ndarray:
 def exactly(inputs: Inputs, options: Namespace) -> Found:
     """``--method exact``, or auto where that costs little."""
     n = len(inputs.Y)
-    if exact_memory(n, 1) > EXACT_BYTES:
-        need = exact_memory(n, 1) / 2**30
+    if exact_scan_memory(n) > EXACT_BYTES:
+        need = exact_scan_memory(n) / 2**30
         raise io.InputError(f"--method exact: {n} samples need {need:.0f} GiB; use --method score")
     groups = chromosomes_of(inputs, options.model)
     weights = kernel_weights(inputs, options)
@@ -143,7 +143,7 @@ def scored(inputs: Inputs, options: Namespace, threads: int) -> Found:
     groups = chromosomes_of(inputs, options.model)
     left = leave_out(inputs.products, kernel_weights(inputs, options), groups.left_out, groups.names)
     clock = time.perf_counter()
-    fit = fitter(inputs, options, threads)
+    fit = fitter(inputs, options)
     fits = fit(inputs.covariance)
     refits: list[list[FitResult]] = []
     if options.loco_refit:
@@ -262,7 +262,7 @@ def refine_details(again: Refined, trait: int, options: Namespace) -> dict[str, 
     }
 
 
-def fitter(inputs: Inputs, options: Namespace, threads: int) -> Callable[[ops.GenotypeCovariance], list[FitResult]]:
+def fitter(inputs: Inputs, options: Namespace) -> Callable[[ops.GenotypeCovariance], list[FitResult]]:
     """What fits all traits with a covariance, by the method that gpu-reml takes for this cohort."""
     Y, X = inputs.Y, inputs.design.X
     settings = FitSettings(
@@ -270,8 +270,8 @@ def fitter(inputs: Inputs, options: Namespace, threads: int) -> Callable[[ops.Ge
             min(options.first_probes, options.max_probes), options.mc_target, columns=inputs.planned.columns
         )
     )
-    if choose_method(inputs, options, threads) == "exact":
-        return lambda covariance: [fit_exact(y, X, covariance, settings, strict=False) for y in Y.T]
+    if choose_method(inputs, options) == "exact":
+        return lambda covariance: list(exact_fits(Y, X, covariance, settings, strict=False))
     probes = draw_probes(len(Y), inputs.planned.probes(options.max_probes), 0, options.seed)
     return lambda covariance: fit_traits(Y, X, covariance, probes, settings, strict=False)
 

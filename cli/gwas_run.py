@@ -92,8 +92,8 @@ def scan_group(tables: Tables, group: Group, planned: Planned, options: Namespac
     """One group of traits of the same samples: read, scan, write."""
     inputs = load_group(tables, group, planned, options)
     check_freedom(inputs.Y, inputs.design)  # once more: --mind may have taken samples
-    solver = "ols" if options.model == "ols" else choose_solver(inputs, options, context["threads"])
-    null = choose_method(inputs, options, context["threads"]) if solver == "score" else None
+    solver = "ols" if options.model == "ols" else choose_solver(inputs, options)
+    null = choose_method(inputs, options) if solver == "score" else None
     inputs = noted(inputs, options, GWAS, Run(solver, 1, planned.backend, null))
     if not options.quiet:
         print("\n".join(start_lines(inputs, options, context["threads"])), flush=True)

@@ -18,9 +18,9 @@ from gpu_reml.reml import (
     Hooks,
     ProbeSettings,
     draw_probes,
+    exact_fits,
     exact_memory,
     exact_seconds,
-    fit_exact,
     fit_traits,
     haseman_elston,
     layout_of,
@@ -36,26 +36,38 @@ from .options import MOMENTS
 from .outputs import safe_name
 from .progress import Progress
 
-EXACT_SECONDS = 5.0  # expected: an answer without Monte-Carlo error is worth this much, or twice the stochastic time
+EXACT_SECONDS = 10.0  # of one core: an answer without Monte-Carlo error is worth this much, or twice the stochastic one
 EXACT_BYTES = 1 << 30
-PASS_FLOPS = 1e11  # a second, of genotype products
+FLOAT32 = 4  # bytes of a number of products
+PASS_FLOPS = 1e11  # a second of one core, of genotype products
 HE_PROBES = 64
-USUAL_PASSES = (200, 800)  # of a stochastic fit, one and several components
+USUAL_PASSES = (150, 700)  # of a stochastic fit, one and several components
 
 
-def choose_method(inputs: Inputs, options: Namespace, threads: int) -> str:
-    """ "stochastic", "exact", "he" or "pcgc"; "auto" is exact where that costs little (cost model of reml/exact.py)."""
+def choose_method(inputs: Inputs, options: Namespace) -> str:
+    """The method asked for; "auto" is "exact" or "stochastic" by sizes alone (:func:`exact_is_cheap`)."""
     if options.method != "auto":
         return options.method
-    covariance = inputs.covariance
-    n, G = covariance.num_samples, covariance.num_components
-    m = 0 if inputs.products is None else inputs.products.num_variants * inputs.planned.sizes.num_scales
-    if inputs.products is None and options.method == "auto":
+    if inputs.products is None:
         return "exact"
-    if covariance.backend != "cpu" or exact_memory(n, G) > EXACT_BYTES:
-        return "stochastic"
-    exact = len(inputs.phenotypes) * exact_seconds(n, m, G, covariance.overlap) / threads
-    return "exact" if costs_little(exact, USUAL_PASSES[G > 1], n, m) else "stochastic"
+    covariance = inputs.covariance
+    m = inputs.products.num_variants * inputs.planned.sizes.num_scales
+    sizes = (covariance.num_samples, m, covariance.num_components)
+    cheap = covariance.backend == "cpu" and exact_is_cheap(*sizes, covariance.overlap, len(inputs.phenotypes))
+    return "exact" if cheap else "stochastic"
+
+
+def exact_is_cheap(n: int, m: int, num_components: int, overlap: float = 1.0, num_traits: int = 1) -> bool:
+    """Whether ``auto`` takes the exact method, for n samples and m variants: the same on every machine.
+
+    It does where the matrices take at most EXACT_BYTES and one core at most EXACT_SECONDS (:func:`exact_seconds`) or
+    twice the time of a stochastic fit's usual passes.  overlap: components that a variant is in, on average.
+    """
+    if exact_memory(n, num_components, FLOAT32) > EXACT_BYTES:
+        return False
+    return costs_little(
+        exact_seconds(n, m, num_components, overlap, num_traits), USUAL_PASSES[num_components > 1], n, m
+    )
 
 
 def costs_little(seconds: float, passes: float, num_samples: int, num_variants: int) -> bool:
@@ -96,16 +108,17 @@ def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable
         profile=options.profile,
         lrt=ratio_sets(options, layout_of(inputs.covariance).names),
     )
-    together = method == "stochastic" and inputs.covariance.num_components == 1
+    together = method == "exact" or inputs.covariance.num_components == 1
     singles = [slice(i, i + 1) for i in range(len(inputs.phenotypes))]
     for columns in [slice(None)] if together else singles:
         progress = Progress(settings.tol, options.verbose, options.quiet)
         try:
             results = fit_columns(method, inputs, columns, options, settings, progress)
+            for name, result in zip(inputs.phenotypes[columns], results, strict=True):
+                progress.clear()
+                report((name, labelled(result), progress.seconds))
         finally:
             progress.close()
-        for name, result in zip(inputs.phenotypes[columns], results, strict=True):
-            report((name, labelled(result), progress.seconds))
 
 
 def by_moments(method: str, y: np.ndarray, inputs: Inputs, options: Namespace, probes) -> HEResult:
@@ -120,11 +133,11 @@ def by_moments(method: str, y: np.ndarray, inputs: Inputs, options: Namespace, p
 
 
 def fit_columns(method: str, inputs: Inputs, columns: slice, options: Namespace, settings, progress: Progress):
-    """Results of some traits; those of one stochastic call share its checkpoint."""
+    """Results of some traits; those of one stochastic call share its checkpoint, exact ones come one by one."""
     Y, X = inputs.Y[:, columns], inputs.design.X
     counting = CountingCovariance(inputs.covariance, progress.passes)
     if method == "exact":
-        return [fit_exact(Y[:, 0], X, counting, settings, callback=progress.iteration, strict=False)]
+        return exact_fits(Y, X, counting, settings, callback=progress.iteration, strict=False)
     most = inputs.planned.probes(options.max_probes)
     probes = draw_probes(len(Y), most, inputs.planned.rank, options.seed)
     path = checkpoint_path(options.out, inputs.phenotypes[columns])

@@ -231,7 +231,7 @@ def add_model(group) -> None:
         "--method", choices=("auto", "stochastic", "exact", *MOMENTS), default="auto",
         help="exact: dense REML without Monte-Carlo error, for small cohorts; stochastic: matrix-free REML; "
         "he: Haseman-Elston regression; pcgc: the like for a disease's liability, right where cases were chosen (needs "
-        "--prevalence); auto (default): exact where it is cheap (to about 3,000 samples), else stochastic",
+        "--prevalence); auto (default): exact where it is cheap (to 3,000 or 4,000 samples), else stochastic",
     )  # fmt: skip
     group.add_argument(
         "--normalise", choices=("weights", "trace"), default="weights",

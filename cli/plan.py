@@ -185,7 +185,7 @@ def host_plan(sizes: Sizes, method: str, options: Namespace, plan: DevicePlan | 
         return {name: size / 2**20 for name, size in items.items()}
     items["tile"] = width * min(512 * 4 * ((n + 3) // 4), 512 * 8192)
     if method == "exact":
-        return {name: size / 2**20 for name, size in {**items, "matrices": exact_memory(n, G)}.items()}
+        return {name: size / 2**20 for name, size in {**items, "matrices": exact_memory(n, G, width)}.items()}
     probes, rank = min(options.max_probes, 2 * options.first_probes), most_rank(sizes, options)
     if G == 1:
         items["sample blocks"] = width * n * 5 * (4 * options.first_probes + sizes.num_traits)

@@ -23,7 +23,12 @@ class Progress:
         self._bar.update(done - self._bar.n)
 
     def iteration(self, record: Record) -> None:
-        """Called after every iteration; the expected total extrapolates how fast the step shrinks."""
+        """Called after every iteration; the expected total extrapolates how fast the step shrinks.
+
+        A first iteration begins the next of several fits.
+        """
+        if record.iteration == 1:
+            self.seconds = []
         self.seconds.append(time.perf_counter() - self._start)
         each = record.column_passes / record.iteration
         left = max(1.0, math.log10(max(record.decrement / self._tol, 1.0)) / 2) + 1.5
@@ -36,6 +41,10 @@ class Progress:
                 f"{record.pcg_iterations} PCG steps; {record.num_probes} probes; {record.column_passes:.0f} passes",
                 file=sys.stderr,
             )
+
+    def clear(self) -> None:
+        """Take the bar off the screen, for lines that are printed; it is drawn again with the next step."""
+        self._bar.clear()
 
     def close(self) -> None:
         self._bar.close()

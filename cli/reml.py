@@ -72,7 +72,7 @@ def reml_command(options: Namespace, threads: int) -> bool:
         sets_of(options, layout_of(inputs.covariance).names)  # an error comes before any work
         check_prevalence(inputs, options)
         check_folds(inputs, options)
-        method = choose_method(inputs, options, threads)
+        method = choose_method(inputs, options)
         inputs = noted(inputs, options, REML, Run(method, inputs.covariance.num_components, planned.backend))
         say("\n".join([*plan_lines(inputs, method, options, threads), ""]), flush=True)
 

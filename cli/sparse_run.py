@@ -52,7 +52,7 @@ def sparse_command(options: Namespace, threads: int) -> bool:
         return True
     check_all_traits([group], [planned])
     inputs = load_group(tables, group, planned, options)
-    method = choose_method(inputs, options, threads)
+    method = choose_method(inputs, options)
     inputs = noted(inputs, options, SPARSE, Run(method, inputs.covariance.num_components, planned.backend))
     say = (lambda *_, **__: None) if options.quiet else print
     plan = plan_lines(inputs, method, options, threads)

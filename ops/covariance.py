@@ -1,6 +1,6 @@
 """Genotype-defined covariance components as weights in variant space: K_g = Z diag(w_g) Z' / c_g."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -8,7 +8,9 @@ import numpy as np
 from scipy import sparse
 
 from .arguments import as_number, as_sparse_numbers
+from .cpu import CpuProducts
 from .genotypes import PackedGenotypes
+from .relationship import relationship_matrices
 
 
 class Products(Protocol):
@@ -129,6 +131,12 @@ class GenotypeCovariance(OnGenotypes):
     def apply_features(self, theta: np.ndarray, F: np.ndarray) -> np.ndarray:
         """sum_g theta_g K_g B (n, k) from features of B; half a pass."""
         return self.products.z(F, self.weights @ np.asarray(theta, np.float64))
+
+    def kernels(self) -> Iterator[np.ndarray] | None:
+        """Every K_g (n, n) float64 by its upper triangle, on the CPU; None for products elsewhere."""
+        if not isinstance(self.products, CpuProducts):
+            return None
+        return relationship_matrices(self.products, self.weights)
 
     def diagonals(self) -> np.ndarray:
         """(n, G) the diagonal of every K_g; half a pass."""

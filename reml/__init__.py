@@ -26,7 +26,7 @@ from .effects import (
     variant_effects,
 )
 from .enrichment import Enrichment, Wald, enrichment, wald_test
-from .exact import exact_memory, exact_seconds, fit_exact
+from .exact import exact_fits, exact_memory, exact_seconds, fit_exact
 from .fit import fit, fit_traits
 from .he import HEResult, haseman_elston
 from .hooks import Hooks
@@ -113,6 +113,7 @@ __all__ = [
     "draw_probes",
     "effects",
     "enrichment",
+    "exact_fits",
     "exact_memory",
     "exact_probes",
     "exact_scan",

@@ -8,19 +8,23 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
+from scipy import linalg, special
 
 from gpu_reml.ops import CpuProducts, make_covariance, take_variants
 from gpu_reml.ops.arguments import as_matrix, as_numbers, as_vector
+from gpu_reml.ops.relationship import tile_width
 
 from . import spectral
-from .exact import Contrasts, SpectralModel, contrast_kernels, contrasts, exact_seconds
+from .contrasts import Contrasts, contrast_kernels, contrasts
 from .linalg import COLLINEAR, column_lengths, orthonormal_basis, powers_of_two, project
 
 LOG_10 = np.log(10)
 SMALL_P = 1e-280  # under which the incomplete beta function is taken from its continued fraction, in logarithms
 FLAT = 1e-12  # share of a trait's length beside the fixed effects under which it is rounding
 MEDIAN_CHI2 = float(special.chdtri(1, 0.5))
+# Seconds of one core, as those of exact.py: K in float64 of all variants and of those left out, and Z' times a square
+SCANNING = 7.5e-11  # n^2 m
+EIGENVECTORS = 1.3e-10  # n^3
 ROWS = 1024  # variants whose exact features (rows, n - c) float64 are held at once
 
 
@@ -182,9 +186,9 @@ def exact_scan(
     h2 maximises REML without z_j for every group and trait.  beta = z'Py / z'Pz, Student's t with
     s = (y'Py - (z'Py)^2 / z'Pz) / (n-c-1).  Kang et al. 2010, Nat Genet 42:348 (h2 of the null
     model); Lippert et al. 2011, Nat Methods 8:833.
-    Cost (:func:`exact_scan_seconds`): n columns through all genotypes and through those left out, and n and an
-    eigendecomposition for each group; float64 throughout.  Memory: :func:`~gpu_reml.reml.exact.exact_memory` of one
-    component.  Raises ValueError where no weight is left without a group.
+    Cost (:func:`exact_scan_seconds`): half a pass of n columns through all genotypes and through those left out, half
+    a pass and an eigendecomposition for each group; float64 throughout.  Memory: :func:`exact_scan_memory`.
+    Raises ValueError where no weight is left without a group.
     """
     Q, left = left_of_fixed_effects(Y, X)
     n, c = X.shape
@@ -197,12 +201,12 @@ def exact_scan(
     y = basis.coordinates(left / scales)
     kernels = left_out_kernels(genotypes, weights, [left_out for left_out, _ in groups], basis)
     for g, ((_, tested), K) in enumerate(zip(groups, kernels, strict=True)):
-        model = SpectralModel(K[None], y[:, :1])
-        rotated = model.vectors.T @ y
-        thetas = np.stack([_reml_theta(model.values, rotated[:, i]) for i in range(t)])
+        values, vectors = linalg.eigh(K, lower=False, check_finite=False)
+        rotated = vectors.T @ y
+        thetas = np.stack([_reml_theta(values, rotated[:, i]) for i in range(t)])
         h2[g] = thetas[:, 0] / thetas.sum(axis=1)
-        d = thetas[:, :1] * model.values + thetas[:, 1:]  # (t, N)
-        axes = basis.vectors(model.vectors)
+        d = thetas[:, :1] * values + thetas[:, 1:]  # (t, N)
+        axes = basis.vectors(vectors)
         yPy = (rotated.T**2 / d).sum(axis=1)
         testable = np.intersect1d(tested, np.flatnonzero(varies))
         for first in range(0, len(testable), ROWS):
@@ -216,16 +220,24 @@ def exact_scan(
     return ExactScan(make_scan(beta, se, dof), h2)
 
 
+def exact_scan_memory(num_samples: int) -> int:
+    """Peak bytes of :func:`exact_scan` beside the genotypes and the tests: K, K without a group, and its eigenvectors
+    with what they are made from."""
+    return 48 * num_samples**2 + 8 * num_samples * tile_width(num_samples, 8)
+
+
 def exact_scan_seconds(num_samples: int, num_variants: int, num_groups: int) -> float:
-    """Expected wall time of :func:`exact_scan` on one core, that of one more trait being little beside it."""
-    n, diagonalised = num_samples, exact_seconds(num_samples, 0, 1)
-    return 2.5 * (exact_seconds(n, num_variants, 1) - diagonalised) + num_groups * diagonalised
+    """Expected seconds of :func:`exact_scan` on one core, those of one more trait being little beside it."""
+    return SCANNING * num_samples**2 * num_variants + EIGENVECTORS * num_groups * num_samples**3
 
 
 def left_out_kernels(
     genotypes, weights: np.ndarray, groups: Sequence[np.ndarray], basis: Contrasts
 ) -> Iterator[np.ndarray]:
-    """A'K A (N, N) without each group's variants, scaled to tr(K) = n: that of all less that of the group."""
+    """A'K A (N, N) without each group's variants, scaled to tr(K) = n: that of all less that of the group.
+
+    Upper triangles.
+    """
     whole = weighted_kernel(genotypes, weights, basis)
     for g, rows in enumerate(groups):
         others = weights.copy()
@@ -240,9 +252,9 @@ def left_out_kernels(
 
 
 def weighted_kernel(genotypes, weights: np.ndarray, basis: Contrasts) -> np.ndarray:
-    """A'Z diag(w) Z'A (N, N) float64; N column-passes."""
+    """The upper triangle of A'Z diag(w) Z'A (N, N) float64; half a pass of n columns."""
     covariance = make_covariance(CpuProducts(genotypes, np.float64), weights[:, None])
-    return contrast_kernels(covariance, basis)[0] * weights.sum()
+    return next(contrast_kernels(covariance, basis)) * weights.sum()
 
 
 def _reml_theta(values: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from itertools import count, pairwise
+from itertools import chain, count, pairwise
 from operator import add
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +12,7 @@ from scipy import sparse
 from gpu_reml.ops.arguments import as_array, as_block, as_count, as_number, as_symmetric, as_vector
 
 from .contract import CheckedFunction
+from .kernels import kernels_of
 from .linalg import Block, columns, times, zeros_like
 
 Apply = Callable[[np.ndarray], np.ndarray]
@@ -24,7 +25,8 @@ class Covariance(Protocol):
     ``block`` puts an array where the products are computed, in their type; what it returns is a
     :data:`~gpu_reml.reml.linalg.Block`, as are all B and all results here.  ``features(B)`` is whatever makes
     ``inner``, ``gram``, ``apply_each`` and ``apply_features`` cheap: for genotypes Z'B, half a pass.  Features times a
-    small matrix, ``F @ C``, are those of B C.  ``core(B)`` is (G, k, k) B'K_gB without features kept.
+    small matrix, ``F @ C``, are those of B C.  ``core(B)`` is (G, k, k) B'K_gB without features kept.  A covariance may
+    have ``kernels()``, which makes every K_g itself (:func:`~gpu_reml.reml.kernels.kernels_of`), or None.
     """
 
     names: tuple[str, ...]
@@ -53,6 +55,10 @@ class SymmetricMatrix:
 
     def __call__(self, B: np.ndarray) -> np.ndarray:
         return self.K @ B
+
+    def toarray(self) -> np.ndarray:
+        """A copy of K, dense."""
+        return self.K.toarray() if sparse.issparse(self.K) else np.array(self.K)
 
 
 class FunctionCovariance:
@@ -122,6 +128,12 @@ class FunctionCovariance:
                 "FunctionCovariance(..., diagonals=(n, G))"
             )
         return self._diagonals
+
+    def kernels(self):
+        """The matrices themselves where all components are; None where one is known by its products alone."""
+        if not all(isinstance(apply_k, SymmetricMatrix) for apply_k in self.apply_ks):
+            return None
+        return (apply_k.toarray() for apply_k in self.apply_ks)
 
     def apply(self, theta, B):
         out = np.zeros_like(B)
@@ -229,6 +241,9 @@ class MixedCovariance:
 
     def _back(self, image: Block, near: bool) -> Block:
         return image if near else self.block(np.asarray(image))
+
+    def kernels(self):
+        return chain.from_iterable(map(kernels_of, self.parts))
 
     def block(self, array):
         return self.parts[0].block(array)
@@ -441,7 +456,7 @@ class CountingCovariance:
     """Another covariance with its column-passes counted: one is a product with one vector, both directions.
 
     ``column_passes`` adds up k for ``apply``, k / 2 for ``features``, ``core`` and ``apply_features``, overlap k / 2
-    for ``apply_each``,
+    for ``apply_each``, overlap n / 2 for ``kernels``,
     times the covariance's ``sweeps`` (reads of the genotypes in a product) where those are not one.
     """
 
@@ -449,7 +464,7 @@ class CountingCovariance:
         self._covariance = covariance
         self._callback = callback
         self.column_passes = 0.0
-        self.calls = {"apply": 0, "features": 0, "core": 0, "apply_each": 0, "apply_features": 0}
+        self.calls = {"apply": 0, "features": 0, "core": 0, "apply_each": 0, "apply_features": 0, "kernels": 0}
 
     def __getattr__(self, name):
         return getattr(self._covariance, name)
@@ -467,6 +482,12 @@ class CountingCovariance:
     def features(self, B):
         self._count("features", B.shape[1] / 2)
         return self._covariance.features(B)
+
+    def kernels(self):
+        made = self._covariance.kernels() if hasattr(self._covariance, "kernels") else None
+        if made is not None:
+            self._count("kernels", self._covariance.overlap * self._covariance.num_samples / 2)
+        return made
 
     def core(self, B):
         self._count("core", B.shape[1] / 2)

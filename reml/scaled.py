@@ -7,6 +7,7 @@ import numpy as np
 from gpu_reml.ops.arguments import as_numbers
 
 from .covariance import Covariance, diagonals_of, refuse_layout
+from .kernels import kernels_of
 from .linalg import Block, column_dots, gram, scale_rows
 
 
@@ -47,6 +48,9 @@ class ScaledCovariance:
     def diagonals(self) -> np.ndarray:
         """(n, G) the diagonal of every component; half a pass."""
         return self.scale[:, None] ** 2 * diagonals_of(self.base)
+
+    def kernels(self):
+        return map(lambda K: self.scale[:, None] * K * self.scale, kernels_of(self.base))
 
     def block(self, array):
         return self.base.block(array)
@@ -107,6 +111,9 @@ class DiagonalCovariance:
     def diagonals(self) -> np.ndarray:
         """(n, J)."""
         return self.values
+
+    def kernels(self):
+        return (np.diag(column) for column in self.values.T)
 
     def apply(self, theta, B):
         return scale_rows(B, self.block((self.values @ np.asarray(theta, np.float64))[:, None]))

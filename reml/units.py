@@ -9,6 +9,7 @@ import numpy as np
 
 from .covariance import Covariance, squares_of
 from .hooks import Hooks
+from .kernels import kernels_of
 from .residuals import layout_of
 from .result import FitResult
 from .tables import Components
@@ -42,6 +43,9 @@ class UnitCovariance:
 
     def diagonals(self) -> np.ndarray:
         return self.base.diagonals() / self.factors
+
+    def kernels(self):
+        return map(np.divide, kernels_of(self.base), self.factors)
 
     def apply(self, theta, B):
         return self.base.apply(np.asarray(theta, np.float64) / self.factors, B)

@@ -14,6 +14,8 @@ N, M = 400, 16000
 COMMANDS = {
     "one component": (main, ["--method", "stochastic"]),
     "by chromosome": (main, ["--method", "stochastic", "--by-chromosome", "--max-probes", "64"]),
+    "exact": (main, ["--method", "exact"]),
+    "exact, by chromosome": (main, ["--method", "exact", "--by-chromosome"]),
     "relax": (relax.main, ["--n-groups", "2", "--outer-iters", "2"]),
     "sparse": (sparse.main, ["--method", "stochastic", "--outer-max", "1"]),
     "gwas": (gwas.main, []),

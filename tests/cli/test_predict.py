@@ -89,7 +89,7 @@ def run(out, *arguments):
             io.write_all(outcome.files)
             found[name] = SimpleNamespace(result=result, lines=outcome.lines)
 
-        run_method(choose_method(inputs, options, 1), inputs, options, finish)
+        run_method(choose_method(inputs, options), inputs, options, finish)
     return found
 
 

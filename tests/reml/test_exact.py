@@ -4,19 +4,18 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
-from gpu_reml.reml import ConvergenceError, CountingCovariance, FitSettings, Status
-from gpu_reml.reml.exact import (
-    DenseModel,
-    contrast_kernels,
-    contrasts,
-    exact_memory,
-    exact_seconds,
-    fit_exact,
-)
+from gpu_reml.reml import ConvergenceError, CountingCovariance, FitSettings, Status, as_covariance, exact_fits
+from gpu_reml.reml.contrasts import contrasts
+from gpu_reml.reml.dense import DenseModel, Diagonalised
+from gpu_reml.reml.exact import exact_memory, exact_seconds, fit_exact, kernels_on
+from gpu_reml.reml.kernels import kernels_of
 from gpu_reml.reml.linalg import orthonormal_basis
-from gpu_reml.reml.search import derivatives, line_search
+from gpu_reml.reml.scaled import DiagonalCovariance, ScaledCovariance
+from gpu_reml.reml.search import Secant, derivatives, line_search, with_secants
 from gpu_reml.reml.step import ai_step
+from gpu_reml.reml.units import UnitCovariance
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.small import covariance_of, make_cohort
 
@@ -150,7 +149,7 @@ def test_no_step_loses_likelihood(cohorts):
 def test_a_step_that_overshoots_is_cut_until_it_gains(cohorts):
     cohort = cohorts[2]
     basis = contrasts(orthonormal_basis(cohort.X))
-    model = DenseModel(contrast_kernels(covariance_of(cohort), basis), basis.coordinates(cohort.y[:, None]))
+    model = DenseModel(kernels_on(covariance_of(cohort), basis), basis.coordinates(cohort.y[:, None]))
     lower, start = np.zeros(3), model.at(np.array([0.2, 0.2, 0.6]) * cohort.y.var())
     score, ai = derivatives(model, start)
     step = ai_step(start.theta, score, ai, lower)
@@ -201,7 +200,7 @@ def test_the_callback_sees_every_record_and_the_passes_are_counted(cohorts):
     found = fit_exact(cohort.y, cohort.X, counting, callback=seen.append)
     assert tuple(seen) == found.history
     c = cohort.X.shape[1]
-    forming = (cohort.n - c) * (1 + counting.overlap) / 2
+    forming = counting.overlap * cohort.n / 2
     assert found.column_passes == counting.column_passes == pytest.approx(forming + 1.5 * c + 1)
 
 
@@ -213,31 +212,107 @@ def test_the_contrasts_are_an_orthonormal_basis_of_the_complement(c):
     X[: min(c, 2)] *= -50  # leading rows of either sign and any size
     Q = orthonormal_basis(X)
     basis = contrasts(Q)
-    A = basis.columns(0, n - c)
+    A = basis.vectors(np.eye(n - c))
     np.testing.assert_allclose(A.T @ A, np.eye(n - c), atol=1e-13)
     np.testing.assert_allclose(Q.T @ A, 0, atol=1e-13)
     B, C = rng.standard_normal((n, 3)), rng.standard_normal((n - c, 3))
     np.testing.assert_allclose(basis.coordinates(B), A.T @ B, atol=1e-13)
     np.testing.assert_allclose(basis.vectors(C), A @ C, atol=1e-13)
+    K = B @ B.T
+    np.testing.assert_allclose(np.triu(basis.restrict(np.triu(K))), np.triu(A.T @ K @ A), atol=1e-12)
 
 
-def test_kernels_do_not_depend_on_the_blocks_they_are_formed_in(cohorts, monkeypatch):
-    cohort = cohorts[2]
-    basis = contrasts(orthonormal_basis(cohort.X))
-    A = basis.columns(0, cohort.n - cohort.X.shape[1])
-    for width in (7, 1000):
-        monkeypatch.setattr("gpu_reml.reml.exact.BLOCK_COLUMNS", width)
-        for K, dense in zip(contrast_kernels(covariance_of(cohort), basis), cohort.Ks, strict=True):
-            np.testing.assert_allclose(K, A.T @ dense @ A, atol=1e-12)
-            np.testing.assert_array_equal(K, K.T)
+def test_kernels_are_the_same_however_the_covariance_makes_them(cohorts, monkeypatch):
+    """Tiles of few variants, products with the identity, matrices, and components scaled, mixed and in other units."""
+    cohort = cohorts[3]
+    monkeypatch.setattr("gpu_reml.ops.relationship.LEAST_VARIANTS", 30)
+    monkeypatch.setattr("gpu_reml.ops.relationship.TILE_BYTES", 1)
+    genotypes, scale = covariance_of(cohort), np.random.default_rng(0).uniform(0.5, 2, cohort.n)
+    functions = [(K.__matmul__, np.trace(K)) for K in cohort.Ks]
+    scaled = ScaledCovariance(genotypes, scale)
+    made = {
+        "genotypes": (genotypes, cohort.Ks),
+        "functions": (as_covariance(functions, cohort.n), cohort.Ks),
+        "matrices, one of them sparse": (as_covariance([*cohort.Ks[:2], csr_array(cohort.Ks[2])]), cohort.Ks),
+        "scaled": (scaled, [scale[:, None] * K * scale for K in cohort.Ks]),
+        "mixed": (as_covariance([genotypes.only(1), *functions[:1]]), [cohort.Ks[1], cohort.Ks[0]]),
+        "other units": (UnitCovariance(genotypes, np.array([10.0, 1, 0.1])), [cohort.Ks[0] / 10, *cohort.Ks[1:]]),
+        "diagonals": (DiagonalCovariance(scale[:, None], ["noise"], genotypes), [np.diag(scale)]),
+    }
+    made["other units"][1][2] = 10 * cohort.Ks[2]
+    for name, (covariance, expected) in made.items():
+        found = [np.triu(K) for K in kernels_of(covariance)]
+        np.testing.assert_allclose(found, np.triu(expected), atol=1e-12, err_msg=name)
+
+
+def test_kernels_from_float32_products_are_summed_in_float64(cohorts, monkeypatch):
+    monkeypatch.setattr("gpu_reml.ops.relationship.LEAST_VARIANTS", 10)
+    monkeypatch.setattr("gpu_reml.ops.relationship.TILE_BYTES", 1)
+    cohort = cohorts[1]
+    (found,) = kernels_of(covariance_of(cohort, np.float32))
+    assert np.abs(np.triu(found - cohort.Ks[0])).max() < 3e-7
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 60])
+def test_a_diagonalised_component_is_the_matrix_it_was_made_from(size):
+    rng = np.random.default_rng(size)
+    B, vectors = rng.standard_normal((size, size // 2 + 1)), rng.standard_normal((size, 3))
+    K = B @ B.T  # of half the rank
+    found = Diagonalised(np.triu(K))
+    np.testing.assert_allclose(found.values, np.linalg.eigvalsh(K), atol=1e-12)
+    np.testing.assert_allclose(found.back(found.values[:, None] * found.rotate(vectors)), K @ vectors, atol=1e-12)
+    np.testing.assert_allclose(found.back(found.rotate(vectors)), vectors, atol=1e-13)
+    np.testing.assert_allclose([found.traces[0], found.inner[0, 0]], [np.trace(K), np.sum(K * K)], rtol=1e-12)
+
+
+def test_phenotypes_share_their_matrices_and_nothing_else(cohorts):
+    for G in (1, 3):
+        cohort = cohorts[G]
+        Y = np.column_stack([cohort.y, np.random.default_rng(0).standard_normal(cohort.n)])
+        counting = CountingCovariance(covariance_of(cohort))
+        together = list(exact_fits(Y, cohort.X, counting))
+        assert counting.calls["kernels"] == 1
+        for y, found in zip(Y.T, together, strict=True):
+            alone = fit_exact(y, cohort.X, covariance_of(cohort))
+            np.testing.assert_allclose(found.theta, alone.theta, rtol=1e-9)
+            np.testing.assert_allclose(found.fixed_effects.estimate, alone.fixed_effects.estimate, rtol=1e-9)
+
+
+def test_falls_of_the_score_save_iterations(cohorts, monkeypatch):
+    """The average information is off by chance, and each step would leave the same share of the way."""
+
+    def iterations():
+        fits = (fit_exact(cohorts[G].y, cohorts[G].X, cohorts[G].Ks) for G in (3, 4, 5))
+        return sum(len(found.history) for found in fits)
+
+    with_them = iterations()
+    monkeypatch.setattr("gpu_reml.reml.search.SECANTS", 0)
+    assert with_them <= iterations() - 4
+
+
+def test_a_secant_makes_the_information_fall_along_its_step_as_the_score_did():
+    rng = np.random.default_rng(3)
+    B = rng.standard_normal((4, 4))
+    ai, step = B @ B.T + np.eye(4), rng.standard_normal(4)
+    fall = 0.7 * ai @ step + 0.1 * np.linalg.norm(ai @ step) * rng.standard_normal(4)
+    found = with_secants(ai, [Secant(rng.standard_normal(4), ai @ ai @ step), Secant(step, fall)])
+    np.testing.assert_allclose(found @ step, fall, rtol=1e-10)
+    np.testing.assert_allclose(found, found.T)
+    assert np.linalg.eigvalsh(found)[0] > 0
+    convex = Secant(step, -fall)  # where the likelihood is not concave, the average information is all there is
+    np.testing.assert_array_equal(with_secants(ai, [convex]), ai)
 
 
 def test_the_plan_grows_as_the_work_does():
-    assert exact_memory(2000, 5) == pytest.approx(4 * exact_memory(1000, 5), rel=0.01)
-    assert exact_memory(2000, 9) - exact_memory(2000, 5) == 4 * 8 * 2000**2
+    three = 24 * 2000**2  # matrices (n, n), beside triangles of every component and a tile
+    assert three < exact_memory(2000, 1, 4) < 1.25 * three
+    assert exact_memory(2000, 22, 4) < three + 22 * 4 * 2000**2 / 2 * 1.07 + 0.25 * three
+    assert exact_memory(2000, 9) - exact_memory(2000, 5) == pytest.approx(4 * 8 * 2000**2 / 2, rel=0.07)
     assert exact_seconds(2000, 10_000, 1) < exact_seconds(2000, 10_000, 5) < exact_seconds(2000, 10_000, 50)
     assert exact_seconds(2000, 10**6, 1) > 5 * exact_seconds(2000, 10**4, 1)
     assert exact_seconds(8000, 1000, 3) > 8 * exact_seconds(2000, 1000, 3)
+    assert exact_seconds(2000, 10_000, 1, num_traits=9) == exact_seconds(2000, 10_000, 1)
+    assert exact_seconds(2000, 10_000, 5, num_traits=9) > 5 * exact_seconds(2000, 10_000, 5)
 
 
 def test_eigenvalues_that_float32_makes_negative_are_outside_of_the_search_without_a_warning():

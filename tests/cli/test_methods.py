@@ -1,0 +1,59 @@
+"""Which method ``--method auto`` takes."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from gpu_reml.cli.methods import choose_method, exact_is_cheap
+
+
+def chosen(
+    n: int, m: int, num_components: int, method: str = "auto", backend: str = "cpu", overlap: float = 1.0
+) -> str:
+    sizes = SimpleNamespace(num_scales=1)
+    covariance = SimpleNamespace(num_samples=n, num_components=num_components, backend=backend, overlap=overlap)
+    inputs = SimpleNamespace(
+        covariance=covariance,
+        products=SimpleNamespace(num_variants=m),
+        planned=SimpleNamespace(sizes=sizes),
+        phenotypes=("trait",),
+    )
+    return choose_method(inputs, SimpleNamespace(method=method))
+
+
+@pytest.mark.parametrize(("n", "m", "num_components"), [(2_000, 10_000, 22), (3_800, 20_000, 1), (4_600, 30_000, 1)])
+def test_the_method_does_not_depend_on_the_threads_of_the_machine(monkeypatch, n, m, num_components):
+    found = set()
+    for threads in (1, 64):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+        monkeypatch.setattr(os, "cpu_count", lambda threads=threads: threads)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, threads=threads: set(range(threads)), raising=False)
+        found.add(chosen(n, m, num_components))
+    assert len(found) == 1
+
+
+def test_small_cohorts_are_answered_exactly_and_large_ones_are_not():
+    assert {chosen(n, 10_000, 1) for n in (100, 1_000, 2_000, 4_000)} == {"exact"}
+    assert {chosen(n, 10_000, 22) for n in (100, 1_000, 3_000)} == {"exact"}
+    assert {chosen(*sizes) for sizes in ((5_000, 50_000, 1), (5_000, 10_000, 22), (20_000, 100_000, 1))} == {
+        "stochastic"
+    }
+
+
+def test_an_answer_that_takes_longer_is_worth_it_where_the_stochastic_one_does_too():
+    """The columns of both grow with the variants, so there the fewest samples are exact for any number of variants."""
+    assert chosen(1_000, 10**7, 22) == chosen(500, 10**7, 1) == "exact"
+    assert chosen(3_000, 10**7, 1) == chosen(9_000, 10**7, 22) == "stochastic"
+
+
+def test_what_is_asked_for_is_taken_and_a_device_answers_stochastically():
+    assert chosen(10**6, 10**6, 1, method="exact") == "exact"
+    assert chosen(100, 100, 1, method="he") == "he"
+    assert chosen(100, 100, 1, backend="cuda") == "stochastic"
+
+
+def test_overlap_and_traits_that_cost_more_count():
+    assert exact_is_cheap(2_000, 50_000, 40) and not exact_is_cheap(2_000, 50_000, 40, overlap=20)
+    assert exact_is_cheap(2_500, 10_000, 22) and not exact_is_cheap(2_500, 10_000, 22, num_traits=10)
+    assert exact_is_cheap(2_500, 10_000, 1, num_traits=10)  # which is diagonalised once
