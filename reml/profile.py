@@ -182,19 +182,20 @@ def found_end(
 ) -> Trials:
     """The value on the side of ``guess`` at which sqrt(2 drop) is ``target``, or the edge.
 
-    An edge that is 0 is a value to look at; h2 of 1 is approached by halves.
+    An edge that is 0 is a value to look at; h2 of 1 is approached by halves.  NaN where a likelihood is not known, or
+    only to half of what it has to fall by.
     """
     if peak == edge:
         return Trials({}, edge)
     drops: dict[float, Drop] = {}
     inner, outer, value = (peak, 0.0), None, guess
     for _ in range(MOST_TRIALS):
-        closed = edge == 0
-        if (value - edge) * np.sign(guess - peak) >= 0:
-            value = edge if closed else (inner[0] + edge) / 2
+        last = edge if edge == 0 else (inner[0] + edge) / 2
+        if (value - last) * np.sign(guess - peak) >= 0:
+            value = last
         drops[value] = drop(value)
         root = float(np.sqrt(2 * max(drops[value].value, 0.0)))
-        if np.isnan(root):
+        if np.isnan(root) or drops[value].mc_se > target**2 / 4:
             return Trials(drops)
         if abs(root - target) <= tol:
             return Trials(drops, value)

@@ -4,14 +4,18 @@ That the maxima themselves err adds to a ratio only half of their squared error 
 0.005 a component where mc_se is a tenth of se.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from .likelihood_ratio import RatioTest, law_of_fit, others, ratio_test, tested_sets, without
 from .probes import Probes
 from .reduced_fit import Walk, ended, state_at
-from .reduced_model import Model, Problem
+from .reduced_model import Model, Problem, most_basis
 from .result import Status
 from .rise import end_at, rise
+
+ROOM = 2  # times as many vectors as for the fit
 
 
 def maximum(
@@ -25,16 +29,37 @@ def maximum(
     return state.model, state.walks[0]
 
 
+def with_room(problem: Problem, model: Model) -> Problem:
+    """The problem with a basis that may be larger: it has to answer at two thetas, and is not to be started again."""
+    solver = problem.settings.solver
+    limit = ROOM * most_basis(problem, model.num_traits + model.num_probes)
+    return problem._replace(settings=replace(problem.settings, solver=replace(solver, most_basis=limit)))
+
+
+def started_again(before: Model, after: Model) -> bool:
+    """Whether a basis is no extension of the one before."""
+    return after.basis.U[0] is not before.basis.U[0]
+
+
 def reduced_ratio_tests(problem: Problem, probes: Probes, model: Model, walk: Walk) -> tuple[RatioTest, ...]:
-    """The tests that the settings ask for, at the end of a trait's fit; each extends the basis for those after it."""
-    tests, layout, theta = [], problem.layout, walk.theta
+    """The tests that the settings ask for, at the end of a trait's fit; each extends the basis for those after it.
+
+    NaN where a smaller model does not converge, or the basis has no room to answer at both maxima.
+    """
+    tests, layout, theta, problem = [], problem.layout, walk.theta, with_room(problem, model)
+    latest = model
     for tested in tested_sets(problem.settings.lrt, layout.names):
         names, end, ratio = [layout.names[g] for g in tested], walk, (0.0, 0.0)
         if (theta[tested] != 0).any():
-            model, end = maximum(problem, probes, model, without(theta, tested), others(layout, tested), walk.trait)
-            ends = (end_at(problem, model, at) for at in (end.theta, theta))
-            found = rise(problem, model, *ends, walk.trait)
-            ratio = (2 * found.value, 2 * found.mc_se) if end.status is Status.CONVERGED else (np.nan, np.nan)
+            start, kept, ratio = without(theta, tested), others(layout, tested), (np.nan, np.nan)
+            for basis in (latest, model):  # where what others have left takes the room
+                larger, end = maximum(problem, probes, basis, start, kept, walk.trait)
+                if not started_again(basis, larger):
+                    break
+            if end.status is Status.CONVERGED and not started_again(basis, larger):
+                latest = larger
+                found = rise(problem, larger, *(end_at(problem, larger, at) for at in (end.theta, theta)), walk.trait)
+                ratio = 2 * found.value, 2 * found.mc_se
         law = law_of_fit(end.point.ai, layout, end.theta, problem.lower, tested)
         tests.append(ratio_test(names, *ratio, law))
     return tuple(tests)

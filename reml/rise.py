@@ -10,14 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cross_fit import Traces, fixed_controls, inverse_controls, num_controls
+from .cross_fit import MOST_CONTROLS, Traces, fixed_controls, inverse_controls, num_controls
 from .reduced import reduced_v
 from .reduced_model import Model, Problem
 
 NODES = 4  # of the Gauss rule to begin with
 MOST_NODES = 64
 QUADRATURE = 1e-6  # error of y's part of a log-likelihood, whose integral is known, at which the nodes are enough
-CONTROLS = 2
 
 
 class End(NamedTuple):
@@ -41,7 +40,8 @@ class Rise(NamedTuple):
     @property
     def mc_se(self) -> float:
         """Monte-Carlo standard error: nan for under 16 probes, 0 for exact ones."""
-        return 0.0 if self.exact else float(np.sqrt(Traces(self.per_probe[None], CONTROLS).covariance[0, 0]))
+        controls = num_controls(len(self.per_probe))
+        return 0.0 if self.exact else float(np.sqrt(Traces(self.per_probe[None], controls).covariance[0, 0]))
 
     def __add__(self, other: "Rise") -> "Rise":
         """One rise after another, with the same probes though the basis may have changed between them."""
@@ -87,7 +87,7 @@ def rise(problem: Problem, model: Model, before: End, after: End, trait: int = 0
     path, y, z = Path(T, before.residual, change), model.trait(trait)[:, 0], model.probes
     fixed = fixed_controls(T, model.chains, z, np.array([before.trace, after.trace]))
     ypy = path.form(1.0, y) - path.form(0.0, y)
-    logdet, controls = np.zeros(z.shape[1]), np.zeros((CONTROLS, z.shape[1]))
+    logdet, controls = np.zeros(z.shape[1]), np.zeros((MOST_CONTROLS, z.shape[1]))
     for s, weight in zip(*rule(path, y, -ypy), strict=True):
         theta, speed = path.at(s)
         V = reduced_v(T, theta)
@@ -96,8 +96,9 @@ def rise(problem: Problem, model: Model, before: End, after: End, trait: int = 0
         # P's own trace is (n - c - sum_h theta_h tr(P K_h)) / theta_e
         each = speed * np.array([-1.0, 1.0]) - change * theta[:-1]
         logdet += weight * (each @ values + change * problem.dimension)
-        controls += weight * np.stack([each @ inverse, each @ fixed.off])
-    if not model.exact and problem.settings.probes.control_variates and num_controls(z.shape[1]) >= CONTROLS:
+        controls += weight * np.stack([part @ known for part in (each, theta[:-1]) for known in (inverse, fixed.off)])
+    if not model.exact and problem.settings.probes.control_variates:
+        controls = controls[: num_controls(z.shape[1])]
         X = (controls - controls.mean(axis=1, keepdims=True)).T
         logdet -= np.linalg.lstsq(X, logdet - logdet.mean(), rcond=None)[0] @ controls
     return Rise(-(logdet + ypy) / 2, model.exact)

@@ -16,7 +16,7 @@ class SolverSettings:
     square, and ``final`` for y.
     ``quadrature``: change of a log-determinant between two Lanczos steps, per sample.  ``most_basis``: vectors of the
     reduced model, beyond which it is started again from the present solutions; None: 1,024, or as many as 256 MiB of
-    its matrices have room for.
+    its matrices have room for; likelihood ratios and profiles may have twice as many.
     """
 
     y: float = 1e-4

@@ -202,3 +202,24 @@ def test_steps_along_directions_are_the_best_within_the_bounds():
         )
         value = step.direction @ ai @ step.direction / 2 - score @ step.direction
         assert value <= best.fun + 1e-8
+
+
+def test_a_basis_without_room_for_two_maxima_leaves_ratios_and_profiles_unknown_and_not_wrong():
+    cohort = make_cohort(300, 900, 2, seed=4, h2=0.6)
+    arguments = cohort.y, cohort.X, covariance_of(cohort, np.float32), draw_probes(cohort.n, 16, 0, 1)
+    probes, asked = ProbeSettings(first=16, mc_target=10), replace(TESTS, profile=True)
+    wide = fit(*arguments, replace(asked, probes=probes))
+    narrow = fit(*arguments, replace(asked, probes=probes, solver=SolverSettings(most_basis=68)))
+    assert wide.rank > 68 and narrow.converged
+    assert np.isfinite([test.statistic for test in wide.ratio_tests]).all()
+    for test, other in zip(narrow.ratio_tests, wide.ratio_tests, strict=True):
+        if np.isnan(test.statistic):
+            assert np.isnan(test.p)
+        else:
+            assert abs(test.statistic - other.statistic) <= 4 * np.hypot(test.mc_se, other.mc_se)
+    unknown = [curve for curve in narrow.profiles if np.isnan([curve.lower, curve.upper]).any()]
+    assert unknown and "NA" in narrow.summary()
+    for curve, other, se in zip(narrow.profiles, wide.profiles, [*wide.variances.se[:2], wide.h2.se[-1]], strict=True):
+        for end in ("lower", "upper"):
+            if np.isfinite(getattr(curve, end)):
+                assert abs(getattr(curve, end) - getattr(other, end)) <= 0.5 * se

@@ -115,17 +115,28 @@ def test_the_reduced_model_finds_the_ends_of_dense_searches(constrain):
             assert mine.lower == 0 and mine.lower_mc_se == 0
 
 
-def test_random_probes_leave_ends_the_error_that_is_stated():
-    cohort = make_cohort(200, 600, 2, seed=4, h2=0.6)
-    expected = fit_exact(cohort.y, cohort.X, covariance_of(cohort), PROFILE)
+def stochastic(cohort):
     settings = replace(PROFILE, probes=ProbeSettings(first=32, mc_target=10))
-    found = fit(cohort.y, cohort.X, covariance_of(cohort, np.float32), draw_probes(cohort.n, 32, 0, 2), settings)
+    return fit(cohort.y, cohort.X, covariance_of(cohort, np.float32), draw_probes(cohort.n, 32, 0, 2), settings)
+
+
+def test_random_probes_leave_ends_the_error_that_is_stated():
+    cohort = make_cohort(250, 1500, 2, seed=2, h2=0.4)
+    expected, found = fit_exact(cohort.y, cohort.X, covariance_of(cohort), PROFILE), stochastic(cohort)
     errors = [*expected.variances.se[:2], expected.h2.se[-1]]
     for mine, dense, se in zip(found.profiles, expected.profiles, errors, strict=True):
         for name in ("lower", "upper"):
             off = abs(getattr(mine, name) - getattr(dense, name))
             assert off <= 4 * getattr(mine, f"{name}_mc_se") + 0.02 * se
         assert mine.upper_mc_se < 0.5 * se
+
+
+def test_an_end_that_the_probes_cannot_tell_is_unknown_and_not_the_edge():
+    """Near h2 of 1 the log-likelihood of so few probes errs by more than it has to fall."""
+    found = stochastic(make_cohort(200, 600, 2, seed=4, h2=0.6))
+    h2 = found.profiles[-1]
+    assert np.isnan(h2.upper) and np.isnan(h2.upper_mc_se) and found.profile is None
+    assert 0 < h2.lower < h2.estimate and "NA" in found.summary().splitlines()[-1]
 
 
 def test_an_end_is_found_on_curves_that_are_no_parabola_and_at_bounds():
