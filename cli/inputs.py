@@ -16,7 +16,7 @@ from gpu_reml.reml.traits import make_traits
 
 from .components import components, expected_components, has_builders, with_alpha
 from .model import Model, Parts, assemble, planned_parts, read_parts
-from .plan import Sizes, backend_for, budget_of, device_plan, most_rank
+from .plan import Room, Sizes, backend_for, budget_of, device_plan, host_room, sketch_rank
 from .smile import check_smile, planned_smile, smile_covariance, smile_weights, wants_smile
 from .sources import Loaded, Sources, load, read_sources
 from .wording import in_names
@@ -35,15 +35,26 @@ class Planned(NamedTuple):
     sizes: Sizes
     rank: int
     device: DevicePlan | None
+    room: Room | None
 
     def probes(self, allowed: int) -> int:
         """Most probes, of those allowed, that there is room for."""
-        return allowed if self.device is None or self.device.probes is None else min(allowed, self.device.probes)
+        planned = self.device or self.room
+        return allowed if planned is None or planned.probes is None else min(allowed, planned.probes)
 
     @property
     def columns(self) -> int | None:
         """Most columns worked on at once; None for all."""
-        return None if self.device is None else self.device.columns
+        if self.device is not None:
+            return self.device.columns
+        return None if self.room is None else self.room.choice.columns
+
+    @property
+    def basis(self) -> int | None:
+        """Most vectors of the basis of several components; None where there is none."""
+        if self.device is not None:
+            return self.device.basis or None
+        return None if self.room is None else self.room.choice.basis
 
 
 class Inputs(NamedTuple):
@@ -168,9 +179,14 @@ def plan_group(tables: Tables, group: Group, options: Namespace) -> Planned:
     if wants_smile(options):
         sizes = sizes._replace(block_bytes=planned_smile(options, sizes.num_variants).num_bytes)
     backend = backend_for(options) if tables.sources.files else "cpu"
-    plan = device_plan(sizes, options) if backend == "cuda" else None
-    rank = most_rank(sizes, options) if plan is None else plan.rank
-    return Planned(design, backend, sizes, rank, plan)
+    device, room = rooms(sizes, backend, options)
+    return Planned(design, backend, sizes, sketch_rank(sizes, options, device), device, room)
+
+
+def rooms(sizes: Sizes, backend: str, options: Namespace) -> tuple[DevicePlan | None, Room | None]:
+    """What a fit is given on a device, or else on the CPU."""
+    on_device = backend == "cuda"
+    return device_plan(sizes, options) if on_device else None, None if on_device else host_room(sizes, options)
 
 
 def expected(sources: Sources, options: Namespace) -> tuple[int, int]:

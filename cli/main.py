@@ -87,7 +87,7 @@ def report_failure(name: str, error: Exception) -> int:
     if isinstance(error, RuntimeError):
         raise error
     if isinstance(error, MemoryError):
-        remedy = SMALLER.get(name, "use fewer --max-probes, a smaller --precond-rank or fewer components")
+        remedy = SMALLER.get(name, "use fewer --max-probes or fewer components")
         error = f"out of memory ({error}); {remedy}"
     elif isinstance(error, ArithmeticError):
         raise error

@@ -17,6 +17,7 @@ from gpu_reml.reml import (
     HEResult,
     Hooks,
     ProbeSettings,
+    SolverSettings,
     draw_probes,
     exact_fits,
     exact_memory,
@@ -32,7 +33,7 @@ from gpu_reml.reml import (
 from .component_tests import ratio_sets
 from .inputs import Inputs
 from .model import sums_of
-from .options import MOMENTS
+from .options import HE_PROBES, MOMENTS
 from .outputs import safe_name
 from .progress import Progress
 
@@ -40,7 +41,6 @@ EXACT_SECONDS = 10.0  # of one core: an answer without Monte-Carlo error is wort
 EXACT_BYTES = 1 << 30
 FLOAT32 = 4  # bytes of a number of products
 PASS_FLOPS = 1e11  # a second of one core, of genotype products
-HE_PROBES = 64
 USUAL_PASSES = (150, 700)  # of a stochastic fit, one and several components
 
 
@@ -99,6 +99,7 @@ def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable
         return
     settings = FitSettings(
         max_iterations=options.max_iterations,
+        solver=SolverSettings(most_basis=inputs.planned.basis),
         probes=ProbeSettings(
             first=min(options.first_probes, options.max_probes),
             mc_target=options.mc_target,
@@ -139,7 +140,7 @@ def fit_columns(method: str, inputs: Inputs, columns: slice, options: Namespace,
     if method == "exact":
         return exact_fits(Y, X, counting, settings, callback=progress.iteration, strict=False)
     most = inputs.planned.probes(options.max_probes)
-    probes = draw_probes(len(Y), most, inputs.planned.rank, options.seed)
+    probes = draw_probes(len(Y), most, 0, options.seed)
     path = checkpoint_path(options.out, inputs.phenotypes[columns])
     identity = fingerprint(inputs, Y, options)
     resume = None
@@ -203,7 +204,6 @@ def fingerprint(inputs: Inputs, Y: np.ndarray, options: Namespace) -> dict[str, 
         "--max-probes": options.max_probes,
         "--first-probes": options.first_probes,
         "--mc-target": options.mc_target,
-        "--precond-rank": options.precond_rank,
         "--dtype": options.dtype,
         "--lrt": options.lrt is not None,
         "--no-constrain": not options.constrain,

@@ -24,6 +24,7 @@ from .smile_options import add_smile
 from .wording import in_flags
 
 # Methods that match moments: they have no likelihood, no bounds and no iterations.
+HE_PROBES = 64  # that they take
 MOMENTS = {"he": "Haseman-Elston regression", "pcgc": "phenotype-correlation genotype-correlation regression"}
 
 EPILOG = """\
@@ -44,8 +45,14 @@ IGNORED = {
     "--call-width": ({"type": count, "metavar": "N"}, "variants worked on at once follow from the memory there is"),
     "--slq-samples": ({"type": positive_int, "metavar": "N"}, "log-determinants take all probes"),
     "--slq-m": ({"type": positive_int, "metavar": "N"}, "and as many steps as they need"),
-    "--slq-mode": ({"choices": ("raw", "projected_core_residual")}, "with the preconditioner, where one is made"),
-    "--precond-refresh-reldp": ({"type": not_negative, "metavar": "X"}, "it is made anew where that pays"),
+    "--slq-mode": (
+        {"choices": ("raw", "projected_core_residual")},
+        "within the basis of a fit, and checked",
+    ),
+    "--precond-refresh-reldp": (
+        {"type": not_negative, "metavar": "X"},
+        "a basis that follows the variances takes its place",
+    ),
     "--precond-type": ({"choices": ("projected_core",)}, "there is one"),
 }
 
@@ -313,7 +320,8 @@ def add_compute(group) -> None:
         "--precond-rank",
         type=count,
         metavar="R",
-        help="rank of the preconditioner, made at once (default: 3 sqrt(n), at most n / 4, made only when it pays)",
+        help="rank of the preconditioner of solves after a fit, for effects, predictions and --reliability (default "
+        "none; for --reliability 3 sqrt(n), at most n / 4), and of those of gpu-reml-sparse; fits need none",
     )
     group.add_argument(
         "--gpu-budget-gib", "--gpu-budget-gb", dest="gpu_budget_gib", type=gibibytes, default=0.0, metavar="GIB",

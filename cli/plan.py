@@ -1,19 +1,24 @@
 """The memory plan of an analysis, from sizes alone: no genotype is read for it."""
 
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from gpu_reml import ops
+from gpu_reml import io, ops
 from gpu_reml.ops.cpu import INNER_ROWS
 from gpu_reml.ops.cuda import layout
 from gpu_reml.ops.device.block_weights import RESIDENT_WEIGHTS
-from gpu_reml.ops.device.plan import LEAST_COLUMNS, BudgetError, DevicePlan, Shape, make_plan
+from gpu_reml.ops.device.plan import LEAST_COLUMNS, BudgetError, Choice, DevicePlan, Shape, make_plan
 from gpu_reml.ops.device.pool import size_class
 from gpu_reml.ops.device.products import PRODUCT_COLUMNS
 from gpu_reml.reml import Blocks, Work, default_rank, exact_memory, fit_blocks, he_blocks
+from gpu_reml.reml.memory import algebra_bytes, least_basis
+from gpu_reml.reml.moments import num_starting
+from gpu_reml.reml.reduced_model import largest_basis
 
-from .options import MOMENTS
+from .machine import machine_memory
+from .options import HE_PROBES, MOMENTS
 
 PROGRAM = 230  # MiB that Python, its libraries and compiled kernels take
 VARIANT_BYTES, SAMPLE_BYTES = 500, 400  # of tables: ids, positions and constants of a variant, ids of a sample
@@ -22,7 +27,10 @@ STORED_WEIGHT = 24  # bytes: as the components have it and as the covariance doe
 COPIES = 3  # of a product's block where several devices share the variants: sent, returned, summed
 SMALL_BYTES = 1 << 16  # rows of scalars and lists of columns
 BLOCK_FEATURES = 2  # copies of features that a product with blocks of weights makes
+RANK_SHARE = 4  # vectors of the basis, in whose place a preconditioner has one and what makes it
 GROWTH = 4  # times the first probes: room that is kept for more of them where genotypes stream
+BASIS_STEP = 0.75  # from one choice of the basis's size to the next
+HOST_SHARE = 0.8  # of this machine's memory that a fit's basis and probes may fill
 FREE_SHARE = 0.9  # of a device's free memory, when no budget is given: others may want some
 
 
@@ -48,28 +56,59 @@ class Sizes(NamedTuple):
     def num_variants(self) -> int:
         return sum(self.parts)
 
-
-def most_rank(sizes: Sizes, options: Namespace) -> int:
-    """The highest rank that the preconditioner may take; none for one component, which needs none."""
-    if options.precond_rank is None:
-        rank = default_rank(sizes.num_samples) if sizes.num_components > 1 else 0
-    else:
-        rank = options.precond_rank
-    return min(rank, sizes.num_samples - sizes.num_fixed)
+    @property
+    def dimension(self) -> int:
+        """Of the complement of the fixed effects."""
+        return self.num_samples - self.num_fixed
 
 
-def work_of(sizes: Sizes, probes: int, rank: int, columns: int | None = None) -> Work:
-    """The fit that is planned for."""
+def sketch_rank(sizes: Sizes, options: Namespace, device: DevicePlan | None) -> int:
+    """Rank of the preconditioner of the solves beside a fit, as those of the LASSO: as asked for or the usual one, and
+    on a device no more than takes the memory that the fit's basis is planned to."""
+    rank = options.precond_rank
+    if rank is None:
+        rank = default_rank(sizes.num_samples) if device is None else device.basis // RANK_SHARE
+    return min(rank, sizes.dimension)
+
+
+def work_of(sizes: Sizes, probes: int, choice: Choice, options: Namespace) -> Work:
+    """The fit that is planned for; with more probes than its basis was chosen for, that grows to the least for them,
+    and for likelihood ratios and profiles to twice as many vectors."""
+    vectors = max(choice.basis, least_basis(sizes.num_traits + probes)) if choice.basis else 0
+    further = getattr(options, "lrt", None) is not None or getattr(options, "profile", False)
     return Work(
         sizes.num_components,
         sizes.num_traits,
         sizes.num_fixed,
         probes,
-        rank,
-        columns,
-        sizes.num_scales + BLOCK_FEATURES * bool(sizes.block_bytes),
+        min((1 + further) * vectors, sizes.dimension),
+        choice.columns,
+        sizes.num_scales,
         sizes.num_diagonals,
+        BLOCK_FEATURES * bool(sizes.block_bytes),
+        num_starting(sizes.num_samples, sizes.num_components),
     )
+
+
+def choices_for(sizes: Sizes, probes: int, options: Namespace) -> list[Choice]:
+    """What a fit with so many probes may be given, from the fastest to the smallest: fewer vectors of the basis, down
+    to the least that works, then fewer columns at once."""
+    if options.method in MOMENTS:
+        return [Choice(0, None)]
+    bases, widest = [0], 0
+    if sizes.num_components > 1:
+        widest = sizes.num_traits + probes
+        least = least_basis(widest)
+        bases = [max(least, largest_basis(sizes.num_components))]
+        while bases[-1] > least:
+            bases.append(max(least, int(BASIS_STEP * bases[-1])))
+    else:
+        blocks = fit_blocks(work_of(sizes, probes, Choice(0, None), options))
+        widest = max(phase.product for phase in blocks.values())
+    narrower = []
+    while (narrower[-1] if narrower else widest) > LEAST_COLUMNS:
+        narrower.append(max(LEAST_COLUMNS, (narrower[-1] if narrower else widest) // 2))
+    return [Choice(basis, None) for basis in bases] + [Choice(bases[-1], columns) for columns in narrower]
 
 
 def budget_of(options: Namespace) -> int:
@@ -105,7 +144,7 @@ def device_plan(sizes: Sizes, options: Namespace) -> DevicePlan:
             roomy = plan_for_probes(sizes, shape, options, min(options.max_probes, GROWTH * first), budget)
         except BudgetError:
             roomy = plan
-        if (roomy.rank, roomy.columns) == (plan.rank, plan.columns):
+        if (roomy.basis, roomy.columns) == (plan.basis, plan.columns):
             plan = replace(roomy, phases=plan.phases)
     return replace(plan, probes=most_probes(sizes, shape, options, plan, budget))
 
@@ -133,16 +172,11 @@ def fit_phases(sizes: Sizes, shape: Shape, options: Namespace, work: Work, piece
 def plan_for_probes(sizes: Sizes, shape: Shape, options: Namespace, probes: int, budget: int) -> DevicePlan:
     """The plan of a fit with so many probes."""
 
-    def workspace(columns: int | None, rank: int, piece_bytes: int) -> dict[str, int]:
-        return fit_phases(sizes, shape, options, work_of(sizes, probes, rank, columns), piece_bytes)
+    def workspace(columns: int | None, basis: int, piece_bytes: int) -> dict[str, int]:
+        work = work_of(sizes, probes, Choice(basis, columns), options)
+        return fit_phases(sizes, shape, options, work, piece_bytes)
 
-    rank = most_rank(sizes, options)
-    ranks = [rank] if options.precond_rank is not None or not rank else [rank, rank // 2, rank // 4, 0]
-    widest = max(blocks.product for blocks in fit_blocks(work_of(sizes, probes, rank)).values())
-    columns = [None]
-    while (columns[-1] or widest) > LEAST_COLUMNS:
-        columns.append(max(LEAST_COLUMNS, (columns[-1] or widest) // 2))
-    return make_plan(shape, workspace, ranks, columns, budget, options.ring_depth)
+    return make_plan(shape, workspace, choices_for(sizes, probes, options), budget, options.ring_depth)
 
 
 def most_probes(sizes: Sizes, shape: Shape, options: Namespace, plan: DevicePlan, budget: int) -> int:
@@ -150,25 +184,62 @@ def most_probes(sizes: Sizes, shape: Shape, options: Namespace, plan: DevicePlan
 
     One component's further probes run apart, as many at once as the first ones, so they need no more room.
     """
-    first, most = min(options.first_probes, options.max_probes), options.max_probes
+    first = min(options.first_probes, options.max_probes)
     if sizes.num_components == 1:
-        return most
+        return options.max_probes
     room = budget - (plan.peak - max(plan.phases.values()))
 
     def fits(probes: int) -> bool:
-        work = work_of(sizes, probes, plan.rank, plan.columns)
+        work = work_of(sizes, probes, Choice(plan.basis, plan.columns), options)
         return max(fit_phases(sizes, shape, options, work, plan.residency.piece_bytes).values()) <= room
 
+    return most_that(fits, first, options)
+
+
+class Room(NamedTuple):
+    """What a fit of several components on the CPU is given within the machine's memory; ``probes``: the most."""
+
+    choice: Choice
+    probes: int
+
+
+def host_room(sizes: Sizes, options: Namespace) -> Room | None:
+    """The largest basis, then the most probes, that memory has room for; None where no basis is made.
+
+    Raises InputError where this machine cannot hold the least.  Genotypes in mapped files need not all be in memory.
+    """
+    if sizes.num_components == 1 or options.method in ("exact", *MOMENTS):
+        return None
+    first, machine = min(options.first_probes, options.max_probes), machine_memory()
+    common = common_items(sizes, options)
+    beside = sum(common.values()) + PROGRAM * 2**20
+
+    def needed(choice: Choice, probes: int) -> int:
+        return beside + sum(fit_items(sizes, options, choice, probes).values())
+
+    choices = choices_for(sizes, first, options)
+    choice = next((each for each in choices if needed(each, first) <= HOST_SHARE * machine), choices[-1])
+    least = needed(choice, first) - common["packed genotypes"]
+    if least > machine:
+        raise io.InputError(
+            f"memory: this analysis needs {least / 2**20:,.0f} MiB beside the genotypes' files, and there are "
+            f"{machine / 2**20:,.0f}; use a machine with more, fewer --first-probes or fewer components"
+        )
+    return Room(choice, most_that(lambda probes: needed(choice, probes) <= HOST_SHARE * machine, first, options))
+
+
+def most_that(fits: Callable[[int], bool], first: int, options: Namespace) -> int:
+    """Most probes, from those at first to those allowed, that fit."""
+    most = options.max_probes
     while first < most:
         middle = (first + most + 1) // 2
         first, most = (middle, most) if fits(middle) else (first, middle - 1)
     return first
 
 
-def host_plan(sizes: Sizes, method: str, options: Namespace, plan: DevicePlan | None = None) -> dict[str, float]:
-    """Peak host memory by item, in MiB."""
-    n, m, G = sizes.num_samples, sizes.num_variants, sizes.num_components
-    width = 8 if options.dtype == "float64" else 4
+def common_items(sizes: Sizes, options: Namespace) -> dict[str, int]:
+    """Host bytes, by item, of what is held whatever the method."""
+    n, m = sizes.num_samples, sizes.num_variants
     items = {
         "packed genotypes": m * (n * sizes.bits + 7) // 8,
         "tables": VARIANT_BYTES * m + SAMPLE_BYTES * n,
@@ -180,33 +251,77 @@ def host_plan(sizes: Sizes, method: str, options: Namespace, plan: DevicePlan | 
         items["blocks of weights"] = sizes.block_bytes
     if sizes.num_matrices:
         items["relationship matrices"] = 8 * n**2 * sizes.num_matrices
+    return items
+
+
+def fit_items(sizes: Sizes, options: Namespace, choice: Choice, probes: int) -> dict[str, int]:
+    """Host bytes, by item, of a fit of several components on the CPU."""
+    n, m, width = sizes.num_samples, sizes.num_variants, width_of(options)
+    work = work_of(sizes, probes, choice, options)
+    basis = width * work.basis * (n + m * sizes.num_scales)
+    peak = most_held(sizes, options, fit_blocks(work))
+    return {
+        f"basis of up to {work.basis:,} vectors": basis,
+        "its small matrices": algebra_bytes(work),
+        "sample and variant blocks": max(0, peak - basis),
+        "sums in float64": 8 * min(m, INNER_ROWS) * 2 * (1 + probes),
+        "probes": n * options.max_probes,
+    }
+
+
+def most_held(sizes: Sizes, options: Namespace, phases: dict[str, Blocks]) -> int:
+    """Host bytes of the blocks of the largest phase."""
+
+    def columns(blocks: tuple[tuple[int, int], ...]) -> int:
+        return sum(count * each for count, each in blocks)
+
+    n, m = sizes.num_samples, sizes.num_variants
+    return width_of(options) * max(n * columns(b.samples) + m * columns(b.variants) for b in phases.values())
+
+
+def width_of(options: Namespace) -> int:
+    """Bytes of a number in the products' type."""
+    return 8 if options.dtype == "float64" else 4
+
+
+def host_plan(
+    sizes: Sizes, method: str, options: Namespace, plan: DevicePlan | None, room: Room | None, probes: int | None = None
+) -> dict[str, float]:
+    """Peak host memory by item, in MiB, with the first probes or so many."""
+    n, G, width = sizes.num_samples, sizes.num_components, width_of(options)
+    items = common_items(sizes, options)
+    probes = probes or min(options.first_probes, options.max_probes)
     if plan is not None:
         items["ring"] = plan.host_ring
+        if plan.basis:
+            items["small matrices"] = algebra_bytes(work_of(sizes, probes, Choice(plan.basis, None), options))
         return {name: size / 2**20 for name, size in items.items()}
     items["tile"] = width * min(512 * 4 * ((n + 3) // 4), 512 * 8192)
     if method == "exact":
-        return {name: size / 2**20 for name, size in {**items, "matrices": exact_memory(n, G, width)}.items()}
-    probes, rank = min(options.max_probes, 2 * options.first_probes), most_rank(sizes, options)
-    if G == 1:
+        items["matrices"] = exact_memory(n, G, width)
+    elif room is not None:
+        items.update(fit_items(sizes, options, room.choice, probes))
+    elif G == 1:
         items["sample blocks"] = width * n * 5 * (4 * options.first_probes + sizes.num_traits)
     else:
-        # features of the probes and of their solutions, and, when more are drawn, those before and those that are new
-        blocks = 3 if probes > options.first_probes else 2
-        items["variant blocks"] = width * m * (blocks * probes * sizes.num_scales + 4)
-        items["sums in float64"] = 8 * min(m, INNER_ROWS) * probes
-        items["sample blocks"] = width * n * (8 * probes + 8 * min(G, 8) + 3 * G)
-        items["preconditioner, if it pays"] = width * rank * 4 * n
+        phases = he_blocks(work_of(sizes, min(HE_PROBES, options.max_probes), Choice(0, None), options))
+        items["sample and variant blocks"] = most_held(sizes, options, phases)
     return {name: size / 2**20 for name, size in items.items()}
 
 
-def memory_lines(host: dict[str, float], plan: DevicePlan | None) -> list[str]:
-    """Host memory in a line, and the device's table."""
+def memory_lines(planned, method: str, options: Namespace) -> list[str]:
+    """Host memory in a line, and the device's table.  planned: a :class:`~gpu_reml.cli.inputs.Planned`."""
+    arguments = planned.sizes, method, options, planned.device, planned.room
+    host = host_plan(*arguments)
     line = (
         f"memory about {sum(host.values()) + PROGRAM:.0f} MiB: "
         + ", ".join(f"{name} {size:.0f}" for name, size in host.items())
         + f", program {PROGRAM}"
     )
-    return [line, *(plan.lines() if plan is not None else [])]
+    most = planned.probes(options.max_probes)
+    if method == "stochastic" and planned.sizes.num_components > 1 and most > options.first_probes:
+        line += f"; with {most} probes {sum(host_plan(*arguments, most).values()) + PROGRAM:.0f} MiB"
+    return [line, *(planned.device.lines() if planned.device is not None else [])]
 
 
 def backend_for(options: Namespace) -> str:

@@ -36,9 +36,11 @@ class Progress:
         self._bar.set_postfix_str(f"iteration {record.iteration}, change {math.sqrt(record.decrement):.2g} SE")
         if self._verbose:
             theta = " ".join(f"{value:.6g}" for value in record.theta)
+            solves = f"basis of {record.basis}" if record.basis else f"{record.pcg_iterations} PCG steps"
             tqdm.write(
                 f"iteration {record.iteration}: theta {theta}; step {math.sqrt(record.decrement):.3g} SE; "
-                f"{record.pcg_iterations} PCG steps; {record.num_probes} probes; {record.column_passes:.0f} passes",
+                f"score {record.score_norm:.2g}; {solves}; {record.num_probes} probes; "
+                f"{record.column_passes:.0f} passes",
                 file=sys.stderr,
             )
 

@@ -22,9 +22,9 @@ from gpu_reml.reml.relax import (
 from gpu_reml.reml.tables import component_lines, shown
 
 from .export import npy_bytes
-from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs
+from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs, rooms
 from .outputs import RELAX_FILES, check_outputs, outputs_of_traits
-from .plan import STORED_WEIGHT, device_plan, most_rank
+from .plan import STORED_WEIGHT
 from .reml import planned_lines
 from .report import bound_lines, fixed_line
 from .unused import RELAX, Run, noted, plan_notes
@@ -114,9 +114,8 @@ def plan_groups(planned: Planned, options: Namespace) -> Planned:
     basis = 4 * (m + planned.sizes.num_samples) * vectors
     held = (("memberships", memberships), ("basis", basis), ("gradient", GRADIENT_BYTES * m))
     sizes = planned.sizes._replace(num_components=G, num_weights=G * m, further=held)
-    device = device_plan(sizes, options) if planned.backend == "cuda" else None
-    rank = most_rank(sizes, options) if device is None else device.rank
-    return planned._replace(sizes=sizes, rank=rank, device=device)
+    device, room = rooms(sizes, planned.backend, options)
+    return planned._replace(sizes=sizes, device=device, room=room)
 
 
 def first_memberships(given: np.ndarray | None, num_variants: int, options: Namespace) -> np.ndarray:

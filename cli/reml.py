@@ -22,7 +22,7 @@ from .merge_files import Partition
 from .methods import choose_method, remove_checkpoint, run_method
 from .outputs import check_outputs, grm_outputs, reml_outputs, trait_prefix
 from .parser import Options, name_of
-from .plan import host_plan, memory_lines
+from .plan import memory_lines
 from .report import (
     ancestry_records,
     caution_lines,
@@ -161,7 +161,7 @@ def planned_lines(planned: Planned, options: Namespace) -> list[str]:
     return [
         f"{sizes.num_samples} samples, {sizes.num_variants} variants, {sizes.num_components} component(s), "
         f"{sizes.num_traits} trait(s); device {planned.backend}",
-        *memory_lines(host_plan(sizes, method, options, planned.device), planned.device),
+        *memory_lines(planned, method, options),
     ]
 
 

@@ -18,7 +18,7 @@ from .inputs import Inputs
 from .liability import liability_of, liability_record
 from .model import ancestry_residuals
 from .options import MOMENTS
-from .plan import host_plan, memory_lines
+from .plan import memory_lines
 from .wording import fit_record
 
 MANY_NAMES = 30
@@ -48,8 +48,7 @@ def plan_lines(inputs: Inputs, method: str, options: Namespace, threads: int) ->
         f"device {inputs.planned.backend}, {threads} thread(s), {options.dtype} products; "
         f"{method_line(method, inputs, options)}"
     )
-    planned = inputs.planned
-    lines += memory_lines(host_plan(planned.sizes, method, options, planned.device), planned.device)
+    lines += memory_lines(inputs.planned, method, options)
     return [*lines, *(f"note: {note}" for note in inputs.notes)]
 
 
@@ -118,12 +117,12 @@ def method_line(method: str, inputs: Inputs, options: Namespace) -> str:
     first = min(options.first_probes, most)
     probes = f"{first} to {most} probes, seed {options.seed}" if first < most else f"{most} probes, seed {options.seed}"
     if most < options.max_probes:
-        probes += f" (more than {most} would not fit the device's budget)"
+        room = "memory" if inputs.planned.device is None else "the device's budget"
+        probes += f" (more than {most} would not fit {room})"
     if inputs.covariance.num_components == 1:
         return f"method stochastic (one Lanczos run), {probes}"
-    rank = inputs.planned.rank
-    core = f"rank {rank}" if options.precond_rank is not None else f"rank {rank} if it pays"
-    return f"method stochastic (AI-REML), preconditioner {core}, {probes}"
+    vectors = min(inputs.planned.basis, inputs.planned.sizes.dimension)
+    return f"method stochastic (AI-REML in a reduced model of at most {vectors:,} vectors), {probes}"
 
 
 def hsq_text(result: FitResult | HEResult, further: Sequence[str] = ()) -> str:
@@ -246,7 +245,7 @@ def device_memory(inputs: Inputs) -> dict[str, Any] | None:
     if inputs.planned.device is None:
         return None
     plan, peaks = inputs.planned.device, inputs.products.peak_bytes
-    return {"planned": plan.peak, "planned_without_preconditioner": plan.peak_without_core, "peak": peaks}
+    return {"planned": plan.peak, "peak": peaks}
 
 
 def profile_text(result: FitResult) -> str:
@@ -272,6 +271,7 @@ def history_text(result: FitResult, seconds: list[float]) -> str:
             "num_probes": record.num_probes,
             "column_passes": record.column_passes,
             "seconds": elapsed,
+            "basis": record.basis,
         }
         for record, elapsed in zip(
             result.history, [*[float("nan")] * (len(result.history) - len(seconds)), *seconds], strict=True

@@ -13,7 +13,6 @@ from gpu_reml.reml import (
     FitSettings,
     ProbeSettings,
     SolverSettings,
-    default_rank,
     draw_probes,
     fit,
     fit_exact,
@@ -139,11 +138,7 @@ def settings_of(options: Namespace, planned: Planned | None) -> SparseSettings:
 
 def sketch_of(inputs: Inputs, options: Namespace) -> np.ndarray:
     """For the preconditioner of the candidates' solves: as planned; on the CPU of the usual rank if none was given."""
-    n, planned = len(inputs.Y), inputs.planned
-    rank = planned.rank
-    if planned.device is None and options.precond_rank is None:
-        rank = min(default_rank(n), n - inputs.design.num_columns)
-    return draw_probes(n, 0, rank, options.seed).sketch
+    return draw_probes(len(inputs.Y), 0, inputs.planned.rank, options.seed).sketch
 
 
 def estimator(method: str, inputs: Inputs, options: Namespace) -> Callable[[np.ndarray, np.ndarray | None], FitResult]:
@@ -151,15 +146,15 @@ def estimator(method: str, inputs: Inputs, options: Namespace) -> Callable[[np.n
     y = inputs.Y[:, 0]
     settings = FitSettings(
         max_iterations=options.max_iterations,
-        solver=SolverSettings(max_iterations=options.max_pcg_iters),
+        solver=SolverSettings(max_iterations=options.max_pcg_iters, most_basis=inputs.planned.basis),
         probes=ProbeSettings(
             first=min(options.first_probes, options.max_probes),
             mc_target=options.mc_target,
             columns=inputs.planned.columns,
         ),
     )
-    most, rank = inputs.planned.probes(options.max_probes), inputs.planned.rank
-    probes = None if method == "exact" else draw_probes(len(y), most, rank, options.seed)
+    most = inputs.planned.probes(options.max_probes)
+    probes = None if method == "exact" else draw_probes(len(y), most, 0, options.seed)
 
     def estimate(X: np.ndarray, start: np.ndarray | None) -> FitResult:
         progress = Progress(settings.tol, options.verbose, options.quiet)
@@ -179,8 +174,6 @@ def with_candidates(planned: Planned, options: Namespace) -> Planned:
     sizes, width = planned.sizes, 8 if options.dtype == "float64" else 4
     k = min(options.candidate_k, options.screen_topk, sizes.num_variants)
     n, rank = sizes.num_samples, planned.rank
-    if planned.device is None and options.precond_rank is None:
-        rank = min(default_rank(n), n - sizes.num_fixed)
     held = (
         (f"columns of {k} LASSO candidates", 2 * k * n * width),
         ("their solves", (SOLVING * min(k, AT_ONCE) + 4 * rank) * n * width),

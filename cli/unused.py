@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from .components import has_builders
 from .inputs import Inputs
-from .methods import HE_PROBES
-from .options import MOMENTS
+from .options import HE_PROBES, MOMENTS
 from .parser import Options
 from .smile import wants_smile
 
@@ -105,7 +104,7 @@ DETERMINANT = Rule(
 ACCEPTED = (
     WIDTH,
     DETERMINANT,
-    Rule("precond_refresh_reldp precond_type", always, "the preconditioner is made, and made anew, where that pays"),
+    Rule("precond_refresh_reldp precond_type", always, "the basis of a fit takes the place of its preconditioner"),
 )
 DATA = (
     Rule("sample", without("bgen"), "it names the samples of --bgen"),
@@ -178,6 +177,11 @@ REML = (
         "one component is answered by a Lanczos run, without a preconditioner",
     ),
     Rule(
+        "precond_rank",
+        lambda options, run: not solves_effects(options) and run.method == "stochastic",
+        "several components are fitted in a basis that every solve starts from",
+    ),
+    Rule(
         "max_iterations",
         lambda options, run: run.method == "stochastic" and run.num_components == 1,
         "one component is answered by a Lanczos run, which goes on until it settles",
@@ -224,6 +228,7 @@ SPARSE = (
 )
 RELAX = (
     WIDTH,
+    Rule("precond_rank", always, "the fits and their solves share a basis"),
     DETERMINANT,
     *DATA,
     *DEVICE,

@@ -186,6 +186,11 @@ class MixedFeatures:
     def __add__(self, other: "MixedFeatures") -> "MixedFeatures":
         return MixedFeatures([a + b for a, b in zip(self.parts, other.parts, strict=True)])
 
+    def __iadd__(self, other: "MixedFeatures") -> "MixedFeatures":
+        for a, b in zip(self.parts, other.parts, strict=True):
+            a += b
+        return self
+
     @staticmethod
     def side_by_side(blocks: Sequence["MixedFeatures"]) -> "MixedFeatures":
         return MixedFeatures([columns(*parts) for parts in zip(*(block.parts for block in blocks), strict=True)])

@@ -6,6 +6,9 @@ Counts are of blocks alive at once, read off fits with their memory counted (tes
 from dataclasses import dataclass
 from typing import NamedTuple
 
+IMAGES = 128  # columns of K_g P y that are held at once, or those of one trait
+CHECKED = 2  # probes of each fold whose log-determinant is checked by Lanczos quadrature
+
 
 class Blocks(NamedTuple):
     """Blocks alive together: ``samples`` and ``variants`` are (count, columns) pairs of (n, k) and (m, k) blocks, while
@@ -19,26 +22,29 @@ class Blocks(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What decides the size of a fit: components, traits, fixed effects, probes, rank of the preconditioner, and the
-    columns solved at once (``columns``; None for all).
+    """What decides the size of a fit: components, traits, fixed effects, probes, the most vectors of the basis
+    (several components), and the columns worked on at once (``columns``; None for all).
 
     ``scales``: ways in which samples are scaled, each with features of its own.  ``diagonals``: those in sample space
-    that are kept, none in a plain model.
+    that are kept, none in a plain model.  ``copies``: of features that a product with blocks of weights makes.
+    ``starting``: probes of the moments that a fit of several components starts from.
     """
 
     num_components: int
     num_traits: int
     num_fixed: int
     num_probes: int
-    rank: int = 0
+    basis: int = 0
     columns: int | None = None
     scales: int = 1
     diagonals: int = 0
+    copies: int = 0
+    starting: int = 8
 
 
 def fit_blocks(work: Work) -> dict[str, Blocks]:
-    """The peaks of a fit by phase; one component is the Krylov engine's, several the iterative one's."""
-    phases = _krylov_blocks(work) if work.num_components == 1 else _iterative_blocks(work)
+    """The peaks of a fit by phase; one component is the Krylov engine's, several the reduced model's."""
+    phases = _krylov_blocks(work) if work.num_components == 1 else _reduced_blocks(work)
     return {name: _with_diagonals(blocks, work) for name, blocks in phases.items()}
 
 
@@ -64,23 +70,37 @@ def _krylov_blocks(work: Work) -> dict[str, Blocks]:
     }
 
 
-def _iterative_blocks(work: Work) -> dict[str, Blocks]:
-    c, s, r, G, S = work.num_fixed, work.num_probes, work.rank, work.num_components, work.scales
-    k = 1 + s
-    at_once = min(k, work.columns or k)
-    solving = (12, k) if at_once == k else (7, k)
-    batch = () if at_once == k else ((8, at_once),)
-    kept = ((1, c), (1, 1), (1, s), (1, r), (1, G + 1))
-    phases = {
-        "solves": Blocks((*kept, solving, *batch), ((S, s),), at_once),
-        "traces": Blocks((*kept, (6, k)), ((S, s), (S if at_once == k else 2 * S, at_once)), half=at_once),
-        "information": Blocks((*kept, (4, k), (13, G + 1)), ((S, s),), G + 1),
-        "likelihood": Blocks((*kept, (1, k), (5, s), (2, at_once)), ((S, s),), at_once),
+def _reduced_blocks(work: Work) -> dict[str, Blocks]:
+    """``restart`` and ``basis``: a round in which the basis starts again, with the one before still held, and grows."""
+    t, c, G, S, more = work.num_traits, work.num_fixed, work.num_components, work.scales, work.copies
+    k, d = t + work.num_probes, work.basis
+    w = min(k, work.columns or k)
+    first, images, last = max(work.starting, c, t), max(G, min(IMAGES, t * G)), max(G, c) + 1
+    kept, pieces = ((1, c), (2, t), (1, k)), -(-d // w)
+    U, F = (pieces, w), (S * pieces, w)
+    return {
+        "moments": Blocks((*kept, (2 * G + 4, work.starting)), ((2 * S + more, first),), half=first),
+        "residuals": Blocks((*kept, U, (3, k), (2, w)), (F, (2 * S + more, w)), half=w),
+        "restart": Blocks((*kept, U, (12, k), (4, t)), (F, (2 * S, k), (S + more, w)), half=w),
+        "basis": Blocks((*kept, U, (10, k)), (F, (3 * S, k), (more, w)), half=w),
+        "information": Blocks((*kept, U, (3, k), (3, images), (3, G)), (F, (3 * S, k), (more, t)), half=images),
+        "log-determinant": Blocks((*kept, (2, d), (9, CHECKED)), (), CHECKED),
+        "solves": Blocks((*kept, (1, d), (13, last)), ((S + more, 1),), last),
     }
-    if r:
-        phases["preconditioner"] = Blocks((*kept, (1, k), (4, r)), ((S, s),), r)
-        phases["cores"] = Blocks((*kept, (1, k), (2, r)), ((S, s),), r)
-    return phases
+
+
+def algebra_bytes(work: Work) -> int:
+    """Host bytes of the small matrices: U'K_gU while it grows, its products with the probes, and a few (d, d)."""
+    d, s = work.basis, work.num_traits + work.num_probes
+    return 8 * (work.num_components * (2 * d**2 + 3 * d * s) + 6 * d**2)
+
+
+def least_basis(num_columns: int) -> int:
+    """Fewest vectors with which fits go on: of traits and probes, their solutions, and twice as many that are new.
+
+    With as many it took up to twice the passes, or moved back and forth (six components of 400 variants, 800 samples).
+    """
+    return 6 * num_columns
 
 
 def he_blocks(work: Work) -> dict[str, Blocks]:

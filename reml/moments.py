@@ -47,11 +47,16 @@ def moments(covariance: Covariance, Q: Block, Y: Block, Z: Block, left: np.ndarr
 
 def starting_moments(covariance: Covariance, Q: Block, Y: Block, probes: Probes, left: np.ndarray) -> Moments:
     """:func:`moments` from the first few probes, as many as memory allows up to 8, or from all exact ones."""
-    n, G = covariance.num_samples, covariance.num_components
-    used = int(np.clip(MOMENT_BYTES // (G * n * np.dtype(covariance.dtype).itemsize), 1, 8))
+    n = covariance.num_samples
+    used = num_starting(n, covariance.num_components, np.dtype(covariance.dtype).itemsize)
     if probes_are_exact(probes.trace):
         used = n
     return moments(covariance, Q, Y, project(Q, covariance.block(probes.trace[:, :used])), left)
+
+
+def num_starting(num_samples: int, num_components: int, itemsize: int = 4) -> int:
+    """Probes of :func:`starting_moments` that are not exact."""
+    return int(np.clip(MOMENT_BYTES // (num_components * num_samples * itemsize), 1, 8))
 
 
 def check_images(covariance: Covariance, images, Z: Block) -> None:

@@ -43,10 +43,12 @@ def coordinates(basis: Basis, B: Block) -> np.ndarray:
 
 def combined(pieces: Sequence[Any], C: np.ndarray) -> Any:
     """U C, or F C, from the pieces of U or F and C (d, k)."""
-    total, first = None, 0
-    for piece in pieces:
-        part = times(piece, C[first : first + piece.shape[-1]])
-        total, first = part if total is None else total + part, first + piece.shape[-1]
+    first = pieces[0].shape[-1]
+    total = times(pieces[0], C[:first])
+    for piece in pieces[1:]:
+        last = first + piece.shape[-1]
+        total += times(piece, C[first:last])  # not named, so that no more than two blocks are alive
+        first = last
     return total
 
 
@@ -71,9 +73,13 @@ def new_directions(Q: Block, basis: Basis, W: Block) -> Block:
     return W
 
 
-def extended(covariance: Covariance, basis: Basis, W: Block) -> Basis:
-    """The basis with orthonormal columns W (n, k) outside of it added; half a pass for each, and 2 m d k flop."""
-    return joined(covariance, basis, W, covariance.features(W)) if W.shape[1] else basis
+def extended(covariance: Covariance, basis: Basis, W: Block, at_once: int | None = None) -> Basis:
+    """The basis with orthonormal columns W (n, k) outside of it added, in pieces of ``at_once`` (None for one); half a
+    pass for each column, and 2 m d k flop."""
+    for batch in column_batches(W.shape[1], at_once) if W.shape[1] else ():
+        piece = take_columns(W, batch)
+        basis = joined(covariance, basis, piece, covariance.features(piece))
+    return basis
 
 
 def joined(covariance: Covariance, basis: Basis, W: Block, F: Any) -> Basis:

@@ -16,6 +16,7 @@ from .cross_fit import FOLDS, fold_of
 from .hooks import Hooks
 from .lanczos import quadrature_of_trace, regression_slope
 from .linalg import Block, columns, gram, project, take_columns
+from .memory import CHECKED
 from .moments import Moments
 from .monte_carlo import error_of_mean
 from .null import lrt_weights, null_loglik
@@ -33,7 +34,6 @@ from .settings import FitSettings
 from .traits import Traits
 
 LAST_INFORMATION = 0.03  # residual of the last solves for the information, which then errs by 1e-3
-CHECKED = 2  # probes of each fold whose log-determinant is checked by Lanczos quadrature
 
 
 class SavedBasis(NamedTuple):
@@ -110,6 +110,9 @@ def reduced_fits(
     else:
         problem, state = restored(hooks.resume, traits, covariance, probes, settings)
     state = ended(problem, probes, state, traits.scales, hooks, lambda state: hooks.save(saved(problem, state)))
+    if not (settings.lrt or settings.profile):  # the features, whose memory is free from here, are of no more use
+        state = with_vectors(state, state.model.basis.U, ())
+    state = with_vectors(state, (columns(*state.model.basis.U),), state.model.basis.F)
     walks = sorted(state.walks, key=lambda walk: walk.trait)
     results = [finished(problem, state.model, walk, traits.only(walk.trait)) for walk in walks]
     tests = [reduced_ratio_tests(problem, probes, state.model, walk) for walk in walks]
@@ -121,6 +124,12 @@ def reduced_fits(
         replace(result, column_passes=covariance.column_passes, ratio_tests=test)
         for result, test in zip(results, tests, strict=True)
     ]
+
+
+def with_vectors(state: State, U: tuple[Block, ...], F: tuple) -> State:
+    """The state with the vectors of the basis and its features in these pieces."""
+    basis = Basis(U, F, state.model.basis.T)
+    return state._replace(model=state.model._replace(basis=basis))
 
 
 def started(problem: Problem, start: np.ndarray) -> np.ndarray:
@@ -203,7 +212,8 @@ def finish(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResu
     covariance, Q, solver = problem.covariance, problem.Q, problem.settings.solver
     theta, scale, most = walk.theta, float(trait.scales[0]), solver.max_iterations
     apply_v = likelihood.apply_v_at(covariance, theta)
-    whole = precondition(core_of(problem, model.basis, np.eye(model.basis.size), theta), theta)
+    U = model.basis.U[0] if len(model.basis.U) == 1 else columns(*model.basis.U)
+    whole = precondition(ProjectedCore(U, model.basis.T, problem.traces, problem.dimension, theta[:-1]), theta)
     V = reduced_v(model.basis.T, theta)
     y = take_columns(problem.Y, slice(walk.trait, walk.trait + 1))
 

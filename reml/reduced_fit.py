@@ -18,10 +18,11 @@ from .cross_fit import Traces, controlled_traces, inverse_controls, num_controls
 from .hooks import Hooks
 from .inference import mc_covariance_of_theta
 from .linalg import Block, columns, gram, project, symmetric, take_columns, times
+from .memory import IMAGES
 from .monte_carlo import LEAST_PROBES
 from .probes import Probes
 from .reduced import combined, outside, reduced_v, solved, tail_mean
-from .reduced_model import Model, Problem, grown, most_basis, probe_residuals, probe_solutions, smaller, with_probes
+from .reduced_model import Model, Problem, grown, has_room, probe_residuals, probe_solutions, smaller, with_probes
 from .result import Record, Status
 from .step import Step, ai_step, score_norm
 
@@ -34,7 +35,6 @@ LAST_STEPS = 20  # the same once a first step is short
 SMALL_STEP = 1e-2  # squared move in standard errors from which a fit may end below its Monte-Carlo error
 HALVINGS = 5  # of a move that the basis does not answer for
 MOST_ROUNDS = 400
-IMAGES = 128  # columns of K_g P y that are held at once, or those of one trait
 
 
 class Outside(NamedTuple):
@@ -297,6 +297,7 @@ def arrived(problem: Problem, model: Model, move: Move, off: Outside, scale: flo
         0,  # PCG steps: there are none until the end
         model.num_probes,
         problem.covariance.column_passes,
+        model.basis.size,
     )
     return walk._replace(
         theta=point.theta,
@@ -356,7 +357,7 @@ def with_residuals(problem: Problem, state: State) -> tuple[Model, Growth]:
     active, before = looked_at[wrong], model.basis.size
     lead_late = bool(y[lead] > y_tolerance(problem))
     if len(active) + len(late):
-        if before + len(active) + len(late) > most_basis(problem, s + len(walks)):
+        if not has_room(problem, model, len(active) + len(late), s + len(walks)):
             model = smaller(problem, model, np.column_stack([trait_solutions(model, walks, theta), A]))
             before = model.basis.size
         ends = take_columns(R, wrong)
@@ -439,6 +440,10 @@ def judged(problem: Problem, probes: Probes, state: State, growth: Growth) -> St
         wanted = model.num_probes if model.exact else probes_wanted(problem, probes, point)
         if wanted > model.num_probes:
             waiting = (walk._replace(lengths=()) if w is walk else w for w in state.walks)
+            if not has_room(problem, model, wanted - model.num_probes, wanted + len(state.walks)):
+                A = probe_solutions(model, reduced_v(model.basis.T, walk.theta))
+                solutions = np.column_stack([trait_solutions(model, state.walks, walk.theta), A])
+                model = smaller(problem, model, solutions)
             return state._replace(model=with_probes(problem, probes, model, wanted), walks=tuple(waiting), active=None)
         status = Status.CONVERGED
     elif state.active is not None and not growth.grew and settled:

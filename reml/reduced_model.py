@@ -13,6 +13,7 @@ from .covariance import CountingCovariance, squares_of
 from .cross_fit import FOLDS, Fixed, fixed_controls, fold_of, longer_chain
 from .inference import largest_mc_ratio, sampling_covariance
 from .linalg import Block, column_dots, columns, project, take_columns
+from .memory import least_basis
 from .moments import Moments, check_left, start_values, starting_moments
 from .precondition import complement_traces
 from .probes import Probes, probes_are_exact
@@ -144,11 +145,8 @@ def with_probes(problem: Problem, probes: Probes, model: Model, wanted: int) -> 
 
 def grown(problem: Problem, model: Model, W: Block, whose: np.ndarray, ends: Block) -> Model:
     """The model with the columns of W in its basis; ``ends``: those of them that are of the probes ``whose``."""
-    covariance, at_once = problem.covariance, problem.settings.probes.columns
-    basis = model.basis
-    new = new_directions(problem.Q, basis, W)
-    for first in range(0, new.shape[1], at_once or max(1, new.shape[1])):
-        basis = extended(covariance, basis, take_columns(new, slice(first, first + (at_once or new.shape[1]))))
+    new = new_directions(problem.Q, model.basis, W)
+    basis = extended(problem.covariance, model.basis, new, problem.settings.probes.columns)
     coords = coordinates(basis, model.B)
     added, folds = coordinates(basis, ends), fold_of(model.num_probes)
     chains = tuple(
@@ -169,11 +167,20 @@ def check_stated(problem: Problem, model: Model) -> None:
     check_traces(covariance, forms, squares_of(covariance, combined(model.basis.F, z)), problem.traces)
 
 
+def largest_basis(num_components: int) -> int:
+    """Most vectors that a basis has where nobody says: within the memory of T."""
+    return min(MOST_BASIS, int(np.sqrt(REDUCED_BYTES / (8 * num_components))))
+
+
 def most_basis(problem: Problem, num_columns: int) -> int:
-    """Most vectors that the basis may have: by the settings, and by the memory of T."""
-    G = problem.covariance.num_components
-    limit = problem.settings.solver.most_basis or min(MOST_BASIS, int(np.sqrt(REDUCED_BYTES / (8 * G))))
-    return max(limit, 4 * num_columns)
+    """Most vectors that the basis may have with so many traits and probes: by the settings, or what is usual."""
+    usual = largest_basis(problem.covariance.num_components)
+    return max(problem.settings.solver.most_basis or usual, least_basis(num_columns))
+
+
+def has_room(problem: Problem, model: Model, num_new: int, num_columns: int) -> bool:
+    """Whether the basis has room for more vectors, with so many traits and probes."""
+    return min(model.basis.size + num_new, problem.dimension) <= most_basis(problem, num_columns)
 
 
 def smaller(problem: Problem, model: Model, A: np.ndarray) -> Model:
@@ -181,8 +188,8 @@ def smaller(problem: Problem, model: Model, A: np.ndarray) -> Model:
     each.  (Features that were combined instead would differ by rounding from those of a fit that is resumed.)"""
     covariance, folds, t, old = problem.covariance, fold_of(model.num_probes), model.num_traits, model.basis
     span = combined(old.U, np.concatenate([model.coords, A], axis=1))
-    empty = empty_basis(covariance.num_components)
-    basis = extended(covariance, empty, new_directions(problem.Q, empty, span))
+    empty, at_once = empty_basis(covariance.num_components), problem.settings.probes.columns or model.B.shape[1]
+    basis = extended(covariance, empty, new_directions(problem.Q, empty, span), at_once)
     coords, chains = coordinates(basis, span), []
     for fold in range(FOLDS):
         mine = t + np.flatnonzero(folds == fold)

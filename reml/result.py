@@ -30,7 +30,8 @@ class Status(Enum):
 
 
 class Record(NamedTuple):
-    """One iteration, scalars only.  ``theta`` in y's units squared, residual last; ``decrement`` before the step."""
+    """One iteration, scalars only.  ``theta`` in y's units squared, residual last; ``decrement``: the squared step in
+    standard errors; ``basis``: vectors of the reduced model, 0 in other engines, as it has no ``pcg_iterations``."""
 
     iteration: int
     theta: tuple[float, ...]
@@ -39,6 +40,7 @@ class Record(NamedTuple):
     pcg_iterations: int
     num_probes: int
     column_passes: float
+    basis: int = 0
 
 
 class FixedEffects(NamedTuple):

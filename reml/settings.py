@@ -15,8 +15,9 @@ class SolverSettings:
     last solves, of at most ``max_iterations`` steps: ``information``, loose because the average information errs by its
     square, and ``final`` for y.
     ``quadrature``: change of a log-determinant between two Lanczos steps, per sample.  ``most_basis``: vectors of the
-    reduced model, beyond which it is started again from the present solutions; None: 1,024, or as many as 256 MiB of
-    its matrices have room for; likelihood ratios and profiles may have twice as many.
+    reduced model, of 4 (n + m) bytes each, beyond which it is started again from the present solutions, and at least
+    six for each trait and probe; None: 1,024, or as many as 256 MiB of its matrices have room for.  Likelihood ratios
+    and profiles may have twice as many.
     """
 
     y: float = 1e-4

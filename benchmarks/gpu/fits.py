@@ -11,7 +11,7 @@ from gpu_reml.cli.plan import Sizes, device_plan
 from gpu_reml.ops import PackedGenotypes, make_covariance
 from gpu_reml.ops.device.plan import BudgetError, DevicePlan
 from gpu_reml.ops.device.products import make_device_products
-from gpu_reml.reml import FitResult, FitSettings, ProbeSettings, draw_probes, fit
+from gpu_reml.reml import FitResult, FitSettings, ProbeSettings, SolverSettings, draw_probes, fit
 
 from .cohorts import Cohort, Trait, component_weights, simulate_trait
 from .products import CheckError
@@ -80,10 +80,13 @@ def fit_within(bench, prepared: Prepared, budget: int) -> Fitted:
         products.keep_within(plan.peak)
         bench.machine.synchronize()
         loaded = time.perf_counter()
-        probes = draw_probes(prepared.cohort.num_samples, MAX_PROBES, plan.rank)
+        probes = draw_probes(prepared.cohort.num_samples, MAX_PROBES, 0)
         drawn = time.perf_counter()
         X = np.ones((prepared.cohort.num_samples, 1))
-        settings = FitSettings(probes=ProbeSettings(first=FIRST_PROBES, columns=plan.columns))
+        settings = FitSettings(
+            probes=ProbeSettings(first=FIRST_PROBES, columns=plan.columns),
+            solver=SolverSettings(most_basis=plan.basis or None),
+        )
         covariance = make_covariance(products, prepared.weights)
         result = fit(prepared.trait.y, X, covariance, probes, settings, strict=False)
         seconds = time.perf_counter() - drawn

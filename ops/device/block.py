@@ -11,9 +11,9 @@ from .interface import Array, Device
 class DeviceBlock:
     """A block (n, k) in a device's memory; arithmetic makes new blocks there, columns are copies.
 
-    With another block: ``+ -``.  With a number or a row (k,): ``*`` and ``/``.  ``block @ C`` for a small NumPy matrix
-    C (k, r) is a block; ``A.T @ B`` is a NumPy matrix (p, q), summed in float64.  ``block[:, columns]`` by slice, mask
-    or indices.  ``np.asarray(block)`` brings it to the host.
+    With another block: ``+ - +=``.  With a number or a row (k,): ``*`` and ``/``.  ``block @ C`` for a small NumPy
+    matrix C (k, r) is a block; ``A.T @ B`` is a NumPy matrix (p, q), summed in float64.  ``block[:, columns]`` by
+    slice, mask or indices.  ``np.asarray(block)`` brings it to the host.
     """
 
     __array_ufunc__ = None  # so that NumPy leaves row * block to the block
@@ -82,6 +82,14 @@ class DeviceBlock:
 
     def __add__(self, other):
         return self._combined(1.0, other, 1.0) if self._is_like(other) else NotImplemented
+
+    def __iadd__(self, other):
+        if not self._is_like(other):
+            return NotImplemented
+        if self.shape[1]:
+            ones = np.ones(self.shape[1], np.float32)
+            self.device.combine(self.array, ones, other.array, ones, self.array)
+        return self
 
     def __sub__(self, other):
         return self._combined(1.0, other, -1.0) if self._is_like(other) else NotImplemented
@@ -233,6 +241,11 @@ class ShardedBlock:
 
     def __add__(self, other: "ShardedBlock") -> "ShardedBlock":
         return ShardedBlock([a + b for a, b in zip(self.parts, other.parts, strict=True)])
+
+    def __iadd__(self, other: "ShardedBlock") -> "ShardedBlock":
+        for a, b in zip(self.parts, other.parts, strict=True):
+            a += b
+        return self
 
     @classmethod
     def side_by_side(cls, blocks: "Sequence[ShardedBlock]") -> "ShardedBlock":

@@ -1,8 +1,8 @@
 """The device memory plan: what is kept where, before anything is allocated, within a budget.
 
 Arithmetic only.  A budget that cannot hold everything shrinks the work in this order: genotypes stream through a ring
-instead of staying; fewer columns are solved at once; the preconditioner's rank falls.  When nothing fits, the smallest
-budget that would is named.
+instead of staying; the basis of several components has fewer vectors, down to the least that works; fewer columns are
+worked on at once.  When nothing fits, the smallest budget that would is named.
 """
 
 import math
@@ -16,7 +16,6 @@ from .store import padded, pitch
 
 LEAST_PIECE = 1 << 22  # bytes of genotypes below which launches cost more than they do
 LEAST_COLUMNS = 8
-CORE_PHASES = ("preconditioner", "cores")  # of a fit, only when it needs one
 MIB = 2**20
 
 
@@ -59,7 +58,7 @@ class DevicePlan:
 
     residency: Residency
     columns: int | None
-    rank: int
+    basis: int
     genotypes: int
     ring: int
     constants: int
@@ -72,12 +71,6 @@ class DevicePlan:
         return self.genotypes + self.ring + self.constants + max(self.phases.values())
 
     @property
-    def peak_without_core(self) -> int:
-        """Most bytes held while no preconditioner is made."""
-        phases = [size for name, size in self.phases.items() if name not in CORE_PHASES]
-        return self.genotypes + self.ring + self.constants + max(phases)
-
-    @property
     def host_ring(self) -> int:
         """Page-locked bytes of host memory while genotypes stream."""
         return self.ring
@@ -85,40 +78,40 @@ class DevicePlan:
     def lines(self) -> list[str]:
         """The plan as a person reads it."""
         kept = "resident" if not self.ring else f"streamed in part, ring of {self.residency.ring_depth}"
-        unless = ""
-        if self.peak_without_core < self.peak:
-            unless = f", {self.peak_without_core / MIB:,.1f} unless a preconditioner is made"
+        basis = f"a basis of at most {self.basis:,} vectors; " if self.basis else ""
         items = {"genotypes resident": self.genotypes, "ring": self.ring, "constants": self.constants}
         table = [f"  {name:<24}{size / MIB:>12,.1f} MiB" for name, size in items.items()]
         table += [f"  phase {name:<18}{size / MIB:>12,.1f} MiB" for name, size in self.phases.items()]
         return [
-            f"device memory at most {self.peak / MIB:,.1f} MiB{unless} ({kept}; "
-            f"{self.residency.piece_bytes / MIB:,.0f} MiB of genotypes a launch; rank {self.rank}; "
-            f"{self.columns or 'all'} columns solved at once"
+            f"device memory at most {self.peak / MIB:,.1f} MiB ({kept}; "
+            f"{self.residency.piece_bytes / MIB:,.0f} MiB of genotypes a launch; {basis}"
+            f"{self.columns or 'all'} columns at once"
             f"{f'; room for {self.probes} probes' if self.probes else ''})",
             *table,
         ]
 
 
 Workspace = Callable[[int | None, int, int], dict[str, int]]
-"""(columns at once, rank, bytes of a piece of genotypes) -> workspace bytes of every phase."""
+"""(columns at once, vectors of the basis, bytes of a piece of genotypes) -> workspace bytes of every phase."""
+
+
+class Choice(NamedTuple):
+    """What shrinks with the memory there is: vectors of the basis (0 where there is none), columns worked on at once
+    (None for all)."""
+
+    basis: int
+    columns: int | None
 
 
 def make_plan(
-    shape: Shape,
-    workspace: Workspace,
-    ranks: Iterable[int],
-    columns: Iterable[int | None],
-    budget: int,
-    ring_depth: int = 0,
+    shape: Shape, workspace: Workspace, choices: Iterable[Choice], budget: int, ring_depth: int = 0
 ) -> DevicePlan:
-    """The first of the choices, from the fastest to the smallest, that fits ``budget`` bytes.
+    """The first of the choices, which go from the fastest to the smallest, that fits ``budget`` bytes.
 
-    ranks, columns: choices from the best down.  ring_depth: 0 chooses.  Raises BudgetError with the least budget.
+    ring_depth: 0 chooses.  Raises BudgetError with the least budget.
     """
-    ranks, columns = list(ranks), list(columns)
     smallest = None
-    for plan in _choices(shape, workspace, ranks, columns, ring_depth):
+    for plan in _plans(shape, workspace, choices, ring_depth):
         fitted = _with_resident(shape, plan, budget)
         if fitted is not None:
             return fitted
@@ -129,14 +122,12 @@ def make_plan(
     )
 
 
-def _choices(shape, workspace, ranks, columns, ring_depth) -> Iterator[DevicePlan]:
+def _plans(shape: Shape, workspace: Workspace, choices, ring_depth: int) -> Iterator[DevicePlan]:
     """Plans without resident genotypes, from the fastest to the smallest."""
-    for rank in ranks:
-        for at_once in columns:
-            for piece_bytes in _piece_sizes(shape):
-                depth = ring_depth or RING_DEPTH
-                residency = Residency(piece_bytes, 0, depth)
-                yield _streaming(shape, residency, at_once, rank, workspace(at_once, rank, piece_bytes))
+    for choice in choices:
+        for piece_bytes in _piece_sizes(shape):
+            residency = Residency(piece_bytes, 0, ring_depth or RING_DEPTH)
+            yield _streaming(shape, residency, choice, workspace(choice.columns, choice.basis, piece_bytes))
 
 
 def _piece_sizes(shape: Shape) -> list[int]:
@@ -151,12 +142,12 @@ def _piece_sizes(shape: Shape) -> list[int]:
         size //= 4
 
 
-def _streaming(shape: Shape, residency: Residency, columns, rank: int, phases: dict[str, int]) -> DevicePlan:
+def _streaming(shape: Shape, residency: Residency, choice: Choice, phases: dict[str, int]) -> DevicePlan:
     sizes = shape.pieces(residency.piece_bytes)
     return DevicePlan(
         residency=residency,
-        columns=columns,
-        rank=rank,
+        columns=choice.columns,
+        basis=choice.basis,
         genotypes=0,
         ring=min(residency.ring_depth, sum(count for _, count in sizes)) * max(size for size, _ in sizes),
         constants=shape.constant_bytes,

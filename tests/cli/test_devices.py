@@ -72,7 +72,7 @@ def record(folder, out="out"):
 def test_estimates_on_a_device_are_those_on_the_cpu(cohort, devices, components, more, capsys):
     chosen = [*components, cohort / "spec.json"] if components else []
     assert run(cohort, *chosen, "--device", "cpu", out="cpu") == 0
-    budget = 0.001 if not components else 0.002
+    budget = 0.001 if not components else 0.006
     assert run(cohort, *chosen, "--device", "cuda", "--gpu-budget-gib", budget, *more, out="gpu") == 0
     found, expected = record(cohort, "gpu"), record(cohort, "cpu")
     for one, other in zip(found["components"], expected["components"], strict=True):
@@ -84,21 +84,20 @@ def test_estimates_on_a_device_are_those_on_the_cpu(cohort, devices, components,
     assert re.search(r"device 0: at most [\d.]+ MiB held, [\d.]+ planned", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("core", [[], ["--precond-rank", "40"]])
-def test_scaled_samples_and_several_residuals_stay_within_their_plan(cohort, devices, core):
+def test_scaled_samples_and_several_residuals_stay_within_their_plan(cohort, devices):
     rng = np.random.default_rng(3)
     table = pd.read_csv(cohort / "pheno.txt", sep="\t", dtype=str)[["FID", "IID"]]
     table.assign(age=rng.normal(50, 9, N), dose=rng.random(N)).to_csv(cohort / "env.txt", sep="\t", index=False)
     table.assign(site=rng.choice(["a", "b"], N)).to_csv(cohort / "site.txt", sep="\t", index=False)
-    flags = ["--gxe", cohort / "env.txt", "--gxe-noise", "--residual-groups", cohort / "site.txt", *core]
+    flags = ["--gxe", cohort / "env.txt", "--gxe-noise", "--residual-groups", cohort / "site.txt"]
     assert run(cohort, *flags, "--device", "cpu", out="cpu") == 0
-    assert run(cohort, *flags, "--device", "cuda", "--gpu-budget-gib", "0.01", out="gpu") == 0
+    assert run(cohort, *flags, "--device", "cuda", "--gpu-budget-gib", "0.02", out="gpu") == 0
     found, expected = record(cohort, "gpu"), record(cohort, "cpu")
     for part in ("components", "residuals"):
         for one, other in zip(found[part], expected[part], strict=True):
             assert abs(one["variance"] - other["variance"]) <= 1e-3 * other["se"]
     memory = found["device_memory"]
-    assert max(memory["peak"].values()) <= memory["planned"] <= 0.01 * 2**30
+    assert max(memory["peak"].values()) <= memory["planned"] <= 0.02 * 2**30
 
 
 @pytest.mark.parametrize("groups", ["one.npy,two.npy,three.npy", "one.npy;two.npy,three.npy"])
@@ -137,7 +136,7 @@ def test_the_plan_is_printed_without_a_device_and_without_reading_genotypes(coho
 
 
 def plans(sizes, budgets, *flags):
-    """(kind, rank, columns) of the plans of a cohort for falling budgets, each once."""
+    """(kind, vectors of the basis, columns) of the plans of a cohort for falling budgets, each once."""
     found = []
     for budget in budgets:
         options = make_parser("0").parse_args(
@@ -149,21 +148,20 @@ def plans(sizes, budgets, *flags):
             found.append(("refused", 0, None))
             continue
         assert made.peak <= budget * 2**30
-        found.append(("streamed" if made.ring else "resident", made.rank, made.columns))
+        found.append(("streamed" if made.ring else "resident", made.basis, made.columns))
     return list(dict.fromkeys(found))
 
 
-def test_a_smaller_budget_streams_then_narrows_then_lowers_the_rank_and_then_refuses():
-    biobank = Sizes(100_000, (500_000,), 22, 1, 10, 500_000)
+def test_a_smaller_budget_streams_then_has_a_smaller_basis_then_narrows_and_then_refuses():
     budgets = np.geomspace(80, 0.1, 200)
-    found = plans(biobank, budgets)
-    assert found[:2] == [("resident", 948, None), ("streamed", 948, None)] and found[-1][0] == "refused"
-    ranks = [rank for _, rank, _ in found]
-    assert ranks == sorted(ranks, reverse=True) and set(ranks) == {948, 474, 237, 0}
-    wide = plans(biobank, budgets, "--first-probes", "200", "--precond-rank", "50")  # solves are what is large
-    columns = [np.inf if columns is None else columns for kind, _, columns in wide if kind != "refused"]
-    assert columns == sorted(columns, reverse=True) and columns[-1] == 8 and wide[-1][0] == "refused"
-    assert wide[:2] == [("resident", 50, None), ("streamed", 50, None)]
+    found = plans(Sizes(100_000, (500_000,), 22, 1, 10, 500_000), budgets)
+    assert found[:2] == [("resident", 1024, None), ("streamed", 1024, None)] and found[-1][0] == "refused"
+    bases = [basis for kind, basis, _ in found if kind == "streamed"]
+    assert bases == sorted(bases, reverse=True) and bases[-1] == 6 * 33 and len(set(bases)) == 7
+    wide = plans(Sizes(100_000, (20_000,), 3, 1, 10, 20_000), budgets, "--first-probes", "200")
+    narrowed = [columns for kind, basis, columns in wide if columns is not None]
+    assert narrowed == sorted(narrowed, reverse=True) and narrowed and wide[-1][0] == "refused"
+    assert all(basis == 6 * 201 for kind, basis, columns in wide if columns is not None)
 
 
 def test_a_budget_that_nothing_fits_names_the_smallest_that_would(cohort, capsys):
@@ -185,7 +183,7 @@ def test_the_smallest_budget_that_is_named_is_enough_for_the_fit(cohort, devices
 @pytest.mark.parametrize("components", [1, 3])
 def test_probes_that_would_not_fit_the_budget_are_not_taken(cohort, devices, capsys, components):
     chosen = ["--component-spec", cohort / "spec.json"] if components > 1 else []
-    flags = ["--device", "cuda", "--gpu-budget-gib", "0.0022" if chosen else "0.0012", "--mc-target", "0.001"]
+    flags = ["--device", "cuda", "--gpu-budget-gib", "0.008" if chosen else "0.0012", "--mc-target", "0.001"]
     assert run(cohort, *chosen, *flags, "--max-probes", "600", out="few") == 0
     found, printed = record(cohort, "few"), capsys.readouterr().out
     assert max(found["device_memory"]["peak"].values()) <= float(flags[3]) * 2**30
@@ -205,7 +203,7 @@ def test_a_lost_device_ends_in_one_line_and_the_run_resumes_from_the_last_checkp
 
     def failing(self, *arguments):
         calls.append(None)
-        if len(calls) > 40:
+        if len(calls) > 15:
             raise DeviceLostError("device 0 stopped answering; a fit goes on from what its hook saved")
         return zt(self, *arguments)
 

@@ -32,12 +32,13 @@ def cohort(tmp_path_factory):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("flags", [[], ["--vc-block-sizes", ",".join([str(M // 10)] * 10)]])
-def test_the_process_takes_what_its_plan_says(cohort, flags):
+@pytest.mark.parametrize(("flags", "least"), [([], 0.5), (["--vc-block-sizes", ",".join([str(M // 10)] * 10)], 0.3)])
+def test_the_process_takes_what_its_plan_says(cohort, flags, least):
+    """A basis of several components seldom has as many vectors as are planned for."""
     paths = ["--bfile", cohort / "data", "--pheno", cohort / "pheno.txt", "--out", cohort / "out"]
     command = [sys.executable, "-c", RUN, *map(str, paths), "--device", "cpu", "--method", "stochastic", *flags]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     planned = float(re.search(r"memory about (\d+) MiB", done.stdout)[1])
     peak = float(re.search(r"peak ([\d.]+)", done.stdout)[1])
-    assert 0.5 * planned <= peak <= 1.1 * planned, (peak, planned)
+    assert least * planned <= peak <= 1.1 * planned, (peak, planned)

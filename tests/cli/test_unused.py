@@ -37,6 +37,7 @@ def notes(words, run, rules=unused.REML):
         ("--seed 1", EXACT, "dense REML takes no random probes"),
         ("--precond-rank 5", LANCZOS, "one component is answered by a Lanczos run, without a preconditioner"),
         ("--precond-rank 5", EXACT, "nothing is solved by iterations"),
+        ("--precond-rank 5", STOCHASTIC, "several components are fitted in a basis that every solve starts from"),
         ("--max-iterations 5", LANCZOS, "one component is answered by a Lanczos run, which goes on until it settles"),
         ("--resume", EXACT, "only stochastic fits keep checkpoints"),
         ("--checkpoint-seconds 3", HE, "only stochastic fits keep checkpoints"),
@@ -65,10 +66,11 @@ def test_a_flag_without_effect_is_named_with_the_reason(words, run, why):
 @pytest.mark.parametrize(
     ("words", "run"),
     [
-        ("--max-probes 9 --seed 1 --mc-target 1 --precond-rank 5 --resume --max-iterations 3", STOCHASTIC),
+        ("--max-probes 9 --seed 1 --mc-target 1 --resume --max-iterations 3", STOCHASTIC),
         ("--max-probes 9 --seed 1 --mc-target 1 --resume", LANCZOS),
         ("--cv 5 --seed 1", EXACT),
         ("--compute-effects --precond-rank 5 --seed 1", EXACT),
+        ("--compute-effects --precond-rank 5", STOCHASTIC),
         ("--gpu-budget-gib 3 --ring-depth 2", Run("stochastic", 3, "cuda")),
         ("--ld-bins 3 --ld-scores x --uncovered background", STOCHASTIC),
         ("--merge --z-cutoff 1", STOCHASTIC),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpu_reml.ops.device.plan import BudgetError, Shape, make_plan
+from gpu_reml.ops.device.plan import BudgetError, Choice, Shape, make_plan
 from gpu_reml.ops.device.pool import size_class
 
 MIB = 2**20
@@ -10,30 +10,33 @@ MIB = 2**20
 SHAPE = Shape(8000, (51200, 10240), 64, 64, 3 * MIB)
 
 
-def workspace(columns, rank, piece_bytes):
-    return {"solves": (columns or 100) * MIB // 10, "preconditioner": rank * MIB // 10}
+CHOICES = [Choice(200, None), Choice(50, None), Choice(50, 50), Choice(50, 25)]
 
 
-def plan(budget, ranks=(200, 50, 0), columns=(None, 50, 25), ring_depth=0):
-    return make_plan(SHAPE, workspace, ranks, columns, int(budget * MIB), ring_depth)
+def workspace(columns, basis, piece_bytes):
+    return {"solves": (columns or 100) * MIB // 10, "basis": basis * MIB // 10}
+
+
+def plan(budget, choices=CHOICES, ring_depth=0):
+    return make_plan(SHAPE, workspace, choices, int(budget * MIB), ring_depth)
 
 
 def test_everything_is_resident_when_it_fits():
     found = plan(200)
-    assert (found.genotypes, found.ring, found.rank, found.columns) == (120 * MIB, 0, 200, None)
+    assert (found.genotypes, found.ring, found.basis, found.columns) == (120 * MIB, 0, 200, None)
     assert found.peak == 120 * MIB + 3 * MIB + 20 * MIB
     assert found.residency.resident_bytes is None
 
 
 def test_the_peak_counts_the_largest_phase_only():
-    assert plan(200).phases == {"solves": 10 * MIB, "preconditioner": 20 * MIB}
+    assert plan(200).phases == {"solves": 10 * MIB, "basis": 20 * MIB}
     assert plan(200).peak == plan(143).peak
 
 
 @pytest.mark.parametrize("budget", [142, 130, 120, 100])
 def test_what_does_not_fit_streams_and_the_rest_stays(budget):
     found = plan(budget)
-    assert found.rank == 200 and found.columns is None and found.ring > 0
+    assert found.basis == 200 and found.columns is None and found.ring > 0
     assert found.residency.resident_bytes == found.genotypes < 120 * MIB
     assert found.peak <= budget * MIB
     assert (
@@ -42,22 +45,21 @@ def test_what_does_not_fit_streams_and_the_rest_stays(budget):
     )
 
 
-def test_no_plan_passes_its_budget_and_less_room_never_means_more_rank():
-    ranks = []
+def test_no_plan_passes_its_budget_and_less_room_never_means_a_larger_basis():
+    bases = []
     for budget in range(200, 4, -1):
         try:
             found = plan(budget)
         except BudgetError:
             break
         assert found.peak <= budget * MIB
-        ranks.append(found.rank)
-    assert ranks == sorted(ranks, reverse=True) and set(ranks) == {200, 50, 0}
+        bases.append(found.basis)
+    assert bases == sorted(bases, reverse=True) and set(bases) == {200, 50}
 
 
-def test_columns_are_narrowed_before_the_rank_is_lowered():
-    wide = {"ranks": (10, 0), "columns": (None, 25)}  # the solves are what is large
-    found = [plan(budget, **wide) for budget in (200, 15, 13)]
-    assert [(p.columns, p.rank) for p in found] == [(None, 10), (25, 10), (25, 10)]
+def test_the_choices_are_taken_in_their_order():
+    found = [plan(budget) for budget in (200, 24, 17, 13)]
+    assert [(p.columns, p.basis) for p in found] == [(None, 200), (None, 50), (50, 50), (50, 50)]
 
 
 def test_the_smallest_budget_is_named_and_is_enough():
@@ -83,5 +85,5 @@ def test_pieces_are_counted_as_they_are_allocated():
 def test_the_plan_reads_as_a_table():
     text = "\n".join(plan(100).lines())
     assert text.startswith("device memory at most ") and "streamed in part, ring of 3" in text
-    assert "phase preconditioner" in text and "genotypes resident" in text
+    assert "phase basis" in text and "genotypes resident" in text
     assert "resident" in plan(200).lines()[0]
