@@ -33,8 +33,6 @@ from .result import ConvergenceError, Estimate, FitResult, FixedEffects, Status,
 from .settings import FitSettings
 from .traits import Traits
 
-LAST_INFORMATION = 0.03  # residual of the last solves for the information, which then errs by 1e-3
-
 
 class SavedBasis(NamedTuple):
     """A :class:`State` between two rounds without what its products give again to the same bits."""
@@ -233,7 +231,7 @@ def finish(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResu
     ypy = (gram(y, Py) + gram(Py, last.R)).item()  # errs by the square of the solve's error
     loglik = -0.5 * (logdet + ypy + contrasts)
     F = project(Q, likelihood.component_images(covariance, Py))
-    found = solve(F, min(solver.information, LAST_INFORMATION))
+    found = solve(F, solver.information)
     ai = likelihood.ai_matrix(F, found.X, found.R)
     mc = mc_covariance(problem, model.exact, walk.point._replace(ai=ai))
     estimate = Estimate(

@@ -154,7 +154,7 @@ def point_at(problem: Problem, model: Model, trait: int, theta: np.ndarray, off:
     images = (T @ c)[:, :, 0]
     forms = np.append(images @ c[:, 0], c[:, 0] @ c[:, 0])
     values = np.einsum("az,gaz->gz", Cz, fixed.images)
-    controls = 0 if model.exact or not problem.settings.probes.control_variates else num_controls(model.num_probes)
+    controls = 0 if model.exact else num_controls(model.num_probes)
     traces = controlled_traces(values, inverse, fixed.off, theta, problem.dimension, controls)
     inside = np.column_stack([images.T, c])
     ai = inside.T @ (here.inverse @ inside)

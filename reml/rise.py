@@ -97,7 +97,7 @@ def rise(problem: Problem, model: Model, before: End, after: End, trait: int = 0
         each = speed * np.array([-1.0, 1.0]) - change * theta[:-1]
         logdet += weight * (each @ values + change * problem.dimension)
         controls += weight * np.stack([part @ known for part in (each, theta[:-1]) for known in (inverse, fixed.off)])
-    if not model.exact and problem.settings.probes.control_variates:
+    if not model.exact:
         controls = controls[: num_controls(z.shape[1])]
         X = (controls - controls.mean(axis=1, keepdims=True)).T
         logdet -= np.linalg.lstsq(X, logdet - logdet.mean(), rcond=None)[0] @ controls

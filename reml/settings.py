@@ -13,7 +13,7 @@ class SolverSettings:
     ``y``, ``probes``: relative errors in the norm of V at which they leave the block; y's is 0.02 / sqrt(n) where that
     is tighter, since quadratic forms grow with n and their sampling errors with its root.  Relative residuals of the
     last solves, of at most ``max_iterations`` steps: ``information``, loose because the average information errs by its
-    square, and ``final`` for y.
+    square, to 1e-3, and ``final`` for y.
     ``quadrature``: change of a log-determinant between two Lanczos steps, per sample.  ``most_basis``: vectors of the
     reduced model, of 4 (n + m) bytes each, beyond which it is started again from the present solutions, and at least
     six for each trait and probe; None: 1,024, or as many as 256 MiB of its matrices have room for.  Likelihood ratios
@@ -46,7 +46,6 @@ class ProbeSettings:
 
     first: int = 32
     mc_target: float = 0.1
-    control_variates: bool = True
     columns: int | None = None
 
     def __post_init__(self):

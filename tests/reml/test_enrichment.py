@@ -192,7 +192,7 @@ def test_wald_test_of_several_is_the_quadratic_form_with_their_covariance(result
 def bounded_result(theta, covariance):
     names = tuple("abc"[: len(theta) - 1])
     information = np.linalg.inv(covariance)
-    return SimpleNamespace(names=names, theta=theta, information=information, at_bound=theta == 0)
+    return SimpleNamespace(names=names, theta=theta, information=information, at_bound=theta == 0, constrained=True)
 
 
 def test_a_component_at_its_bound_has_no_degree_of_freedom_and_as_a_nuisance_is_fixed():
