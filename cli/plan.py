@@ -73,9 +73,10 @@ def sketch_rank(sizes: Sizes, options: Namespace, device: DevicePlan | None) -> 
 
 def work_of(sizes: Sizes, probes: int, choice: Choice, options: Namespace) -> Work:
     """The fit that is planned for; with more probes than its basis was chosen for, that grows to the least for them,
-    and for likelihood ratios and profiles to twice as many vectors."""
+    and for likelihood ratios, profiles and searches of groups there are twice as many vectors."""
     vectors = max(choice.basis, least_basis(sizes.num_traits + probes)) if choice.basis else 0
-    further = getattr(options, "lrt", None) is not None or getattr(options, "profile", False)
+    more = (getattr(options, name, None) for name in ("profile", "n_groups"))
+    further = getattr(options, "lrt", None) is not None or any(more)
     return Work(
         sizes.num_components,
         sizes.num_traits,
@@ -212,7 +213,7 @@ def host_room(sizes: Sizes, options: Namespace) -> Room | None:
         return None
     first, machine = min(options.first_probes, options.max_probes), machine_memory()
     common = common_items(sizes, options)
-    beside = sum(common.values()) + PROGRAM * 2**20
+    beside = sum(common.values()) + tile_bytes(sizes, options) + PROGRAM * 2**20
 
     def needed(choice: Choice, probes: int) -> int:
         return beside + sum(fit_items(sizes, options, choice, probes).values())
@@ -252,6 +253,11 @@ def common_items(sizes: Sizes, options: Namespace) -> dict[str, int]:
     if sizes.num_matrices:
         items["relationship matrices"] = 8 * n**2 * sizes.num_matrices
     return items
+
+
+def tile_bytes(sizes: Sizes, options: Namespace) -> int:
+    """Host bytes of decoded genotypes at once."""
+    return width_of(options) * min(512 * 4 * ((sizes.num_samples + 3) // 4), 512 * 8192)
 
 
 def fit_items(sizes: Sizes, options: Namespace, choice: Choice, probes: int) -> dict[str, int]:
@@ -296,7 +302,7 @@ def host_plan(
         if plan.basis:
             items["small matrices"] = algebra_bytes(work_of(sizes, probes, Choice(plan.basis, None), options))
         return {name: size / 2**20 for name, size in items.items()}
-    items["tile"] = width * min(512 * 4 * ((n + 3) // 4), 512 * 8192)
+    items["tile"] = tile_bytes(sizes, options)
     if method == "exact":
         items["matrices"] = exact_memory(n, G, width)
     elif room is not None:

@@ -11,7 +11,6 @@ import numpy as np
 from gpu_reml import io
 from gpu_reml.reml import FitSettings, ProbeSettings, Record, SolverSettings, draw_probes
 from gpu_reml.reml.memberships import COLUMNS, check_memberships, random_memberships
-from gpu_reml.reml.reduced_model import MOST_BASIS
 from gpu_reml.reml.relax import (
     OuterRecord,
     RelaxHooks,
@@ -70,7 +69,7 @@ def relax_command(options: Namespace, threads: int) -> bool:
         inputs.products,
         start,
         probes,
-        relax_settings(options, planned.columns),
+        relax_settings(options, planned),
         start=None if options.h2_init is None else start_at(options, y, X, inputs),
         hooks=RelaxHooks(report.outer, report.iteration),
     )
@@ -110,9 +109,7 @@ def plan_groups(planned: Planned, options: Namespace) -> Planned:
     m = planned.sizes.num_variants
     # beside the weights of the fit under way those of the best point and of the gradient
     memberships = (8 * MEMBERSHIPS + 2 * STORED_WEIGHT) * G * m
-    vectors = min(planned.sizes.num_samples, MOST_BASIS)
-    basis = 4 * (m + planned.sizes.num_samples) * vectors
-    held = (("memberships", memberships), ("basis", basis), ("gradient", GRADIENT_BYTES * m))
+    held = (("memberships", memberships), ("gradient", GRADIENT_BYTES * m))
     sizes = planned.sizes._replace(num_components=G, num_weights=G * m, further=held)
     device, room = rooms(sizes, planned.backend, options)
     return planned._replace(sizes=sizes, device=device, room=room)
@@ -137,15 +134,15 @@ def first_memberships(given: np.ndarray | None, num_variants: int, options: Name
         raise io.InputError(f"{options.theta_init_npy}: {error}") from None
 
 
-def relax_settings(options: Namespace, columns: int | None) -> RelaxSettings:
-    """Settings of the search and of its fits."""
+def relax_settings(options: Namespace, planned: Planned) -> RelaxSettings:
+    """Settings of the search and of its fits, within their plan."""
     usual = FitSettings()
     limit = 1.0 if options.pcg_tol is None else options.pcg_tol
     solver = {name: min(limit, getattr(usual.solver, name)) for name in ("y", "probes", "final")}
     fits = FitSettings(
         max_iterations=options.max_iterations,
-        solver=SolverSettings(**solver, max_iterations=options.max_pcg_iters),
-        probes=ProbeSettings(first=options.first_probes, columns=columns),
+        solver=SolverSettings(**solver, max_iterations=options.max_pcg_iters, most_basis=planned.basis),
+        probes=ProbeSettings(first=options.first_probes, columns=planned.columns),
     )
     return RelaxSettings(options.outer_iters, options.theta_lr, options.theta_linesearch_trials, fits)
 

@@ -98,7 +98,7 @@ def algebra_bytes(work: Work) -> int:
 def least_basis(num_columns: int) -> int:
     """Fewest vectors with which fits go on: of traits and probes, their solutions, and twice as many that are new.
 
-    With as many it took up to twice the passes, or moved back and forth (six components of 400 variants, 800 samples).
+    With as many that are new, fits move back and forth (docs/performance.md).
     """
     return 6 * num_columns
 

@@ -153,7 +153,7 @@ def plans(sizes, budgets, *flags):
 
 
 def test_a_smaller_budget_streams_then_has_a_smaller_basis_then_narrows_and_then_refuses():
-    budgets = np.geomspace(80, 0.1, 200)
+    budgets = np.geomspace(80, 0.1, 60)
     found = plans(Sizes(100_000, (500_000,), 22, 1, 10, 500_000), budgets)
     assert found[:2] == [("resident", 1024, None), ("streamed", 1024, None)] and found[-1][0] == "refused"
     bases = [basis for kind, basis, _ in found if kind == "streamed"]
