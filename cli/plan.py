@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from gpu_reml import io, ops
+from gpu_reml import ops
 from gpu_reml.ops.cpu import INNER_ROWS
 from gpu_reml.ops.cuda import layout
 from gpu_reml.ops.device.block_weights import RESIDENT_WEIGHTS
@@ -207,7 +207,7 @@ class Room(NamedTuple):
 def host_room(sizes: Sizes, options: Namespace) -> Room | None:
     """The largest basis, then the most probes, that memory has room for; None where no basis is made.
 
-    Raises InputError where this machine cannot hold the least.  Genotypes in mapped files need not all be in memory.
+    Raises BudgetError where this machine cannot hold the least.  Genotypes in mapped files need not all be in memory.
     """
     if sizes.num_components == 1 or options.method in ("exact", *MOMENTS):
         return None
@@ -222,9 +222,9 @@ def host_room(sizes: Sizes, options: Namespace) -> Room | None:
     choice = next((each for each in choices if needed(each, first) <= HOST_SHARE * machine), choices[-1])
     least = needed(choice, first) - common["packed genotypes"]
     if least > machine:
-        raise io.InputError(
-            f"memory: this analysis needs {least / 2**20:,.0f} MiB beside the genotypes' files, and there are "
-            f"{machine / 2**20:,.0f}; use a machine with more, fewer --first-probes or fewer components"
+        raise BudgetError(
+            f"this analysis needs {least / 2**20:,.0f} MiB of memory beside the genotypes' files, and this machine "
+            f"lets it have {machine / 2**20:,.0f}; use one with more, fewer --first-probes or fewer components"
         )
     return Room(choice, most_that(lambda probes: needed(choice, probes) <= HOST_SHARE * machine, first, options))
 

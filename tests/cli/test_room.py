@@ -51,7 +51,7 @@ def test_a_basis_goes_before_probes_and_both_have_what_they_need(memory):
 
 def test_memory_without_room_for_the_least_is_an_error_that_names_what_is_needed(memory):
     memory(300)
-    with pytest.raises(ValueError, match=r"needs ([\d,]+) MiB beside the genotypes' files, and there are 300;"):
+    with pytest.raises(ValueError, match=r"needs [\d,]+ MiB of memory beside .* lets it have 300;"):
         room()
 
 
