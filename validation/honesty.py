@@ -34,6 +34,7 @@ HERITABILITIES = (0.0, 0.1, 0.5, 0.85, 0.95, 0.98)
 WANTED = {1: 0.64, 2: 0.93, 3: 0.985, 4: 0.998}  # least share of quantities within so many Monte-Carlo errors
 LISTED = 5.0  # Monte-Carlo errors beyond which a quantity is shown on its own
 TOLERATED = 1e-3  # of the sampling error, for what is not of the probes
+LOGLIK = "log-likelihood"  # its name among the quantities; the shares are of the variances and heritabilities
 ROUNDING = 1e-9  # of the phenotypic variance, or of one for a heritability, where there is no sampling error
 NUM_VARIANTS, FEW, CHROMOSOMES = 3000, 20, 20
 # LD between that of an array and none: a mean LD score of 5
@@ -162,33 +163,38 @@ def compare(case: Case) -> Comparison:
         status += ", dense fit started there"
     shortfall = exact.loglik - reached
     return Comparison(
-        case, n, status, found.num_probes, found.column_passes, shortfall, seconds, quantities(found, exact)
+        case, n, status, found.num_probes, found.column_passes, shortfall, seconds, quantities(found, exact, reached)
     )
 
 
-def quantities(found: FitResult, exact: FitResult) -> pd.DataFrame:
-    """Every variance and heritability of a fit beside the exact one."""
-    names = [*found.names, "residual"]
+def quantities(found: FitResult, exact: FitResult, reached: float) -> pd.DataFrame:
+    """Every variance and heritability of a fit beside the exact one, and its log-likelihood beside the dense one at the
+    same theta, ``reached``."""
     total = float(exact.theta @ np.append(exact.mean_traces, 1.0))
-    return pd.concat(
-        [
-            beside(names, (found.theta, found.mc_se), (exact.theta, exact.se), total),
-            beside(
-                [f"h2 {name}" for name in (*found.names, "total")],
-                (found.h2.estimate, found.h2.mc_se),
-                (exact.h2.estimate, exact.h2.se),
-                1.0,
-            ),
-        ],
-        ignore_index=True,
-    )
+    parts = [
+        beside([*found.names, "residual"], (found.theta, found.mc_se), (exact.theta, exact.se), ROUNDING * total),
+        beside(
+            [f"h2 {name}" for name in (*found.names, "total")],
+            (found.h2.estimate, found.h2.mc_se),
+            (exact.h2.estimate, exact.h2.se),
+            ROUNDING,
+        ),
+        beside(
+            [LOGLIK],
+            (np.array([found.loglik]), np.array([found.loglik_mc_se])),
+            (np.array([reached]), np.array([np.nan])),
+            TOLERATED,
+        ),
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
-def beside(names: list[str], found, exact, unit: float) -> pd.DataFrame:
-    """found: estimates and their mc_se; exact: the same quantities and their se; unit: what rounding is relative to."""
+def beside(names: list[str], found, exact, least: float) -> pd.DataFrame:
+    """found: estimates and their mc_se; exact: the same quantities and their se; ``least``: the error that counts where
+    there is no se."""
     (estimate, mc_se), (truth, se) = found, exact
     error = np.abs(estimate - truth)
-    error[error <= np.where(se > 0, TOLERATED * se, ROUNDING * unit)] = 0.0
+    error[error <= np.where(se > 0, TOLERATED * se, least)] = 0.0
     columns = {"quantity": names, "estimate": estimate, "exact": truth, "mc_se": mc_se, "se": se}
     return pd.DataFrame({**columns, "in_mc_se": multiples(error, mc_se), "in_se": multiples(error, se, np.nan)})
 
@@ -220,7 +226,8 @@ def table_of(found: Iterable[Comparison]) -> pd.DataFrame:
 
 def report_text(found: list[Comparison]) -> str:
     """Coverage over all and by what cases are made of, how fits ended, and each quantity that is far off."""
-    table = table_of(found)
+    every = table_of(found)
+    table = estimates(every)
     lines = [
         f"{len(found)} fits, {len(table)} quantities, {sum(one.seconds for one in found):.0f} s of fitting",
         f"{'':24s} {'number':>7s} " + " ".join(f"{'<= ' + str(k):>7s}" for k in WANTED) + f" {'max SE':>7s}",
@@ -232,6 +239,7 @@ def report_text(found: list[Comparison]) -> str:
         lines += [coverage_line("variances", table[~is_h2]), coverage_line("heritabilities", table[is_h2])]
         for name in ("kind", "G", "h2"):
             lines += [coverage_line(f"{name} {value}", rows) for value, rows in table.groupby(name)]
+        lines.append(coverage_line("(log-likelihoods)", every.drop(table.index)))
     passes = pd.DataFrame({"G": [one.case.G for one in found], "passes": [one.passes for one in found]})
     for G, rows in passes.groupby("G")["passes"]:
         lines.append(f"column-passes, G = {G}: median {rows.median():.0f}, most {rows.max():.0f}")
@@ -240,7 +248,12 @@ def report_text(found: list[Comparison]) -> str:
         if status != "converged":
             lines += [f"    {found[i].case}" for i in group.index]
     lines.append(f"beyond {LISTED:g} Monte-Carlo errors (shortfall: of the log-likelihood there):")
-    return "\n".join([*lines, *far_lines(table)])
+    return "\n".join([*lines, *far_lines(every)])
+
+
+def estimates(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of variances and heritabilities."""
+    return table[table["quantity"] != LOGLIK] if len(table) else table
 
 
 def coverage_line(name: str, rows: pd.DataFrame) -> str:
@@ -263,7 +276,7 @@ def far_lines(table: pd.DataFrame) -> Iterator[str]:
 
 def is_honest(found: list[Comparison]) -> bool:
     """Whether every share is what is wanted, and every fit converged."""
-    table = table_of(found)
+    table = estimates(table_of(found))
     if not len(table):
         return False
     enough = all(share >= WANTED[bound] for bound, share in coverage(table["in_mc_se"]).items())
