@@ -183,7 +183,7 @@ class Parser(ArgumentParser):
         for each in typed:
             if each.action is None:
                 continue
-            if each.most and not each.values:
+            if each.most and not each.values and each.action.nargs != "*":
                 self.error(f"{each.flag}: needs a value, {described(each.action)}")
             for value in each.values:
                 if not value.strip():

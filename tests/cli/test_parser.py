@@ -133,6 +133,12 @@ def test_of_a_flag_that_is_given_two_values_the_last_counts_and_a_note_says_so()
     assert options.replaced == ("--kkt-check is replaced by --no-kkt-check, which comes after it",)
 
 
+def test_the_flag_of_ratios_needs_no_component_and_takes_gctas_numbers():
+    parse = PARSERS["gpu-reml"].parse_args
+    assert parse(DATA).lrt is None and parse([*DATA, "--lrt"]).lrt == []
+    assert parse([*DATA, "--lrt", "--quiet"]).lrt == [] and parse([*DATA, "--reml-lrt", "1", "3"]).lrt == ["1", "3"]
+
+
 def test_lists_that_are_given_several_times_all_count():
     words = ["--component-spec", "a", "--component-indices-npz", "b", "--extract", "c", "d", "--extract", "e"]
     options = PARSERS["gpu-reml"].parse_args([*DATA, *words])
