@@ -11,6 +11,7 @@ import numpy as np
 from gpu_reml import io
 from gpu_reml.reml import FitSettings, ProbeSettings, Record, SolverSettings, draw_probes
 from gpu_reml.reml.memberships import COLUMNS, check_memberships, random_memberships
+from gpu_reml.reml.reduced_model import largest_basis
 from gpu_reml.reml.relax import (
     OuterRecord,
     RelaxHooks,
@@ -109,7 +110,8 @@ def plan_groups(planned: Planned, options: Namespace) -> Planned:
     m = planned.sizes.num_variants
     # beside the weights of the fit under way those of the best point and of the gradient
     memberships = (8 * MEMBERSHIPS + 2 * STORED_WEIGHT) * G * m
-    held = (("memberships", memberships), ("gradient", GRADIENT_BYTES * m))
+    before = 4 * (m + planned.sizes.num_samples) * min(planned.sizes.dimension, largest_basis(G))
+    held = (("memberships", memberships), ("basis before", before), ("gradient", GRADIENT_BYTES * m))
     sizes = planned.sizes._replace(num_components=G, num_weights=G * m, further=held)
     device, room = rooms(sizes, planned.backend, options)
     return planned._replace(sizes=sizes, device=device, room=room)
@@ -135,13 +137,15 @@ def first_memberships(given: np.ndarray | None, num_variants: int, options: Name
 
 
 def relax_settings(options: Namespace, planned: Planned) -> RelaxSettings:
-    """Settings of the search and of its fits, within their plan."""
-    usual = FitSettings()
+    """Settings of the search and of its fits; a basis that is made anew leaves room for the one before."""
+    usual, basis = FitSettings(), planned.basis
+    if basis is not None and planned.device is not None:
+        basis = max(1, basis // 2)
     limit = 1.0 if options.pcg_tol is None else options.pcg_tol
     solver = {name: min(limit, getattr(usual.solver, name)) for name in ("y", "probes", "final")}
     fits = FitSettings(
         max_iterations=options.max_iterations,
-        solver=SolverSettings(**solver, max_iterations=options.max_pcg_iters, most_basis=planned.basis),
+        solver=SolverSettings(**solver, most_basis=basis, max_iterations=options.max_pcg_iters),
         probes=ProbeSettings(first=options.first_probes, columns=planned.columns),
     )
     return RelaxSettings(options.outer_iters, options.theta_lr, options.theta_linesearch_trials, fits)
