@@ -4,18 +4,14 @@ That the maxima themselves err adds to a ratio only half of their squared error 
 0.005 a component where mc_se is a tenth of se.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from .likelihood_ratio import RatioTest, law_of_fit, others, ratio_test, tested_sets, without
 from .probes import Probes
 from .reduced_fit import Walk, ended, state_at
-from .reduced_model import Model, Problem, most_basis
+from .reduced_model import Model, Problem
 from .result import Status
 from .rise import end_at, rise
-
-ROOM = 2  # times as many vectors as for the fit
 
 
 def maximum(
@@ -29,13 +25,6 @@ def maximum(
     return state.model, state.walks[0]
 
 
-def with_room(problem: Problem, model: Model) -> Problem:
-    """The problem with a basis that may be larger: it has to answer at two thetas, and is not to be started again."""
-    solver = problem.settings.solver
-    limit = ROOM * most_basis(problem, model.num_traits + model.num_probes)
-    return problem._replace(settings=replace(problem.settings, solver=replace(solver, most_basis=limit)))
-
-
 def started_again(before: Model, after: Model) -> bool:
     """Whether a basis is no extension of the one before."""
     return after.basis.U[0] is not before.basis.U[0]
@@ -46,7 +35,7 @@ def reduced_ratio_tests(problem: Problem, probes: Probes, model: Model, walk: Wa
 
     NaN where a smaller model does not converge, or the basis has no room to answer at both maxima.
     """
-    tests, layout, theta, problem = [], problem.layout, walk.theta, with_room(problem, model)
+    tests, layout, theta = [], problem.layout, walk.theta
     latest = model
     for tested in tested_sets(problem.settings.lrt, layout.names):
         names, end, ratio = [layout.names[g] for g in tested], walk, (0.0, 0.0)

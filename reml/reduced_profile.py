@@ -4,7 +4,7 @@ import numpy as np
 
 from .profile import Curve, Drop, Quantity, curve_of, quantities
 from .reduced_fit import Walk, answering, controls_at, is_definite, maximised, off_the_basis, y_error, y_tolerance
-from .reduced_likelihood import started_again, with_room
+from .reduced_likelihood import started_again
 from .reduced_model import Model, Problem, grown, most_basis
 from .rise import end_at, rise
 
@@ -23,13 +23,13 @@ def reduced_curves(problem: Problem, model: Model, walk: Walk, covariance: np.nd
     and at the maximum.  Cost: a value that is looked at what y lacks in the basis there, half a pass at least, times
     the overlap; an end half a pass of the probes too, and what they lack.
     """
-    settings, curves, room = problem.settings, [], with_room(problem, model)
+    settings, curves = problem.settings, []
     if not settings.profile:
         return ()
     latest = model
     for quantity in quantities(problem.layout, settings.residual_floor, constrained=settings.constrain):
         for basis in (latest, model):  # where what others have left takes the room
-            held = Held(room, basis, walk, quantity)
+            held = Held(problem, basis, walk, quantity)
             curve = curve_of(quantity, walk.theta, covariance, held.drop, held.settle, END)
             if not held.lost:
                 latest = held.model

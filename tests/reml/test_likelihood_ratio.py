@@ -209,8 +209,8 @@ def test_a_basis_without_room_for_two_maxima_leaves_ratios_and_profiles_unknown_
     arguments = cohort.y, cohort.X, covariance_of(cohort, np.float32), draw_probes(cohort.n, 16, 0, 1)
     probes, asked = ProbeSettings(first=16, mc_target=10), replace(TESTS, profile=True)
     wide = fit(*arguments, replace(asked, probes=probes))
-    narrow = fit(*arguments, replace(asked, probes=probes, solver=SolverSettings(most_basis=68)))
-    assert wide.rank > 68 and narrow.converged
+    narrow = fit(*arguments, replace(asked, probes=probes, solver=SolverSettings(most_basis=1)))
+    assert wide.converged and narrow.converged
     assert np.isfinite([test.statistic for test in wide.ratio_tests]).all()
     for test, other in zip(narrow.ratio_tests, wide.ratio_tests, strict=True):
         if np.isnan(test.statistic):
