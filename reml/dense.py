@@ -6,7 +6,7 @@ calls lower, without a copy.
 """
 
 import numpy as np
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 
 from . import spectral
 from .search import Point
@@ -48,11 +48,11 @@ class Diagonalised:
 
     def rotate(self, B: np.ndarray) -> np.ndarray:
         """Coordinates (N, k) of vectors B (N, k)."""
-        return self._S.T @ self._reflect("T", B)
+        return blas.dgemm(1.0, self._S, self._reflect("T", B), trans_a=1)
 
     def back(self, C: np.ndarray) -> np.ndarray:
         """Vectors (N, k) from their coordinates C (N, k)."""
-        return self._reflect("N", self._S @ C)
+        return self._reflect("N", blas.dgemm(1.0, self._S, C))
 
     @property
     def traces(self) -> np.ndarray:

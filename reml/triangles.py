@@ -7,7 +7,7 @@ import numpy as np
 from scipy.linalg import blas
 
 ROWS = 128  # of a panel: few enough that the squares on the diagonal, kept whole, hardly count
-INNER_NUMBERS = 1 << 15  # of every matrix that inner products take at once
+PIECE = 180_000  # numbers of all matrices that a product takes at once
 
 
 class Triangles:
@@ -31,11 +31,11 @@ class Triangles:
             fill_square(panel[self._filled])
         self._filled += 1
 
-    def _slabs(self) -> Iterator[tuple[slice, Iterator[np.ndarray]]]:
-        """Rows, and every K_g's numbers in them from the diagonal on, in float64."""
+    def _slabs(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Rows, and every K_g's numbers in them from the diagonal on (G, rows, columns)."""
         for panel in self._panels:
             first = self.size - panel.shape[2]
-            yield slice(first, first + panel.shape[1]), widened(panel)
+            yield slice(first, first + panel.shape[1]), panel
 
     @cached_property
     def traces(self) -> np.ndarray:
@@ -45,31 +45,30 @@ class Triangles:
     def combine(self, theta: np.ndarray) -> np.ndarray:
         """sum_g theta_g K_g (N, N), its upper triangle; below that is nothing."""
         out = np.empty((self.size, self.size))
-        for rows, slabs in self._slabs():
-            part = out[rows, rows.start :]
-            total = np.zeros(part.size)
-            for variance, own in zip(theta, slabs, strict=True):
-                total = blas.daxpy(own.ravel(), total, a=variance)
-            part[...] = total.reshape(part.shape)
+        for rows, panel in self._slabs():
+            total = [blas.dgemv(1.0, some.T, theta) for _, some in pieces(panel)]
+            out[rows, rows.start :] = np.concatenate(total).reshape(panel.shape[1:])
         return out
 
     def traces_with(self, A: np.ndarray) -> np.ndarray:
         """(G,) tr(A K_g) of a symmetric A (N, N) by its upper triangle."""
         found = np.zeros(self.num_matrices)
-        for rows, slabs in self._slabs():
+        for rows, panel in self._slabs():
             weights = np.array(A[rows, rows.start :])
             fill_square(weights)
             weights[:, len(weights) :] *= 2
-            found += [blas.ddot(own.ravel(), weights.ravel()) for own in slabs]
+            for where, some in pieces(panel):
+                found += blas.dgemv(1.0, some.T, weights.ravel()[where], trans=1)
         return found
 
     def images(self, x: np.ndarray) -> np.ndarray:
         """(N, G) K_g x of x (N,)."""
         out = np.zeros((self.num_matrices, self.size))
-        for rows, slabs in self._slabs():
-            for image, own in zip(out, slabs, strict=True):
-                image[rows] += blas.dgemv(1.0, own.T, x[rows.start :], trans=1)
-                image[rows.stop :] += blas.dgemv(1.0, own.T, x[rows])[len(own) :]
+        for rows, panel in self._slabs():
+            for image, own in zip(out, panel, strict=True):
+                wide = own.astype(np.float64, copy=False)
+                image[rows] += blas.dgemv(1.0, wide.T, x[rows.start :], trans=1)
+                image[rows.stop :] += blas.dgemv(1.0, wide.T, x[rows])[len(own) :]
         return out.T
 
     @cached_property
@@ -78,27 +77,27 @@ class Triangles:
         found = np.zeros((self.num_matrices, self.num_matrices))
         for panel in self._panels:
             square = panel[:, :, : panel.shape[1]]
-            found += 2 * gram_of_rows(panel) - gram_of_rows(square)
+            found += 2 * gram_of_matrices(panel) - gram_of_matrices(square)
         return found
 
 
-def widened(panel: np.ndarray) -> Iterator[np.ndarray]:
-    """The matrices of a panel (G, rows, columns) in float64; each holds until the next is asked for."""
-    wide = np.empty(panel.shape[1:])
-    for own in panel:
-        if own.dtype == wide.dtype:
-            yield own
-        else:
-            wide[...] = own
-            yield wide
+def pieces(panel: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Of a panel (G, rows, columns), by some numbers of every matrix: which, and the numbers (G, k) in float64.
 
-
-def gram_of_rows(panel: np.ndarray) -> np.ndarray:
-    """(G, G) float64 inner products of the G matrices of a panel."""
+    A piece stays in cache and is too small for BLAS to share it among threads, which would wait for one another more
+    often than they add numbers.
+    """
     flat = panel.reshape(len(panel), -1)
-    found = np.zeros((len(flat), len(flat)))
-    for first in range(0, flat.shape[1], INNER_NUMBERS):
-        some = np.array(flat[:, first : first + INNER_NUMBERS], np.float64)
+    width = max(1, PIECE // len(panel))
+    for first in range(0, flat.shape[1], width):
+        where = slice(first, first + width)
+        yield where, np.array(flat[:, where], np.float64)
+
+
+def gram_of_matrices(panel: np.ndarray) -> np.ndarray:
+    """(G, G) float64 inner products of the G matrices of a panel."""
+    found = np.zeros((len(panel), len(panel)))
+    for _, some in pieces(panel):
         found += blas.dsyrk(1.0, some.T, trans=1)
     return np.triu(found) + np.triu(found, 1).T
 
