@@ -69,6 +69,8 @@ def check_effects(options: Namespace) -> bool:
         return False
     if options.method in MOMENTS:
         raise io.InputError(f"{flags}: need a REML fit; use another --method than {options.method}")
+    if not options.constrain:
+        raise io.InputError(f"{flags}: effects of a negative variance have no meaning; leave --no-constrain out")
     if options.prediction_bfile and options.prediction_pfile:
         raise io.InputError("--prediction-bed-prefix, --prediction-pgen-prefix: give one of them")
     if options.save_model or new:

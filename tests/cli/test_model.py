@@ -311,6 +311,15 @@ def test_a_likelihood_ratio_of_what_the_model_has_not_is_an_error(cohort, capsys
     assert "--lrt 3: no component '3'; there are block_000, block_001" in capsys.readouterr().err
 
 
+def test_effects_are_of_variances_that_are_not_negative(cohort, capsys):
+    code, _ = run(cohort, "--no-constrain", "--compute-effects", "--cv", "3")
+    assert code == 2
+    assert (
+        "--compute-effects, --cv: effects of a negative variance have no meaning; leave --no-c"
+        in capsys.readouterr().err
+    )
+
+
 BAD = {
     "a .Q without its .fam": (["--admix-q", "{0}/lost.2.Q"], r"lost.fam, which is not there; give --admix-fam"),
     "proportions that do not sum to one": (
