@@ -304,7 +304,7 @@ def host_plan(
         return {name: size / 2**20 for name, size in items.items()}
     items["tile"] = tile_bytes(sizes, options)
     if method == "exact":
-        items["matrices"] = exact_memory(n, G, width)
+        items["matrices"] = exact_memory(n, G, width if sizes.parts else 8)  # matrices that are given are float64
     elif room is not None:
         items.update(fit_items(sizes, options, room.choice, probes))
     elif G == 1:

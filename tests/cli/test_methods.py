@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from gpu_reml.cli.methods import choose_method, exact_is_cheap
+from gpu_reml.cli.plan import Sizes, host_plan
+from gpu_reml.reml import exact_memory
 
 
 def chosen(
@@ -57,3 +59,10 @@ def test_overlap_and_traits_that_cost_more_count():
     assert exact_is_cheap(2_000, 50_000, 40) and not exact_is_cheap(2_000, 50_000, 40, overlap=20)
     assert exact_is_cheap(2_500, 10_000, 22) and not exact_is_cheap(2_500, 10_000, 22, num_traits=10)
     assert exact_is_cheap(2_500, 10_000, 1, num_traits=10)  # which is diagonalised once
+
+
+def test_matrices_that_are_given_are_planned_as_they_are_kept_in_float64():
+    options = SimpleNamespace(dtype="float32", max_probes=256, first_probes=32, precond_rank=None)
+    for parts, itemsize in (((), 8), ((500,), 4)):
+        sizes = Sizes(1_000, parts, 3, 1, 1, sum(parts), num_matrices=3)
+        assert host_plan(sizes, "exact", options, None, None)["matrices"] == exact_memory(1_000, 3, itemsize) / 2**20
