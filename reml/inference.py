@@ -5,6 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special
 
+from .step import ai_step, shortened
+
+DRAWS = 256  # of an error of the score, in pairs of opposite signs, where bounds come in
+
 
 class Derived(NamedTuple):
     """Functions of theta: ``estimate`` (k,) with sampling ``se`` and Monte-Carlo ``mc_se``."""
@@ -99,6 +103,39 @@ def mc_covariance_of_theta(ai: np.ndarray, score_covariance: np.ndarray, free: n
     inverse = np.linalg.inv(ai[block])
     out[block] = inverse @ score_covariance[block] @ inverse
     return out
+
+
+def bounded_covariance(
+    theta: np.ndarray,
+    score: np.ndarray,
+    ai: np.ndarray,
+    errors: np.ndarray,
+    bounds: tuple[np.ndarray, np.ndarray],
+    estimated: np.ndarray,
+) -> np.ndarray:
+    """(p, p) second moment, about theta, of where the bounded AI step from the maximum theta leads when the score errs.
+
+    errors (p, p): covariance of the score's normal errors.  bounds: lower (p,), and upper, at which a step is cut
+    short.  :func:`mc_covariance_of_theta` where no error that is drawn moves theta to a bound or away from one; else
+    the mean over the draws, which are always the same.
+    """
+    lower, upper = bounds
+    free, axes = theta > lower * (1 + 1e-9), np.ndim(estimated) == 1
+    if axes:
+        free &= estimated
+    values, vectors = np.linalg.eigh(errors)
+    half = np.random.default_rng(0).standard_normal((len(theta), DRAWS // 2))
+    drawn = (vectors * np.sqrt(np.maximum(values, 0))) @ np.hstack([half, -half])
+    score, moves = np.where(free, 0.0, score), np.zeros_like(drawn)
+    moves[free] = np.linalg.solve(ai[np.ix_(free, free)], drawn[free])
+    at_bound = ~free & (estimated if axes else True)
+    slopes = score[:, None] + drawn - ai @ moves
+    stays = (theta[:, None] + moves >= lower[:, None])[free].all(axis=0) & (slopes[at_bound] <= 0).all(axis=0) & axes
+    if stays.all():
+        return mc_covariance_of_theta(ai, errors, free)
+    for b in np.flatnonzero(~stays):
+        moves[:, b] = shortened(ai_step(theta, score + drawn[:, b], ai, lower, estimated), theta, upper).direction
+    return moves @ moves.T / DRAWS
 
 
 def sampling_covariance(information: np.ndarray, without_error: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ Counts are of blocks alive at once, read off fits with their memory counted (tes
 from dataclasses import dataclass
 from typing import NamedTuple
 
-IMAGES = 128  # columns of K_g P y that are held at once, or those of one trait
 CHECKED = 2  # probes of each fold whose log-determinant is checked by Lanczos quadrature
 
 
@@ -75,17 +74,20 @@ def _reduced_blocks(work: Work) -> dict[str, Blocks]:
     t, c, G, S, more = work.num_traits, work.num_fixed, work.num_components, work.scales, work.copies
     k, d = t + work.num_probes, work.basis
     w = min(k, work.columns or k)
-    first, images, last = max(work.starting, c, t), max(G, min(IMAGES, t * G)), max(G, c) + 1
+    first, held = max(work.starting, c, t), ()
     kept, pieces = ((1, c), (2, t), (1, k)), -(-d // w)
     U, F = (pieces, w), (S * pieces, w)
+    if t > 1:  # the first trait's basis stays for those after it
+        held = (F,)
     return {
         "moments": Blocks((*kept, (2 * G + 4, work.starting)), ((2 * S + more, first),), half=first),
         "residuals": Blocks((*kept, U, (3, k), (2, w)), (F, (2 * S + more, w)), half=w),
         "restart": Blocks((*kept, U, (12, k), (4, t)), (F, (2 * S, k), (S + more, w)), half=w),
         "basis": Blocks((*kept, U, (10, k)), (F, (3 * S, k), (more, w)), half=w),
-        "information": Blocks((*kept, U, (3, k), (3, images), (3, G)), (F, (3 * S, k), (more, t)), half=images),
-        "log-determinant": Blocks((*kept, (2, d), (9, CHECKED)), (), CHECKED),
-        "solves": Blocks((*kept, (1, d), (13, last)), ((S + more, 1),), last),
+        "off the basis": Blocks((*kept, U, (3, k), (6, G)), (F, (3 * S, k), (more, 1)), half=G),
+        "information": Blocks((*kept, U, (1, k), (8, G + 1)), (F, (2 * S + more, G + 1)), half=G + 1),
+        "log-determinant": Blocks((*kept, (2, d), (9, CHECKED)), held, CHECKED),
+        "solves": Blocks((*kept, (1, d), (13, c + 1)), (*held, (S + more, 1)), c + 1),
     }
 
 

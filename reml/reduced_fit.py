@@ -1,30 +1,27 @@
-"""Several components, any number of traits: REML by the reduced model, which moves as far as its basis answers for.
+"""Several components: REML of one trait by the reduced model, which moves as far as its basis answers for.
 
-Each round adds true residuals at the present thetas to the basis, and maximises every trait's likelihood within it by
-bounded AI steps, which cost no pass.  The probes are solved at the theta of one trait at a time, the ``lead``, that of
-the least residual first, since it asks most of the basis; the others move along, and have little left to do when their
-turn comes.
+Each round adds true residuals at the present theta to the basis, and maximises the likelihood within it by bounded AI
+steps, which cost no pass.  The fit has converged when theta has settled and the residuals say so.
 
-Cost in column-passes: a round one for each trait and each probe that has not converged, and half the overlap for each
-trait; the end as :mod:`.reduced_end` says.
+Cost in column-passes: a round one for each of y and the probes that have not converged, and half the overlap for what
+is off the basis; the end as :mod:`.reduced_end` says.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from .cross_fit import Traces, controlled_traces, inverse_controls, num_controls
 from .hooks import Hooks
-from .inference import mc_covariance_of_theta
+from .inference import bounded_covariance, mc_covariance_of_theta
 from .linalg import Block, columns, gram, project, symmetric, take_columns, times
-from .memory import IMAGES
 from .monte_carlo import LEAST_PROBES
 from .probes import Probes
 from .reduced import combined, outside, reduced_v, solved, tail_mean
 from .reduced_model import Model, Problem, grown, has_room, probe_residuals, probe_solutions, smaller, with_probes
 from .result import Record, Status
-from .step import Step, ai_step, score_norm
+from .step import Step, ai_step, score_norm, shortened
 
 READY = 0.3  # relative error of the solves, in the norm of V, from which the basis serves to move theta
 TRUSTED = 0.3  # the same of a trait's solve at the theta moved to
@@ -61,7 +58,7 @@ class Point(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """Where one trait stands: its ``theta`` and what is ``off`` the basis there.
+    """Where a trait stands: its ``theta`` and what is ``off`` the basis there.
 
     ``lengths``: of the last moves of theta, in standard errors; ``cut``: whether the last was held back; ``point``:
     what was known after it.  ``status`` is set once it has ended.
@@ -76,7 +73,7 @@ class Walk(NamedTuple):
     history: tuple[Record, ...] = ()
     status: Status | None = None
 
-    def settled(self, tol: float, grew: bool = False) -> bool:
+    def settled(self, tol: float, grew: bool) -> bool:
         """Whether theta moves no more: with a step of ``tol``, or two where the basis still grows."""
         if not self.lengths or self.cut or self.lengths[-1] > tol:
             return False
@@ -84,49 +81,26 @@ class Walk(NamedTuple):
 
 
 class State(NamedTuple):
-    """Fits between two rounds.  ``active``: probes that have not converged at the lead's theta, None for a look at all;
-    ``rounds``: since this trait leads."""
+    """A fit between two rounds.  ``active``: probes that have not converged, None for a look at all."""
 
     model: Model
-    walks: tuple[Walk, ...]
+    walk: Walk
     active: np.ndarray | None = None
     rounds: int = 0
 
-    @property
-    def lead(self) -> int | None:
-        """Which of the walks leads: the first that has not ended."""
-        return next((i for i, walk in enumerate(self.walks) if walk.status is None), None)
+
+def state_at(problem: Problem, model: Model, theta: np.ndarray, trait: int = 0) -> State:
+    """A trait at theta, before its first round; half a pass of a column, times the overlap."""
+    return State(model, Walk(trait, theta, off_the_basis(problem, model, theta, trait)))
 
 
-def first_state(problem: Problem, model: Model, start: np.ndarray | None) -> State:
-    """All traits at their start values, or at ``start`` (p,) for each of them; half a pass, times the overlap."""
-    thetas = [problem.start(t) if start is None else start[t] for t in range(problem.num_traits)]
-    order = sorted(range(problem.num_traits), key=lambda t: thetas[t][-1])
-    offs = off_the_basis(problem, model, order, [thetas[t] for t in order])
-    return State(model, tuple(Walk(t, thetas[t], off) for t, off in zip(order, offs, strict=True)))
-
-
-def off_the_basis(problem: Problem, model: Model, traits: Sequence[int], thetas: Sequence[np.ndarray]) -> list[Outside]:
-    """What is off the basis for some traits, each at its theta; half a pass of a column each, times the overlap."""
-    covariance, T, G = problem.covariance, model.basis.T, problem.covariance.num_components
-    found: list[Outside] = []
-    at_once = max(1, IMAGES // G)
-    for first in range(0, len(traits), at_once):
-        batch = slice(first, first + at_once)
-        C = np.column_stack(
-            [
-                np.linalg.solve(reduced_v(T, theta), model.trait(trait))
-                for trait, theta in zip(traits[batch], thetas[batch], strict=True)
-            ]
-        )
-        images = covariance.apply_each(combined(model.basis.F, C))
-        for k, theta in enumerate(thetas[batch]):
-            of_trait = columns(*(image[:, k : k + 1] for image in images))
-            off, c = outside(model.basis, project(problem.Q, of_trait)), C[:, k]
-            R = times(off, -theta[:-1, None])
-            energy = float(model.trait(traits[first + k])[:, 0] @ c)
-            found.append(Outside(gram(off, off), R, (T @ c) @ c, energy))
-    return found
+def off_the_basis(problem: Problem, model: Model, theta: np.ndarray, trait: int = 0) -> Outside:
+    """What is off the basis at theta; half a pass of a column, times the overlap."""
+    T, y = model.basis.T, model.trait(trait)
+    c = np.linalg.solve(reduced_v(T, theta), y)
+    images = problem.covariance.apply_each(combined(model.basis.F, c))
+    off = outside(model.basis, project(problem.Q, columns(*(image[:, :1] for image in images))))
+    return Outside(gram(off, off), times(off, -theta[:-1, None]), (T @ c)[:, :, 0] @ c[:, 0], float(y[:, 0] @ c[:, 0]))
 
 
 def y_error(problem: Problem, model: Model, off: Outside, theta: np.ndarray) -> float:
@@ -197,13 +171,6 @@ def most_in_a_round(problem: Problem, theta: np.ndarray) -> np.ndarray:
     return np.maximum(MOST_GROWTH * variances, variances.sum()) / means
 
 
-def shortened(step: Step, theta: np.ndarray, upper: np.ndarray) -> Step:
-    """The step from theta, as far as it stays at or below ``upper``."""
-    rising = step.direction > 0
-    t = min(1.0, float(np.min((upper - theta)[rising] / step.direction[rising], initial=1.0)))
-    return Step(theta + t * step.direction, t * step.direction, t**2 * step.decrement) if t < 1 else step
-
-
 def along(problem: Problem, model: Model, walk: Walk, point: Point, step: Step, inverse: np.ndarray) -> Point:
     """The point that a step leads to; where the likelihood falls there half as steeply as it rose before, the step has
     overshot its maximum, which bisection finds."""
@@ -240,58 +207,23 @@ def definite(model: Model, theta: np.ndarray) -> np.ndarray:
     return theta
 
 
-class Move(NamedTuple):
-    """A trait on its way to ``theta``, held back or not (``cut``); ``inverse``: the controls there."""
-
-    walk: Walk
-    theta: np.ndarray
-    cut: bool
-    inverse: np.ndarray | None
-
-    def halved(self) -> "Move":
-        return self._replace(theta=(self.walk.theta + self.theta) / 2, cut=True)
-
-
-def moved(problem: Problem, model: Model, walks: Sequence[Walk], ready: Sequence[bool], scales) -> list[Walk]:
-    """The walks at the best thetas that the basis answers for; those that are not ``ready`` stay, with what is now off
-    the basis.  Cost: half a pass of a column for every theta looked at, times the overlap: one each, as a rule."""
-    walks = [walk._replace(theta=definite(model, walk.theta)) for walk in walks]
-    moves = [
-        planned(problem, model, walk) if able else Move(walk, walk.theta, False, None)
-        for walk, able in zip(walks, ready, strict=True)
-    ]
-    offs: list[Outside | None] = [None] * len(moves)
-    asked = list(range(len(moves)))
-    for trial in range(HALVINGS + 1):
-        found = off_the_basis(problem, model, [moves[i].walk.trait for i in asked], [moves[i].theta for i in asked])
-        for i, off in zip(asked, found, strict=True):
-            offs[i] = off
-        asked = [i for i in asked if ready[i] and y_error(problem, model, offs[i], moves[i].theta) > TRUSTED]
-        if not asked or trial == HALVINGS:
-            break
-        for i in asked:
-            moves[i] = moves[i].halved()
-    return [
-        arrived(problem, model, move, off, scales[move.walk.trait]) if able else move.walk._replace(off=off)
-        for move, off, able in zip(moves, offs, ready, strict=True)
-    ]
-
-
-def planned(problem: Problem, model: Model, walk: Walk) -> Move:
-    """Where the basis would lead a trait."""
+def moved(problem: Problem, model: Model, walk: Walk, scale: float) -> Walk:
+    """The walk at the best theta that the basis answers for.  Cost: half a pass of a column for every theta looked at,
+    times the overlap: one, as a rule."""
+    walk = walk._replace(theta=definite(model, walk.theta))
     inverse = controls_at(problem, model, walk.theta)
-    return Move(walk, *maximised(problem, model, walk, inverse), inverse)
-
-
-def arrived(problem: Problem, model: Model, move: Move, off: Outside, scale: float) -> Walk:
-    """The walk after a move, with its record."""
-    walk, layout = move.walk, problem.layout
-    point = point_at(problem, model, walk.trait, move.theta, off, move.inverse)
-    direction = point.theta - walk.theta
-    length = float(np.sqrt(direction @ point.ai @ direction))
+    theta, cut = maximised(problem, model, walk, inverse)
+    off = off_the_basis(problem, model, theta, walk.trait)
+    for _ in range(HALVINGS):
+        if y_error(problem, model, off, theta) <= TRUSTED:
+            break
+        theta, cut = (walk.theta + theta) / 2, True
+        off = off_the_basis(problem, model, theta, walk.trait)
+    point = point_at(problem, model, walk.trait, theta, off, inverse)
+    length = float(np.sqrt((theta - walk.theta) @ point.ai @ (theta - walk.theta)))
     record = Record(
         len(walk.history) + 1,
-        tuple(layout.reported(point.theta) * scale**2),
+        tuple(problem.layout.reported(theta) * scale**2),
         length**2,
         score_norm(point.score, point.ai, problem.estimated),
         0,  # PCG steps: there are none until the end
@@ -299,26 +231,30 @@ def arrived(problem: Problem, model: Model, move: Move, off: Outside, scale: flo
         problem.covariance.column_passes,
         model.basis.size,
     )
-    return walk._replace(
-        theta=point.theta,
-        off=off,
-        lengths=(*walk.lengths[-1:], length),
-        cut=move.cut,
-        point=point,
-        history=(*walk.history, record),
-    )
+    lengths, history = (*walk.lengths[-1:], length), (*walk.history, record)
+    return walk._replace(theta=theta, off=off, lengths=lengths, cut=cut, point=point, history=history)
 
 
 def mc_covariance(problem: Problem, exact: bool, point: Point) -> np.ndarray:
-    """Monte-Carlo covariance of theta; 0 for exact probes."""
+    """Monte-Carlo covariance of theta, about it; 0 for exact probes.
+
+    Other probes would have led to where the bounded step from here with another error of the score leads: linear in
+    that error where no bound comes in, else found for draws of it, so that it covers which bounds are active.
+    """
     if exact:
         return np.zeros_like(point.ai)
-    return mc_covariance_of_theta(point.ai, point.traces.covariance / 4, problem.free(point.theta))
+    errors = point.traces.covariance / 4
+    if not np.isfinite(errors).all():
+        return mc_covariance_of_theta(point.ai, errors, problem.free(point.theta))
+    bounds = problem.lower, most_in_a_round(problem, point.theta)
+    return bounded_covariance(point.theta, point.score, point.ai, errors, bounds, problem.estimated)
 
 
 def probes_wanted(problem: Problem, probes: Probes, point: Point) -> int:
     """Probes at which mc_se is expected to meet the target, within what there is."""
     used, available = point.num_probes, probes.trace.shape[1]
+    if used == available:
+        return used
     ratio = problem.mc_ratio(point.theta, point.ai, mc_covariance(problem, False, point))
     ratio /= problem.settings.probes.mc_target
     if ratio <= 1:
@@ -329,15 +265,13 @@ def probes_wanted(problem: Problem, probes: Probes, point: Point) -> int:
 
 
 class Growth(NamedTuple):
-    """What a round's residuals said: whether the basis ``grew``, the probes that have not converged at the lead's theta
-    (``active``, None for a look at all), whether anything is ``unsolved`` there, the largest error of a ``probe``, and
-    that of each trait's y (t,), 0 where it has ended."""
+    """What a round's residuals said: whether the basis ``grew``, the probes that have not converged (``active``, None
+    for a look at all), whether anything is ``unsolved``, and the largest relative error."""
 
     grew: bool
     active: np.ndarray | None
     unsolved: bool
-    probe: float
-    y: np.ndarray
+    error: float
 
 
 def with_residuals(problem: Problem, state: State) -> tuple[Model, Growth]:
@@ -345,40 +279,27 @@ def with_residuals(problem: Problem, state: State) -> tuple[Model, Growth]:
 
     Probes that have converged are looked at again only when all have, at the theta where the fit would end.
     """
-    model, walks, lead = state.model, state.walks, state.lead
-    s, theta = model.num_probes, walks[lead].theta
-    looked_at = np.arange(s) if state.active is None else state.active
-    A = probe_solutions(model, reduced_v(model.basis.T, theta))
-    R, errors = probe_residuals(problem, model, theta, looked_at, A)
+    model, walk = state.model, state.walk
+    looked_at = np.arange(model.num_probes) if state.active is None else state.active
+    V = reduced_v(model.basis.T, walk.theta)
+    A = probe_solutions(model, V)
+    R, errors = probe_residuals(problem, model, walk.theta, looked_at, A)
     wrong = np.flatnonzero(errors > problem.settings.solver.probes)
-    going = [walk.status is None for walk in walks]
-    y = np.array([y_error(problem, model, w.off, w.theta) if on else 0.0 for w, on in zip(walks, going, strict=True)])
-    late = np.flatnonzero(y > y_tolerance(problem))
-    active, before = looked_at[wrong], model.basis.size
-    lead_late = bool(y[lead] > y_tolerance(problem))
-    if len(active) + len(late):
-        if not has_room(problem, model, len(active) + len(late), s + len(walks)):
-            model = smaller(problem, model, np.column_stack([trait_solutions(model, walks, theta), A]))
+    of_y = y_error(problem, model, walk.off, walk.theta)
+    late, active, before = of_y > y_tolerance(problem), looked_at[wrong], model.basis.size
+    unsolved = late or bool(len(active))
+    if unsolved:
+        if not has_room(problem, model, late + len(active), model.B.shape[1]):
+            model = smaller(problem, model, V, A)
             before = model.basis.size
         ends = take_columns(R, wrong)
-        model = grown(problem, model, columns(*(walks[i].off.R for i in late), ends), active, ends)
-    busy = bool(len(active)) or lead_late
-    unsolved = busy or len(looked_at) < s
-    return model, Growth(model.basis.size > before, active if busy else None, unsolved, errors.max(initial=0.0), y)
-
-
-def trait_solutions(model: Model, walks: Sequence[Walk], theta: np.ndarray) -> np.ndarray:
-    """(d, t) Galerkin solutions of all traits, each where it stands, or at theta where none of the walks is its."""
-    at = {walk.trait: walk.theta for walk in walks}
-    T = model.basis.T
-    return np.column_stack(
-        [np.linalg.solve(reduced_v(T, at.get(t, theta)), model.trait(t)) for t in range(model.num_traits)]
+        model = grown(problem, model, columns(walk.off.R, ends) if late else ends, active, ends)
+    return model, Growth(
+        model.basis.size > before,
+        active if unsolved else None,
+        unsolved or len(looked_at) < model.num_probes,
+        max(of_y, errors.max(initial=0.0)),
     )
-
-
-def state_at(problem: Problem, model: Model, theta: np.ndarray, trait: int = 0) -> State:
-    """One trait at theta, before its first round; half a pass of a column, times the overlap."""
-    return State(model, (Walk(trait, theta, *off_the_basis(problem, model, [trait], [theta])),))
 
 
 def answering(problem: Problem, model: Model, theta: np.ndarray, trait: int = 0) -> Model:
@@ -393,66 +314,53 @@ def answering(problem: Problem, model: Model, theta: np.ndarray, trait: int = 0)
     return model
 
 
-def one_round(problem: Problem, probes: Probes, state: State, scales: np.ndarray) -> State:
-    """A round further; the lead's ``status`` is set when it was its last.  scales (t,) make records of variances."""
+def one_round(problem: Problem, probes: Probes, state: State, scale: float) -> State:
+    """A round further; the walk's ``status`` is set when it was the last.  ``scale`` makes records of variances."""
     model, growth = with_residuals(problem, state)
-    lead, tol = state.lead, np.sqrt(problem.settings.tol)
-    last = state.rounds + 1 >= MOST_ROUNDS
-    which = [
-        i
-        for i, walk in enumerate(state.walks)
-        if i == lead or (walk.status is None and not (walk.settled(tol) and growth.y[i] <= y_tolerance(problem)))
-    ]
-    ready = [not growth.grew or last or max(growth.probe, growth.y[i]) <= READY for i in which]
-    walks = list(state.walks)
-    for i, walk in zip(which, moved(problem, model, [walks[i] for i in which], ready, scales), strict=True):
-        walks[i] = walk
-    state = State(model, tuple(walks), growth.active, state.rounds + 1)
-    return judged(problem, probes, state, growth) if ready[which.index(lead)] else state
+    walk, rounds = state.walk, state.rounds + 1
+    if growth.grew and growth.error > READY and rounds < MOST_ROUNDS:
+        off = off_the_basis(problem, model, walk.theta, walk.trait)
+        return State(model, walk._replace(off=off), growth.active, rounds)
+    state = State(model, moved(problem, model, walk, scale), growth.active, rounds)
+    return judged(problem, probes, state, growth)
 
 
 def ended(
     problem: Problem,
     probes: Probes,
     state: State,
-    scales: np.ndarray,
+    scale: float,
     hooks: Hooks | None = None,
     keep: Callable[[State], None] | None = None,
 ) -> State:
-    """The fits at their end; ``hooks`` report the records of the trait that leads, ``keep`` gets what goes on."""
-    while state.lead is not None:
+    """The fit at its end; ``hooks`` report its records, ``keep`` gets what goes on."""
+    while state.walk.status is None:
         if keep is not None:
             keep(state)
-        lead = state.lead
-        known = len(state.walks[lead].history)
-        state = one_round(problem, probes, state, scales)
-        for record in state.walks[lead].history[known:] if hooks is not None else ():
+        known = len(state.walk.history)
+        state = one_round(problem, probes, state, scale)
+        for record in state.walk.history[known:] if hooks is not None else ():
             hooks.report(record)
     return state
 
 
 def judged(problem: Problem, probes: Probes, state: State, growth: Growth) -> State:
-    """The state with more probes where the lead has settled and they are wanted, or with its status where it ends."""
-    walk, model = state.walks[state.lead], state.model
+    """The state with more probes where it has settled and they are wanted, or with a status where it ends."""
+    walk, model = state.walk, state.model
     point, settled = walk.point, walk.settled(np.sqrt(problem.settings.tol), growth.grew)
-    status = None
     if settled and not growth.unsolved:
         wanted = model.num_probes if model.exact else probes_wanted(problem, probes, point)
         if wanted > model.num_probes:
-            waiting = (walk._replace(lengths=()) if w is walk else w for w in state.walks)
-            if not has_room(problem, model, wanted - model.num_probes, wanted + len(state.walks)):
-                A = probe_solutions(model, reduced_v(model.basis.T, walk.theta))
-                solutions = np.column_stack([trait_solutions(model, state.walks, walk.theta), A])
-                model = smaller(problem, model, solutions)
-            return state._replace(model=with_probes(problem, probes, model, wanted), walks=tuple(waiting), active=None)
-        status = Status.CONVERGED
-    elif state.active is not None and not growth.grew and settled:
-        status = Status.SOLVER_STALLED
-    elif len(walk.history) >= problem.settings.max_iterations or state.rounds >= MOST_ROUNDS:
+            if not has_room(problem, model, wanted - model.num_probes, model.num_traits + wanted):
+                V = reduced_v(model.basis.T, walk.theta)
+                model = smaller(problem, model, V, probe_solutions(model, V))
+            return State(with_probes(problem, probes, model, wanted), walk._replace(lengths=()), None, state.rounds)
+        return state._replace(walk=walk._replace(status=Status.CONVERGED))
+    if settled and not growth.grew and state.active is not None:
+        return state._replace(walk=walk._replace(status=Status.SOLVER_STALLED))
+    if len(walk.history) >= problem.settings.max_iterations or state.rounds >= MOST_ROUNDS:
         errors = np.trace(point.ai @ mc_covariance(problem, model.exact, point))
         within = not walk.cut and walk.lengths[-1] ** 2 <= min(errors, SMALL_STEP)
         status = Status.CONVERGED if within else Status.MAX_ITERATIONS
-    if status is None:
-        return state
-    ended = (walk._replace(status=status) if w is walk else w for w in state.walks)
-    return State(model, tuple(ended))
+        return state._replace(walk=walk._replace(status=status))
+    return state

@@ -21,8 +21,8 @@ def maximum(
     :func:`~gpu_reml.reml.step.ai_step` takes it, with the probes of the model, whose basis grows until it answers."""
     own = Probes(probes.trace[:, : model.num_probes], probes.sketch)
     problem = problem._replace(directions=estimated)
-    state = ended(problem, own, state_at(problem, model, theta, trait), np.ones(problem.num_traits))
-    return state.model, state.walks[0]
+    state = ended(problem, own, state_at(problem, model, theta, trait), 1.0)
+    return state.model, state.walk
 
 
 def started_again(before: Model, after: Model) -> bool:

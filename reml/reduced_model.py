@@ -75,9 +75,9 @@ class Problem(NamedTuple):
         return (theta > self.lower * (1 + 1e-9)) & self.layout.estimated
 
     def mc_ratio(self, theta: np.ndarray, ai: np.ndarray, mc: np.ndarray) -> float:
-        """Largest mc_se / se over what is reported."""
-        layout = self.layout
-        sampling = sampling_covariance(layout.reduced(ai), layout.without_error(self.free(theta)))
+        """Largest mc_se / se over what is reported; a residual at a bound has no se unless other probes may free it."""
+        layout, free = self.layout, self.free(theta) | (np.diag(mc) > 0)
+        sampling = sampling_covariance(layout.reduced(ai), layout.without_error(free))
         mc = layout.reduced(mc)
         return largest_mc_ratio(layout.reported(theta), layout.mean_traces, sampling, mc, layout.residual_traces)
 
@@ -183,17 +183,19 @@ def has_room(problem: Problem, model: Model, num_new: int, num_columns: int) -> 
     return min(model.basis.size + num_new, problem.dimension) <= most_basis(problem, num_columns)
 
 
-def smaller(problem: Problem, model: Model, A: np.ndarray) -> Model:
-    """The model on the span of its columns and of their solutions A (d, t + s) alone: a restart, for half a pass of
-    each.  (Features that were combined instead would differ by rounding from those of a fit that is resumed.)"""
-    covariance, folds, t, old = problem.covariance, fold_of(model.num_probes), model.num_traits, model.basis
-    span = combined(old.U, np.concatenate([model.coords, A], axis=1))
+def smaller(problem: Problem, model: Model, V: np.ndarray, A: np.ndarray) -> Model:
+    """The model on the span of its columns and of their solutions alone, for V = U'V(theta)U and those of the probes A
+    (d, s): a restart, for half a pass of each.  (Features that were combined instead would differ by rounding from
+    those of a fit that is resumed.)"""
+    covariance, folds, old = problem.covariance, fold_of(model.num_probes), model.basis
+    of_traits = np.linalg.solve(V, model.coords[:, : model.num_traits])
+    span = combined(old.U, np.concatenate([model.coords, of_traits, A], axis=1))
     empty, at_once = empty_basis(covariance.num_components), problem.settings.probes.columns or model.B.shape[1]
     basis = extended(covariance, empty, new_directions(problem.Q, empty, span), at_once)
     coords, chains = coordinates(basis, span), []
     for fold in range(FOLDS):
-        mine = t + np.flatnonzero(folds == fold)
-        own = coords[:, np.append(mine, mine + t + model.num_probes)]
+        mine = np.flatnonzero(folds == fold)
+        own = coords[:, np.append(model.num_traits + mine, coords.shape[1] - model.num_probes + mine)]
         chains.append(longer_chain(np.zeros((basis.size, 0)), own, basis.size))
     return dealt(problem, model._replace(basis=basis, chains=tuple(chains), coords=coordinates(basis, model.B)))
 

@@ -99,7 +99,7 @@ class Held:
         problem, trait = self.problem, self.walk.trait
         limit = most_basis(problem, self.model.num_traits + self.model.num_probes)
         while True:
-            (off,) = off_the_basis(problem, self.model, [trait], [theta])
+            off = off_the_basis(problem, self.model, theta, trait)
             if y_error(problem, self.model, off, theta) <= LOOSE * y_tolerance(problem):
                 return
             larger = grown(problem, self.model, off.R, np.arange(0), off.R[:, :0])

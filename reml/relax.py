@@ -30,7 +30,7 @@ from .memberships import (
 )
 from .probes import Probes, checked_probes
 from .reduced import of_components
-from .reduced_end import finish, started
+from .reduced_end import finish, information, started
 from .reduced_fit import Walk, answering, ended, state_at
 from .reduced_model import Model, Problem, dealt, first_model, most_basis, prepare
 from .result import ConvergenceError, FitResult, Record
@@ -177,13 +177,14 @@ class Search(NamedTuple):
     def fit(self, logs: np.ndarray, sizes: np.ndarray, problem: Problem, model: Model, theta: np.ndarray) -> Point:
         """The fit at log memberships from theta."""
         start = state_at(problem, model, theta)
-        state = ended(problem, self.probes, start, self.trait.scales, self.hooks)
-        return Point(logs, sizes, problem, state.model, state.walks[0])
+        state = ended(problem, self.probes, start, float(self.trait.scales[0]), self.hooks)
+        return Point(logs, sizes, problem, state.model, state.walk)
 
     def result(self, point: Point) -> FitResult:
         """A fit as it is reported."""
         problem = prepare(point.problem.covariance, self.trait, self.probes, point.problem.settings)
-        return finish(problem, point.model, point.walk, self.trait)
+        ai = information(problem, point.model, point.walk)
+        return finish(problem, point.model, point.walk, ai, self.trait)
 
     def gradient(self, point: Point) -> np.ndarray:
         """(m, G) the gradient at a point."""

@@ -1,23 +1,32 @@
 """A fit between two iterations as plain values: a JSON-able skeleton and a list of arrays, and back."""
 
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
 
 from .cross_fit import Traces
+from .inference import Lrt
 from .krylov import Run, Settling
 from .lanczos import LanczosState
+from .likelihood_ratio import RatioTest
 from .moments import Moments
-from .reduced_end import SavedBasis
+from .profile import Curve
+from .reduced_end import SavedBasis, SavedFits
 from .reduced_fit import Outside, Point, Walk
-from .result import Record
+from .result import FitResult, FixedEffects, Record, Status
+from .spectral import Profile
+from .tables import Sum
 
-SAVED = (LanczosState, Moments, Outside, Point, Record, Run, SavedBasis, Settling, Traces, Walk)
-KINDS = {kind.__name__: kind for kind in SAVED}
+OF_RESULTS = (Curve, FitResult, FixedEffects, Lrt, Profile, RatioTest, Record, Status, Sum)
+OF_FITS = (LanczosState, Moments, Outside, Point, Run, SavedBasis, SavedFits, Settling, Traces, Walk)
+KINDS = {kind.__name__: kind for kind in (*OF_RESULTS, *OF_FITS)}
 
 
 def pack(value: Any) -> tuple[Any, list[np.ndarray]]:
-    """(skeleton, arrays) of named tuples of this package, tuples, arrays and scalars, however nested."""
+    """(skeleton, arrays) of named tuples, dataclasses and enumerations of this package, tuples, arrays and scalars,
+    however nested."""
     arrays: list[np.ndarray] = []
     return _pack(value, arrays), arrays
 
@@ -26,16 +35,17 @@ def _pack(value: Any, arrays: list[np.ndarray]) -> Any:
     if hasattr(value, "__array__") and not isinstance(value, np.generic):  # blocks of a backend come back as arrays
         arrays.append(np.asarray(value))
         return {"array": len(arrays) - 1}
-    if isinstance(value, tuple):
-        kind = type(value).__name__ if type(value) is not tuple else "tuple"
-        if kind != "tuple" and kind not in KINDS:
-            raise TypeError(f"cannot save a {kind}")
-        return {"kind": kind, "items": [_pack(item, arrays) for item in value]}
     if isinstance(value, np.generic):
         return value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"cannot save a {type(value).__name__}")
+    kind = type(value).__name__
+    if kind != "tuple" and kind not in KINDS:
+        raise TypeError(f"cannot save a {kind}")
+    if isinstance(value, Enum):
+        return {"kind": kind, "items": [value.name]}
+    items = [getattr(value, field.name) for field in fields(value)] if is_dataclass(value) else value
+    return {"kind": kind, "items": [_pack(item, arrays) for item in items]}
 
 
 def unpack(skeleton: Any, arrays: list[np.ndarray]) -> Any:
@@ -48,6 +58,9 @@ def unpack(skeleton: Any, arrays: list[np.ndarray]) -> Any:
     if skeleton["kind"] == "tuple":
         return tuple(items)
     kind = KINDS.get(skeleton["kind"])
-    if kind is None or len(items) != len(kind._fields):
+    if kind is not None and issubclass(kind, Enum) and items[0] in kind.__members__:
+        return kind[items[0]]
+    names = () if kind is None or issubclass(kind, Enum) else getattr(kind, "_fields", None) or fields(kind)
+    if kind is None or len(items) != len(names):
         raise ValueError(f"{skeleton['kind']} with {len(items)} fields is of another version")
     return kind(*items)

@@ -66,6 +66,13 @@ def ai_step(
     return Step(new, direction, float(direction @ ai @ direction))
 
 
+def shortened(step: Step, theta: np.ndarray, upper: np.ndarray) -> Step:
+    """The step from theta, as far as it stays at or below ``upper``."""
+    rising = step.direction > 0
+    t = min(1.0, float(np.min((upper - theta)[rising] / step.direction[rising], initial=1.0)))
+    return Step(theta + t * step.direction, t * step.direction, t**2 * step.decrement) if t < 1 else step
+
+
 def directions_of(estimated: np.ndarray | None, num_parameters: int) -> np.ndarray:
     """(p, q) directions along which theta moves: those given, or the axes of the parameters (p,) that are estimated."""
     if estimated is None:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gpu_reml.ops import CpuProducts, make_covariance
+from gpu_reml.ops import CpuProducts, make_covariance, standardise
+from gpu_reml.ops import pack as packed
 from gpu_reml.reml import (
     CountingCovariance,
     FitSettings,
@@ -25,11 +26,12 @@ from gpu_reml.reml import (
 from gpu_reml.reml.cross_fit import controlled_traces, fixed_controls, fold_of, inverse_controls, longer_chain
 from gpu_reml.reml.reduced import empty_basis, extended, new_directions, reduced_v
 from gpu_reml.reml.reduced_end import log_determinant
-from gpu_reml.reml.reduced_fit import off_the_basis, point_at, shortened
+from gpu_reml.reml.reduced_fit import off_the_basis, point_at
 from gpu_reml.reml.reduced_model import first_model, prepare
-from gpu_reml.reml.step import Step
+from gpu_reml.reml.step import Step, shortened
 from gpu_reml.reml.traits import make_traits
 from gpu_reml.validation.exact import exact_reml
+from gpu_reml.validation.honesty import make_sample, parse_case
 from gpu_reml.validation.small import covariance_of, make_cohort
 
 REDUCED = FitSettings(engine="reduced")
@@ -200,10 +202,79 @@ def test_the_log_determinant_is_set_right_for_what_the_basis_lacks(coarse):
 
 def test_average_information_counts_what_lies_off_the_basis(coarse, large):
     problem, model, theta, A, contrasts = coarse
-    (off,) = off_the_basis(problem, model, [0], [theta])
+    off = off_the_basis(problem, model, theta)
     point = point_at(problem, model, 0, theta, off, np.zeros((3, 64)))
     c = np.linalg.solve(reduced_v(model.basis.T, theta), model.trait(0))
     Py = model.basis.U[0] @ c[:, 0]  # the P y of this basis, whose images K_g P y lie mostly off it
     F = A.T @ np.column_stack([*(K @ Py for K in large.Ks), Py])
     expected = F.T @ np.linalg.solve(contrasts, F) / 2
     np.testing.assert_allclose(np.diag(point.ai), np.diag(expected), rtol=0.3)
+
+
+@pytest.fixture(scope="module")
+def four_traits(large):
+    """Phenotypes of one cohort with components in other proportions, one of them all noise."""
+    rng, n = np.random.default_rng(4), large.n
+    halves = [np.linalg.cholesky(K + 1e-9 * np.eye(n)) for K in large.Ks]
+    variances = np.array([[0.1, 0.1, 0.1, 0.7], [0.5, 0.2, 0.1, 0.2], [0.0, 0.0, 0.0, 1.0], [0.0, 0.3, 0.3, 0.4]])
+    noise = rng.standard_normal((4, n, 4))
+    values = [
+        sum(np.sqrt(v) * (half @ e) for v, half, e in zip(theta, [*halves, np.eye(n)], drawn.T, strict=True))
+        for theta, drawn in zip(variances, noise, strict=True)
+    ]
+    return np.column_stack(values) * [1.0, 10.0, 1.0, 0.1]
+
+
+def test_traits_that_share_a_basis_are_each_their_dense_fit_and_cost_less_than_alone(large, four_traits):
+    arguments = large.X, covariance_of(large, np.float32), draw_probes(large.n, 128, 0, 0), REDUCED
+    together = fit_traits(four_traits, *arguments)
+    for y, found in zip(four_traits.T, together, strict=True):
+        expected = fit_exact(y, large.X, covariance_of(large))
+        assert found.converged and found.mc_target_met
+        assert (np.abs(found.theta - expected.theta) <= 4 * found.mc_se + 0.01 * found.se).all()
+        assert abs(found.loglik - expected.loglik) <= 4 * found.loglik_mc_se
+
+
+def test_further_traits_start_from_the_basis_of_the_first(four_traits, large):
+    covariance, probes = covariance_of(large, np.float32), draw_probes(large.n, 32, 0, 0)
+    settings = replace(REDUCED, solver=SolverSettings(probes=0.1), probes=ProbeSettings(mc_target=1))
+    same = np.column_stack([four_traits[:, 1], 3 * four_traits[:, 1] + 1])
+    first, second = fit_traits(same, large.X, covariance, probes, settings)
+    alone = fit(same[:, 0], large.X, covariance, probes, settings)
+    np.testing.assert_allclose(second.theta, 9 * first.theta, atol=0.05 * second.se.max())
+    assert first.column_passes == second.column_passes <= 1.6 * alone.column_passes
+
+
+def test_with_exact_probes_the_order_of_traits_means_nothing(large, four_traits):
+    y, X = four_traits[:150], large.X[:150]
+    Ks = [K[:150, :150] for K in large.Ks]
+    first, again = (fit_traits(Y, X, Ks, exact_probes(150), EXACT) for Y in (y, y[:, ::-1]))
+    for one, other in zip(first, again[::-1], strict=True):
+        np.testing.assert_allclose(one.theta, other.theta, rtol=1e-5, atol=1e-6 * one.theta.sum())
+        assert one.loglik == pytest.approx(other.loglik, abs=1e-6)
+
+
+def test_several_traits_resume_from_any_round_to_the_last_bit(large, four_traits):
+    """Some have ended by then; a narrow basis has been started again."""
+    states = []
+    settings = replace(REDUCED, solver=SolverSettings(most_basis=110), probes=ProbeSettings(first=16, mc_target=0.2))
+    arguments = four_traits, large.X, covariance_of(large, np.float32), draw_probes(large.n, 24, 0, 3), settings
+    whole = fit_traits(*arguments, hooks=Hooks(checkpoint=lambda value: states.append(pack(value))), strict=False)
+    for state in states[:: max(1, len(states) // 5)]:
+        resumed = fit_traits(*arguments, hooks=Hooks(resume=unpack(*state)), strict=False)
+        for one, other in zip(resumed, whole, strict=True):
+            assert (one.theta == other.theta).all() and one.loglik == other.loglik and one.history == other.history
+            assert one.column_passes == other.column_passes
+
+
+def test_a_residual_at_its_floor_that_other_probes_would_free_is_not_called_certain():
+    """The first probes put it there, where dense REML has it inside."""
+    sample = make_sample(parse_case("families.G2.h0.95.s1"))
+    covariance = make_covariance(CpuProducts(standardise([packed(sample.counts)], len(sample.y)), np.float32), sample.W)
+    expected = fit_exact(sample.y, sample.X, covariance)
+    few = replace(REDUCED, probes=ProbeSettings(first=32, mc_target=100))
+    found = fit(sample.y, sample.X, covariance, draw_probes(len(sample.y), 32, 0, 1), few)
+    assert found.at_bound[-1] and np.isnan(found.h2.se[-1]) and expected.h2.estimate[-1] < 0.99
+    assert (np.abs(found.theta - expected.theta) <= 4 * found.mc_se).all()
+    assert abs(found.h2.estimate[-1] - expected.h2.estimate[-1]) <= 4 * found.h2.mc_se[-1] < 4
+    assert found.mc_ratio > 0.1
