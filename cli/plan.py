@@ -298,7 +298,7 @@ def host_plan(
     items = common_items(sizes, options)
     probes = probes or min(options.first_probes, options.max_probes)
     if plan is not None:
-        items["ring"] = plan.host_ring
+        items.update({"ring": plan.host_ring, "probes": n * options.max_probes})
         if plan.basis:
             items["small matrices"] = algebra_bytes(work_of(sizes, probes, Choice(plan.basis, None), options))
         return {name: size / 2**20 for name, size in items.items()}
@@ -325,7 +325,7 @@ def memory_lines(planned, method: str, options: Namespace) -> list[str]:
         + f", program {PROGRAM}"
     )
     most = planned.probes(options.max_probes)
-    if method == "stochastic" and planned.sizes.num_components > 1 and most > options.first_probes:
+    if method == "stochastic" and planned.basis is not None and most > options.first_probes:
         line += f"; with {most} probes {sum(host_plan(*arguments, most).values()) + PROGRAM:.0f} MiB"
     return [line, *(planned.device.lines() if planned.device is not None else [])]
 
