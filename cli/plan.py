@@ -72,22 +72,24 @@ def sketch_rank(sizes: Sizes, options: Namespace, device: DevicePlan | None) -> 
 
 
 def work_of(sizes: Sizes, probes: int, choice: Choice, options: Namespace) -> Work:
-    """The fit that is planned for; with more probes than its basis was chosen for, that grows to the least for them,
-    and for likelihood ratios, profiles and searches of groups there are twice as many vectors."""
+    """The fit that is planned for; with more probes than its basis was chosen for, that grows to the least for them.
+
+    Likelihood ratios and profiles hold the fit's basis beside one of their own.
+    """
     vectors = max(choice.basis, least_basis(sizes.num_traits + probes)) if choice.basis else 0
-    more = (getattr(options, name, None) for name in ("profile", "n_groups"))
-    further = getattr(options, "lrt", None) is not None or any(more)
+    compared = getattr(options, "lrt", None) is not None or getattr(options, "profile", False)
     return Work(
         sizes.num_components,
         sizes.num_traits,
         sizes.num_fixed,
         probes,
-        min((1 + further) * vectors, sizes.dimension),
+        min(vectors, sizes.dimension),
         choice.columns,
         sizes.num_scales,
         sizes.num_diagonals,
         BLOCK_FEATURES * bool(sizes.block_bytes),
         num_starting(sizes.num_samples, sizes.num_components),
+        1 + compared,
     )
 
 
@@ -264,7 +266,7 @@ def fit_items(sizes: Sizes, options: Namespace, choice: Choice, probes: int) -> 
     """Host bytes, by item, of a fit of several components on the CPU."""
     n, m, width = sizes.num_samples, sizes.num_variants, width_of(options)
     work = work_of(sizes, probes, choice, options)
-    basis = width * work.basis * (n + m * sizes.num_scales)
+    basis = width * work.bases * work.basis * (n + m * sizes.num_scales)
     peak = most_held(sizes, options, fit_blocks(work))
     return {
         f"basis of up to {work.basis:,} vectors": basis,

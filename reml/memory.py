@@ -26,7 +26,7 @@ class Work:
 
     ``scales``: ways in which samples are scaled, each with features of its own.  ``diagonals``: those in sample space
     that are kept, none in a plain model.  ``copies``: of features that a product with blocks of weights makes.
-    ``starting``: probes of the moments that a fit of several components starts from.
+    ``starting``: probes of the moments that a fit of several components starts from.  ``bases``: held together.
     """
 
     num_components: int
@@ -39,6 +39,7 @@ class Work:
     diagonals: int = 0
     copies: int = 0
     starting: int = 8
+    bases: int = 1
 
 
 def fit_blocks(work: Work) -> dict[str, Blocks]:
@@ -75,7 +76,7 @@ def _reduced_blocks(work: Work) -> dict[str, Blocks]:
     k, d = t + work.num_probes, work.basis
     w = min(k, work.columns or k)
     first, held = max(work.starting, c, t), ()
-    kept, pieces = ((1, c), (2, t), (1, k)), -(-d // w)
+    kept, pieces = ((1, c), (2, t), (1, k)), work.bases * -(-d // w)
     U, F = (pieces, w), (S * pieces, w)
     if t > 1:  # the first trait's basis stays for those after it
         held = (F,)
@@ -94,7 +95,7 @@ def _reduced_blocks(work: Work) -> dict[str, Blocks]:
 def algebra_bytes(work: Work) -> int:
     """Host bytes of the small matrices: U'K_gU while it grows, its products with the probes, and a few (d, d)."""
     d, s = work.basis, work.num_traits + work.num_probes
-    return 8 * (work.num_components * (2 * d**2 + 3 * d * s) + 6 * d**2)
+    return 8 * (work.num_components * (2 * work.bases * d**2 + 3 * d * s) + 6 * d**2)
 
 
 def least_basis(num_columns: int) -> int:
