@@ -74,7 +74,8 @@ def sketch_rank(sizes: Sizes, options: Namespace, device: DevicePlan | None) -> 
 def work_of(sizes: Sizes, probes: int, choice: Choice, options: Namespace) -> Work:
     """The fit that is planned for; with more probes than its basis was chosen for, that grows to the least for them.
 
-    Likelihood ratios and profiles hold the fit's basis beside one of their own.
+    Likelihood ratios and profiles hold the fit's basis beside their own and one that this is started again from;
+    further traits hold that of the first.
     """
     vectors = max(choice.basis, least_basis(sizes.num_traits + probes)) if choice.basis else 0
     compared = getattr(options, "lrt", None) is not None or getattr(options, "profile", False)
@@ -89,7 +90,7 @@ def work_of(sizes: Sizes, probes: int, choice: Choice, options: Namespace) -> Wo
         sizes.num_diagonals,
         BLOCK_FEATURES * bool(sizes.block_bytes),
         num_starting(sizes.num_samples, sizes.num_components),
-        1 + compared,
+        1 + 2 * compared + (sizes.num_traits > 1),
     )
 
 

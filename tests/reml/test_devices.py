@@ -176,6 +176,25 @@ def test_memory_is_what_was_planned(n, m, G, basis, columns, monkeypatch):
     assert found <= 1.03 * planned and planned <= 1.3 * found
 
 
+@pytest.mark.parametrize(("traits", "lrt", "bases"), [(3, False, 2), (1, True, 3)])
+def test_traits_and_likelihood_ratios_hold_bases_beside_their_own(traits, lrt, bases, monkeypatch):
+    monkeypatch.setattr(pool, "size_class", int)
+    n, m, s, noise = 400, 2000, 24, np.random.default_rng(0).standard_normal((400, traits))
+    cohort = make_cohort(n, m, 3, seed=3, overlap=False)
+    devices, covariance = on_devices(cohort, 1, Residency(64 * 64 * 12))
+    before, most = devices[0].pool.in_use, 6 * (traits + s)
+    settings = FitSettings(
+        lrt=lrt,
+        solver=SolverSettings(probes=1e-4, most_basis=most),
+        probes=ProbeSettings(first=s, mc_target=100),
+    )
+    Y = cohort.y[:, None] + cohort.y.std() * noise
+    fit_traits(Y, cohort.X, covariance, draw_probes(n, s, 0), settings, strict=False)
+    rows = max(piece.stop - piece.start for piece in covariance.products.shards[0].store._pieces)
+    planned = planned_bytes(fit_blocks(Work(3, traits, 3, s, most, bases=bases)), n, m, rows, int) + 24 * m
+    assert devices[0].pool.peak_in_use - before <= 1.03 * planned
+
+
 def test_memory_is_within_its_plan_while_probes_are_added_to_a_basis_that_has_no_room_for_them():
     n, m, s = 250, 1500, 40
     cohort = make_cohort(n, m, 2, seed=2, overlap=False)
