@@ -15,7 +15,7 @@ from .covariance import CountingCovariance
 from .cross_fit import FOLDS, fold_of
 from .hooks import Hooks
 from .lanczos import quadrature_of_trace, regression_slope
-from .linalg import Block, columns, gram, project, symmetric, take_columns
+from .linalg import Block, columns, gram, project, take_columns
 from .memory import CHECKED
 from .moments import Moments
 from .monte_carlo import error_of_mean
@@ -30,15 +30,13 @@ from .reduced import (
     coordinates,
     empty_basis,
     extended,
-    new_directions,
     reduced_v,
-    residuals,
-    tail_mean,
 )
-from .reduced_fit import State, Walk, ended, mc_covariance, state_at
+from .reduced_fit import State, ended, state_at
 from .reduced_likelihood import reduced_ratio_tests
 from .reduced_model import Model, Problem, dealt, first_model, most_basis, prepare
 from .reduced_profile import reduced_curves
+from .reduced_search import Walk, known_better
 from .result import ConvergenceError, Estimate, FitResult, FixedEffects, fixed_effects_of, make_result
 from .settings import FitSettings
 from .traits import Traits
@@ -158,14 +156,19 @@ def with_trait(
     model, walk, state = state.model, state.walk, None
     if base is None and problem.num_traits > 1 and serves_as_base(problem, model):
         base = model
-    ai = information(problem, model, walk)
+    walk = with_information(problem, model, walk)
     if not (problem.settings.lrt or problem.settings.profile):
         model = without_features(model)
-    result = finished(problem, model, walk, ai, only)
+    result = finished(problem, model, walk, only)
     curves = reduced_curves(problem, model, walk, result.covariance / scale**4)
     result = with_profiles(result, curves, scale)
     result = replace(result, ratio_tests=reduced_ratio_tests(problem, probes, model, walk))
     return Progress(problem, base, (*progress.results, result), None)
+
+
+def with_information(problem: Problem, model: Model, walk: Walk) -> Walk:
+    """The walk with all that is known of its end."""
+    return walk if walk.point.mc is not None else known_better(problem, model, walk)
 
 
 def without_features(model: Model) -> Model:
@@ -186,10 +189,10 @@ def started(problem: Problem, start: np.ndarray) -> np.ndarray:
     return np.maximum(theta, problem.lower)
 
 
-def finished(problem: Problem, model: Model, walk: Walk, ai: np.ndarray, trait: Traits) -> FitResult:
+def finished(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResult:
     """:func:`finish`; a ConvergenceError where V is not positive definite off the basis."""
     try:
-        return finish(problem, model, walk, ai, trait)
+        return finish(problem, model, walk, trait)
     except BreakdownError as error:
         negative = [name for name, value in zip(problem.layout.names, walk.theta, strict=False) if value < 0]
         if not negative:
@@ -258,8 +261,8 @@ def quadratic_logs(A: np.ndarray, z: np.ndarray) -> np.ndarray:
     return np.log(values) @ (vectors.T @ z) ** 2
 
 
-def finish(problem: Problem, model: Model, walk: Walk, ai: np.ndarray, trait: Traits) -> FitResult:
-    """Likelihood and fixed effects at the final theta, with its :func:`information`, in the phenotype's units."""
+def finish(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResult:
+    """Likelihood and fixed effects at the end of a walk, in the phenotype's units."""
     covariance, Q, solver = problem.covariance, problem.Q, problem.settings.solver
     theta, scale, most = walk.theta, float(trait.scales[0]), solver.max_iterations
     apply_v = likelihood.apply_v_at(covariance, theta)
@@ -283,7 +286,7 @@ def finish(problem: Problem, model: Model, walk: Walk, ai: np.ndarray, trait: Tr
     Py = last.X
     ypy = (gram(y, Py) + gram(Py, last.R)).item()  # errs by the square of the solve's error
     loglik = -0.5 * (logdet + ypy + contrasts)
-    mc = mc_covariance(problem, model.exact, walk.point._replace(ai=ai))
+    ai, mc = walk.point.ai, walk.point.mc
     estimate = Estimate(
         theta=theta,
         score=walk.point.score,
@@ -311,26 +314,6 @@ def finish(problem: Problem, model: Model, walk: Walk, ai: np.ndarray, trait: Tr
         method="reduced",
         constrained=problem.settings.constrain,
     )
-
-
-def information(problem: Problem, model: Model, walk: Walk) -> np.ndarray:
-    """(p, p) average information F'P F / 2 for F (n, p) the images of P y, by their Galerkin solutions in a basis that
-    has them too; what these leave counts with V's mean off the basis.  Cost: a pass of p columns, half the overlap.
-
-    Standard errors are within 1 % of those by solves to the end, on cohorts with LD and relatives.
-    """
-    covariance, basis, theta = problem.covariance, model.basis, walk.theta
-    c = np.linalg.solve(reduced_v(basis.T, theta), model.trait(walk.trait))
-    images = covariance.apply_each(combined(basis.F, c))
-    F = project(problem.Q, columns(*(image[:, :1] for image in images), combined(basis.U, c)))
-    basis = extended(covariance, basis, new_directions(problem.Q, basis, F))
-    f = coordinates(basis, F)
-    A = np.linalg.solve(reduced_v(basis.T, theta), f)
-    inside = f.T @ A
-    if basis.size < problem.dimension:
-        R = residuals(covariance, problem.Q, basis, theta, F, A, problem.settings.probes.columns)
-        inside = inside + gram(R, R) / tail_mean(basis, problem.traces, problem.dimension, theta)
-    return symmetric(inside) / 2
 
 
 def fixed_effects(

@@ -8,8 +8,9 @@ import numpy as np
 
 from .likelihood_ratio import RatioTest, law_of_fit, others, ratio_test, tested_sets, without
 from .probes import Probes
-from .reduced_fit import Walk, ended, state_at
+from .reduced_fit import ended, state_at
 from .reduced_model import Model, Problem
+from .reduced_search import Walk
 from .result import Status
 from .rise import end_at, rise
 

@@ -47,6 +47,7 @@ class Problem(NamedTuple):
     moments: Moments
     settings: FitSettings
     directions: np.ndarray | None = None  # what is estimated, where that is not as the layout says
+    weights: np.ndarray | None = None  # (s,) of the probes in the score's traces, where these are not their mean
 
     @property
     def estimated(self) -> np.ndarray:

@@ -3,16 +3,16 @@
 import numpy as np
 
 from .profile import Curve, Drop, Quantity, curve_of, quantities
-from .reduced_fit import Walk, answering, controls_at, is_definite, maximised, off_the_basis, y_error, y_tolerance
+from .reduced_fit import answering
 from .reduced_likelihood import started_again
 from .reduced_model import Model, Problem, grown, most_basis
+from .reduced_point import is_definite, off_the_basis, y_error, y_tolerance
+from .reduced_search import Walk, best_within
 from .rise import end_at, rise
 
 END = 0.01  # error of an interval's end, in standard errors
 LOOSE = 5.0  # times the tolerance of y's solve, which costs 0.005 of a log-likelihood
 SMALL = 0.5  # share of the residual that the probes have been solved at, under which they are solved anew
-MOST_RUNS = 20  # of AI steps within the basis, each from controls made anew
-SETTLED = 1e-5  # share of theta that the last of them moves
 MOST_SOLVES = 10  # of y at a maximum that moves as they get better
 
 
@@ -107,14 +107,3 @@ class Held:
             if self.lost or larger.basis.size == self.model.basis.size:
                 return
             self.model = larger
-
-
-def best_within(problem: Problem, model: Model, walk: Walk) -> np.ndarray:
-    """theta of the highest likelihood within the basis, from the walk's along the problem's directions; no pass."""
-    for _ in range(MOST_RUNS):
-        theta, held = maximised(problem, model, walk, controls_at(problem, model, walk.theta))
-        moved = np.abs(theta - walk.theta).sum()
-        walk = walk._replace(theta=theta)
-        if not held and moved <= SETTLED * np.abs(theta).sum():
-            break
-    return walk.theta

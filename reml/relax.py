@@ -30,9 +30,10 @@ from .memberships import (
 )
 from .probes import Probes, checked_probes
 from .reduced import of_components
-from .reduced_end import finish, information, started
-from .reduced_fit import Walk, answering, ended, state_at
+from .reduced_end import finish, started, with_information
+from .reduced_fit import answering, ended, state_at
 from .reduced_model import Model, Problem, dealt, first_model, most_basis, prepare
+from .reduced_search import Walk
 from .result import ConvergenceError, FitResult, Record
 from .rise import End, Rise, end_at, rise
 from .settings import FitSettings
@@ -183,8 +184,8 @@ class Search(NamedTuple):
     def result(self, point: Point) -> FitResult:
         """A fit as it is reported."""
         problem = prepare(point.problem.covariance, self.trait, self.probes, point.problem.settings)
-        ai = information(problem, point.model, point.walk)
-        return finish(problem, point.model, point.walk, ai, self.trait)
+        walk = with_information(problem, point.model, point.walk)
+        return finish(problem, point.model, walk, self.trait)
 
     def gradient(self, point: Point) -> np.ndarray:
         """(m, G) the gradient at a point."""

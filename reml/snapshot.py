@@ -14,7 +14,8 @@ from .likelihood_ratio import RatioTest
 from .moments import Moments
 from .profile import Curve
 from .reduced_end import SavedBasis, SavedFits
-from .reduced_fit import Outside, Point, Walk
+from .reduced_point import Outside, Point
+from .reduced_search import Walk
 from .result import FitResult, FixedEffects, Record, Status
 from .spectral import Profile
 from .tables import Sum

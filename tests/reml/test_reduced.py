@@ -26,8 +26,8 @@ from gpu_reml.reml import (
 from gpu_reml.reml.cross_fit import controlled_traces, fixed_controls, fold_of, inverse_controls, longer_chain
 from gpu_reml.reml.reduced import empty_basis, extended, new_directions, reduced_v
 from gpu_reml.reml.reduced_end import log_determinant
-from gpu_reml.reml.reduced_fit import off_the_basis, point_at
 from gpu_reml.reml.reduced_model import first_model, prepare
+from gpu_reml.reml.reduced_point import off_the_basis, point_at
 from gpu_reml.reml.step import Step, shortened
 from gpu_reml.reml.traits import make_traits
 from gpu_reml.validation.exact import exact_reml
