@@ -114,8 +114,12 @@ def gradient_within(
     V = reduced_v(model.basis.T, theta)
     C = np.linalg.solve(V, model.coords)
     (of_y,) = images_of(model.basis.F, C[:, :1])
-    inverses = fold_inverses(V, theta, model.chains, model.fixed, problem.dimension)
-    r = of_y[:, 0] ** 2 - projection_diagonal(model, C[:, 1:], inverses, norms)
+    if model.exact:
+        diagonal = sum(np.sum(F**2, axis=1) for F in images_of(model.basis.F, np.linalg.inv(np.linalg.cholesky(V)).T))
+    else:
+        inverses = fold_inverses(V, theta, model.chains, model.fixed, problem.dimension)
+        diagonal = projection_diagonal(model, C[:, 1:], inverses, norms)
+    r = of_y[:, 0] ** 2 - diagonal
     varies = covariance.products.genotypes.inv_sd > 0
     scale = theta[:-1] / (2 * sizes)
     return np.where(varies[:, None], scale * (r[:, None] - covariance.weights.T @ r), 0.0)
@@ -151,7 +155,7 @@ def projection_diagonal(
             means += parts.sum(axis=2) / s
             flat = parts.reshape(3, -1)
             products += flat @ flat.T
-    if model.exact or s < 3:
+    if s < 3:
         return means[0]
     spread = products - s * means @ means.T
     return means[0] - np.linalg.lstsq(spread[1:, 1:], spread[1:, 0], rcond=None)[0] @ means[1:]

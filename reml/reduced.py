@@ -107,9 +107,9 @@ def reduced_v(T: np.ndarray, theta: np.ndarray) -> np.ndarray:
 
 
 class Solved(NamedTuple):
-    """V at one theta within the basis: its ``inverse``, and the Galerkin solutions ``C`` (d, k)."""
+    """V at one theta within the basis: its ``inverse``, where it is needed, and the Galerkin solutions ``C`` (d, k)."""
 
-    inverse: np.ndarray
+    inverse: np.ndarray | None
     C: np.ndarray
 
 

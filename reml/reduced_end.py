@@ -22,7 +22,7 @@ from .monte_carlo import error_of_mean
 from .null import lrt_weights, null_loglik
 from .pcg import BreakdownError, PcgResult
 from .precondition import Preconditioner, ProjectedCore, precondition
-from .probes import Probes, probes_are_exact
+from .probes import Probes
 from .profile import with_profiles
 from .reduced import (
     Basis,
@@ -112,9 +112,8 @@ def model_of(problem: Problem, probes: Probes, value: SavedBasis) -> Model:
     for piece in value.pieces:
         basis = extended(covariance, basis, covariance.block(piece))
     Z = project(problem.Q, covariance.block(probes.trace[:, : value.num_probes]))
-    B, exact = columns(problem.Y, Z), probes_are_exact(probes.trace)
-    model = Model(basis, value.chains, B, coordinates(basis, B), None, problem.num_traits, exact)
-    return dealt(problem, model)
+    B = columns(problem.Y, Z)
+    return dealt(problem, Model(basis, value.chains, B, coordinates(basis, B), None, problem.num_traits))
 
 
 def reduced_fits(
@@ -218,8 +217,8 @@ def log_determinant(problem: Problem, model: Model, theta: np.ndarray) -> tuple[
 
     The basis holds M^-1/2 z as it holds z, so that z'log(.)z is small algebra within it, which errs on one side by a
     fraction of the last residuals; Lanczos quadrature of a few probes measures that.  (With a chain of its own a
-    probe's quadrature would be biased.)  Fewer probes than that takes: their quadrature, without M.  Exact probes span
-    all that there is.
+    probe's quadrature would be biased.)  Fewer probes than that takes: their quadrature, without M.  A complete
+    basis needs neither.
     """
     V = reduced_v(model.basis.T, theta)
     if model.exact:
@@ -275,7 +274,7 @@ def finish(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResu
         """P B: the basis's own solution where it is complete, else by PCG from there."""
         B = project(Q, B)
         X = combined(model.basis.U, np.linalg.solve(V, coordinates(model.basis, B)))
-        if model.basis.size < problem.dimension:
+        if not model.exact:
             return likelihood.solve(Q, apply_v, B, whole, tol=tol, X0=X, max_iterations=most, check=False)
         k = B.shape[1]
         return PcgResult(X, project(Q, B - apply_v(X)), np.zeros(k), np.zeros(k, int), np.ones(k, bool))

@@ -28,7 +28,7 @@ from .reduced_point import (
     y_error,
     y_tolerance,
 )
-from .reduced_search import Walk, known_better, maximised
+from .reduced_search import Walk, known_better, maximised, tolerance
 from .result import Record, Status
 from .step import score_norm
 
@@ -111,6 +111,8 @@ def with_residuals(problem: Problem, state: State) -> tuple[Model, Growth]:
     Probes that have converged are looked at again only when all have, at the theta where the fit would end.
     """
     model, walk = state.model, state.walk
+    if model.exact:
+        return model, Growth(False, None, False, 0.0)
     looked_at = np.arange(model.num_probes) if state.active is None else state.active
     V = reduced_v(model.basis.T, walk.theta)
     A = probe_solutions(model, V)
@@ -187,7 +189,7 @@ def judged(problem: Problem, probes: Probes, state: State, growth: Growth) -> St
     """The state with more probes where it has settled and they are wanted, or with a status where it ends."""
     walk, model = state.walk, state.model
     errors = mc_errors(problem, model, walk.point)
-    settled = walk.settled(np.sqrt(problem.settings.tol) * np.clip(SHARE * errors, 1, MOST_LENIENT), growth.grew)
+    settled = walk.settled(np.sqrt(tolerance(problem, model)) * np.clip(SHARE * errors, 1, MOST_LENIENT), growth.grew)
     if settled and not growth.unsolved:
         wanted = model.num_probes
         if not model.exact and wanted < probes.trace.shape[1]:

@@ -85,8 +85,8 @@ class Problem(NamedTuple):
 
 class Model(NamedTuple):
     """The basis with the traits and the probes in it: ``B`` (n, t + s) and its coordinates ``coords`` (d, t + s), the
-    ``num_traits`` first; ``chains``, by fold, of the probes alone (:mod:`.cross_fit`); ``exact``: whether the probes
-    leave no error."""
+    ``num_traits`` first; ``chains``, by fold, of the probes alone (:mod:`.cross_fit`); ``exact``: whether the basis
+    is all that there is, so that traces need no probes."""
 
     basis: Basis
     chains: tuple[np.ndarray, ...]
@@ -94,7 +94,7 @@ class Model(NamedTuple):
     coords: np.ndarray
     fixed: Fixed | None
     num_traits: int
-    exact: bool
+    exact: bool = False
 
     @property
     def num_probes(self) -> int:
@@ -129,7 +129,7 @@ def first_model(problem: Problem, probes: Probes) -> Model:
     s, exact = min(problem.settings.probes.first, probes.trace.shape[1]), probes_are_exact(probes.trace)
     t, empty = problem.num_traits, empty_basis(problem.covariance.num_components)
     chains = tuple(np.zeros((0, 0)) for _ in range(FOLDS))
-    start = Model(empty, chains, problem.Y, np.zeros((0, t)), None, t, exact)
+    start = Model(empty, chains, problem.Y, np.zeros((0, t)), None, t)
     model = with_probes(problem, probes, start, probes.trace.shape[1] if exact else s)
     check_stated(problem, model)
     return model
@@ -158,7 +158,8 @@ def grown(problem: Problem, model: Model, W: Block, whose: np.ndarray, ends: Blo
 
 def dealt(problem: Problem, model: Model) -> Model:
     """The model with the controls that its basis and chains give."""
-    return model._replace(fixed=fixed_controls(model.basis.T, model.chains, model.probes, problem.traces))
+    fixed = fixed_controls(model.basis.T, model.chains, model.probes, problem.traces)
+    return model._replace(fixed=fixed, exact=model.basis.size >= problem.dimension)
 
 
 def check_stated(problem: Problem, model: Model) -> None:
@@ -218,7 +219,7 @@ def probe_residuals(problem: Problem, model: Model, theta: np.ndarray, which: np
     """
     covariance, at_once = problem.covariance, problem.settings.probes.columns
     R = residuals(covariance, problem.Q, model.basis, theta, model.probe_block(which), A[:, which], at_once)
-    if model.basis.size >= problem.dimension:
+    if model.exact:
         return R, np.zeros(len(which))
     energy = np.einsum("az,az->z", model.probes[:, which], A[:, which])
     tail = tail_mean(model.basis, problem.traces, problem.dimension, theta)

@@ -7,6 +7,7 @@ import numpy as np
 from .cross_fit import Traces, controlled_traces, inverse_controls, num_controls
 from .linalg import Block, columns, gram, project, symmetric, times
 from .reduced import (
+    Solved,
     combined,
     coordinates,
     extended,
@@ -57,7 +58,7 @@ def off_the_basis(problem: Problem, model: Model, theta: np.ndarray, trait: int 
 
 def y_error(problem: Problem, model: Model, off: Outside, theta: np.ndarray) -> float:
     """Relative error of P y at theta in the norm of V, from its residual there; 0 in a complete basis."""
-    if model.basis.size >= problem.dimension:
+    if model.exact:
         return 0.0
     tail = tail_mean(model.basis, problem.traces, problem.dimension, theta)
     return float(np.sqrt(max(theta[:-1] @ off.gram @ theta[:-1], 0.0) / (tail * off.energy)))
@@ -75,7 +76,7 @@ def point_at(problem: Problem, model: Model, trait: int, theta: np.ndarray, off:
     """Score and average information at theta within the basis; no pass.  ``off`` and ``inverse`` (G, s), the controls,
     are those of a theta near."""
     here = solved(reduced_v(model.basis.T, theta), np.column_stack([model.trait(trait), model.probes]))
-    score, traces, images = score_of(problem, model, theta, here.C, inverse)
+    score, traces, images = score_of(problem, model, theta, here, inverse)
     inside = np.column_stack([images.T, here.C[:, :1]])
     ai = inside.T @ (here.inverse @ inside)
     # off the basis V is its mean there; what is off of K_g P y changes with theta as the part within does
@@ -86,17 +87,20 @@ def point_at(problem: Problem, model: Model, trait: int, theta: np.ndarray, off:
 
 def score_at(problem: Problem, model: Model, trait: int, theta: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     """(p,) the score of :func:`point_at` alone."""
-    C = np.linalg.solve(reduced_v(model.basis.T, theta), np.column_stack([model.trait(trait), model.probes]))
-    return score_of(problem, model, theta, C, inverse)[0]
+    V, B = reduced_v(model.basis.T, theta), np.column_stack([model.trait(trait), model.probes])
+    here = solved(V, B) if model.exact else Solved(None, np.linalg.solve(V, B))
+    return score_of(problem, model, theta, here, inverse)[0]
 
 
-def score_of(problem: Problem, model: Model, theta: np.ndarray, C: np.ndarray, inverse: np.ndarray):
-    """The score (p,) from solutions C (d, 1 + s) of y and the probes, the traces in it, and T_g c (G, d) of y's."""
-    c, fixed = C[:, 0], model.fixed
-    images = model.basis.T @ c
-    values = np.einsum("az,gaz->gz", C[:, 1:], fixed.images)
-    controls = 0 if model.exact else num_controls(model.num_probes)
-    traces = controlled_traces(values, inverse, fixed.off, theta, problem.dimension, controls)
+def score_of(problem: Problem, model: Model, theta: np.ndarray, here: Solved, inverse: np.ndarray):
+    """The score (p,) from solutions of y and the probes, the traces in it, and T_g c (G, d) of y's."""
+    c, T = here.C[:, 0], model.basis.T
+    images, s = T @ c, model.num_probes
+    if model.exact:
+        values, controls = np.tensordot(T, here.inverse, axes=2)[:, None].repeat(s, axis=1), 0
+    else:
+        values, controls = np.einsum("az,gaz->gz", here.C[:, 1:], model.fixed.images), num_controls(s)
+    traces = controlled_traces(values, inverse, model.fixed.off, theta, problem.dimension, controls)
     means = traces.mean if problem.weights is None else traces.per_probe @ problem.weights
     return (np.append(images @ c, c @ c) - means) / 2, traces, images
 
@@ -146,7 +150,7 @@ def information(problem: Problem, model: Model, theta: np.ndarray, trait: int) -
     f = coordinates(basis, F)
     A = np.linalg.solve(reduced_v(basis.T, theta), f)
     inside = f.T @ A
-    if basis.size < problem.dimension:
+    if not model.exact:
         R = residuals(covariance, problem.Q, basis, theta, F, A, problem.settings.probes.columns)
         inside = inside + gram(R, R) / tail_mean(basis, problem.traces, problem.dimension, theta)
     return symmetric(inside) / 2

@@ -24,6 +24,7 @@ from .step import Step, ai_step, shortened
 MOST_SHRINKAGE = 0.25  # of a residual in one round, without which V would be singular
 INNER_STEPS = 4  # AI steps in a round, while they are long: the basis knows no better
 LAST_STEPS = 20  # the same once a first step is short
+EXACT = 1e-10  # Newton decrement that ends a fit whose basis is complete: steps cost nothing there
 SHORT = 1e-2  # squared step in standard errors, under which steps are taken to the end
 MOST_RUNS = 20  # of AI steps within the basis, each from controls made anew
 MAXIMISED = 1e-5  # share of theta that the last of them moves
@@ -55,20 +56,25 @@ class Walk(NamedTuple):
         return not grew or self.lengths[0] <= 3 * tol
 
 
+def tolerance(problem: Problem, model: Model) -> float:
+    """The Newton decrement that ends a fit."""
+    return min(problem.settings.tol, EXACT) if model.exact else problem.settings.tol
+
+
 def maximised(problem: Problem, model: Model, walk: Walk, inverse: np.ndarray) -> tuple[np.ndarray, bool]:
     """(theta, held): where bounded AI steps within the basis lead a trait, and whether one was held back: a residual on
     its way to its bound, or a variance that grows to where the basis says nothing true of V.
 
     They end when one is 1 % of the first: the next round looks at what is left.
     """
-    layout, least, tol = problem.layout, MOST_SHRINKAGE * walk.theta, 1e-2 * problem.settings.tol
+    layout, least, tol = problem.layout, MOST_SHRINKAGE * walk.theta, 1e-2 * tolerance(problem, model)
     guarded = layout.guarded & (least > problem.settings.residual_floor)
     lower, upper = np.where(guarded, least, problem.lower), most_in_a_round(problem, walk.theta)
     point = point_at(problem, model, walk.trait, walk.theta, walk.off, inverse)
     for taken in range(1, LAST_STEPS + 1):
         step = shortened(ai_step(point.theta, point.score, point.ai, lower, problem.estimated), point.theta, upper)
         point = along(problem, model, walk, point, step, inverse)
-        tol = max(tol, 1e-4 * step.decrement)
+        tol = tol if model.exact else max(tol, 1e-4 * step.decrement)
         if step.decrement <= tol or (taken >= INNER_STEPS and step.decrement > SHORT):
             break
     held = (guarded & (point.theta <= lower * (1 + 1e-9))) | (point.theta >= upper * (1 - 1e-9))

@@ -85,8 +85,11 @@ def rise(problem: Problem, model: Model, before: End, after: End, trait: int = 0
     """Of a trait's log-likelihood from one covariance to another for both of which the basis answers; no pass."""
     T, change = np.stack([before.genetic, after.genetic]), float(np.log(after.residual / before.residual))
     path, y, z = Path(T, before.residual, change), model.trait(trait)[:, 0], model.probes
-    fixed = fixed_controls(T, model.chains, z, np.array([before.trace, after.trace]))
     ypy = path.form(1.0, y) - path.form(0.0, y)
+    if model.exact:
+        ends = (np.linalg.slogdet(reduced_v(T, path.at(s)[0]))[1] for s in (1.0, 0.0))
+        return Rise(np.full(z.shape[1], -(next(ends) - next(ends) + ypy) / 2), True)
+    fixed = fixed_controls(T, model.chains, z, np.array([before.trace, after.trace]))
     logdet, controls = np.zeros(z.shape[1]), np.zeros((MOST_CONTROLS, z.shape[1]))
     for s, weight in zip(*rule(path, y, -ypy), strict=True):
         theta, speed = path.at(s)
@@ -97,11 +100,10 @@ def rise(problem: Problem, model: Model, before: End, after: End, trait: int = 0
         each = speed * np.array([-1.0, 1.0]) - change * theta[:-1]
         logdet += weight * (each @ values + change * problem.dimension)
         controls += weight * np.stack([part @ known for part in (each, theta[:-1]) for known in (inverse, fixed.off)])
-    if not model.exact:
-        controls = controls[: num_controls(z.shape[1])]
-        X = (controls - controls.mean(axis=1, keepdims=True)).T
-        logdet -= np.linalg.lstsq(X, logdet - logdet.mean(), rcond=None)[0] @ controls
-    return Rise(-(logdet + ypy) / 2, model.exact)
+    controls = controls[: num_controls(z.shape[1])]
+    X = (controls - controls.mean(axis=1, keepdims=True)).T
+    logdet -= np.linalg.lstsq(X, logdet - logdet.mean(), rcond=None)[0] @ controls
+    return Rise(-(logdet + ypy) / 2, False)
 
 
 def rule(path: Path, y: np.ndarray, known: float) -> tuple[np.ndarray, np.ndarray]:

@@ -77,7 +77,9 @@ def _content(path: Path) -> object:
         return path.read_bytes()
     lines = [NO_TIMES.sub("", line) for line in path.read_text().splitlines() if "resum" not in line]
     if path.name.endswith("history.tsv"):
-        lines = [line.rsplit("\t", 1)[0] for line in lines]
+        rows = [line.split("\t") for line in lines]
+        clock = rows[0].index("seconds")
+        return [row[:clock] + row[clock + 1 :] for row in rows]
     return lines
 
 

@@ -61,7 +61,7 @@ def test_sets_of_components_are_left_out_together(cohorts):
 
 
 def test_random_probes_leave_ratios_the_error_that_is_stated_and_not_that_of_two_likelihoods():
-    cohort = make_cohort(400, 1200, 3, 21, 0.6)
+    cohort = make_cohort(800, 2500, 3, 21, 0.6)
     covariance = covariance_of(cohort, np.float32)
     expected = fit_exact(cohort.y, cohort.X, covariance, TESTS).ratio_tests
     errors = []

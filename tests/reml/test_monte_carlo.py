@@ -31,7 +31,7 @@ def test_slopes_fitted_to_the_probes_take_degrees_of_freedom():
 
 
 def test_fewer_than_sixteen_probes_give_an_estimate_with_an_unknown_error():
-    cohort = make_cohort(100, 250, 2, seed=3)
+    cohort = make_cohort(300, 750, 2, seed=3)
     covariance = covariance_of(cohort)
     exact = fit_exact(cohort.y, cohort.X, covariance)
     few = draw_probes(cohort.n, LEAST_PROBES - 1, seed=2)

@@ -7,14 +7,20 @@ import pytest
 
 from gpu_reml.ops import CpuProducts, pack, standardise, to_dense
 from gpu_reml.ops.device.products import make_device_products
-from gpu_reml.reml import FitSettings, SolverSettings, draw_probes, exact_probes
+from gpu_reml.reml import CountingCovariance, FitSettings, ProbeSettings, SolverSettings, draw_probes, exact_probes
+from gpu_reml.reml.exact import one_trait
 from gpu_reml.reml.memberships import (
     check_memberships,
+    gradient_within,
+    group_covariance,
+    group_sizes,
     membership_gradient,
     moved,
+    norms_left,
     random_memberships,
 )
-from gpu_reml.reml.reduced_model import first_model
+from gpu_reml.reml.reduced_fit import answering
+from gpu_reml.reml.reduced_model import first_model, prepare
 from gpu_reml.reml.relax import NoFit, RelaxHooks, RelaxSettings, RelaxStatus, fitted, outer_record, relax
 from gpu_reml.validation import dense
 from gpu_reml.validation.exact import exact_reml
@@ -67,8 +73,18 @@ def test_random_probes_err_little_around_the_exact_gradient_and_not_on_average(s
     cohort, Z, T = small
     products = CpuProducts(cohort.genotypes, np.float64)
     at = (cohort.y, cohort.X, products, T, THETA)
-    exact = membership_gradient(*at, exact_probes(cohort.n), TIGHT)
-    errors = np.array([membership_gradient(*at, draw_probes(cohort.n, 16, 0, s), TIGHT) - exact for s in range(40)])
+    exact, covariance_of_groups = membership_gradient(*at, exact_probes(cohort.n), TIGHT), group_covariance(products, T)
+    traits, covariance = one_trait(cohort.y, cohort.X, covariance_of_groups), CountingCovariance(covariance_of_groups)
+    errors = []
+    for seed in range(40):
+        probes, settings = draw_probes(cohort.n, 16, 0, seed), replace(TIGHT, probes=ProbeSettings(first=16))
+        problem, theta = prepare(covariance, traits, probes, settings), THETA / traits.scales[0] ** 2
+        model = answering(problem, first_model(problem, probes), theta)
+        assert model.exact  # which leaves nothing to the probes, unless they are asked
+        args = theta, norms_left(covariance, problem.Q), group_sizes(products, T)
+        np.testing.assert_allclose(gradient_within(problem, model, *args), exact, atol=1e-8 * np.abs(exact).max())
+        errors.append(gradient_within(problem, model._replace(exact=False), *args) - exact)
+    errors = np.array(errors)
     # plain Hutchinson errs by sqrt(2 / s) of z_j'P z_j
     P = dense.projection(THETA, cohort.y, cohort.X, [dense.kernel(Z, T[:, g]) for g in range(3)]).P
     plain = np.sqrt(2 / 16) * np.einsum("ij,ik,kj->j", Z, P, Z)[:, None] * THETA[:-1] / (2 * T.sum(axis=0))
