@@ -35,7 +35,7 @@ WANTED = {1: 0.64, 2: 0.93, 3: 0.985, 4: 0.998}  # least share of quantities wit
 LISTED = 5.0  # Monte-Carlo errors beyond which a quantity is shown on its own
 TOLERATED = 1e-3  # of the sampling error, for what is not of the probes
 LOGLIK = "log-likelihood"  # its name among the quantities; the shares are of the variances and heritabilities
-ROUNDING = 1e-9  # of the phenotypic variance, or of one for a heritability, where there is no sampling error
+ROUNDING = 1e-6  # of the phenotypic variance, or of one for a heritability, where there is no sampling error
 NUM_VARIANTS, FEW, CHROMOSOMES = 3000, 20, 20
 # LD between that of an array and none: a mean LD score of 5
 MODERATE = Haplotypes(100, 0.005, 0.9, 0.02, CHROMOSOMES, "log-odds", 0.0)
