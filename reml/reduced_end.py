@@ -99,7 +99,7 @@ def restored(value: SavedFits, traits: Traits, covariance: CountingCovariance, p
     """The progress that was saved, with the features of the basis computed again."""
     problem = prepare(covariance, traits, probes, settings, value.moments)
     base = None if value.base is None else model_of(problem, probes, value.base)
-    walk = value.walk._replace(off=value.walk.off._replace(R=covariance.block(value.walk.off.R)))
+    walk = value.walk._replace(off=value.walk.off._replace(images=covariance.block(value.walk.off.images)))
     state = State(model_of(problem, probes, value.model), walk, value.active, value.rounds)
     covariance.column_passes = value.column_passes
     return Progress(problem, base, value.results, state)

@@ -35,9 +35,10 @@ from .step import score_norm
 READY = 0.3  # relative error of the solves, in the norm of V, from which the basis serves to move theta
 TRUSTED = 0.3  # the same of a trait's solve at the theta moved to
 SMALL_STEP = 0.1  # standard errors, from which a fit may end below its Monte-Carlo error
+FAR_OFF = 8.0  # times y's tolerance, which a dozen rounds with y's residual alone would take
 HALVINGS = 5  # of a move that the basis does not answer for
 MOST_ROUNDS = 400
-RANGE = (0.05, 10.0)  # of what tolerances are multiplied by
+RANGE = (0.05, 1.0)  # of what tolerances are multiplied by
 
 
 class State(NamedTuple):
@@ -120,21 +121,25 @@ def with_residuals(problem: Problem, state: State) -> tuple[Model, Growth]:
     V = reduced_v(model.basis.T, walk.theta)
     A = probe_solutions(model, V)
     R, errors = probe_residuals(problem, model, walk.theta, looked_at, A)
-    wrong = np.flatnonzero(errors > problem.settings.solver.probes * min(1.0, accuracy(problem, model, walk.point)))
-    of_y = y_error(problem, model, walk.off, walk.theta)
-    late, active, before = of_y > y_tolerance(problem), looked_at[wrong], model.basis.size
+    wrong = np.flatnonzero(errors > problem.settings.solver.probes * accuracy(problem, model, walk.point))
+    y_left = y_error(problem, model, walk.off, walk.theta)
+    late, active, before = y_left > y_tolerance(problem), looked_at[wrong], model.basis.size
     unsolved = late or bool(len(active))
     if unsolved:
-        if not has_room(problem, model, late + len(active), model.B.shape[1]):
+        # y's residual is a combination of the images off the basis, at any theta near: far off and alone, they all join
+        alone = not len(active) and y_left > FAR_OFF * y_tolerance(problem)
+        of_y = walk.off.images if alone else walk.off.residual(walk.theta)
+        new = of_y.shape[1] * late + len(active)
+        if not has_room(problem, model, new, model.B.shape[1]):
             model = smaller(problem, model, V, A)
             before = model.basis.size
         ends = take_columns(R, wrong)
-        model = grown(problem, model, columns(walk.off.R, ends) if late else ends, active, ends)
+        model = grown(problem, model, columns(of_y, ends) if late else ends, active, ends)
     return model, Growth(
         model.basis.size > before,
         active if unsolved else None,
         unsolved or len(looked_at) < model.num_probes,
-        max(of_y, errors.max(initial=0.0)),
+        max(y_left, errors.max(initial=0.0)),
     )
 
 

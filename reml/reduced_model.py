@@ -31,7 +31,7 @@ from .residuals import Layout, layout_of
 from .settings import FitSettings
 from .traits import Traits
 
-REDUCED_BYTES = 1 << 28  # most memory of T
+REDUCED_BYTES = 1 << 29  # most memory of T
 MOST_BASIS = 1024
 
 

@@ -24,13 +24,17 @@ MOST_GROWTH = 4  # of a variance in one round; all may grow to the total, as som
 
 
 class Outside(NamedTuple):
-    """What lies off the basis at one theta: of K_g P y the Gram matrix (G, G); of y the true residual ``R`` (n, 1),
-    orthogonal to the basis.  ``forms`` (G,) y'P K_g P y within it, and ``energy`` y'P y."""
+    """What lies off the basis at one theta: of K_g P y, ``images`` (n, G) with their Gram matrix (G, G).  ``forms``
+    (G,) y'P K_g P y within it, and ``energy`` y'P y."""
 
+    images: Block
     gram: np.ndarray
-    R: Block
     forms: np.ndarray
     energy: float
+
+    def residual(self, theta: np.ndarray) -> Block:
+        """(n, 1) the true residual of y, orthogonal to the basis."""
+        return times(self.images, -theta[:-1, None])
 
 
 class Point(NamedTuple):
@@ -53,7 +57,7 @@ def off_the_basis(problem: Problem, model: Model, theta: np.ndarray, trait: int 
     c = np.linalg.solve(reduced_v(T, theta), y)
     images = problem.covariance.apply_each(combined(model.basis.F, c))
     off = outside(model.basis, project(problem.Q, columns(*(image[:, :1] for image in images))))
-    return Outside(gram(off, off), times(off, -theta[:-1, None]), (T @ c)[:, :, 0] @ c[:, 0], float(y[:, 0] @ c[:, 0]))
+    return Outside(off, gram(off, off), (T @ c)[:, :, 0] @ c[:, 0], float(y[:, 0] @ c[:, 0]))
 
 
 def y_error(problem: Problem, model: Model, off: Outside, theta: np.ndarray) -> float:

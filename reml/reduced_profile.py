@@ -102,7 +102,8 @@ class Held:
             off = off_the_basis(problem, self.model, theta, trait)
             if y_error(problem, self.model, off, theta) <= LOOSE * y_tolerance(problem):
                 return
-            larger = grown(problem, self.model, off.R, np.arange(0), off.R[:, :0])
+            R = off.residual(theta)
+            larger = grown(problem, self.model, R, np.arange(0), R[:, :0])
             self.lost |= larger.basis.size > limit
             if self.lost or larger.basis.size == self.model.basis.size:
                 return

@@ -16,7 +16,7 @@ class SolverSettings:
     square, to 1e-3, and ``final`` for y.
     ``quadrature``: change of a log-determinant between two Lanczos steps, per sample.  ``most_basis``: vectors of the
     reduced model, of 4 (n + m) bytes each, beyond which it is started again from the present solutions, and at least
-    six for each trait and probe; None: 1,024, or as many as 256 MiB of its matrices have room for.  Likelihood ratios
+    six for each trait and probe; None: 1,024, or as many as 512 MiB of its matrices have room for.  Likelihood ratios
     and profiles that would need more are not known.
     """
 

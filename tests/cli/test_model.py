@@ -267,7 +267,7 @@ def test_likelihood_ratios_stand_beside_the_wald_tests(cohort, method, capsys):
     _, whole = run(cohort, *blocks, out="whole")
     expected = 2 * (whole["loglik"] - smaller["loglik"])
     row = table.loc["block_001"]
-    assert abs(row["lrt"] - expected) <= 4 * row["lrt_mc_se"] + 1e-4
+    assert abs(row["lrt"] - expected) <= 4 * row["lrt_mc_se"] + 1e-3  # float32 products
     capsys.readouterr()
 
 

@@ -204,6 +204,15 @@ def test_the_log_determinant_is_set_right_for_what_the_basis_lacks(coarse):
     assert abs(value - np.linalg.slogdet(contrasts)[1]) <= 4 * error < 30
 
 
+def test_images_off_the_basis_make_the_true_residual_of_the_trait(coarse):
+    problem, model, theta, A, contrasts = coarse
+    off = off_the_basis(problem, model, theta)
+    c = np.linalg.solve(reduced_v(model.basis.T, theta), model.trait(0))
+    y, solution = A.T @ np.asarray(problem.Y), A.T @ (model.basis.U[0] @ c)
+    np.testing.assert_allclose(A.T @ off.residual(theta), y - contrasts @ solution, atol=1e-4)
+    assert np.abs(model.basis.U[0].T @ off.images).max() < 1e-4
+
+
 def test_average_information_counts_what_lies_off_the_basis(coarse, large):
     problem, model, theta, A, contrasts = coarse
     off = off_the_basis(problem, model, theta)

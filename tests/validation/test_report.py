@@ -37,5 +37,5 @@ def test_what_is_out_of_line_is_named_with_its_setting(table, column, value, com
 
 
 def test_errors_within_what_is_tolerated_are_none_and_unknown_tolerances_are_rounding():
-    found = beyond(np.array([0.1, -0.1, 1e-10, 1e-6]), np.array([0.2, 0.05, np.nan, np.nan]))
-    np.testing.assert_array_equal(found, [0, -0.1, 0, 1e-6])
+    found = beyond(np.array([0.1, -0.1, 1e-10, 1e-5]), np.array([0.2, 0.05, np.nan, np.nan]))
+    np.testing.assert_array_equal(found, [0, -0.1, 0, 1e-5])
