@@ -66,8 +66,8 @@ def fit_traits(
     """:func:`fit` of every column of Y (n, t), each on its own, on the same samples and fixed effects.
 
     One component: a single Krylov run serves all traits, which share its probes and passes.  Several components: the
-    traits share the covariance and are fitted one after the other.  ``hooks``: progress, checkpoints, and one to resume
-    from (of a single trait when there are several components).
+    traits share moments and probes, and are fitted one after the other, from the basis of the first where that pays.
+    ``hooks``: progress, checkpoints, and one to resume from.
     """
     settings = FitSettings() if settings is None else settings
     if not isinstance(settings, FitSettings):
