@@ -35,7 +35,7 @@ from .step import score_norm
 READY = 0.3  # relative error of the solves, in the norm of V, from which the basis serves to move theta
 TRUSTED = 0.3  # the same of a trait's solve at the theta moved to
 SMALL_STEP = 0.1  # standard errors, from which a fit may end below its Monte-Carlo error
-FAR_OFF = 8.0  # times y's tolerance, which a dozen rounds with y's residual alone would take
+FAR_OFF = 8.0  # times y's tolerance, from where y's residual alone would take many rounds
 HALVINGS = 5  # of a move that the basis does not answer for
 MOST_ROUNDS = 400
 RANGE = (0.05, 1.0)  # of what tolerances are multiplied by
@@ -86,8 +86,8 @@ def moved(problem: Problem, model: Model, walk: Walk, scale: float) -> Walk:
 def probes_wanted(problem: Problem, probes: Probes, point: Point) -> int:
     """Probes at which mc_se is expected to meet the target, within what there is.
 
-    It falls faster than with their root, since their chains grow with them (mice by chromosome: as 0.8 to 1.0 of a
-    power), and what is too few is found out at the price of a look.
+    It falls faster than with their root, since their chains grow with them: as the power 0.8 to 1.0 of their number on
+    the mice by chromosome.  Too few cost another look, and are added to.
     """
     used, available = point.num_probes, probes.trace.shape[1]
     ratio = problem.mc_ratio(point.theta, point.ai, point.mc)

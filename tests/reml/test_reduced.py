@@ -29,8 +29,8 @@ from gpu_reml.reml.reduced import empty_basis, extended, new_directions, reduced
 from gpu_reml.reml.reduced_end import log_determinant
 from gpu_reml.reml.reduced_fit import ended, state_at
 from gpu_reml.reml.reduced_model import first_model, prepare
-from gpu_reml.reml.reduced_point import off_the_basis, point_at
-from gpu_reml.reml.reduced_search import mc_covariance, resampled_covariance
+from gpu_reml.reml.reduced_point import information, off_the_basis, point_at
+from gpu_reml.reml.reduced_search import curvature_at, mc_covariance, resampled_covariance
 from gpu_reml.reml.result import Status
 from gpu_reml.reml.step import Step, shortened
 from gpu_reml.reml.traits import make_traits
@@ -310,6 +310,22 @@ def test_monte_carlo_errors_of_a_bound_are_those_of_the_bounded_step():
     assert 0.4 * inside[0, 0] < beside[0, 0] < 0.6 * inside[0, 0]
     near = error([0.01, 0.5], [0.0, 0.0])
     assert beside[0, 0] < near[0, 0] < inside[0, 0]
+
+
+def test_the_curvature_is_minus_the_derivative_of_the_dense_score(coarse, large):
+    """2 AI less half the traces tr(P K_g P K_h), of components of which most is off the basis."""
+    problem, model, theta, A, contrasts = coarse
+    state, inverse = state_at(problem, model, theta), np.zeros((3, 64))
+    point = point_at(problem, model, 0, theta, state.walk.off, inverse)
+    point = point._replace(ai=information(problem, model, theta, 0))
+    found = curvature_at(problem, model, state.walk._replace(point=point))
+    atoms = [A.T @ K @ A for K in large.Ks] + [np.eye(len(contrasts))]
+    PK = [np.linalg.solve(contrasts, K) for K in atoms]
+    y = A.T @ np.asarray(problem.Y)[:, 0]
+    images = [product @ np.linalg.solve(contrasts, y) for product in PK]
+    forms = np.array([y @ np.linalg.solve(contrasts, K @ image) for K, image in zip(atoms, images, strict=True)])
+    expected = forms - 0.5 * np.array([np.sum(product * product.T) for product in PK])
+    np.testing.assert_allclose(np.diag(found)[:3], expected[:3], rtol=0.35)
 
 
 def test_monte_carlo_errors_of_resampled_probes_are_about_those_of_the_curvature(large):
