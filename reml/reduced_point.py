@@ -79,10 +79,11 @@ def y_tolerance(problem: Problem) -> float:
 def point_at(problem: Problem, model: Model, trait: int, theta: np.ndarray, off: Outside, inverse: np.ndarray) -> Point:
     """Score and average information at theta within the basis; no pass.  ``off`` and ``inverse`` (G, s), the controls,
     are those of a theta near."""
-    here = solved(reduced_v(model.basis.T, theta), np.column_stack([model.trait(trait), model.probes]))
+    V = reduced_v(model.basis.T, theta)
+    here = solved(V, np.column_stack([model.trait(trait), model.probes]), inverted=model.exact)
     score, traces, images = score_of(problem, model, theta, here, inverse)
     inside = np.column_stack([images.T, here.C[:, :1]])
-    ai = inside.T @ (here.inverse @ inside)
+    ai = inside.T @ np.linalg.solve(V, inside)
     # off the basis V is its mean there; what is off of K_g P y changes with theta as the part within does
     scale = np.sqrt(np.maximum(images @ here.C[:, 0], 0) / np.where(off.forms > 0, off.forms, 1.0))
     ai[:-1, :-1] += off.gram * np.outer(scale, scale) / tail_mean(model.basis, problem.traces, problem.dimension, theta)
@@ -91,8 +92,8 @@ def point_at(problem: Problem, model: Model, trait: int, theta: np.ndarray, off:
 
 def score_at(problem: Problem, model: Model, trait: int, theta: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     """(p,) the score of :func:`point_at` alone."""
-    V, B = reduced_v(model.basis.T, theta), np.column_stack([model.trait(trait), model.probes])
-    here = solved(V, B) if model.exact else Solved(None, np.linalg.solve(V, B))
+    B = np.column_stack([model.trait(trait), model.probes])
+    here = solved(reduced_v(model.basis.T, theta), B, inverted=model.exact)
     return score_of(problem, model, theta, here, inverse)[0]
 
 
