@@ -5,6 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import scipy.stats  # noqa: F401 - a fit imports it when it needs it, and modules are no arrays of the fit
 
 from gpu_reml.cli import gwas, relax, sparse
 from gpu_reml.cli.main import main
