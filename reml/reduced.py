@@ -114,9 +114,10 @@ class Solved(NamedTuple):
 
 
 def solved(V: np.ndarray, B: np.ndarray, *, inverted: bool) -> Solved:
-    """Solutions for coordinates B (d, k), by the inverse where that is asked for, which costs up to thrice as much.
+    """Galerkin solutions for coordinates B (d, k) of the right-hand sides; with the inverse of V (``inverted``) where
+    exact traces need it, 2 d^3 operations instead of 2/3 d^3.
 
-    Both are numpy's: scipy brings another BLAS, whose threads would spin against those of the products.
+    Both come from numpy: scipy brings another BLAS, whose threads would spin against those of the products.
     """
     if not inverted:
         return Solved(None, np.linalg.solve(V, B))
