@@ -1,7 +1,9 @@
 """``python -m benchmarks.kernels``: V(theta) B from packed genotypes against two GEMMs on Z already in RAM, in one run.
 
 The floor is Z'B and Z(Z'B) with Z (m, n) float32 in memory: what a program that could afford 16 times the memory pays.
-"Decode" is the packed product made to decode tiles for BLAS, whatever the number of columns.
+"Packed" is what programs run; "float32" its float products; "decode" those made to decode tiles for BLAS, whatever the
+number of columns; "3 digits" and "2 digits" the products in integers, where the processor has them.  Errors are of the
+worst column, relative to its norm, against float64.
 """
 
 import argparse
@@ -12,6 +14,8 @@ import time
 import numpy as np
 
 from gpu_reml.ops import CpuProducts, make_covariance, standardise
+from gpu_reml.ops.backend import make_cpu_products
+from gpu_reml.ops.cpu_integers import IntegerProducts, can_multiply
 from gpu_reml.ops.cpu_kernels import as_pairs, decode, pair_table
 from gpu_reml.ops.genotypes import code_values
 
@@ -42,35 +46,54 @@ def alternate(functions: dict, repeats: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def kinds_of(genotypes) -> dict:
+    """The products that are compared, by name."""
+    kinds = {
+        "packed": make_cpu_products(genotypes),
+        "float32": CpuProducts(genotypes),
+        "decode": CpuProducts(genotypes, fused_columns=0),
+    }
+    if can_multiply(genotypes.bits, np.float32):
+        kinds |= {f"{d} digits": IntegerProducts(genotypes, fused_columns=0, digits=d) for d in (3, 2)}
+    return kinds
+
+
 def floor_rows(genotypes, ks: list[int], repeats: int) -> list[dict]:
-    """Packed product against the decoded tiles and the GEMM floor for every number of columns."""
+    """Every kind of product against the GEMM floor, for every number of columns."""
     n, m = genotypes.num_samples, genotypes.num_variants
-    products, decoding = CpuProducts(genotypes), CpuProducts(genotypes, fused_columns=0)
+    kinds = kinds_of(genotypes)
     Z = np.empty((m, 4 * ((n + 3) // 4)), np.float32)
     decode(genotypes.parts[0], pair_table(code_values(genotypes).astype(np.float32)), as_pairs(Z))
     Z = Z[:, :n]
-    w = np.full(m, 1 / m)
-    rows = []
-    print("  k   packed s   decode s    floor s   packed/decode   packed/floor")
+    w, rows = np.full(m, 1 / m), []
+    print("  k" + "".join(f"{name:>12}" for name in [*kinds, "floor"]) + "   ratios to the floor, and errors")
     for k in ks:
         B = np.random.default_rng(k).standard_normal((n, k)).astype(np.float32)
-        functions = {
-            "packed": lambda B=B: products.weighted(B, w),
-            "decode": lambda B=B: decoding.weighted(B, w),
-            "floor": lambda B=B: Z.T @ (Z @ B),
-        }
+        functions = {name: lambda B=B, products=products: products.weighted(B, w) for name, products in kinds.items()}
+        functions["floor"] = lambda B=B: Z.T @ (Z @ B)
         median = alternate(functions, repeats)
+        few = min(k, 4)
+        exact = CpuProducts(genotypes, np.float64).weighted(B[:, :few], w)
+        found = {name: products.weighted(B, w)[:, :few] for name, products in kinds.items()}
         row = {
             "k": k,
             **median,
             "ratio_to_decode": median["packed"] / median["decode"],
             "ratio": median["packed"] / median["floor"],
+            "ratios": {name: median[name] / median["floor"] for name in kinds},
+            "errors": {name: worst(found[name], exact) for name in kinds},
             "packed_gflops": 4e-9 * n * m * k / median["packed"],
         }
         rows.append(row)
-        seconds = "".join(f"{row[name]:11.4f}" for name in functions)
-        print(f"{k:3d}{seconds}{row['ratio_to_decode']:16.2f}{row['ratio']:15.2f}", flush=True)
+        seconds = "".join(f"{row[name]:12.4f}" for name in functions)
+        compared = "  ".join(f"{row['ratios'][name]:.2f} ({row['errors'][name]:.0e})" for name in kinds)
+        print(f"{k:3d}{seconds}   {compared}", flush=True)
     return rows
+
+
+def worst(found: np.ndarray, exact: np.ndarray) -> float:
+    """The largest error of a column, relative to its norm."""
+    return float((np.linalg.norm(found - exact, axis=0) / np.linalg.norm(exact, axis=0)).max())
 
 
 def component_rows(genotypes, k: int, repeats: int) -> list[dict]:
@@ -80,7 +103,7 @@ def component_rows(genotypes, k: int, repeats: int) -> list[dict]:
     functions = {}
     for groups in (1, 10, 100):
         weights = rng.random((genotypes.num_variants, groups))
-        covariance = make_covariance(CpuProducts(genotypes), weights)
+        covariance = make_covariance(make_cpu_products(genotypes), weights)
         theta = np.full(groups, 0.5 / groups)
         functions[groups] = lambda c=covariance, t=theta: c.apply(t, B)
     median = alternate(functions, repeats)
@@ -94,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=5000)
     parser.add_argument("-m", type=int, default=50000)
-    parser.add_argument("-k", type=int, nargs="+", default=[1, 4, 16, 64, 128])
+    parser.add_argument("-k", type=int, nargs="+", default=[1, 4, 16, 32, 64, 128])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()

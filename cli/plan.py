@@ -5,8 +5,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from gpu_reml import ops
+from gpu_reml.ops.backend import takes_integers
 from gpu_reml.ops.cpu import INNER_ROWS
+from gpu_reml.ops.cpu_integers import integer_bytes
 from gpu_reml.ops.cuda import layout
 from gpu_reml.ops.device.block_weights import RESIDENT_WEIGHTS
 from gpu_reml.ops.device.plan import LEAST_COLUMNS, BudgetError, Choice, DevicePlan, Shape, make_plan
@@ -263,6 +267,13 @@ def tile_bytes(sizes: Sizes, options: Namespace) -> int:
     return width_of(options) * min(512 * 4 * ((sizes.num_samples + 3) // 4), 512 * 8192)
 
 
+def integer_items(sizes: Sizes, options: Namespace, columns: int) -> dict[str, int]:
+    """Host bytes of a product of so many columns in integers; nothing where products are others."""
+    if not takes_integers(sizes.bits, np.dtype(options.dtype)):
+        return {}
+    return {"integers": integer_bytes(sizes.num_samples, sizes.num_variants, columns)}
+
+
 def fit_items(sizes: Sizes, options: Namespace, choice: Choice, probes: int) -> dict[str, int]:
     """Host bytes, by item, of a fit of several components on the CPU."""
     n, m, width = sizes.num_samples, sizes.num_variants, width_of(options)
@@ -311,7 +322,9 @@ def host_plan(
     elif room is not None:
         items.update(fit_items(sizes, options, room.choice, probes))
     elif G == 1:
-        items["sample blocks"] = width * n * 5 * (4 * options.first_probes + sizes.num_traits)
+        columns = 4 * options.first_probes + sizes.num_traits
+        items["sample blocks"] = width * n * 5 * columns
+        items |= integer_items(sizes, options, columns)
     else:
         phases = he_blocks(work_of(sizes, min(HE_PROBES, options.max_probes), Choice(0, None), options))
         items["sample and variant blocks"] = most_held(sizes, options, phases)

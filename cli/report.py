@@ -45,11 +45,16 @@ def plan_lines(inputs: Inputs, method: str, options: Namespace, threads: int) ->
         named = ((name if name == "residual" else f"residual {name}", trace) for name, trace in pairs)
         lines += [f"{name}: mean of its diagonal {trace:.4g}" for name, trace in named]
     lines.append(
-        f"device {inputs.planned.backend}, {threads} thread(s), {options.dtype} products; "
+        f"device {inputs.planned.backend}, {threads} thread(s), {arithmetic(inputs, options.dtype)}; "
         f"{method_line(method, inputs, options)}"
     )
     lines += memory_lines(inputs.planned, method, options)
     return [*lines, *(f"note: {note}" for note in inputs.notes)]
+
+
+def arithmetic(inputs: Inputs, dtype: str) -> str:
+    """What multiplies by genotypes; by given matrices it is their type."""
+    return f"{dtype} products" if inputs.products is None else inputs.products.arithmetic
 
 
 def fixed_line(names: Sequence[str]) -> str:
@@ -185,6 +190,7 @@ def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str,
         filters=[{"filter": text, "removed": count} for text, count in inputs.filtered],
         units="phenotype units squared" if result.scale is None else result.scale,
         backend=inputs.planned.backend,
+        arithmetic=arithmetic(inputs, settings["dtype"]),
         device_memory=device_memory(inputs),
         notes=list(inputs.notes),
         cautions=caution_lines(result),

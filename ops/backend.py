@@ -1,12 +1,16 @@
 """Choice of the backend: once, explicit, never silently another."""
 
+import os
+
 import numpy as np
 
 from .cpu import CpuProducts
+from .cpu_integers import IntegerProducts, can_multiply
 from .device.products import Residency, make_device_products
 from .genotypes import CALL_BITS, PackedGenotypes
 
 DEVICES = ("auto", "cpu", "cuda")
+ARITHMETIC = ("auto", "float")
 
 
 def resolve_backend(device: str) -> str:
@@ -25,6 +29,21 @@ def resolve_backend(device: str) -> str:
     if device == "auto":
         return "cpu"
     raise ValueError(f"device='cuda': {cuda_unavailable_reason()}")
+
+
+def takes_integers(bits: int, dtype: type) -> bool:
+    """Whether products on the CPU are by integers: where they can be, unless ``GPU_REML_PRODUCTS=float``."""
+    wanted = os.environ.get("GPU_REML_PRODUCTS", "auto")
+    if wanted not in ARITHMETIC:
+        raise ValueError(f"GPU_REML_PRODUCTS: expected one of {', '.join(ARITHMETIC)}, found {wanted!r}")
+    return wanted == "auto" and can_multiply(bits, dtype)
+
+
+def make_cpu_products(genotypes: PackedGenotypes, dtype: type = np.float32) -> CpuProducts:
+    """Products on the CPU by the arithmetic that :func:`takes_integers` chooses."""
+    if isinstance(genotypes, PackedGenotypes) and takes_integers(genotypes.bits, dtype):
+        return IntegerProducts(genotypes)
+    return CpuProducts(genotypes, dtype)
 
 
 def make_products(
@@ -46,7 +65,7 @@ def make_products(
     """
     backend = resolve_backend(device)
     if backend == "cpu":
-        return CpuProducts(genotypes, dtype)
+        return make_cpu_products(genotypes, dtype)
     if np.dtype(dtype) != np.float32:
         raise ValueError("dtype: the cuda backend computes in float32; use device='cpu' for float64")
     from .cuda.device import CudaDevice

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import sparse
 
 from .covariance import OnGenotypes, Products
-from .cpu import HELD_BYTES, CpuProducts, blocks_between, decode_items
-from .genotypes import items_per_row
+from .cpu import HELD_BYTES, CpuProducts, decode_items
+from .genotypes import blocks_between, items_per_row
 from .weights import BlockWeights, numerical_rank, overlapping
 
 Normalisation = Literal["kernel_trace", "effective_rank"]

@@ -24,6 +24,7 @@ class Products(Protocol):
     genotypes: PackedGenotypes
     num_samples: int
     num_variants: int
+    arithmetic: str
 
     def block(self, array: np.ndarray) -> Any: ...
     def zt(self, B) -> Any: ...

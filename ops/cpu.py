@@ -12,15 +12,26 @@ Only numpy's BLAS is called: scipy brings a second OpenBLAS, whose threads spin 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from .cpu_fused import MIN_SAMPLES, fused_weighted, fused_z, fused_zt
+from .cpu_fused import MIN_SAMPLES, fused_weighted, fused_z, fused_z_rows, fused_zt
 from .cpu_kernels import as_pairs, decode, pair_table, scatter
 from .dosages import DOSAGE_MISSING, decode_dosages
-from .genotypes import CALL_BITS, Block, PackedGenotypes, blocks, decode_table, items_per_row
+from .genotypes import (
+    CALL_BITS,
+    CHUNK,
+    Block,
+    PackedGenotypes,
+    blocks,
+    blocks_between,
+    chunks,
+    decode_table,
+    items_per_row,
+)
 from .weights import BlockWeights, overlapping
 
 BLOCK_WIDTH = 512  # variants a tile: enough rows for BLAS to run at speed, few enough to stay in cache
@@ -29,7 +40,8 @@ FUSED_COLUMNS = 24  # most columns for which products straight from packed bytes
 SCATTERED = 4  # how many times cheaper a column is in BLAS than added to one group at a time
 HELD_BYTES = 1 << 26  # a decoded tile of whole blocks of weights
 INNER_ROWS = 1 << 14  # variants whose products are held in float64 at once
-GROUPED_BYTES = 1 << 28  # right-hand sides of a grouped product that are laid out at once
+GROUPED_BYTES = 1 << 28  # right-hand sides and results of a grouped product that are laid out at once
+MOST_RUNS = 8  # of variants of the same groups that a chunk is cut into
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,11 @@ class CpuProducts:
     @property
     def num_variants(self) -> int:
         return self.genotypes.num_variants
+
+    @property
+    def arithmetic(self) -> str:
+        """What multiplies, in words for a log."""
+        return f"{np.dtype(self.dtype)} products"
 
     def block(self, array: np.ndarray) -> np.ndarray:
         """An array (n, k) in the working type."""
@@ -152,31 +169,36 @@ class CpuProducts:
     def grouped(self, U: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:
         """Z diag(W_g) Z-side products for every column g of ``weights`` (m, G): (m, k) -> (G, n, k); half a pass.
 
-        Cost: a block of variants multiplies only by the groups that have weight in it, so disjoint contiguous
-        groups together cost k columns, and groups that overlap everywhere G k.  Where a variant is in few of its
-        block's groups, each is added to those alone.
+        Cost: variants in a row multiply only by the groups that have weight there, so disjoint contiguous groups
+        together cost k columns, and groups that overlap everywhere G k.  Where a variant is in few of its block's
+        groups, each is added to those alone.
         """
         U = np.ascontiguousarray(U, self.dtype)
         weights = sparse.csr_array(weights)
         if self._is_scattered(weights):
             return self._scattered(U, weights)
-        k, groups = U.shape[1], weights.shape[1]
-        out = np.zeros((groups, self._padded_samples, k), self.dtype)
-
-        def add_block(block: Block, samples: slice, T: np.ndarray) -> None:
-            rows = weights[block.start : block.stop]
+        k = U.shape[1]
+        out = np.zeros((weights.shape[1], self.num_samples, k), self.dtype)
+        per_batch = max(1, GROUPED_BYTES // (8 * max(1, k) * (CHUNK + self.num_samples)))
+        for start, stop in _runs(weights):
+            rows = weights[start:stop]
             active = np.unique(rows.indices)
-            per_batch = max(1, GROUPED_BYTES // (len(T) * k * U.itemsize))
             for first in range(0, len(active), per_batch):
                 batch = active[first : first + per_batch]
-                factors = rows[:, batch].toarray().astype(self.dtype)
-                right = (factors[:, :, None] * U[block.rows][:, None, :]).reshape(len(T), -1)
-                product = (T.T @ right).reshape(-1, len(batch), k)
-                for position, group in enumerate(batch):
-                    out[group, samples] += product[:, position]
+                right = rows[:, batch].toarray().astype(self.dtype)[:, :, None] * U[start:stop, None, :]
+                product = self._z_rows(start, stop, right.reshape(stop - start, -1))
+                out[batch] += product.reshape(-1, len(batch), k).transpose(1, 0, 2)
+        return out
 
-        for_each_tile(self, add_block)
-        return out[:, : self.num_samples]
+    def _z_rows(self, start: int, stop: int, V: np.ndarray) -> np.ndarray:
+        """Z V (n, c) of variants start:stop, V (stop - start, c)."""
+        if self._is_narrow(V):
+            return fused_z_rows(self.genotypes, self.table, V, start, stop)
+        out, decoder = self._zero_rows(V.shape[1]), _Decoder(self)
+        for block in blocks_between(self.genotypes, start, stop, self.block_width):
+            for samples, T in decoder.tiles(block):
+                _add(out[samples], T.T @ V[block.start - start : block.stop - start])
+        return out[: self.num_samples]
 
     def _is_scattered(self, weights: sparse.csr_array) -> bool:
         """Whether the variants of a block are in few of the groups that the block has."""
@@ -213,7 +235,7 @@ class CpuProducts:
         out = np.empty((columns.shape[1], FA.shape[1], other.shape[1]))
         for g in range(columns.shape[1]):
             entries = slice(columns.indptr[g], columns.indptr[g + 1])
-            out[g] = _weighted_gram(FA, other, columns.indices[entries], columns.data[entries])
+            out[g] = weighted_gram(FA, other, columns.indices[entries], columns.data[entries])
         return (out + out.transpose(0, 2, 1)) / 2 if FB is None else out
 
     def core(self, B: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:
@@ -226,7 +248,7 @@ class CpuProducts:
             local = sparse.csc_array(weights[block.rows])
             for g in np.unique(local.nonzero()[1]):
                 entries = slice(local.indptr[g], local.indptr[g + 1])
-                out[g] += _weighted_gram(F, F, local.indices[entries], local.data[entries])
+                out[g] += weighted_gram(F, F, local.indices[entries], local.data[entries])
         return (out + out.transpose(0, 2, 1)) / 2
 
     def squared_norms_by_sample(self, weights: sparse.spmatrix) -> np.ndarray:
@@ -272,7 +294,24 @@ class CpuProducts:
         return padded
 
 
-def _weighted_gram(A: np.ndarray, B: np.ndarray, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
+def _runs(weights: sparse.csr_array) -> Iterator[tuple[int, int]]:
+    """Chunks of the variants that have weight, cut where the groups change if they seldom do."""
+    counts = np.diff(weights.indptr)
+    for start, stop in chunks(0, weights.shape[0]):
+        here = counts[start:stop]
+        if not here.any():
+            continue
+        group = np.full(stop - start, -1)
+        alone = here == 1
+        group[alone] = weights.indices[weights.indptr[start:stop][alone]]
+        changes = np.flatnonzero((np.diff(group) != 0) | (np.diff(here) != 0)) + 1
+        cuts = start + changes if len(changes) < MOST_RUNS else []
+        for first, last in pairwise([start, *cuts, stop]):
+            if weights.indptr[last] > weights.indptr[first]:
+                yield int(first), int(last)
+
+
+def weighted_gram(A: np.ndarray, B: np.ndarray, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
     """A[rows]' diag(w) B[rows] in float64, a slab of rows at a time."""
     total = np.zeros((A.shape[1], B.shape[1]))
     for first in range(0, len(rows), INNER_ROWS):
@@ -350,17 +389,6 @@ class _Stretches:
             for samples, T in self.decoder.tiles(block):
                 _add(U[rows], T @ B[samples])
         return U
-
-
-def blocks_between(genotypes: PackedGenotypes, start: int, stop: int, width: int) -> Iterator[Block]:
-    """Variants start:stop in order, at most ``width`` at a time, none across two parts."""
-    offset = 0
-    for part in genotypes.parts:
-        first, last = max(start, offset), min(stop, offset + len(part))
-        for begin in range(first, last, width):
-            end = min(begin + width, last)
-            yield Block(begin, end, part[begin - offset : end - offset])
-        offset += len(part)
 
 
 def _require_variants(weights: BlockWeights, num_variants: int) -> None:

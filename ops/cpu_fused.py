@@ -16,7 +16,7 @@ from numba import prange
 
 from .compile import compiled, parallel
 from .cpu_simd import WORD, z_tile, zt_tile
-from .genotypes import PackedGenotypes, blocks
+from .genotypes import PackedGenotypes, blocks_between
 
 MIN_SAMPLES = 64  # fewer do not fill a row of words, and take no time anyhow
 BLOCK_BYTES = 1 << 22  # packed bytes of a block: few starts of the threads, and still in cache for the way back
@@ -37,10 +37,15 @@ def fused_zt(genotypes: PackedGenotypes, values: np.ndarray, B: np.ndarray) -> n
 
 def fused_z(genotypes: PackedGenotypes, values: np.ndarray, U: np.ndarray) -> np.ndarray:
     """Z U, (m, k) -> (n, k) float32; half a pass."""
+    return fused_z_rows(genotypes, values, U, 0, genotypes.num_variants)
+
+
+def fused_z_rows(genotypes: PackedGenotypes, values: np.ndarray, U: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Z U of variants start:stop alone, (stop - start, k) -> (n, k) float32."""
     U = np.array(U, np.float32, order="C")  # a copy: kernels compile again for a read-only array
     out = _zero_words(genotypes.num_samples, U.shape[1])
-    for rows, packed in _packed_blocks(genotypes):
-        _z_block(packed, values[rows], U[rows], out, _num_sample_tasks(out))
+    for rows, packed in _packed_blocks(genotypes, start, stop):
+        _z_block(packed, values[rows], U[rows.start - start : rows.stop - start], out, _num_sample_tasks(out))
     return _rows_of(out, genotypes.num_samples)
 
 
@@ -57,14 +62,14 @@ def fused_weighted(genotypes: PackedGenotypes, values: np.ndarray, B: np.ndarray
     return _rows_of(out, genotypes.num_samples)
 
 
-def _packed_blocks(genotypes: PackedGenotypes):
-    """(rows of Z', packed bytes) of each block.
+def _packed_blocks(genotypes: PackedGenotypes, start: int = 0, stop: int | None = None):
+    """(rows of Z', packed bytes) of each block of variants start:stop.
 
     Memory maps are read-only, so all bytes are passed as read-only: a kernel then compiles once for every source.
     """
     num_bytes = (genotypes.num_samples + 3) // 4
     width = max(GROUP * GROUP, BLOCK_BYTES // num_bytes // GROUP * GROUP)
-    for block in blocks(genotypes, width):
+    for block in blocks_between(genotypes, start, genotypes.num_variants if stop is None else stop, width):
         packed = np.ascontiguousarray(block.packed).view()
         packed.flags.writeable = False
         yield block.rows, packed

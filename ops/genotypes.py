@@ -17,6 +17,7 @@ from .dosages import DOSAGE_TYPE, dosage_moments, dosage_table
 from .packing import count_codes
 
 CALL_BITS = 2
+CHUNK = 4096  # variants that are summed together: a part of the arithmetic, so that results do not depend on settings
 
 # Copies of the counted allele (BIM column 5, A1) for each two-bit code; NaN is a missing call.
 COUNT_OF_CODE = np.array([2.0, np.nan, 1.0, 0.0])
@@ -183,3 +184,22 @@ def blocks(genotypes: PackedGenotypes, width: int) -> Iterator[Block]:
             last = min(first + width, len(part))
             yield Block(offset + first, offset + last, part[first:last])
         offset += len(part)
+
+
+def blocks_between(genotypes: PackedGenotypes, start: int, stop: int, width: int) -> Iterator[Block]:
+    """Variants start:stop in order, at most ``width`` at a time, none across two parts."""
+    offset = 0
+    for part in genotypes.parts:
+        first, last = max(start, offset), min(stop, offset + len(part))
+        for begin in range(first, last, width):
+            end = min(begin + width, last)
+            yield Block(begin, end, part[begin - offset : end - offset])
+        offset += len(part)
+
+
+def chunks(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Variants start:stop, cut where chunks end: these are counted from the first variant of all."""
+    while start < stop:
+        end = min(stop, start // CHUNK * CHUNK + CHUNK)
+        yield start, end
+        start = end

@@ -58,6 +58,7 @@ class DeviceProducts(BlockProducts):
     _placed: dict = field(default_factory=dict, repr=False)
 
     dtype = np.float32
+    arithmetic = "float32 products"
 
     @property
     def num_samples(self) -> int:

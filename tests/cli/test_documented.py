@@ -237,4 +237,4 @@ def test_identity_weights_are_the_ordinary_matrix(place):
         assert run(folder, command) == 0
     records = [json.loads((folder / f"out/{name}.json").read_text()) for name in ("identity", "ordinary")]
     first, second = ([c["variance"] for c in r["components"] + r["residuals"]] for r in records)
-    np.testing.assert_allclose(first, second, rtol=1e-6)
+    np.testing.assert_allclose(first, second, rtol=5e-6)  # sums in float32, and in integers of 23 bits where there are

@@ -1,0 +1,130 @@
+"""Genotype products on the CPU in integers, where the processor multiplies bytes (:mod:`gpu_reml.ops.integers`)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from . import cpu_vnni
+from .cpu import CpuProducts, weighted_gram
+from .cpu_vnni import SampleDigits, add_z_sums, zt_sums
+from .genotypes import CALL_BITS, CHUNK, blocks_between, chunks
+from .integers import DIGITS, LIMIT, as_integers, times_means
+
+FUSED_COLUMNS = 12  # most columns for which float32 products straight from packed bytes are as fast
+
+VARIANT_BYTES = (
+    32  # a column of a chunk: features, what they are times weights, integers, these times means, and digits
+)
+SAMPLE_BYTES = 16  # a column of a block: integers, digits and the float64 sum
+
+
+@dataclass(frozen=True)
+class IntegerProducts(CpuProducts):
+    """Products of calls by exact sums of integers, for a block with more than ``fused_columns`` columns.
+
+    ``digits``: 3 are as exact as float32 (1e-7 of a column), 2 are faster (3e-5).  The bits of a column depend on
+    neither threads, nor how variants lie in files, nor the other columns.  What has no integer form (block weights,
+    squared genotypes, groups scattered over the variants) is computed as :class:`CpuProducts` does.
+    """
+
+    fused_columns: int = FUSED_COLUMNS
+    digits: int = DIGITS
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.digits not in LIMIT:
+            raise ValueError(f"digits: expected one of {', '.join(map(str, LIMIT))}, found {self.digits}")
+        if not can_multiply(self.genotypes.bits, self.dtype):
+            raise ValueError("genotypes: integer products need float32 products of calls and a processor with VNNI")
+
+    @property
+    def arithmetic(self) -> str:
+        """What multiplies, in words for a log."""
+        return f"products in integers ({cpu_vnni.instruction()}, {self.digits} digits)"
+
+    def zt(self, B: np.ndarray) -> np.ndarray:
+        """Z' B, (n, k) -> (m, k); half a pass."""
+        self._require_rows(B, self.num_samples, "B")
+        if self._is_few(B):
+            return super().zt(B)
+        return self._features(_laid(B, self.digits), 0, self.num_variants, self.dtype)
+
+    def z(self, U: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
+        """Z U, or Z diag(w) U for weights w (m,), (m, k) -> (n, k); half a pass."""
+        self._require_rows(U, self.num_variants, "U")
+        if self._is_few(U):
+            return super().z(U, w)
+        out = np.zeros((self.num_samples, U.shape[1]))
+        for start, stop in chunks(0, self.num_variants):
+            V = U[start:stop] if w is None else U[start:stop] * np.asarray(w[start:stop], np.float64)[:, None]
+            self._add(start, stop, V, out)
+        return out.astype(self.dtype)
+
+    def weighted(self, B: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """Z W Z' B, (n, k) -> (n, k); W is diag(w) for weights w (m,), or a :class:`BlockWeights`; one pass."""
+        self._require_rows(B, self.num_samples, "B")
+        if self._is_few(B) or not isinstance(w, np.ndarray):
+            return super().weighted(B, w)
+        laid, out = _laid(B, self.digits), np.zeros((self.num_samples, B.shape[1]))
+        for start, stop in chunks(0, self.num_variants):
+            U = self._features(laid, start, stop, np.float64)
+            U *= np.asarray(w[start:stop], np.float64)[:, None]
+            self._add(start, stop, U, out)
+        return out.astype(self.dtype)
+
+    def core(self, B: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:
+        """(G, k, k) B' Z W_g Z' B for every column g of ``weights``; half a pass, and Z' B is never held whole."""
+        self._require_rows(B, self.num_samples, "B")
+        if self._is_few(B):
+            return super().core(B, weights)
+        laid, weights = _laid(B, self.digits), sparse.csr_array(weights)
+        out = np.zeros((weights.shape[1], B.shape[1], B.shape[1]))
+        for start, stop in chunks(0, self.num_variants):
+            F = self._features(laid, start, stop, self.dtype)
+            local = sparse.csc_array(weights[start:stop])
+            for g in np.unique(local.nonzero()[1]):
+                entries = slice(local.indptr[g], local.indptr[g + 1])
+                out[g] += weighted_gram(F, F, local.indices[entries], local.data[entries])
+        return (out + out.transpose(0, 2, 1)) / 2
+
+    def _is_few(self, B: np.ndarray) -> bool:
+        return B.shape[1] == 0 or self._is_narrow(B)
+
+    def _features(self, laid: SampleDigits, start: int, stop: int, dtype: type) -> np.ndarray:
+        """Z' B (stop - start, k) of these variants."""
+        U = np.empty((stop - start, laid.integers.values.shape[1]), dtype)
+        mean, inv_sd = self.genotypes.mean, self.genotypes.inv_sd
+        for block in blocks_between(self.genotypes, start, stop, stop - start):
+            zt_sums(
+                block.packed, mean[block.rows], inv_sd[block.rows], laid, U[block.start - start : block.stop - start]
+            )
+        return U
+
+    def _z_rows(self, start: int, stop: int, V: np.ndarray) -> np.ndarray:
+        if self._is_few(V):
+            return super()._z_rows(start, stop, V)
+        out = np.zeros((self.num_samples, V.shape[1]))
+        self._add(start, stop, V, out)
+        return out.astype(self.dtype)
+
+    def _add(self, start: int, stop: int, V: np.ndarray, out: np.ndarray) -> None:
+        """out (n, k) += Z V of variants start:stop, within a chunk."""
+        integers = as_integers(V * self.genotypes.inv_sd[start:stop, None], self.digits)
+        found = [block.packed for block in blocks_between(self.genotypes, start, stop, stop - start)]
+        packed = found[0] if len(found) == 1 else np.concatenate(found)
+        add_z_sums(packed, integers, times_means(integers, self.genotypes.mean[start:stop]), out)
+
+
+def can_multiply(bits: int, dtype: type) -> bool:
+    """Whether products with genotypes of so many bits have an integer form that this processor multiplies."""
+    return bits == CALL_BITS and np.dtype(dtype) == np.float32 and cpu_vnni.available()
+
+
+def integer_bytes(n: int, m: int, columns: int) -> int:
+    """Most bytes that a product in integers holds beside its blocks, for n samples and m variants."""
+    return columns * (VARIANT_BYTES * min(m, CHUNK) + SAMPLE_BYTES * n)
+
+
+def _laid(B: np.ndarray, digits: int) -> SampleDigits:
+    return SampleDigits(as_integers(B, digits))

@@ -1,0 +1,57 @@
+"""Products with genotypes in exact integer arithmetic: what is summed, whatever multiplies it.
+
+A block's columns become integers q with one scale a column, b ~ scale q, and counts of the allele are 0, 1, 2.  Sums of
+counts times integers are exact, so a product has the same bits for any block size, any number of threads and any
+processor that forms the same sums.  Rounding b to scale q is the only error: at most scale / 2 an entry, where
+scale = max |b| / LIMIT[digits].  Two base-256 digits carry 15 bits and three 23, which is as many as float32:
+3e-5 and 1e-7 of a normal column's norm, and more in a column whose largest entry is far above the others.
+
+For variant j with mean mu_j and 1/SD s_j, where a missing call is a standardised genotype of 0:
+
+    (Z'B)_jk = s_j scale_k (sum_i g_ij q_ik - mu_j (sum_i q_ik - sum_{i missing} q_ik))
+    (Z V)_ik = scale_k (sum_j g_ij q_jk - sum_{j called} c_jk / MEAN_STEPS),  q of the columns of s_j v_jk,
+               c_jk = round(MEAN_STEPS mu_j q_jk)
+
+with g = 0 where a call is missing.  All sums are of integers; what is around them is float64, an entry at a time.
+Z V takes a chunk of variants (:func:`gpu_reml.ops.genotypes.chunks`) at a time, each with its own scales, and adds the
+chunks in order.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+DIGITS = 3  # of a column: as exact as float32
+SLAB = 1 << 9  # rows that are held in float64 at once
+MEAN_STEPS = 256  # steps of a mean times an integer: its rounding is 1/256 of the integers' own
+LIMIT = {digits: 127 * (256**digits - 1) // 255 for digits in (2, 3)}  # the largest integer of balanced digits
+
+
+class Integers(NamedTuple):
+    """Columns as integers: ``values`` (rows, k) int32 times ``scale`` (k,) float64, of ``digits`` base-256 digits."""
+
+    values: np.ndarray
+    scale: np.ndarray
+    digits: int
+
+
+def as_integers(B: np.ndarray, digits: int = DIGITS) -> Integers:
+    """The nearest integers of the columns of B (rows, k); an entry is off by at most scale / 2.
+
+    A column with an entry that is not finite has the scale NaN, so that its products are NaN.
+    """
+    largest = np.maximum(B.max(axis=0, initial=0), -B.min(axis=0, initial=0)).astype(np.float64)
+    finite = np.isfinite(largest)
+    scale = np.where(finite, largest / LIMIT[digits], np.nan)
+    steps = np.divide(1, scale, out=np.zeros_like(scale), where=finite & (scale > 0))
+    values = np.empty(B.shape, np.int32)
+    for first in range(0, len(B), SLAB):
+        rows = slice(first, first + SLAB)
+        values[rows] = np.rint(np.where(finite, B[rows], 0) * steps)
+    return Integers(values, scale, digits)
+
+
+def times_means(integers: Integers, mean: np.ndarray) -> np.ndarray:
+    """(b, k) round(MEAN_STEPS mu_j q_jk) of variants with these means (b,): integers below 2^33, as float64."""
+    products = integers.values * (MEAN_STEPS * mean)[:, None]
+    return np.rint(products, out=products)
