@@ -19,6 +19,7 @@ from gpu_reml.ops.compile import cache_notes, compiled, kept, parallel, private_
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
     """None of numba's usual folders can be written; the temporary folder is ``tmp_path``."""
+    numba.config.reload_config()  # or the first compilation of a process undoes what is set below
     monkeypatch.setattr(numba.config, "CACHE_LOCATOR_CLASSES", "UserProvidedCacheLocator")
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
