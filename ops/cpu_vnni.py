@@ -18,7 +18,7 @@ import numpy as np
 from numba import prange
 
 from .compile import compiled, parallel
-from .cpu_vnni_dot import MOST_VECTORS, ROWS, decode_groups, decode_words, dot, lanes
+from .cpu_vnni_dot import MOST_VECTORS, ROWS, decode_groups, decode_words, dot, lanes, lowest_bit, word_at
 from .integers import MEAN_STEPS, Integers
 
 ROW_STEP = 24  # rows of every register tile divide it
@@ -29,6 +29,8 @@ DEPTH = 1024  # variants of one tile of Z V
 STEP = 128  # groups of four products between loads of the accumulators: their digits stay in level-1 cache
 ROWS_1, ROWS_2, ROWS_3, ROWS_4 = (ROWS[vectors] for vectors in (1, 2, 3, 4))
 LOW_BITS = np.uint32(0x55555555)
+LOW_BITS_64 = np.uint64(0x5555555555555555)
+ONE = np.uint64(1)
 CODES = np.uint32(0x03030303)
 
 
@@ -205,6 +207,7 @@ def _zt(packed, mean, inv_sd, values, scale, totals, digits, num_digits, width, 
         end = np.zeros(64, np.uint8)
         sums = np.zeros((height, vectors * num_lanes), np.int32)
         missing = np.zeros((rows, k), np.int64)
+        found = np.empty(16 * width, np.int64)
         for piece in range(pieces):
             start = piece * 4 * width
             length = min(4 * width, nbytes - start)
@@ -217,7 +220,11 @@ def _zt(packed, mean, inv_sd, values, scale, totals, digits, num_digits, width, 
                     end[: length - 4 * tail] = packed[first + r, start + 4 * tail : start + length]
                     lost |= decode_words(end, 0, tile, r * 4 * width + tail, width, 1)
                 if lost:
-                    _add_missing(packed[first + r, start : start + length], 4 * start, n, values, missing[r])
+                    for i in range(_find_missing(packed, begin, length, found)):
+                        sample = 4 * start + found[i]
+                        if sample < n:
+                            for c in range(k):
+                                missing[r, c] += values[sample, c]
             _multiply(tile, 16 * width, 4, height, digits, piece * 4 * width, 4 * width, sums)
         counted = np.empty(k)
         for r in range(rows):
@@ -228,17 +235,24 @@ def _zt(packed, mean, inv_sd, values, scale, totals, digits, num_digits, width, 
 
 
 @compiled
-def _add_missing(row, first_sample, n, values, out):
-    """out (k,) += the integers of the samples whose call is missing."""
-    for i in range(len(row)):
-        x = row[i]
-        lost = x & ~(x >> 1) & 0x55
-        if lost:
-            for t in range(4):
-                sample = first_sample + 4 * i + t
-                if lost >> (2 * t) & 1 and sample < n:
-                    for c in range(len(out)):
-                        out[c] += values[sample, c]
+def _find_missing(packed, begin, length, found):
+    """How many calls of these bytes of ``packed`` are missing; ``found``: which, four calls a byte."""
+    count, whole = 0, length // 8 * 8
+    for i in range(0, whole, 8):
+        word = word_at(packed, begin + i)
+        lost = word & ~(word >> ONE) & LOW_BITS_64
+        while lost:
+            found[count] = 4 * i + (lowest_bit(lost) >> 1)
+            count += 1
+            lost &= lost - ONE
+    for i in range(whole, length):
+        code = packed.flat[begin + i]
+        lost_here = code & ~(code >> 1) & 0x55
+        for t in range(4):
+            if lost_here >> (2 * t) & 1:
+                found[count] = 4 * i + t
+                count += 1
+    return count
 
 
 @parallel
@@ -253,6 +267,7 @@ def _z(packed, means, total_means, scale, digits, num_digits, out):
         tile = np.zeros((DEPTH // 4, 4, quarter), np.uint32)
         sums = np.zeros((height, vectors * num_lanes), np.int32)
         missing = np.zeros((height, k))
+        found = np.empty(height, np.int64)
         for start in range(0, b, DEPTH):
             groups = (min(DEPTH, b - start) + 3) // 4
             for g in range(groups):
@@ -267,7 +282,10 @@ def _z(packed, means, total_means, scale, digits, num_digits, out):
                     lost |= _decode_group(packed[j], packed[j1], packed[j2], packed[j3], first, tail, length, tile[g])
                 if lost:
                     for v in range(j, min(j + 4, b)):
-                        _add_missing_means(packed[v], first, length, quarter, means[v], missing)
+                        for i in range(_find_missing(packed, v * nbytes + first, length, found)):
+                            row = (found[i] & 3) * quarter + (found[i] >> 2)
+                            for c in range(k):
+                                missing[row, c] += means[v, c]
             _multiply(tile, 4, 4 * height, height, digits, start // 4, groups, sums)
         counted = np.empty(k)
         for r in range(height):
@@ -296,16 +314,3 @@ def _decode_group(a, b, c, d, first, tail, length, out):
         for t in range(4):
             out[t, i] = (counts >> np.uint32(2 * t)) & CODES
     return np.uint32(lost)
-
-
-@compiled
-def _add_missing_means(row, first, length, quarter, means, missing):
-    """missing[r] += means (k,) for every row r of the tile, a sample, whose call of this variant is missing."""
-    for i in range(length):
-        x = row[first + i]
-        lost = x & ~(x >> 1) & 0x55
-        if lost:
-            for t in range(4):
-                if lost >> (2 * t) & 1:
-                    for c in range(len(means)):
-                        missing[t * quarter + i, c] += means[c]

@@ -129,6 +129,26 @@ def decode_groups(typing, packed, a, b, c, d, out, target, step, vectors):  # no
     return types.uint32(packed, a, b, c, d, out, target, step, vectors), codegen
 
 
+@intrinsic
+def word_at(typing, packed, place):
+    """The eight bytes of ``packed`` from byte ``place`` on, as one number."""
+
+    def codegen(context, builder, signature, args):
+        return _load(builder, _address(context, builder, signature, args, 0), args[1], _I64)
+
+    return types.uint64(packed, place), codegen
+
+
+@intrinsic
+def lowest_bit(typing, word):
+    """The place of the lowest bit that is 1 of a number other than 0."""
+
+    def codegen(context, builder, signature, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(word), codegen
+
+
 def _decode(builder, words, out, target, step, vectors):
     """The loop of both: counts of 16 two-bit codes a lane, two bits of every byte at a time."""
     wide = ir.VectorType(_I32, 16)
