@@ -3,14 +3,24 @@
 Products alternate numba kernels (decode) with BLAS calls some hundred times a second.  numba's OpenMP layer keeps its
 threads spinning after a kernel, on the cores that BLAS then needs: with it a product takes 2 to 13 times longer
 (docs/performance.md).  The "workqueue" layer sleeps instead.  It is chosen unless the user has named a layer.
+
+OpenBLAS's threads spin too, for 2^26 clock cycles (some 20 ms) after a call: fits of several components took a third
+longer and twice the CPU time.  2^18 cycles bridge BLAS calls that follow each other, and no more.  OpenBLAS looks at
+its environment once, when numpy is first imported.
 """
 
 import os
 import sys
 
+SPIN = "18"  # log2 of the clock cycles for which OpenBLAS's threads wait for another call; cli/main.py has it too
+
 
 def prefer_sleeping_threads() -> None:
-    """Select numba's workqueue layer; has an effect only before the first parallel kernel runs."""
+    """Select numba's workqueue layer and a short wait of OpenBLAS, unless the user has named others.
+
+    The first has an effect only before the first parallel kernel runs, the second only before numpy is imported.
+    """
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", SPIN)
     if "NUMBA_THREADING_LAYER" in os.environ:
         return
     os.environ["NUMBA_THREADING_LAYER"] = "workqueue"
