@@ -7,6 +7,8 @@ import numpy as np
 from numba import cuda
 from numba.cuda.types import float16, float32, int32, int64, uint8, uint32, uint64
 
+from gpu_reml.ops.cuda.launch import cuda_kernel
+
 from .cohorts import GOLDEN, HASH_BITS, MIX, VARIANT_SHIFT
 
 THREADS = 256
@@ -29,7 +31,7 @@ def _hash(stream, variant, sample):
     return uint32((z ^ (z >> SHIFT_3)) >> HIGH)
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def simulate_kernel(thresholds, stream, first, packed):
     """packed (rows, bytes) = genotypes of the variants from ``first``, whose ``thresholds`` (rows, 3) these are."""
     row = cuda.blockIdx.x
@@ -50,7 +52,7 @@ def simulate_kernel(thresholds, stream, first, packed):
     packed[row, byte] = uint8(codes)
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def count_kernel(packed, num_samples, counts):
     """counts (rows, 3) of missing calls, two copies and one; a thread block for each variant."""
     shared = cuda.shared.array((3, THREADS), int32)
@@ -77,7 +79,7 @@ def count_kernel(packed, num_samples, counts):
             counts[row, c] = shared[c, 0]
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def decode_kernel(packed, table, words):
     """words (rows, bytes) = four float16 numbers each, by ``table`` (rows, 4) of their bits for each code."""
     row = cuda.blockIdx.x
@@ -90,7 +92,7 @@ def decode_kernel(packed, table, words):
         words[row, byte] = word
 
 
-@cuda.jit(cache=True)
+@cuda_kernel()
 def halve_kernel(values, factor, halves):
     """halves = diag(factor) values in float16, and 0 in the rows and columns that values (r, k) lacks."""
     column = cuda.threadIdx.x

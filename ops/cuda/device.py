@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 from numba import config, cuda
-from numba.cuda.cudadrv.driver import CudaAPIError
 
-from ..device.interface import Array, DeviceLostError, Selection, Variants
-from ..device.pool import DeviceMemoryError, Pool
+from ..device.interface import Array, Selection, Variants
+from ..device.pool import Pool
 from ..weights import HeldBlocks
 from . import algebra, portable, weights
 from .driver import simulating
+from .errors import CUDA_ERRORS, explained
 from .kernels import make_kernels
 
 config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # a block of few columns fills few processors, and takes no time
 
-OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 TENSOR_CORES = (8, 0)  # first compute capability with the instructions that the tensor-core kernels use
 PITCH = 64  # bytes: a tile of 256 samples
 ROWS = 64  # variants that the tensor-core kernels read together
@@ -35,22 +34,10 @@ def on_device(method):
         try:
             with self._context:
                 return method(self, *arguments)
-        except CudaAPIError as error:
-            raise _explained(error, self.label) from error
+        except CUDA_ERRORS as error:
+            raise explained(error, self.label) from error
 
     return call
-
-
-def _explained(error: CudaAPIError, label: str) -> Exception:
-    code, message = (error.args + (None, ""))[:2]
-    if code is not None and int(code) == OUT_OF_MEMORY:
-        return DeviceMemoryError(
-            f"{label} is out of memory: give it a lower limit on its memory, or free what others hold there"
-        )
-    return DeviceLostError(
-        f"{label} stopped answering ({message or error}); what it held is lost, and a fit goes on from what its hook "
-        "saved"
-    )
 
 
 class CudaDevice:

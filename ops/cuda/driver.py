@@ -14,6 +14,8 @@ from numba import config
 
 TOOLKIT_LIBRARIES = ("cudart", "nvrtc", "nvvm", "nvJitLink")  # to import numba.cuda, compile a kernel and load it
 SIMULATOR_LIBRARIES = ("cudart",)
+CUDA_NEEDED = (13, 0)  # of the toolkit that the extra "cuda" installs; a driver loads no machine code of a later major
+DRIVER_NEEDED = 580  # the first with CUDA 13.0
 
 
 def simulating() -> bool:
@@ -32,36 +34,56 @@ def missing_toolkit_libraries() -> list[str]:
     return missing
 
 
-def driver_library_found() -> bool:
-    """Whether the CUDA driver's library can be loaded: asked first, since asking the toolkit costs 100 MB."""
+def driver_library() -> ctypes.CDLL | None:
+    """The CUDA driver's library, None where there is none: asked first, since asking the toolkit costs 100 MB."""
     named = os.environ.get("NUMBA_CUDA_DRIVER")
     names = (
         ["nvcuda.dll"] if sys.platform == "win32" else ["libcuda.so.1", "libcuda.so", "/usr/lib/wsl/lib/libcuda.so.1"]
     )
     for name in [named] if named else names:
         try:
-            ctypes.CDLL(name)
+            return ctypes.CDLL(name)
         except OSError:
             continue
-        return True
-    return False
+    return None
+
+
+def driver_version() -> tuple[int, int] | None:
+    """The newest CUDA (major, minor) that the driver supports; None without a driver, or where it does not say."""
+    library, version = driver_library(), ctypes.c_int(0)
+    if library is None or library.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return None
+    return version.value // 1000, version.value % 1000 // 10
 
 
 def cuda_available(allow_simulator: bool = False) -> bool:
     """Whether kernels can run here: a device, its driver and the toolkit's libraries; the simulator only if allowed."""
     if simulating():
         return allow_simulator and not missing_toolkit_libraries()
-    return driver_library_found() and not cuda_unavailable_reason()
+    return driver_library() is not None and not cuda_unavailable_reason()
 
 
 def cuda_unavailable_reason() -> str:
     """One line: which of device, driver and toolkit is missing and what to install; empty when nothing is."""
+    return _software_missing() or _described(driver_problem())
+
+
+def _software_missing() -> str:
+    version = None if simulating() else driver_version()
+    if version is not None and version < CUDA_NEEDED:
+        return (
+            f"the CUDA driver supports CUDA {_dotted(version)} at most, and kernels are compiled for CUDA "
+            f"{_dotted(CUDA_NEEDED)}; install NVIDIA driver {DRIVER_NEEDED} or newer, or use device='cpu'"
+        )
     missing = missing_toolkit_libraries()
     if missing:
         return f"CUDA toolkit libraries not found: {', '.join(missing)}; pip install 'gpu-reml[cuda]'"
     if simulating():
         return "NUMBA_ENABLE_CUDASIM=1 replaces the CUDA device by a simulator; unset it to use a device"
-    problem = driver_problem()
+    return ""
+
+
+def _described(problem: str | None) -> str:
     if problem is None:
         return ""
     if "NO_DEVICE" in problem:
@@ -69,6 +91,10 @@ def cuda_unavailable_reason() -> str:
     if "library cannot be found" in problem:
         return "no NVIDIA driver (libcuda) on this machine; install the driver of the device, or use device='cpu'"
     return f"the CUDA driver does not start: {' '.join(problem.split())}"
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 def driver_problem() -> str | None:
