@@ -38,7 +38,7 @@ def run(gpu, tmp_path):
 
     def call(*options):
         out = tmp_path / "record.json"
-        code = gpu("__main__").main(["--quick", "--device", "host", "--out", str(out), *options])
+        code = gpu("__main__").main(["--device", "host", "--out", str(out), *options])
         return code, json.loads(out.read_text())
 
     return call
@@ -57,7 +57,14 @@ def test_every_step_runs_on_the_numpy_device(run, tmp_path):
     assert set(outcomes(record).values()) == {"done"}
     steps = record["steps"]
     fits = ["fit, G = 1", "fit, G = 3", "budget"]
-    assert list(steps) == ["correctness, small", "correctness, medium", "ceilings", "products, n = 400", *fits]
+    assert list(steps) == [
+        "compile",
+        "correctness, small",
+        "correctness, medium",
+        "ceilings",
+        "products, n = 400",
+        *fits,
+    ]
     rows = steps["products, n = 400"]["rows"]
     assert [row["columns"] for row in rows] == [1, 8]
     assert all(row["resident_seconds"] > 0 and row["streamed_seconds"] > 0 and row["ratio_to_copy"] > 0 for row in rows)
@@ -99,10 +106,10 @@ def test_a_wrong_product_ends_the_run(run, monkeypatch, wrong):
     monkeypatch.setattr(HostDevice, "z", z)
     code, record = run()
     assert code == 1
-    assert outcomes(record) == {"correctness, small": "failed"}
+    assert outcomes(record) == {"compile": "done", "correctness, small": "failed"}
     step = record["steps"]["correctness, small"]
     assert re.search(r"errors above 2e-06.*128 columns: grouped", step["why"]) and "zt" not in step["why"]
-    assert step["errors"]["host, 7 columns"]["zt"] < 1e-6
+    assert step["errors"]["host, 203 x 301, 7 columns"]["zt"] < 1e-6
 
 
 def test_a_step_that_breaks_leaves_the_others(gpu, run, monkeypatch):
@@ -138,7 +145,7 @@ def test_a_run_that_is_cut_off_keeps_what_it_has(gpu, run, monkeypatch, tmp_path
 def test_steps_that_would_pass_the_limit_are_skipped_and_named(run):
     code, record = run("--limit", "2")
     assert code == 0
-    assert set(outcomes(record).values()) == {"skipped"} and len(record["steps"]) == 7
+    assert set(outcomes(record).values()) == {"skipped"} and len(record["steps"]) == 8
     assert record["steps"]["budget"]["why"].startswith("expected to take 9 s; ")
 
 
@@ -156,6 +163,87 @@ def test_rows_stop_when_the_next_may_pass_the_limit(gpu, monkeypatch):
     rows = [{"columns": k} for k in (1, 8, 32)]
     products.measure_rows(bench, SimpleNamespace(num_samples=4, num_variants=3), "resident", rows)
     assert [row.get("resident_seconds") for row in rows] == [1.0, 1.0, None]
+
+
+def test_a_first_run_ends_with_what_fell_short_and_what_was_not_measured(run, capsys):
+    code, record = run("--first-run", "--steps", "compile", "products", "fits")
+    assert code == 0 and set(outcomes(record).values()) == {"done"}
+    assert record["steps"]["compile"]["times"]["host, 33 columns"]["first_seconds"] > 0
+    held = {each["name"]: each["held"] for each in record["predictions"]}
+    assert held["seconds of 8 columns at n = 500,000 m = 600,000"] is False  # NumPy, and a cohort of 400
+    assert held["seconds of a fit, G = 1"] is True and held["seconds of a fit, G = 22"] is None
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.match(r"fell short: seconds of 8 columns at .* \d+\.\d{3} \(0\.100 predicted\)", last)
+    assert "not measured: " in last and "seconds of a fit, G = 22" in last and "seconds of a fit, G = 1;" not in last
+
+
+def test_a_first_run_that_is_cut_off_has_its_predictions_on_record(gpu, run, monkeypatch, tmp_path):
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu("products"), "product_rows", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        run("--first-run", "--steps", "ceilings", "products")
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert outcomes(record) == {"ceilings": "done"} and len(record["predictions"]) == 9
+
+
+def measured_steps():
+    """Steps of a run in which every prediction holds."""
+    row = {"resident_seconds": 0.01, "ratio_to_copy": 0.4, "ratio_to_gemm": 0.35, "speed_over_peer": 4.0}
+    rows = [{"columns": k, "ratio_to_host_to_device": 0.9, **row} for k in (8, 32, 128)]
+    done = {"outcome": "done"}
+    return {
+        "products": {"n": 100_000, "m": 500_000, "rows": rows, **done},
+        "fit, G = 1": {"fit_seconds": 20.0, **done},
+        "fit, G = 22": {"fit_seconds": 59.0, **done},
+    }
+
+
+def test_predictions_that_hold_are_not_named(gpu):
+    assert gpu("predictions").last_line(measured_steps()) == "every prediction held"
+
+
+@pytest.mark.parametrize(
+    ("row", "key", "value", "said"),
+    [
+        (0, "resident_seconds", 0.017, r"seconds of 8 columns at n = 500,000 m = 600,000 0\.102 \(0\.100 predicted\)"),
+        (0, "ratio_to_copy", 0.39, r"share of copy bandwidth, 8 columns 0\.39 \(0\.40 predicted\)"),
+        (1, "ratio_to_gemm", 0.2, r"share of the float16 GEMM, 32 columns 0\.20 \(0\.35 predicted\)"),
+        (1, "speed_over_peer", 3.9, r"times as fast as decode and cuBLAS, 32 columns 3\.9 \(4\.0 predicted\)"),
+        (0, "ratio_to_host_to_device", 0.5, r"share of the bus when streamed, 8 columns 0\.50 \(0\.85 predicted\)"),
+    ],
+)
+def test_what_falls_short_is_named_with_its_prediction(gpu, row, key, value, said):
+    steps = measured_steps()
+    steps["products"]["rows"][row][key] = value
+    assert re.fullmatch(f"fell short: {said}", gpu("predictions").last_line(steps))
+
+
+def test_steps_that_are_not_done_and_figures_that_are_missing_are_named(gpu):
+    steps = measured_steps()
+    steps["fit, G = 22"] = {"outcome": "skipped", "why": "no time"}
+    steps["products"]["rows"][1]["speed_over_peer"] = None
+    assert gpu("predictions").last_line(steps) == (
+        "not measured: times as fast as decode and cuBLAS, 32 columns; seconds of a fit, G = 22 | "
+        "not done: fit, G = 22 (skipped)"
+    )
+
+
+def test_every_prediction_is_in_the_document(gpu):
+    text = (ROOT / "docs" / "performance.md").read_text()
+    section = text[text.index("## CUDA backend: predictions") :]
+    section = section[: section.index("\n## ", 3)]
+    for prediction in gpu("predictions").PREDICTIONS:
+        value = format(prediction.value, prediction.form)
+        assert re.search(rf"\| {re.escape(prediction.name)} \| {value} \|", section), prediction.name
+
+
+def test_a_first_run_multiplies_and_fits_one_cohort(gpu):
+    main = gpu("__main__")
+    sizes = main.sizes_of(main.make_parser().parse_args(["--first-run"]))
+    assert sizes.tables == (sizes.fit,) == (gpu("cohorts").Cohort(100_000, 500_000),)
+    assert sizes.columns == (8, 32, 128) and sizes.components == (1, 22)
 
 
 @pytest.mark.skipif(cuda_available(), reason="there is a device")
