@@ -17,7 +17,7 @@ SMALLER = {  # what makes a run smaller, where that is not what a fit has
     "gpu-reml-gwas": "test fewer variants at a time, by --chr, and fewer traits",
 }
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-SPIN = "18"  # as in gpu_reml.ops.threads, which would import numpy first
+SPIN = "4"  # as in gpu_reml.ops.threads, which would import numpy first
 
 
 def limit_threads(threads: int) -> int:

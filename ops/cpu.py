@@ -202,8 +202,8 @@ class CpuProducts:
 
     def _is_scattered(self, weights: sparse.csr_array) -> bool:
         """Whether the variants of a block are in few of the groups that the block has."""
-        starts = range(0, self.num_variants, self.block_width)
-        active = sum(len(np.unique(weights[first : first + self.block_width].indices)) for first in starts)
+        block = np.repeat(np.arange(self.num_variants) // self.block_width, np.diff(weights.indptr))
+        active = len(np.unique(block * weights.shape[1] + weights.indices))
         return SCATTERED * weights.nnz < self.block_width * active
 
     def _scattered(self, U: np.ndarray, weights: sparse.csr_array) -> np.ndarray:

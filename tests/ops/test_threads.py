@@ -25,7 +25,7 @@ def test_threads_sleep_soon_unless_the_user_has_chosen(first, theirs):
         text=True,
         check=True,
     )
-    assert run.stdout.split() == (["7", "omp"] if theirs else ["18", "workqueue"])
+    assert run.stdout.split() == (["7", "omp"] if theirs else ["4", "workqueue"])
 
 
 def test_a_command_sets_how_long_blas_waits_before_numpy_is_there():
