@@ -125,7 +125,7 @@ def _solved(covariance, theta: np.ndarray, Y: np.ndarray, contrasts, tol: float,
         return contrasts(VB).astype(dtype).reshape(-1, 1)
 
     solved = pcg(apply_a, Y.astype(dtype).reshape(-1, 1), tol=tol, max_iterations=max_iterations)
-    if not solved.converged[0]:
+    if not solved.converged[0] and solved.iterations[0] >= max_iterations:
         raise ConvergenceError(
             f"the solve for the folds stopped at {solved.residuals[0]:.2g} of its start, not {tol:g}, after "
             f"{max_iterations} PCG steps; use products in float64 or a looser tolerance"

@@ -1,6 +1,7 @@
 """Lanczos tridiagonalisation of many start vectors at once, and stochastic Lanczos quadrature."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from .monte_carlo import error_of_mean
 from .pcg import BreakdownError
 
 Apply = Callable[[Block], Block]
+ALL_STEPS = 20  # up to which quadrature looks at the estimate after each step
+LATER = 0.1  # and after that, when there are so many more: an eigendecomposition of k steps costs k^3
 
 
 class Tridiagonal(NamedTuple):
@@ -27,12 +30,14 @@ class Tridiagonal(NamedTuple):
 
 
 class SlqResult(NamedTuple):
-    """Estimate of tr f(V), its Monte-Carlo standard error, the per-probe values (s,), and the Lanczos steps taken."""
+    """Estimate of tr f(V), its Monte-Carlo standard error, the per-probe values (s,), the Lanczos steps taken, and
+    whether the estimate had settled by then."""
 
     estimate: float
     mc_se: float
     per_probe: np.ndarray
     num_steps: int
+    converged: bool
 
 
 class LanczosState(NamedTuple):
@@ -129,9 +134,15 @@ def ritz_measures(tridiagonal: Tridiagonal) -> tuple[np.ndarray, np.ndarray]:
 
 
 def quadrature(tridiagonal: Tridiagonal, f: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """(s,) z'f(V)z by Gauss quadrature: |z|^2 e1' f(T) e1 for each start z."""
+    """(s,) z'f(V)z by Gauss quadrature: |z|^2 e1' f(T) e1 for each start z.
+
+    Where f has no finite value at a node that carries no more than rounding of the start's mass, V has no eigenvalue
+    there: rounding leaves such a node once the Krylov space is used up, anywhere.
+    """
     nodes, weights = ritz_measures(tridiagonal)
-    return np.sum(weights * f(nodes), axis=1)
+    values = f(nodes)
+    rounding = weights <= np.finfo(float).eps * tridiagonal.norms2[:, None]
+    return np.sum(weights * np.where(rounding & ~np.isfinite(values), 0.0, values), axis=1)
 
 
 def slq(
@@ -149,11 +160,13 @@ def slq(
 
     apply_v: B -> V B, or V itself as a matrix.  Probes are a block, of which the products have the type.
 
-    Stops when the estimate moves between two steps by at most ``tol`` per sample or ``mc_share`` Monte-Carlo errors,
-    or after ``max_steps``.  control_mean: the exact tr(V) on the space of the probes, if known; z'Vz (the first Lanczos
-    coefficient) is then used as a control variate with its regression slope over the probes.
-    Cost: one pass of s columns a step, ``at_once`` at a time (None for all).  mc_se is the standard error over probes
-    (NaN for fewer than 16); with sqrt(n) I as probes the estimate is exact and mc_se says nothing.
+    Stops when the estimate moves between two looks by at most ``tol`` per sample or ``mc_share`` Monte-Carlo errors,
+    or after ``max_steps``; it is looked at after each step to 20, then whenever a tenth more were taken.
+    control_mean: the exact tr(V) on the space of the probes, if known; z'Vz (the first Lanczos coefficient) is then
+    used as a control variate with its regression slope over the probes.
+    Cost: one pass of s columns a step, ``at_once`` at a time (None for all), and s k^3 for a look at k steps.  mc_se is
+    the standard error over probes (NaN for fewer than 16); with sqrt(n) I as probes the estimate is exact and mc_se
+    says nothing.
     Raises ValueError for wrong arguments, a V that is not symmetric, and an f without value at an eigenvalue of V, such
     as log where V is not positive definite.
     Source: Ubaru, Chen & Saad 2017, SIAM J. Matrix Anal. Appl. 38:1075.
@@ -167,29 +180,48 @@ def slq(
     limit = min(as_count(max_steps, "max_steps"), len(probes))
     options = {"tol": tol, "mc_share": mc_share, "control_mean": control_mean, "at_once": at_once}
     try:
-        return quadrature_of_trace(apply_v, probes, f, limit, **options)
+        return quadrature_at(apply_v, probes, f, looks(limit), **options)
     except BreakdownError as error:
         raise ValueError(f"f: {error}") from None
 
 
+def looks(limit: int) -> list[int]:
+    """The numbers of steps after which an estimate is looked at: each to ALL_STEPS, then whenever a tenth is added."""
+    steps = list(range(1, min(ALL_STEPS, limit) + 1))
+    while steps[-1] < limit:
+        steps.append(min(limit, math.ceil((1 + LATER) * steps[-1])))
+    return steps
+
+
 def quadrature_of_trace(
+    apply_v: Apply, probes: Block, f: Callable[[np.ndarray], np.ndarray], limit: int, **options
+) -> SlqResult:
+    """:func:`quadrature_at` each of ``limit`` steps: for few, which then are no more than it takes."""
+    return quadrature_at(apply_v, probes, f, range(1, limit + 1), **options)
+
+
+def quadrature_at(
     apply_v: Apply,
     probes: Block,
     f: Callable[[np.ndarray], np.ndarray],
-    limit: int,
+    steps: Sequence[int],
     *,
     tol: float = 1e-6,
     mc_share: float = 0.0,
     control_mean: float | None = None,
     at_once: int | None = None,
 ) -> SlqResult:
-    """:func:`slq` of at most ``limit`` steps, for arguments that are known to fit together.
+    """:func:`slq` for arguments that are known to fit together.  ``steps``: after how many steps the estimate is looked
+    at, ascending; the last is the most that are taken.
 
     V is not compared with its transpose: where it is preconditioned, float32 rounds that away near a residual's floor.
     Raises BreakdownError where f has no finite value at an eigenvalue of V.
     """
     previous = np.nan
     for tridiagonal in lanczos_steps(apply_v, probes, at_once):
+        taken = len(tridiagonal.alpha)
+        if taken not in steps:
+            continue
         with np.errstate(invalid="ignore", divide="ignore"):
             values = quadrature(tridiagonal, f)
         if not np.isfinite(values).all():
@@ -199,11 +231,12 @@ def quadrature_of_trace(
                 "not positive definite in this precision; check the operator, or use products in float64"
             )
         per_probe = controlled(values, tridiagonal, control_mean)
-        estimate, taken = float(per_probe.mean()), len(tridiagonal.alpha)
+        estimate = float(per_probe.mean())
         mc_se = error_of_mean(per_probe, int(control_mean is not None))
         allowed = max(tol * len(probes), mc_share * np.nan_to_num(mc_se))
-        if taken >= limit or abs(estimate - previous) <= allowed:
-            return SlqResult(estimate, mc_se, per_probe, taken)
+        settled = abs(estimate - previous) <= allowed
+        if settled or taken >= steps[-1]:
+            return SlqResult(estimate, mc_se, per_probe, taken, bool(settled))
         previous = estimate
 
 

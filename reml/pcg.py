@@ -5,17 +5,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpu_reml.ops.arguments import as_apply, as_block, as_count, as_tolerance
+from gpu_reml.ops.arguments import as_apply, as_block, as_count, as_tolerance, as_vector
 
 from .linalg import Block, column_dots, of_shape, powers_of_two, zeros_like
 
 Apply = Callable[[Block], Block]
+MET = 2.0  # tolerances that a true residual may be, whose recurred one meets it: the rest is rounding
 LARGEST = 1e12  # of the entries of a right-hand side, and the inverse of the least, that is solved for as it is
 
 
 class PcgResult(NamedTuple):
-    """``X`` (n, k); ``R`` = B - V X as recurred; relative residuals (k,), true ones if checked; iterations (k,) of each
-    column."""
+    """``X`` (n, k) and ``R`` = B - V X; ``residuals`` (k,) |R| / |B|, ``iterations`` and ``converged`` by column.
+
+    If checked, R is B - V X as multiplied out, and a column has converged where that is within twice its tolerance;
+    else R is the recurrence's, which says nothing of the rounding in X.  For B (n,), X and R are (n,), others numbers.
+    """
 
     X: Block
     R: Block
@@ -41,7 +45,7 @@ def pcg(
 ) -> PcgResult:
     """Solve V X = B (n, k) for symmetric positive definite V, every column to its own tolerance.
 
-    apply_v: B -> V B, or V itself as a matrix.  B is a block: one right-hand side is b[:, None], and so is its X.
+    apply_v: B -> V B, or V itself as a matrix.  B may be one right-hand side (n,); X0 is of the same shape.
     by_column: every column has a V of its own, and ``apply_v(P, which)`` is told which of the k columns are in P.
 
     A column stops when |b - V x| <= tol |b| and then leaves the block, so it costs no further product.  Blocks stay in
@@ -51,6 +55,11 @@ def pcg(
     BreakdownError when V is not positive definite or a product is not finite.
     Source: Hestenes & Stiefel 1952, J. Res. NBS 49:409; preconditioned as in Golub & Van Loan, 4th ed., 11.5.
     """
+    if _is_vector(B):
+        options = {"tol": tol, "max_iterations": max_iterations, "check": check, "by_column": by_column}
+        start = None if X0 is None else as_vector(X0, "X0")[:, None]
+        found = pcg(apply_v, as_vector(B, "B")[:, None], apply_minv=apply_minv, X0=start, **options)
+        return PcgResult(found.X[:, 0], found.R[:, 0], *(values[0] for values in found[2:]))
     B = as_block(B, "B")
     n, k = B.shape
     apply_v, max_iterations = as_apply(apply_v, "apply_v", n), as_count(max_iterations, "max_iterations")
@@ -79,7 +88,7 @@ def _solve(apply: Callable, B: Block, X0, apply_minv, tol: np.ndarray, max_itera
     target = tol * lengths
     X = zeros_like(B) if X0 is None else X0.astype(B.dtype, copy=True)
     R = B.copy() if X0 is None else B - apply(X, np.arange(k))
-    norms = np.sqrt(column_dots(R, R))
+    norms = finite_norms(R)
     iterations = np.zeros(k, int)
     active = np.flatnonzero(norms > target)
     left = R  # residuals of all columns; R is that of the active ones
@@ -115,7 +124,23 @@ def _solve(apply: Callable, B: Block, X0, apply_minv, tol: np.ndarray, max_itera
     left[:, active] = R
     if check and iterations.any():
         left = B - apply(X, np.arange(k))
-        norms = np.sqrt(column_dots(left, left))
+        norms = finite_norms(left)
     relative = np.divide(norms, lengths, out=np.zeros(k), where=lengths > 0)
-    recursive_met = np.isin(np.arange(k), active, invert=True)
-    return PcgResult(X, left, relative, iterations, recursive_met)
+    met = np.isin(np.arange(k), active, invert=True) & (norms <= MET * target)
+    return PcgResult(X, left, relative, iterations, met)
+
+
+def _is_vector(B) -> bool:
+    if hasattr(B, "shape"):
+        return len(B.shape) == 1
+    return isinstance(B, list | tuple) and len(B) > 0 and all(np.isscalar(value) for value in B)
+
+
+def finite_norms(R: Block) -> np.ndarray:
+    """(k,) lengths of residuals; BreakdownError where one is not finite."""
+    norms = np.sqrt(column_dots(R, R))
+    if not np.isfinite(norms).all():
+        raise BreakdownError(
+            f"b - V x is not finite in column {int(np.argmin(np.isfinite(norms)))}; check the operator"
+        )
+    return norms

@@ -1,7 +1,9 @@
+import itertools
+
 import numpy as np
 import pytest
 
-from gpu_reml.reml import slq
+from gpu_reml.reml import lanczos, slq
 
 
 def spd(n, rng):
@@ -46,3 +48,32 @@ def test_estimates_scatter_as_their_monte_carlo_error_says_and_the_control_shrin
         claimed = np.sqrt(np.mean([run.mc_se**2 for run in runs]))
         assert 0.7 < np.sqrt(np.mean(errors**2)) / claimed < 1.4
     assert np.mean([r.mc_se for r in controlled]) < 0.6 * np.mean([r.mc_se for r in plain])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_value_of_rounding_after_the_krylov_space_is_used_up_is_no_eigenvalue(seed):
+    n, rng = 60, np.random.default_rng(seed)
+    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    V = (Q * np.append(np.ones(50), rng.uniform(1, 50, 10))) @ Q.T
+    A = np.linalg.qr(np.column_stack([np.ones(n), np.eye(n)[:, 1:]]))[0][:, 1:]
+    probes = A @ (A.T @ rng.choice([-1.0, 1.0], (n, 8)))
+    found = slq(lambda B: A @ (A.T @ (V @ B)), probes, max_steps=n, tol=0)
+    values, vectors = np.linalg.eigh(A.T @ V @ A)
+    np.testing.assert_allclose(found.per_probe, np.log(values) @ (vectors.T @ A.T @ probes) ** 2, rtol=1e-8)
+
+
+def test_an_eigenvalue_without_a_logarithm_is_an_error_however_little_the_probes_have_of_it():
+    V = np.diag(np.append(np.linspace(1.0, 2.0, 30), -1e-3))
+    probes = np.append(np.ones(30), 1e-4)[:, None]
+    with pytest.raises(ValueError, match=r"f: no finite value at an eigenvalue of V, .* not positive definite"):
+        slq(lambda B: V @ B, probes, max_steps=31, tol=0)
+
+
+def test_many_steps_are_looked_at_only_now_and_then(monkeypatch):
+    looked = []
+    monkeypatch.setattr(lanczos, "quadrature", lambda T, f: looked.append(len(T.alpha)) or np.full(2, len(looked)))
+    V = spd(150, np.random.default_rng(3))
+    found = slq(V, np.ones((150, 2)), max_steps=150, tol=0)
+    assert looked[:20] == list(range(1, 21)) and len(looked) < 45
+    assert looked[-1] == found.num_steps == 150 and not found.converged
+    assert all(later <= np.ceil(1.1 * earlier) for earlier, later in itertools.pairwise(looked[20:]))

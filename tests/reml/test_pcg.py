@@ -73,3 +73,32 @@ def test_an_unfinished_solve_says_so():
 def test_a_zero_column_is_solved_by_zero():
     found = pcg(lambda P: 2 * P, np.zeros((5, 1)))
     assert (found.X == 0).all() and found.converged.all() and found.residuals[0] == 0
+
+
+def test_a_column_has_converged_where_its_true_residual_says_so():
+    rng = np.random.default_rng(4)
+    V, B = spd(50, rng, 5).astype(np.float32), rng.standard_normal((50, 2)).astype(np.float32)
+    drifted = pcg(lambda P: V @ P, B, tol=1e-9, max_iterations=5000)
+    assert (drifted.iterations < 5000).all() and (drifted.residuals > 1e-7).all()  # the recurrence says 1e-9
+    assert not drifted.converged.any()
+    assert pcg(lambda P: V @ P, B, tol=1e-9, max_iterations=5000, check=False).converged.all()
+    assert pcg(lambda P: V @ P, B, tol=1e-2, max_iterations=5000).converged.all()
+
+
+def test_a_right_hand_side_of_one_dimension_has_an_answer_of_one():
+    rng = np.random.default_rng(6)
+    V, b = spd(40, rng), rng.standard_normal(40)
+    found, block = pcg(V, b, tol=1e-10, X0=b), pcg(V, b[:, None], tol=1e-10, X0=b[:, None])
+    assert found.X.shape == found.R.shape == (40,) and np.ndim(found.residuals) == 0
+    np.testing.assert_array_equal(found.X, block.X[:, 0])
+    assert (found.converged, found.iterations) == (True, block.iterations[0])
+    np.testing.assert_allclose(pcg(V, b.tolist(), tol=1e-10).X, np.linalg.solve(V, b), rtol=1e-6)
+
+
+def test_a_product_that_is_not_finite_never_passes_for_a_solution():
+    start = np.ones((5, 1))
+    with pytest.raises(BreakdownError, match=r"b - V x is not finite in column 0"):
+        pcg(lambda P: P * np.nan, np.ones((5, 1)), X0=start)
+    answers = iter([1.0, np.nan])
+    with pytest.raises(BreakdownError, match=r"b - V x is not finite in column 0"):
+        pcg(lambda P: P * next(answers), np.ones((5, 1)))
