@@ -17,7 +17,6 @@ SMALLER = {  # what makes a run smaller, where that is not what a fit has
     "gpu-reml-gwas": "test fewer variants at a time, by --chr, and fewer traits",
 }
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-SPIN = "4"  # as in gpu_reml.ops.threads, which would import numpy first
 
 
 def limit_threads(threads: int) -> int:
@@ -26,7 +25,6 @@ def limit_threads(threads: int) -> int:
     threads = threads or available
     for name in THREAD_VARIABLES:
         os.environ[name] = str(threads)
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", SPIN)
     numba = sys.modules.get("numba")
     if numba is not None:  # its threads may run already, and then it refuses another number at the next compilation
         most = numba.config.NUMBA_NUM_THREADS

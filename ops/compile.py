@@ -5,7 +5,7 @@ of them can be written (containers, cluster nodes) it is kept in a folder of thi
 nobody else can write; where there is no such folder either, every process compiles anew.  Machine code that cannot be
 saved or read back never fails a run.
 
-numba's workqueue layer (:mod:`gpu_reml.ops.threads`) ends the process when two Python threads start parallel kernels
+numba's workqueue layer (:mod:`gpu_reml.threads`) ends the process when two Python threads start parallel kernels
 together.  A lock lets one of this package's kernels run at a time, and each of them uses all threads.  Parallel kernels
 of others in the same process do not know of the lock: run them in the same thread, or set
 ``NUMBA_THREADING_LAYER=omp`` before the first import.

@@ -1,5 +1,6 @@
-"""The wheel holds everything: built from a copy of the sources, installed apart, and run from there."""
+"""The wheel holds everything: built from a copy of the sources, installed apart, run and type-checked from there."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+import gpu_reml
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = (
@@ -19,23 +22,65 @@ IMPORTS = (
 )
 
 
-def test_a_wheel_installed_elsewhere_runs(tmp_path):
+TYPED = """import numpy as np
+import gpu_reml
+
+y, X = np.zeros(4), np.ones((4, 1))
+result = gpu_reml.fit(y, X, np.eye(4), gpu_reml.draw_probes(4, seed=1))
+reveal_type(result)
+reveal_type(gpu_reml.read_bed("data"))
+gpu_reml.fit(y)
+gpu_reml.no_such_name
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder into which the wheel has been installed."""
     if int(version("setuptools").split(".")[0]) < 77:
         pytest.skip("needs setuptools 77 to build the wheel (the test extra brings it)")
-    source, site = tmp_path / "source", tmp_path / "site"
+    folder = tmp_path_factory.mktemp("wheel")
     skipped = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "__pycache__", "tests", "example")
-    shutil.copytree(ROOT, source, ignore=skipped)
+    shutil.copytree(ROOT, folder / "source", ignore=skipped)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    built = [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path / "dist", source]
+    built = [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, folder / "source"]
     subprocess.run(built, check=True, capture_output=True)
-    (wheel,) = (tmp_path / "dist").glob("gpu_reml-*.whl")
-    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--target", site, wheel], check=True, capture_output=True)
-    ran = subprocess.run(
-        [sys.executable, "-c", IMPORTS], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)},
-        capture_output=True, text=True,
-    )  # fmt: skip
+    (wheel,) = folder.glob("gpu_reml-*.whl")
+    installed = [*pip, "install", "--quiet", "--no-deps", "--target", folder / "site", wheel]
+    subprocess.run(installed, check=True, capture_output=True)
+    return folder / "site"
+
+
+def run_apart(site, tmp_path, *arguments):
+    """Python run where the sources are not, with the installed wheel first."""
+    environment = {**os.environ, "PYTHONPATH": str(site), "MYPYPATH": str(site)}
+    return subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+
+def test_a_wheel_installed_elsewhere_runs(site, tmp_path):
+    ran = run_apart(site, tmp_path, "-c", IMPORTS)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith(str(site)) and "gpu-reml 0." in ran.stdout
+
+
+def test_a_type_checker_knows_what_an_installed_package_offers(site, tmp_path):
+    (tmp_path / "script.py").write_text(TYPED)
+    options = ("--follow-imports=silent", "--cache-dir", str(tmp_path))
+    lines = run_apart(site, tmp_path, "-m", "mypy", *options, "script.py").stdout.splitlines()
+    expected = ("gpu_reml.reml.result.FitResult", "gpu_reml.io.bed.BedFile", "call-arg", "no_such_name")
+    assert [next(n for n, line in enumerate(lines) if part in line) for part in expected] == list(range(4)), lines
+
+
+def test_every_name_of_the_package_is_there_and_typed():
+    tree = ast.parse((ROOT / "root/__init__.py").read_text())
+    seen = [
+        name.name for part in ast.walk(tree) if isinstance(part, ast.ImportFrom) and part.level for name in part.names
+    ]
+    assert sorted(set(seen) - {"prefer_sleeping_threads"}) == sorted(gpu_reml.__all__)
+    assert all(getattr(gpu_reml, name) is not None for name in gpu_reml.__all__)
+    assert gpu_reml.__version__ == version("gpu-reml") and set(gpu_reml.__all__) <= set(dir(gpu_reml))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        gpu_reml.no_such_name  # noqa: B018 - it is the lookup that fails
 
 
 def test_importing_everything_touches_no_gpu_software():

@@ -7,7 +7,7 @@ PAIRS = 500_000 * 600_000  # samples x variants of the predicted seconds, which 
 
 
 class Prediction(NamedTuple):
-    """``found``: a run's steps -> what was measured, or None; ``least``: that should be at least ``value``, or at most."""
+    """``found``: a run's steps -> what was measured, or None; ``least``: whether ``value`` is the least or the most."""
 
     name: str
     value: float

@@ -5,14 +5,14 @@ threads spinning after a kernel, on the cores that BLAS then needs: with it a pr
 (docs/performance.md).  The "workqueue" layer sleeps instead.  It is chosen unless the user has named a layer.
 
 OpenBLAS's threads spin too, for 2^26 clock cycles (some 20 ms) after a call: fits of several components took a third
-longer and twice the CPU time.  With 2^4 they sleep at once.  OpenBLAS looks at its environment once, when numpy is first
-imported.
+longer and twice the CPU time.  With 2^4 they sleep at once.  OpenBLAS looks at its environment once, when numpy is
+first imported.
 """
 
 import os
 import sys
 
-SPIN = "4"  # log2 of the clock cycles for which OpenBLAS's threads wait for another call; cli/main.py has it too
+SPIN = "4"  # log2 of the clock cycles for which OpenBLAS's threads wait for another call
 
 
 def prefer_sleeping_threads() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 SHOWN = "import os, numba; print(os.environ['OPENBLAS_THREAD_TIMEOUT'], numba.config.THREADING_LAYER)"
 FIRST = {
-    "the package": "import numba, gpu_reml.ops; ",
+    "the package": "import numba, gpu_reml; ",
     "a command": "from gpu_reml.cli.main import limit_threads; limit_threads(1); import gpu_reml.ops; ",
 }
 

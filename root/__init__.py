@@ -1,0 +1,96 @@
+"""SNP heritability and variance components by REML, from packed genotypes, without an n x n matrix.
+
+The model is y = X b + sum_g u_g + e with u_g ~ N(0, theta_g K_g) and e ~ N(0, theta_e I).  Every K_g = Z W_g Z' / c_g
+multiplies vectors straight from genotypes of two bits each, and is never stored.  From files to a result::
+
+    import gpu_reml
+    import numpy as np
+
+    bed = gpu_reml.read_bed("data")
+    who = gpu_reml.align([bed.samples], gpu_reml.read_phenotype("pheno.txt", "height"))
+    genotypes = gpu_reml.load_genotypes([bed], who.indices)
+    covariance = gpu_reml.make_covariance(gpu_reml.make_products(genotypes, "cpu"))
+    X = np.ones((who.num_samples, 1))
+    result = gpu_reml.fit(who.y, X, covariance, gpu_reml.draw_probes(who.num_samples, seed=1))
+    print(result.summary())
+
+Files in: ``read_bed``, ``read_phenotype``, ``align``, ``load_genotypes``.  Covariances: ``make_products``,
+``make_covariance``, ``standardise`` (of packed genotypes in memory).  Estimators: ``fit``, ``fit_traits`` (several
+phenotypes), ``fit_exact`` (dense), ``haseman_elston``.  What ``fit`` is made of, each a pure function: ``loglik``,
+``score``, ``average_information``, ``ai_step``, ``pcg``, ``slq``.
+
+More is in the three packages below: :mod:`gpu_reml.io` (files), :mod:`gpu_reml.ops` (genotypes and their products, on
+CPUs and CUDA devices) and :mod:`gpu_reml.reml` (estimators, effects, prediction, association, sparse REML).
+
+Import this package before numpy, or set ``OPENBLAS_THREAD_TIMEOUT=4`` in the environment: see :mod:`gpu_reml.threads`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .threads import prefer_sleeping_threads
+
+if TYPE_CHECKING:
+    from .io import align, load_genotypes, read_bed, read_phenotype
+    from .ops import make_covariance, make_products, standardise
+    from .reml import (
+        FitResult,
+        FitSettings,
+        ai_step,
+        average_information,
+        draw_probes,
+        exact_probes,
+        fit,
+        fit_exact,
+        fit_traits,
+        haseman_elston,
+        loglik,
+        pcg,
+        score,
+        slq,
+    )
+
+prefer_sleeping_threads()
+
+__all__ = [
+    "FitResult",
+    "FitSettings",
+    "ai_step",
+    "align",
+    "average_information",
+    "draw_probes",
+    "exact_probes",
+    "fit",
+    "fit_exact",
+    "fit_traits",
+    "haseman_elston",
+    "load_genotypes",
+    "loglik",
+    "make_covariance",
+    "make_products",
+    "pcg",
+    "read_bed",
+    "read_phenotype",
+    "score",
+    "slq",
+    "standardise",
+]
+_PACKAGES = ("reml", "io", "ops")
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of this package
+
+    def __getattr__(name: str) -> Any:
+        """Names are looked up when they are first used: commands set the number of threads before numpy is imported."""
+        if name == "__version__":
+            return import_module("importlib.metadata").version("gpu-reml")
+        if name in _PACKAGES:
+            return import_module(f"{__name__}.{name}")
+        if name in __all__:
+            packages = (import_module(f"{__name__}.{package}") for package in _PACKAGES)
+            return next(getattr(package, name) for package in packages if name in package.__all__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PACKAGES, "__version__"})
