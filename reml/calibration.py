@@ -1,4 +1,4 @@
-"""The trace's spectral measure from probes, calibrated to the moments that are known (DESIGN 3 and 5).
+"""The trace's spectral measure from probes, calibrated to the moments that are known (docs/design.md).
 
 Every probe z gives a measure whose integral of f is z'f(A)z.  The mean over a few *deep* probes is corrected so that
 its moments of degree 0 and 1 are exactly n - c and tr A, and that of degree 2 the mean over many *shallow* probes,

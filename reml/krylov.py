@@ -1,4 +1,4 @@
-"""One component, identity residual: a single Lanczos run answers every theta (DESIGN 3).
+"""One component, identity residual: a single Lanczos run answers every theta (docs/design.md).
 
 The block is [traits, fixed-effect columns, probes].  Each column's tridiagonal matrix is a quadrature of its spectral
 measure, so after the run REML is a scalar problem (spectral.py) with no further product, whatever the number of traits.

@@ -1,4 +1,4 @@
-"""Projected-core preconditioner: V exactly on a subspace U, its mean eigenvalue elsewhere (DESIGN 6)."""
+"""Projected-core preconditioner: V exactly on a subspace U, its mean eigenvalue elsewhere (docs/design.md)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Residuals that are not one identity: known weights, groups of samples, noise of an environment (DESIGN 1).
+"""Residuals that are not one identity: known weights, groups of samples, noise of an environment (docs/design.md).
 
 The estimators know a covariance and a last parameter that multiplies the identity.  Everything else is brought to that
 form here.  With residual diagonals R_j (n,) and D a positive diagonal, y / sqrt(D) has components K_g / sqrt(D) and

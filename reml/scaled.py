@@ -1,4 +1,4 @@
-"""Covariances with diagonals in sample space: S K_g S, and diagonal components of their own (DESIGN 1)."""
+"""Covariances with diagonals in sample space: S K_g S, and diagonal components of their own (docs/design.md)."""
 
 from collections.abc import Sequence
 

@@ -55,3 +55,10 @@ def test_the_file_page_names_flags_that_there_are():
         assert set(re.findall(r"`(--[a-z][a-z-]+)", page.read_text())) <= known, page
     for target in re.findall(r"\]\(([^)#]+)\)", readme.read_text()):
         assert (readme.parent / target).is_file(), target
+
+
+def test_the_files_that_the_design_names_are_there():
+    named = re.findall(r"`([a-z]+/[a-z_*/.]*)`", (DOCS / "design.md").read_text())
+    assert len(set(named)) > 15
+    for path in named:
+        assert list(DOCS.parent.glob(path)), path
