@@ -32,7 +32,7 @@ from .precondition import complement_traces
 from .probes import Probes, checked_probes, probes_are_exact
 from .residuals import layout_of
 from .step import SingularInformationError, ai_step
-from .tables import Components, Sum, component_lines, component_records
+from .tables import Components, Sum, component_records
 from .units import check_variances, in_given_units, in_moderate_units, reported_factors
 
 BATCH_BYTES = 1 << 28  # most memory that K_g z of a batch of probes may take
@@ -40,7 +40,7 @@ DEFAULT_PROBES = 64
 RESIDUAL_FLOOR = 1e-6  # of y's variance, in the covariance under which the sampling errors are stated
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HEResult(Components):
     """Haseman-Elston estimates, in the phenotype's units squared; ``theta`` has the residual last and may be negative.
 
@@ -80,10 +80,6 @@ class HEResult(Components):
             "num_probes": self.num_probes,
             "passes": self.column_passes,
         }
-
-    def summary(self) -> str:
-        """The table a person reads."""
-        return "\n".join(component_lines(self))
 
 
 def haseman_elston(

@@ -36,7 +36,7 @@ HALVINGS = 30
 STILL = 1e-4  # largest step in anybody's liability then; it stays near 1 where covariates leave no doubt of a case
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PCGCResult(HEResult):
     """PCGC estimates on the scale of liability, whose variance given the fixed effects is 1.
 

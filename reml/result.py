@@ -60,7 +60,7 @@ def fixed_effects_of(X: np.ndarray, Q: np.ndarray, fitted: np.ndarray, inner: np
     return FixedEffects(to_columns @ fitted, symmetric(to_columns @ inner @ to_columns.T))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FitResult(Components):
     """A REML fit.  Variances are in the phenotype's units squared; ``theta`` (G + J,) has the residuals last.
 
@@ -165,6 +165,11 @@ class FitResult(Components):
             "passes": self.column_passes,
             "iterations": len(self.history),
         }
+
+    @property
+    def kind(self) -> str:
+        """The engine, and how it ended."""
+        return f"REML ({self.method}), {self.status.value}"
 
     def summary(self) -> str:
         """The table a person reads."""

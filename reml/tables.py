@@ -1,6 +1,7 @@
 """Tables of variance components, the same for every estimator: rows of a frame, plain records, lines of text."""
 
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -16,6 +17,9 @@ from .inference import (
 
 if TYPE_CHECKING:  # loaded only where a frame is asked for
     import pandas as pd
+
+
+MOST_LINES = 30  # of a result's repr: a screen
 
 
 class Sum(NamedTuple):
@@ -46,6 +50,7 @@ class Components:
     residual_names: tuple[str, ...] = ("residual",)
     residual_traces: Sequence[float] = (1.0,)
     sums: tuple[Sum, ...] = ()
+    kind: str  # of estimator, as one reads it
     scale: ClassVar[str | None] = None  # of the variances, where it is not the phenotype's
 
     @property
@@ -99,6 +104,29 @@ class Components:
     def vp(self) -> Derived:
         """Phenotypic variance given the fixed effects, (1,)."""
         return self._derived(total_variance)
+
+    @property
+    def about(self) -> str:
+        """What was estimated, by what and from how much, in one line."""
+        return f"{self.kind}, {self.num_samples} samples; {sum_line(*self.heritabilities[0], self.names)}"
+
+    def summary(self) -> str:
+        """The table a person reads."""
+        return "\n".join(component_lines(self))
+
+    def __repr__(self) -> str:
+        """One screen: the summary, without its middle where it is long."""
+        lines = self.summary().splitlines()
+        if len(lines) > MOST_LINES:
+            half = MOST_LINES // 2
+            lines = [*lines[:half], f"... {len(lines) - 2 * half} more lines: print(result.summary())", *lines[-half:]]
+        return "\n".join([f"{type(self).__name__}: {self.about}", *lines])
+
+    def _repr_html_(self) -> str:
+        """The same in a notebook, with the components as a table."""
+        after = self.summary().splitlines()[len(component_columns(self)["component"]) + 1 :]
+        table = self.to_frame().to_html(index=False, max_rows=MOST_LINES, na_rep="", float_format="{:.5g}".format)
+        return f"<p>{escape(self.about)}</p>{table}<pre>{escape(chr(10).join(after))}</pre>"
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per variance component, residuals last."""

@@ -154,3 +154,32 @@ def test_a_p_value_below_what_floats_hold_is_said_to_be_so(cohort):
     found = fit_exact(cohort.y, cohort.X, covariance_of(cohort))
     assert f"p = {found.lrt.p:.3g}" in found.summary()
     assert "p < 1e-300" in replace(found, lrt=found.lrt._replace(p=0.0)).summary()
+
+
+def many_components(num):
+    """Estimates of so many components, none of which matters."""
+    rng = np.random.default_rng(3)
+    Z, y = rng.standard_normal((num, 60, 80)), rng.standard_normal(60)
+    return haseman_elston(y, np.ones((60, 1)), [z @ z.T / 80 for z in Z], draw_probes(60, 20, seed=1))
+
+
+@pytest.mark.parametrize("num", [2, 60])
+def test_a_result_shows_itself_on_one_screen(num):
+    result = many_components(num)
+    lines, summary = repr(result).splitlines(), result.summary().splitlines()
+    h2 = result.h2.estimate[-1]
+    assert lines[0].startswith(f"HEResult: Haseman-Elston regression, 60 samples; h2 = {h2:.6f}")
+    assert len(lines) <= 32
+    if num == 2:
+        assert lines[1:] == summary
+    else:
+        (gap,) = (k for k, line in enumerate(lines) if line.startswith("..."))
+        hidden = int(lines[gap].split()[1])
+        assert lines[1:gap] == summary[: gap - 1] and lines[gap + 1 :] == summary[gap - 1 + hidden :]
+
+
+def test_a_notebook_shows_components_as_a_table_and_escapes_their_names():
+    result = replace(many_components(2), names=("<b>", "rest"))
+    shown = result._repr_html_()
+    assert "&lt;b&gt;" in shown and "<b>" not in shown and "Haseman-Elston regression, 60 samples" in shown
+    assert shown.count("<tr") == 4 and f"h2 = {result.h2.estimate[-1]:.6f}" in shown.split("<pre>")[1]
