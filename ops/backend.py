@@ -4,13 +4,15 @@ import os
 
 import numpy as np
 
+from . import cpu_amx, cpu_vnni
 from .cpu import CpuProducts
-from .cpu_integers import IntegerProducts, can_multiply
+from .cpu_integers import KINDS, IntegerProducts, best_kernels, have_integers
+from .cpu_sums import Kernels
 from .device.products import Residency, make_device_products
 from .genotypes import CALL_BITS, PackedGenotypes
 
 DEVICES = ("auto", "cpu", "cuda")
-ARITHMETIC = ("auto", "float")
+ARITHMETIC = {"auto": KINDS, "float": (), "vnni": (cpu_vnni.KERNELS,), "amx": (cpu_amx.KERNELS,)}
 
 
 def resolve_backend(device: str) -> str:
@@ -32,18 +34,29 @@ def resolve_backend(device: str) -> str:
 
 
 def takes_integers(bits: int, dtype: type) -> bool:
-    """Whether products on the CPU are by integers: where they can be, unless ``GPU_REML_PRODUCTS=float``."""
+    """Whether products on the CPU are by integers."""
+    return integer_kernels(bits, dtype) is not None
+
+
+def integer_kernels(bits: int, dtype: type) -> Kernels | None:
+    """What multiplies integers on the CPU; None for float products.
+
+    ``GPU_REML_PRODUCTS`` in the environment chooses: the best there is (auto), float, vnni or amx.  ValueError where
+    the instruction that it names is not there.
+    """
     wanted = os.environ.get("GPU_REML_PRODUCTS", "auto")
     if wanted not in ARITHMETIC:
         raise ValueError(f"GPU_REML_PRODUCTS: expected one of {', '.join(ARITHMETIC)}, found {wanted!r}")
-    return wanted == "auto" and can_multiply(bits, dtype)
+    found = best_kernels(ARITHMETIC[wanted])
+    if found is None and wanted in ("vnni", "amx"):
+        raise ValueError(f"GPU_REML_PRODUCTS={wanted}: {wanted.upper()} cannot be used on this machine; auto can")
+    return found if have_integers(bits, dtype) else None
 
 
 def make_cpu_products(genotypes: PackedGenotypes, dtype: type = np.float32) -> CpuProducts:
-    """Products on the CPU by the arithmetic that :func:`takes_integers` chooses."""
-    if isinstance(genotypes, PackedGenotypes) and takes_integers(genotypes.bits, dtype):
-        return IntegerProducts(genotypes)
-    return CpuProducts(genotypes, dtype)
+    """Products on the CPU by the arithmetic that :func:`integer_kernels` chooses."""
+    kernels = integer_kernels(genotypes.bits, dtype) if isinstance(genotypes, PackedGenotypes) else None
+    return CpuProducts(genotypes, dtype) if kernels is None else IntegerProducts(genotypes, kernels=kernels)
 
 
 def make_products(

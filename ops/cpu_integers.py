@@ -1,17 +1,20 @@
 """Genotype products on the CPU in integers, where the processor multiplies bytes (:mod:`gpu_reml.ops.integers`)."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import sparse
 
-from . import cpu_vnni
+from . import cpu_amx, cpu_vnni
 from .cpu import CpuProducts, weighted_gram
-from .cpu_vnni import SampleDigits, add_z_sums, zt_sums
+from .cpu_sums import Kernels, SampleDigits, add_z_sums, zt_sums
 from .genotypes import CALL_BITS, CHUNK, blocks_between, chunks
 from .integers import DIGITS, LIMIT, as_integers, times_means
 
 FUSED_COLUMNS = 16  # most columns for which float32 products straight from packed bytes are as fast
+
+KINDS = (cpu_amx.KERNELS, cpu_vnni.KERNELS)  # the fastest first
 
 VARIANT_BYTES = (
     32  # a column of a chunk: features, what they are times weights, integers, these times means, and digits
@@ -19,36 +22,45 @@ VARIANT_BYTES = (
 SAMPLE_BYTES = 16  # a column of a block: integers, digits and the float64 sum
 
 
+def best_kernels(kinds: Iterable[Kernels] | None = None) -> Kernels | None:
+    """The first of these kinds (all by default) that this process can use, or None."""
+    return next((kernels for kernels in (KINDS if kinds is None else kinds) if kernels.available()), None)
+
+
 @dataclass(frozen=True)
 class IntegerProducts(CpuProducts):
     """Products of calls by exact sums of integers, for a block with more than ``fused_columns`` columns.
 
-    ``digits``: 3 are as exact as float32 (1e-7 of a column), 2 are faster (3e-5).  The bits of a column depend on
-    neither threads, nor how variants lie in files, nor the other columns.  What has no integer form (block weights,
-    squared genotypes, groups scattered over the variants) is computed as :class:`CpuProducts` does.
+    ``digits``: 3 are as exact as float32 (1e-7 of a column), 2 are faster (3e-5).  ``kernels`` multiply.  The bits of a
+    column depend on neither threads, nor kernels, nor how variants lie in files, nor the other columns.  What has no
+    integer form (block weights, squared genotypes, groups scattered over the variants) is computed as
+    :class:`CpuProducts` does.
     """
 
     fused_columns: int = FUSED_COLUMNS
     digits: int = DIGITS
+    kernels: Kernels | None = field(default_factory=best_kernels)
 
     def __post_init__(self):
         super().__post_init__()
         if self.digits not in LIMIT:
             raise ValueError(f"digits: expected one of {', '.join(map(str, LIMIT))}, found {self.digits}")
-        if not can_multiply(self.genotypes.bits, self.dtype):
-            raise ValueError("genotypes: integer products need float32 products of calls and a processor with VNNI")
+        if not have_integers(self.genotypes.bits, self.dtype):
+            raise ValueError("genotypes: integer products are float32 products of calls")
+        if self.kernels is None or not self.kernels.available():
+            raise ValueError("kernels: integer products need a processor with AMX or VNNI")
 
     @property
     def arithmetic(self) -> str:
         """What multiplies, in words for a log."""
-        return f"products in integers ({cpu_vnni.instruction()}, {self.digits} digits)"
+        return f"products in integers ({self.kernels.instruction}, {self.digits} digits)"
 
     def zt(self, B: np.ndarray) -> np.ndarray:
         """Z' B, (n, k) -> (m, k); half a pass."""
         self._require_rows(B, self.num_samples, "B")
         if self._is_few(B):
             return super().zt(B)
-        return self._features(_laid(B, self.digits), 0, self.num_variants, self.dtype)
+        return self._features(self._laid(B), 0, self.num_variants, self.dtype)
 
     def z(self, U: np.ndarray, w: np.ndarray | None = None) -> np.ndarray:
         """Z U, or Z diag(w) U for weights w (m,), (m, k) -> (n, k); half a pass."""
@@ -66,7 +78,7 @@ class IntegerProducts(CpuProducts):
         self._require_rows(B, self.num_samples, "B")
         if self._is_few(B) or not isinstance(w, np.ndarray):
             return super().weighted(B, w)
-        laid, out = _laid(B, self.digits), np.zeros((self.num_samples, B.shape[1]))
+        laid, out = self._laid(B), np.zeros((self.num_samples, B.shape[1]))
         for start, stop in chunks(0, self.num_variants):
             U = self._features(laid, start, stop, np.float64)
             U *= np.asarray(w[start:stop], np.float64)[:, None]
@@ -78,7 +90,7 @@ class IntegerProducts(CpuProducts):
         self._require_rows(B, self.num_samples, "B")
         if self._is_few(B):
             return super().core(B, weights)
-        laid, weights = _laid(B, self.digits), sparse.csr_array(weights)
+        laid, weights = self._laid(B), sparse.csr_array(weights)
         out = np.zeros((weights.shape[1], B.shape[1], B.shape[1]))
         for start, stop in chunks(0, self.num_variants):
             F = self._features(laid, start, stop, self.dtype)
@@ -113,18 +125,23 @@ class IntegerProducts(CpuProducts):
         integers = as_integers(V * self.genotypes.inv_sd[start:stop, None], self.digits)
         found = [block.packed for block in blocks_between(self.genotypes, start, stop, stop - start)]
         packed = found[0] if len(found) == 1 else np.concatenate(found)
-        add_z_sums(packed, integers, times_means(integers, self.genotypes.mean[start:stop]), out)
+        means = times_means(integers, self.genotypes.mean[start:stop])
+        add_z_sums(packed, integers, means, self.kernels, out)
+
+    def _laid(self, B: np.ndarray) -> SampleDigits:
+        return SampleDigits(as_integers(B, self.digits), self.kernels)
+
+
+def have_integers(bits: int, dtype: type) -> bool:
+    """Whether products with genotypes of so many bits have an integer form."""
+    return bits == CALL_BITS and np.dtype(dtype) == np.float32
 
 
 def can_multiply(bits: int, dtype: type) -> bool:
     """Whether products with genotypes of so many bits have an integer form that this processor multiplies."""
-    return bits == CALL_BITS and np.dtype(dtype) == np.float32 and cpu_vnni.available()
+    return have_integers(bits, dtype) and best_kernels() is not None
 
 
 def integer_bytes(n: int, m: int, columns: int) -> int:
     """Most bytes that a product in integers holds beside its blocks, for n samples and m variants."""
     return columns * (VARIANT_BYTES * min(m, CHUNK) + SAMPLE_BYTES * n)
-
-
-def _laid(B: np.ndarray, digits: int) -> SampleDigits:
-    return SampleDigits(as_integers(B, digits))

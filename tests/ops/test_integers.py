@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from gpu_reml.ops import CpuProducts, cpu_vnni, make_products, pack, standardise, to_dense
+from gpu_reml.ops import CpuProducts, backend, cpu_amx, make_products, pack, standardise, to_dense
 from gpu_reml.ops import cpu_integers as by_integers
 from gpu_reml.ops.cpu_integers import IntegerProducts
 from gpu_reml.ops.integers import LIMIT, MEAN_STEPS, as_integers, times_means
 
 MISSING = -127
 ERROR = {2: 5e-5, 3: 3e-7}  # of a column's norm
-needs_vnni = pytest.mark.skipif(not cpu_vnni.available(), reason="this processor has no VNNI")
+needs_bytes = pytest.mark.skipif(by_integers.best_kernels() is None, reason="this processor has neither VNNI nor AMX")
 
 
 def genotypes_of(seed, n, m, missing=0.02, parts=2):
@@ -75,7 +75,7 @@ def test_an_integer_is_half_a_step_from_its_number_and_fills_its_digits(digits):
     assert not q.values[:, 3].any()
 
 
-@needs_vnni
+@needs_bytes
 @pytest.mark.parametrize("digits", [2, 3])
 @pytest.mark.parametrize("missing", [0.0, 0.005, 0.05, 0.5])
 def test_products_are_within_the_stated_error_of_the_dense_ones(digits, missing):
@@ -92,7 +92,7 @@ def test_products_are_within_the_stated_error_of_the_dense_ones(digits, missing)
     assert_columns_within(products.weighted(B, w), Z @ (w[:, None] * (Z.T @ B)), 2 * ERROR[digits])
 
 
-@needs_vnni
+@needs_bytes
 @settings(max_examples=25, deadline=None)
 @given(
     n=st.sampled_from([1, 3, 4, 15, 63, 64, 65, 191, 193, 260, 2049, 2113]),
@@ -110,7 +110,7 @@ def test_the_bits_are_those_of_the_formula_in_numpy(n, m, k, digits, seed):
     np.testing.assert_array_equal(products.z(V), by_formula_back(genotypes, V, digits, 4096).astype(np.float32))
 
 
-@needs_vnni
+@needs_bytes
 def test_a_chunk_of_variants_has_its_own_scale_wherever_files_end():
     n, m = 70, 4096 + 301
     whole, cut = (genotypes_of(4, n, m, parts=parts) for parts in (1, 4))
@@ -120,7 +120,7 @@ def test_a_chunk_of_variants_has_its_own_scale_wherever_files_end():
     np.testing.assert_array_equal(found[0], by_formula_back(whole, V, 3, 4096).astype(np.float32))
 
 
-@needs_vnni
+@needs_bytes
 def test_bits_do_not_depend_on_threads_or_on_other_columns():
     genotypes = genotypes_of(6, 611, 500)
     B, w = np.random.default_rng(7).standard_normal((611, 40)), np.linspace(0, 1, 500)
@@ -134,7 +134,7 @@ def test_bits_do_not_depend_on_threads_or_on_other_columns():
     np.testing.assert_array_equal(products.weighted(B[:, 11:20], w), expected[:, 11:20])
 
 
-@needs_vnni
+@needs_bytes
 @pytest.mark.parametrize("layout", ["contiguous", "overlapping", "gaps"])
 @pytest.mark.parametrize("k", [1, 17])
 def test_grouped_products_and_cores_are_the_dense_ones(layout, k):
@@ -156,7 +156,7 @@ def test_grouped_products_and_cores_are_the_dense_ones(layout, k):
             np.testing.assert_allclose(core[g], F.T @ (W[:, [g]] * F), rtol=1e-5, atol=1e-5 * m)
 
 
-@needs_vnni
+@needs_bytes
 def test_a_number_that_is_not_finite_makes_its_column_not_finite_and_no_other():
     genotypes = genotypes_of(10, 130, 90)
     B = np.random.default_rng(11).standard_normal((130, 20))
@@ -174,28 +174,62 @@ def test_the_environment_chooses_the_float_products(monkeypatch):
     monkeypatch.setenv("GPU_REML_PRODUCTS", "float")
     assert type(make_products(genotypes, "cpu")) is CpuProducts
     monkeypatch.setenv("GPU_REML_PRODUCTS", "integer")
-    with pytest.raises(ValueError, match="GPU_REML_PRODUCTS: expected one of auto, float, found 'integer'"):
+    with pytest.raises(ValueError, match="GPU_REML_PRODUCTS: expected one of auto, float, vnni, amx, found 'integer'"):
         make_products(genotypes, "cpu")
     monkeypatch.delenv("GPU_REML_PRODUCTS")
-    expected = IntegerProducts if cpu_vnni.available() else CpuProducts
+    expected = IntegerProducts if by_integers.best_kernels() else CpuProducts
     assert type(make_products(genotypes, "cpu")) is expected
     assert type(make_products(genotypes, "cpu", np.float64)) is CpuProducts
 
 
-def test_a_processor_without_vnni_takes_the_float_products(monkeypatch):
+def test_a_processor_that_multiplies_no_bytes_takes_the_float_products(monkeypatch):
     genotypes = genotypes_of(12, 100, 50)
-    monkeypatch.setattr(by_integers.cpu_vnni, "available", lambda: False)
+    monkeypatch.setattr(by_integers, "KINDS", ())
+    monkeypatch.setitem(backend.ARITHMETIC, "auto", ())
     assert type(make_products(genotypes, "cpu")) is CpuProducts
-    with pytest.raises(ValueError, match="a processor with VNNI"):
+    with pytest.raises(ValueError, match="a processor with AMX or VNNI"):
         IntegerProducts(genotypes)
+
+
+def kind(instruction, there):
+    return cpu_amx.KERNELS._replace(instruction=instruction, available=lambda: there)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "amx", "vnni", "taken"),
+    [
+        ("auto", True, True, "AMX"),
+        ("auto", False, True, "VNNI"),
+        ("auto", False, False, None),
+        ("vnni", True, True, "VNNI"),
+        ("amx", True, True, "AMX"),
+        ("float", True, True, None),
+    ],
+)
+def test_the_best_instruction_is_taken_or_the_one_that_the_environment_names(monkeypatch, wanted, amx, vnni, taken):
+    kinds = {"amx": (kind("AMX", amx),), "vnni": (kind("VNNI", vnni),)}
+    for name, value in (kinds | {"auto": kinds["amx"] + kinds["vnni"]}).items():
+        monkeypatch.setitem(backend.ARITHMETIC, name, value)
+    monkeypatch.setenv("GPU_REML_PRODUCTS", wanted)
+    products = make_products(genotypes_of(12, 100, 50), "cpu")
+    expected = "float32 products" if taken is None else f"products in integers ({taken}, 3 digits)"
+    assert products.arithmetic == expected
+
+
+@pytest.mark.parametrize("wanted", ["vnni", "amx"])
+def test_an_instruction_that_is_named_and_not_there_is_an_error(monkeypatch, wanted):
+    monkeypatch.setitem(backend.ARITHMETIC, wanted, (kind(wanted, False),))
+    monkeypatch.setenv("GPU_REML_PRODUCTS", wanted)
+    with pytest.raises(ValueError, match=f"GPU_REML_PRODUCTS={wanted}: {wanted.upper()} cannot be used"):
+        make_products(genotypes_of(12, 100, 50), "cpu")
 
 
 AVX_VNNI = """
 import numpy as np
-from gpu_reml.ops import cpu_vnni
+from gpu_reml.ops import cpu_vnni_dot
 from gpu_reml.ops.cpu_integers import IntegerProducts
 from test_integers import by_formula, by_formula_back, genotypes_of
-assert cpu_vnni.lanes() == 8
+assert cpu_vnni_dot.lanes() == 8
 for n, m, k, digits in ((1, 1, 1, 3), (203, 97, 11, 3), (2113, 130, 40, 2)):
     genotypes, rng = genotypes_of(1, n, m), np.random.default_rng(0)
     B, V = rng.standard_normal((n, k)), rng.standard_normal((m, k))

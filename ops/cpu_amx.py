@@ -1,0 +1,95 @@
+"""Digits as AMX takes them, and whether there is AMX: Intel servers since 2023, Linux.
+
+A tile instruction multiplies 16 rows of 64 bytes with 64 rows of 16 bytes.  Z'B takes counts as the left factor and
+digits as the right one; Z V takes digits as the left factor and counts as the right one, so that neither needs counts
+to be transposed.
+"""
+
+import ctypes
+import platform
+from functools import cache
+
+import numpy as np
+from numba import prange
+from numba.core import registry
+
+from .compile import parallel
+from .cpu_amx_tiles import PAIR, ROW
+from .cpu_sums import Kernels, lay_group
+from .integers import Integers
+
+FEATURES = {"+amx-tile", "+amx-int8"}
+ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA = 158, 0x1023, 18  # of Linux on x86-64
+
+
+@cache
+def available() -> bool:
+    """Whether processor and system let this process use int8 tiles.  The system is asked once, and only if need be."""
+    return FEATURES <= compiled_for() and permitted()
+
+
+def compiled_for() -> set[str]:
+    """Features of the processor that numba compiles for."""
+    return set(registry.cpu_target.target_context.codegen().magic_tuple()[2].split(","))
+
+
+def permitted() -> bool:
+    """Ask Linux for the tile registers, as it wants before their first use; forked processes have what this one has.
+
+    Linux refuses where the processor or the kernel has no tiles, and where a thread's stack for signals has no room.
+    """
+    if platform.system() != "Linux":
+        return False
+    return ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA) == 0
+
+
+def lay_samples(integers: Integers, width: int) -> np.ndarray:
+    """(steps, vectors, 16, 64) int8: of 16 groups of samples, four bytes of each of 16 columns."""
+    n, k = integers.values.shape
+    pieces = max(1, -(-n // (16 * width)))
+    digits = _zeros(pieces * width // 4, k * integers.digits)
+    _lay_samples(integers.values, integers.digits, width, digits.view(np.uint32))
+    return digits
+
+
+def lay_variants(integers: Integers) -> np.ndarray:
+    """(steps, vectors, 16, 64) int8: of 16 columns, 64 variants."""
+    b, k = integers.values.shape
+    digits = _zeros(-(-b // ROW), k * integers.digits)
+    _lay_variants(integers.values, integers.digits, digits.view(np.uint32))
+    return digits
+
+
+def _zeros(steps: int, columns: int) -> np.ndarray:
+    return np.zeros((steps, -(-columns // 16), 16, ROW), np.int8)
+
+
+@parallel
+def _lay_samples(values, digits, width, out):
+    """Group g of step s is place 16 s + g = (t, i) of a piece: samples 16 i + {t, 4 + t, 8 + t, 12 + t} of it."""
+    for step in prange(len(out)):
+        left = np.zeros((4, values.shape[1]), np.int32)
+        words = np.zeros(16 * out.shape[1], np.uint32)
+        place = 16 * step
+        first, t = place // (4 * width) * width + place % width, place // width % 4
+        for g in range(16):
+            lay_group(values, 16 * (first + g) + t, 4, left, digits, words)
+            for v in range(out.shape[1]):
+                for c in range(16):
+                    out[step, v, g, c] = words[16 * v + c]
+
+
+@parallel
+def _lay_variants(values, digits, out):
+    """Group g of step s is variants 64 s + 4 g to 64 s + 4 g + 3."""
+    for step in prange(len(out)):
+        left = np.zeros((4, values.shape[1]), np.int32)
+        words = np.zeros(16 * out.shape[1], np.uint32)
+        for g in range(16):
+            lay_group(values, 4 * (16 * step + g), 1, left, digits, words)
+            for v in range(out.shape[1]):
+                for c in range(16):
+                    out[step, v, c, g] = words[16 * v + c]
+
+
+KERNELS = Kernels("AMX", available, lay_samples, lay_variants, PAIR, tiles=True)

@@ -1,0 +1,92 @@
+"""Products by AMX: the machine code that runs on such processors, with the tile instructions emulated."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from llvmlite import binding
+
+from gpu_reml.ops import cpu_amx
+
+SUPPORT = Path(__file__).parents[1] / "support" / "amx"
+TILES = {"amx-tile": True, "amx-int8": True}
+CASES = "bits_are or bits_do or chunk or finite or (stated_error and 0.5-3)"  # of the tests of integer products
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory):
+    """What run.py prints after the tests of integer products: counted instructions and assembler."""
+    if sys.platform != "linux" or not shutil.which("gcc"):
+        pytest.skip("the emulator is built by gcc, for Linux")
+    host = binding.get_host_cpu_features()
+    if not host.get("avx2"):
+        pytest.skip("the emulator is for x86-64 with AVX2")
+    folder = tmp_path_factory.mktemp("amx")
+    library = folder / "emulator.so"
+    subprocess.run(["gcc", "-O3", "-shared", "-fPIC", "-o", library, SUPPORT / "emulator.c"], check=True, timeout=60)
+    features = ",".join(("+" if on else "-") + name for name, on in sorted((dict(host) | TILES).items()))
+    settings = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(folder)}
+    plain = [argument for name in ("cacheprovider", "faulthandler") for argument in ("-p", f"no:{name}")]
+    tests = [Path(__file__).with_name("test_integers.py"), "-q", "-x", "-k", CASES, *plain]
+    done = subprocess.run(
+        [sys.executable, SUPPORT / "run.py", library, *tests],
+        env=os.environ | settings | {"NUMBA_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, (done.stdout[-3000:], done.stderr[-2000:])
+    *lines, last = done.stdout.splitlines()
+    return json.loads(last) | {"passed": int(re.search(r"(\d+) passed", lines[-1]).group(1))}
+
+
+def test_tiles_give_the_bits_of_the_formula_on_two_threads(emulated):
+    assert emulated["passed"] == 5
+    assert emulated["counters"][0] > 10_000  # tile products
+
+
+def test_every_task_that_configures_tiles_releases_them(emulated):
+    _, configurations, releases = emulated["counters"]
+    assert configurations == releases > 100
+
+
+@pytest.mark.parametrize(("kernel", "instruction"), [("_zt", "tdpbusd"), ("_z", "tdpbsud")])
+def test_the_inner_loop_has_four_products_for_four_loads_and_nothing_is_spilled(emulated, kernel, instruction):
+    assembler = emulated["assembler"][kernel]
+    labelled = re.findall(r"^\.(L\w+):\n(.*?)(?=^\.L\w+:|\Z)", assembler, re.MULTILINE | re.DOTALL)
+    loops = [block[: block.index(f".{name}\n")] for name, block in labelled if f".{name}\n" in block]  # jump to start
+    inner = [loop for loop in loops if "tilestored" not in loop and re.search(instruction + ".*%tmm3\n", loop)]
+    assert inner
+    for loop in inner:
+        products = len(re.findall(instruction, loop))
+        assert sorted(re.findall(r"tileloadd\t.*%tmm(\d)", loop)) == sorted("4567" * (products // 4))
+        assert len(loop.splitlines()) <= 4 * products
+    assert set(re.findall(r"tilestored\t%tmm(\d)", assembler)) == set("0123")
+    assert not re.findall(r"tile(?:load|store)d+\t.*\(%rsp", assembler)
+
+
+def test_a_processor_without_tiles_is_not_asked_for_permission(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cpu_amx, "compiled_for", lambda: {"+avx512f", "+amx-tile"})
+    monkeypatch.setattr(cpu_amx, "permitted", lambda: asked.append(1) or True)
+    assert not cpu_amx.available.__wrapped__()
+    assert not asked
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_tiles_are_used_where_the_system_permits_them(monkeypatch, answer):
+    monkeypatch.setattr(cpu_amx, "compiled_for", lambda: {"+avx512f", "+amx-tile", "+amx-int8"})
+    monkeypatch.setattr(cpu_amx, "permitted", lambda: answer)
+    assert cpu_amx.available.__wrapped__() == answer
+
+
+@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="only x86-64 Linux is asked")
+def test_linux_permits_tiles_where_the_processor_has_them_and_only_there():
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE).group(1).split()
+    assert cpu_amx.permitted() == ("amx_tile" in flags)
