@@ -34,9 +34,13 @@ def cohort(tmp_path_factory):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(("flags", "least"), [([], 0.5), (["--vc-block-sizes", ",".join([str(M // 10)] * 10)], 0.3)])
 def test_the_process_takes_what_its_plan_says(cohort, flags, least):
-    """A basis of several components seldom has as many vectors as are planned for."""
+    """A basis of several components seldom has as many vectors as are planned for.
+
+    The first run compiles what is not compiled yet, which takes memory of its own, so it is the second that counts.
+    """
     paths = ["--bfile", cohort / "data", "--pheno", cohort / "pheno.txt", "--out", cohort / "out"]
     command = [sys.executable, "-c", RUN, *map(str, paths), "--device", "cpu", "--method", "stochastic", *flags]
+    subprocess.run(command, capture_output=True)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     planned = float(re.search(r"memory about (\d+) MiB", done.stdout)[1])
