@@ -15,7 +15,7 @@ from numba.core import registry
 
 from .compile import parallel
 from .cpu_amx_tiles import PAIR, ROW
-from .cpu_sums import Kernels, lay_group
+from .cpu_sums import Kernels, aligned_zeros, lay_group
 from .integers import Integers
 
 FEATURES = {"+amx-tile", "+amx-int8"}
@@ -40,7 +40,8 @@ def permitted() -> bool:
     """
     if platform.system() != "Linux":
         return False
-    return ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA) == 0
+    request = (ctypes.c_long(number) for number in (ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA))
+    return ctypes.CDLL(None).syscall(*request) == 0
 
 
 def lay_samples(integers: Integers, width: int) -> np.ndarray:
@@ -61,7 +62,7 @@ def lay_variants(integers: Integers) -> np.ndarray:
 
 
 def _zeros(steps: int, columns: int) -> np.ndarray:
-    return np.zeros((steps, -(-columns // 16), 16, ROW), np.int8)
+    return aligned_zeros(steps, -(-columns // 16), 16, ROW)
 
 
 @parallel

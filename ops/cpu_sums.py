@@ -87,6 +87,14 @@ def add_z_sums(packed: np.ndarray, integers: Integers, means: np.ndarray, kernel
     _z(_read_only(packed), means, means.sum(axis=0), integers.scale, digits, integers.digits, config, out)
 
 
+def aligned_zeros(*shape: int) -> np.ndarray:
+    """int8 zeros of this shape from the start of a cache line on."""
+    count = math.prod(shape)
+    room = np.zeros(count + 64, np.int8)
+    skip = -room.ctypes.data % 64
+    return room[skip : skip + count].reshape(shape)
+
+
 def _configuration(kernels: Kernels) -> np.ndarray | None:
     """For the kernels below, which are compiled for one kind of instruction or the other by whether it is None."""
     return configuration() if kernels.tiles else None
@@ -150,7 +158,16 @@ def _room_across(config, sums):
     """Where Z V is summed: ``sums`` (samples, columns) themselves, or zeros (columns, samples and more) for AMX."""
     if config is None:
         return sums
-    return np.zeros((sums.shape[1], sums.shape[0] + 16), np.int32)  # an odd number of cache lines a row
+    columns, row = sums.shape[1], sums.shape[0] + 16  # an odd number of cache lines
+    return _zeros(columns * row).view(np.int32).reshape((columns, row))
+
+
+@compiled
+def _zeros(words):
+    """(words,) uint32 from the start of a cache line on: vectors and rows of tiles then lie in one line each."""
+    room = np.zeros(words + 16, np.uint32)
+    skip = (64 - room.ctypes.data % 64) % 64 // 4
+    return room[skip : skip + words]
 
 
 @compiled
@@ -180,9 +197,9 @@ def _zt(packed, mean, inv_sd, values, scale, totals, digits, num_digits, width, 
     for task in prange((b + height - 1) // height):
         first = task * height
         rows = min(height, b - first)
-        tile = np.empty((height, 4 * width), np.uint32)
+        tile = _zeros(height * 4 * width).reshape((height, 4 * width))
         end = np.zeros(64, np.uint8)
-        sums = np.zeros((height, columns), np.int32)
+        sums = _zeros(height * columns).view(np.int32).reshape((height, columns))
         missing = np.zeros((rows, k), np.int64)
         found = np.empty(16 * width, np.int64)
         configure(config)
@@ -243,8 +260,8 @@ def _z(packed, means, total_means, scale, digits, num_digits, config, out):
     for task in prange((n + height - 1) // height):
         first = task * quarter
         length = min(quarter, nbytes - first)
-        tile = np.zeros((DEPTH // 4, 4, quarter), np.uint32)
-        sums = np.zeros((height, columns), np.int32)
+        tile = _zeros(DEPTH * quarter).reshape((DEPTH // 4, 4, quarter))
+        sums = _zeros(height * columns).view(np.int32).reshape((height, columns))
         missing = np.zeros((height, k))
         found = np.empty(height, np.int64)
         across = _room_across(config, sums)

@@ -8,7 +8,7 @@ import numpy as np
 from numba import prange
 
 from .compile import parallel
-from .cpu_sums import Kernels, lay_group
+from .cpu_sums import Kernels, aligned_zeros, lay_group
 from .cpu_vnni_dot import lanes
 from .integers import Integers
 
@@ -24,7 +24,7 @@ def lay_samples(integers: Integers, width: int) -> np.ndarray:
     """(groups, vectors, lanes, 4) int8: of a group of four samples, four bytes of each column."""
     n, k = integers.values.shape
     pieces = max(1, -(-n // (16 * width)))
-    digits = np.zeros((pieces * 4 * width, _num_vectors(k, integers.digits), lanes(), 4), np.int8)
+    digits = aligned_zeros(pieces * 4 * width, _num_vectors(k, integers.digits), lanes(), 4)
     _lay_samples(integers.values, integers.digits, width, _words(digits))
     return digits
 
@@ -32,7 +32,7 @@ def lay_samples(integers: Integers, width: int) -> np.ndarray:
 def lay_variants(integers: Integers) -> np.ndarray:
     """(groups, vectors, lanes, 4) int8: of a group of four variants, four bytes of each column."""
     b, k = integers.values.shape
-    digits = np.zeros((-(-b // 4), _num_vectors(k, integers.digits), lanes(), 4), np.int8)
+    digits = aligned_zeros(-(-b // 4), _num_vectors(k, integers.digits), lanes(), 4)
     _lay_variants(integers.values, integers.digits, _words(digits))
     return digits
 

@@ -52,8 +52,12 @@ def test_tiles_give_the_bits_of_the_formula_on_two_threads(emulated):
 
 
 def test_every_task_that_configures_tiles_releases_them(emulated):
-    _, configurations, releases = emulated["counters"]
+    _, configurations, releases, _ = emulated["counters"]
     assert configurations == releases > 100
+
+
+def test_a_row_of_a_tile_lies_in_one_cache_line(emulated):
+    assert emulated["counters"][3] == 0
 
 
 @pytest.mark.parametrize(("kernel", "instruction"), [("_zt", "tdpbusd"), ("_z", "tdpbsud")])

@@ -24,10 +24,11 @@ struct operand {
 };
 
 static __thread struct state *mine __attribute__((tls_model("initial-exec")));
-static uint64_t products, configurations, releases;
+static uint64_t products, configurations, releases, split;
 
 uint64_t amx_products(void) { return __atomic_load_n(&products, __ATOMIC_SEQ_CST); }
 uint64_t amx_configurations(void) { return __atomic_load_n(&configurations, __ATOMIC_SEQ_CST); }
+uint64_t amx_split(void) { return __atomic_load_n(&split, __ATOMIC_SEQ_CST); } /* moves of rows that lie in two lines */
 uint64_t amx_releases(void) { return __atomic_load_n(&releases, __ATOMIC_SEQ_CST); }
 
 static void count(uint64_t *what) { __atomic_fetch_add(what, 1, __ATOMIC_SEQ_CST); }
@@ -112,6 +113,7 @@ static int multiply(struct state *s, int c, int a, int b, int a_signed, int b_si
 
 static int move(struct state *s, int t, uint64_t address, uint64_t stride, int store) {
     if (!usable(s, t)) return 0;
+    if ((address | stride) % ROW_BYTES) count(&split);
     if (!store) memset(s->tile[t], 0, sizeof s->tile[t]);
     for (int i = 0; i < rows(s, t); i++) {
         void *there = (void *)(address + (uint64_t)i * stride);

@@ -11,7 +11,7 @@ import pytest
 
 from gpu_reml.ops import cpu_amx, cpu_sums
 
-COUNTERS = ("amx_products", "amx_configurations", "amx_releases")
+COUNTERS = ("amx_products", "amx_configurations", "amx_releases", "amx_split")
 
 
 def main() -> int:
