@@ -2,7 +2,7 @@
 
 The floor is Z'B and Z(Z'B) with Z (m, n) float32 in memory: what a program that could afford 16 times the memory pays.
 "Packed" is what programs run; "float32" its float products; "decode" those made to decode tiles for BLAS, whatever the
-number of columns; "3 digits" and "2 digits" the products in integers, where the processor has them.  Errors are of the
+number of columns; "3 digits" and "2 digits" the products in integers, where the processor has them; VNNI, with 3, beside AMX.  Errors are of the
 worst column, relative to its norm, against float64.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from gpu_reml.ops import CpuProducts, make_covariance, standardise
 from gpu_reml.ops.backend import make_cpu_products
-from gpu_reml.ops.cpu_integers import IntegerProducts, can_multiply
+from gpu_reml.ops.cpu_integers import KINDS, IntegerProducts, can_multiply
 from gpu_reml.ops.cpu_kernels import as_pairs, decode, pair_table
 from gpu_reml.ops.genotypes import code_values
 
@@ -55,6 +55,10 @@ def kinds_of(genotypes) -> dict:
     }
     if can_multiply(genotypes.bits, np.float32):
         kinds |= {f"{d} digits": IntegerProducts(genotypes, fused_columns=0, digits=d) for d in (3, 2)}
+        others = [kernels for kernels in KINDS if kernels.available()][1:]
+        kinds |= {
+            kernels.instruction: IntegerProducts(genotypes, fused_columns=0, kernels=kernels) for kernels in others
+        }
     return kinds
 
 
