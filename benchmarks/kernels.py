@@ -2,8 +2,8 @@
 
 The floor is Z'B and Z(Z'B) with Z (m, n) float32 in memory: what a program that could afford 16 times the memory pays.
 "Packed" is what programs run; "float32" its float products; "decode" those made to decode tiles for BLAS, whatever the
-number of columns; "3 digits" and "2 digits" the products in integers, where the processor has them, and beside AMX those
-of VNNI with 3.  Errors are of the worst column, relative to its norm, against float64.
+number of columns; "3 digits" and "2 digits" the products in integers, where the processor has them, and beside AMX
+those of VNNI with 3.  Errors are of the worst column, relative to its norm, against float64.
 """
 
 import argparse
