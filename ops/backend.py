@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from . import cpu_amx, cpu_vnni
+from . import cpu_amx, cpu_vnni, integers
 from .cpu import CpuProducts
 from .cpu_integers import KINDS, IntegerProducts, best_kernels, have_integers
 from .cpu_sums import Kernels
@@ -55,7 +55,9 @@ def integer_kernels(bits: int, dtype: type) -> Kernels | None:
 
 def make_cpu_products(genotypes: PackedGenotypes, dtype: type = np.float32) -> CpuProducts:
     """Products on the CPU by the arithmetic that :func:`integer_kernels` chooses."""
-    kernels = integer_kernels(genotypes.bits, dtype) if isinstance(genotypes, PackedGenotypes) else None
+    kernels = None
+    if isinstance(genotypes, PackedGenotypes) and genotypes.num_samples <= integers.MOST_SAMPLES:
+        kernels = integer_kernels(genotypes.bits, dtype)
     return CpuProducts(genotypes, dtype) if kernels is None else IntegerProducts(genotypes, kernels=kernels)
 
 

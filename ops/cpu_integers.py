@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import sparse
 
-from . import cpu_amx, cpu_vnni
+from . import cpu_amx, cpu_vnni, integers
 from .cpu import CpuProducts, weighted_gram
 from .cpu_sums import Kernels, SampleDigits, add_z_sums, zt_sums
 from .genotypes import CALL_BITS, CHUNK, blocks_between, chunks
@@ -49,6 +49,9 @@ class IntegerProducts(CpuProducts):
             raise ValueError("genotypes: integer products are float32 products of calls")
         if self.kernels is None or not self.kernels.available():
             raise ValueError("kernels: integer products need a processor with AMX or VNNI")
+        if self.genotypes.num_samples > integers.MOST_SAMPLES:
+            found = self.genotypes.num_samples
+            raise ValueError(f"genotypes: sums are exact for at most {integers.MOST_SAMPLES} samples, found {found}")
 
     @property
     def arithmetic(self) -> str:
@@ -122,11 +125,10 @@ class IntegerProducts(CpuProducts):
 
     def _add(self, start: int, stop: int, V: np.ndarray, out: np.ndarray) -> None:
         """out (n, k) += Z V of variants start:stop, within a chunk."""
-        integers = as_integers(V * self.genotypes.inv_sd[start:stop, None], self.digits)
+        q = as_integers(V * self.genotypes.inv_sd[start:stop, None], self.digits)
         found = [block.packed for block in blocks_between(self.genotypes, start, stop, stop - start)]
         packed = found[0] if len(found) == 1 else np.concatenate(found)
-        means = times_means(integers, self.genotypes.mean[start:stop])
-        add_z_sums(packed, integers, means, self.kernels, out)
+        add_z_sums(packed, q, times_means(q, self.genotypes.mean[start:stop]), self.kernels, out)
 
     def _laid(self, B: np.ndarray) -> SampleDigits:
         return SampleDigits(as_integers(B, self.digits), self.kernels)

@@ -24,6 +24,7 @@ import numpy as np
 DIGITS = 3  # of a column: as exact as float32
 SLAB = 1 << 9  # rows that are held in float64 at once
 MEAN_STEPS = 256  # steps of a mean times an integer: its rounding is 1/256 of the integers' own
+MOST_SAMPLES = (2**31 - 1) // (2 * 128)  # whose counts times digits an int32 sums for certain: 8.4 million
 LIMIT = {digits: 127 * (256**digits - 1) // 255 for digits in (2, 3)}  # the largest integer of balanced digits
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from gpu_reml.ops import CpuProducts, backend, cpu_amx, make_products, pack, standardise, to_dense
+from gpu_reml.ops import CpuProducts, backend, cpu_amx, integers, make_products, pack, standardise, to_dense
 from gpu_reml.ops import cpu_integers as by_integers
 from gpu_reml.ops.cpu_integers import IntegerProducts
 from gpu_reml.ops.integers import LIMIT, MEAN_STEPS, as_integers, times_means
@@ -101,6 +101,8 @@ def test_products_are_within_the_stated_error_of_the_dense_ones(digits, missing)
     digits=st.sampled_from([2, 3]),
     seed=st.integers(0, 9),
 )
+@example(n=2113, m=1027, k=70, digits=3, seed=1)
+@example(n=1, m=1, k=1, digits=2, seed=0)
 def test_the_bits_are_those_of_the_formula_in_numpy(n, m, k, digits, seed):
     genotypes = genotypes_of(seed, n, m, missing=0.03 * (seed % 3))
     rng = np.random.default_rng(seed)
@@ -188,6 +190,16 @@ def test_a_processor_that_multiplies_no_bytes_takes_the_float_products(monkeypat
     monkeypatch.setitem(backend.ARITHMETIC, "auto", ())
     assert type(make_products(genotypes, "cpu")) is CpuProducts
     with pytest.raises(ValueError, match="a processor with AMX or VNNI"):
+        IntegerProducts(genotypes)
+
+
+@needs_bytes
+def test_samples_whose_sums_could_overflow_take_the_float_products(monkeypatch):
+    genotypes = genotypes_of(12, 100, 50)
+    assert 2 * 128 * integers.MOST_SAMPLES < 2**31 <= 2 * 128 * (integers.MOST_SAMPLES + 1)
+    monkeypatch.setattr(integers, "MOST_SAMPLES", 99)
+    assert type(make_products(genotypes, "cpu")) is CpuProducts
+    with pytest.raises(ValueError, match="exact for at most 99 samples, found 100"):
         IntegerProducts(genotypes)
 
 
