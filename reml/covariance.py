@@ -211,7 +211,7 @@ class MixedCovariance:
         self.num_samples = self.parts[0].num_samples
         self.num_components = len(self.names)
         self.dtype = self.parts[0].dtype
-        self.backend = self.parts[0].backend
+        self.backend = backend_of(self.parts[0])
         unlike = [part.num_samples for part in self.parts if part.num_samples != self.num_samples]
         if unlike:
             raise ValueError(f"parts: expected {self.num_samples} samples in each, found {unlike[0]}")
@@ -314,9 +314,17 @@ def refuse_layout(covariance: Covariance) -> None:
         )
 
 
+def backend_of(covariance: Covariance) -> str:
+    """What computes a covariance's products; those that do not say are a caller's own functions."""
+    return getattr(covariance, "backend", FunctionCovariance.backend)
+
+
 def home_of(covariance: Covariance) -> Any:
-    """Where a covariance's blocks live: those of the same home need no copy.  None takes any block."""
-    return getattr(covariance, "home", covariance.backend)
+    """Where a covariance's blocks live: those of the same home need no copy.  None takes any block; one that does not
+    say takes its own alone."""
+    if hasattr(covariance, "home"):
+        return covariance.home
+    return getattr(covariance, "backend", id(covariance))
 
 
 def dense_covariance(matrices: Sequence[np.ndarray], names: Sequence[str] | None = None) -> FunctionCovariance:

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpu_reml.ops.arguments import as_numbers
 
-from .covariance import Covariance, diagonals_of, refuse_layout
+from .covariance import Covariance, backend_of, diagonals_of, refuse_layout
 from .kernels import kernels_of
 from .linalg import Block, column_dots, gram, scale_rows
 
@@ -30,7 +30,7 @@ class ScaledCovariance:
         self.base, self.scale = covariance, scale
         self.names = tuple(covariance.names if names is None else names)
         self.num_samples, self.num_components = covariance.num_samples, covariance.num_components
-        self.dtype, self.backend = covariance.dtype, covariance.backend
+        self.dtype, self.backend = covariance.dtype, backend_of(covariance)
         self._column: Block = covariance.block(scale[:, None])
         self._traces: np.ndarray | None = None
 
@@ -100,7 +100,7 @@ class DiagonalCovariance:
                 raise ValueError(f"diagonals: {name}: a diagonal must be finite, not negative and not zero throughout")
         self.names, self.values = tuple(names), diagonals
         self.num_samples, self.num_components = diagonals.shape
-        self.dtype, self.backend = like.dtype, like.backend
+        self.dtype, self.backend = like.dtype, backend_of(like)
         self.block = like.block
         self._columns = [like.block(column[:, None]) for column in diagonals.T]
 

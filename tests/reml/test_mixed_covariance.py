@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpu_reml.reml import FitSettings, draw_probes, exact_probes, fit, fit_exact, haseman_elston
+from gpu_reml.reml import FitSettings, draw_probes, exact_probes, fit, fit_exact, haseman_elston, with_residuals
 from gpu_reml.reml.covariance import FunctionCovariance, MixedCovariance, dense_covariance
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.small import covariance_of, make_cohort
@@ -45,6 +45,52 @@ def test_features_are_joined_by_columns(mixed):
     joined = type(F).side_by_side([F[..., :2], F[..., 2:]])
     assert joined.shape[-1] == 5
     np.testing.assert_array_equal(mixed.gram(joined), mixed.gram(F))
+
+
+class Own:
+    """One dense component with the members of Covariance, in their own words and no more."""
+
+    def __init__(self, K, name="own"):
+        self.K, self.names, self.num_samples, self.num_components = K, (name,), len(K), 1
+        self.dtype, self.overlap, self.traces = np.float64, 1.0, np.array([np.trace(K)])
+
+    def block(self, array):
+        return np.asarray(array, np.float64)
+
+    def apply(self, theta, B):
+        return theta[0] * (self.K @ B)
+
+    def features(self, B):
+        return B
+
+    def inner(self, FA, FB):
+        return (FA * (self.K @ FB)).sum(axis=0)[None]
+
+    def gram(self, FA, FB=None):
+        return (FA.T @ self.K @ (FA if FB is None else FB))[None]
+
+    def core(self, B):
+        return self.gram(B)
+
+    def apply_each(self, F):
+        return (self.K @ F)[None]
+
+    def apply_features(self, theta, F):
+        return theta[0] * (self.K @ F)
+
+
+def test_a_class_of_the_members_of_covariance_stands_alone_in_a_list_and_beside_residuals(cohort):
+    one, two = cohort.Ks[:2]
+    y, X, probes = cohort.y, cohort.X, exact_probes(150)
+    groups = np.repeat(np.eye(2), 75, axis=0)
+    for own, dense in [
+        (Own(one), [one]),
+        ([Own(one), two], [one, two]),
+        ([two, Own(one)], [two, one]),
+        (with_residuals(Own(one), groups), with_residuals([one], groups)),
+    ]:
+        expected, found = fit(y, X, dense, probes), fit(y, X, own, probes)
+        np.testing.assert_allclose(found.theta, expected.theta, rtol=1e-5)
 
 
 @pytest.mark.parametrize("estimator", ["exact", "stochastic"])
