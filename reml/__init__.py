@@ -32,7 +32,7 @@ from .he import HEResult, haseman_elston
 from .hooks import Hooks
 from .lanczos import SlqResult, slq
 from .lasso import DescentSettings, PathSettings, Quadratic, lasso_path
-from .likelihood import Loglik, Score, apply_v_at, average_information, loglik, score
+from .likelihood import Information, Loglik, Score, Solver, apply_v_at, average_information, loglik, score
 from .loco import LocoSettings, loco_scan
 from .memory import Blocks, Work, fit_blocks, he_blocks
 from .pcg import BreakdownError, PcgResult, pcg
@@ -66,6 +66,7 @@ __all__ = [
     "HEResult",
     "HeldOut",
     "Hooks",
+    "Information",
     "KktSettings",
     "LassoSettings",
     "LocoSettings",
@@ -88,6 +89,7 @@ __all__ = [
     "Score",
     "SingularInformationError",
     "SlqResult",
+    "Solver",
     "SolverSettings",
     "SparseResult",
     "SparseSettings",

@@ -62,7 +62,7 @@ class SymmetricMatrix:
 
 
 class FunctionCovariance:
-    """Components given as functions B (n, k) -> K_g B with their exact traces: your own operators.
+    """Components given as functions B (n, k) -> K_g B with their exact traces, or None where nothing asks for them.
 
     diagonals (n, G): of the K_g, for models that scale samples (:mod:`gpu_reml.reml.scaled`) and need them.
     Every answer of a function is checked (:mod:`gpu_reml.reml.contract`): ValueError for one of another shape, that is
@@ -75,7 +75,7 @@ class FunctionCovariance:
     backend = home = "functions"
 
     def __init__(
-        self, apply_ks: Sequence[Apply], traces: Sequence[float], num_samples: int, names=None, diagonals=None
+        self, apply_ks: Sequence[Apply], traces: Sequence[float | None], num_samples: int, names=None, diagonals=None
     ):
         n, G = as_count(num_samples, "num_samples"), len(apply_ks)
         if not G:
@@ -86,16 +86,27 @@ class FunctionCovariance:
         self.names = tuple(f"component_{g:03d}" for g in range(G)) if names is None else tuple(names)
         if len(self.names) != G:
             raise ValueError(f"names: expected one for each of the {G} functions, found {len(self.names)}")
-        self.traces = np.array(
-            [as_number(t, f"trace of component {name}", above=0) for t, name in zip(traces, self.names, strict=True)]
-        )
+        self._traces = [
+            None if t is None else as_number(t, f"trace of component {name}", above=0)
+            for t, name in zip(traces, self.names, strict=True)
+        ]
         self._diagonals = None if diagonals is None else as_array(diagonals, "diagonals")
         if self._diagonals is not None:
             self._check_diagonals()
         self.apply_ks = tuple(
-            self._checked(apply_k, name, t / n)
-            for apply_k, name, t in zip(apply_ks, self.names, self.traces, strict=True)
+            self._checked(apply_k, name, 0.0 if t is None else t / n)
+            for apply_k, name, t in zip(apply_ks, self.names, self._traces, strict=True)
         )
+
+    @property
+    def traces(self) -> np.ndarray:
+        """(G,) tr(K_g); ValueError where one was not given."""
+        for name, trace in zip(self.names, self._traces, strict=True):
+            if trace is None:
+                raise ValueError(
+                    f"covariance: {name} is a function without its trace, which is needed here; give (function, trace)"
+                )
+        return np.array(self._traces)
 
     @staticmethod
     def _checked(apply_k: Apply, name: str, mean_trace: float) -> Apply:
@@ -388,11 +399,11 @@ def diagonals_of(covariance: Covariance) -> np.ndarray:
 
 
 class Operator(NamedTuple):
-    """A component of your own: ``apply`` B (n, k) -> K B, its exact ``trace`` tr(K), a name, and the diagonal of K
-    (n,), which only models that scale samples need."""
+    """A component of your own: ``apply`` B (n, k) -> K B, its exact ``trace`` tr(K), None where nothing asks for it, a
+    name, and the diagonal of K (n,), which only models that scale samples need."""
 
     apply: Apply
-    trace: float
+    trace: float | None
     name: str | None = None
     diagonal: np.ndarray | None = None
 
@@ -400,13 +411,15 @@ class Operator(NamedTuple):
 def as_covariance(covariance: Any, num_samples: int | None = None) -> Covariance:
     """A covariance as it is; or a component, or a list of components of any kinds, as one covariance.
 
-    A component is a covariance (genotypes, say), a matrix (n, n), dense or sparse, an :class:`Operator`, or (function,
-    trace); an array (G, n, n) is a list of matrices.  Unnamed ones are component_000, ... by their place.
+    A component is a covariance (genotypes, say), a matrix (n, n), dense or sparse, an :class:`Operator`, (function,
+    trace), or a function, with its trace as the attribute ``trace`` or without; so are SciPy's LinearOperators.
+    Fits and moments need traces; ``loglik``, ``score`` and ``average_information`` do without.
+    An array (G, n, n) is a list of matrices.  Unnamed ones are component_000, ... by their place.
     num_samples: needed where the list has nothing but functions.  ValueError for what is none of these.
     """
     if _is_matrix(covariance) and np.ndim(covariance) == 3:
         covariance = list(covariance)
-    if _is_matrix(covariance) or isinstance(covariance, Operator) or _is_pair(covariance):
+    if _is_matrix(covariance) or isinstance(covariance, Operator) or _is_pair(covariance) or _is_function(covariance):
         covariance = [covariance]
     if not isinstance(covariance, list | tuple):
         return _as_protocol(covariance, "covariance")
@@ -416,6 +429,7 @@ def as_covariance(covariance: Any, num_samples: int | None = None) -> Covariance
         return dense_covariance(covariance)
     sizes = [np.shape(item)[0] for item in covariance if _is_matrix(item) and np.ndim(item)]
     sizes += [item.num_samples for item in covariance if hasattr(item, "num_samples")]
+    sizes += [item.shape[0] for item in covariance if _is_function(item) and hasattr(item, "shape")]
     n = next(iter(sizes), num_samples)
     if n is None:
         raise ValueError("covariance: functions alone do not tell the number of samples; give as_covariance(ops, n)")
@@ -433,6 +447,11 @@ def _is_matrix(item: Any) -> bool:
     return isinstance(item, np.ndarray) or sparse.issparse(item) or hasattr(item, "to_numpy")
 
 
+def _is_function(item: Any) -> bool:
+    """Whether it is a bare function, or an operator of SciPy's."""
+    return callable(item) and not hasattr(item, "num_components")
+
+
 def _is_pair(item: Any) -> bool:
     """Whether it is (function, trace, ...)."""
     return isinstance(item, tuple) and 2 <= len(item) <= 4 and callable(item[0]) and not callable(item[1])
@@ -441,9 +460,7 @@ def _is_pair(item: Any) -> bool:
 def _as_protocol(covariance: Any, argument: str) -> Covariance:
     """A covariance as it is, or a ValueError for an object that is none."""
     asked = ("names", "num_samples", "num_components", "traces", "block", "apply", "features", "inner", "apply_each")
-    missing = [name for name in asked if not hasattr(covariance, name)]
-    if missing and callable(covariance):
-        raise ValueError(f"{argument}: is a function without its trace; give (function, trace)")
+    missing = [name for name in asked if not (hasattr(type(covariance), name) or hasattr(covariance, name))]
     if missing:
         raise ValueError(
             f"{argument}: expected a covariance, a matrix (n, n), an Operator or (function, trace), or a list of "
@@ -460,8 +477,8 @@ def _as_part(item: Any, n: int, name: str, argument: str) -> Covariance:
         name = op.name or name
         diagonal = None if op.diagonal is None else as_vector(op.diagonal, f"diagonal of {name}", n)[:, None]
         return FunctionCovariance([op.apply], [op.trace], n, [name], diagonal)
-    if callable(item):
-        raise ValueError(f"covariance: {name} is a function without its trace; give (function, trace)")
+    if _is_function(item):
+        return FunctionCovariance([item], [getattr(item, "trace", None)], n, [name])
     return _as_protocol(item, argument)
 
 

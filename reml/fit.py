@@ -10,7 +10,7 @@ from .covariance import CountingCovariance, as_covariance
 from .hooks import Hooks
 from .krylov import krylov_fits
 from .likelihood_ratio import tested_sets
-from .probes import Probes, checked_probes
+from .probes import NUM_PROBES, Probes, checked_probes
 from .reduced_end import reduced_fits
 from .residuals import layout_of
 from .result import ConvergenceError, FitResult, Record, singular_information
@@ -30,7 +30,7 @@ def fit(
     y: np.ndarray,
     X: np.ndarray,
     covariance,
-    probes: Probes,
+    probes: Probes | np.ndarray | int = NUM_PROBES,
     settings: FitSettings | None = None,
     *,
     start: np.ndarray | None = None,
@@ -42,11 +42,21 @@ def fit(
     Other residuals: :func:`~gpu_reml.reml.residuals.with_residuals`.
     y (n,), X (n, c) of full column rank, covariance a :class:`~gpu_reml.reml.covariance.Covariance` or a list of
     components of any kinds (:func:`~gpu_reml.reml.covariance.as_covariance`): genotypes, matrices, functions; probes
-    from :func:`~gpu_reml.reml.probes.draw_probes`.  start: theta (G + J,) in y's units squared; default randomised
-    Haseman-Elston; the Krylov engine needs none.  theta_g >= 0 and theta_e >= residual_floor var(y).
+    from :func:`~gpu_reml.reml.probes.draw_probes`, an array (n, s), or a number of them, drawn by seed 0.
+    start: theta (G + J,) in y's units squared; default randomised Haseman-Elston; the Krylov engine needs none.
+    theta_g >= 0 and theta_e >= residual_floor var(y).
     Raises ValueError on invalid input, ConvergenceError (with the result so far) when it does not converge and
     ``strict``; with ``strict=False`` the result's status says so.  Components that cannot be told apart, or of which
     the fixed effects leave nothing, are a ConvergenceError without a result.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import fit
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((200, 400))
+    >>> y = Z @ rng.standard_normal(400) / 20 + rng.standard_normal(200)
+    >>> found = fit(y, np.ones((200, 1)), Z @ Z.T / 400)
+    >>> found.names, found.converged, bool(0 < found.theta[0] < 2)
+    (('component_000',), True, True)
     """
     y = one_phenotype(y)
     return fit_traits(y[:, None], X, covariance, probes, settings, start=start, hooks=Hooks(callback), strict=strict)[0]
@@ -56,7 +66,7 @@ def fit_traits(
     Y: np.ndarray,
     X: np.ndarray,
     covariance,
-    probes: Probes,
+    probes: Probes | np.ndarray | int = NUM_PROBES,
     settings: FitSettings | None = None,
     *,
     start: np.ndarray | None = None,

@@ -12,6 +12,7 @@ from .contract import NOT_FINITE, NOT_SYMMETRIC, skew_of
 from .linalg import Block, column_batches, column_dots, columns, of_shape, take_columns
 from .monte_carlo import error_of_mean
 from .pcg import BreakdownError
+from .probes import Probes
 
 Apply = Callable[[Block], Block]
 ALL_STEPS = 20  # up to which quadrature looks at the estimate after each step
@@ -147,7 +148,7 @@ def quadrature(tridiagonal: Tridiagonal, f: Callable[[np.ndarray], np.ndarray]) 
 
 def slq(
     apply_v: Apply,
-    probes: Block,
+    probes: Probes | Block,
     f: Callable[[np.ndarray], np.ndarray] = np.log,
     *,
     max_steps: int = 60,
@@ -170,8 +171,14 @@ def slq(
     Raises ValueError for wrong arguments, a V that is not symmetric, and an f without value at an eigenvalue of V, such
     as log where V is not positive definite.
     Source: Ubaru, Chen & Saad 2017, SIAM J. Matrix Anal. Appl. 38:1075.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import exact_probes, slq
+    >>> V = np.diag([1.0, 2.0, 4.0, 8.0])  # of log-determinant log 64, and tr V^-1 = 1.875
+    >>> [float(round(slq(V, exact_probes(4), f).estimate, 6)) for f in (np.log, np.reciprocal)]
+    [4.158883, 1.875]
     """
-    probes = as_block(probes, "probes")
+    probes = as_block(probes.trace if isinstance(probes, Probes) else probes, "probes")
     if not probes.shape[1]:
         raise ValueError("probes: expected (n, s >= 1), found no column")
     apply_v = symmetric_in_sight(as_apply(apply_v, "apply_v", len(probes)))
@@ -240,17 +247,17 @@ def quadrature_at(
         previous = estimate
 
 
-def symmetric_in_sight(apply_v: Apply) -> Apply:
+def symmetric_in_sight(apply_v: Apply, name: str = "apply_v") -> Apply:
     """V with its answers' shapes checked, and in the first block whether it is symmetric; ValueError where not."""
     seen = False
 
     def apply(B: Block) -> Block:
         nonlocal seen
-        image = of_shape(apply_v(B), B, "apply_v")
+        image = of_shape(apply_v(B), B, name)
         skew = 0.0 if seen or B.shape[1] < 2 else skew_of(B, image, 0.0)
         seen = seen or B.shape[1] > 1
         if skew:
-            raise ValueError("apply_v: V " + NOT_SYMMETRIC.format(skew=skew))
+            raise ValueError(f"{name}: V " + NOT_SYMMETRIC.format(skew=skew))
         return image
 
     return apply

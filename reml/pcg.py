@@ -36,7 +36,7 @@ def pcg(
     apply_v: Apply,
     B: Block,
     *,
-    apply_minv: Apply | None = None,
+    preconditioner=None,
     X0: Block | None = None,
     tol: float | np.ndarray = 1e-4,
     max_iterations: int = 400,
@@ -46,6 +46,7 @@ def pcg(
     """Solve V X = B (n, k) for symmetric positive definite V, every column to its own tolerance.
 
     apply_v: B -> V B, or V itself as a matrix.  B may be one right-hand side (n,); X0 is of the same shape.
+    preconditioner: B -> M^-1 B, M^-1 itself as a matrix, or one of :func:`~gpu_reml.reml.precondition.precondition`.
     by_column: every column has a V of its own, and ``apply_v(P, which)`` is told which of the k columns are in P.
 
     A column stops when |b - V x| <= tol |b| and then leaves the block, so it costs no further product.  Blocks stay in
@@ -54,16 +55,22 @@ def pcg(
     A column that does not converge is reported, not raised.  Raises ValueError for arguments that do not fit together,
     BreakdownError when V is not positive definite or a product is not finite.
     Source: Hestenes & Stiefel 1952, J. Res. NBS 49:409; preconditioned as in Golub & Van Loan, 4th ed., 11.5.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import pcg
+    >>> found = pcg(np.diag([1.0, 2.0, 4.0]), np.array([1.0, 1.0, 1.0]), tol=1e-10)
+    >>> found.X.round(8).tolist(), int(found.iterations), bool(found.converged)
+    ([1.0, 0.5, 0.25], 3, True)
     """
     if _is_vector(B):
         options = {"tol": tol, "max_iterations": max_iterations, "check": check, "by_column": by_column}
         start = None if X0 is None else as_vector(X0, "X0")[:, None]
-        found = pcg(apply_v, as_vector(B, "B")[:, None], apply_minv=apply_minv, X0=start, **options)
+        found = pcg(apply_v, as_vector(B, "B")[:, None], preconditioner=preconditioner, X0=start, **options)
         return PcgResult(found.X[:, 0], found.R[:, 0], *(values[0] for values in found[2:]))
     B = as_block(B, "B")
     n, k = B.shape
     apply_v, max_iterations = as_apply(apply_v, "apply_v", n), as_count(max_iterations, "max_iterations")
-    apply_minv = None if apply_minv is None else as_apply(apply_minv, "apply_minv", n)
+    apply_minv = apply_minv_of(preconditioner, n)
     X0 = None if X0 is None else as_block(X0, "X0", n)
     if X0 is not None and X0.shape[1] != k:
         raise ValueError(f"X0: expected {k} columns as B, found {X0.shape}")
@@ -96,7 +103,7 @@ def _solve(apply: Callable, B: Block, X0, apply_minv, tol: np.ndarray, max_itera
     for _ in range(max_iterations):
         if not len(active):
             break
-        M = R if apply_minv is None else of_shape(apply_minv(R), R, "apply_minv")
+        M = R if apply_minv is None else of_shape(apply_minv(R), R, "preconditioner")
         rz_new = column_dots(R, M)
         if not np.isfinite(rz_new).all() or (P is None and not (rz_new > 0).any()):
             raise BreakdownError(
@@ -128,6 +135,13 @@ def _solve(apply: Callable, B: Block, X0, apply_minv, tol: np.ndarray, max_itera
     relative = np.divide(norms, lengths, out=np.zeros(k), where=lengths > 0)
     met = np.isin(np.arange(k), active, invert=True) & (norms <= MET * target)
     return PcgResult(X, left, relative, iterations, met)
+
+
+def apply_minv_of(preconditioner, n: int) -> Apply | None:
+    """B -> M^-1 B of a preconditioner of any kind, or None."""
+    if preconditioner is None:
+        return None
+    return as_apply(getattr(preconditioner, "apply_minv", preconditioner), "preconditioner", n)
 
 
 def _is_vector(B) -> bool:

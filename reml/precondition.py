@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,8 @@ class ProjectedCore:
     """What makes a preconditioner for any theta at k^3 cost.
 
     ``U`` (n, r) orthonormal in the complement of X (r may be 0), made for components in the proportions ``theta_g``
-    (G,); ``cores`` (G, r, r) U'K_gU; ``traces`` (G,) tr(K_g) on that complement, of ``dimension`` n - c.
+    (G,); ``cores`` (G, r, r) U'K_gU; ``traces`` (G,) tr(K_g) on that complement, of ``dimension`` n - c.  ``sketch``
+    (n, r): what U was made from, of which no trace probe may be a copy; None where that is not known.
     """
 
     U: Block
@@ -26,6 +27,7 @@ class ProjectedCore:
     traces: np.ndarray
     dimension: int
     theta_g: np.ndarray
+    sketch: np.ndarray | None = None
 
     @property
     def rank(self) -> int:
@@ -113,7 +115,7 @@ def make_projected_core(
             U = range_basis(project(Q, covariance.apply(theta_g, U)))
         U = project(Q, U)
     cores = covariance.core(U) if U.shape[1] else np.zeros((covariance.num_components, 0, 0))
-    return ProjectedCore(U, cores, traces, dimension, theta_g)
+    return ProjectedCore(U, cores, traces, dimension, theta_g, sketch)
 
 
 def precondition(core: ProjectedCore, theta: np.ndarray) -> Preconditioner:
@@ -124,3 +126,14 @@ def precondition(core: ProjectedCore, theta: np.ndarray) -> Preconditioner:
     H = symmetric(np.tensordot(theta[:-1], core.cores, axes=1)) + theta[-1] * np.eye(core.rank)
     eigenvalues, vectors = np.linalg.eigh(H)
     return Preconditioner(core, d, eigenvalues, vectors)
+
+
+def preconditioner_at(preconditioner: Any, theta: np.ndarray, scale: float = 1.0) -> Any:
+    """A preconditioner of any kind for V(theta): a :class:`ProjectedCore` as its :class:`Preconditioner` there, a
+    Preconditioner, made for variances of scale^2 as unit, in theta's, anything else as it is."""
+    if isinstance(preconditioner, ProjectedCore):
+        return precondition(preconditioner, theta)
+    if isinstance(preconditioner, Preconditioner):
+        d, eigenvalues = preconditioner.d / scale**2, preconditioner.eigenvalues / scale**2
+        return preconditioner._replace(d=d, eigenvalues=eigenvalues)
+    return preconditioner

@@ -1,11 +1,13 @@
 """The one place where random numbers enter."""
 
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 
 from gpu_reml.ops.arguments import as_count, as_numbers
 
+NUM_PROBES = 256  # drawn where no number is given
 CHANCE = 6  # standard errors by which the mean square of probes may differ from 1
 FEW_SAMPLES = 64  # up to which probes of +-1 may be alike by chance
 ROUNDING = 1e-10
@@ -25,7 +27,7 @@ def default_rank(num_samples: int) -> int:
     return int(min(3 * np.sqrt(num_samples), num_samples / 4))
 
 
-def draw_probes(num_samples: int, num_probes: int = 256, rank: int = 0, seed: int = 0) -> Probes:
+def draw_probes(num_samples: int, num_probes: int = NUM_PROBES, rank: int = 0, seed: int = 0) -> Probes:
     """Rademacher probes (int8, +1 or -1) and a sketch of ``rank`` columns from one seed; the first s do not depend on
     ``num_probes``."""
     num_samples, num_probes = as_count(num_samples, "num_samples"), as_count(num_probes, "num_probes", 0)
@@ -53,30 +55,51 @@ def probes_are_exact(Z: np.ndarray) -> bool:
     return bool(np.allclose(gram, np.eye(n), rtol=0, atol=1e-10))
 
 
-def checked_probes(probes: Probes, n: int, least: int = 1) -> Probes:
+def as_probes(value, n: int) -> Probes:
+    """Probes as they are; (n, s) numbers as those without a sketch; a number of probes as those of seed 0."""
+    if isinstance(value, tuple) and len(value) == 2:
+        return Probes(*value)
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return draw_probes(n, as_count(value, "probes"))
+    if np.ndim(value) == 2:
+        return Probes(value, np.zeros((n, 0), np.int8))
+    raise ValueError(
+        f"probes: expected a number of them, an array (n, s) or those of draw_probes, found {type(value).__name__}"
+    )
+
+
+def checked_probes(probes, n: int, least: int = 1) -> Probes:
     """Probes of n samples with at least so many to trace with, or a ValueError that says what is wrong with them.
 
     The trace's have E[zz'] = I, which their mean square tells; none is another's copy, nor one of the sketch's, which
     is independent of them.  Cost: two reads.
     """
-    if not (isinstance(probes, tuple) and len(probes) == 2):
-        raise ValueError(f"probes: expected those of draw_probes, found {type(probes).__name__}")
+    probes = as_probes(probes, n)
     trace, sketch = (probe_block(part, f"probes.{name}") for part, name in zip(probes, Probes._fields, strict=True))
     if len(trace) != n or len(sketch) != n or trace.shape[1] < least:
         raise ValueError(f"probes: expected ({n}, s >= {least}) and ({n}, r), found {trace.shape}, {sketch.shape}")
     check_trace_probes(trace, "probes.trace")
-    if n > FEW_SAMPLES and sketch.shape[1] and not probes_are_exact(trace):
-        together = np.column_stack([trace[:FEW_SAMPLES], sketch[:FEW_SAMPLES]])
-        for a, b in copies(together):
-            if a < trace.shape[1] <= b and _alike(trace[:, a], sketch[:, b - trace.shape[1]]):
-                raise ValueError(
-                    f"probes.sketch: column {b - trace.shape[1]} is that of probes.trace {a}; draw them independently"
-                )
+    for a, b in shared_columns(trace, sketch):
+        raise ValueError(f"probes.sketch: column {b} is that of probes.trace {a}; draw them independently")
     return Probes(trace, sketch)
 
 
+def shared_columns(trace: np.ndarray, sketch: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs (a, b) where sketch column b is probe a up to sign; none where few samples make that chance, or exact
+    probes make it harmless."""
+    (n, s), r = trace.shape, sketch.shape[1]
+    if n <= FEW_SAMPLES or not r or probes_are_exact(trace):
+        return []
+    pairs = copies(np.column_stack([trace[:FEW_SAMPLES], sketch[:FEW_SAMPLES]]))
+    return [(a, b - s) for a, b in pairs if a < s <= b and _alike(trace[:, a], sketch[:, b - s])]
+
+
 def trace_probes(value, n: int, name: str = "probes") -> np.ndarray:
-    """Probes (n, s >= 1) to estimate traces with, or a ValueError; see :func:`checked_probes`."""
+    """Probes (n, s >= 1) to estimate traces with, from :class:`Probes`, an array or a number, or a ValueError."""
+    if isinstance(value, Probes):
+        value = value.trace
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        value = draw_probes(n, as_count(value, name)).trace
     Z = probe_block(value, name)
     if len(Z) != n or not Z.shape[1]:
         raise ValueError(f"{name}: expected ({n}, s >= 1), found {Z.shape}")

@@ -35,6 +35,11 @@ def ai_step(
     where they are; or (p, q): directions along which theta moves.  No ridge: raises SingularInformationError when ai is
     not positive definite to rounding.
     Source: Gilmour, Thompson & Cullis 1995, Biometrics 51:1440; NNLS: Lawson & Hanson 1974, ch. 23.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import ai_step
+    >>> ai_step([1.0, 1.0], [-8.0, 2.0], 4 * np.eye(2), np.zeros(2)).theta.tolist()  # the first meets its bound
+    [0.0, 1.5]
     """
     theta = as_vector(theta, "theta")
     p = len(theta)

@@ -30,7 +30,7 @@ def test_functions_are_told_from_covariances_and_need_their_traces():
     assert double.names == ("component_000", "component_001")
     np.testing.assert_allclose(double.apply([1.0, 3.0], np.ones((5, 1))), 5)
     with pytest.raises(ValueError, match="give \\(function, trace\\)"):
-        as_covariance([np.sin, np.eye(5)])
+        as_covariance([np.sin, np.eye(5)]).traces.sum()
     with pytest.raises(ValueError, match="do not tell the number of samples"):
         as_covariance([(lambda B: B, 5.0)])
 

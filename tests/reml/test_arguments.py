@@ -65,7 +65,8 @@ CALLS = {
     "haseman_elston": Call(reml.haseman_elston, model(probes=PROBES), "y", "X", "covariance"),
     "score": Call(reml.score, model(theta=THETA, probes=Z), "theta y", "X probes", "covariance"),
     "average_information": Call(reml.average_information, model(theta=THETA), "theta y", "X", "covariance"),
-    "loglik": Call(reml.loglik, {"y": Y, "X": X, "apply_v": K + np.eye(N), "probes": Z}, "y", "X probes", "apply_v"),
+    "loglik": Call(reml.loglik, model(theta=THETA, probes=Z), "theta y", "X probes", "covariance"),
+    "loglik of V": Call(reml.loglik, model(theta=None, covariance=K + np.eye(N), probes=Z), "y", "X", "covariance"),
     "effects": Call(reml.effects, model(theta=THETA), "theta y", "X", "covariance"),
     "reliability": Call(
         reml.reliability, {"theta": THETA, "X": X, "covariance": [K], "probes": Z}, "theta", "X probes", "covariance"
@@ -330,30 +331,30 @@ def test_a_matrix_is_as_good_as_a_function_and_one_right_hand_side_is_a_vector()
     V, b = K + np.eye(N), Y[:, None]
     expected = np.linalg.solve(V, b)
     for apply_v in (V, V.__matmul__, sparse.csr_array(V), aslinearoperator(V)):
-        found = reml.pcg(apply_v, b, tol=1e-10, apply_minv=np.eye(N))
+        found = reml.pcg(apply_v, b, tol=1e-10, preconditioner=np.eye(N))
         assert found.X.shape == (N, 1)
         np.testing.assert_allclose(found.X, expected, rtol=1e-7)
         assert reml.slq(apply_v, reml.exact_probes(N).trace).estimate == pytest.approx(np.linalg.slogdet(V)[1])
-        likely = reml.loglik(Y, X, apply_v, Z, preconditioner=None)
-        assert likely.value == reml.loglik(Y, X, V.__matmul__, Z).value
-        np.testing.assert_array_equal(reml.pcg(apply_v, Y, tol=1e-10, apply_minv=np.eye(N)).X, found.X[:, 0])
+        likely = reml.loglik(None, Y, X, apply_v, probes=Z)
+        assert likely.value == pytest.approx(reml.loglik(None, Y, X, V.__matmul__, probes=Z).value, rel=1e-12)
+        np.testing.assert_array_equal(reml.pcg(apply_v, Y, tol=1e-10, preconditioner=np.eye(N)).X, found.X[:, 0])
     with pytest.raises(ValueError, match=r"probes: expected a block \(n, k\), probes\[:, None\]"):
         reml.slq(V, Y)
 
 
 def test_a_function_that_is_no_positive_definite_v_is_refused():
     V = K + np.eye(N)
-    for estimate in (lambda v: reml.loglik(Y, X, v, Z), lambda v: reml.slq(v, Z)):
-        with pytest.raises(ValueError, match="apply_v: V is not symmetric"):
+    for estimate in (lambda v: reml.loglik(None, Y, X, v, probes=Z), lambda v: reml.slq(v, Z)):
+        with pytest.raises(ValueError, match=r"(apply_v|covariance): V is not symmetric"):
             estimate(lambda B: np.triu(V) @ B)
-        with pytest.raises(ValueError, match=r"apply_v: returns \(69, \d\) for a block \(70, \d\)"):
+        with pytest.raises(ValueError, match=r"(apply_v|covariance): returns \(69, \d\) for a block \(70, \d\)"):
             estimate(lambda B: (V @ B)[1:])
         with pytest.raises((ValueError, reml.BreakdownError), match="not positive definite"):
             estimate(lambda B: (V - 5 * np.eye(N)) @ B)
         with pytest.raises((ValueError, reml.BreakdownError), match=r"not finite|not positive definite"):
             estimate(lambda B: V @ B * np.nan)
     with pytest.raises(reml.BreakdownError, match="the preconditioner is not positive definite"):
-        reml.pcg(V, Z, apply_minv=lambda R: -R)
+        reml.pcg(V, Z, preconditioner=lambda R: -R)
     for wrong_kind in (lambda B: None, lambda B: B[:, 0], lambda B: B + 0j):
         with pytest.raises(ValueError, match="apply_v: returns"):
             reml.pcg(wrong_kind, Z)
@@ -364,7 +365,11 @@ NUMBERS = {
     "pcg, steps": (lambda v: reml.pcg(K + np.eye(N), Z, max_iterations=v), "max_iterations", [0, -1, 1.5, np.nan, "x"]),
     "slq, steps": (lambda v: reml.slq(K + np.eye(N), Z, max_steps=v), "max_steps", [0, -1, 2.5, np.nan, "x", None]),
     "slq, tol": (lambda v: reml.slq(K + np.eye(N), Z, tol=v), "tol", [-1, np.nan, "x", None, 1j]),
-    "score, tol": (lambda v: reml.score(THETA, Y, X, [K], Z, tol=v), "tol", [0, -1, np.nan, "x"]),
+    "score, tol": (
+        lambda v: reml.score(THETA, Y, X, [K], probes=Z, solver=reml.Solver(v)),
+        "tol",
+        [0, -1, np.nan, "x"],
+    ),
     "effects, tol": (lambda v: reml.effects(THETA, Y, X, [K], tol=v), "tol", [0, -1, np.nan, "x"]),
     "effects, steps": (lambda v: reml.effects(THETA, Y, X, [K], max_iterations=v), "max_iterations", [0, -1, 0.5]),
     "reliability": (lambda v: reml.reliability(THETA, X, [K], Z, tol=v), "tol", [0, -1, np.nan, "x"]),
@@ -382,7 +387,7 @@ NUMBERS = {
     "trace": (
         lambda v: reml.as_covariance([(np.asarray, v)], N),
         "trace",
-        [0, -1.0, np.nan, np.inf, "x", None, 1j, [1]],
+        [0, -1.0, np.nan, np.inf, "x", 1j, [1]],
     ),
     "operators": (lambda v: reml.FunctionCovariance([np.asarray], [1.0], v), "num_samples", [0, -3, 2.5, "x", None]),
     "contrasts": (
@@ -508,8 +513,8 @@ def test_probes_that_are_none_are_refused(estimator):
     ]:
         with pytest.raises(ValueError, match=message):
             ESTIMATORS[estimator](Y, X, [K], reml.Probes(trace, sketch))
-    for wrong_kind in (Z, None, "exact", 32):
-        with pytest.raises(ValueError, match="probes: expected those of draw_probes"):
+    for wrong_kind in (None, "exact", 3.5, True, {}):
+        with pytest.raises(ValueError, match="probes: expected a number of them, an array"):
             ESTIMATORS[estimator](Y, X, [K], wrong_kind)
 
 

@@ -46,7 +46,7 @@ ESTIMATORS = {
     "haseman_elston": lambda c: haseman_elston(Y, X, c, PROBES),
 }
 AT_THETA = {
-    "score": lambda c: score(THETA, Y, X, c, PROBES.trace),
+    "score": lambda c: score(THETA, Y, X, c, probes=PROBES),
     "average_information": lambda c: average_information(THETA, Y, X, c),
     "effects": lambda c: effects(THETA, Y, X, c),
     "reliability": lambda c: reliability(THETA, X, c, PROBES.trace, diagonals=np.diag(K)[:, None]),

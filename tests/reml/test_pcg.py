@@ -45,7 +45,7 @@ def test_a_start_at_the_solution_costs_one_product():
 def test_the_exact_inverse_as_preconditioner_needs_one_iteration():
     rng = np.random.default_rng(3)
     V, B = spd(40, rng), rng.standard_normal((40, 2))
-    found = pcg(lambda P: V @ P, B, apply_minv=lambda R: np.linalg.solve(V, R), tol=1e-8)
+    found = pcg(lambda P: V @ P, B, preconditioner=lambda R: np.linalg.solve(V, R), tol=1e-8)
     assert (found.iterations == 1).all()
 
 

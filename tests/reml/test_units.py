@@ -129,21 +129,21 @@ def test_covariates_in_any_unit_give_the_same_fit_with_effects_in_theirs(estimat
 
 def test_functions_of_theta_scale_with_the_phenotype():
     theta = np.array([20.0, 25.0])
-    ai, gradient = average_information(theta, Y, X, K), score(theta, Y, X, K, PROBES.trace)
+    ai, gradient = average_information(theta, Y, X, K).ai, score(theta, Y, X, K, probes=PROBES)
     blup, folds = effects(theta, Y, X, K), draw_folds(N, 3)
     held = cross_validate(theta, Y, X, K, folds)
     single = covariance_of(COHORT, np.float32)
     two = np.array([10.0, 10.0, 25.0])
-    tangent = score(two, Y, X, single, PROBES.trace)
+    tangent = score(two, Y, X, single, probes=PROBES)
     for unit in (1e-60, 1e60):
         at, y = theta * unit**2, Y * unit
-        np.testing.assert_allclose(average_information(at, y, X, K) * unit**4, ai, rtol=1e-9)
-        np.testing.assert_allclose(score(at, y, X, K, PROBES.trace).score * unit**2, gradient.score, rtol=1e-9)
+        np.testing.assert_allclose(average_information(at, y, X, K).ai * unit**4, ai, rtol=1e-9)
+        np.testing.assert_allclose(score(at, y, X, K, probes=PROBES).score * unit**2, gradient.score, rtol=1e-9)
         found = effects(at, y, X, K)
         np.testing.assert_allclose(found.random / unit, blup.random, rtol=1e-9)
         np.testing.assert_allclose(found.fixed.se / unit, blup.fixed.se, rtol=1e-9)
         np.testing.assert_allclose(cross_validate(at, y, X, K, folds).random / unit, held.random, rtol=1e-8, atol=1e-9)
-        other = score(two * unit**2, y, X, single, PROBES.trace)
+        other = score(two * unit**2, y, X, single, probes=PROBES)
         np.testing.assert_allclose(other.score * unit**2, tangent.score, rtol=1e-3)
     for wrong in (1e-100, 1e80):
         for function in (effects, average_information):
@@ -156,9 +156,9 @@ def test_functions_of_theta_scale_with_the_phenotype():
 def test_a_log_likelihood_shifts_by_the_log_of_the_unit_for_probes_of_any_type():
     V = 20 * K[0] + 25 * np.eye(N)
     for probes, tol in ((PROBES.trace, 1e-9), (PROBES.trace.astype(np.float32), 1e-5)):
-        expected = loglik(Y, X, V, probes).value
+        expected = loglik(None, Y, X, V, probes=probes).value
         for unit in (1e-15, 1e15):
-            found = loglik(Y * unit, X, V * unit**2, probes)
+            found = loglik(None, Y * unit, X, V * unit**2, probes=probes)
             assert found.value + (N - X.shape[1]) * np.log(unit) == pytest.approx(expected, rel=tol)
 
 
