@@ -1,6 +1,7 @@
 """Code in the documents runs and says what they claim."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,38 @@ def test_the_example_of_an_own_operator_runs_and_finds_what_was_simulated(capsys
     fit = namespace["fit"]
     assert fit.names == ("grm", "household") and fit.converged
     assert (abs(fit.theta - 1) < 4 * fit.se).all() and fit.theta[1] > 4 * fit.se[1]
+
+
+def run(name, monkeypatch):
+    """What an example of docs/examples leaves in its names."""
+    monkeypatch.syspath_prepend(str(DOCS / "examples"))
+    return runpy.run_path(str(DOCS / "examples" / f"{name}.py"))
+
+
+def test_the_examples_are_short_and_answer_as_dense_reml_does(monkeypatch, capsys):
+    import numpy as np
+
+    from gpu_reml.validation import dense, exact_reml
+
+    data = run("data", monkeypatch)
+    y, X, K, other = (data[name] for name in ("y", "X", "K", "other"))
+    V, theta = K + np.eye(300), np.array([1.0, 2.0])
+    one, several, at, own, f = (
+        run(name, monkeypatch) for name in ("one_grm", "several_grms", "at_theta", "own_preconditioner", "own_function")
+    )
+    fits = ((one["result"], exact_reml(y, X, [K])), (several["result"], exact_reml(y, X, [K, other])))
+    for found, expected in fits:
+        assert (np.abs(found.theta - expected.theta) <= 4 * found.mc_se + 0.02 * found.se).all()
+    np.testing.assert_allclose(at["likely"].value, dense.dense_loglik(theta, y, X, [K]), rtol=1e-6)
+    np.testing.assert_allclose(at["gradient"].score, dense.dense_score(theta, y, X, [K]), rtol=1e-4, atol=1e-4)
+    expected = dense.dense_score(np.ones(2), y, X, [K])
+    assert (np.abs(own["gradient"].score - expected) <= 4 * own["gradient"].mc_se).all()
+    np.testing.assert_allclose(own["solved"].X, np.linalg.solve(V, y), rtol=1e-5, atol=1e-6)
+    assert abs(f["found"].estimate - np.trace(np.linalg.solve(V, K))) < 4 * f["found"].mc_se
+    assert run("own_operator", monkeypatch)["result"].names == ("component_000", "household")
+    for path in (DOCS / "examples").glob("*.py"):
+        code = [line for line in path.read_text().splitlines() if line and not line.startswith(('"', "from", "import"))]
+        assert len(code) < 10
 
 
 def test_functions_are_told_from_covariances_and_need_their_traces():
