@@ -44,6 +44,18 @@ def compile_kernel(kernel, signature: tuple, cc: tuple = (9, 0, "a")) -> Resourc
     cc: (major, minor) or (major, minor, "a") for the features of one architecture, as numba-cuda takes on a Hopper
     device.  The PTX is that of the link-time optimisation, so device functions are inlined in it.
     """
+    code, limit = _lto_code(kernel, signature, cc), kernel.targetoptions.get("max_registers")
+    options = LinkerOptions(arch=_arch(cc), link_time_optimization=True, max_register_count=limit, ptxas_options=["-v"])
+    cubin, report = _link(code, kernel.__name__, options, "cubin")
+    return _resources(report, cubin, _ptx(code, kernel.__name__, cc))
+
+
+def compile_ptx(kernel, signature: tuple, cc: tuple = (9, 0, "a")) -> str:
+    """The PTX of the link-time optimisation, which is what :func:`compile_kernel` makes machine code of."""
+    return _ptx(_lto_code(kernel, signature, cc), kernel.__name__, cc)
+
+
+def _lto_code(kernel, signature: tuple, cc: tuple) -> bytes:
     options = kernel.targetoptions
     # a kernel that calls device functions asks the driver which device there is
     device = SimpleNamespace(compute_capability=cc[:2])
@@ -58,16 +70,15 @@ def compile_kernel(kernel, signature: tuple, cc: tuple = (9, 0, "a")) -> Resourc
             launch_bounds=options.get("launch_bounds"),
             output="ltoir",
         )
-    arch = "sm_" + "".join(map(str, cc))
-    limit = options.get("max_registers")
-    ptx, _ = _link(code, kernel.__name__, LinkerOptions(arch=arch, link_time_optimization=True, ptx=True), "ptx")
-    cubin, report = _link(
-        code,
-        kernel.__name__,
-        LinkerOptions(arch=arch, link_time_optimization=True, max_register_count=limit, ptxas_options=["-v"]),
-        "cubin",
-    )
-    return _resources(report, cubin, ptx.decode())
+    return code
+
+
+def _arch(cc: tuple) -> str:
+    return "sm_" + "".join(map(str, cc))
+
+
+def _ptx(code: bytes, name: str, cc: tuple) -> str:
+    return _link(code, name, LinkerOptions(arch=_arch(cc), link_time_optimization=True, ptx=True), "ptx")[0].decode()
 
 
 def _link(code: bytes, name: str, options: LinkerOptions, kind: str) -> tuple[bytes, str]:

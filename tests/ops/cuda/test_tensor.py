@@ -3,12 +3,15 @@
 The emulator runs the kernels' own source through the launchers, so grids, divided sums and operands are tested too.
 """
 
+import re
+import sys
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gpu_reml.ops.cuda.driver import missing_toolkit_libraries
+from gpu_reml.ops.cuda.driver import missing_toolkit_libraries, simulating
 from gpu_reml.validation import warp_emulator
 from gpu_reml.validation.warp_emulator import Emulator, poisoned, round_toward_zero
 
@@ -464,3 +467,92 @@ class TestOnDevice:
             again = device_products(device, cohort, B, U, np.ones(1200))
             np.testing.assert_array_equal(first[0], again[0])
             np.testing.assert_array_equal(first[1], again[1])
+
+
+# On interpreted PTX: the code that a device would run, and the same with a fault in it
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    """interpreted(monkeypatch, an Emulator's options) -> a device for which every kernel here is compiled once."""
+    if simulating():
+        pytest.skip("the simulator compiles nothing")
+    sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
+    from ptx.shim import Emulator as Interpreter
+
+    kernels = {}
+
+    def make(monkeypatch, **options):
+        found = Interpreter(kernels=kernels, **options)
+        found.install(monkeypatch)
+        return found
+
+    yield make
+    sys.path.pop(0)
+
+
+def interpreted_errors(device):
+    """Largest errors of Z' B and Z W, by column and by entry, with sums long enough to use every buffer."""
+    rng = np.random.default_rng(9)
+    cohort = Cohort(700, 200, seed=9)
+    B, U, w = normal(rng, 700, 9), normal(rng, 200, 9), rng.uniform(0, 2, 200)
+    zt, z = device_products(device, cohort, B, U, w)
+    return np.maximum(zt_errors(zt, cohort, B), z_errors(z, cohort, U, w))
+
+
+@pytest.mark.parametrize("options", [{}, {"schedule": "reverse"}, {"truncating": True}])
+def test_the_code_that_a_device_runs_is_right_and_has_no_races(interpreted, device, monkeypatch, options):
+    found = interpreted(monkeypatch, **options)
+    assert_small_on_device(interpreted_errors(device))
+    assert not found.machine.issues, found.machine.issues
+    assert found.launched["zt_kernel"] == found.launched["z_kernel"] == 1
+
+
+FRAGMENTS = r"(mma\S+\s+\{[^}]*\},\s*\{)(%r\d+), ?(%r\d+), ?(%r\d+), ?(%r\d+)\}"
+COPY = r"(cp\.async\.c\w\S+) \[(%r\d+)\], ?\[(%rd\d+)\]"
+CUT = r"and.b64 \2, \2, 4294967295;\n\1\2"
+FAULTS = {  # kernel, what is replaced in its PTX and by what, and how that shows
+    "a barrier is lost in Z'B": ("zt_kernel", r"bar\.sync\s+0;", ";", "race|in flight"),
+    "a barrier is lost in Z W": ("z_kernel", r"bar\.sync\s+0;", ";", "race|in flight"),
+    "copies are not waited for in Z'B": ("zt_kernel", r"cp\.async\.wait_all;", ";", "in flight"),
+    "copies are not waited for in Z W": ("z_kernel", r"cp\.async\.wait_all;", ";", "in flight"),
+    "registers of A are swapped in Z'B": ("zt_kernel", FRAGMENTS, r"\1\2, \4, \3, \5}", "wrong"),
+    "registers of A are swapped in Z W": ("z_kernel", FRAGMENTS, r"\1\2, \4, \3, \5}", "wrong"),
+    "a copy arrives 16 bytes further": ("zt_kernel", COPY, r"\1 [\2+16], [\3]", "race|out of|wrong"),
+    "a copy is read 4 bytes further": ("zt_kernel", COPY, r"\1 [\2], [\3+4]", "not aligned"),
+    "a result is stored 4 bytes further": (
+        "zt_kernel",
+        r"(st\.global\S+\s+\[%rd\d+)\]",
+        r"\1+4]",
+        "race|outside|wrong",
+    ),
+    "a result is stored a byte further": ("z_kernel", r"(st\.global\S+\s+\[%rd\d+)\]", r"\1+1]", "not aligned"),
+    "an address is cut to 32 bits": ("zt_kernel", r"(ld\.global\S+\s+%\w+, \[)(%rd\d+)", CUT, "outside"),
+}
+
+
+def with_fault(kernel, pattern, replacement):
+    """A change of PTX: every place in ``kernel`` that has the pattern."""
+
+    def change(name, text):
+        if name != kernel:
+            return text
+        assert re.search(pattern, text), f"{name} has no {pattern}"
+        return re.sub(pattern, replacement, text)
+
+    return change
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_code_is_noticed(interpreted, device, monkeypatch, fault):
+    from ptx.program import PtxError
+
+    kernel, pattern, replacement, shows = FAULTS[fault]
+    found = interpreted(monkeypatch, change=with_fault(kernel, pattern, replacement))
+    try:
+        right = (interpreted_errors(device) <= [DEVICE_NORM_TOLERANCE, DEVICE_ENTRY_TOLERANCE]).all()
+        noticed = [] if right else ["wrong"]
+    except (PtxError, AssertionError) as error:  # an address, or a guard row of a result
+        noticed = [str(error)]
+    noticed += [what for what, *_ in found.machine.issues]
+    assert re.search(shows, "; ".join(noticed)), noticed
