@@ -51,26 +51,43 @@ def device():
     return Device()
 
 
+# Too long for an interpreter; a device has them.
+LARGE = ("two_gigabytes", "bit_for_bit_every_time", "20011", "12000", "5000-4000", "3001-777")
+PARTS = {"tensor": ["test_tensor.py"], "portable": ["../device", "."]}
+
+
 @pytest.fixture(scope="session")
-def simulator_run(tmp_path_factory):
-    """(process, file with what it prints) of the gpu tests in numba's simulator, which run beside the tests here."""
+def interpreted_runs(tmp_path_factory):
+    """part -> (process, file with what it prints) of its gpu tests on interpreted PTX; starts it the first time."""
     folder = Path(__file__).parent
-    options = ["-q", "--require-gpu", "-p", "no:xdist", "-m", "gpu and not device"]
-    command = [sys.executable, "-m", "pytest", *options, str(folder), str(folder.parent / "device")]
-    printed = tmp_path_factory.mktemp("simulator") / "printed.txt"
-    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "OPENBLAS_NUM_THREADS": "1"}
-    with open(printed, "wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=folder)
-    yield process, printed
-    process.kill()
+    small = " and ".join(f"not {name}" for name in LARGE)
+    runs = {}
+
+    def run(part):
+        if part not in runs:
+            left = [] if part == "tensor" else [f"--ignore={folder / 'test_tensor.py'}"]
+            options = ["-q", "--require-gpu", "-p", "no:xdist", "-p", "ptx.plugin", "-m", "gpu", "-k", small, *left]
+            command = [sys.executable, "-m", "pytest", *options, *(str(folder / path) for path in PARTS[part])]
+            support = str(folder.parents[1] / "support")
+            environment = {**os.environ, "PYTHONPATH": support, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            printed = tmp_path_factory.mktemp("interpreted") / f"{part}.txt"
+            with open(printed, "wb") as output:
+                process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=folder)
+            runs[part] = process, printed
+        return runs[part]
+
+    yield run
+    for process, _ in runs.values():
+        process.kill()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def simulator_started_early(request):
-    """The simulator starts with the first test here, if the one that waits for it is to run in this process too.
+def interpreter_started_early(request):
+    """The interpreter starts with the first test here, if those that wait for it are to run in this process too.
 
-    Where workers share the tests, that one starts it: the others are busy anyway.
+    Where workers share the tests, each of those starts its own: the others are busy anyway.
     """
-    wanted = any(item.name == "test_the_gpu_tests_pass_in_the_simulator" for item in request.session.items)
+    wanted = any(item.name.startswith("test_the_gpu_tests_pass_on_interpreted") for item in request.session.items)
     if wanted and os.environ.get("NUMBA_ENABLE_CUDASIM") != "1" and "PYTEST_XDIST_WORKER" not in os.environ:
-        request.getfixturevalue("simulator_run")
+        for part in PARTS:
+            request.getfixturevalue("interpreted_runs")(part)

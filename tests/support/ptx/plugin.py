@@ -1,9 +1,8 @@
 """The gpu tests on interpreted PTX: ``pytest -p ptx.plugin -m gpu --require-gpu`` with tests/support on the path.
 
-PTX_SCHEDULE: "lockstep" or "reverse"; PTX_TRUNCATING=1: accumulators of tensor cores are rounded toward zero.
+Every test runs in each of MODES, on a device of its own, and may leave no race and no read of what nobody wrote.
 """
 
-import os
 from collections import Counter
 
 import pytest
@@ -13,22 +12,24 @@ from gpu_reml.ops.cuda import driver
 
 from .shim import Emulator
 
-SCHEDULE = os.environ.get("PTX_SCHEDULE", "lockstep")
-TRUNCATING = os.environ.get("PTX_TRUNCATING") == "1"
-KERNELS: dict = {}
+MODES = {"lockstep, nearest": ("lockstep", False), "reverse, truncating": ("reverse", True)}
+KERNELS: dict = {}  # compiled once
 LAUNCHED: Counter = Counter()
 driver.cuda_available = lambda allow_simulator=False: True  # before a conftest.py imports it
 
 
-@pytest.fixture(autouse=True)
-def ptx_device(monkeypatch):
-    """Every test has a device of its own; kernels are compiled once."""
-    emulator = Emulator(SCHEDULE, TRUNCATING, KERNELS)
+@pytest.fixture(autouse=True, params=MODES)
+def ptx_device(request, monkeypatch):
+    if request.node.get_closest_marker("gpu") is None:
+        yield
+        return
+    emulator = Emulator(*MODES[request.param], kernels=KERNELS)
     emulator.install(monkeypatch, device_module)
-    yield emulator
-    LAUNCHED.update(emulator.launched)
+    yield
+    LAUNCHED[request.param] += sum(emulator.launched.values())
     assert not emulator.machine.issues, dict(emulator.machine.issues)
 
 
 def pytest_terminal_summary(terminalreporter):
-    terminalreporter.write_line(f"{sum(LAUNCHED.values())} launches of {len(KERNELS)} kernels: {dict(LAUNCHED)}")
+    for mode, count in LAUNCHED.items():
+        terminalreporter.write_line(f"{mode}: {count} launches of {len(KERNELS)} kernels")

@@ -1,0 +1,21 @@
+"""The gpu tests on the PTX that numba-cuda emits, run by the interpreter of tests/support/ptx."""
+
+import re
+
+import pytest
+
+from gpu_reml.ops.cuda.driver import missing_toolkit_libraries, simulating
+
+
+@pytest.mark.skipif(bool(missing_toolkit_libraries()), reason="numba.cuda cannot be imported without cudart")
+@pytest.mark.skipif(simulating(), reason="the simulator compiles nothing")
+@pytest.mark.parametrize("part", ["tensor", "portable"])
+def test_the_gpu_tests_pass_on_interpreted_ptx(interpreted_runs, part):
+    """Same tests as on a device; --require-gpu makes a skipped one a failure, and so is any race or stray access."""
+    process, printed = interpreted_runs(part)
+    code, text = process.wait(), printed.read_text()
+    assert code == 0, text
+    assert re.search(r"\d+ passed", text) and "skipped" not in text, text
+    for mode in ("lockstep, nearest", "reverse, truncating"):
+        launches, kernels = map(int, re.search(rf"{mode}: (\d+) launches of (\d+) kernels", text).groups())
+        assert launches > 100 and kernels >= 20, text
