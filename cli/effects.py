@@ -155,7 +155,7 @@ def after_fit(name: str, result: FitResult, inputs: Inputs, options: Namespace, 
     if options.compute_effects or options.save_model or new:
         y, X, covariance = inputs.Y[:, inputs.phenotypes.index(name)], inputs.design.X, inputs.covariance
         core = preconditioner_of(result, inputs, options)
-        found = effects(result.theta, y, X, covariance, core=core)
+        found = effects(result.theta, y, X, covariance, preconditioner=core)
         lines.append(f"effects: P y solved to {found.solve_residual:.2g} in {found.iterations} PCG steps")
         of_variants = effects_of_variants(found, inputs, options)
         if options.compute_effects:
@@ -207,7 +207,7 @@ def reliability_of(result: FitResult, inputs: Inputs, options: Namespace, core) 
     """Reliability of total genetic values by the probes asked for."""
     probes = draw_probes(inputs.covariance.num_samples, options.reliability, 0, options.seed + 1).trace
     return reliability(
-        result.theta, inputs.design.X, inputs.covariance, probes, core=core, at_once=inputs.planned.columns
+        result.theta, inputs.design.X, inputs.covariance, probes, preconditioner=core, at_once=inputs.planned.columns
     )
 
 

@@ -18,7 +18,7 @@ from .covariance import MixedCovariance, as_covariance, diagonals_of
 from .likelihood import apply_v_at, fixed_inverse, solve
 from .linalg import Block, column_batches, columns, gram, orthonormal_basis, project
 from .monte_carlo import LEAST_PROBES, widening
-from .precondition import Preconditioner, ProjectedCore, precondition
+from .precondition import Preconditioner, preconditioner_at
 from .probes import probes_are_exact, trace_probes
 from .residuals import Layout, ResidualCovariance, layout_of
 from .result import ConvergenceError, FixedEffects, fixed_effects_of
@@ -94,7 +94,7 @@ class _Scaled(NamedTuple):
     Q: np.ndarray
     Q_there: Block
     apply_v: Callable[[Block], Block]
-    preconditioner: Preconditioner | None
+    preconditioner: Any
 
 
 def effects(
@@ -103,15 +103,16 @@ def effects(
     X: np.ndarray,
     covariance,
     *,
-    core: ProjectedCore | None = None,
+    preconditioner=None,
     tol: float = 1e-6,
     max_iterations: int = MAX_ITERATIONS,
 ) -> Effects:
     """Fixed effects and genetic values at theta (G + J,), residuals last; y (n,) and X (n, c) as given to the fit.
 
-    Generalised least squares from X b = y - V P y and var(X b) = V - V P V.  ``core`` preconditions the solve (of the
-    covariance as given).  tol: relative residual of the solve for P y; with float32 products 1e-6 is about what can be
-    had.  Residuals other than one identity (:func:`~gpu_reml.reml.residuals.with_residuals`) are whitened as by a fit.
+    Generalised least squares from X b = y - V P y and var(X b) = V - V P V.  ``preconditioner`` as that of
+    :func:`~gpu_reml.reml.likelihood.loglik`, of the covariance as given.
+    tol: relative residual of the solve for P y; with float32 products 1e-6 is about what can be had.  Residuals other
+    than one identity (:func:`~gpu_reml.reml.residuals.with_residuals`) are whitened as by a fit.
     Cost: 1 + c column-passes a PCG step (those of X stop at 1e-3, as they enter by their squares), and one pass of one
     column, times the components' overlap, for the genetic values.
     Raises ValueError when theta has not G + J values or there is no variance to divide, ConvergenceError when
@@ -135,7 +136,7 @@ def effects(
         Q_there,
         apply_v,
         columns(covariance.block(trait.scaled), VQ),
-        None if core is None else precondition(core, scaled),
+        preconditioner_at(preconditioner, scaled, scale),
         tol=np.append(tol, np.full(Q.shape[1], INFORMATION_TOL)),
         max_iterations=max_iterations,
     )
@@ -254,7 +255,7 @@ def reliability(
     probes: np.ndarray,
     *,
     diagonals: np.ndarray | None = None,
-    core: ProjectedCore | None = None,
+    preconditioner=None,
     tol: float = 1e-4,
     at_once: int | None = None,
 ) -> Reliability:
@@ -265,12 +266,12 @@ def reliability(
         PEV_i = (T - T P T)_ii = R_ii + H_ii - 2 R_ii (V^-1 H)_ii - R_ii^2 P_ii,   H = X (X'V^-1X)^-1 X'
 
     in which all but P_ii is exact.  P_ii is the mean of z_i (P z)_i (Bekas, Kokiopoulou & Saad 2007, Appl. Numer. Math.
-    57:1214) after a control z_i (M^-1 z)_i of known mean, where ``core`` brings a preconditioner M.  No bias; exact for
+    57:1214) after a control z_i (M^-1 z)_i of known mean, where a core brings a preconditioner M.  No bias; exact for
     exact probes.  Other residuals than one identity are whitened as by the fit, and PEV_i unwhitened.  diagonals
     (n, G): of every K_g as given, by default the covariance's.
     Cost: s columns a PCG step, ``at_once`` together, and c columns for the fixed effects.
     """
-    model = _scaled_model(theta, X, covariance, core)
+    model = _scaled_model(theta, X, covariance, preconditioner)
     probes, tol = trace_probes(probes, model.covariance.num_samples), float(as_tolerance(tol, "tol"))
     mean, mc_se = _inverse_diagonal(model, probes, tol, at_once)
     VQ = model.apply_v(model.Q_there)
@@ -292,7 +293,7 @@ def component_reliability(
     probes: np.ndarray,
     *,
     diagonals: np.ndarray | None = None,
-    core: ProjectedCore | None = None,
+    preconditioner=None,
     tol: float = 1e-4,
     at_once: int | None = None,
 ) -> Reliability:
@@ -302,7 +303,7 @@ def component_reliability(
     which is far more precise for the total, the only component of a model with one.
     Cost: G s columns a PCG step and two passes of G s columns, ``at_once`` probes together.
     """
-    model = _scaled_model(theta, X, covariance, core)
+    model = _scaled_model(theta, X, covariance, preconditioner)
     probes, tol = trace_probes(probes, model.covariance.num_samples), float(as_tolerance(tol, "tol"))
     covariance, G = model.covariance, model.layout.num_genetic
     n, s = probes.shape
@@ -321,7 +322,7 @@ def component_reliability(
     return Reliability(prior - factor * mean, factor * mc_se, prior)
 
 
-def _scaled_model(theta: np.ndarray, X: np.ndarray, covariance, core: ProjectedCore | None) -> _Scaled:
+def _scaled_model(theta: np.ndarray, X: np.ndarray, covariance, preconditioner) -> _Scaled:
     """The model at theta (G + J,) as reported."""
     X = as_numbers(X, "X")
     covariance = as_covariance(covariance, len(X) if X.ndim else None)
@@ -332,7 +333,7 @@ def _scaled_model(theta: np.ndarray, X: np.ndarray, covariance, core: ProjectedC
         raise ValueError(f"theta: expected a positive total variance, found {theta}")
     scaled = parameters / scale**2
     Q = orthonormal_basis(layout.whitened(X))
-    preconditioner = None if core is None else precondition(core, scaled)
+    preconditioner = preconditioner_at(preconditioner, scaled, scale)
     apply_v, Q_there = apply_v_at(covariance, scaled), covariance.block(Q)
     return _Scaled(covariance, layout, parameters, scaled, scale, Q, Q_there, apply_v, preconditioner)
 
@@ -377,7 +378,8 @@ def _inverse_diagonal(
     """(n,) estimates of P_ii and their Monte-Carlo errors."""
     n, s = probes.shape
     known, preconditioner = np.zeros(n), model.preconditioner
-    if preconditioner is not None:
+    ours = isinstance(preconditioner, Preconditioner)  # whose inverse is known
+    if ours:
         U = np.asarray(preconditioner.core.U, np.float64) @ preconditioner.vectors
         known = (1 - (model.Q**2).sum(axis=1)) / preconditioner.d
         known += U**2 @ (1 / preconditioner.eigenvalues - 1 / preconditioner.d)
@@ -386,7 +388,7 @@ def _inverse_diagonal(
         Z = np.asarray(probes[:, batch], np.float64)
         B = project(model.Q_there, model.covariance.block(Z))
         PZ = solve(model.Q_there, model.apply_v, B, preconditioner, tol=tol, check=False).X
-        if preconditioner is not None:
+        if ours:
             PZ = PZ - preconditioner.apply_minv(B)
         values = Z * np.asarray(PZ, np.float64)
         total += values.sum(axis=1)

@@ -64,7 +64,7 @@ def dense_pev(cohort, at, which=None):
 def test_genetic_values_and_fixed_effects_are_the_dense_ones(case, preconditioned):
     cohort, covariance, at = case
     core = core_of(cohort, covariance) if preconditioned else None
-    found = effects(cohort.theta, cohort.y, cohort.X, covariance, core=core, tol=TIGHT)
+    found = effects(cohort.theta, cohort.y, cohort.X, covariance, preconditioner=core, tol=TIGHT)
     images = dense.images(at.Py, cohort.Ks)[:, :-1] * cohort.theta[:-1]
     np.testing.assert_allclose(found.Py, at.Py, rtol=1e-8, atol=1e-10 * np.abs(at.Py).max())
     np.testing.assert_allclose(found.random, images, rtol=0, atol=1e-8 * np.abs(images).max())
@@ -173,7 +173,7 @@ def test_a_device_gives_the_effects_of_the_cpu(case):
     products = make_device_products(cohort.genotypes, [HostDevice()])
     there = make_covariance(products, cohort.W)
     core = core_of(cohort, there, 10)
-    found = effects(cohort.theta, cohort.y, cohort.X, there, core=core)
+    found = effects(cohort.theta, cohort.y, cohort.X, there, preconditioner=core)
     expected = effects(cohort.theta, cohort.y, cohort.X, covariance, tol=TIGHT)
     np.testing.assert_allclose(found.random, expected.random, rtol=0, atol=1e-5 * np.abs(expected.random).max())
     np.testing.assert_allclose(
@@ -184,8 +184,10 @@ def test_a_device_gives_the_effects_of_the_cpu(case):
         variant_effects(there, found.theta, found.Py).toarray(), here, rtol=0, atol=1e-5 * np.abs(here).max()
     )
     probes = draw_probes(cohort.n, 40, seed=2).trace
-    close = reliability(cohort.theta, cohort.X, there, probes, core=core, tol=1e-6)
-    exact = reliability(cohort.theta, cohort.X, covariance, probes, core=core_of(cohort, covariance, 10), tol=1e-10)
+    close = reliability(cohort.theta, cohort.X, there, probes, preconditioner=core, tol=1e-6)
+    exact = reliability(
+        cohort.theta, cohort.X, covariance, probes, preconditioner=core_of(cohort, covariance, 10), tol=1e-10
+    )
     np.testing.assert_allclose(close.pev, exact.pev, rtol=1e-4)
     fold = draw_folds(cohort.n, 4, 1)
     held_there = cross_validate(cohort.theta, cohort.y, cohort.X, there, fold)
@@ -198,13 +200,13 @@ def test_exact_probes_give_the_dense_prediction_error_variances(case, preconditi
     cohort, covariance, at = case
     core = core_of(cohort, covariance) if preconditioned else None
     probes = exact_probes(cohort.n).trace
-    found = reliability(cohort.theta, cohort.X, covariance, probes, core=core, tol=TIGHT)
+    found = reliability(cohort.theta, cohort.X, covariance, probes, preconditioner=core, tol=TIGHT)
     pev, prior = dense_pev(cohort, at)
     np.testing.assert_allclose(found.pev, pev, rtol=1e-5)
     np.testing.assert_allclose(found.prior, prior, rtol=1e-10)
     np.testing.assert_allclose(found.reliability, 1 - pev / prior, rtol=0, atol=1e-5)
     assert not found.mc_se.any()
-    each = component_reliability(cohort.theta, cohort.X, covariance, probes, core=core, tol=TIGHT, at_once=33)
+    each = component_reliability(cohort.theta, cohort.X, covariance, probes, preconditioner=core, tol=TIGHT, at_once=33)
     for g in range(len(cohort.Ks)):
         pev, prior = dense_pev(cohort, at, g)
         np.testing.assert_allclose(each.pev[:, g], pev, rtol=1e-7)
@@ -217,11 +219,11 @@ def test_monte_carlo_errors_of_reliability_are_as_stated(case, preconditioned):
     cohort, covariance, at = case
     core = core_of(cohort, covariance) if preconditioned else None
     probes = draw_probes(cohort.n, 120, seed=8).trace
-    total = reliability(cohort.theta, cohort.X, covariance, probes, core=core, tol=1e-9, at_once=50)
+    total = reliability(cohort.theta, cohort.X, covariance, probes, preconditioner=core, tol=1e-9, at_once=50)
     z = (total.pev - dense_pev(cohort, at)[0]) / total.mc_se
     assert 0.75 < np.sqrt(np.mean(z**2)) < 1.25
     np.testing.assert_allclose(total.reliability_mc_se, total.mc_se / total.prior)
-    each = component_reliability(cohort.theta, cohort.X, covariance, probes, core=core, tol=1e-9)
+    each = component_reliability(cohort.theta, cohort.X, covariance, probes, preconditioner=core, tol=1e-9)
     for g in range(len(cohort.Ks)):
         z = (each.pev[:, g] - dense_pev(cohort, at, g)[0]) / each.mc_se[:, g]
         assert 0.75 < np.sqrt(np.mean(z**2)) < 1.25
@@ -231,7 +233,7 @@ def test_the_preconditioner_and_the_total_make_reliability_more_precise(case):
     cohort, covariance, _ = case
     probes = draw_probes(cohort.n, 60, seed=8).trace
     plain = reliability(cohort.theta, cohort.X, covariance, probes)
-    with_core = reliability(cohort.theta, cohort.X, covariance, probes, core=core_of(cohort, covariance, 30))
+    with_core = reliability(cohort.theta, cohort.X, covariance, probes, preconditioner=core_of(cohort, covariance, 30))
     assert np.mean(with_core.mc_se**2) < 0.7 * np.mean(plain.mc_se**2)
     if len(cohort.Ks) == 1:
         direct = component_reliability(cohort.theta, cohort.X, covariance, probes)
@@ -342,16 +344,18 @@ def test_reliability_with_other_residuals_is_the_dense_one(case, kind, precondit
     inverse = np.linalg.inv(T + np.diag(D @ etas))
     P = inverse - inverse @ cohort.X @ np.linalg.inv(cohort.X.T @ inverse @ cohort.X) @ cohort.X.T @ inverse
     core = whitened_core(cohort, covariance, theta) if preconditioned else None
-    found = reliability(theta, cohort.X, covariance, exact_probes(cohort.n).trace, core=core, tol=TIGHT)
+    found = reliability(theta, cohort.X, covariance, exact_probes(cohort.n).trace, preconditioner=core, tol=TIGHT)
     np.testing.assert_allclose(found.pev, np.diag(T - T @ P @ T), rtol=1e-5)
     np.testing.assert_allclose(found.prior, np.diag(T), rtol=1e-10)
-    each = component_reliability(theta, cohort.X, covariance, exact_probes(cohort.n).trace, core=core, tol=TIGHT)
+    each = component_reliability(
+        theta, cohort.X, covariance, exact_probes(cohort.n).trace, preconditioner=core, tol=TIGHT
+    )
     for g, own in enumerate(Ts):
         np.testing.assert_allclose(each.pev[:, g], np.diag(own - own @ P @ own), rtol=1e-6)
         np.testing.assert_allclose(each.prior[:, g], np.diag(own), rtol=1e-10)
     given = np.column_stack([np.diag(K) for K in cohort.Ks])
     probes = draw_probes(cohort.n, 60, seed=8).trace
-    again = reliability(theta, cohort.X, covariance, probes, diagonals=given, core=core, tol=1e-7)
+    again = reliability(theta, cohort.X, covariance, probes, diagonals=given, preconditioner=core, tol=1e-7)
     z = (again.pev - found.pev) / again.mc_se
     assert 0.75 < np.sqrt(np.mean(z**2)) < 1.25
     np.testing.assert_allclose(again.prior, found.prior, rtol=1e-10)
@@ -517,3 +521,16 @@ def test_variants_that_do_not_vary_carry_no_effect():
     found = effects(np.array([1.0, 2.0]), cohort.y, cohort.X, covariance, tol=TIGHT)
     stored = variant_effects(covariance, found.theta, found.Py)
     assert set(stored.nonzero()[0]) == {j for j in range(90) if j % 7}
+
+
+def test_a_preconditioner_of_the_callers_own_serves_effects_and_reliability(cohorts):
+    cohort = cohorts[2]
+    arguments = (cohort.theta, cohort.X, cohort.Ks)
+    V = sum(t * K for t, K in zip(cohort.theta, [*cohort.Ks, np.eye(cohort.n)], strict=True))
+    inverse, probes = np.linalg.inv(V), exact_probes(cohort.n).trace
+    found = effects(cohort.theta, cohort.y, *arguments[1:], preconditioner=lambda B: inverse @ B)
+    plain = effects(cohort.theta, cohort.y, *arguments[1:])
+    assert found.iterations < plain.iterations / 3
+    np.testing.assert_allclose(found.random, plain.random, rtol=1e-3, atol=1e-5)
+    found, plain = (reliability(*arguments, probes, preconditioner=own, tol=1e-9) for own in (inverse, None))
+    np.testing.assert_allclose(found.pev, plain.pev, rtol=1e-6)
