@@ -17,6 +17,7 @@ from gpu_reml.reml import (
     HEResult,
     Hooks,
     ProbeSettings,
+    SingularModelError,
     SolverSettings,
     draw_probes,
     exact_fits,
@@ -126,7 +127,10 @@ def by_moments(method: str, y: np.ndarray, inputs: Inputs, options: Namespace, p
     """The estimate of a method without likelihood for one trait."""
     X, covariance = inputs.design.X, inputs.covariance
     if method == "he":
-        return haseman_elston(y, X, covariance, probes)
+        try:
+            return haseman_elston(y, X, covariance, probes)
+        except SingularModelError as error:
+            raise io.InputError(str(error)) from None
     try:
         return pcgc(y, X, covariance, options.prevalence, probes)
     except ValueError as error:

@@ -41,7 +41,7 @@ from .precondition import complement_traces, make_projected_core, precondition
 from .probes import Probes, default_rank, draw_probes, exact_probes
 from .refine import Refined, RefineSettings, refine
 from .residuals import ResidualCovariance, layout_of, with_residuals
-from .result import ConvergenceError, FitResult, Record, Status
+from .result import ConvergenceError, FitResult, Record, SingularModelError, Status
 from .scaled import DiagonalCovariance, ScaledCovariance
 from .settings import FitSettings, ProbeSettings, SolverSettings
 from .snapshot import pack, unpack
@@ -88,6 +88,7 @@ __all__ = [
     "Scan",
     "Score",
     "SingularInformationError",
+    "SingularModelError",
     "SlqResult",
     "Solver",
     "SolverSettings",

@@ -13,7 +13,7 @@ from .likelihood_ratio import tested_sets
 from .probes import NUM_PROBES, Probes, checked_probes
 from .reduced_end import reduced_fits
 from .residuals import layout_of
-from .result import ConvergenceError, FitResult, Record, singular_information
+from .result import ConvergenceError, FitResult, Record, SingularModelError, singular_information
 from .settings import FitSettings
 from .step import SingularInformationError
 from .traits import make_traits
@@ -46,8 +46,8 @@ def fit(
     start: theta (G + J,) in y's units squared; default randomised Haseman-Elston; the Krylov engine needs none.
     theta_g >= 0 and theta_e >= residual_floor var(y).
     Raises ValueError on invalid input, ConvergenceError (with the result so far) when it does not converge and
-    ``strict``; with ``strict=False`` the result's status says so.  Components that cannot be told apart, or of which
-    the fixed effects leave nothing, are a ConvergenceError without a result.
+    ``strict``; with ``strict=False`` the result's status says so.  Components that cannot be told apart are a
+    SingularModelError, those of which the fixed effects leave nothing a ConvergenceError without a result.
 
     >>> import numpy as np
     >>> from gpu_reml.reml import fit
@@ -105,7 +105,7 @@ def fit_traits(
     except SingularInformationError as error:
         layout = layout_of(counting)
         name = [*layout.names, *layout.residual_names][error.index]
-        raise ConvergenceError(singular_information(name, constrained=settings.constrain)) from None
+        raise SingularModelError(singular_information(name, constrained=settings.constrain)) from None
     results = [in_given_units(result, factors) for result in results]
     for result in results:
         if strict and not result.converged:

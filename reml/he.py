@@ -31,6 +31,7 @@ from .monte_carlo import covariance_of_mean
 from .precondition import complement_traces
 from .probes import Probes, checked_probes, probes_are_exact
 from .residuals import layout_of
+from .result import SingularModelError
 from .step import SingularInformationError, ai_step
 from .tables import Components, Sum, component_records
 from .units import check_variances, in_given_units, in_moderate_units, reported_factors
@@ -91,8 +92,8 @@ def haseman_elston(
     num_probes: how many of ``probes.trace`` are used, by default 64 (or all of them, if they are fewer or exact).
     Cost: num_probes (2 + overlap / 2) column-passes.  Memory: features of twice the probes, (m, 2 num_probes), and
     K_g z of a batch of probes, at most 256 MiB or one probe's.
-    Raises ValueError on invalid input and where components cannot be told apart, ConvergenceError where the fixed
-    effects leave nothing of one.
+    Raises ValueError on invalid input, SingularModelError where components cannot be told apart, ConvergenceError
+    where the fixed effects leave nothing of one.
     """
     y = one_phenotype(y)
     counting = CountingCovariance(in_moderate_units(as_covariance(covariance, len(y))))
@@ -116,7 +117,7 @@ def haseman_elston(
         valid = ai_step(lower, q - T @ lower, T, lower).theta
     except SingularInformationError as error:
         name = [*counting.names, "residual"][error.index]
-        raise ValueError(
+        raise SingularModelError(
             f"component {name} cannot be told apart from the others with {s} probes; remove or merge it, or use more"
         ) from None
     theta = np.linalg.solve(T, q)

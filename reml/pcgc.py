@@ -26,7 +26,7 @@ from .moments import check_separable, probe_grams
 from .monte_carlo import covariance_of_mean
 from .probes import Probes, checked_probes, probes_are_exact
 from .residuals import layout_of
-from .result import FixedEffects
+from .result import FixedEffects, SingularModelError
 from .scaled import ScaledCovariance
 from .step import SingularInformationError
 
@@ -103,7 +103,7 @@ def pcgc(
     try:
         check_separable(T)
     except SingularInformationError as error:
-        raise ValueError(
+        raise SingularModelError(
             f"component {base.names[error.index]} cannot be told apart from the others with {s} probes; remove or "
             "merge it, or use more"
         ) from None

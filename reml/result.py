@@ -200,6 +200,10 @@ class ConvergenceError(ArithmeticError):
         self.result = result
 
 
+class SingularModelError(ConvergenceError, ValueError):
+    """Components that cannot be told apart, whatever the estimator: no result, and an argument to change."""
+
+
 def singular_information(name: str, *, constrained: bool) -> str:
     """What to say of a parameter about which the information is singular."""
     found = f"component {name} cannot be told apart from the others (singular information)"

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from gpu_reml.reml import ConvergenceError, CountingCovariance, FitSettings, Status, as_covariance, exact_fits
+from gpu_reml.reml import (
+    ConvergenceError,
+    CountingCovariance,
+    FitSettings,
+    SingularModelError,
+    Status,
+    as_covariance,
+    exact_fits,
+)
 from gpu_reml.reml.contrasts import contrasts
 from gpu_reml.reml.dense import DenseModel, Diagonalised
 from gpu_reml.reml.exact import exact_memory, exact_seconds, fit_exact, kernels_on
@@ -163,11 +171,11 @@ def test_a_step_that_overshoots_is_cut_until_it_gains(cohorts):
 def test_components_that_cannot_be_told_apart_are_refused_by_name(cohorts):
     cohort = cohorts[1]
     K = cohort.Ks[0]
-    with pytest.raises(ConvergenceError, match=r"component component_00[01] cannot be told apart"):
+    with pytest.raises(SingularModelError, match=r"component component_00[01] cannot be told apart"):
         fit_exact(cohort.y, cohort.X, [K, K])
-    with pytest.raises(ConvergenceError, match=r"component component_00[012] cannot be told apart"):
+    with pytest.raises(SingularModelError, match=r"component component_00[012] cannot be told apart"):
         fit_exact(cohort.y, cohort.X, [K, K @ K / 10, 2 * K + 3 * K @ K])
-    with pytest.raises(ConvergenceError, match=r"component (component_000|residual) cannot be told apart"):
+    with pytest.raises(SingularModelError, match=r"component (component_000|residual) cannot be told apart"):
         fit_exact(cohort.y, cohort.X, [np.eye(cohort.n)])
 
 

@@ -9,6 +9,7 @@ from gpu_reml.reml import (
     CountingCovariance,
     FitSettings,
     ProbeSettings,
+    SingularModelError,
     SolverSettings,
     Status,
     complement_traces,
@@ -178,7 +179,7 @@ def test_a_component_without_variance_ends_at_its_bound():
 
 def test_identical_components_are_refused_by_name(cohorts):
     cohort = cohorts[1]
-    with pytest.raises(ConvergenceError, match=r"component component_00[01] cannot be told apart"):
+    with pytest.raises(SingularModelError, match=r"component component_00[01] cannot be told apart"):
         fit(cohort.y, cohort.X, [cohort.Ks[0], cohort.Ks[0]], exact_probes(cohort.n))
 
 
