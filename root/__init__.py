@@ -14,6 +14,8 @@ multiplies vectors straight from genotypes of two bits each, and is never stored
     result = gpu_reml.fit(who.y, X, covariance, gpu_reml.draw_probes(who.num_samples, seed=1))
     print(result.summary())
 
+With a matrix K (n, n), or a list of them, ``gpu_reml.fit(y, X, K)`` is a whole fit.
+
 Files in: ``read_bed``, ``read_phenotype``, ``align``, ``load_genotypes``.  Covariances: ``make_products``,
 ``make_covariance``, ``standardise`` (of packed genotypes in memory).  Estimators: ``fit``, ``fit_traits`` (several
 phenotypes), ``fit_exact`` (dense), ``haseman_elston``.  What ``fit`` is made of, each a pure function: ``loglik``,
