@@ -13,13 +13,9 @@ from .genotypes import CALL_BITS, CHUNK, blocks_between, chunks
 from .integers import DIGITS, LIMIT, as_integers, times_means
 
 FUSED_COLUMNS = 16  # most columns for which float32 products straight from packed bytes are as fast
-
 KINDS = (cpu_amx.KERNELS, cpu_vnni.KERNELS)  # the fastest first
-
-VARIANT_BYTES = (
-    32  # a column of a chunk: features, what they are times weights, integers, these times means, and digits
-)
-SAMPLE_BYTES = 16  # a column of a block: integers, digits and the float64 sum
+VARIANT_BYTES = 32  # an entry of a chunk's features: itself, weighted, as an integer, times its mean, and as digits
+SAMPLE_BYTES = 16  # an entry of a block: as an integer, as digits, and the float64 sum
 
 
 def best_kernels(kinds: Iterable[Kernels] | None = None) -> Kernels | None:
@@ -137,11 +133,6 @@ class IntegerProducts(CpuProducts):
 def have_integers(bits: int, dtype: type) -> bool:
     """Whether products with genotypes of so many bits have an integer form."""
     return bits == CALL_BITS and np.dtype(dtype) == np.float32
-
-
-def can_multiply(bits: int, dtype: type) -> bool:
-    """Whether products with genotypes of so many bits have an integer form that this processor multiplies."""
-    return have_integers(bits, dtype) and best_kernels() is not None
 
 
 def integer_bytes(n: int, m: int, columns: int) -> int:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numba
@@ -64,6 +65,19 @@ def _counts(genotypes):
 def assert_columns_within(found, expected, limit):
     lengths = np.linalg.norm(expected, axis=0)
     assert (np.linalg.norm(found - expected, axis=0) <= limit * lengths).all()
+
+
+@needs_bytes
+def test_what_a_file_has_after_the_last_sample_is_not_looked_at():
+    genotypes = genotypes_of(4, 2113, 40, parts=1)
+    (packed,) = genotypes.parts
+    marked = packed.copy()
+    marked[:, -1] |= 0b01010100  # three missing calls of nobody
+    rng = np.random.default_rng(0)
+    B, U = rng.standard_normal((2113, 20)).astype(np.float32), rng.standard_normal((40, 20)).astype(np.float32)
+    clean, other = (IntegerProducts(replace(genotypes, parts=(part,))) for part in (packed, marked))
+    np.testing.assert_array_equal(other.zt(B), clean.zt(B))
+    np.testing.assert_array_equal(other.z(U), clean.z(U))
 
 
 @pytest.mark.parametrize("digits", [2, 3])
