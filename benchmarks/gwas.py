@@ -22,9 +22,9 @@ from scipy import stats
 from gpu_reml import io, ops
 from gpu_reml.ops.loco import leave_out
 from gpu_reml.reml import complement_traces, draw_probes, fit_traits, make_projected_core
-from gpu_reml.reml.association import Scan, lambda_gc, ols_scan
-from gpu_reml.reml.loco import LocoScan, loco_scan
-from gpu_reml.reml.refine import refine
+from gpu_reml.reml.studies.association import Scan, lambda_gc, ols_scan
+from gpu_reml.reml.studies.loco import LocoScan, loco_scan
+from gpu_reml.reml.studies.refine import refine
 from gpu_reml.validation import SPARSE, Structure, simulate_bed
 from gpu_reml.validation.haplotypes import make_samples
 

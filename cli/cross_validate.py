@@ -8,8 +8,8 @@ import pandas as pd
 
 from gpu_reml import io
 from gpu_reml.reml import FitResult
-from gpu_reml.reml.accuracy import Accuracy, accuracy
-from gpu_reml.reml.cross_validation import HeldOut, cross_validate, draw_folds
+from gpu_reml.reml.studies.accuracy import Accuracy, accuracy
+from gpu_reml.reml.studies.cross_validation import HeldOut, cross_validate, draw_folds
 
 from .inputs import Inputs
 

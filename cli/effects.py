@@ -9,7 +9,9 @@ import numpy as np
 from gpu_reml import io
 from gpu_reml.io.model import Model, digest, fixed_terms, model_bytes
 from gpu_reml.reml import FitResult, default_rank, draw_probes, layout_of, make_projected_core
-from gpu_reml.reml.effects import (
+from gpu_reml.reml.linalg import orthonormal_basis
+from gpu_reml.reml.precondition import ProjectedCore, complement_traces
+from gpu_reml.reml.studies.effects import (
     Effects,
     Reliability,
     allele_effects,
@@ -18,8 +20,6 @@ from gpu_reml.reml.effects import (
     reliability,
     variant_effects,
 )
-from gpu_reml.reml.linalg import orthonormal_basis
-from gpu_reml.reml.precondition import ProjectedCore, complement_traces
 
 from .cross_validate import cross_validation_files
 from .effects_files import VariantEffects, effect_files
@@ -146,8 +146,8 @@ def after_fit(name: str, result: FitResult, inputs: Inputs, options: Namespace, 
 
     Genetic values and cross-validation are of any model, effects of variants of those components that are made of the
     genotypes' own, scaled by ancestry or environment or not.  A model is saved, and predicts, where it has no others.
-    Cost: a solve of 1 + c columns (:func:`~gpu_reml.reml.effects.effects`), and half a pass for every scale of effects
-    of variants; --reliability a solve of N columns, --cv one of K.
+    Cost: a solve of 1 + c columns (:func:`~gpu_reml.reml.studies.effects.effects`), and half a pass for every scale of
+    effects of variants; --reliability a solve of N columns, --cv one of K.
     """
     files: dict[str, str | bytes] = {}
     lines: list[str] = []

@@ -12,7 +12,7 @@ from scipy import sparse
 from gpu_reml import io
 from gpu_reml.io.model import Scale
 from gpu_reml.reml import FitResult
-from gpu_reml.reml.effects import Effects, Reliability, fixed_tests
+from gpu_reml.reml.studies.effects import Effects, Reliability, fixed_tests
 
 from .inputs import Inputs
 

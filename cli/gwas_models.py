@@ -11,9 +11,9 @@ import numpy as np
 from gpu_reml import io, ops
 from gpu_reml.ops.loco import leave_out
 from gpu_reml.reml import FitResult, FitSettings, ProbeSettings, draw_probes, exact_fits, fit_traits
-from gpu_reml.reml.association import Scan, exact_scan, exact_scan_memory, exact_scan_seconds, ols_scan
-from gpu_reml.reml.loco import LocoScan, LocoSettings, loco_scan
-from gpu_reml.reml.refine import Refined, RefineSettings, refine
+from gpu_reml.reml.studies.association import Scan, exact_scan, exact_scan_memory, exact_scan_seconds, ols_scan
+from gpu_reml.reml.studies.loco import LocoScan, LocoSettings, loco_scan
+from gpu_reml.reml.studies.refine import Refined, RefineSettings, refine
 from gpu_reml.reml.tables import shown
 
 from .inputs import Inputs

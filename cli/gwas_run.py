@@ -11,7 +11,7 @@ import numpy as np
 from gpu_reml import io, ops
 from gpu_reml.io.association import association_text, gzipped, marginal_table, mixed_table, places_of
 from gpu_reml.io.plots import GENOME_WIDE, manhattan_svg, qq_svg
-from gpu_reml.reml.association import Scan, lambda_gc, per_allele
+from gpu_reml.reml.studies.association import Scan, lambda_gc, per_allele
 
 from .gwas_models import Found, choose_solver, exactly, least_squares, score_flags, scored
 from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs

@@ -8,7 +8,7 @@ import numpy as np
 from gpu_reml import io
 from gpu_reml.reml import FitResult, HEResult, PCGCResult
 from gpu_reml.reml.inference import Derived
-from gpu_reml.reml.liability import liability_factor, on_liability, share_of_cases
+from gpu_reml.reml.studies.liability import liability_factor, on_liability, share_of_cases
 from gpu_reml.reml.tables import Sum, derived_record, derived_rows, sum_line
 
 from .inputs import Inputs

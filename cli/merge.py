@@ -15,7 +15,7 @@ from scipy import sparse
 
 from gpu_reml import io, ops
 from gpu_reml.reml import FitResult
-from gpu_reml.reml.merge import Z_CUTOFF, merge_plan, merged_weights
+from gpu_reml.reml.studies.merge import Z_CUTOFF, merge_plan, merged_weights
 
 from .export import export_files
 from .inputs import Inputs

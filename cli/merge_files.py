@@ -11,7 +11,7 @@ from scipy import sparse
 
 from gpu_reml import io
 from gpu_reml.reml import FitResult
-from gpu_reml.reml.merge import KEPT, MERGED, SINGLETON, MergePlan
+from gpu_reml.reml.studies.merge import KEPT, MERGED, SINGLETON, MergePlan
 
 from .export import export_files, npy_bytes
 from .inputs import Inputs

@@ -17,9 +17,9 @@ from gpu_reml.ops.device.plan import LEAST_COLUMNS, BudgetError, Choice, DeviceP
 from gpu_reml.ops.device.pool import size_class
 from gpu_reml.ops.device.products import PRODUCT_COLUMNS
 from gpu_reml.reml import Blocks, Work, default_rank, exact_memory, fit_blocks, he_blocks
-from gpu_reml.reml.memory import algebra_bytes, least_basis
+from gpu_reml.reml.engines.memory import algebra_bytes, least_basis
+from gpu_reml.reml.engines.reduced_model import largest_basis
 from gpu_reml.reml.moments import num_starting
-from gpu_reml.reml.reduced_model import largest_basis
 
 from .machine import machine_memory
 from .options import HE_PROBES, MOMENTS

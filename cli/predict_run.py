@@ -16,7 +16,7 @@ from gpu_reml.io.ids import SampleTable, locate, sample_keys
 from gpu_reml.io.model import Model, read_model
 from gpu_reml.io.samples import listed_out, sample_notes
 from gpu_reml.io.scoring import complete_samples, complete_scales, fixed_columns, genetic_values, scale_columns
-from gpu_reml.reml.accuracy import Accuracy, accuracy
+from gpu_reml.reml.studies.accuracy import Accuracy, accuracy
 
 from .effects_files import scale_record
 from .outputs import PREDICTION_FILES, check_outputs, outputs_of

@@ -10,9 +10,9 @@ import numpy as np
 
 from gpu_reml import io
 from gpu_reml.reml import FitSettings, ProbeSettings, Record, SolverSettings, draw_probes
-from gpu_reml.reml.memberships import COLUMNS, check_memberships, random_memberships
-from gpu_reml.reml.reduced_model import largest_basis
-from gpu_reml.reml.relax import (
+from gpu_reml.reml.engines.reduced_model import largest_basis
+from gpu_reml.reml.studies.memberships import COLUMNS, check_memberships, random_memberships
+from gpu_reml.reml.studies.relax import (
     OuterRecord,
     RelaxHooks,
     RelaxResult,

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from gpu_reml import io, ops
 from gpu_reml.reml import Enrichment, FitResult, HEResult, enrichment, layout_of
-from gpu_reml.reml.admixture import ancestry_heritability
+from gpu_reml.reml.studies.admixture import ancestry_heritability
 from gpu_reml.reml.tables import derived_rows
 
 from .component_tests import component_tests, sets_of

@@ -9,7 +9,7 @@ import pandas as pd
 
 from gpu_reml import io
 from gpu_reml.io.sparse import PathTable, path_frame, path_svg
-from gpu_reml.reml.sparse import Explained, Round, SparseResult
+from gpu_reml.reml.studies.sparse import Explained, Round, SparseResult
 from gpu_reml.reml.tables import shown
 
 from .inputs import Inputs

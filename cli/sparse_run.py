@@ -17,9 +17,9 @@ from gpu_reml.reml import (
     fit,
     fit_exact,
 )
-from gpu_reml.reml.certified import AT_ONCE, KktSettings, LassoSettings
-from gpu_reml.reml.lasso import SMALLEST_RATIO, DescentSettings, PathSettings
-from gpu_reml.reml.sparse import Round, SparseSettings, sparse_reml
+from gpu_reml.reml.studies.certified import AT_ONCE, KktSettings, LassoSettings
+from gpu_reml.reml.studies.lasso import SMALLEST_RATIO, DescentSettings, PathSettings
+from gpu_reml.reml.studies.sparse import Round, SparseSettings, sparse_reml
 
 from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs
 from .methods import choose_method

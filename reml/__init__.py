@@ -1,8 +1,5 @@
 """REML as pure functions on arrays, composed by a small fitting loop."""
 
-from .accuracy import Accuracy, accuracy
-from .association import ExactScan, Scan, exact_scan, lambda_gc, ols_scan
-from .certified import KktSettings, LassoSettings
 from .covariance import (
     CountingCovariance,
     Covariance,
@@ -12,9 +9,28 @@ from .covariance import (
     as_covariance,
     dense_covariance,
 )
-from .cross_validation import HeldOut, cross_validate, draw_folds
-from .debias import debiased, least_squares
-from .effects import (
+from .engines.exact import exact_fits, exact_memory, exact_seconds, fit_exact
+from .engines.memory import Blocks, Work, fit_blocks, he_blocks
+from .engines.snapshot import pack, unpack
+from .fit import fit, fit_traits
+from .he import HEResult, haseman_elston
+from .hooks import Hooks
+from .lanczos import SlqResult, slq
+from .likelihood import Information, Loglik, Score, Solver, apply_v_at, average_information, loglik, score
+from .pcg import BreakdownError, PcgResult, pcg
+from .precondition import complement_traces, make_projected_core, precondition
+from .probes import Probes, default_rank, draw_probes, exact_probes
+from .residuals import ResidualCovariance, layout_of, with_residuals
+from .result import ConvergenceError, FitResult, Record, SingularModelError, Status
+from .scaled import DiagonalCovariance, ScaledCovariance
+from .settings import FitSettings, ProbeSettings, SolverSettings
+from .step import SingularInformationError, Step, ai_step
+from .studies.accuracy import Accuracy, accuracy
+from .studies.association import ExactScan, Scan, exact_scan, lambda_gc, ols_scan
+from .studies.certified import KktSettings, LassoSettings
+from .studies.cross_validation import HeldOut, cross_validate, draw_folds
+from .studies.debias import debiased, least_squares
+from .studies.effects import (
     Effects,
     Reliability,
     allele_effects,
@@ -25,28 +41,12 @@ from .effects import (
     reliability,
     variant_effects,
 )
-from .enrichment import Enrichment, Wald, enrichment, wald_test
-from .exact import exact_fits, exact_memory, exact_seconds, fit_exact
-from .fit import fit, fit_traits
-from .he import HEResult, haseman_elston
-from .hooks import Hooks
-from .lanczos import SlqResult, slq
-from .lasso import DescentSettings, PathSettings, Quadratic, lasso_path
-from .likelihood import Information, Loglik, Score, Solver, apply_v_at, average_information, loglik, score
-from .loco import LocoSettings, loco_scan
-from .memory import Blocks, Work, fit_blocks, he_blocks
-from .pcg import BreakdownError, PcgResult, pcg
-from .pcgc import PCGCResult, pcgc
-from .precondition import complement_traces, make_projected_core, precondition
-from .probes import Probes, default_rank, draw_probes, exact_probes
-from .refine import Refined, RefineSettings, refine
-from .residuals import ResidualCovariance, layout_of, with_residuals
-from .result import ConvergenceError, FitResult, Record, SingularModelError, Status
-from .scaled import DiagonalCovariance, ScaledCovariance
-from .settings import FitSettings, ProbeSettings, SolverSettings
-from .snapshot import pack, unpack
-from .sparse import SparseResult, SparseSettings, SparseStatus, sparse_reml
-from .step import SingularInformationError, Step, ai_step
+from .studies.enrichment import Enrichment, Wald, enrichment, wald_test
+from .studies.lasso import DescentSettings, PathSettings, Quadratic, lasso_path
+from .studies.loco import LocoSettings, loco_scan
+from .studies.pcgc import PCGCResult, pcgc
+from .studies.refine import Refined, RefineSettings, refine
+from .studies.sparse import SparseResult, SparseSettings, SparseStatus, sparse_reml
 
 __all__ = [
     "Accuracy",

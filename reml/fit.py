@@ -4,25 +4,26 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpu_reml.ops.arguments import as_numbers, as_vector
+from gpu_reml.ops.arguments import as_numbers
 
 from .covariance import CountingCovariance, as_covariance
+from .engines.krylov import krylov_fits
+from .engines.reduced_end import reduced_fits
 from .hooks import Hooks
-from .krylov import krylov_fits
 from .likelihood_ratio import tested_sets
 from .probes import NUM_PROBES, Probes, checked_probes
-from .reduced_end import reduced_fits
 from .residuals import layout_of
 from .result import ConvergenceError, FitResult, Record, SingularModelError, singular_information
 from .settings import FitSettings
 from .step import SingularInformationError
-from .traits import make_traits
+from .traits import checked, make_traits, one_phenotype
 from .units import (
     check_variances,
     hooks_in_given_units,
     in_given_units,
     in_moderate_units,
     reported_factors,
+    start_variances,
 )
 
 
@@ -111,37 +112,3 @@ def fit_traits(
         if strict and not result.converged:
             raise ConvergenceError(result.status.value, result)
     return results
-
-
-def checked(Y: np.ndarray, X: np.ndarray, covariance) -> tuple[np.ndarray, np.ndarray]:
-    """Y and X as float64, whitened by the reference residual, or a ValueError that says what is wrong with them."""
-    Y, X = as_numbers(Y, "y"), as_numbers(X, "X")
-    n = covariance.num_samples
-    if Y.ndim != 2 or not Y.shape[1]:
-        raise ValueError(f"Y: expected traits ({n}, t), found {Y.shape}")
-    if len(Y) != n:
-        raise ValueError(f"y: expected {n} samples, as the covariance has, found {len(Y)}")
-    if X.ndim != 2 or len(X) != n:
-        hint = "; one column is x[:, None]" if X.ndim == 1 else ""
-        raise ValueError(f"X: expected ({n}, c), found {X.shape}{hint}")
-    if not np.isfinite(Y).all():
-        sample = int(np.argwhere(~np.isfinite(Y))[0, 0])
-        raise ValueError(f"y: value {Y[sample][~np.isfinite(Y[sample])][0]} of sample {sample} is not finite")
-    layout = layout_of(covariance)
-    return layout.whitened(Y), layout.whitened(X)
-
-
-def one_phenotype(y: np.ndarray) -> np.ndarray:
-    """y (n,) as float64, finite or not, or a ValueError."""
-    y = as_numbers(y, "y")
-    if y.ndim != 1:
-        raise ValueError(f"y: expected one phenotype (n,), found {y.shape}; several are for fit_traits")
-    return y
-
-
-def start_variances(start: np.ndarray, covariance) -> np.ndarray:
-    """Start values as float64, finite and none below 0, as the components are fitted."""
-    start, factors = as_vector(start, "start"), reported_factors(covariance)
-    if (start < 0).any():
-        raise ValueError(f"start: expected variances from 0 up, the residual last, found {start}")
-    return start if factors is None or start.shape != factors.shape else start * factors

@@ -14,8 +14,6 @@ import numpy as np
 from gpu_reml.ops.arguments import as_count
 
 from .covariance import CountingCovariance, Covariance, as_covariance
-from .exact import one_trait
-from .fit import one_phenotype
 from .likelihood import apply_v_at
 from .linalg import Block, columns, gram, project, symmetric, take_columns
 from .moments import (
@@ -34,6 +32,7 @@ from .residuals import layout_of
 from .result import SingularModelError
 from .step import SingularInformationError, ai_step
 from .tables import Components, Sum, component_records
+from .traits import one_phenotype, one_trait
 from .units import check_variances, in_given_units, in_moderate_units, reported_factors
 
 BATCH_BYTES = 1 << 28  # most memory that K_g z of a batch of probes may take

@@ -15,12 +15,21 @@ from scipy import linalg, special
 
 from .inference import heritability
 from .residuals import Layout
-from .spectral import Profile
 from .tables import shown
 
 LEVEL = 0.95
 MOST_TRIALS = 12  # values looked at for an end; three are usual
 ROUNDS = 3  # of looking for an end, where what is known of the likelihood has grown at the last
+
+
+class Profile(NamedTuple):
+    """Profile log-likelihood of h2: ``h2`` (k,) ascending, ``loglik`` (k,), and the interval of ``level``."""
+
+    h2: np.ndarray
+    loglik: np.ndarray
+    lower: float
+    upper: float
+    level: float
 
 
 class Curve(NamedTuple):

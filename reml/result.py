@@ -9,9 +9,8 @@ import numpy as np
 from .inference import Lrt, likelihood_ratio_test, sampling_covariance
 from .likelihood_ratio import RatioTest, ratio_lines
 from .linalg import coordinates, logdet_gram, symmetric
-from .profile import Curve, curve_lines
+from .profile import Curve, Profile, curve_lines
 from .residuals import layout_of
-from .spectral import Profile
 from .tables import Components, Sum, component_lines, component_records, shown
 
 

@@ -4,7 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpu_reml.ops.arguments import as_numbers
+
 from .linalg import column_lengths, orthonormal_basis, powers_of_two, project
+from .residuals import layout_of
 
 FLAT = 1e-12  # share of a phenotype's largest value below which what the fixed effects leave is rounding
 LARGEST_EFFECT = 1e151  # of a covariate's, and its inverse, whose square (the variance of an estimate) float64 holds
@@ -66,3 +69,35 @@ def check_effects(X: np.ndarray, scale: float) -> None:
             f"X: column {column} has values of about {sizes[column]:.3g}, of whose effect the variance cannot be held; "
             f"give it in another unit, X[:, {column}] / {unit:.0e}"
         )
+
+
+def one_phenotype(y: np.ndarray) -> np.ndarray:
+    """y (n,) as float64, finite or not, or a ValueError."""
+    y = as_numbers(y, "y")
+    if y.ndim != 1:
+        raise ValueError(f"y: expected one phenotype (n,), found {y.shape}; several are for fit_traits")
+    return y
+
+
+def checked(Y: np.ndarray, X: np.ndarray, covariance) -> tuple[np.ndarray, np.ndarray]:
+    """Y and X as float64, whitened by the reference residual, or a ValueError that says what is wrong with them."""
+    Y, X = as_numbers(Y, "y"), as_numbers(X, "X")
+    n = covariance.num_samples
+    if Y.ndim != 2 or not Y.shape[1]:
+        raise ValueError(f"Y: expected traits ({n}, t), found {Y.shape}")
+    if len(Y) != n:
+        raise ValueError(f"y: expected {n} samples, as the covariance has, found {len(Y)}")
+    if X.ndim != 2 or len(X) != n:
+        hint = "; one column is x[:, None]" if X.ndim == 1 else ""
+        raise ValueError(f"X: expected ({n}, c), found {X.shape}{hint}")
+    if not np.isfinite(Y).all():
+        sample = int(np.argwhere(~np.isfinite(Y))[0, 0])
+        raise ValueError(f"y: value {Y[sample][~np.isfinite(Y[sample])][0]} of sample {sample} is not finite")
+    layout = layout_of(covariance)
+    return layout.whitened(Y), layout.whitened(X)
+
+
+def one_trait(y: np.ndarray, X: np.ndarray, covariance) -> Traits:
+    """y (n,) and X (n, c), checked and scaled, or a ValueError that says what is wrong with them."""
+    Y, X = checked(one_phenotype(y)[:, None], X, covariance)
+    return make_traits(Y, X)

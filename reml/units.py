@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from gpu_reml.ops.arguments import as_vector
+
 from .covariance import Covariance, squares_of
 from .hooks import Hooks
 from .kernels import kernels_of
@@ -89,6 +91,14 @@ def reported_factors(covariance: Covariance) -> np.ndarray | None:
         return None
     layout = layout_of(covariance)
     return np.append(factors[: layout.num_genetic], np.ones(len(layout.residual_names)))
+
+
+def start_variances(start: np.ndarray, covariance) -> np.ndarray:
+    """Start values as float64, finite and none below 0, as the components are fitted."""
+    start, factors = as_vector(start, "start"), reported_factors(covariance)
+    if (start < 0).any():
+        raise ValueError(f"start: expected variances from 0 up, the residual last, found {start}")
+    return start if factors is None or start.shape != factors.shape else start * factors
 
 
 def check_variances(covariance: Covariance, scales: np.ndarray) -> None:

@@ -63,6 +63,14 @@ def test_a_wheel_installed_elsewhere_runs(site, tmp_path):
     assert ran.stdout.startswith(str(site)) and "gpu-reml 0." in ran.stdout
 
 
+def test_a_wheel_holds_every_module(site):
+    folders = {"root": ".", **{name: name for name in ("reml", "io", "ops", "cli", "validation")}}
+    modules = [
+        Path(to) / path.relative_to(ROOT / of) for of, to in folders.items() for path in (ROOT / of).rglob("*.py")
+    ]
+    assert modules and not [str(module) for module in modules if not (site / "gpu_reml" / module).is_file()]
+
+
 def test_a_type_checker_knows_what_an_installed_package_offers(site, tmp_path):
     (tmp_path / "script.py").write_text(TYPED)
     options = ("--follow-imports=silent", "--cache-dir", str(tmp_path))

@@ -12,7 +12,7 @@ import pytest
 
 from gpu_reml import io as io_module
 from gpu_reml.cli.main import main
-from gpu_reml.reml.liability import liability_factor
+from gpu_reml.reml.studies.liability import liability_factor
 from gpu_reml.validation import SPARSE, dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.simulate import simulate_cohort, write_plink

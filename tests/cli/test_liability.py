@@ -10,7 +10,7 @@ from gpu_reml.cli.liability import ascertainment
 from gpu_reml.cli.main import main
 from gpu_reml.ops import CpuProducts, make_covariance, pack, standardise
 from gpu_reml.reml import draw_probes
-from gpu_reml.reml.pcgc import pcgc
+from gpu_reml.reml.studies.pcgc import pcgc
 from gpu_reml.validation.simulate import simulate_cohort, write_plink
 
 N, M = 120, 250

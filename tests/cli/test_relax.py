@@ -154,7 +154,7 @@ def test_bad_input_is_one_line_and_code_two_before_any_fit(folder, tmp_path, cap
     negative = np.random.default_rng(0).random((M, 2))
     negative[5, 0] = -1
     np.save(folder / "negative.npy", negative)
-    monkeypatch.setattr("gpu_reml.reml.relax.ended", None)  # a fit would be a TypeError
+    monkeypatch.setattr("gpu_reml.reml.studies.relax.ended", None)  # a fit would be a TypeError
     flags, message = BAD[case]
     assert run(folder, *(str(flag).format(folder, folder) for flag in flags), out=tmp_path / "x") == 2
     error = capsys.readouterr().err

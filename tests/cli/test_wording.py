@@ -10,8 +10,9 @@ import pytest
 from gpu_reml import ops, reml
 from gpu_reml.cli import main, relax, sparse, wording
 from gpu_reml.cli.wording import in_flags, in_names
-from gpu_reml.reml import Status, certified, draw_probes, fit, lasso, settings
-from gpu_reml.reml.sparse import SparseStatus
+from gpu_reml.reml import Status, draw_probes, fit, settings
+from gpu_reml.reml.studies import certified, lasso
+from gpu_reml.reml.studies.sparse import SparseStatus
 from gpu_reml.validation.simulate import simulate_cohort, write_plink
 
 
@@ -47,7 +48,7 @@ def test_a_status_tells_a_command_to_change_flags_that_there_are(status):
 
 def test_every_setting_that_is_looked_up_is_one():
     classes = {**vars(settings), **vars(lasso), **vars(certified), **vars(reml)}
-    classes["SparseSettings"] = __import__("gpu_reml.reml.sparse", fromlist=["SparseSettings"]).SparseSettings
+    classes["SparseSettings"] = __import__("gpu_reml.reml.studies.sparse", fromlist=["SparseSettings"]).SparseSettings
     for name in wording._FLAGS:
         found = re.fullmatch(r"(\w+Settings)\.(\w+)", name)
         if found:

@@ -10,11 +10,11 @@ from scipy import sparse
 from scipy.sparse.linalg import aslinearoperator
 
 from gpu_reml import ops, reml
-from gpu_reml.reml.lasso import Quadratic
-from gpu_reml.reml.memberships import membership_gradient
-from gpu_reml.reml.merge import merge_plan
 from gpu_reml.reml.probes import checked_probes
-from gpu_reml.reml.relax import RelaxSettings, relax
+from gpu_reml.reml.studies.lasso import Quadratic
+from gpu_reml.reml.studies.memberships import membership_gradient
+from gpu_reml.reml.studies.merge import merge_plan
+from gpu_reml.reml.studies.relax import RelaxSettings, relax
 from gpu_reml.validation import (
     check_operator,
     dense_loglik,

@@ -8,7 +8,7 @@ from gpu_reml.ops import CpuProducts, standardise
 from gpu_reml.ops.device.products import make_device_products
 from gpu_reml.ops.loco import leave_out
 from gpu_reml.ops.packing import pack
-from gpu_reml.reml.association import (
+from gpu_reml.reml.studies.association import (
     exact_scan,
     lambda_gc,
     log10p_normal,
@@ -17,7 +17,7 @@ from gpu_reml.reml.association import (
     ols_scan,
     per_allele,
 )
-from gpu_reml.reml.loco import LocoSettings, loco_scan, shrunken_means, solve_columns
+from gpu_reml.reml.studies.loco import LocoSettings, loco_scan, shrunken_means, solve_columns
 from gpu_reml.validation import dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.host_device import HostDevice

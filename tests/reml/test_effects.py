@@ -16,9 +16,13 @@ from gpu_reml.reml import (
     exact_probes,
     make_projected_core,
 )
-from gpu_reml.reml.accuracy import accuracy
-from gpu_reml.reml.cross_validation import cross_validate, draw_folds
-from gpu_reml.reml.effects import (
+from gpu_reml.reml.linalg import orthonormal_basis
+from gpu_reml.reml.precondition import complement_traces
+from gpu_reml.reml.residuals import layout_of, with_residuals
+from gpu_reml.reml.result import ConvergenceError
+from gpu_reml.reml.studies.accuracy import accuracy
+from gpu_reml.reml.studies.cross_validation import cross_validate, draw_folds
+from gpu_reml.reml.studies.effects import (
     allele_effects,
     allele_intercept,
     component_reliability,
@@ -28,10 +32,6 @@ from gpu_reml.reml.effects import (
     reliability,
     variant_effects,
 )
-from gpu_reml.reml.linalg import orthonormal_basis
-from gpu_reml.reml.precondition import complement_traces
-from gpu_reml.reml.residuals import layout_of, with_residuals
-from gpu_reml.reml.result import ConvergenceError
 from gpu_reml.validation import dense
 from gpu_reml.validation.host_device import HostDevice
 from gpu_reml.validation.small import covariance_of, make_cohort

@@ -9,8 +9,8 @@ from scipy import stats
 
 from gpu_reml.ops import CpuProducts, make_covariance, pack, standardise
 from gpu_reml.reml import fit_exact
-from gpu_reml.reml.enrichment import enrichment, wald_test
 from gpu_reml.reml.inference import boundary_weights
+from gpu_reml.reml.studies.enrichment import enrichment, wald_test
 from gpu_reml.validation.dense import standardised
 from gpu_reml.validation.small import covariance_of, make_cohort, simulate_counts
 
@@ -215,7 +215,7 @@ def test_wald_test_of_null_components_rejects_no_more_often_than_it_says(monkeyp
     information = np.array([[4.0, 1.5, 0.0], [1.5, 3.0, 0.0], [0.0, 0.0, 1.0]])
     upper = np.linalg.cholesky(information[:2, :2]).T
     weights = boundary_weights(information)  # the same in every test
-    module = import_module("gpu_reml.reml.enrichment")  # the package has the function under that name
+    module = import_module("gpu_reml.reml.studies.enrichment")  # the package has the function under that name
     monkeypatch.setattr(module, "boundary_weights", lambda _: weights)
     p, mixture = [], []
     for _ in range(2000):

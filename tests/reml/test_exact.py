@@ -15,13 +15,13 @@ from gpu_reml.reml import (
     as_covariance,
     exact_fits,
 )
-from gpu_reml.reml.contrasts import contrasts
-from gpu_reml.reml.dense import DenseModel, Diagonalised
-from gpu_reml.reml.exact import exact_memory, exact_seconds, fit_exact, kernels_on
+from gpu_reml.reml.engines.contrasts import contrasts
+from gpu_reml.reml.engines.dense import DenseModel, Diagonalised
+from gpu_reml.reml.engines.exact import exact_memory, exact_seconds, fit_exact, kernels_on
+from gpu_reml.reml.engines.search import Secant, derivatives, line_search, with_secants
 from gpu_reml.reml.kernels import kernels_of
 from gpu_reml.reml.linalg import orthonormal_basis
 from gpu_reml.reml.scaled import DiagonalCovariance, ScaledCovariance
-from gpu_reml.reml.search import Secant, derivatives, line_search, with_secants
 from gpu_reml.reml.step import ai_step
 from gpu_reml.reml.units import UnitCovariance
 from gpu_reml.validation.exact import exact_reml
@@ -294,7 +294,7 @@ def test_falls_of_the_score_save_iterations(cohorts, monkeypatch):
         return sum(len(found.history) for found in fits)
 
     with_them = iterations()
-    monkeypatch.setattr("gpu_reml.reml.search.SECANTS", 0)
+    monkeypatch.setattr("gpu_reml.reml.engines.search.SECANTS", 0)
     assert with_them <= iterations() - 4
 
 

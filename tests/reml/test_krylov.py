@@ -16,13 +16,13 @@ from gpu_reml.reml import (
     fit,
     fit_exact,
     fit_traits,
-    krylov,
     pack,
     unpack,
 )
-from gpu_reml.reml.calibration import calibrate, spectra_of
+from gpu_reml.reml.engines import krylov
+from gpu_reml.reml.engines.calibration import calibrate, spectra_of
+from gpu_reml.reml.engines.spectral import Measure, Spectrum, loglik, maximise, profile_h2, profiled
 from gpu_reml.reml.linalg import orthonormal_basis
-from gpu_reml.reml.spectral import Measure, Spectrum, loglik, maximise, profile_h2, profiled
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.small import covariance_of, make_cohort
 

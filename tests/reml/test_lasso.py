@@ -7,8 +7,8 @@ import pytest
 from scipy import special, stats
 from sklearn.linear_model import Lasso
 
-from gpu_reml.reml.debias import Inference, debiased, independent_columns, least_squares
-from gpu_reml.reml.lasso import (
+from gpu_reml.reml.studies.debias import Inference, debiased, independent_columns, least_squares
+from gpu_reml.reml.studies.lasso import (
     DescentSettings,
     PathSettings,
     Quadratic,

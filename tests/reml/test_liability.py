@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gpu_reml.reml.liability import liability_factor, on_liability, share_of_cases
+from gpu_reml.reml.studies.liability import liability_factor, on_liability, share_of_cases
 
 
 def test_without_ascertainment_it_is_the_squared_regression_of_the_disease_on_liability():

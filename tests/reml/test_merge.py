@@ -6,7 +6,7 @@ from scipy import sparse
 
 from gpu_reml.ops import CpuProducts, make_covariance
 from gpu_reml.reml import fit_exact
-from gpu_reml.reml.merge import MERGED, SINGLETON, Z_CUTOFF, merge_plan, merged_weights
+from gpu_reml.reml.studies.merge import MERGED, SINGLETON, Z_CUTOFF, merge_plan, merged_weights
 from gpu_reml.validation import dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.simulate import simulate_phenotype

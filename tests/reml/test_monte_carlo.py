@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 
 from gpu_reml.reml import draw_probes, fit, fit_exact, haseman_elston
-from gpu_reml.reml.effects import _mean_and_error
-from gpu_reml.reml.loco import shrunken_means
 from gpu_reml.reml.monte_carlo import LEAST_PROBES, covariance_of_mean, error_of_mean, widening
+from gpu_reml.reml.studies.effects import _mean_and_error
+from gpu_reml.reml.studies.loco import shrunken_means
 from gpu_reml.validation.small import covariance_of, make_cohort
 
 

@@ -7,8 +7,8 @@ from scipy import optimize, special, stats
 from gpu_reml.ops import CpuProducts, make_covariance, pack, standardise
 from gpu_reml.ops.device.products import make_device_products
 from gpu_reml.reml import SingularModelError, draw_probes, exact_probes, fit_exact
-from gpu_reml.reml.liability import liability_factor
-from gpu_reml.reml.pcgc import liability_model, pcgc
+from gpu_reml.reml.studies.liability import liability_factor
+from gpu_reml.reml.studies.pcgc import liability_model, pcgc
 from gpu_reml.validation.host_device import HostDevice
 from gpu_reml.validation.small import covariance_of, make_cohort
 

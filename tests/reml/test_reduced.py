@@ -24,13 +24,13 @@ from gpu_reml.reml import (
     with_residuals,
 )
 from gpu_reml.reml.cross_fit import controlled_traces, fixed_controls, fold_of, inverse_controls, longer_chain
+from gpu_reml.reml.engines.reduced import empty_basis, extended, new_directions, reduced_v
+from gpu_reml.reml.engines.reduced_end import log_determinant
+from gpu_reml.reml.engines.reduced_fit import ended, state_at
+from gpu_reml.reml.engines.reduced_model import first_model, prepare
+from gpu_reml.reml.engines.reduced_point import information, off_the_basis, point_at
+from gpu_reml.reml.engines.reduced_search import curvature_at, mc_covariance, resampled_covariance
 from gpu_reml.reml.inference import bounded_covariance
-from gpu_reml.reml.reduced import empty_basis, extended, new_directions, reduced_v
-from gpu_reml.reml.reduced_end import log_determinant
-from gpu_reml.reml.reduced_fit import ended, state_at
-from gpu_reml.reml.reduced_model import first_model, prepare
-from gpu_reml.reml.reduced_point import information, off_the_basis, point_at
-from gpu_reml.reml.reduced_search import curvature_at, mc_covariance, resampled_covariance
 from gpu_reml.reml.result import Status
 from gpu_reml.reml.step import Step, shortened
 from gpu_reml.reml.traits import make_traits

@@ -6,9 +6,9 @@ import pytest
 from gpu_reml.ops import CpuProducts, pack, standardise
 from gpu_reml.ops.device.products import make_device_products
 from gpu_reml.ops.loco import leave_out
-from gpu_reml.reml.association import exact_scan
-from gpu_reml.reml.loco import LocoSettings, loco_scan, scatter_of_errors
-from gpu_reml.reml.refine import RefineSettings, refine
+from gpu_reml.reml.studies.association import exact_scan
+from gpu_reml.reml.studies.loco import LocoSettings, loco_scan, scatter_of_errors
+from gpu_reml.reml.studies.refine import RefineSettings, refine
 from gpu_reml.validation import dense
 from gpu_reml.validation.host_device import HostDevice
 from gpu_reml.validation.small import simulate_counts

@@ -8,8 +8,9 @@ import pytest
 from gpu_reml.ops import CpuProducts, pack, standardise, to_dense
 from gpu_reml.ops.device.products import make_device_products
 from gpu_reml.reml import CountingCovariance, FitSettings, ProbeSettings, SolverSettings, draw_probes, exact_probes
-from gpu_reml.reml.exact import one_trait
-from gpu_reml.reml.memberships import (
+from gpu_reml.reml.engines.reduced_fit import answering
+from gpu_reml.reml.engines.reduced_model import first_model, prepare
+from gpu_reml.reml.studies.memberships import (
     check_memberships,
     gradient_within,
     group_covariance,
@@ -19,9 +20,8 @@ from gpu_reml.reml.memberships import (
     norms_left,
     random_memberships,
 )
-from gpu_reml.reml.reduced_fit import answering
-from gpu_reml.reml.reduced_model import first_model, prepare
-from gpu_reml.reml.relax import NoFit, RelaxHooks, RelaxSettings, RelaxStatus, fitted, outer_record, relax
+from gpu_reml.reml.studies.relax import NoFit, RelaxHooks, RelaxSettings, RelaxStatus, fitted, outer_record, relax
+from gpu_reml.reml.traits import one_trait
 from gpu_reml.validation import dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.host_device import HostDevice
@@ -211,7 +211,7 @@ def test_a_search_whose_basis_is_full_makes_a_new_one_and_goes_on(monkeypatch):
         made.append(first_model(*arguments))
         return made[-1]
 
-    monkeypatch.setattr("gpu_reml.reml.relax.first_model", counted)
+    monkeypatch.setattr("gpu_reml.reml.studies.relax.first_model", counted)
     gains, sizes = [], []
     for most in (75, 1000):
         made.clear()
@@ -262,7 +262,7 @@ def searched(monkeypatch, *arguments):
         memberships.append(np.exp(trial.logs))
         return outer_record(outer, trial, *rest)
 
-    monkeypatch.setattr("gpu_reml.reml.relax.outer_record", remembered)
+    monkeypatch.setattr("gpu_reml.reml.studies.relax.outer_record", remembered)
     result = relax(*arguments)
     return result, [(T, np.array(record.theta)) for T, record in zip(memberships, result.history, strict=True)]
 
@@ -305,7 +305,7 @@ def test_a_step_that_cannot_be_fitted_is_rejected_and_says_why(monkeypatch):
         calls.append(arguments)
         return NoFit.ALIKE if len(calls) == 2 else fitted(*arguments)
 
-    monkeypatch.setattr("gpu_reml.reml.relax.fitted", fails)
+    monkeypatch.setattr("gpu_reml.reml.studies.relax.fitted", fails)
     settings = RelaxSettings(outer_iterations=4, rate=0.02)
     history = relax(y, X, CpuProducts(genotypes), start, probes, settings).history
     assert [record.accepted for record in history] == [True, True, False, True]

@@ -5,11 +5,11 @@ import pytest
 
 from gpu_reml.ops import CpuProducts, make_covariance
 from gpu_reml.reml import CountingCovariance, FitSettings, ProbeSettings, SolverSettings, draw_probes, exact_probes
-from gpu_reml.reml.exact import one_trait
-from gpu_reml.reml.reduced import of_components
-from gpu_reml.reml.reduced_fit import answering
-from gpu_reml.reml.reduced_model import dealt, first_model, prepare
-from gpu_reml.reml.rise import Rise, end_at, rise
+from gpu_reml.reml.engines.reduced import of_components
+from gpu_reml.reml.engines.reduced_fit import answering
+from gpu_reml.reml.engines.reduced_model import dealt, first_model, prepare
+from gpu_reml.reml.engines.rise import Rise, end_at, rise
+from gpu_reml.reml.traits import one_trait
 from gpu_reml.validation import dense
 from gpu_reml.validation.small import make_cohort
 

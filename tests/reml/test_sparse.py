@@ -22,7 +22,9 @@ from gpu_reml.reml import (
     fit,
     fit_exact,
 )
-from gpu_reml.reml.certified import (
+from gpu_reml.reml.linalg import orthonormal_basis, project
+from gpu_reml.reml.precondition import complement_traces, make_projected_core, precondition
+from gpu_reml.reml.studies.certified import (
     Data,
     KktSettings,
     LassoSettings,
@@ -32,10 +34,8 @@ from gpu_reml.reml.certified import (
     make_point,
     standardised_columns,
 )
-from gpu_reml.reml.lasso import DescentSettings, PathSettings
-from gpu_reml.reml.linalg import orthonormal_basis, project
-from gpu_reml.reml.precondition import complement_traces, make_projected_core, precondition
-from gpu_reml.reml.sparse import SparseSettings, SparseStatus, sparse_reml
+from gpu_reml.reml.studies.lasso import DescentSettings, PathSettings
+from gpu_reml.reml.studies.sparse import SparseSettings, SparseStatus, sparse_reml
 from gpu_reml.validation import dense
 from gpu_reml.validation.host_device import HostDevice
 from gpu_reml.validation.small import simulate_counts
@@ -255,7 +255,7 @@ def test_without_the_check_no_certificate_is_claimed(cohorts):
 
 def test_a_certificate_that_is_spoilt_does_not_hold(cohorts):
     """Candidates without the planted variants, and coefficients that are not the LASSO's."""
-    from gpu_reml.reml.certified import Found, certify
+    from gpu_reml.reml.studies.certified import Found, certify
 
     data, point = data_of(cohorts[1])
     settings = LassoSettings(candidates=60)
@@ -334,7 +334,7 @@ def test_variants_that_are_copies_are_said_to_be_dependent(cohorts):
     found = run(cohort)
     assert set(found.support) & {30, 31} and found.converged
     from gpu_reml.reml.covariance import CountingCovariance
-    from gpu_reml.reml.sparse import _Run
+    from gpu_reml.reml.studies.sparse import _Run
 
     covariance = covariance_of(cohort)
     state = _Run(
@@ -432,7 +432,7 @@ def test_a_limit_that_is_met_is_a_status_and_what_was_found_is_kept(cohorts, cas
 
 def test_descent_that_stalls_is_said(cohorts, monkeypatch):
     """Without the closed form, which would mend it."""
-    monkeypatch.setattr("gpu_reml.reml.lasso.polished", lambda *_: None)
+    monkeypatch.setattr("gpu_reml.reml.studies.lasso.polished", lambda *_: None)
     lasso = LassoSettings(candidates=60, descent=DescentSettings(max_sweeps=1, tol=1e-12))
     assert SparseStatus.DESCENT_STALLED in run(cohorts[1], SparseSettings(lasso=lasso)).limits
 

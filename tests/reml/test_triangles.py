@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpu_reml.reml.triangles import ROWS, Triangles
+from gpu_reml.reml.engines.triangles import ROWS, Triangles
 
 
 def matrices(count: int, size: int) -> np.ndarray:

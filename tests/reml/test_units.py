@@ -26,8 +26,8 @@ from gpu_reml.reml import (
     score,
     with_residuals,
 )
-from gpu_reml.reml.memberships import membership_gradient
-from gpu_reml.reml.sparse import sparse_reml
+from gpu_reml.reml.studies.memberships import membership_gradient
+from gpu_reml.reml.studies.sparse import sparse_reml
 from gpu_reml.validation.small import covariance_of, make_cohort
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -1,0 +1,417 @@
+"""One component, identity residual: a single Lanczos run answers every theta (docs/design.md).
+
+The block is [traits, fixed-effect columns, probes].  Each column's tridiagonal matrix is a quadrature of its spectral
+measure, so after the run REML is a scalar problem (spectral.py) with no further product, whatever the number of traits.
+
+Cost in column-passes: c for the fixed effects, one for every probe, and k - 1 more for each trait, fixed effect and
+deep probe, k being the steps taken: the run stops when no trait's estimate moves any more.
+Source: Border & Becker 2019, BMC Bioinformatics 20:411.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from ..contract import check_symmetric, check_traces
+from ..covariance import CountingCovariance
+from ..hooks import Hooks
+from ..inference import largest_mc_ratio, mc_covariance_of_theta, sampling_covariance
+from ..lanczos import LanczosState, lanczos_start, lanczos_step, ritz_measures
+from ..likelihood_ratio import test_of_one, tested_sets
+from ..linalg import Block, column_batches, column_dots, columns, gram, project, symmetric
+from ..moments import check_left, check_separable
+from ..monte_carlo import LEAST_PROBES
+from ..probes import Probes, probes_are_exact
+from ..profile import with_profiles
+from ..residuals import Layout, layout_of
+from ..result import Estimate, FitResult, FixedEffects, Record, Status, fixed_effects_of, make_result
+from ..settings import FitSettings
+from ..traits import Traits
+from . import spectral
+from .calibration import Calibration, ProbeSpectra, calibrate, spectra_of
+from .krylov_profile import krylov_curves
+from .spectral import Measure, Spectrum
+
+SHALLOW = 4  # probes of one step for each deep one, to start with
+SETTLED = 0.0625  # of the decrement tolerance: a quarter of its step in standard errors is left to the quadrature
+LOGLIK_SETTLED = 0.01
+MOST_STEPS = 400
+MOST_ROUNDS = 4  # of adding probes
+HALF_HALF = np.array([0.5, 0.5])  # law of the likelihood-ratio test of one variance at zero
+
+
+class Cohort(NamedTuple):
+    """What all traits share: tr K on the complement of X; Q'KQ; and F = (I - QQ')KQ, its columns of rounding left out
+    (``moved`` says which of the c are kept)."""
+
+    covariance: CountingCovariance
+    Q: Block
+    trace: float
+    inner: np.ndarray
+    F: Block
+    moved: np.ndarray
+
+    @property
+    def dimension(self) -> int:
+        return len(self.Q) - self.Q.shape[1]
+
+
+class Run(NamedTuple):
+    """A Lanczos run: its ``state``, and for every step ``edges`` (c, b) = Q'K q, from which fixed effects follow."""
+
+    state: LanczosState
+    edges: tuple[np.ndarray, ...]
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.edges)
+
+    def take(self, which: np.ndarray | slice) -> "Run":
+        return Run(self.state.take(which), tuple(edge[:, which] for edge in self.edges))
+
+    def measures(self, columns: slice) -> list[Measure]:
+        """Spectral measures of some columns."""
+        alpha, beta, norms2 = self.state.tridiagonal
+        tridiagonal = self.state.tridiagonal._replace(
+            alpha=alpha[:, columns], beta=beta[:, columns], norms2=norms2[columns]
+        )
+        return [Measure(*pair) for pair in zip(*ritz_measures(tridiagonal), strict=True)]
+
+
+class Settling(NamedTuple):
+    """The run between two steps: what all probes said in the first one, every trait's history and last (theta,
+    log-likelihood), and the column-passes so far."""
+
+    run: Run
+    moments: tuple[np.ndarray, np.ndarray, np.ndarray]
+    history: tuple[tuple[Record, ...], ...]
+    last: tuple[tuple[np.ndarray, float] | None, ...]
+    column_passes: float
+
+
+def krylov_fits(
+    traits: Traits, covariance: CountingCovariance, probes: Probes, settings: FitSettings, hooks: Hooks
+) -> list[FitResult]:
+    """REML fits of several traits of the same samples.
+
+    ``column_passes`` of every result are those of the run that they share.  The callback gets the first trait's record
+    after every step.
+    """
+    cohort = prepare(covariance, traits.Q)
+    exact = probes_are_exact(probes.trace)
+    available = probes.trace.shape[1]
+    deep = available if exact else min(settings.probes.first, available)
+    if hooks.resume is None:
+        at = begin(cohort, traits, probes, (deep, min(SHALLOW * deep, available)), settings.probes.columns)
+        at, status = judged(cohort, traits, at, settings)
+        hooks.report(at.history[0][-1])
+    else:
+        at, status = resumed(hooks.resume, covariance), None
+        covariance.column_passes = at.column_passes
+    while status is None:
+        hooks.save(at)
+        known = len(at.history[0])
+        at, status = judged(cohort, traits, at._replace(run=advance(cohort, at.run)), settings)
+        for record in at.history[0][known:]:  # none at the steps that are not judged
+            hooks.report(record)
+    num_lead = traits.Y.shape[1] + cohort.F.shape[1]
+    spectra = probe_spectra(at.run, num_lead, at.moments)
+    measures = at.run.measures(slice(traits.Y.shape[1]))
+    for rounds in range(MOST_ROUNDS + 1):
+        calibration = calibrate(spectra, cohort.dimension, cohort.trace)
+        estimates = [estimate(cohort, measure, calibration, settings, exact=exact) for measure in measures]
+        wanted = probes_wanted(estimates, at.run.num_steps, spectra, available, settings.probes.mc_target)
+        enough = exact or wanted == (spectra.num_deep, spectra.num_probes) or spectra.num_probes == available
+        if enough or rounds == MOST_ROUNDS:
+            break
+        at_once = settings.probes.columns or SHALLOW * deep  # no wider than the first step
+        spectra = further_probes(cohort, probes, spectra, wanted, at.run.num_steps, at_once)
+    details = {"status": status, "num_probes": spectra.num_probes, "mc_target": settings.probes.mc_target}
+    details["constrain"] = settings.constrain
+    return [
+        further(
+            result_of(cohort, at.run, traits, which, found, history=at.history[which], **details),
+            found,
+            calibration,
+            settings,
+            float(traits.scales[which]),
+            exact=exact,
+        )
+        for which, found in enumerate(estimates)
+    ]
+
+
+def further(
+    result: FitResult, found: "Found", calibration: Calibration, settings: FitSettings, scale: float, *, exact: bool
+) -> FitResult:
+    """The result with the tests, that of one component being that of all, and the profiles that are asked for."""
+    tests = tuple(test_of_one(result.names, result.lrt) for _ in tested_sets(settings.lrt, result.names))
+    layout, covariance = found.layout, result.covariance / scale**4
+    curves = krylov_curves(found.spectrum, calibration, found.theta, layout, settings, covariance, exact=exact)
+    return with_profiles(replace(result, ratio_tests=tests), curves, scale)
+
+
+def prepare(covariance: CountingCovariance, Q: np.ndarray) -> Cohort:
+    """K Q, and what follows from it; c column-passes."""
+    Q = covariance.block(Q)
+    KQ = covariance.apply(np.ones(1), Q) if Q.shape[1] else Q
+    inner = symmetric(gram(Q, KQ))
+    trace = float(covariance.traces[0] - np.trace(inner))
+    check_left(covariance, np.array([trace]))
+    F = project(Q, project(Q, KQ))
+    rounding = 64 * np.finfo(covariance.dtype).eps * trace / len(Q)
+    moved = np.sqrt(column_dots(F, F)) > rounding
+    return Cohort(covariance, Q, trace, inner, F[:, moved], moved)
+
+
+def advance(cohort: Cohort, run: Run) -> Run:
+    """One Lanczos step of every column."""
+    edges = []
+
+    def apply(B):
+        W = cohort.covariance.apply(np.ones(1), B)
+        if not run.edges and B.shape[1] > 1:
+            check_symmetric(cohort.covariance.names[0], B, W, cohort.trace / cohort.dimension)
+        edges.append(gram(cohort.Q, W))
+        return W - cohort.Q @ edges[-1].astype(W.dtype)
+
+    state = lanczos_step(apply, run.state)
+    return Run(state, (*run.edges, *edges))
+
+
+def first_steps(run: Run, num_lead: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Squared norm, alpha and beta of the probes' first step."""
+    state = run.state
+    return state.norms2[num_lead:], state.alphas[0][num_lead:], state.betas[0][num_lead:]
+
+
+def probe_spectra(run: Run, num_lead: int, moments) -> ProbeSpectra:
+    """What the probes have told so far."""
+    deep = run.measures(slice(num_lead, None))
+    return spectra_of(np.stack([m.nodes for m in deep]), np.stack([m.weights for m in deep]), moments)
+
+
+def begin(
+    cohort: Cohort, traits: Traits, probes: Probes, counts: tuple[int, int], at_once: int | None = None
+) -> Settling:
+    """The first step of all columns, after which the shallow probes have said all they will.
+
+    counts: (deep, all) probes.  at_once: most columns of a step where memory is short; shallow probes then come after.
+    """
+    deep, every = counts
+    lead = columns(cohort.covariance.block(traits.scaled), cohort.F)
+    num_lead, t = lead.shape[1], traits.Y.shape[1]
+    together = every if at_once is None or num_lead + every <= at_once else deep
+    Z = project(cohort.Q, cohort.covariance.block(probes.trace[:, :together]))
+    run = advance(cohort, Run(lanczos_start(columns(lead, Z)), ()))
+    moments = [first_steps(run, num_lead)]
+    if together < every:
+        moments += [
+            shallow_moments(cohort, probes.trace[:, deep:every][:, b]) for b in column_batches(every - deep, at_once)
+        ]
+    joined = tuple(np.concatenate(parts) for parts in zip(*moments, strict=True))
+    norms2, alpha, beta = joined
+    forms, squares = norms2 * alpha, norms2 * (alpha**2 + beta**2)
+    check_traces(cohort.covariance, forms[None], squares[None], np.array([cohort.trace]))
+    return Settling(run.take(slice(num_lead + deep)), joined, ((),) * t, (None,) * t, 0.0)
+
+
+def shallow_moments(cohort: Cohort, fresh: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """:func:`first_steps` of some probes (n, s)."""
+    Z = project(cohort.Q, cohort.covariance.block(fresh))
+    return first_steps(advance(cohort, Run(lanczos_start(Z), ())), 0)
+
+
+def resumed(at: Settling, covariance: CountingCovariance) -> Settling:
+    """A saved run with its vectors put back where products are computed."""
+    state = at.run.state
+    placed = state._replace(current=covariance.block(state.current), previous=covariance.block(state.previous))
+    return at._replace(run=at.run._replace(state=placed))
+
+
+def judged(cohort: Cohort, traits: Traits, at: Settling, settings: FitSettings) -> tuple[Settling, Status | None]:
+    """The estimates that the run gives so far, and the status when no trait's moves any more.
+
+    A trait has settled when its last step is within a quarter of the tolerated one in standard errors, and its
+    log-likelihood within 0.01; quadrature converges geometrically, so what is left is of that size.
+    """
+    k, t = at.run.num_steps, traits.Y.shape[1]
+    at = at._replace(column_passes=cohort.covariance.column_passes)
+    limit = min(cohort.dimension, MOST_STEPS)
+    if k > 24 and k % 4 and k < limit:
+        return at, None
+    num_lead = t + cohort.F.shape[1]
+    trace = calibrate(probe_spectra(at.run, num_lead, at.moments), cohort.dimension, cohort.trace).measure
+    spectra = [Spectrum(measure, trace, cohort.dimension) for measure in at.run.measures(slice(t))]
+    constrain = settings.constrain
+    thetas = [spectral.maximise(spectrum, settings.residual_floor, constrain=constrain) for spectrum in spectra]
+    num_deep = len(at.run.state.norms2) - num_lead
+    records, settled, last = [], k > 1, []
+    for which, (spectrum, theta) in enumerate(zip(spectra, thetas, strict=True)):
+        value, ai = spectral.loglik(spectrum, theta), spectral.average_information(spectrum, theta)
+        before, value_before = at.last[which] or (theta, np.inf)
+        decrement = float((theta - before) @ ai @ (theta - before))
+        norm = float(np.sqrt(np.sum(spectral.score(spectrum, before) ** 2 / np.diag(ai))))
+        variances = tuple(float(v) for v in theta * traits.scales[which] ** 2)
+        records.append(Record(k, variances, decrement, norm, k, num_deep, at.column_passes))
+        settled &= decrement <= SETTLED * settings.tol and abs(value - value_before) <= LOGLIK_SETTLED
+        last.append((theta, value))
+    history = tuple((*old, new) for old, new in zip(at.history, records, strict=True))
+    status = None
+    if settled or k >= limit:
+        status = Status.CONVERGED if settled or limit == cohort.dimension else Status.SOLVER_STALLED
+    return at._replace(history=history, last=tuple(last)), status
+
+
+class Found(NamedTuple):
+    """A trait's estimate in units of its unit variance, and what its errors are made of."""
+
+    spectrum: Spectrum
+    theta: np.ndarray
+    ai: np.ndarray
+    mc: np.ndarray
+    free: np.ndarray
+    ratio: float
+    ratio_of_deep: float
+    loglik_mc_se: float
+    layout: Layout
+
+
+def estimate(
+    cohort: Cohort, measure: Measure, calibration: Calibration, settings: FitSettings, *, exact: bool
+) -> Found:
+    """theta with its sampling information and Monte-Carlo covariance; no product."""
+    spectrum = Spectrum(measure, calibration.measure, cohort.dimension)
+    layout, floor = layout_of(cohort.covariance), settings.residual_floor
+    theta = spectral.maximise(spectrum, floor, constrain=settings.constrain)
+    ai = spectral.average_information(spectrum, theta)
+    check_separable(ai)
+    free = theta > layout.lower(floor, constrain=settings.constrain) * (1 + 1e-9)
+    nodes = calibration.spectra.nodes
+    d = spectral.eigenvalues_of_v(theta, nodes)
+    errors = calibration.covariance(np.stack([nodes / d, 1 / d, np.log(d)]))
+    deep_only = calibration.deep_covariance(np.stack([nodes / d, 1 / d]))
+    if exact:
+        errors, deep_only = np.zeros_like(errors), np.zeros_like(deep_only)
+    mc, mc_of_deep = (mc_covariance_of_theta(ai, part / 4, free) for part in (errors[:2, :2], deep_only))
+    sampling = sampling_covariance(ai, layout.without_error(free))
+    ratio, ratio_of_deep = (
+        largest_mc_ratio(theta, layout.mean_traces, sampling, part, layout.residual_traces) for part in (mc, mc_of_deep)
+    )
+    return Found(spectrum, theta, ai, mc, free, ratio, ratio_of_deep, 0.5 * float(np.sqrt(errors[2, 2])), layout)
+
+
+def probes_wanted(found: list[Found], steps: int, spectra: ProbeSpectra, available: int, target: float):
+    """(deep, all) probes at which every Monte-Carlo error is expected to meet the target at the least cost.
+
+    The squared error is A / deep + B / all, the cost steps * deep + all: deep : all = sqrt(A / steps) : sqrt(B).
+    """
+    now = spectra.num_deep, spectra.num_probes
+    worst = max(found, key=lambda f: np.inf if np.isnan(f.ratio) else f.ratio)
+    if worst.ratio <= target:
+        return now
+    if np.isnan(worst.ratio):  # too few probes to know their spread
+        return tuple(min(available, max(LEAST_PROBES, 2 * count)) for count in now)
+    a = worst.ratio_of_deep**2 * spectra.num_deep
+    b = max(worst.ratio**2 - worst.ratio_of_deep**2, 0) * spectra.num_probes
+    common = 1.15 * (np.sqrt(a * steps) + np.sqrt(b)) / target**2
+    deep = min(available, max(now[0], int(np.ceil(common * np.sqrt(a / steps)))))
+    every = min(available, max(now[1], deep, int(np.ceil(common * np.sqrt(b)))))
+    return (deep, every) if (deep, every) != now else (min(available, deep + 4), min(available, every + 4))
+
+
+def further_probes(
+    cohort: Cohort,
+    probes: Probes,
+    known: ProbeSpectra,
+    wanted: tuple[int, int],
+    steps: int,
+    at_once: int | None = None,
+) -> ProbeSpectra:
+    """``known`` with further probes, so that there are ``wanted`` (deep, all), after the same number of steps.
+
+    Probes known only by one step stay so: deep ones are drawn anew, and at the end of what is available the numbers
+    that can be had are.  at_once: most columns of a step; None for all.
+    """
+    available, first = probes.trace.shape[1], known.num_probes
+    deep = min(max(wanted[0] - known.num_deep, 0), available - first)
+    total = min(max(wanted[1] - first, deep), available - first)
+    for batch in column_batches(total, at_once):
+        fresh = probes.trace[:, first + batch.start : first + batch.stop]
+        going = min(max(deep - batch.start, 0), fresh.shape[1])
+        known = known.joined(spectra_of_probes(cohort, fresh, going, steps))
+    return known
+
+
+def spectra_of_probes(cohort: Cohort, fresh: np.ndarray, deep: int, steps: int) -> ProbeSpectra:
+    """Spectra of probes (n, s) after one step, and of the first ``deep`` of them after ``steps``."""
+    Z = project(cohort.Q, cohort.covariance.block(fresh))
+    run = advance(cohort, Run(lanczos_start(Z), ()))
+    moments = first_steps(run, 0)
+    if not deep:
+        return spectra_of(np.zeros((0, steps)), np.zeros((0, steps)), moments)
+    run = run.take(slice(deep))
+    while run.num_steps < steps:
+        run = advance(cohort, run)
+    return probe_spectra(run, 0, moments)
+
+
+def result_of(
+    cohort: Cohort, run: Run, traits: Traits, which: int, found: Found, *, constrain: bool, **details
+) -> FitResult:
+    """A trait's FitResult: likelihood, profile and fixed effects from what the run has kept; no product."""
+    layout = layout_of(cohort.covariance)
+    mean_trace = float(layout.mean_traces[0] / layout.residual_traces[0])
+    packed = Estimate(
+        theta=found.theta,
+        score=spectral.score(found.spectrum, found.theta),
+        ai=found.ai,
+        mc=found.mc,
+        free=found.free,
+        loglik=spectral.loglik(found.spectrum, found.theta),
+        loglik_mc_se=found.loglik_mc_se,
+        weights=HALF_HALF if constrain else np.array([0.0, 1.0]),
+        ratio=found.ratio,
+        fixed_effects=fixed_effects(cohort, run, traits, which, found.theta),
+    )
+    return make_result(
+        cohort.covariance,
+        traits.X,
+        float(traits.scales[which]),
+        packed,
+        rank=0,
+        column_passes=cohort.covariance.column_passes,
+        method="krylov",
+        **details,
+        constrained=constrain,
+        profile=spectral.profile_h2(found.spectrum, found.theta, mean_trace, constrain=constrain),
+    )
+
+
+def krylov_coordinates(run: Run, column: int, theta: np.ndarray) -> np.ndarray:
+    """(k,) P b in the Lanczos basis of start b: |b| (theta_g T + theta_e I)^-1 e_1."""
+    alpha, beta, norms2 = (part[..., column] for part in run.state.tridiagonal)
+    T = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
+    right = np.zeros(len(alpha))
+    right[0] = np.sqrt(norms2)
+    return np.linalg.solve(theta[0] * T + theta[1] * np.eye(len(alpha)), right)
+
+
+def fixed_effects(cohort: Cohort, run: Run, traits: Traits, which: int, theta: np.ndarray) -> FixedEffects:
+    """Generalised least squares from X b = y - V P y and X (X'V^-1X)^-1 X' = V - V P V; no product.
+
+    On the span of Q these need Q'K P y and F'P F only, sums over steps of the edges Q'K q.
+    Source: Searle, Casella & McCulloch 1992, Variance Components, App. M.
+    """
+    t = traits.Y.shape[1]
+    edges = np.stack(run.edges, axis=-1).astype(np.float64)
+    vpy = theta[0] * (edges[:, which] @ krylov_coordinates(run, which, theta))
+    FPF = np.zeros_like(cohort.inner)
+    for position, j in enumerate(np.flatnonzero(cohort.moved)):
+        FPF[:, j] = edges[:, t + position] @ krylov_coordinates(run, t + position, theta)
+    FPF[~cohort.moved] = 0
+    inner = theta[0] * cohort.inner + theta[1] * np.eye(len(FPF)) - theta[0] ** 2 * symmetric(FPF)
+    scale = traits.scales[which]
+    fitted = traits.Q.T @ traits.Y[:, which] - scale * vpy
+    return fixed_effects_of(traits.X, traits.Q, fitted, inner * scale**2)

@@ -1,0 +1,225 @@
+"""Several components: REML of one trait by the reduced model, which moves as far as its basis answers for.
+
+Each round adds true residuals at the present theta to the basis, and maximises the likelihood within it by bounded AI
+steps, which cost no pass.  The fit has converged when theta has settled and the residuals say so.
+
+Cost in column-passes: a round one for each of y and the probes that have not converged, and half the overlap for what
+is off the basis; the end as :mod:`.reduced_end` says.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ..hooks import Hooks
+from ..inference import mc_covariance_of_theta
+from ..linalg import columns, take_columns
+from ..monte_carlo import LEAST_PROBES
+from ..probes import Probes
+from ..result import Record, Status
+from ..step import score_norm
+from .reduced import reduced_v
+from .reduced_model import Model, Problem, grown, has_room, probe_residuals, probe_solutions, smaller, with_probes
+from .reduced_point import (
+    Point,
+    controls_at,
+    definite,
+    off_the_basis,
+    point_at,
+    y_error,
+    y_tolerance,
+)
+from .reduced_search import Walk, known_better, maximised, tolerance
+
+READY = 0.3  # relative error of the solves, in the norm of V, from which the basis serves to move theta
+TRUSTED = 0.3  # the same of a trait's solve at the theta moved to
+SMALL_STEP = 0.1  # standard errors, from which a fit may end below its Monte-Carlo error
+FAR_OFF = 8.0  # times y's tolerance, from where y's residual alone would take many rounds
+HALVINGS = 5  # of a move that the basis does not answer for
+MOST_ROUNDS = 400
+RANGE = (0.05, 1.0)  # of what tolerances are multiplied by
+
+
+class State(NamedTuple):
+    """A fit between two rounds.  ``active``: probes that have not converged, None for a look at all."""
+
+    model: Model
+    walk: Walk
+    active: np.ndarray | None = None
+    rounds: int = 0
+
+
+def state_at(problem: Problem, model: Model, theta: np.ndarray, trait: int = 0) -> State:
+    """A trait at theta, before its first round; half a pass of a column, times the overlap."""
+    return State(model, Walk(trait, theta, off_the_basis(problem, model, theta, trait)))
+
+
+def moved(problem: Problem, model: Model, walk: Walk, scale: float) -> Walk:
+    """The walk at the best theta that the basis answers for.  Cost: half a pass of a column for every theta looked at,
+    times the overlap: one, as a rule."""
+    walk = walk._replace(theta=definite(model, walk.theta))
+    inverse = controls_at(problem, model, walk.theta)
+    theta, cut = maximised(problem, model, walk, inverse)
+    off = off_the_basis(problem, model, theta, walk.trait)
+    for _ in range(HALVINGS):
+        if y_error(problem, model, off, theta) <= TRUSTED:
+            break
+        theta, cut = (walk.theta + theta) / 2, True
+        off = off_the_basis(problem, model, theta, walk.trait)
+    point = point_at(problem, model, walk.trait, theta, off, inverse)
+    length = float(np.sqrt((theta - walk.theta) @ point.ai @ (theta - walk.theta)))
+    record = Record(
+        len(walk.history) + 1,
+        tuple(problem.layout.reported(theta) * scale**2),
+        length**2,
+        score_norm(point.score, point.ai, problem.estimated),
+        0,  # PCG steps: there are none until the end
+        model.num_probes,
+        problem.covariance.column_passes,
+        model.basis.size,
+    )
+    lengths, history = (*walk.lengths[-1:], length), (*walk.history, record)
+    return walk._replace(theta=theta, off=off, lengths=lengths, cut=cut, point=point, history=history)
+
+
+def probes_wanted(problem: Problem, probes: Probes, point: Point) -> int:
+    """Probes at which mc_se is expected to meet the target, within what there is.
+
+    It falls faster than with their root, since their chains grow with them: as the power 0.8 to 1.0 of their number on
+    the mice by chromosome.  Too few cost another look, and are added to.
+    """
+    used, available = point.num_probes, probes.trace.shape[1]
+    ratio = problem.mc_ratio(point.theta, point.ai, point.mc)
+    ratio /= problem.settings.probes.mc_target
+    if ratio <= 1:
+        return used
+    if not np.isfinite(ratio):  # too few probes to know their spread
+        return min(available, max(LEAST_PROBES, 2 * used))
+    return min(available, max(used + 4, int(np.ceil(ratio**1.2 * used))))
+
+
+class Growth(NamedTuple):
+    """What a round's residuals said: whether the basis ``grew``, the probes that have not converged (``active``, None
+    for a look at all), whether anything is ``unsolved``, and the largest relative error."""
+
+    grew: bool
+    active: np.ndarray | None
+    unsolved: bool
+    error: float
+
+
+def with_residuals(problem: Problem, state: State) -> tuple[Model, Growth]:
+    """The model with the residuals that are not small in its basis.
+
+    Probes that have converged are looked at again only when all have, at the theta where the fit would end.
+    """
+    model, walk = state.model, state.walk
+    if model.exact:
+        return model, Growth(False, None, False, 0.0)
+    looked_at = np.arange(model.num_probes) if state.active is None else state.active
+    V = reduced_v(model.basis.T, walk.theta)
+    A = probe_solutions(model, V)
+    R, errors = probe_residuals(problem, model, walk.theta, looked_at, A)
+    wrong = np.flatnonzero(errors > problem.settings.solver.probes * accuracy(problem, model, walk.point))
+    y_left = y_error(problem, model, walk.off, walk.theta)
+    late, active, before = y_left > y_tolerance(problem), looked_at[wrong], model.basis.size
+    unsolved = late or bool(len(active))
+    if unsolved:
+        # y's residual is a combination of the images off the basis, at any theta near: far off and alone, they all join
+        alone = not len(active) and y_left > FAR_OFF * y_tolerance(problem)
+        of_y = walk.off.images if alone else walk.off.residual(walk.theta)
+        new = of_y.shape[1] * late + len(active)
+        if not has_room(problem, model, new, model.B.shape[1]):
+            model = smaller(problem, model, V, A)
+            before = model.basis.size
+        ends = take_columns(R, wrong)
+        model = grown(problem, model, columns(of_y, ends) if late else ends, active, ends)
+    return model, Growth(
+        model.basis.size > before,
+        active if unsolved else None,
+        unsolved or len(looked_at) < model.num_probes,
+        max(y_left, errors.max(initial=0.0)),
+    )
+
+
+def answering(problem: Problem, model: Model, theta: np.ndarray, trait: int = 0) -> Model:
+    """The model with a basis in which the trait and all probes have converged at theta, or as near as rounding lets
+    them."""
+    state = state_at(problem, model, theta, trait)
+    for _ in range(MOST_ROUNDS):
+        model, growth = with_residuals(problem, state)
+        if not growth.grew:
+            break
+        state = state_at(problem, model, theta, trait)._replace(active=growth.active)
+    return model
+
+
+def one_round(problem: Problem, probes: Probes, state: State, scale: float) -> State:
+    """A round further; the walk's ``status`` is set when it was the last.  ``scale`` makes records of variances."""
+    model, growth = with_residuals(problem, state)
+    walk, rounds = state.walk, state.rounds + 1
+    if growth.grew and growth.error > READY and rounds < MOST_ROUNDS:
+        off = off_the_basis(problem, model, walk.theta, walk.trait)
+        return State(model, walk._replace(off=off), growth.active, rounds)
+    state = State(model, moved(problem, model, walk, scale), growth.active, rounds)
+    return judged(problem, probes, state, growth)
+
+
+def ended(
+    problem: Problem,
+    probes: Probes,
+    state: State,
+    scale: float,
+    hooks: Hooks | None = None,
+    keep: Callable[[State], None] | None = None,
+) -> State:
+    """The fit at its end; ``hooks`` report its records, ``keep`` gets what goes on."""
+    while state.walk.status is None:
+        if keep is not None:
+            keep(state)
+        known = len(state.walk.history)
+        state = one_round(problem, probes, state, scale)
+        for record in state.walk.history[known:] if hooks is not None else ():
+            hooks.report(record)
+    return state
+
+
+def mc_errors(problem: Problem, model: Model, point: Point) -> float:
+    """Monte-Carlo error of theta as a whole, in standard errors, while bounds stay as they are; NaN where unknown."""
+    if model.exact:
+        return 0.0
+    mc = mc_covariance_of_theta(point.ai, point.traces.covariance / 4, problem.free(point.theta))
+    return float(np.sqrt(np.trace(point.ai @ mc)))
+
+
+def accuracy(problem: Problem, model: Model, point: Point | None) -> float:
+    """By what tolerances are multiplied, as they are meant for a Monte-Carlo error of a tenth of a standard error."""
+    errors = np.nan if point is None or model.exact else mc_errors(problem, model, point)
+    return 1.0 if np.isnan(errors) else float(np.clip(10 * errors, *RANGE))
+
+
+def judged(problem: Problem, probes: Probes, state: State, growth: Growth) -> State:
+    """The state with more probes where it has settled and they are wanted, or with a status where it ends."""
+    walk, model = state.walk, state.model
+    step = np.sqrt(tolerance(problem, model)) * accuracy(problem, model, walk.point)
+    settled = walk.settled(step, growth.grew)
+    if settled and not growth.unsolved:
+        wanted = model.num_probes
+        if not model.exact and wanted < probes.trace.shape[1]:
+            walk = known_better(problem, model, walk)
+            wanted = probes_wanted(problem, probes, walk.point)
+        if wanted > model.num_probes:
+            if not has_room(problem, model, wanted - model.num_probes, model.num_traits + wanted):
+                V = reduced_v(model.basis.T, walk.theta)
+                model = smaller(problem, model, V, probe_solutions(model, V))
+            return State(with_probes(problem, probes, model, wanted), walk._replace(lengths=()), None, state.rounds)
+        return state._replace(walk=walk._replace(status=Status.CONVERGED))
+    if settled and not growth.grew and state.active is not None:
+        return state._replace(walk=walk._replace(status=Status.SOLVER_STALLED))
+    if len(walk.history) >= problem.settings.max_iterations or state.rounds >= MOST_ROUNDS:
+        errors = np.nan_to_num(mc_errors(problem, model, walk.point))
+        within = not walk.cut and walk.lengths[-1] <= min(errors, SMALL_STEP)
+        status = Status.CONVERGED if within else Status.MAX_ITERATIONS
+        return state._replace(walk=walk._replace(status=status))
+    return state

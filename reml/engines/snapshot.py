@@ -1,0 +1,66 @@
+"""A fit between two iterations as plain values: a JSON-able skeleton and a list of arrays, and back."""
+
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from ..cross_fit import Traces
+from ..inference import Lrt
+from ..lanczos import LanczosState
+from ..likelihood_ratio import RatioTest
+from ..moments import Moments
+from ..profile import Curve, Profile
+from ..result import FitResult, FixedEffects, Record, Status
+from ..tables import Sum
+from .krylov import Run, Settling
+from .reduced_end import SavedBasis, SavedFits
+from .reduced_point import Outside, Point
+from .reduced_search import Walk
+
+OF_RESULTS = (Curve, FitResult, FixedEffects, Lrt, Profile, RatioTest, Record, Status, Sum)
+OF_FITS = (LanczosState, Moments, Outside, Point, Run, SavedBasis, SavedFits, Settling, Traces, Walk)
+KINDS = {kind.__name__: kind for kind in (*OF_RESULTS, *OF_FITS)}
+
+
+def pack(value: Any) -> tuple[Any, list[np.ndarray]]:
+    """(skeleton, arrays) of named tuples, dataclasses and enumerations of this package, tuples, arrays and scalars,
+    however nested."""
+    arrays: list[np.ndarray] = []
+    return _pack(value, arrays), arrays
+
+
+def _pack(value: Any, arrays: list[np.ndarray]) -> Any:
+    if hasattr(value, "__array__") and not isinstance(value, np.generic):  # blocks of a backend come back as arrays
+        arrays.append(np.asarray(value))
+        return {"array": len(arrays) - 1}
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    kind = type(value).__name__
+    if kind != "tuple" and kind not in KINDS:
+        raise TypeError(f"cannot save a {kind}")
+    if isinstance(value, Enum):
+        return {"kind": kind, "items": [value.name]}
+    items = [getattr(value, field.name) for field in fields(value)] if is_dataclass(value) else value
+    return {"kind": kind, "items": [_pack(item, arrays) for item in items]}
+
+
+def unpack(skeleton: Any, arrays: list[np.ndarray]) -> Any:
+    """What was packed; raises ValueError for a kind that this version does not know, or that has other fields."""
+    if not isinstance(skeleton, dict):
+        return skeleton
+    if "array" in skeleton:
+        return arrays[skeleton["array"]]
+    items = [unpack(item, arrays) for item in skeleton["items"]]
+    if skeleton["kind"] == "tuple":
+        return tuple(items)
+    kind = KINDS.get(skeleton["kind"])
+    if kind is not None and issubclass(kind, Enum) and items[0] in kind.__members__:
+        return kind[items[0]]
+    names = () if kind is None or issubclass(kind, Enum) else getattr(kind, "_fields", None) or fields(kind)
+    if kind is None or len(items) != len(names):
+        raise ValueError(f"{skeleton['kind']} with {len(items)} fields is of another version")
+    return kind(*items)

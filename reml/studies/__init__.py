@@ -1,0 +1,1 @@
+"""What uses fits: effects and predictions, association, sparse REML, enrichment, merging, relaxation, liability."""

@@ -1,0 +1,331 @@
+"""Mixed-model association, leaving a variant's chromosome out of the relationship matrix (LOCO), matrix-free.
+
+V_c = theta_g K_{-c} + theta_e I for every chromosome c.  All chromosomes and traits are solved in shared passes, a
+column each.  The variance of the score z'P_c y is approximated: z'P_c z = gamma z'Mz, M = I - QQ', with one gamma for
+each chromosome and trait, from random variants (GRAMMAR-gamma: Svishcheva et al. 2012, Nat Genet 44:1166;
+BOLT-LMM-inf: Loh et al. 2015, Nat Genet 47:284).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from gpu_reml.ops import take_variants, to_dense
+from gpu_reml.ops.arguments import as_array, as_count, as_number
+from gpu_reml.ops.loco import LeaveOut
+
+from ..lanczos import lanczos_steps, ritz_measures
+from ..linalg import Block, column_batches, column_dots, column_lengths, columns, project, take_columns
+from ..monte_carlo import LEAST_PROBES, widening
+from ..pcg import PcgResult, pcg
+from ..traits import check_unit
+from .association import Scan, left_of_fixed_effects, make_scan, tested_variants
+
+FEATURE_BYTES = 1 << 29  # of features (m, k) that are held while columns are solved together
+
+
+@dataclass(frozen=True)
+class LocoSettings:
+    """``tol``: relative residual of the solves for y.  ``calibration_tol``: relative change of z'Pz at which Lanczos
+    stops.  ``calibration_se``: relative standard error of gamma at which no more variants are drawn, once ``scatter``
+    degrees of freedom tell how single variants scatter about it; ``variants``: drawn at a time, at least two of each
+    chromosome; ``most``: about that many in all.  ``columns``: most columns solved at once, None by memory.
+    """
+
+    tol: float = 5e-5
+    calibration_tol: float = 5e-4
+    calibration_se: float = 1e-2
+    variants: int = 32
+    most: int = 256
+    scatter: int = 30
+    max_iterations: int = 400
+    columns: int | None = None
+
+    def __post_init__(self):
+        for name in ("tol", "calibration_tol"):
+            as_number(getattr(self, name), name, above=0, below=1)
+        as_number(self.calibration_se, "calibration_se", above=0)
+        for name in ("variants", "most", "max_iterations", "scatter"):
+            as_count(getattr(self, name), name)
+        if self.variants < 2 or self.most < self.variants or self.max_iterations < 1 or self.scatter < 1:
+            raise ValueError("expected variants >= 2, most >= variants, max_iterations >= 1 and scatter >= 1")
+
+
+class LocoModel(NamedTuple):
+    """Traits ``y`` (n, t) beside the fixed effects' basis ``Q`` (n, c), scaled to variance 1 by ``scales`` (t,), and
+    the variances ``thetas`` (C, t, 2) on that scale: V_c = thetas[c, trait, 0] K_{-c} + thetas[c, trait, 1] I."""
+
+    left: LeaveOut
+    Q: np.ndarray
+    y: np.ndarray
+    scales: np.ndarray
+    thetas: np.ndarray
+
+    @property
+    def dof(self) -> int:
+        """Degrees of freedom beside the fixed effects and a variant."""
+        return len(self.Q) - self.Q.shape[1] - 1
+
+
+class Solved(NamedTuple):
+    """``X`` (n, k); true relative residuals and iterations (k,); column-passes spent; whether all met the tolerance."""
+
+    X: Block
+    residuals: np.ndarray
+    iterations: np.ndarray
+    column_passes: int
+    converged: bool
+
+
+class Calibration(NamedTuple):
+    """``variants`` (s,) drawn and the ``groups`` they are of; ``ratios`` (s, t) z'P_c z / z'Mz; ``gamma`` (C, t) and
+    its standard errors ``se``, see :func:`shrunken_means`; ``scatter`` (t,): SD over single variants of the relative
+    error of their standard error, which gamma does not tell, on ``freedom`` (t,) degrees of freedom; ``converged``:
+    whether every run did."""
+
+    variants: np.ndarray
+    groups: np.ndarray
+    ratios: np.ndarray
+    gamma: np.ndarray
+    se: np.ndarray
+    scatter: np.ndarray
+    freedom: np.ndarray
+    column_passes: int
+    converged: bool
+
+
+class LocoScan(NamedTuple):
+    """``scan`` with the calibration and the solves for y behind it: ``Py`` (n, t C) P_c y on the model's scale, the
+    groups of a trait together; ``residuals``, ``iterations`` (C, t) of them."""
+
+    scan: Scan
+    model: LocoModel
+    Py: Block
+    calibration: Calibration
+    residuals: np.ndarray
+    iterations: np.ndarray
+    column_passes: int
+    converged: bool
+
+
+def apply_v(left: LeaveOut, thetas: np.ndarray, groups: np.ndarray, traits: np.ndarray, B: Block) -> Block:
+    """Columns theta_g K_{-c} b + theta_e b, each at its own group c and theta = thetas[c, trait] (2,); one pass."""
+    theta = thetas[groups, traits]
+    return left.apply(B, groups) * theta[:, 0].astype(B.dtype) + B * theta[:, 1].astype(B.dtype)
+
+
+def solve_columns(
+    left: LeaveOut, Q: Block, thetas: np.ndarray, groups: np.ndarray, traits: np.ndarray, B: Block, **options
+) -> PcgResult:
+    """P_c b for every column of B (n, k) in the complement of Q, each with its own V_c; ``options`` of :func:`pcg`."""
+
+    def apply(P, which):
+        return project(Q, apply_v(left, thetas, groups[which], traits[which], P))
+
+    return pcg(apply, B, by_column=True, **options)
+
+
+def solve_in_batches(left: LeaveOut, Q: Block, thetas, groups, traits, B: Block, settings: LocoSettings) -> Solved:
+    """:func:`solve_columns`, as many columns at once as memory allows; a last pass makes the residuals true ones."""
+    options = {"tol": settings.tol, "max_iterations": settings.max_iterations}
+    parts = [
+        solve_columns(left, Q, thetas, groups[batch], traits[batch], take_columns(B, batch), **options)
+        for batch in column_batches(B.shape[1], columns_at_once(left, B, settings))
+    ]
+    iterations = np.concatenate([part.iterations for part in parts])
+    return Solved(
+        columns(*(part.X for part in parts)),
+        np.concatenate([part.residuals for part in parts]),
+        iterations,
+        int(iterations.sum()) + len(iterations),
+        all(part.converged.all() for part in parts),
+    )
+
+
+def columns_at_once(left: LeaveOut, B: Block, settings: LocoSettings) -> int:
+    """Columns whose features are held together; a float64 column of genotypes counts too."""
+    rows = max(left.products.num_variants, 2 * len(B))
+    return settings.columns or max(8, FEATURE_BYTES // (rows * B.dtype.itemsize))
+
+
+def calibrate(
+    left: LeaveOut,
+    Q: np.ndarray,
+    thetas: np.ndarray,
+    candidates: Sequence[np.ndarray],
+    rng: np.random.Generator,
+    settings: LocoSettings,
+) -> Calibration:
+    """gamma of every group and trait, from random ``candidates`` of each group, until its error is small enough.
+
+    Cost: a Lanczos run for each variant, some ten column-passes, whatever the number of traits.
+    """
+    t, block_Q = thetas.shape[1], left.products.block(Q)
+    orders = [rng.permutation(rows) for rows in candidates]
+    C, total = len(orders), sum(map(len, orders))
+    each = max(2, -(-settings.variants // C))
+    variants, groups, ratios = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, t))
+    passes, converged, first = 0, True, 0
+    while True:
+        drawn = [order[first : first + each] for order in orders]
+        chosen, own = np.concatenate(drawn), np.repeat(np.arange(C), [len(rows) for rows in drawn])
+        B = left.products.block(project(Q, to_dense(take_variants(left.products.genotypes, chosen))))
+        parts = [
+            inverse_forms(left, block_Q, thetas[own[batch]], own[batch], take_columns(B, batch), settings)
+            for batch in column_batches(len(chosen), columns_at_once(left, B, settings))
+        ]
+        found = np.concatenate([part.values for part in parts]) / column_dots(B, B)[:, None]
+        variants, groups = np.append(variants, chosen), np.append(groups, own)
+        ratios, first = np.concatenate([ratios, found]), first + each
+        passes += sum(part.column_passes for part in parts)
+        converged &= all(part.converged for part in parts)
+        gamma, se, freedom = shrunken_means(ratios, groups, C)
+        known = (se <= settings.calibration_se * gamma).all() and (freedom >= settings.scatter).all()
+        if known or len(variants) >= min(total, settings.most):
+            scatter = scatter_of_errors(ratios / gamma[groups], freedom)
+            return Calibration(variants, groups, ratios, gamma, se, scatter, freedom, passes, converged)
+
+
+def scatter_of_errors(ratios: np.ndarray, freedom: np.ndarray) -> np.ndarray:
+    """(t,) SD of the relative error of a standard error, from z'P_c z / (gamma z'Mz) of variants (s, t).
+
+    The error that is reported is (gamma z'Mz)^-1/2 for (z'P_c z)^-1/2: their quotient is the root of the ratio.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.sqrt(np.sum((np.sqrt(ratios) - 1) ** 2, axis=0) / np.where(freedom > 0, freedom, np.nan))
+
+
+class Forms(NamedTuple):
+    """Quadratic forms ``values`` (k, t), and what they took."""
+
+    values: np.ndarray
+    column_passes: int
+    converged: bool
+
+
+def inverse_forms(
+    left: LeaveOut, Q: Block, thetas: np.ndarray, groups: np.ndarray, B: Block, settings: LocoSettings
+) -> Forms:
+    """b'P_c b for every column of B (n, k) in the complement of Q, at the t variances thetas (k, t, 2) of each.
+
+    Lanczos on K_{-c} from b serves every theta, as theta_g K + theta_e I share its Krylov spaces; Gauss quadrature,
+    from below (Golub & Meurant 2010, Matrices, Moments and Quadrature, ch. 6).  Ends when no value moves by more than
+    ``calibration_tol`` of itself between two steps.
+    """
+    values = np.full(thetas.shape[:2], np.nan)
+    for found in lanczos_steps(lambda P: project(Q, left.apply(P, groups)), B):
+        nodes, weights = ritz_measures(found)
+        before = values
+        values = np.stack([(weights / (at[:, :1] * nodes + at[:, 1:])).sum(axis=1) for at in thetas.swapaxes(0, 1)], 1)
+        settled = bool((np.abs(values - before) <= settings.calibration_tol * values).all())
+        if settled or len(found.alpha) >= settings.max_iterations:
+            return Forms(values, found.alpha.size, settled)
+    raise AssertionError("lanczos_steps ended")
+
+
+class Shrunken(NamedTuple):
+    """``means`` (C, t), their standard ``errors``, and the degrees of ``freedom`` (t,) that are left to the values."""
+
+    means: np.ndarray
+    errors: np.ndarray
+    freedom: np.ndarray
+
+
+def shrunken_means(values: np.ndarray, groups: np.ndarray, num_groups: int) -> Shrunken:
+    """Means (C, t) of values (s, t) in each group, drawn to that of all as far as they differ by chance; their errors.
+
+    m_c = m + B_c (mean_c - m), B_c = tau^2 / (tau^2 + s^2 / n_c), with s^2 and tau^2 the variances within and between
+    groups from the analysis of variance, tau^2 >= 0 (Searle, Casella & McCulloch 1992, Variance Components, 3.6).
+    nan errors for fewer than 16 values, or where no group has two that tell s^2.  Freedom: s less the trace of the map
+    from values to means.
+    """
+    N = len(values)
+    counts = np.bincount(groups, minlength=num_groups)[:, None].astype(np.float64)
+    used = counts[:, 0] > 0
+    overall = values.mean(axis=0)
+    sums = np.zeros((num_groups, values.shape[1]))
+    np.add.at(sums, groups, values)
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), overall)
+    between = used.sum() - 1
+    within = N - used.sum()
+    if not within:
+        alone = np.broadcast_to(overall, means.shape).copy()
+        return Shrunken(alone, np.full(means.shape, np.nan), np.full(values.shape[1], N - 1.0))
+    s2 = ((values - means[groups]) ** 2).sum(axis=0) / within
+    spread = (counts * (means - overall) ** 2).sum(axis=0) - between * s2
+    tau2 = np.maximum(spread, 0) / (N - (counts**2).sum() / N) if between else np.zeros_like(s2)
+    B = np.divide(counts * tau2, counts * tau2 + s2, out=np.zeros_like(means), where=counts * tau2 + s2 > 0)
+    error = np.where(counts > 0, B * s2 / np.maximum(counts, 1), tau2) + (1 - B) ** 2 * s2 / N
+    freedom = N - 1 - (B * (used[:, None] - counts / N)).sum(axis=0)
+    known = widening(within) if N >= LEAST_PROBES else np.nan
+    return Shrunken(overall + B * (means - overall), known * np.sqrt(error), freedom)
+
+
+def loco_scan(
+    Y: np.ndarray,
+    X: np.ndarray,
+    left: LeaveOut,
+    tested: Sequence[np.ndarray],
+    thetas: np.ndarray,
+    rng: np.random.Generator,
+    settings: LocoSettings | None = None,
+) -> LocoScan:
+    """Score tests of every variant of ``tested[c]`` under V_c, for every column of Y (n, t), X (n, c).
+
+    thetas: (C, t, 2) variances of each group and trait, residual last.  beta = z'P_c y / (gamma z'Mz),
+    se = (gamma z'Mz)^-1/2, chi^2 = (beta / se)^2 on 1 df; what z_j explains is not taken out of the variance, as
+    in BOLT-LMM-inf and GRAMMAR-gamma.
+    Cost: passes of C t columns until P_c y, the calibration's, half a pass of C t + c columns.
+    """
+    settings = settings or LocoSettings()
+    model = loco_model(Y, X, left, thetas)
+    products, Q = left.products, model.Q
+    C, t = model.thetas.shape[:2]
+    if len(tested) != C:
+        raise ValueError(f"thetas: expected those of {len(tested)} groups, found {C}")
+    groups, traits = np.tile(np.arange(C), t), np.repeat(np.arange(t), C)
+    block_Q = products.block(Q)
+    B = products.block(np.repeat(model.y, C, axis=1))
+    solved = solve_in_batches(left, block_Q, model.thetas, groups, traits, B, settings)
+    known = tested_variants(products, products.zt(block_Q), Q)
+    candidates = [rows[np.isfinite(known.norms[rows])] for rows in tested]
+    if not sum(map(len, candidates)):
+        raise ValueError("no variant can be tested: none varies beside the fixed effects")
+    calibration = calibrate(left, Q, model.thetas, candidates, rng, settings)
+    gamma = np.full((products.num_variants, t), np.nan)
+    score = np.full((products.num_variants, t), np.nan)
+    for trait in range(t):
+        F = np.asarray(products.zt(take_columns(solved.X, slice(trait * C, (trait + 1) * C))))
+        for c, rows in enumerate(tested):
+            score[rows, trait] = F[rows, c]
+            gamma[rows, trait] = calibration.gamma[c, trait]
+    variance = gamma * known.norms[:, None]
+    scan = make_scan(score / variance * model.scales, model.scales / np.sqrt(variance), None)
+    by_group = (t, C)
+    return LocoScan(
+        scan,
+        model,
+        solved.X,
+        calibration,
+        solved.residuals.reshape(by_group).T,
+        solved.iterations.reshape(by_group).T,
+        solved.column_passes + calibration.column_passes,
+        solved.converged and calibration.converged,
+    )
+
+
+def loco_model(Y: np.ndarray, X: np.ndarray, left: LeaveOut, thetas: np.ndarray) -> LocoModel:
+    """Y (n, t), X (n, c) and thetas (C, t, 2) in the traits' units squared, checked and on the scale of variance 1."""
+    thetas = as_array(thetas, "thetas")
+    Q, y = left_of_fixed_effects(Y, X)
+    expected = (len(left.rows), y.shape[1], 2)
+    if thetas.shape != expected:
+        raise ValueError(f"thetas: expected {expected}, found {thetas.shape}")
+    if (thetas < 0).any() or not (thetas[..., -1] > 0).all():
+        raise ValueError("thetas: expected variances from 0 up, the residual last and above 0")
+    scales = column_lengths(y) / np.sqrt(len(y) - Q.shape[1])
+    for trait, scale in enumerate(scales):
+        check_unit(scale, f"Y[:, {trait}]")
+    return LocoModel(left, Q, y / scales, scales, thetas / scales[None, :, None] ** 2)

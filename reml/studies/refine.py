@@ -1,0 +1,176 @@
+"""Single variants again without the score's approximation: generalised least squares by conjugate gradients.
+
+The scan's factor gamma stands for z'P_c z of all variants of a chromosome.  Here it is solved for, a column for each
+variant and trait, so that effects and errors are those of generalised least squares at the scan's heritability, as in
+:func:`~gpu_reml.reml.studies.association.exact_scan`.  Kang et al. 2010, Nat Genet 42:348.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from gpu_reml.ops import take_variants, to_dense
+from gpu_reml.ops.arguments import as_count, as_number
+
+from ..linalg import Block, column_batches, column_dots, project, take_columns
+from .association import Scan, log10p_student
+from .loco import LocoModel, LocoScan, LocoSettings, apply_v, columns_at_once, solve_columns
+
+LOOSEST = 0.3  # relative residual of a solve, whatever its accuracy would allow
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """``log10p``: -log10 p of the score from which on a variant is refined, the ``most`` most significant of a trait.
+    ``accuracy``: bound of the relative error of z'Pz that its solve is to meet; ``columns``: most solved at once."""
+
+    log10p: float = 5.0
+    most: int = 100
+    accuracy: float = 1e-6
+    max_iterations: int = 400
+    columns: int | None = None
+
+    def __post_init__(self):
+        if as_number(self.log10p, "log10p") < 0:
+            raise ValueError(f"log10p: expected a number from 0 up, found {self.log10p}")
+        as_count(self.most, "most", least=0)
+        as_number(self.accuracy, "accuracy", above=0, below=1)
+        as_count(self.max_iterations, "max_iterations")
+        if self.columns is not None:
+            as_count(self.columns, "columns")
+
+
+class Refined(NamedTuple):
+    """``scan``: the score's, with refined tests in place of those ``which`` (m, t) marks; ``wanted`` (t,) variants met
+    the threshold.  ``bounds`` (k,): certified relative error of every z'Pz; ``iterations`` (k,)."""
+
+    scan: Scan
+    which: np.ndarray
+    wanted: np.ndarray
+    bounds: np.ndarray
+    iterations: np.ndarray
+    column_passes: int
+    converged: bool
+
+
+class Tests(NamedTuple):
+    """Variants, traits and groups (k,) of the tests to refine, and the (trait, group) pairs that occur among them."""
+
+    variants: np.ndarray
+    traits: np.ndarray
+    groups: np.ndarray
+    pairs: np.ndarray
+    pair_of: np.ndarray
+
+    def take(self, which: slice) -> "Tests":
+        """Some of the tests, with all pairs."""
+        return Tests(*(values[which] for values in self[:3]), self.pairs, self.pair_of[which])
+
+
+class OfTraits(NamedTuple):
+    """Columns of every pair: ``w`` ~ P_c y, its residual ``r``, and y'P_c y."""
+
+    w: Block
+    r: Block
+    ypy: np.ndarray
+
+
+class Forms(NamedTuple):
+    """z'P_c y, z'P_c z and the relative error bounds of the latter, (k,), with what they took."""
+
+    zpy: np.ndarray
+    zpz: np.ndarray
+    bounds: np.ndarray
+    iterations: np.ndarray
+    converged: bool
+
+
+def refine(found: LocoScan, tested: Sequence[np.ndarray], settings: RefineSettings | None = None) -> Refined:
+    """The scan with its most significant variants tested by generalised least squares.
+
+    beta = z'Py / z'Pz, se^2 = s / z'Pz, s = (y'Py - (z'Py)^2 / z'Pz) / (n-c-1), Student's t: theta_g / theta_e of the
+    chromosome and trait is kept, their scale is estimated with the variant.
+    With x ~ P z and w ~ P y, and their residuals r, forms err by the square of the solves' errors:
+    z'Pz = z'x + x'r_z + r_z'P r_z, where the last, left out, is at most |r_z|^2 / theta_e; z'Py alike.
+    Cost: a column of conjugate gradients for every variant and trait, and a column-pass for every chromosome and trait.
+    """
+    settings = settings or RefineSettings()
+    which, wanted = chosen_tests(found.scan.log10p, settings)
+    tests = tests_of(which, tested)
+    if not len(tests.variants):
+        return Refined(found.scan, which, wanted, np.empty(0), np.empty(0, int), 0, True)
+    model, gamma = found.model, found.calibration.gamma
+    of_traits = solved_traits(model, found.Py, tests)
+    at_once = columns_at_once(model.left, of_traits.w, LocoSettings(columns=settings.columns))
+    parts = [
+        forms_of(model, gamma, of_traits, tests.take(batch), settings)
+        for batch in column_batches(len(tests.variants), at_once)
+    ]
+    zPy, zPz, bounds, iterations = (np.concatenate([part[i] for part in parts]) for i in range(4))
+    yPy, scales = of_traits.ypy[tests.pair_of], model.scales[tests.traits]
+    beta = zPy / zPz
+    se = np.sqrt(np.maximum(yPy - zPy * beta, 0) / zPz / model.dof)
+    passes = int(iterations.sum()) + len(iterations) + len(tests.pairs)
+    scan = with_tests(found.scan, tests, beta * scales, se * scales, model.dof)
+    return Refined(scan, which, wanted, bounds, iterations, passes, all(part.converged for part in parts))
+
+
+def chosen_tests(log10p: np.ndarray, settings: RefineSettings) -> tuple[np.ndarray, np.ndarray]:
+    """(m, t) which tests are refined, and how many of every trait (t,) met the threshold."""
+    over = np.nan_to_num(log10p, nan=-1.0, posinf=np.inf) >= settings.log10p
+    which = np.zeros_like(over)
+    for trait, met in enumerate(over.T):
+        rows = np.flatnonzero(met)
+        order = np.argsort(-log10p[rows, trait], kind="stable")
+        which[rows[order[: settings.most]], trait] = True
+    return which, over.sum(axis=0)
+
+
+def tests_of(which: np.ndarray, tested: Sequence[np.ndarray]) -> Tests:
+    """The tests that are marked, those of a trait and group together."""
+    group_of = np.zeros(len(which), np.int64)
+    for c, rows in enumerate(tested):
+        group_of[rows] = c
+    traits, variants = np.nonzero(which.T)
+    groups = group_of[variants]
+    pairs, pair_of = np.unique(np.column_stack([traits, groups]), axis=0, return_inverse=True)
+    return Tests(variants, traits, groups, pairs, pair_of.reshape(-1))
+
+
+def solved_traits(model: LocoModel, Py: Block, tests: Tests) -> OfTraits:
+    """The traits' solves of the pairs with their true residuals; a column-pass for each."""
+    traits, groups = tests.pairs.T
+    products = model.left.products
+    w = take_columns(Py, traits * model.thetas.shape[0] + groups)
+    y, Q = products.block(model.y[:, traits]), products.block(model.Q)
+    r = y - project(Q, apply_v(model.left, model.thetas, groups, traits, w))
+    return OfTraits(w, r, column_dots(y, w) + column_dots(w, r))
+
+
+def forms_of(model: LocoModel, gamma: np.ndarray, of_traits: OfTraits, tests: Tests, settings: RefineSettings) -> Forms:
+    """z'Py and z'Pz of some tests, solved together."""
+    products = model.left.products
+    Q, at = products.block(model.Q), (tests.groups, tests.traits)
+    Z = products.block(project(model.Q, to_dense(take_variants(products.genotypes, tests.variants))))
+    theta_e = model.thetas[*at, 1]
+    tol = np.minimum(np.sqrt(settings.accuracy * theta_e * gamma[at]), LOOSEST)
+    solved = solve_columns(model.left, Q, model.thetas, *at, Z, tol=tol, max_iterations=settings.max_iterations)
+    zPz = column_dots(Z, solved.X) + column_dots(solved.X, solved.R)
+    w, r = (take_columns(block, tests.pair_of) for block in of_traits[:2])
+    zPy = column_dots(Z, w) + column_dots(solved.X, r)
+    bounds = column_dots(solved.R, solved.R) / (theta_e * zPz)
+    return Forms(zPy, zPz, bounds, solved.iterations, bool(solved.converged.all()))
+
+
+def with_tests(scan: Scan, tests: Tests, beta: np.ndarray, se: np.ndarray, dof: int) -> Scan:
+    """The scan with other results of some tests; its ``dof`` is None, for those that remain."""
+    where = (tests.variants, tests.traits)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        changed = {"beta": beta, "se": se, "log10p": log10p_student(beta / se, dof)}
+    out = {}
+    for name, values in changed.items():
+        out[name] = getattr(scan, name).copy()
+        out[name][where] = values
+    return scan._replace(**out)

@@ -1,0 +1,411 @@
+"""Sparse REML: variants of large effect by the LASSO, everything else as random, in turns until both settle.
+
+    y = X a + Z_A b_A + sum_g u_g + e,     A = support of min_b 1/2 (y - Zb)'P(theta)(y - Zb) + lambda |b|_1
+
+The LASSO runs at the theta that REML gives with the last support as fixed effects; REML runs with the LASSO's support.
+A round that gives its own support back is a fixed point.  Chosen variants keep their small share of the random effects
+as well.  All inputs and results are in the phenotype's units; inside, y has unit variance given X.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from gpu_reml.ops.arguments import as_count, as_number
+
+from ..covariance import CountingCovariance
+from ..inference import delta_method
+from ..linalg import project
+from ..pcg import BreakdownError
+from ..precondition import ProjectedCore, complement_traces, make_projected_core, precondition
+from ..probes import probe_block
+from ..result import ConvergenceError, FitResult
+from ..scaled import ScaledCovariance
+from ..traits import one_trait
+from .certified import (
+    Candidates,
+    Certificate,
+    Data,
+    Found,
+    LassoSettings,
+    Point,
+    extend,
+    lasso_at,
+    make_point,
+    standardised_columns,
+    tight_solve,
+)
+from .debias import Inference, debiased, independent_columns, least_squares
+from .lasso import DescentSettings, LassoPath, Quadratic, distinct_columns
+
+FAR = 0.25  # distance of the components' proportions at which the preconditioner is made anew
+
+
+class SparseStatus(Enum):
+    """What became of a run; the value is the message, with the remedy."""
+
+    CONVERGED = "the last LASSO gave back the variants that its variances were estimated with"
+    MAX_ROUNDS = "the limit of rounds was reached before variants and variances settled; raise SparseSettings.rounds"
+    CYCLE = (
+        "the rounds repeat themselves: variances with one set of variants choose another, and the other way round; the "
+        "variants that differ are at the margin (history); change PathSettings.gamma a little"
+    )
+    NOT_CERTIFIED = (
+        "the last LASSO is not optimal over all variants to the tolerance; raise KktSettings.max_rounds, "
+        "LassoSettings.candidates or DescentSettings.max_sweeps, or use products in float64"
+    )
+    CANDIDATE_LIMIT = (
+        "variants that violate the LASSO's conditions were left out by KktSettings.max_candidates; raise it"
+    )
+    ACTIVE_LIMIT = (
+        "a model of more than PathSettings.max_active variants had the lower EBIC; raise it, or PathSettings.gamma"
+    )
+    DESCENT_STALLED = "coordinate descent did not converge at the chosen lambda; raise DescentSettings.max_sweeps"
+    SOLVER_STALLED = (
+        "a linear solve missed its tolerance; raise LassoSettings.max_pcg, or give a sketch of more columns"
+    )
+    FIT_NOT_CONVERGED = "the last REML fit did not converge; raise FitSettings.max_iterations"
+    FIT_FAILED = "REML with the last variants failed; results are those of the round before"
+
+
+@dataclass(frozen=True)
+class SparseSettings:
+    """At most ``rounds`` of LASSO and REML; they end when the support has been the same, and theta moved by at most
+    ``theta_tol`` of the phenotypic variance, in ``stable_rounds`` rounds running.
+    """
+
+    rounds: int = 6
+    stable_rounds: int = 1
+    theta_tol: float = 1e-2
+    lasso: LassoSettings = field(default_factory=LassoSettings)
+
+    def __post_init__(self):
+        as_count(self.rounds, "rounds")
+        as_count(self.stable_rounds, "stable_rounds")
+        as_number(self.theta_tol, "theta_tol", above=0)
+
+
+class Round(NamedTuple):
+    """One LASSO and the REML fit after it.  ``theta``: at which the LASSO ran; ``change``: of the fit after it, largest
+    share of the phenotypic variance, NaN where none was needed.  ``support``: variants, counted from 0."""
+
+    round: int
+    theta: tuple[float, ...]
+    lam: float
+    support: tuple[int, ...]
+    num_candidates: int
+    ebic: float
+    kkt_violation: float
+    kkt_solve_error: float
+    kkt_rounds: int
+    change: float
+    fit_status: str
+    loglik: float
+    column_passes: float
+
+
+class Explained(NamedTuple):
+    """Variance of y that chosen variants explain, phenotype units squared: |g|^2 / n + 2 g'e / n with g = Z_A b and
+    e = y - X a(b) - g.  ``se`` to first order, the support taken as given.
+
+    Source: Cai & Guo 2020, J. R. Stat. Soc. B 82:391 (CHIVE), with generalised least squares for X.
+    """
+
+    variance: float
+    se: float
+
+
+class Share(NamedTuple):
+    """A heritability with its standard error by the delta method."""
+
+    estimate: float
+    se: float
+
+
+@dataclass(frozen=True)
+class SparseResult:
+    """Chosen variants, in ascending order, and the REML fit with them as fixed effects (X first).
+
+    ``support`` (a,) rows of Z.  ``beta_lasso``, ``gls``, ``debiased``: effects of one standard deviation, phenotype
+    units; NaN in ``gls`` where a variant is a combination of the others (``dependent``).  ``gls`` takes the choice as
+    given, ``debiased`` is of the joint model of the candidates: see :mod:`.debias` for what that covers.
+    Of variants in perfect LD one is chosen and stands for all.
+    ``path``: of the last LASSO, lambda in 1 / phenotype units, coefficients of ``candidates`` (k,) in phenotype units.
+    ``explained``: with the LASSO's and with the least-squares effects.  ``limits``: what kept the run from converging.
+    """
+
+    limits: tuple[SparseStatus, ...]
+    support: np.ndarray
+    beta_lasso: np.ndarray
+    gls: Inference
+    debiased: Inference
+    dependent: np.ndarray
+    fit: FitResult
+    num_fixed: int
+    candidates: np.ndarray
+    path: LassoPath
+    certificate: Certificate | None
+    explained: dict[str, Explained]
+    history: tuple[Round, ...]
+    column_passes: float
+
+    @property
+    def converged(self) -> bool:
+        return not self.limits
+
+    @property
+    def statuses(self) -> tuple[SparseStatus, ...]:
+        return self.limits or (SparseStatus.CONVERGED,)
+
+    @property
+    def h2_reml(self) -> Share:
+        """Heritability of what is left to the random effects, of the variance left by the chosen variants."""
+        h2 = self.fit.h2
+        return Share(float(h2.estimate[-1]), float(h2.se[-1]))
+
+    def h2_sparse(self, which: str = "gls") -> Share:
+        """Share of the chosen variants: Q / (Q + V_G + theta_e)."""
+        return self._share(which, np.append(1.0, np.zeros(len(self.fit.theta))))
+
+    def h2_total(self, which: str = "gls") -> Share:
+        """(Q + V_G) / (Q + V_G + theta_e): chosen variants and random effects."""
+        return self._share(which, np.concatenate([[1.0], self.fit.mean_traces, [0.0]]))
+
+    def _share(self, which: str, counted: np.ndarray) -> Share:
+        """counted'v / all'v for v = (Q, theta), whose errors are independent to first order."""
+        explained, theta = self.explained[which], self.fit.theta
+        values = np.append(explained.variance, theta)
+        all_ = np.concatenate([[1.0], self.fit.mean_traces, [1.0]])
+        total = all_ @ values
+        share = counted @ values / total
+        slope = (counted - share * all_) / total
+        of_theta = delta_method(share, slope[None, 1:], self.fit.covariance, self.fit.mc_covariance)
+        return Share(float(share), float(np.hypot(slope[0] * explained.se, of_theta.se[0])))
+
+
+Estimator = Callable[[np.ndarray, np.ndarray | None], FitResult]
+
+
+def sparse_reml(
+    y: np.ndarray,
+    X: np.ndarray,
+    covariance,
+    estimate: Estimator,
+    sketch: np.ndarray,
+    settings: SparseSettings | None = None,
+    *,
+    callback: Callable[[Round], None] | None = None,
+) -> SparseResult:
+    """Alternate LASSO and REML until the support and theta settle, or a limit is met, which the result then says.
+
+    y (n,), X (n, c); covariance: a :class:`~gpu_reml.ops.GenotypeCovariance`; only variants with weight in a component
+    may be chosen.  ``estimate(X, start)`` fits y by REML with those fixed effects, and returns what it has where
+    it does not converge: such as ``lambda X, start: fit(y, X, covariance, probes, start=start, strict=False)``.
+    sketch (n, r): for the preconditioner of the LASSO's solves, r >= 0.
+    Raises ValueError on invalid input, ConvergenceError where not even the fit without chosen variants is possible.
+    Cost a round: a REML fit, and PCG steps' passes of the candidates.  Memory: 2 (n, k) of the candidates' columns.
+    """
+    settings = settings or SparseSettings()
+    if isinstance(covariance, ScaledCovariance) or not sparse.issparse(getattr(covariance, "weights", None)):
+        raise ValueError(
+            "covariance: expected a GenotypeCovariance, whose variants have one effect for all samples and can be "
+            f"chosen; found {type(covariance).__name__}"
+        )
+    run = _Run(y, X, CountingCovariance(covariance), estimate, sketch, settings)
+    run.fit = estimate(run.X, None)
+    run.passes += run.fit.column_passes
+    for number in range(1, settings.rounds + 1):
+        record = run.next_round(number)
+        if callback is not None:
+            callback(record)
+        if run.ended is not None:
+            break
+    else:
+        run.ended = SparseStatus.MAX_ROUNDS
+    return run.result()
+
+
+class _Run:
+    """The state of the alternation: the last fit with its support, and the last LASSO."""
+
+    def __init__(self, y, X, covariance, estimate: Estimator, sketch: np.ndarray, settings: SparseSettings):
+        trait = one_trait(y, X, covariance)
+        Q, self.X, self.scale = trait.Q, trait.X, float(trait.scales[0])
+        weighted = np.zeros(covariance.products.num_variants, bool)
+        weighted[covariance.weights.nonzero()[0]] = True
+        self.Q, self.Y = Q, trait.Y
+        self.data = Data(trait.scaled[:, 0], covariance.block(Q), covariance, weighted)
+        self.traces = complement_traces(covariance, self.data.Q)
+        self.estimate, self.settings = estimate, settings
+        self.sketch = probe_block(sketch, "sketch")
+        if len(self.sketch) != covariance.num_samples:
+            raise ValueError(f"sketch: expected ({covariance.num_samples}, r), found {self.sketch.shape}")
+        self.fit: FitResult | None = None
+        self.fitted = np.zeros(0, np.int64)  # support that the fit was made with
+        self.dependent = np.zeros(0, np.int64)
+        self.found: Found | None = None
+        self.point: Point | None = None
+        self.core: ProjectedCore | None = None
+        self.history: list[Round] = []
+        self.stable = 0
+        self.passes = 0.0  # of the REML fits
+        self.ended: SparseStatus | None = None  # why the rounds ended
+
+    def make_point(self) -> Point:
+        """P at the last fit's theta; the preconditioner is made again only for quite other proportions."""
+        theta = self.fit.theta / self.scale**2
+        if self.core is None or (theta[:-1].any() and self.core.distance(theta[:-1]) > FAR):
+            made_for = theta[:-1] if theta[:-1].any() else np.ones(len(theta) - 1)
+            self.core = make_projected_core(self.data.covariance, self.data.Q, self.traces, made_for, self.sketch)
+        start = None if self.point is None else self.point.Py.X
+        return make_point(self.data, theta, precondition(self.core, theta), self.settings.lasso.max_pcg, start)
+
+    def next_round(self, number: int) -> Round:
+        """A LASSO at the last fit's theta, and a fit with its support unless that is a fixed point."""
+        self.point = self.make_point()
+        warm = None if self.found is None else self.found.candidates
+        self.found = lasso_at(self.data, self.point, self.fitted, warm, self.settings.lasso)
+        theta, support = self.fit.theta, self.found.support
+        same = np.array_equal(support, self.fitted)
+        change, status = np.nan, "not needed"
+        if same and self.stable + 1 >= self.settings.stable_rounds:
+            self.ended = SparseStatus.CONVERGED
+        elif not same and any(np.array_equal(support, record.support) for record in self.history):
+            self.ended = SparseStatus.CYCLE
+        if self.ended is not SparseStatus.CONVERGED:
+            change, status = self.refit(support)
+            self.stable = self.stable + 1 if same and change <= self.settings.theta_tol else 0
+        record = self.record(number, theta, change, status)
+        self.history.append(record)
+        return record
+
+    def refit(self, support: np.ndarray) -> tuple[float, str]:
+        """REML with a support as fixed effects; (largest change of a variance as a share of all, status)."""
+        columns, dependent = self.fixed_columns(support)
+        try:
+            fit = self.estimate(np.column_stack([self.X, columns]), self.fit.theta)
+        except (ConvergenceError, BreakdownError) as error:
+            fit = getattr(error, "result", None)
+            if fit is None:
+                self.ended = SparseStatus.FIT_FAILED
+                return np.nan, f"failed: {error}"
+        moved = np.abs(fit.theta - self.fit.theta) * np.append(fit.mean_traces, 1.0)
+        self.fit, self.fitted, self.dependent = fit, support, dependent
+        self.passes += fit.column_passes
+        return float(moved.max() / fit.vp.estimate[0]), fit.status.name.lower()
+
+    def fixed_columns(self, support: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n, a) standardised columns of a support, and the variants left out as combinations of others or X."""
+        Z = standardised_columns(self.data, support).astype(np.float64)
+        left = project(self.Q, Z)
+        kept = independent_columns(left.T @ left, (Z**2).sum(axis=0))
+        return Z[:, kept], np.delete(support, kept)
+
+    def record(self, number: int, theta: np.ndarray, change: float, status: str) -> Round:
+        found, seen = self.found, self.found.certificate
+        return Round(
+            number,
+            tuple(theta.tolist()),
+            float(found.lam / self.scale),
+            tuple(found.support.tolist()),
+            len(found.candidates.rows),
+            float(found.path.ebic[found.path.best]),
+            np.nan if seen is None else seen.violation,
+            np.nan if seen is None else seen.solve_error,
+            0 if seen is None else seen.rounds,
+            change,
+            status,
+            float(self.fit.loglik),
+            self.passes + self.data.covariance.column_passes,
+        )
+
+    def limits(self) -> tuple[SparseStatus, ...]:
+        """Everything that kept the run from converging."""
+        found, path = self.found, self.found.path
+        slow = found.candidates.stalled or self.point.Py.residuals.max() > self.settings.lasso.solve_tol
+        checks = {
+            self.ended: self.ended is not SparseStatus.CONVERGED,
+            SparseStatus.NOT_CERTIFIED: found.certificate is not None and not found.certificate.holds,
+            SparseStatus.CANDIDATE_LIMIT: found.full,
+            SparseStatus.ACTIVE_LIMIT: path.cut,
+            SparseStatus.DESCENT_STALLED: not path.converged[path.best],
+            SparseStatus.SOLVER_STALLED: bool(slow),
+            SparseStatus.FIT_NOT_CONVERGED: not self.fit.converged,
+        }
+        return tuple(status for status, met in checks.items() if met)
+
+    def result(self) -> SparseResult:
+        """Effects, their errors and what they explain, at the last fit's theta."""
+        found, scale, support = self.found, self.scale, self.fitted
+        limits = self.limits()
+        if self.history[-1].fit_status != "not needed":
+            self.point = self.make_point()
+        b = np.zeros(self.data.covariance.products.num_variants)
+        b[found.candidates.rows] = found.b
+        order = np.argsort(found.candidates.rows)
+        place = order[np.searchsorted(found.candidates.rows, support, sorter=order)]
+        estimate = debiased_beside_copies(found.candidates.problem, found.b, place, self.settings.lasso.descent)
+        active = extend(self.data, self.point, None, support, found.candidates, self.settings.lasso)
+        kept = np.flatnonzero(~np.isin(support, self.dependent))
+        effects, covariance = least_squares(active.problem.take(kept))
+        gls = np.full((2, len(support)), np.nan)
+        gls[:, kept] = effects, np.sqrt(np.diag(covariance))
+        used = np.zeros(len(support))
+        used[kept] = effects
+        B, max_pcg = np.column_stack([b[support], used]), self.settings.lasso.max_pcg
+        explained = explained_variances(self.data, self.point, active, B, scale, max_pcg)
+        path = found.path
+        return SparseResult(
+            limits=limits,
+            support=support,
+            beta_lasso=b[support] * scale,
+            gls=Inference(*(gls * scale)),
+            debiased=Inference(estimate.estimate * scale, estimate.se * scale),
+            dependent=self.dependent,
+            fit=self.fit,
+            num_fixed=self.X.shape[1],
+            candidates=found.candidates.rows,
+            path=path._replace(lambdas=path.lambdas / scale, coefficients=path.coefficients * scale),
+            certificate=found.certificate,
+            explained=dict(zip(("lasso", "gls"), explained, strict=True)),
+            history=tuple(self.history),
+            column_passes=self.passes + self.data.covariance.column_passes,
+        )
+
+
+def debiased_beside_copies(
+    problem: Quadratic, b: np.ndarray, which: np.ndarray, settings: DescentSettings
+) -> Inference:
+    """:func:`.debias.debiased` in the model of distinct columns: an effect is that of all its copies."""
+    distinct = distinct_columns(problem.S)
+    known = np.isin(which, distinct)
+    found = debiased(problem.take(distinct), b[distinct], np.searchsorted(distinct, which[known]), settings)
+    out = np.full((2, len(which)), np.nan)
+    out[:, known] = found
+    return Inference(*out)
+
+
+def explained_variances(
+    data: Data, point: Point, active: Candidates, B: np.ndarray, scale: float, max_pcg: int
+) -> list[Explained]:
+    """:class:`Explained` of each column of effects B (a, q) of the active variants; y and B of unit variance.
+
+    e = y - X a(b) - g = V P (y - g).  To first order the error is 2 g'(I - X(X'V^-1X)^-1X'V^-1)(u + e) / n, of variance
+    4 (Vg)'P(Vg) / n^2.  Cost: two products and q solves of one column.
+    """
+    n = len(data.y)
+    out = []
+    for b in B.T:
+        g = active.Z.astype(np.float64) @ b
+        Pr = np.asarray(point.Py.X, np.float64)[:, 0] - active.PZ.astype(np.float64) @ b
+        e, Vg = np.asarray(point.apply_v(data.covariance.block(np.column_stack([Pr, g]))), np.float64).T
+        value = (g @ g + 2 * (g @ e)) / n
+        variance = 0.0
+        if b.any():
+            variance = 4 / n**2 * float(Vg @ np.asarray(tight_solve(data, point, Vg[:, None], None, max_pcg).X)[:, 0])
+        out.append(Explained(float(value * scale**2), float(np.sqrt(variance) * scale**2)))
+    return out
