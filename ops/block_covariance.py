@@ -1,7 +1,7 @@
 """Covariance components whose weights are dense blocks of consecutive variants: K_g = Z W_g Z' / c_g (SMILE)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -26,8 +26,8 @@ class BlockCovariance(OnGenotypes):
     A *pass* is one read of the packed genotypes for both directions of a product; its cost does not depend on G.
     """
 
-    products: Products
-    weights: BlockWeights
+    products: Products = field()  # without the default that any covariance has
+    weights: BlockWeights = field()
     groups: tuple[slice, ...]
     names: tuple[str, ...]
     scales: np.ndarray

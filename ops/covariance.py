@@ -1,13 +1,14 @@
 """Genotype-defined covariance components as weights in variant space: K_g = Z diag(w_g) Z' / c_g."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from scipy import sparse
 
 from .arguments import as_number, as_sparse_numbers
+from .base import Covariance
 from .cpu import CpuProducts
 from .genotypes import PackedGenotypes
 from .relationship import relationship_matrices
@@ -37,12 +38,11 @@ class Products(Protocol):
     def squared_norms_by_sample(self, weights: sparse.spmatrix) -> np.ndarray: ...
 
 
-class OnGenotypes:
+class OnGenotypes(Covariance):
     """What all components over one standardised genotype matrix Z (n, m) share: their ``products`` and ``names``."""
 
     products: Products
     names: tuple[str, ...]
-    sweeps = 1  # reads of the genotypes in a product
 
     @property
     def num_samples(self) -> int:
@@ -82,8 +82,8 @@ class GenotypeCovariance(OnGenotypes):
     A *pass* is one read of the packed genotypes for both directions of a product; its cost does not depend on G.
     """
 
-    products: Products
-    weights: sparse.csr_array
+    products: Products = field()  # without the default that any covariance has
+    weights: sparse.csr_array = field()
     names: tuple[str, ...]
     num_variants: tuple[int, ...]
 

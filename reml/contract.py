@@ -112,7 +112,7 @@ def check_traces(covariance: Any, forms: np.ndarray, squares: np.ndarray, left: 
 
 def units_of(covariance: Any) -> np.ndarray:
     """(G,) what traces are multiplied by to be those that were stated."""
-    return getattr(covariance, "factors", np.ones(len(covariance.names)))
+    return np.ones(len(covariance.names)) if covariance.factors is None else covariance.factors
 
 
 def allowed(found: float, squares: np.ndarray, left: float) -> tuple[float, float, float]:

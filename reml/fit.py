@@ -6,7 +6,7 @@ import numpy as np
 
 from gpu_reml.ops.arguments import as_numbers
 
-from .covariance import CountingCovariance, as_covariance
+from .covariance import as_covariance
 from .engines.krylov import krylov_fits
 from .engines.reduced_end import reduced_fits
 from .hooks import Hooks
@@ -87,24 +87,24 @@ def fit_traits(
     Y = as_numbers(Y, "Y")
     if Y.ndim != 2:
         raise ValueError(f"Y: expected traits (n, t), y[:, None] for one, found {Y.shape}")
-    counting = CountingCovariance(in_moderate_units(as_covariance(covariance, len(Y))))
-    factors = reported_factors(counting)
+    covariance = in_moderate_units(as_covariance(covariance, len(Y)))
+    factors = reported_factors(covariance)
     hooks = hooks_in_given_units(hooks, factors)
-    Y, X = checked(Y, X, counting)
-    probes = checked_probes(probes, counting.num_samples)
-    start = None if start is None else start_variances(start, counting)
+    Y, X = checked(Y, X, covariance)
+    probes = checked_probes(probes, covariance.num_samples)
+    start = None if start is None else start_variances(start, covariance)
     traits = make_traits(Y, X)
-    check_variances(counting, traits.scales)
-    tested_sets(settings.lrt, layout_of(counting).names)  # raises what is wrong with them before any work
-    if settings.engine == "krylov" and counting.num_components != 1:
-        raise ValueError(f"engine: krylov is for one component, found {counting.num_components}; use auto")
+    check_variances(covariance, traits.scales)
+    tested_sets(settings.lrt, layout_of(covariance).names)  # raises what is wrong with them before any work
+    if settings.engine == "krylov" and covariance.num_components != 1:
+        raise ValueError(f"engine: krylov is for one component, found {covariance.num_components}; use auto")
     try:
-        if counting.num_components == 1 and settings.engine in ("auto", "krylov"):
-            results = krylov_fits(traits, counting, probes, settings, hooks)
+        if covariance.num_components == 1 and settings.engine in ("auto", "krylov"):
+            results = krylov_fits(traits, covariance, probes, settings, hooks)
         else:
-            results = reduced_fits(traits, counting, probes, settings, hooks, start)
+            results = reduced_fits(traits, covariance, probes, settings, hooks, start)
     except SingularInformationError as error:
-        layout = layout_of(counting)
+        layout = layout_of(covariance)
         name = [*layout.names, *layout.residual_names][error.index]
         raise SingularModelError(singular_information(name, constrained=settings.constrain)) from None
     results = [in_given_units(result, factors) for result in results]

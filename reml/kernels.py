@@ -17,11 +17,11 @@ def kernels_of(covariance) -> Iterator[np.ndarray]:
 
     An array is the caller's, to overwrite too, until the next one is asked for.
 
-    A covariance that can make its matrices has ``kernels()``; half a pass of n columns.  Of another, or where that is
-    None, they are products with the identity: a pass of n columns for each.  ValueError where these are not finite or
+    A covariance that can make its matrices has ``kernels()``; half a pass of n columns.  Where that is None they are
+    products with the identity: a pass of n columns for each.  ValueError where these are not finite or
     not symmetric.  Memory: a matrix, and what one is made from.
     """
-    made = covariance.kernels() if hasattr(covariance, "kernels") else None
+    made = covariance.kernels()
     return products_with_identity(covariance) if made is None else made
 
 

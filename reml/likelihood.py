@@ -12,7 +12,7 @@ import numpy as np
 from gpu_reml.ops.arguments import as_apply, as_count, as_matrix, as_number, as_tolerance, as_variances, as_vector
 
 from .contract import check_traces
-from .covariance import Covariance, as_covariance, squares_of
+from .covariance import Covariance, as_covariance, genetic
 from .cross_fit import Traces, controlled_traces, num_controls
 from .lanczos import looks, quadrature_at, symmetric_in_sight
 from .linalg import (
@@ -101,22 +101,11 @@ class Model(NamedTuple):
 def model_of(theta, y, X, covariance) -> Model:
     """The arguments as numerics take them, or a ValueError that names the wrong one."""
     y = as_vector(y, "y")
-    covariance = of_one_residual(covariance, len(y))
+    covariance = genetic(as_covariance(covariance, len(y)))
     n = covariance.num_samples
     traits = make_traits(as_vector(y, "y", n)[:, None], as_matrix(X, "X", n))
     theta, scale = as_variances(theta, "theta", covariance.num_components + 1), float(traits.scales[0])
     return Model(traits.scaled[:, 0], traits.Q, covariance, theta / scale**2, scale)
-
-
-def of_one_residual(covariance, num_samples: int | None = None) -> Covariance:
-    """A covariance, or components as one, whose residual is an identity; ValueError for other residuals."""
-    covariance = as_covariance(covariance, num_samples)
-    if getattr(covariance, "layout", None) is not None:
-        raise ValueError(
-            "covariance: expected genetic components beside one identity residual, found those of with_residuals; fit "
-            "and effects take them"
-        )
-    return covariance
 
 
 def on_complement(Q: Block, apply_v: Apply) -> Apply:
@@ -350,7 +339,7 @@ def traces_of(
     if preconditioner is None:
         return Traces(np.vstack([values, column_dots(PZ, Z)]), 0)
     core = preconditioner.core
-    check_traces(covariance, covariance.inner(F, F), squares_of(covariance, F), core.traces)
+    check_traces(covariance, covariance.inner(F, F), covariance.image_squares(F), core.traces)
     tail = Z - core.U @ (core.U.T @ Z)
     inverse, off = (covariance.inner(covariance.features(B), F) for B in (preconditioner.apply_minv(Z), tail))
     inverse, off = inverse - preconditioner.inverse_traces[:, None], off - core.tail_traces[:, None]

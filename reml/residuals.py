@@ -18,7 +18,7 @@ import numpy as np
 
 from gpu_reml.ops.arguments import as_numbers
 
-from .covariance import Covariance, MixedCovariance, as_covariance, refuse_layout
+from .covariance import Covariance, MixedCovariance, as_covariance, genetic
 from .linalg import logdet_gram
 from .scaled import DiagonalCovariance, ScaledCovariance
 
@@ -27,22 +27,27 @@ from .scaled import DiagonalCovariance, ScaledCovariance
 class Layout:
     """What the parameters of a fit are, and what is reported of them.
 
-    Parameters (p,): G genetic components, ``num_parts`` residual diagonals, the identity.  Reported: the G, then J
-    residuals ``residual_names`` with mean traces tr(R_j) / n; ``mean_traces`` (G,) tr(K_g) / n are those before
-    whitening.  ``held``: the identity is not estimated but kept at the floor.  ``root`` (n,): what y was divided by.
+    Parameters (p,): G genetic components, the residual diagonals ``parts`` (n, p - G - 1), the identity.  Reported: the
+    G, then J residuals ``residual_names`` with mean traces tr(R_j) / n; ``mean_traces`` (G,) tr(K_g) / n are those
+    before whitening.  ``held``: the identity is not estimated but kept at the floor.  ``root`` (n,): what y was divided
+    by.
     """
 
     names: tuple[str, ...]
     mean_traces: np.ndarray
     residual_names: tuple[str, ...] = ("residual",)
     residual_traces: np.ndarray = field(default_factory=lambda: np.ones(1))
-    num_parts: int = 0
+    parts: np.ndarray | None = None
     held: bool = False
     root: np.ndarray | None = None
 
     @property
     def num_genetic(self) -> int:
         return len(self.names)
+
+    @property
+    def num_parts(self) -> int:
+        return 0 if self.parts is None else self.parts.shape[1]
 
     @property
     def num_parameters(self) -> int:
@@ -122,9 +127,8 @@ class Layout:
 
 def layout_of(covariance: Covariance) -> Layout:
     """The layout of a covariance: its own, or that of a single identity residual."""
-    found = getattr(covariance, "layout", None)
-    if found is not None:
-        return found
+    if covariance.layout is not None:
+        return covariance.layout
     return Layout(tuple(covariance.names), np.asarray(covariance.traces, np.float64) / covariance.num_samples)
 
 
@@ -147,8 +151,7 @@ def with_residuals(covariance, diagonals: np.ndarray, names: Sequence[str] | Non
     Raises ValueError that names a residual which is zero for all or a combination of others, a sample without any, and
     for a covariance that has residuals already.
     """
-    covariance = as_covariance(covariance)
-    refuse_layout(covariance)
+    covariance = genetic(as_covariance(covariance))
     diagonals = as_numbers(diagonals, "diagonals")
     if diagonals.ndim != 2 or len(diagonals) != covariance.num_samples or not diagonals.shape[1]:
         raise ValueError(f"diagonals: expected ({covariance.num_samples}, J >= 1), found {diagonals.shape}")
@@ -179,14 +182,14 @@ def with_residuals(covariance, diagonals: np.ndarray, names: Sequence[str] | Non
         np.asarray(covariance.traces, np.float64) / covariance.num_samples,
         tuple(names[j] for j in order),
         diagonals[:, order].mean(axis=0),
-        len(parts),
+        diagonals[:, parts] / root[:, None] ** 2 if parts else None,
         held=held,
         root=None if (root == 1).all() else root,
     )
     whitened = covariance if layout.root is None else ScaledCovariance(covariance, 1 / root)
     if not parts:
         return ResidualCovariance([whitened], layout)
-    extra = DiagonalCovariance(diagonals[:, parts] / root[:, None] ** 2, [names[j] for j in parts], whitened)
+    extra = DiagonalCovariance(layout.parts, [names[j] for j in parts], whitened)
     return ResidualCovariance([whitened, extra], layout)
 
 

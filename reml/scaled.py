@@ -6,12 +6,13 @@ import numpy as np
 
 from gpu_reml.ops.arguments import as_numbers
 
-from .covariance import Covariance, backend_of, diagonals_of, refuse_layout
+from .covariance import Covariance, WrappedCovariance, genetic
+from .covariance.wrapped import adopted
 from .kernels import kernels_of
 from .linalg import Block, column_dots, gram, scale_rows
 
 
-class ScaledCovariance:
+class ScaledCovariance(WrappedCovariance):
     """The components S K_g S of another covariance, S = diag(scale): admixture, gene by environment, whitening.
 
     scale (n,).  names: by default those of the other.  Products cost what they cost there; blocks are the other's, so
@@ -21,23 +22,16 @@ class ScaledCovariance:
     """
 
     def __init__(self, covariance: Covariance, scale: np.ndarray, names: Sequence[str] | None = None):
-        scale = as_numbers(scale, "scale")
+        covariance, scale = genetic(covariance), as_numbers(scale, "scale")
         if scale.shape != (covariance.num_samples,):
             raise ValueError(f"scale: expected one value for each of {covariance.num_samples} samples, {scale.shape}")
         if not np.isfinite(scale).all() or not scale.any():
             raise ValueError("scale: expected finite values, not all zero")
-        refuse_layout(covariance)
-        self.base, self.scale = covariance, scale
-        self.names = tuple(covariance.names if names is None else names)
-        self.num_samples, self.num_components = covariance.num_samples, covariance.num_components
-        self.dtype, self.backend = covariance.dtype, backend_of(covariance)
+        super().__init__(covariance)
+        self.scale = scale
+        self.names = self.names if names is None else tuple(names)
         self._column: Block = covariance.block(scale[:, None])
         self._traces: np.ndarray | None = None
-
-    def __getattr__(self, name):  # overlap, home, sweeps and whatever else the other knows of itself
-        if name in ("base", "image_squares"):  # the other's images are of scaled samples, and not scaled back
-            raise AttributeError(name)
-        return getattr(self.base, name)
 
     @property
     def traces(self) -> np.ndarray:
@@ -47,13 +41,10 @@ class ScaledCovariance:
 
     def diagonals(self) -> np.ndarray:
         """(n, G) the diagonal of every component; half a pass."""
-        return self.scale[:, None] ** 2 * diagonals_of(self.base)
+        return self.scale[:, None] ** 2 * self.base.diagonals()
 
     def kernels(self):
         return map(lambda K: self.scale[:, None] * K * self.scale, kernels_of(self.base))
-
-    def block(self, array):
-        return self.base.block(array)
 
     def _scaled(self, B: Block) -> Block:
         return scale_rows(B, self._column)
@@ -64,11 +55,9 @@ class ScaledCovariance:
     def features(self, B):
         return self.base.features(self._scaled(B))
 
-    def inner(self, FA, FB):
-        return self.base.inner(FA, FB)
-
-    def gram(self, FA, FB=None):
-        return self.base.gram(FA, FB)
+    def image_squares(self, F):
+        """Unknown: features have the images of scaled samples before they are scaled back."""
+        return Covariance.image_squares(self, F)
 
     def core(self, B):
         return self.base.core(self._scaled(B))
@@ -81,18 +70,17 @@ class ScaledCovariance:
         return self._scaled(self.base.apply_features(theta, F))
 
 
-class DiagonalCovariance:
+class DiagonalCovariance(Covariance):
     """Components that are diagonal matrices: noise whose variance depends on the sample.
 
     diagonals (n, J) not negative; ``like``: the covariance whose blocks they are applied to.  No genotype pass.
     """
 
-    overlap = 1.0
     sweeps = 0
     home = None  # works wherever a block is
 
     def __init__(self, diagonals: np.ndarray, names: Sequence[str], like: Covariance):
-        diagonals = as_numbers(diagonals, "diagonals")
+        like, diagonals = adopted(like), as_numbers(diagonals, "diagonals")
         if diagonals.shape != (like.num_samples, len(names)):
             raise ValueError(f"diagonals: expected ({like.num_samples}, {len(names)}), found {diagonals.shape}")
         for name, values in zip(names, diagonals.T, strict=True):
@@ -100,8 +88,8 @@ class DiagonalCovariance:
                 raise ValueError(f"diagonals: {name}: a diagonal must be finite, not negative and not zero throughout")
         self.names, self.values = tuple(names), diagonals
         self.num_samples, self.num_components = diagonals.shape
-        self.dtype, self.backend = like.dtype, backend_of(like)
-        self.block = like.block
+        self.dtype, self.backend = like.dtype, like.backend
+        self._like = like
         self._columns = [like.block(column[:, None]) for column in diagonals.T]
 
     @property
@@ -111,6 +99,9 @@ class DiagonalCovariance:
     def diagonals(self) -> np.ndarray:
         """(n, J)."""
         return self.values
+
+    def block(self, array):
+        return self._like.block(array)
 
     def kernels(self):
         return (np.diag(column) for column in self.values.T)
@@ -127,9 +118,6 @@ class DiagonalCovariance:
     def gram(self, FA, FB=None):
         FB = FA if FB is None else FB
         return np.array([gram(FA, scale_rows(FB, column)) for column in self._columns])
-
-    def core(self, B):
-        return self.gram(B)
 
     def apply_each(self, F):
         """A list of J blocks (n, k)."""

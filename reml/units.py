@@ -9,7 +9,7 @@ import numpy as np
 
 from gpu_reml.ops.arguments import as_vector
 
-from .covariance import Covariance, squares_of
+from .covariance import Covariance, WrappedCovariance
 from .hooks import Hooks
 from .kernels import kernels_of
 from .residuals import layout_of
@@ -20,24 +20,17 @@ from .traits import LARGEST
 MODERATE = 100.0  # tr(K)/n up to which, and down to its inverse, K is taken as it is
 
 
-class UnitCovariance:
+class UnitCovariance(WrappedCovariance):
     """The components K_g / f_g of another covariance, f = ``factors`` (G,) powers of ten; residuals as they are.
 
     Blocks, features and the cost of products are the other's.
     """
 
     def __init__(self, covariance: Covariance, factors: np.ndarray):
-        self.base, self.factors = covariance, factors
-
-    def __getattr__(self, name):
-        if name == "base":
-            raise AttributeError(name)
-        return getattr(self.base, name)
-
-    @property
-    def layout(self):
+        super().__init__(covariance)
         found = layout_of(self.base)
-        return replace(found, mean_traces=found.mean_traces / self.factors[: found.num_genetic])
+        self.layout = replace(found, mean_traces=found.mean_traces / factors[: found.num_genetic])
+        self.factors = factors
 
     @property
     def traces(self) -> np.ndarray:
@@ -52,14 +45,11 @@ class UnitCovariance:
     def apply(self, theta, B):
         return self.base.apply(np.asarray(theta, np.float64) / self.factors, B)
 
-    def features(self, B):
-        return self.base.features(B)
-
     def inner(self, FA, FB):
         return self.base.inner(FA, FB) / self.factors[:, None]
 
     def image_squares(self, F):
-        return squares_of(self.base, F) / self.factors[:, None] ** 2
+        return self.base.image_squares(F) / self.factors[:, None] ** 2
 
     def gram(self, FA, FB=None):
         return self.base.gram(FA, FB) / self.factors[:, None, None]
@@ -86,7 +76,7 @@ def in_moderate_units(covariance: Covariance) -> Covariance:
 
 def reported_factors(covariance: Covariance) -> np.ndarray | None:
     """(G + J,) what variances as fitted are divided by to be those of the components as given; None for none."""
-    factors = getattr(covariance, "factors", None)
+    factors = covariance.factors
     if factors is None:
         return None
     layout = layout_of(covariance)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..contract import check_symmetric, check_traces
-from ..covariance import CountingCovariance
+from ..covariance import CountingCovariance, Covariance
 from ..hooks import Hooks
 from ..inference import largest_mc_ratio, mc_covariance_of_theta, sampling_covariance
 from ..lanczos import LanczosState, lanczos_start, lanczos_step, ritz_measures
@@ -91,14 +91,14 @@ class Settling(NamedTuple):
 
 
 def krylov_fits(
-    traits: Traits, covariance: CountingCovariance, probes: Probes, settings: FitSettings, hooks: Hooks
+    traits: Traits, covariance: Covariance, probes: Probes, settings: FitSettings, hooks: Hooks
 ) -> list[FitResult]:
     """REML fits of several traits of the same samples.
 
     ``column_passes`` of every result are those of the run that they share.  The callback gets the first trait's record
     after every step.
     """
-    cohort = prepare(covariance, traits.Q)
+    cohort = prepare(CountingCovariance(covariance), traits.Q)
     exact = probes_are_exact(probes.trace)
     available = probes.trace.shape[1]
     deep = available if exact else min(settings.probes.first, available)
@@ -108,7 +108,7 @@ def krylov_fits(
         hooks.report(at.history[0][-1])
     else:
         at, status = resumed(hooks.resume, covariance), None
-        covariance.column_passes = at.column_passes
+        cohort = cohort._replace(covariance=CountingCovariance(covariance, before=at.column_passes))
     while status is None:
         hooks.save(at)
         known = len(at.history[0])
@@ -223,7 +223,7 @@ def shallow_moments(cohort: Cohort, fresh: np.ndarray) -> tuple[np.ndarray, np.n
     return first_steps(advance(cohort, Run(lanczos_start(Z), ())), 0)
 
 
-def resumed(at: Settling, covariance: CountingCovariance) -> Settling:
+def resumed(at: Settling, covariance: Covariance) -> Settling:
     """A saved run with its vectors put back where products are computed."""
     state = at.run.state
     placed = state._replace(current=covariance.block(state.current), previous=covariance.block(state.previous))

@@ -63,8 +63,7 @@ def null_loglik(covariance, traits: Traits, settings: FitSettings) -> float | No
     layout: Layout = layout_of(covariance)
     if not layout.num_parts:
         return None
-    parts = covariance.parts[-1].values
-    diagonals = np.column_stack([parts, np.ones(len(parts))])
+    diagonals = np.column_stack([layout.parts, np.ones(len(layout.parts))])
     model = DiagonalModel(diagonals, traits.scaled, traits.Q)
     num_residuals = diagonals.shape[1]
     lower = np.append(np.zeros(num_residuals - 1), settings.residual_floor)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import likelihood
-from ..covariance import CountingCovariance
+from ..covariance import CountingCovariance, Covariance
 from ..cross_fit import FOLDS, fold_of
 from ..hooks import Hooks
 from ..lanczos import quadrature_of_trace, regression_slope
@@ -95,13 +95,13 @@ def basis_of(model: Model) -> SavedBasis:
     return SavedBasis(model.basis.U, model.chains, model.num_probes)
 
 
-def restored(value: SavedFits, traits: Traits, covariance: CountingCovariance, probes: Probes, settings: FitSettings):
-    """The progress that was saved, with the features of the basis computed again."""
+def restored(value: SavedFits, traits: Traits, covariance: Covariance, probes: Probes, settings: FitSettings):
+    """The progress that was saved, with the features of the basis computed again, which counts for no pass."""
     problem = prepare(covariance, traits, probes, settings, value.moments)
     base = None if value.base is None else model_of(problem, probes, value.base)
     walk = value.walk._replace(off=value.walk.off._replace(images=covariance.block(value.walk.off.images)))
     state = State(model_of(problem, probes, value.model), walk, value.active, value.rounds)
-    covariance.column_passes = value.column_passes
+    problem = problem._replace(covariance=CountingCovariance(covariance, before=value.column_passes))
     return Progress(problem, base, value.results, state)
 
 
@@ -118,7 +118,7 @@ def model_of(problem: Problem, probes: Probes, value: SavedBasis) -> Model:
 
 def reduced_fits(
     traits: Traits,
-    covariance: CountingCovariance,
+    covariance: Covariance,
     probes: Probes,
     settings: FitSettings,
     hooks: Hooks,
@@ -131,7 +131,7 @@ def reduced_fits(
     result are those of all.  Raises SingularInformationError when components cannot be told apart.
     """
     if hooks.resume is None:
-        progress = Progress(prepare(covariance, traits, probes, settings), None, (), None)
+        progress = Progress(prepare(CountingCovariance(covariance), traits, probes, settings), None, (), None)
     else:
         progress = restored(hooks.resume, traits, covariance, probes, settings)
     problem = progress.problem
@@ -140,7 +140,7 @@ def reduced_fits(
         theta = problem.start(trait) if start is None else started(problem, start / traits.scales[trait] ** 2)
         progress = with_trait(progress, probes, traits.only(trait), trait, theta, hooks)
     results = [progress.results[order.index(trait)] for trait in range(problem.num_traits)]
-    return [replace(result, column_passes=covariance.column_passes) for result in results]
+    return [replace(result, column_passes=problem.covariance.column_passes) for result in results]
 
 
 def with_trait(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..contract import check_traces
-from ..covariance import CountingCovariance, squares_of
+from ..covariance import CountingCovariance
 from ..cross_fit import FOLDS, Fixed, fixed_controls, fold_of, longer_chain
 from ..inference import largest_mc_ratio, sampling_covariance
 from ..linalg import Block, column_dots, columns, project, take_columns
@@ -166,7 +166,7 @@ def check_stated(problem: Problem, model: Model) -> None:
     """ValueError where the probes deny the traces of the covariance that are stated."""
     z, covariance = model.probes, problem.covariance
     forms = np.einsum("az,gaz->gz", z, model.fixed.images)
-    check_traces(covariance, forms, squares_of(covariance, combined(model.basis.F, z)), problem.traces)
+    check_traces(covariance, forms, covariance.image_squares(combined(model.basis.F, z)), problem.traces)
 
 
 def largest_basis(num_components: int) -> int:

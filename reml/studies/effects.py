@@ -14,7 +14,7 @@ from scipy import sparse, special
 from gpu_reml.ops.arguments import as_count, as_matrix, as_numbers, as_sparse, as_tolerance, as_vector
 
 from ..contract import SKEW
-from ..covariance import MixedCovariance, as_covariance, diagonals_of
+from ..covariance import MixedCovariance, as_covariance
 from ..likelihood import apply_v_at, fixed_inverse, solve
 from ..linalg import Block, column_batches, columns, gram, orthonormal_basis, project
 from ..monte_carlo import LEAST_PROBES, widening
@@ -188,9 +188,10 @@ def variant_effects(covariance, theta: np.ndarray, Py: np.ndarray) -> sparse.csr
     of the same variants; whitening by a residual is undone.
     Cost: half a pass for every part.
     """
+    covariance = as_covariance(covariance)
     if isinstance(covariance, ResidualCovariance):
         covariance = _before_whitening(covariance)
-    theta, Py = as_vector(theta, "theta"), as_vector(Py, "Py", getattr(covariance, "num_samples", None))
+    theta, Py = as_vector(theta, "theta"), as_vector(Py, "Py", covariance.num_samples)
     if isinstance(covariance, ScaledCovariance):
         return variant_effects(covariance.base, theta, covariance.scale * Py)
     if isinstance(covariance, MixedCovariance):
@@ -200,19 +201,15 @@ def variant_effects(covariance, theta: np.ndarray, Py: np.ndarray) -> sparse.csr
             for part, first, last in zip(covariance.parts, bounds[:-1], bounds[1:], strict=True)
         ]
         return sparse.csr_array(sparse.hstack(own, format="csr"))
-    weights, method = getattr(covariance, "weights", None), getattr(covariance, "variant_effects", None)
-    if not sparse.issparse(weights) and method is None:
-        names = ", ".join(getattr(covariance, "names", ()))
-        raise ValueError(f"covariance: {names} has no variants, so no effects of variants; use one made from genotypes")
     if len(theta) < covariance.num_components:
         raise ValueError(f"theta: expected {covariance.num_components} variances or more, found {theta}")
     theta = theta[: covariance.num_components]
     Py = Py[:, None]
     scale = float(np.abs(Py).max()) or 1.0
     F = covariance.features(covariance.block(Py / scale))
-    if not sparse.issparse(weights):
-        return sparse.csr_array(method(theta * scale, F))
-    effects_of = sparse.csr_array(weights, dtype=np.float64, copy=True)
+    if not sparse.issparse(covariance.weights):
+        return sparse.csr_array(covariance.variant_effects(theta * scale, F))
+    effects_of = sparse.csr_array(covariance.weights, dtype=np.float64, copy=True)
     effects_of.data *= theta[effects_of.indices]
     return scaled_rows(effects_of, np.asarray(F, np.float64)[:, 0] * scale)
 
@@ -347,7 +344,7 @@ def _residual_diagonal(model: _Scaled) -> np.ndarray:
     """(n,) the diagonal R of the whitened model, in scaled units."""
     residual = np.full(model.covariance.num_samples, model.theta[-1])
     if model.layout.num_parts:
-        residual += diagonals_of(model.covariance.parts[-1]) @ model.theta[model.layout.num_genetic : -1]
+        residual += model.layout.parts @ model.theta[model.layout.num_genetic : -1]
     return residual
 
 
@@ -366,8 +363,6 @@ def _diagonals(model: _Scaled, diagonals: np.ndarray | None) -> np.ndarray:
                 "one of the two is not that of K"
             )
         return diagonals
-    if not hasattr(model.covariance, "diagonals"):
-        raise ValueError("diagonals: expected (n, G), since this covariance does not give the diagonals of its K_g")
     found = np.asarray(model.covariance.diagonals(), np.float64)[:, : model.layout.num_genetic]
     return found if model.layout.root is None else found * model.layout.root[:, None] ** 2
 

@@ -17,14 +17,13 @@ from scipy import sparse
 
 from gpu_reml.ops.arguments import as_count, as_number
 
-from ..covariance import CountingCovariance
+from ..covariance import CountingCovariance, as_covariance
 from ..inference import delta_method
 from ..linalg import project
 from ..pcg import BreakdownError
 from ..precondition import ProjectedCore, complement_traces, make_projected_core, precondition
 from ..probes import probe_block
 from ..result import ConvergenceError, FitResult
-from ..scaled import ScaledCovariance
 from ..traits import one_trait
 from .certified import (
     Candidates,
@@ -210,7 +209,7 @@ def sparse_reml(
     Cost a round: a REML fit, and PCG steps' passes of the candidates.  Memory: 2 (n, k) of the candidates' columns.
     """
     settings = settings or SparseSettings()
-    if isinstance(covariance, ScaledCovariance) or not sparse.issparse(getattr(covariance, "weights", None)):
+    if not sparse.issparse(as_covariance(covariance).weights):
         raise ValueError(
             "covariance: expected a GenotypeCovariance, whose variants have one effect for all samples and can be "
             f"chosen; found {type(covariance).__name__}"

@@ -16,6 +16,7 @@ from gpu_reml.reml import (
     exact_probes,
     make_projected_core,
 )
+from gpu_reml.reml.covariance import WrappedCovariance
 from gpu_reml.reml.linalg import orthonormal_basis
 from gpu_reml.reml.precondition import complement_traces
 from gpu_reml.reml.residuals import layout_of, with_residuals
@@ -131,14 +132,12 @@ def test_a_covariance_may_give_its_own_variant_effects(case):
     cohort, covariance, _ = case
     found = effects(cohort.theta, cohort.y, cohort.X, covariance, tol=TIGHT)
 
-    class WithMethod:
-        num_components, block, features = covariance.num_components, covariance.block, covariance.features
-
+    class WithMethod(WrappedCovariance):
         def variant_effects(self, theta, F):
             return covariance.weights.multiply(F) * theta
 
     np.testing.assert_allclose(
-        variant_effects(WithMethod(), found.theta, found.Py).toarray(),
+        variant_effects(WithMethod(covariance), found.theta, found.Py).toarray(),
         variant_effects(covariance, found.theta, found.Py).toarray(),
         rtol=1e-12,
     )

@@ -1,9 +1,22 @@
 """Genotype components joined with dense ones, against the same components all dense."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from gpu_reml.reml import FitSettings, draw_probes, exact_probes, fit, fit_exact, haseman_elston, with_residuals
+from gpu_reml.reml import (
+    FitSettings,
+    ScaledCovariance,
+    as_covariance,
+    draw_probes,
+    exact_probes,
+    fit,
+    fit_exact,
+    haseman_elston,
+    variant_effects,
+    with_residuals,
+)
 from gpu_reml.reml.covariance import FunctionCovariance, MixedCovariance, dense_covariance
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.small import covariance_of, make_cohort
@@ -91,6 +104,29 @@ def test_a_class_of_the_members_of_covariance_stands_alone_in_a_list_and_beside_
     ]:
         expected, found = fit(y, X, dense, probes), fit(y, X, own, probes)
         np.testing.assert_allclose(found.theta, expected.theta, rtol=1e-5)
+
+
+def test_what_a_class_has_beyond_those_members_is_used_and_what_is_missing_is_named(cohort):
+    class WithMore(Own):
+        backend = "abacus"
+
+        def diagonals(self):
+            return np.diag(self.K)[:, None]
+
+        def variant_effects(self, theta, F):
+            return theta * F
+
+    K, scale = cohort.Ks[0], np.linspace(0.5, 1.5, 150)
+    own = as_covariance(WithMore(K))
+    assert own.backend == own.home == ScaledCovariance(WithMore(K), scale).backend == "abacus"
+    np.testing.assert_allclose(ScaledCovariance(WithMore(K), scale).traces, [scale**2 @ np.diag(K)], rtol=1e-12)
+    np.testing.assert_allclose(variant_effects(WithMore(K), [2.0], cohort.y).toarray()[:, 0], 2 * cohort.y, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"diagonals of own are needed here; give its class a method diagonals\(\)"):
+        ScaledCovariance(Own(K), scale).traces  # noqa: B018 - it is the attribute that fails
+    with pytest.raises(ValueError, match="own has no variants"):
+        variant_effects(Own(K), [2.0], cohort.y)
+    with pytest.raises(ValueError, match=r"covariance\[1\]: .* found SimpleNamespace without num_samples, .*, gram"):
+        as_covariance([K, SimpleNamespace(num_components=1, names=("a",))])
 
 
 @pytest.mark.parametrize("estimator", ["exact", "stochastic"])

@@ -291,7 +291,7 @@ def test_residuals_are_given_once_and_last(cohort):
         lambda: ScaledCovariance(model, np.arange(1.0, N + 1)),
         lambda: fit_exact(cohort.y, cohort.X, [model, cohort.Ks[1]]),
     ):
-        with pytest.raises(ValueError, match=r"that of k has residuals; .* last"):
+        with pytest.raises(ValueError, match=r"found those of with_residuals \(k\); scale and mix components before"):
             build()
     for function in (loglik, score, average_information):
         with pytest.raises(ValueError, match="expected genetic components beside one identity residual"):
