@@ -30,7 +30,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "device: too large for numba's simulator; with gpu, needs a real device")
+    config.addinivalue_line("markers", "device: not for numba's simulator")
+    config.addinivalue_line("markers", "large: too long for the interpreter of PTX")
 
 
 def pytest_runtest_setup(item):

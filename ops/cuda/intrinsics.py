@@ -1,10 +1,9 @@
-"""PTX instructions for numba kernels, and a way to write register algorithms that a machine without a device can run.
+"""PTX instructions for numba kernels, and a way to write register algorithms.
 
 A register algorithm is a plain Python function ``f(op, *arguments)`` over an instruction set ``op``.  :func:`traced`
 makes it a numba intrinsic: the function runs while a kernel is compiled, and ``op`` (:class:`LlvmInstructions`) emits
 one instruction a call.  Its loops are therefore unrolled and its tuples live in registers whatever their length, where
-a loop over a local array depends on a compiler's heuristic and may end in local memory.  An emulator runs the same
-function, ``intrinsic.algorithm``, with an instruction set over NumPy vectors.
+a loop over a local array depends on a compiler's heuristic and may end in local memory.
 
 Intrinsics are module-level objects: one held in the closure of a kernel would change the key of numba's disk cache in
 every process.  Numba widens uint32 arithmetic to 64 bits, which is why bit manipulation is done here.
@@ -233,7 +232,6 @@ def traced(result):
         define.__signature__ = signature
         define.__name__ = define.__qualname__ = algorithm.__name__
         define.__doc__ = algorithm.__doc__
-        define.algorithm = algorithm
         return intrinsic(define)
 
     return make_intrinsic

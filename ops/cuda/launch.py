@@ -1,4 +1,4 @@
-"""How CUDA kernels are compiled and launched: one place for each, so that a test can put an emulator there."""
+"""How CUDA kernels are compiled and launched: one place for each."""
 
 import hashlib
 from collections.abc import Callable

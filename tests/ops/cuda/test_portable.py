@@ -207,6 +207,7 @@ def test_the_same_product_twice_is_the_same_bit_for_bit(encoded, device, rng):
 
 @pytest.mark.gpu
 @pytest.mark.device
+@pytest.mark.large
 def test_offsets_beyond_two_gigabytes_are_reached(device, rng):
     """The last variants of 2.2 GB of packed genotypes, whose sums are split; the simulator would take hours."""
     check_last_variants(device, rng, n=1 << 20, b=8400)

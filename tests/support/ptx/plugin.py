@@ -1,4 +1,6 @@
-"""The gpu tests on interpreted PTX: ``pytest -p ptx.plugin -m gpu --require-gpu`` with tests/support on the path.
+"""The gpu tests on interpreted PTX, with tests/support on the path:
+
+    pytest -p ptx.plugin -m "gpu and not large" --require-gpu
 
 Every test runs in each of MODES, on a device of its own, and may leave no race and no read of what nobody wrote.
 """
@@ -20,12 +22,9 @@ driver.cuda_available = lambda allow_simulator=False: True  # before a conftest.
 
 @pytest.fixture(autouse=True, params=MODES)
 def ptx_device(request, monkeypatch):
-    if request.node.get_closest_marker("gpu") is None:
-        yield
-        return
     emulator = Emulator(*MODES[request.param], kernels=KERNELS)
     emulator.install(monkeypatch, device_module)
-    yield
+    yield emulator
     LAUNCHED[request.param] += sum(emulator.launched.values())
     assert not emulator.machine.issues, dict(emulator.machine.issues)
 
