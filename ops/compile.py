@@ -5,12 +5,16 @@ of them can be written (containers, cluster nodes) it is kept in a folder of thi
 nobody else can write; where there is no such folder either, every process compiles anew.  Machine code that cannot be
 saved or read back never fails a run.
 
+A kernel inlines functions and constants of the modules that it imports, and numba looks at the kernel's own file alone.
+Here kept code counts only while no module of its folder has changed, so a kernel takes code from its own folder only.
+
 numba's workqueue layer (:mod:`gpu_reml.threads`) ends the process when two Python threads start parallel kernels
 together.  A lock lets one of this package's kernels run at a time, and each of them uses all threads.  Parallel kernels
 of others in the same process do not know of the lock: run them in the same thread, or set
 ``NUMBA_THREADING_LAYER=omp`` before the first import.
 """
 
+import hashlib
 import os
 import stat
 import sys
@@ -61,7 +65,7 @@ def parallel(function: Callable) -> ParallelKernel:
 def kept(jit: Callable, function: Callable, **options: Any) -> Callable:
     """``jit(**options)(function)`` with its machine code kept where there is a place for it."""
     try:
-        return _forgiving(jit(cache=True, **options)(function))
+        return _careful(jit(cache=True, **options)(function), function)
     except RuntimeError as error:  # "cannot cache function": no usual folder can be written
         if "cache" not in str(error):
             raise
@@ -72,7 +76,7 @@ def kept(jit: Callable, function: Callable, **options: Any) -> Callable:
     _notes[f"compiled code is kept in {folder}: {_NO_PLACE}"] = None
     before = _set_cache_folder(dict.fromkeys(CONFIGS, str(folder)))
     try:
-        return _forgiving(jit(cache=True, **options)(function))
+        return _careful(jit(cache=True, **options)(function), function)
     finally:
         _set_cache_folder(before)
 
@@ -113,13 +117,25 @@ def _set_cache_folder(folders: dict[str, str]) -> dict[str, str]:
     return before
 
 
-def _forgiving(kernel: Any) -> Any:
-    """The kernel with machine code that cannot be read taken for absent, and what cannot be saved left unsaved."""
+def _careful(kernel: Any, function: Callable) -> Any:
+    """The kernel with code of other sources or that cannot be read taken for absent, and what cannot be saved left."""
     found = getattr(kernel, "_cache", None)
-    if found is not None:
+    if hasattr(found, "_cache_file"):  # numba's simulator of a device compiles nothing
+        file, folder = found._cache_file, Path(function.__code__.co_filename).parent
+        file._source_stamp = (file._source_stamp, sources_digest(folder))
         found.load_overload = partial(_unless_it_fails, found.load_overload, "read")
         found.save_overload = partial(_unless_it_fails, found.save_overload, "saved")
     return kernel
+
+
+@cache
+def sources_digest(folder: Path) -> str:
+    """A digest of the modules in a folder, by name and text."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        text = path.read_bytes()
+        digest.update(f"{path.name} {len(text)}\n".encode() + text)
+    return digest.hexdigest()
 
 
 def _unless_it_fails(step: Callable, what: str, *arguments):

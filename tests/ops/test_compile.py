@@ -1,5 +1,6 @@
 """Where machine code is kept, and kernels started by several threads of Python."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from numba import njit, prange
 
 from gpu_reml.ops import compile as compile_module
-from gpu_reml.ops.compile import cache_notes, compiled, kept, parallel, private_folder
+from gpu_reml.ops.compile import cache_notes, compiled, kept, parallel, private_folder, sources_digest
 
 
 @pytest.fixture
@@ -79,6 +80,86 @@ def test_code_that_cannot_be_saved_or_read_back_does_not_fail_a_run(tmp_path, mo
     monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
     assert compiled(add_one)(1.5) == 2.5
     assert any("could not be saved (No space left on device)" in note for note in cache_notes())
+
+
+KERNEL = """
+from neighbour import helper
+from numba import prange
+from gpu_reml.ops.compile import compiled, parallel
+
+@compiled
+def plain(x):
+    return helper(x)
+
+@parallel
+def on_all_threads(x):
+    total = 0
+    for i in prange(3):
+        total += i
+    return helper(x) + total - 3
+"""
+NEIGHBOUR = """
+from gpu_reml.ops.compile import compiled
+
+@compiled
+def helper(x):
+    return x + {}
+"""
+
+
+@pytest.fixture
+def next_process(tmp_path, monkeypatch):
+    """next_process(number): a module of kernels, imported anew, whose neighbour adds this number."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "kernels_of_a_test.py").write_text(KERNEL)
+
+    def imported(number):
+        (tmp_path / "neighbour.py").write_text(NEIGHBOUR.format(number))
+        for name in ("kernels_of_a_test", "neighbour"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        sources_digest.cache_clear()
+        return importlib.import_module("kernels_of_a_test")
+
+    yield imported
+    for name in ("kernels_of_a_test", "neighbour"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("name", ["plain", "on_all_threads"])
+def test_kept_code_counts_until_a_module_that_it_inlines_changes(next_process, name):
+    assert getattr(next_process(1), name)(1) == 2
+    again = getattr(next_process(1), name)
+    assert again(1) == 2 and sum(again.stats.cache_hits.values()) == 1
+    changed = getattr(next_process(10), name)
+    assert changed(1) == 11 and sum(changed.stats.cache_hits.values()) == 0
+
+
+def kernels_of_the_package():
+    """(module, function) of every function that ``compile`` makes a kernel of."""
+    root = Path(compile_module.__file__).parents[1]
+    for folder in ("io", "ops", "reml"):
+        for path in (root / folder).glob("*.py"):
+            if re.search(r"^@(compiled|parallel)$", path.read_text(), re.MULTILINE):
+                module = importlib.import_module(f"gpu_reml.{folder}.{path.stem}")
+                found = (getattr(value, "_kernel", value) for value in vars(module).values())
+                yield from ((module, kernel.py_func) for kernel in found if hasattr(kernel, "py_func"))
+
+
+def test_kernels_take_code_from_their_own_folder_only():
+    """What lies in another folder could change without their kept code being made anew."""
+    checked = 0
+    for module, function in kernels_of_the_package():
+        own = Path(module.__file__).parent
+        for name in function.__code__.co_names:
+            source = getattr(getattr(module, name, None), "__code__", getattr(module, name, None))
+            source = getattr(getattr(source, "py_func", None), "__code__", source)
+            file = getattr(source, "co_filename", None)
+            assert file is None or Path(file).parent == own, f"{function.__name__} takes {name} from {file}"
+            checked += file is not None
+    assert checked > 20
 
 
 def test_an_error_that_is_not_of_the_cache_is_not_hidden():

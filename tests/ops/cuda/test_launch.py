@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu_reml.ops.compile import sources_digest
 from gpu_reml.ops.cuda.driver import missing_toolkit_libraries, simulating
 from gpu_reml.ops.device.interface import DeviceLostError
 from gpu_reml.ops.device.pool import DeviceMemoryError
@@ -28,8 +29,6 @@ def kept_code(tmp_path, monkeypatch):
     """The file that keeps code of a kernel whose module has a neighbour with this text."""
     from numba.cuda.core import config
 
-    from gpu_reml.ops.cuda import launch
-
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "kept"))
     folder = tmp_path / "kernels"
     folder.mkdir()
@@ -38,7 +37,7 @@ def kept_code(tmp_path, monkeypatch):
 
     def kernel(neighbour):
         (folder / "neighbour.py").write_text(neighbour)
-        launch.sources_digest.cache_clear()  # a process of its own reads them anew
+        sources_digest.cache_clear()  # a process of its own reads them anew
         names = {}
         exec(compile(KERNEL, path, "exec"), names)
         return names["kernel"]._cache._cache_file
