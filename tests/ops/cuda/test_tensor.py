@@ -179,14 +179,14 @@ def test_a_product_is_added_to_what_was_there(device):
 
 @on_device
 def test_values_over_six_decades_lose_nothing(device):
-    """Within a column and from column to column, up to the ends of float32; a zero column gives zero."""
+    """Within a column and from column to column, up to the ends of float32; one negative, one zero."""
     rng = np.random.default_rng(6)
     n, b, k = 500, 66, 8
     cohort = Cohort(n, b, seed=6)
-    between = 10.0 ** np.array([-30, -12, -3, 0, 1, 12, 30, 0])
+    between = 10.0 ** np.array([-36, -12, -3, 0, 1, 12, 30, 0])
     scales = rng.uniform(-6, 0, (n, k))
     X = (rng.standard_normal((n, k)) * 10.0**scales * between).astype(np.float32)
-    X[:, -1] = 0
+    X[:, 3], X[:, -1] = -np.abs(X[:, 3]), 0
     zt, z = zt_product(device, cohort, X), z_product(device, cohort, X[:b])
     assert not zt[:, -1].any() and not z[:, -1].any()
     assert_small(zt_errors(zt[:, :-1], cohort, X[:, :-1]), device)
@@ -231,8 +231,9 @@ def launches(monkeypatch):
 
 
 @on_device
-@pytest.mark.parametrize(("n", "b", "k"), [(1400, 700, 1), (1400, 700, 25), large(3000, 2000, 40)])
+@pytest.mark.parametrize(("n", "b", "k"), [(1170, 570, 1), (1170, 570, 25), large(3000, 2000, 40)])
 def test_divided_sums_and_several_launches_match_numpy(device, launches, short_sums, n, b, k):
+    """The last part of a sum is shorter than the others."""
     rng = np.random.default_rng(k)
     cohort = Cohort(n, b, seed=k)
     B, U, w = normal(rng, n, k), normal(rng, b, k), rng.uniform(0, 2, b)
