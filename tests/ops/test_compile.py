@@ -141,9 +141,9 @@ def kernels_of_the_package():
     """(module, function) of every function that ``compile`` makes a kernel of."""
     root = Path(compile_module.__file__).parents[1]
     for folder in ("io", "ops", "reml"):
-        for path in (root / folder).glob("*.py"):
+        for path in (root / folder).rglob("*.py"):
             if re.search(r"^@(compiled|parallel)$", path.read_text(), re.MULTILINE):
-                module = importlib.import_module(f"gpu_reml.{folder}.{path.stem}")
+                module = importlib.import_module(".".join(["gpu_reml", *path.relative_to(root).with_suffix("").parts]))
                 found = (getattr(value, "_kernel", value) for value in vars(module).values())
                 yield from ((module, kernel.py_func) for kernel in found if hasattr(kernel, "py_func"))
 
