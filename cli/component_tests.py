@@ -1,23 +1,24 @@
 """Tests of components: Wald's of each, of all and of sets, and likelihood ratios beside them."""
 
-from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
 from gpu_reml import io
 from gpu_reml.reml import FitResult, Wald, wald_test
 
+from .flags.estimation import Tests
+
 RATIO = ("lrt", "lrt_mc_se", "lrt_df", "lrt_p_of_zero", "lrt_p")
 
 
-def sets_of(options: Namespace, names: Sequence[str]) -> list[tuple[str, ...]]:
+def sets_of(tests: Tests, names: Sequence[str]) -> list[tuple[str, ...]]:
     """Sets of components that are tested together: those of ``--joint-test``, then that of ``--lrt``.
 
     Raises InputError for a component that the model has not, or one twice.
     """
-    found = [(f"--joint-test {text}", text.split(",")) for text in options.joint_test]
-    if options.lrt:
-        found.append((f"--lrt {' '.join(options.lrt)}", [named(each, names) for each in options.lrt]))
+    found = [(f"--joint-test {text}", text.split(",")) for text in tests.joint_test]
+    if tests.lrt:
+        found.append((f"--lrt {' '.join(tests.lrt)}", [named(each, names) for each in tests.lrt]))
     for flag, tested in found:
         unknown = [name for name in tested if name not in names]
         if unknown:
@@ -34,11 +35,11 @@ def named(word: str, names: Sequence[str]) -> str:
     return names[int(word) - 1]
 
 
-def ratio_sets(options: Namespace, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def ratio_sets(tests: Tests, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """What ``FitSettings.lrt`` is to be; that of all components comes with every fit."""
-    if options.lrt is None:
+    if tests.lrt is None:
         return ()
-    together = [each for each in sets_of(options, names) if len(each) < len(names)]
+    together = [each for each in sets_of(tests, names) if len(each) < len(names)]
     return tuple(dict.fromkeys([*((name,) for name in names), *together]))
 
 

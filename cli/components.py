@@ -1,6 +1,6 @@
 """Variance components from the command line: builders that may be combined, in the order they are listed here."""
 
-from argparse import Namespace
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,43 +9,29 @@ from scipy import sparse
 from gpu_reml import io, ops
 from gpu_reml.ops.chromosomes import chromosome_names
 
+from .flags.components import Components
 from .sources import Sources
 
 
-def has_builders(options: Namespace) -> bool:
-    """Whether components are asked for by anything but the genotype files themselves."""
-    return bool(
-        options.component_spec
-        or options.vc_block_sizes
-        or options.snp_lists
-        or options.component_table
-        or options.annot
-        or options.intervals
-        or options.by_chromosome
-        or options.maf_bins
-        or options.ld_bins
-    )
-
-
-def fixed_sets(sources: Sources, variants: io.AnalysedVariants, options: Namespace) -> list[io.ComponentSet]:
+def fixed_sets(sources: Sources, variants: io.AnalysedVariants, asked: Components) -> list[io.ComponentSet]:
     """Components that do not depend on genotypes."""
     sets = []
-    for path in options.component_spec:
+    for path in asked.component_spec:
         specs = io.read_component_spec(path, variants.num_source)
         sets.append(io.components_from_specs(specs, variants))
-    if options.vc_block_sizes:
-        sets.append(io.components_from_specs(block_specs(options.vc_block_sizes, variants.num_source), variants))
-    if options.snp_lists:
-        sets.append(io.components_from_lists(options.snp_lists, variants))
-    sets += [io.components_from_table(path, variants) for path in options.component_table]
-    if options.annot:
-        paths = [path for pattern in options.annot for path in io.annotation_files(pattern)]
+    if asked.vc_block_sizes:
+        sets.append(io.components_from_specs(block_specs(asked.vc_block_sizes, variants.num_source), variants))
+    if asked.snp_lists:
+        sets.append(io.components_from_lists(asked.snp_lists, variants))
+    sets += [io.components_from_table(path, variants) for path in asked.component_table]
+    if asked.annot:
+        paths = [path for pattern in asked.annot for path in io.annotation_files(pattern)]
         sets.append(io.components_from_annotations(paths, variants))
-    if options.intervals:
-        sets.append(io.components_from_intervals(options.intervals, variants))
-    if options.by_chromosome:
+    if asked.intervals:
+        sets.append(io.components_from_intervals(asked.intervals, variants))
+    if asked.by_chromosome:
         sets.append(io.components_by_chromosome(variants))
-    if not has_builders(options):
+    if not asked.given:
         sets.append(default_set(sources, variants))
     return sets
 
@@ -58,7 +44,7 @@ def default_set(sources: Sources, variants: io.AnalysedVariants) -> io.Component
     return io.components_from_specs(specs, variants)
 
 
-def block_specs(sizes: list[int], num_variants: int) -> list[io.ComponentSpec]:
+def block_specs(sizes: Sequence[int], num_variants: int) -> list[io.ComponentSpec]:
     """Contiguous blocks of the unfiltered variants, whose sizes add up to all of them."""
     if min(sizes) < 1 or sum(sizes) != num_variants:
         raise io.InputError(
@@ -69,18 +55,18 @@ def block_specs(sizes: list[int], num_variants: int) -> list[io.ComponentSpec]:
     return [io.ComponentSpec(f"block_{g:03d}", np.arange(edges[g], edges[g + 1])) for g in range(len(sizes))]
 
 
-def genotype_sets(genotypes: ops.PackedGenotypes, variants: io.AnalysedVariants, options: Namespace):
+def genotype_sets(genotypes: ops.PackedGenotypes, variants: io.AnalysedVariants, asked: Components):
     """Components by allele frequency and LD of the analysed samples."""
     bins = None
-    if options.maf_bins:
-        bins = io.components_by_maf(io.minor_allele_frequencies(genotypes), options.maf_bins)
-    if options.ld_bins:
+    if asked.maf_bins:
+        bins = io.components_by_maf(io.minor_allele_frequencies(genotypes), asked.maf_bins)
+    if asked.ld_bins:
         notes, table = (), variants.table
-        if options.ld_scores:
-            scores, notes = io.read_ld_scores(options.ld_scores, variants)
+        if asked.ld_scores:
+            scores, notes = io.read_ld_scores(asked.ld_scores, variants)
         else:
             scores = ops.ld_scores(genotypes, table["chrom"].to_numpy(), table["bp"].to_numpy())
-        bins = io.components_by_ld(scores, options.ld_bins, bins, unscored(genotypes, table, options.ld_scores))
+        bins = io.components_by_ld(scores, asked.ld_bins, bins, unscored(genotypes, table, asked.ld_scores))
         bins = io.ComponentSet(bins.names, bins.weights, (*bins.notes, *notes))
     return [] if bins is None else [bins]
 
@@ -93,24 +79,24 @@ def unscored(genotypes: ops.PackedGenotypes, table: pd.DataFrame, path: str | No
     return np.select(known, ["do not vary", "have no position (chromosome 0, or bp of 0 or below)"], lacking)
 
 
-def expected_components(sources: Sources, options: Namespace) -> tuple[int, int]:
+def expected_components(sources: Sources, asked: Components) -> tuple[int, int]:
     """(components, weights stored) as far as they are known before genotypes are read: what a plan is made for."""
     variants = sources.variants
-    sets = fixed_sets(sources, variants, options)
+    sets = fixed_sets(sources, variants, asked)
     count, stored = sum(s.num_components for s in sets), sum(s.weights.nnz for s in sets)
-    if options.maf_bins or options.ld_bins:
-        bins = len(options.maf_bins) + 1 if options.maf_bins else 1
-        count, stored = count + bins * max(1, options.ld_bins or 1), stored + variants.num_variants
-    return count + (options.uncovered == io.BACKGROUND), stored
+    if asked.maf_bins or asked.ld_bins:
+        bins = len(asked.maf_bins) + 1 if asked.maf_bins else 1
+        count, stored = count + bins * max(1, asked.ld_bins or 1), stored + variants.num_variants
+    return count + (asked.uncovered == io.BACKGROUND), stored
 
 
 def components(
-    sources: Sources, genotypes: ops.PackedGenotypes, variants: io.AnalysedVariants, options: Namespace
+    sources: Sources, genotypes: ops.PackedGenotypes, variants: io.AnalysedVariants, asked: Components
 ) -> io.ComponentSet:
     """All components of an analysis."""
-    sets = [*fixed_sets(sources, variants, options), *genotype_sets(genotypes, variants, options)]
+    sets = [*fixed_sets(sources, variants, asked), *genotype_sets(genotypes, variants, asked)]
     joined = io.join_components(sets)
-    return io.complete_components(joined, options.uncovered, genotypes.inv_sd > 0, options.empty_components)
+    return io.complete_components(joined, asked.uncovered, genotypes.inv_sd > 0, asked.empty_components)
 
 
 def with_alpha(weights: sparse.csr_array, genotypes: ops.PackedGenotypes, alpha: float | None) -> sparse.csr_array:

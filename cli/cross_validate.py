@@ -1,6 +1,5 @@
 """``--cv K``: every sample predicted from the others, in K folds that share their passes over the genotypes."""
 
-from argparse import Namespace
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,11 @@ CAUTION = (
 
 
 def cross_validation_files(
-    name: str, result: FitResult, inputs: Inputs, options: Namespace, prefix: str
+    name: str, result: FitResult, inputs: Inputs, folds: int, seed: int, prefix: str
 ) -> tuple[dict[str, str], list[str]]:
-    """PREFIX.cv.tsv and .cv.json of one trait, and lines to print.  Cost: a solve of K columns."""
+    """PREFIX.cv.tsv and .cv.json of one trait, and lines to print.  Cost: a solve of as many columns as folds."""
     y, X = inputs.Y[:, inputs.phenotypes.index(name)], inputs.design.X
-    fold = draw_folds(len(y), options.cv, options.seed)
+    fold = draw_folds(len(y), folds, seed)
     try:
         found = cross_validate(result.theta, y, X, inputs.covariance, fold)
     except ValueError as error:
@@ -34,7 +33,7 @@ def cross_validation_files(
     each, pooled = fold_accuracies(y, X, found)
     files = {
         f"{prefix}.cv.tsv": io.table_text(held_out_table(inputs.alignment.samples, y, found)),
-        f"{prefix}.cv.json": io.json_text(cv_record(name, each, pooled, options.seed)),
+        f"{prefix}.cv.json": io.json_text(cv_record(name, each, pooled, seed)),
     }
     return files, cv_lines(each, pooled)
 

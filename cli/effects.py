@@ -1,6 +1,6 @@
 """What gpu-reml does with a fit besides reporting it: effects, a saved model, predictions, cross-validation."""
 
-from argparse import Namespace
+from dataclasses import fields
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -23,24 +23,53 @@ from gpu_reml.reml.studies.effects import (
 
 from .cross_validate import cross_validation_files
 from .effects_files import VariantEffects, effect_files
+from .flags.analysis import Analysis
+from .flags.effects import Effects as EffectFlags
+from .flags.effects import NewSamples
+from .flags.model import Terms
+from .flags.predict import NewTables
 from .inputs import Inputs
-from .options import MOMENTS
 from .outputs import model_path
 from .predict_run import (
     NewData,
-    NewTables,
+    NewFiles,
     Scoring,
     predict,
     prediction_files,
     prediction_lines,
-    read_new_tables,
+    read_new_files,
 )
 from .report import STANDARDISATION
 from .sources import prefixes_of
 
 # components whose values for other samples do not follow from their allele counts by effects of single alleles
 NOT_SAVED = ("dominance", "grm")
-NEW_TABLES = ("qcovar", "covar", "admix_q", "admix_fam", "admix_component_names", "gxe")
+NEW_TABLES = tuple(each.name for each in fields(NewTables))
+
+
+class Further(NamedTuple):
+    """What is asked for beside the fit, and where it goes: ``out`` is the prefix of the whole run."""
+
+    effects: EffectFlags
+    new: NewSamples
+    out: str
+
+    @property
+    def solves(self) -> bool:
+        """Whether effects are solved for."""
+        return bool(self.effects.compute_effects or self.effects.save_model or self.new.given)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.solves or self.effects.cv)
+
+
+class Record(NamedTuple):
+    """Where a trait's files begin, and the settings that they tell."""
+
+    prefix: str
+    settings: dict[str, Any]
 
 
 class Outcome(NamedTuple):
@@ -50,48 +79,48 @@ class Outcome(NamedTuple):
     lines: list[str]
 
 
-def check_effects(options: Namespace) -> bool:
-    """Whether anything here is asked for; raises InputError for flags that exclude each other or lack another."""
-    new = bool(options.prediction_bfile or options.prediction_pfile)
-    asked = {
-        "--compute-effects": options.compute_effects,
-        "--save-model": options.save_model,
-        "--prediction-bed-prefix, --prediction-pgen-prefix": new,
-        "--cv": options.cv,
+def check_effects(further: Further, analysis: Analysis) -> None:
+    """Raises InputError for flags that exclude each other or lack another."""
+    asked, new = further.effects, further.new
+    flags = {
+        "--compute-effects": asked.compute_effects,
+        "--save-model": asked.save_model,
+        "--prediction-bed-prefix, --prediction-pgen-prefix": new.given,
+        "--cv": asked.cv,
     }
-    flags = ", ".join(flag for flag, given in asked.items() if given)
-    if options.reliability and not options.compute_effects:
+    named = ", ".join(flag for flag, given in flags.items() if given)
+    if asked.reliability and not asked.compute_effects:
         raise io.InputError("--reliability: is a column of what --compute-effects writes; give both")
-    of_new = [_new_flag(name) for name in NEW_TABLES if getattr(options, f"prediction_{name}")]
-    if not new and of_new:
+    of_new = [_new_flag(name) for name in NEW_TABLES if getattr(new, f"prediction_{name}")]
+    if not new.given and of_new:
         raise io.InputError(f"{', '.join(of_new)}: of whom? give --prediction-bed-prefix or --prediction-pgen-prefix")
-    if not flags:
-        return False
-    if options.method in MOMENTS:
-        raise io.InputError(f"{flags}: need a REML fit; use another --method than {options.method}")
-    if not options.constrain:
-        raise io.InputError(f"{flags}: effects of a negative variance have no meaning; leave --no-constrain out")
-    if options.prediction_bfile and options.prediction_pfile:
+    if not further.wanted:
+        return
+    estimation = analysis.estimation
+    if estimation.by_moments:
+        raise io.InputError(f"{named}: need a REML fit; use another --method than {estimation.method}")
+    if not estimation.constrain:
+        raise io.InputError(f"{named}: effects of a negative variance have no meaning; leave --no-constrain out")
+    if new.prediction_bfile and new.prediction_pfile:
         raise io.InputError("--prediction-bed-prefix, --prediction-pgen-prefix: give one of them")
-    if options.save_model or new:
-        _check_components(options)
-    if new:
-        _check_new(options)
-    if options.save_model:
-        io.check_writable(model_path(options.save_model))
-    return True
+    if asked.save_model or new.given:
+        _check_components(analysis.terms)
+    if new.given:
+        _check_new(new, analysis)
+    if asked.save_model:
+        io.check_writable(model_path(asked.save_model))
 
 
-def check_folds(inputs: Inputs, options: Namespace) -> None:
+def check_folds(inputs: Inputs, folds: int | None) -> None:
     """Raises InputError for more folds than samples; before any work."""
     n = inputs.alignment.num_samples
-    if options.cv and options.cv > n:
-        raise io.InputError(f"--cv {options.cv}: more folds than the {n} analysed samples")
+    if folds and folds > n:
+        raise io.InputError(f"--cv {folds}: more folds than the {n} analysed samples")
 
 
-def _check_components(options: Namespace) -> None:
+def _check_components(terms: Terms) -> None:
     """Refuse before a long fit what could not be saved after it."""
-    given = [f"--{name}" for name in NOT_SAVED if getattr(options, name, None)]
+    given = [f"--{name}" for name in NOT_SAVED if getattr(terms, name)]
     if given:
         raise io.InputError(_not_saved(", ".join(given)))
 
@@ -107,42 +136,44 @@ def _new_flag(name: str) -> str:
     return "--prediction-covar-txt" if name == "qcovar" else f"--prediction-{name.replace('_', '-')}"
 
 
-def _check_new(options: Namespace) -> None:
+def _check_new(new: NewSamples, analysis: Analysis) -> None:
     """What the fit takes from tables must be there for the predicted samples too, and can be read; before a fit."""
+    samples, terms = analysis.samples, analysis.terms
     needed = (
-        ("covariates", "qcovar", "--qcovar", options.qcovar),
-        ("covariates", "covar", "--covar", options.covar),
-        ("ancestries", "admix_q", "--admix-q", options.admix_q),
+        ("covariates", "qcovar", "--qcovar", samples.qcovar),
+        ("covariates", "covar", "--covar", samples.covar),
+        ("ancestries", "admix_q", "--admix-q", terms.admix_q),
     )
     for what, name, fitted_flag, fitted in needed:
-        flag, given = _new_flag(name), getattr(options, f"prediction_{name}")
+        flag, given = _new_flag(name), getattr(new, f"prediction_{name}")
         if fitted and not given:
             raise io.InputError(f"{flag}: the fit has {what} by {fitted_flag}; give those of the predicted samples")
-        if given and not fitted and not (name == "qcovar" and options.gxe):
+        if given and not fitted and not (name == "qcovar" and terms.gxe):
             raise io.InputError(f"{flag}: the fit has no {what} by {fitted_flag}; leave it out")
-    if options.gxe and not (options.prediction_gxe or options.prediction_qcovar):
+    if terms.gxe and not (new.prediction_gxe or new.prediction_qcovar):
         raise io.InputError("--prediction-gxe: the fit has environments by --gxe; give those of the predicted samples")
-    if options.prediction_gxe and not options.gxe:
+    if new.prediction_gxe and not terms.gxe:
         raise io.InputError("--prediction-gxe: the fit has no environments by --gxe; leave it out")
-    new_tables(options, fitted_ancestries(options))
+    new_files(new, fitted_ancestries(terms))
 
 
-def fitted_ancestries(options: Namespace) -> tuple[str, ...]:
+def fitted_ancestries(terms: Terms) -> tuple[str, ...]:
     """The ancestries that components are scaled by."""
-    if not options.admix_q:
+    if not terms.admix_q:
         return ()
-    names = options.admix_component_names.split(",") if options.admix_component_names else None
-    return tuple(io.read_admixture(options.admix_q, options.admix_fam, names).values.columns)
+    return tuple(io.read_admixture(terms.admix_q, terms.admix_fam, terms.ancestry_names).values.columns)
 
 
-def new_tables(options: Namespace, ancestries: tuple[str, ...]) -> NewTables:
+def new_files(new: NewSamples, ancestries: tuple[str, ...]) -> NewFiles:
     """What the ``--prediction-*`` flags say of the predicted samples."""
-    paths = {name: getattr(options, f"prediction_{name}") for name in NEW_TABLES}
-    return read_new_tables(paths, ancestries, "--prediction-")
+    named = NewTables(**{name: getattr(new, f"prediction_{name}") for name in NEW_TABLES})
+    return read_new_files(named, ancestries, "--prediction-")
 
 
-def after_fit(name: str, result: FitResult, inputs: Inputs, options: Namespace, prefix: str) -> Outcome:
-    """Everything that was asked for of one trait's fit; ``name`` is the trait's, ``prefix`` that of its files.
+def after_fit(
+    name: str, result: FitResult, inputs: Inputs, analysis: Analysis, further: Further, record: Record
+) -> Outcome:
+    """Everything that was asked for of one trait's fit; ``name`` is the trait's.
 
     Genetic values and cross-validation are of any model, effects of variants of those components that are made of the
     genotypes' own, scaled by ancestry or environment or not.  A model is saved, and predicts, where it has no others.
@@ -151,45 +182,50 @@ def after_fit(name: str, result: FitResult, inputs: Inputs, options: Namespace, 
     """
     files: dict[str, str | bytes] = {}
     lines: list[str] = []
-    new = options.prediction_bfile or options.prediction_pfile
-    if options.compute_effects or options.save_model or new:
+    asked, seed, prefix = further.effects, analysis.estimation.seed, record.prefix
+    if further.solves:
         y, X, covariance = inputs.Y[:, inputs.phenotypes.index(name)], inputs.design.X, inputs.covariance
-        core = preconditioner_of(result, inputs, options)
+        core = preconditioner_of(result, inputs, rank_of(inputs, asked, analysis.compute.precond_rank), seed)
         found = effects(result.theta, y, X, covariance, preconditioner=core)
         lines.append(f"effects: P y solved to {found.solve_residual:.2g} in {found.iterations} PCG steps")
-        of_variants = effects_of_variants(found, inputs, options)
-        if options.compute_effects:
-            reliable = reliability_of(result, inputs, options, core) if options.reliability else None
+        of_variants = effects_of_variants(found, inputs, analysis.scaling.standardize)
+        if asked.compute_effects:
+            reliable = reliability_of(result, inputs, asked.reliability, seed, core) if asked.reliability else None
             files.update(effect_files(prefix, name, result, found, of_variants, inputs, reliable))
             lines += reliability_lines(reliable)
-        model = make_model(name, result, found, of_variants, inputs, options) if options.save_model or new else None
-        if options.save_model:
-            path = model_path(options.save_model, prefix.removeprefix(options.out).removeprefix("."))
+        saved = asked.save_model or further.new.given
+        model = make_model(name, result, found, of_variants, inputs, record.settings) if saved else None
+        if asked.save_model:
+            path = model_path(asked.save_model, prefix.removeprefix(further.out).removeprefix("."))
             files[path] = model_bytes(model)
             lines.append(f"model: {path}")
-        if new:
-            predicted, more = predict_new(model, options, inputs, prefix)
+        if further.new.given:
+            predicted, more = predict_new(model, further.new, inputs, analysis, prefix)
             files.update(predicted)
             lines += more
-    if options.cv:
-        validated, more = cross_validation_files(name, result, inputs, options, prefix)
+    if asked.cv:
+        validated, more = cross_validation_files(name, result, inputs, asked.cv, seed, prefix)
         files.update(validated)
         lines += more
     return Outcome(files, lines)
 
 
-def preconditioner_of(result: FitResult, inputs: Inputs, options: Namespace) -> ProjectedCore | None:
-    """A preconditioner where many columns are to be solved, or its rank was asked for."""
-    rank = options.precond_rank
-    if rank is None:
-        rank = default_rank(inputs.covariance.num_samples) if options.reliability else 0
+def rank_of(inputs: Inputs, asked: EffectFlags, rank: int | None) -> int:
+    """Of the preconditioner: as given, else one where many columns are to be solved and none elsewhere."""
+    if rank is not None:
+        return rank
+    return default_rank(inputs.covariance.num_samples) if asked.reliability else 0
+
+
+def preconditioner_of(result: FitResult, inputs: Inputs, rank: int, seed: int) -> ProjectedCore | None:
+    """A preconditioner of this rank, or less in few samples; None of rank 0, and where no component has a variance."""
     X, covariance = inputs.design.X, inputs.covariance
     theta = parameters_of(result.theta, covariance)[:-1]
     rank = min(rank, len(X) - X.shape[1])
     if not rank or not theta.any():
         return None
     Q = orthonormal_basis(layout_of(covariance).whitened(X))
-    sketch = draw_probes(len(X), 1, rank, options.seed).sketch
+    sketch = draw_probes(len(X), 1, rank, seed).sketch
     traces = complement_traces(covariance, covariance.block(Q))
     return make_projected_core(covariance, Q, traces, theta, sketch)
 
@@ -203,15 +239,15 @@ def reliability_lines(reliable: Reliability | None) -> list[str]:
     return [f"mean reliability of genetic values {mean:.4f}, Monte-Carlo error of each about {error:.2g}"]
 
 
-def reliability_of(result: FitResult, inputs: Inputs, options: Namespace, core) -> Reliability:
+def reliability_of(result: FitResult, inputs: Inputs, num_probes: int, seed: int, core) -> Reliability:
     """Reliability of total genetic values by the probes asked for."""
-    probes = draw_probes(inputs.covariance.num_samples, options.reliability, 0, options.seed + 1).trace
+    probes = draw_probes(inputs.covariance.num_samples, num_probes, 0, seed + 1).trace
     return reliability(
         result.theta, inputs.design.X, inputs.covariance, probes, preconditioner=core, at_once=inputs.planned.columns
     )
 
 
-def effects_of_variants(found: Effects, inputs: Inputs, options: Namespace) -> VariantEffects | None:
+def effects_of_variants(found: Effects, inputs: Inputs, standardize: str) -> VariantEffects | None:
     """Effects of the variants that carry one, for each component of the genotypes; None without genotypes."""
     model = inputs.model
     if model.of_variants is None:
@@ -228,7 +264,7 @@ def effects_of_variants(found: Effects, inputs: Inputs, options: Namespace) -> V
         genotypes.mean[carry],
         genotypes.inv_sd[carry],
         beta[carry],
-        f"{STANDARDISATION[options.standardize]} of the analysed samples; missing = mean",
+        f"{STANDARDISATION[standardize]} of the analysed samples; missing = mean",
     )
 
 
@@ -238,7 +274,7 @@ def make_model(
     found: Effects,
     of_variants: VariantEffects | None,
     inputs: Inputs,
-    options: Namespace,
+    settings: dict[str, Any],
 ) -> Model:
     """The model of a fit: effects of variants, fixed effects, and what they were estimated from."""
     own = () if of_variants is None else of_variants.names
@@ -261,7 +297,7 @@ def make_model(
             "covariates": digest(inputs.design.X),
             "genotypes": digest(genotypes.mean, genotypes.inv_sd, genotypes.num_called),
         },
-        "settings": {key: value for key, value in vars(options).items() if value not in (None, [], False)},
+        "settings": {key: value for key, value in settings.items() if value not in (None, [], False)},
     }
     return Model(
         name,
@@ -281,14 +317,16 @@ def make_model(
     )
 
 
-def predict_new(model: Model, options: Namespace, inputs: Inputs, prefix: str) -> tuple[dict[str, str], list[str]]:
+def predict_new(
+    model: Model, new: NewSamples, inputs: Inputs, analysis: Analysis, prefix: str
+) -> tuple[dict[str, str], list[str]]:
     """The prediction of other samples in the same run: the same as gpu-reml-predict's from the saved model."""
     files = [
-        *(io.read_bed(each) for each in prefixes_of(options.prediction_bfile)),
-        *(io.read_pgen(each) for each in prefixes_of(options.prediction_pfile)),
+        *(io.read_bed(each) for each in prefixes_of(new.prediction_bfile)),
+        *(io.read_pgen(each) for each in prefixes_of(new.prediction_pfile)),
     ]
-    data = NewData(tuple(files), new_tables(options, model.ancestries))
-    dtype = np.dtype(options.dtype).type
-    scoring = Scoring(options.dosage, options.ambiguous, False, inputs.planned.backend, dtype)
+    data = NewData(tuple(files), new_files(new, model.ancestries))
+    dtype = np.dtype(analysis.compute.dtype).type
+    scoring = Scoring(analysis.genotypes.dosage, new.ambiguous, False, inputs.planned.backend, dtype)
     found = predict(model, data, scoring)
     return prediction_files(prefix, model, found, {"model_file": None}), prediction_lines(model, found)

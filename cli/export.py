@@ -1,6 +1,5 @@
 """``--export-ai``: estimates, average information and score as NumPy arrays, with what they are of as JSON."""
 
-from argparse import Namespace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -11,13 +10,13 @@ import numpy as np
 from gpu_reml import io
 from gpu_reml.reml import FitResult
 
-from .options import MOMENTS
+from .flags.estimation import Estimation
 
 
-def check_export(options: Namespace) -> None:
+def check_export(export_ai: bool, estimation: Estimation) -> None:
     """Raises InputError where there will be no average information."""
-    if options.export_ai and options.method in MOMENTS:
-        raise io.InputError(f"--export-ai: --method {options.method} has no average information; use another")
+    if export_ai and estimation.by_moments:
+        raise io.InputError(f"--export-ai: --method {estimation.method} has no average information; use another")
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

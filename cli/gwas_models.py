@@ -1,7 +1,6 @@
 """``--model`` and ``--method`` of gpu-reml-gwas: which test runs, running it, and what is said of it."""
 
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,6 +15,8 @@ from gpu_reml.reml.studies.loco import LocoScan, LocoSettings, loco_scan
 from gpu_reml.reml.studies.refine import Refined, RefineSettings, refine
 from gpu_reml.reml.tables import shown
 
+from .flags.analysis import Analysis
+from .flags.association import REFINE_MOST, Association
 from .inputs import Inputs
 from .methods import EXACT_BYTES as EXACT_BYTES_UNASKED
 from .methods import USUAL_PASSES, choose_method, costs_little
@@ -32,15 +33,7 @@ REFINED = (
 EXACT_BYTES = 1 << 33  # of the n x n matrices of --method exact
 STEPS = 20  # column-passes of a solve or a calibration variant, about
 SCATTER = 0.05  # relative error of single standard errors that is worth a warning
-REFINE = 1e-5  # p-value of the score up to which variants are refined
-REFINE_MOST = 100
 NOTHING = np.zeros(0, np.int64)
-SCORE_FLAGS = {
-    "loco_refit": "--loco-refit",
-    "calibration_variants": "--calibration-variants",
-    "refine": "--refine",
-    "refine_most": "--refine-most",
-}
 
 
 class Chromosomes(NamedTuple):
@@ -76,19 +69,14 @@ def none_of(scan: Scan) -> np.ndarray:
     return np.zeros(scan.beta.shape, bool)
 
 
-def score_flags(options: Namespace) -> list[str]:
-    """Flags that were given and are of the score test alone."""
-    return [flag for name, flag in SCORE_FLAGS.items() if getattr(options, name) not in (None, False)]
-
-
-def choose_solver(inputs: Inputs, options: Namespace) -> str:
+def choose_solver(inputs: Inputs, asked: Association) -> str:
     """ "score" or "exact" for loco and lmm; "auto" is exact where that costs little, by the rule of gpu-reml."""
-    if options.solver != "auto":
-        return options.solver
+    if asked.solver != "auto":
+        return asked.solver
     n, m, t = len(inputs.Y), inputs.products.num_variants, len(inputs.phenotypes)
-    if score_flags(options) or inputs.covariance.backend != "cpu" or exact_scan_memory(n) > EXACT_BYTES_UNASKED:
+    if asked.score_flags or inputs.covariance.backend != "cpu" or exact_scan_memory(n) > EXACT_BYTES_UNASKED:
         return "score"
-    C = len(chromosomes_of(inputs, options.model).names)
+    C = len(chromosomes_of(inputs, asked.model).names)
     passes = USUAL_PASSES[0] + STEPS * (C * t + LocoSettings().variants + REFINE_MOST * t)
     return "exact" if costs_little(exact_scan_seconds(n, m, C), passes, n, m) else "score"
 
@@ -108,21 +96,19 @@ def chromosomes_of(inputs: Inputs, model: str) -> Chromosomes:
     return Chromosomes(names, rows, rows)
 
 
-def kernel_weights(inputs: Inputs, options: Namespace) -> np.ndarray:
+def kernel_weights(inputs: Inputs, alpha: float | None) -> np.ndarray:
     """(m,) weights of K."""
-    genotypes = inputs.products.genotypes
-    alpha = -1.0 if options.alpha is None else options.alpha
-    return ops.alpha_weights(genotypes, alpha)
+    return ops.alpha_weights(inputs.products.genotypes, -1.0 if alpha is None else alpha)
 
 
-def exactly(inputs: Inputs, options: Namespace) -> Found:
+def exactly(inputs: Inputs, asked: Association, analysis: Analysis) -> Found:
     """``--method exact``, or auto where that costs little."""
     n = len(inputs.Y)
     if exact_scan_memory(n) > EXACT_BYTES:
         need = exact_scan_memory(n) / 2**30
         raise io.InputError(f"--method exact: {n} samples need {need:.0f} GiB; use --method score")
-    groups = chromosomes_of(inputs, options.model)
-    weights = kernel_weights(inputs, options)
+    groups = chromosomes_of(inputs, asked.model)
+    weights = kernel_weights(inputs, analysis.scaling.alpha)
     leave_out(inputs.products, weights, groups.left_out, groups.names)  # names a chromosome that leaves no K
     pairs = list(zip(groups.left_out, groups.tested, strict=True))
     found = exact_scan(inputs.Y, inputs.design.X, inputs.products.genotypes, pairs, weights)
@@ -130,7 +116,7 @@ def exactly(inputs: Inputs, options: Namespace) -> Found:
         {"dof": found.scan.dof, "h2_by_chromosome": dict(zip(groups.names, found.h2[:, i], strict=True))}
         for i in range(len(inputs.phenotypes))
     )
-    which = "h2 without each chromosome" if options.model == "loco" else "h2"
+    which = "h2 without each chromosome" if asked.model == "loco" else "h2"
     lines = [
         f"{name}: {which} {', '.join(f'{value:.4f}' for value in found.h2[:, i])}"
         for i, name in enumerate(inputs.phenotypes)
@@ -138,36 +124,36 @@ def exactly(inputs: Inputs, options: Namespace) -> Found:
     return Found("exact", found.scan, none_of(found.scan), details, tuple(lines))
 
 
-def scored(inputs: Inputs, options: Namespace, threads: int) -> Found:
+def scored(inputs: Inputs, asked: Association, analysis: Analysis) -> Found:
     """Variance components, P y without each chromosome, calibration, scores, and the strongest of them refined."""
-    groups = chromosomes_of(inputs, options.model)
-    left = leave_out(inputs.products, kernel_weights(inputs, options), groups.left_out, groups.names)
+    groups = chromosomes_of(inputs, asked.model)
+    left = leave_out(inputs.products, kernel_weights(inputs, analysis.scaling.alpha), groups.left_out, groups.names)
     clock = time.perf_counter()
-    fit = fitter(inputs, options)
+    fit = fitter(inputs, analysis)
     fits = fit(inputs.covariance)
     refits: list[list[FitResult]] = []
-    if options.loco_refit:
+    if asked.loco_refit:
         for c in range(len(groups.names)):
             refits.append(fit(ops.make_covariance(inputs.products, left.without(c)[:, None], ("genome",))))
     thetas = np.array([[one.theta for one in each] for each in refits or [fits] * len(groups.names)])
     seconds = {"fit_seconds": time.perf_counter() - clock}
     clock = time.perf_counter()
-    rng = np.random.default_rng([options.seed, 1])  # apart from the probes' stream
-    settings = scan_settings(inputs, options)
+    rng = np.random.default_rng([analysis.estimation.seed, 1])  # apart from the probes' stream
+    settings = scan_settings(inputs, asked.calibration_variants)
     found = loco_scan(inputs.Y, inputs.design.X, left, groups.tested, thetas, rng, settings)
     seconds["scan_seconds"] = time.perf_counter() - clock
     clock = time.perf_counter()
-    again = refine(found, groups.tested, refine_settings(inputs, options))
+    again = refine(found, groups.tested, refine_settings(inputs, asked))
     seconds["refine_seconds"] = time.perf_counter() - clock
     details, lines, warnings = [], [], []
     for i, name in enumerate(inputs.phenotypes):
-        details.append({**score_details(found, groups, i), **refine_details(again, i, options)})
+        details.append({**score_details(found, groups, i), **refine_details(again, i, asked)})
         details[i].update({"fit": fit_record(fits[i]), **seconds})
         if refits:
             details[i]["theta_by_chromosome"] = {
                 name: each[i].theta for name, each in zip(groups.names, refits, strict=True)
             }
-        lines += score_lines(name, fits[i], found, again, i, options)
+        lines += score_lines(name, fits[i], found, again, i, asked)
         warnings += scatter_warning(name, found, i)
     unsettled = [in_flags(one.status.value) for each in [fits, *refits] for one in each if not one.converged]
     if not (found.converged and again.converged):
@@ -176,34 +162,28 @@ def scored(inputs: Inputs, options: Namespace, threads: int) -> Found:
     return Found("score", again.scan, again.which, tuple(details), tuple(lines), tuple(warnings), not unsettled)
 
 
-def scan_settings(inputs: Inputs, options: Namespace) -> LocoSettings:
+def scan_settings(inputs: Inputs, variants: int | None) -> LocoSettings:
     """Settings of the solves and the calibration."""
     settings = LocoSettings(columns=inputs.planned.columns)
-    if options.calibration_variants:
-        settings = replace(settings, variants=options.calibration_variants, most=options.calibration_variants)
+    if variants:
+        settings = replace(settings, variants=variants, most=variants)
     return settings
 
 
-def refine_settings(inputs: Inputs, options: Namespace) -> RefineSettings:
+def refine_settings(inputs: Inputs, asked: Association) -> RefineSettings:
     """Which variants are refined: by default those of small p, the most significant of them."""
-    p, most = refine_limits(options)
+    p, most = asked.refine_limits
     return RefineSettings(-np.log10(p) if p > 0 else 0.0, most if p > 0 else 0, columns=inputs.planned.columns)
 
 
-def refine_limits(options: Namespace) -> tuple[float, int]:
-    """Largest p of the score, and most variants of a trait."""
-    p = REFINE if options.refine is None else options.refine
-    return p, REFINE_MOST if options.refine_most is None else options.refine_most
-
-
 def score_lines(
-    name: str, fit: FitResult, found: LocoScan, again: Refined, trait: int, options: Namespace
+    name: str, fit: FitResult, found: LocoScan, again: Refined, trait: int, asked: Association
 ) -> list[str]:
     """What a trait's score tests rest on, how far off single ones are, and which were refined."""
     calibration = found.calibration
     gamma, se = calibration.gamma[:, trait], calibration.se[:, trait]
     scatter, drawn = calibration.scatter[trait], len(calibration.variants)
-    p, most = refine_limits(options)
+    p, most = asked.refine_limits
     wanted, done = int(again.wanted[trait]), int(again.which[:, trait].sum())
     error = known("at most {:.2g}", (se / gamma).max())
     lines = [
@@ -215,9 +195,9 @@ def score_lines(
         some = f"; --refine-most {wanted} for all" if wanted > done else ""
         strongest = f", the {done} most significant" if wanted > done else ""
         heritability = (
-            "h2" if options.model == "lmm" else "h2 of the whole genome (--loco-refit: without each chromosome)"
+            "h2" if asked.model == "lmm" else "h2 of the whole genome (--loco-refit: without each chromosome)"
         )
-        if options.loco_refit:
+        if asked.loco_refit:
             heritability = "h2 without each chromosome"
         lines.append(
             f"{name}: {wanted} variants with p <= {p:g} by score{strongest} refined by generalised least squares at "
@@ -244,9 +224,9 @@ def scatter_warning(name: str, found: LocoScan, trait: int) -> list[str]:
     ]
 
 
-def refine_details(again: Refined, trait: int, options: Namespace) -> dict[str, Any]:
+def refine_details(again: Refined, trait: int, asked: Association) -> dict[str, Any]:
     """What was refined, at what cost, and how exactly."""
-    p, most = refine_limits(options)
+    p, most = asked.refine_limits
     return {
         "refinement": {
             "p_at_most": p,
@@ -262,17 +242,15 @@ def refine_details(again: Refined, trait: int, options: Namespace) -> dict[str, 
     }
 
 
-def fitter(inputs: Inputs, options: Namespace) -> Callable[[ops.GenotypeCovariance], list[FitResult]]:
+def fitter(inputs: Inputs, analysis: Analysis) -> Callable[[ops.GenotypeCovariance], list[FitResult]]:
     """What fits all traits with a covariance, by the method that gpu-reml takes for this cohort."""
-    Y, X = inputs.Y, inputs.design.X
+    Y, X, estimation = inputs.Y, inputs.design.X, analysis.estimation
     settings = FitSettings(
-        probes=ProbeSettings(
-            min(options.first_probes, options.max_probes), options.mc_target, columns=inputs.planned.columns
-        )
+        probes=ProbeSettings(estimation.starting_probes, estimation.mc_target, columns=inputs.planned.columns)
     )
-    if choose_method(inputs, options) == "exact":
+    if choose_method(inputs, estimation.method) == "exact":
         return lambda covariance: list(exact_fits(Y, X, covariance, settings, strict=False))
-    probes = draw_probes(len(Y), inputs.planned.probes(options.max_probes), 0, options.seed)
+    probes = draw_probes(len(Y), inputs.planned.probes(estimation.max_probes), 0, estimation.seed)
     return lambda covariance: fit_traits(Y, X, covariance, probes, settings, strict=False)
 
 

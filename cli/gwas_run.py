@@ -1,10 +1,9 @@
 """The work of ``gpu-reml-gwas``: inputs as of gpu-reml, the scan, and its files."""
 
 import time
-from argparse import Namespace
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -13,10 +12,20 @@ from gpu_reml.io.association import association_text, gzipped, marginal_table, m
 from gpu_reml.io.plots import GENOME_WIDE, manhattan_svg, qq_svg
 from gpu_reml.reml.studies.association import Scan, lambda_gc, per_allele
 
-from .gwas_models import Found, choose_solver, exactly, least_squares, score_flags, scored
-from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs
+from .align import Group, groups_of_samples
+from .flags.analysis import Analysis
+from .flags.association import Association, GwasOutput, NullModel
+from .flags.components import Components
+from .flags.estimation import Estimation, Tests
+from .flags.model import Scaling, Terms
+from .flags.smile import Smile
+from .gwas_models import Found, choose_solver, exactly, least_squares, scored
+from .inputs import Inputs, load_group
 from .methods import choose_method
-from .outputs import GWAS_FILES, check_outputs, outputs_of_traits, trait_prefix
+from .outputs import GWAS_FILES, check_outputs, named_outputs, outputs_of_traits, trait_prefix
+from .parser import CommandLine
+from .planned import Planned, check_all_traits, plan_group
+from .read import Tables, read_tables
 from .reml import group_lines, planned_lines, write_samples
 from .report import fixed_line
 from .unused import GWAS, Run, noted, plan_notes
@@ -26,48 +35,73 @@ TABLE_BYTES = 500  # a variant: a trait's columns and their text, which is joine
 TEST_BYTES = 64  # a variant and trait: effects, errors, statistics and p-values
 
 
-def gwas_command(options: Namespace, threads: int) -> bool:
+class Asked(NamedTuple):
+    """What gpu-reml-gwas was asked, group by group; ``line``: flag by flag."""
+
+    line: CommandLine
+    analysis: Analysis
+    association: Association
+    output: GwasOutput
+
+    @classmethod
+    def of(cls, line: CommandLine) -> Self:
+        """Read every group; the analysis has one component, of all variants."""
+        null = NullModel.of(line.values)
+        analysis = Analysis.of(
+            line.values,
+            components=Components(),
+            smile=Smile(),
+            terms=Terms(),
+            scaling=Scaling(alpha=null.alpha),
+            estimation=Estimation(max_probes=null.max_probes, mc_target=null.mc_target, seed=null.seed),
+            tests=Tests(),
+        )
+        return cls(line, analysis, Association.of(line.values), GwasOutput.of(line.values))
+
+
+def gwas_command(line: CommandLine, threads: int) -> bool:
     """Scan every group of traits and write their files; True when all solves and fits converged."""
-    started = time.perf_counter()
-    check_options(options)
-    for path in (options.out, options.keep_out, options.dropped_out):
-        if path:
-            io.check_writable(path)
-    tables, groups = read_inputs(options)
+    started, asked = time.perf_counter(), Asked.of(line)
+    analysis, output = asked.analysis, asked.output
+    check_asked(asked.association, analysis.scaling.alpha)
+    for path in output.paths:
+        io.check_writable(path)
+    tables = read_tables(analysis)
+    groups = list(groups_of_samples(tables, analysis.samples))
     tables = tables._replace(sources=replace(tables.sources, genome=True))
     traits = [name for group in groups for name in group.phenotypes]
-    check_outputs(outputs_of_traits(GWAS_FILES, options, traits), options, tables.sources.paths)
-    several = len(traits) > 1
-    if len(groups) > 1 and (options.keep_out or options.dropped_out):
+    outputs = [*outputs_of_traits(GWAS_FILES, output.out, traits), *named_outputs(output)]
+    check_outputs(outputs, line, tables.sources.paths)
+    if len(groups) > 1 and output.lists:
         raise io.InputError("--keep-out, --dropped-out: the phenotypes have different samples; name one phenotype")
-    say = print if not options.quiet else (lambda *_, **__: None)
+    say = print if not output.quiet else (lambda *_, **__: None)
     say("\n".join([f"gpu-reml-gwas {version('gpu-reml')}", *group_lines(groups)]), flush=True)
-    planned = [with_tests(plan_group(tables, group, options)) for group in groups]
-    if options.plan:
+    planned = [with_tests(plan_group(tables, group, analysis)) for group in groups]
+    if analysis.compute.plan:
         for each in planned:
-            print("\n".join([*planned_lines(each, options), *plan_notes(options, GWAS, each.backend)]), flush=True)
+            print("\n".join([*planned_lines(each, analysis), *plan_notes(line, GWAS, each.backend)]), flush=True)
         return True
     check_all_traits(groups, planned)
     for group, each in zip(groups, planned, strict=True):
         check_freedom(group.Y, each.design)
     converged = True
-    context = {"threads": threads, "started": started, "several": several}
+    context = {"threads": threads, "started": started, "several": len(traits) > 1}
     for group, each in zip(groups, planned, strict=True):
-        converged &= scan_group(tables, group, each, options, context)
+        converged &= scan_group(tables, group, each, asked, context)
     return converged
 
 
-def check_options(options: Namespace) -> None:
+def check_asked(asked: Association, alpha: float | None) -> None:
     """Raises InputError for flags that contradict each other."""
-    given = score_flags(options)
-    if options.solver == "exact" and options.model == "ols":
+    given = asked.score_flags
+    if asked.solver == "exact" and asked.model == "ols":
         raise io.InputError("--method exact: ols is exact as it is; give --model loco or lmm with it")
-    if options.loco_refit and options.model != "loco":
+    if asked.loco_refit and asked.model != "loco":
         raise io.InputError("--loco-refit: for --model loco; lmm leaves no chromosome out, and ols has no K")
-    if options.solver == "exact" and given:
+    if asked.solver == "exact" and given:
         raise io.InputError(f"{', '.join(given)}: of --method score; exact approximates nothing, so leave them out")
-    if options.model == "ols" and (given or options.alpha is not None):
-        flags = [*given, *(["--alpha"] if options.alpha is not None else [])]
+    if asked.model == "ols" and (given or alpha is not None):
+        flags = [*given, *(["--alpha"] if alpha is not None else [])]
         raise io.InputError(f"{', '.join(flags)}: these are of mixed models; give --model loco or lmm")
 
 
@@ -88,34 +122,35 @@ def with_tests(planned: Planned) -> Planned:
     return planned._replace(sizes=sizes._replace(further=(held,)))
 
 
-def scan_group(tables: Tables, group: Group, planned: Planned, options: Namespace, context: dict[str, Any]) -> bool:
+def scan_group(tables: Tables, group: Group, planned: Planned, asked: Asked, context: dict[str, Any]) -> bool:
     """One group of traits of the same samples: read, scan, write."""
-    inputs = load_group(tables, group, planned, options)
+    association, output = asked.association, asked.output
+    inputs = load_group(tables, group, planned, asked.analysis)
     check_freedom(inputs.Y, inputs.design)  # once more: --mind may have taken samples
-    solver = "ols" if options.model == "ols" else choose_solver(inputs, options)
-    null = choose_method(inputs, options) if solver == "score" else None
-    inputs = noted(inputs, options, GWAS, Run(solver, 1, planned.backend, null))
-    if not options.quiet:
-        print("\n".join(start_lines(inputs, options, context["threads"])), flush=True)
+    solver = "ols" if association.model == "ols" else choose_solver(inputs, association)
+    null = choose_method(inputs, asked.analysis.estimation.method) if solver == "score" else None
+    inputs = noted(inputs, asked.line, GWAS, Run(solver, 1, planned.backend, null))
+    if not output.quiet:
+        print("\n".join(start_lines(inputs, asked, context["threads"])), flush=True)
     if solver == "ols":
         found = least_squares(inputs)
     elif solver == "exact":
-        found = exactly(inputs, options)
+        found = exactly(inputs, association, asked.analysis)
     else:
-        found = scored(inputs, options, context["threads"])
-    if not options.quiet:
+        found = scored(inputs, association, asked.analysis)
+    if not output.quiet:
         print("\n".join([f"method {found.method}", *found.lines]), flush=True)
     for text in found.warnings:
         print(text, flush=True)
     inputs.check_unchanged()
     for i, name in enumerate(inputs.phenotypes):
-        prefix = trait_prefix(options, name, context["several"])
-        write_trait(prefix, i, found, tables, inputs, options, context)
-    write_samples(inputs, options)
+        prefix = trait_prefix(output.out, name, context["several"])
+        write_trait(prefix, i, found, tables, inputs, asked, context)
+    write_samples(inputs, output)
     return found.converged
 
 
-def start_lines(inputs: Inputs, options: Namespace, threads: int) -> list[str]:
+def start_lines(inputs: Inputs, asked: Asked, threads: int) -> list[str]:
     """Who and what is tested, on what."""
     genotypes = inputs.products.genotypes
     varying, dropped = int((genotypes.inv_sd > 0).sum()), inputs.alignment.dropped_counts
@@ -126,30 +161,34 @@ def start_lines(inputs: Inputs, options: Namespace, threads: int) -> list[str]:
         f"variants: {genotypes.num_variants} read, {varying} vary; A1 counted; missing genotype = mean",
         *(f"{text}: {number} removed" for text, number in inputs.filtered),
         fixed_line(inputs.design.names),
-        f"model {options.model}; device {inputs.covariance.backend}, {threads} thread(s), {options.dtype} products",
+        f"model {asked.association.model}; device {inputs.covariance.backend}, {threads} thread(s), "
+        f"{asked.analysis.compute.dtype} products",
         *(f"note: {note}" for note in inputs.notes),
     ]
 
 
 def write_trait(
-    prefix: str, trait: int, found: Found, tables: Tables, inputs: Inputs, options: Namespace, context: dict[str, Any]
+    prefix: str, trait: int, found: Found, tables: Tables, inputs: Inputs, asked: Asked, context: dict[str, Any]
 ) -> None:
     """Print what a trait's scan found and write its files."""
-    files, variants = tables.sources.files, inputs.variants
+    files, variants, model, output = tables.sources.files, inputs.variants, asked.association.model, asked.output
     genotypes, scan = inputs.products.genotypes, found.scan
     log10p = scan.log10p[:, trait]
     names = [spec.name for spec in io.components_from_prefixes(files)]
-    if options.model == "ols":
+    if model == "ols":
         places = places_of(variants, names, [file.num_variants for file in files])
         table, missing = marginal_table(variants, places, genotypes, ols_tests(scan, genotypes, trait)), "nan"
     else:
-        table, missing = mixed_table(variants, genotypes, mixed_tests(found, genotypes, trait), options.dosage), "NA"
+        table, missing = (
+            mixed_table(variants, genotypes, mixed_tests(found, genotypes, trait), asked.analysis.genotypes.dosage),
+            "NA",
+        )
     text = association_text(table, missing)
     inflation, name = lambda_gc(log10p), inputs.phenotypes[trait]
     texts: dict[str, str | bytes] = {}
-    texts[f"{prefix}.gwas.tsv" + (".gz" if options.gz else "")] = gzipped(text) if options.gz else text
-    if options.plots:
-        title = f"{name}: {options.model}, lambda {inflation:.3f}"
+    texts[f"{prefix}.gwas.tsv" + (".gz" if output.gz else "")] = gzipped(text) if output.gz else text
+    if output.plots:
+        title = f"{name}: {model}, lambda {inflation:.3f}"
         table = variants.table
         texts[f"{prefix}.manhattan.svg"] = manhattan_svg(variants.linkage_groups, table["bp"], log10p, title)
         texts[f"{prefix}.qq.svg"] = qq_svg(log10p, title)
@@ -160,7 +199,7 @@ def write_trait(
     record = {
         "trait": name,
         "method": found.method,
-        **metadata(inputs, options, context),
+        **metadata(inputs, asked, context),
         "components": components,
         "num_tested": int(np.isfinite(scan.beta[:, trait]).sum()),
         "not_tested": not_tested(scan, genotypes, trait),
@@ -203,12 +242,12 @@ def mixed_tests(found: Found, genotypes: ops.PackedGenotypes, trait: int) -> dic
     return {name: values[:, trait] for name, values in columns.items()}
 
 
-def metadata(inputs: Inputs, options: Namespace, context: dict[str, Any]) -> dict[str, Any]:
+def metadata(inputs: Inputs, asked: Asked, context: dict[str, Any]) -> dict[str, Any]:
     """What is the same for all traits of a group."""
     alignment, design = inputs.alignment, inputs.design
     return {
         "trait_type": "quantitative",
-        "model": MODELS[options.model],
+        "model": MODELS[asked.association.model],
         "n": alignment.num_samples,
         "m": inputs.products.num_variants,
         "covariates": design.names,
@@ -220,8 +259,8 @@ def metadata(inputs: Inputs, options: Namespace, context: dict[str, Any]) -> dic
         "p": "two-sided; log10p is -log10 p",
         "units": "beta and se in phenotype units per copy of A1",
         "backend": inputs.covariance.backend,
-        "settings": {**vars(options), "threads": context["threads"]},
-        "seed": options.seed,
+        "settings": {**asked.line.values, "threads": context["threads"]},
+        "seed": asked.analysis.estimation.seed,
         "notes": inputs.notes,
         "version": version("gpu-reml"),
         "seconds": time.perf_counter() - context["started"],

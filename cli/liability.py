@@ -1,6 +1,5 @@
 """``--prevalence``: heritability of a disease's liability, beside that on the observed scale."""
 
-from argparse import Namespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from gpu_reml.reml.inference import Derived
 from gpu_reml.reml.studies.liability import liability_factor, on_liability, share_of_cases
 from gpu_reml.reml.tables import Sum, derived_record, derived_rows, sum_line
 
+from .flags.analysis import Analysis
 from .inputs import Inputs
 
 ASCERTAINED = 1.5  # ratio of the odds of a case among the samples and in the population that matters
@@ -30,10 +30,10 @@ class Liability(NamedTuple):
     cautions: tuple[str, ...] = ()
 
 
-def check_prevalence(inputs: Inputs, options: Namespace) -> None:
+def check_prevalence(inputs: Inputs, analysis: Analysis) -> None:
     """Raises InputError for a phenotype that is no disease, before it is fitted."""
-    if options.prevalence is None:
-        if options.method == "pcgc":
+    if analysis.tests.prevalence is None:
+        if analysis.estimation.method == "pcgc":
             raise io.InputError("--method pcgc: is of a disease's liability; give --prevalence K, its share of people")
         return
     for name, y in zip(inputs.phenotypes, inputs.Y.T, strict=True):

@@ -1,98 +1,73 @@
-"""Entry point of ``gpu-reml``: threads first, then the work, then one line and an exit code for what went wrong.
+"""Entry point of ``gpu-reml``: REML variance components; PLINK and GCTA spelling first, the reference system's as
+aliases."""
 
-Nothing heavy is imported before the number of threads is in the environment, where BLAS and numba look for it once.
-"""
-
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 
-from .options import make_parser
-from .process import entry_point, lost_maps, report_stop
+from .flags.accepted import TITLE, Determinants, Preconditioner, Width
+from .flags.components import Components
+from .flags.compute import Compute, add_devices
+from .flags.data import EXAMPLE, GENOTYPES, GENOTYPES_HELP, Genotypes, Samples
+from .flags.effects import Effects, NewSamples
+from .flags.estimation import Estimation, Tests
+from .flags.filters import Filters
+from .flags.merge import Merge
+from .flags.model import Scaling, Terms
+from .flags.output import Checkpoints, RemlOutput, Screen
+from .flags.smile import Smile
+from .parser import EXIT_CODES, Need, Parser
+from .process import entry_point
+from .run import run_command
 
-EXIT_OK, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_DEVICE = 0, 2, 3, 4
-SMALLER = {  # what makes a run smaller, where that is not what a fit has
-    "gpu-reml-predict": "predict fewer samples at a time, by --keep",
-    "gpu-reml-gwas": "test fewer variants at a time, by --chr, and fewer traits",
-}
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+EPILOG = """\
+examples:
+  gpu-reml --bfile data --pheno pheno.txt --pheno-name height --qcovar age.txt --covar sex.txt --out height
+  gpu-reml --bfile common,rare --pheno pheno.txt --out two_components
+  gpu-reml --bfile data --component-spec sets.json --pheno pheno.txt --out partitioned
+"""
 
 
-def limit_threads(threads: int) -> int:
-    """Put the number of threads where BLAS and numba read it; 0 means those this process may run on."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = threads or available
-    for name in THREAD_VARIABLES:
-        os.environ[name] = str(threads)
-    numba = sys.modules.get("numba")
-    if numba is not None:  # its threads may run already, and then it refuses another number at the next compilation
-        most = numba.config.NUMBA_NUM_THREADS
-        os.environ["NUMBA_NUM_THREADS"] = str(most)
-        numba.set_num_threads(min(threads, most))
-    return threads
+def make_parser(version: str) -> Parser:
+    """The parser of gpu-reml."""
+    parser = Parser(
+        prog="gpu-reml",
+        description="REML variance components and SNP heritability from packed genotypes, matrix-free.\n"
+        "--bfile, --pheno and --out are enough to begin; --qcovar and --covar take covariates.",
+        epilog=EPILOG + EXIT_CODES,
+        example=EXAMPLE,
+        needs=(
+            Need(f"{GENOTYPES_HELP}, or --grm PREFIX)", (*GENOTYPES, "--grm")),
+            Need("--pheno FILE", ("--pheno",), unless="--make-grm"),
+        ),
+    )
+    parser.add_argument("--version", action="version", version=f"gpu-reml {version}")
+    parser.add_flags("data", Genotypes, Samples)
+    parser.add_flags("variants and samples, with PLINK's meaning and order", Filters)
+    parser.add_flags("variance components; several kinds may be combined", Components)
+    parser.add_flags("SMILE: dense blocks of weights between variants", Smile)
+    parser.add_flags("relationship matrices, ancestry, environments, residuals", Terms)
+    parser.add_flags("merging weak components", Merge)
+    parser.add_flags("model and accuracy", Scaling, Estimation, Tests)
+    add_devices(parser.add_flags("compute", Compute))
+    parser.add_flags("effects, prediction, cross-validation", Effects, NewSamples)
+    parser.add_flags("output", RemlOutput, Checkpoints, Screen)
+    parser.add_flags(TITLE, Width, Determinants, Preconditioner)
+    return parser
 
 
 @entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Run gpu-reml; returns the exit code."""
-    options = make_parser(version("gpu-reml")).parse_args(argv)
+    line = make_parser(version("gpu-reml")).read(argv)
 
     def command(threads: int) -> bool:
         from .reml import reml_command
 
-        return reml_command(options, threads)
+        return reml_command(line, threads)
 
     hint = "add --resume to go on from the last checkpoint, if there was one"
-    return run_command("gpu-reml", command, options.threads, hint)
-
-
-def run_command(name: str, command: Callable[[int], bool], threads: int, interrupted: str) -> int:
-    """Exit code of ``command(threads)``, True when all converged; one line on stderr for what a user can mend.
-
-    ``command`` imports what is heavy itself.  ``interrupted``: what to say after Ctrl-C, and after TERM.
-    """
-    threads = limit_threads(threads)
-    try:
-        from gpu_reml.io import pipes_kept, shrunken_maps
-        from gpu_reml.ops.compile import cache_notes
-
-        try:
-            with pipes_kept(), lost_maps(name, shrunken_maps):
-                converged = command(threads)
-        finally:
-            for note in cache_notes():
-                print(f"{name}: note: {note}", file=sys.stderr)
-    except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
-        return report_failure(name, error)
-    except KeyboardInterrupt as stop:
-        return report_stop(name, stop, interrupted)
-    return EXIT_OK if converged else EXIT_NOT_CONVERGED
-
-
-def report_failure(name: str, error: Exception) -> int:
-    """One line on stderr and the exit code, for errors that a user can mend; others are re-raised."""
-    from gpu_reml.ops.device.interface import DeviceLostError
-    from gpu_reml.ops.device.pool import DeviceMemoryError
-    from gpu_reml.reml import BreakdownError, ConvergenceError
-
-    from .wording import in_flags
-
-    if isinstance(error, ConvergenceError | BreakdownError):
-        print(f"{name}: not converged: {in_flags(str(error))}", file=sys.stderr)
-        return EXIT_NOT_CONVERGED
-    if isinstance(error, DeviceMemoryError | DeviceLostError):
-        print(f"{name}: device: {in_flags(str(error))}", file=sys.stderr)
-        return EXIT_DEVICE
-    if isinstance(error, RuntimeError):
-        raise error
-    if isinstance(error, MemoryError):
-        remedy = SMALLER.get(name, "use fewer --max-probes or fewer components")
-        error = f"out of memory ({error}); {remedy}"
-    elif isinstance(error, ArithmeticError):
-        raise error
-    print(f"{name}: error: {' '.join(in_flags(str(error)).split())}", file=sys.stderr)
-    return EXIT_INPUT
+    return run_command("gpu-reml", command, line.values["threads"], hint)
 
 
 if __name__ == "__main__":

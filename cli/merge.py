@@ -6,9 +6,9 @@ row a round; zscore_merge_summary.json what was done and why.  Nothing of them i
 under these names is overwritten or removed.
 """
 
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -18,6 +18,8 @@ from gpu_reml.reml import FitResult
 from gpu_reml.reml.studies.merge import Z_CUTOFF, merge_plan, merged_weights
 
 from .export import export_files
+from .flags.analysis import Analysis
+from .flags.merge import Merge
 from .inputs import Inputs
 from .merge_files import (
     NOT_CONVERGED,
@@ -35,39 +37,49 @@ from .merge_files import (
     summary_record,
     trace_table,
 )
-from .methods import remove_checkpoint, run_method
+from .methods import Following, remove_checkpoint, run_method
 from .model import plain_model
-from .options import MOMENTS
 
 
-def check_merge(options: Namespace) -> None:
-    """Raises InputError for flags that contradict ``--merge``, OutputError where its folder cannot be written."""
-    if not options.merge:
+class Merging(NamedTuple):
+    """A merge that was asked for: of what analysis, how its fits are followed, and what files tell of the flags."""
+
+    asked: Merge
+    analysis: Analysis
+    following: Following
+    settings: dict[str, Any]
+
+
+def check_merge(asked: Merge, analysis: Analysis) -> None:
+    """Raises InputError for flags that contradict ``--merge``."""
+    if not asked.merge:
         return
-    if options.method in MOMENTS:
-        raise io.InputError(f"--merge: --method {options.method} has no average information; use another")
-    if options.lrt is not None:
+    if analysis.smile.wanted:
+        raise io.InputError("--merge: not with SMILE")
+    if analysis.estimation.by_moments:
+        raise io.InputError(f"--merge: --method {analysis.estimation.method} has no average information; use another")
+    if analysis.tests.lrt is not None:
         raise io.InputError("--merge: its components are not known before; give --lrt with its component_spec.json")
-    if options.merge_ai_scale_mode == "full" and options.merge_n_eff:
+    if asked.merge_ai_scale_mode == "full" and asked.merge_n_eff:
         raise io.InputError("--merge-n-eff: has no meaning with --merge-ai-scale-mode full; leave one of them out")
     beside = ("grm", "admix_q", "gxe", "dominance", "residual_weights", "residual_groups")
-    named = [f"--{flag.replace('_', '-')}" for flag in beside if getattr(options, flag)]
+    named = [f"--{flag.replace('_', '-')}" for flag in beside if getattr(analysis.terms, flag)]
     if named:
         raise io.InputError(f"--merge: pools components of variants only; leave {', '.join(named)} out")
 
 
-def merge_folder(prefix: str, options: Namespace) -> Path:
+def merge_folder(prefix: str, merging: Merging) -> Path:
     """Where a trait's rounds go; with several traits in a given folder, each in one of its own."""
-    if not options.merge_out_dir:
+    if not merging.asked.merge_out_dir:
         return Path(f"{prefix}.merge")
-    trait = prefix.removeprefix(options.out).removeprefix(".")
-    return Path(options.merge_out_dir) / trait
+    trait = prefix.removeprefix(merging.following.out).removeprefix(".")
+    return Path(merging.asked.merge_out_dir) / trait
 
 
 def run_merge(
     method: str,
     inputs: Inputs,
-    options: Namespace,
+    merging: Merging,
     report: Callable,
     partition: Partition,
     prefix_of: Callable[[str], str],
@@ -79,38 +91,38 @@ def run_merge(
     """
     if inputs.covariance.num_components < 2:
         raise io.InputError("--merge: there is one component; give several, for example by --component-spec")
-    io.check_writable(Path(options.merge_out_dir or f"{options.out}.merge") / "zscore_merge")
+    io.check_writable(Path(merging.asked.merge_out_dir or f"{merging.following.out}.merge") / "zscore_merge")
     for which, name in enumerate(inputs.phenotypes):
         one = inputs._replace(Y=inputs.Y[:, which : which + 1], phenotypes=(name,))
-        folder = merge_folder(prefix_of(name), options)
-        rounds, reason = merge_rounds(method, one, options, folder, partition)
+        folder = merge_folder(prefix_of(name), merging)
+        rounds, reason = merge_rounds(method, one, merging, folder, partition)
         print("\n".join(merge_lines(rounds, reason)), flush=True)
         last = rounds[-1]
         report((name, last.result, last.seconds), last.inputs)
-        write_outcome(prefix_of(name), folder, rounds, reason, options)
+        write_outcome(prefix_of(name), folder, rounds, reason, merging.asked)
         for number in range(2):
             remove_checkpoint(str(fit_prefix(folder, number)), (name,))
 
 
 def merge_rounds(
-    method: str, inputs: Inputs, options: Namespace, folder: Path, partition: Partition
+    method: str, inputs: Inputs, merging: Merging, folder: Path, partition: Partition
 ) -> tuple[list[Round], str]:
     """One round, or two where weak components were merged, and why it ended; writes every round when it is done."""
-    first = fitted_round(method, inputs, partition, options, folder, 0)
+    first = fitted_round(method, inputs, partition, merging, folder, 0)
     remove_stale(folder)
     if not first.result.converged:
         return [first], NOT_CONVERGED
     if not first.plan.merges:
         return [first], NOT_MERGED
     weights = merged_weights(partition.weights, first.plan)
-    merged = with_components(inputs, weights, first.plan.next_names, options)
-    second = fitted_round(method, merged, partition._replace(weights=weights), options, folder, 1, first)
+    merged = with_components(inputs, weights, first.plan.next_names, merging.analysis.scaling.normalise)
+    second = fitted_round(method, merged, partition._replace(weights=weights), merging, folder, 1, first)
     return [first, second], REFITTED
 
 
-def with_components(inputs: Inputs, weights: sparse.csr_array, names: tuple[str, ...], options: Namespace) -> Inputs:
+def with_components(inputs: Inputs, weights: sparse.csr_array, names: tuple[str, ...], normalise: str) -> Inputs:
     """The same genotypes where they are, with other components."""
-    genetic = ops.make_covariance(inputs.products, weights, names, options.normalise)
+    genetic = ops.make_covariance(inputs.products, weights, names, normalise)
     components = io.ComponentSet(names, weights, inputs.components.notes)
     return inputs._replace(genetic=genetic, model=plain_model(genetic), components=components)
 
@@ -119,7 +131,7 @@ def fitted_round(
     method: str,
     inputs: Inputs,
     partition: Partition,
-    options: Namespace,
+    merging: Merging,
     folder: Path,
     number: int,
     before: Round | None = None,
@@ -130,21 +142,21 @@ def fitted_round(
     for each in (folder, prefix.parent):
         io.clear_leftovers(each)
     found = []
-    run_method(method, inputs, Namespace(**{**vars(options), "out": str(prefix)}), found.append)
+    run_method(method, inputs, merging.analysis, merging.following._replace(out=str(prefix)), found.append)
     ((_, result, seconds),) = found
-    cutoff = Z_CUTOFF if options.z_cutoff is None else options.z_cutoff
-    plan = merge_plan(result.theta, scaled_covariance(result, options), result.names, cutoff)
+    cutoff = Z_CUTOFF if merging.asked.z_cutoff is None else merging.asked.z_cutoff
+    plan = merge_plan(result.theta, scaled_covariance(result, merging.asked), result.names, cutoff)
     done = Round(inputs, partition, result, seconds, plan)
     inputs.check_unchanged()
-    io.write_all(round_files(folder, number, done, options, before))
+    io.write_all(round_files(folder, number, done, merging.analysis, merging.settings, before))
     return done
 
 
-def scaled_covariance(result: FitResult, options: Namespace) -> np.ndarray:
+def scaled_covariance(result: FitResult, asked: Merge) -> np.ndarray:
     """Sampling covariance of theta, for ``--merge-n-eff`` samples instead of those analysed where that is asked for."""
-    if options.merge_ai_scale_mode == "full" or not options.merge_n_eff:
+    if asked.merge_ai_scale_mode == "full" or not asked.merge_n_eff:
         return result.covariance
-    return result.covariance * (result.num_samples / options.merge_n_eff)
+    return result.covariance * (result.num_samples / asked.merge_n_eff)
 
 
 def remove_stale(folder: Path) -> None:
@@ -158,14 +170,14 @@ def remove_stale(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_outcome(prefix: str, folder: Path, rounds: list[Round], reason: str, options: Namespace) -> None:
+def write_outcome(prefix: str, folder: Path, rounds: list[Round], reason: str, asked: Merge) -> None:
     """The trace, the summary, and the last fit's exports and components beside OUT.*; all or none."""
     last = rounds[-1]
     before = rounds[0] if len(rounds) > 1 else None
     spec = f"{prefix}.component_spec.json"
     files = {
-        folder / TRACE: io.table_text(trace_table(rounds, options)),
-        folder / SUMMARY: io.json_text(summary_record(rounds, reason, options)),
+        folder / TRACE: io.table_text(trace_table(rounds, asked)),
+        folder / SUMMARY: io.json_text(summary_record(rounds, reason, asked)),
         **export_files(prefix, last.result, Path(spec).name),
         spec: io.json_text(spec_record(last.partition, last.plan.names, before)),
     }

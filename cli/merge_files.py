@@ -1,6 +1,5 @@
 """What ``--merge`` prints and writes: the table, the rounds' files, component files, trace and summary."""
 
-from argparse import Namespace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,8 @@ from gpu_reml.reml import FitResult
 from gpu_reml.reml.studies.merge import KEPT, MERGED, SINGLETON, MergePlan
 
 from .export import export_files, npy_bytes
+from .flags.analysis import Analysis
+from .flags.merge import Merge
 from .inputs import Inputs
 from .report import history_text, hsq_text, json_record
 from .wording import in_flags
@@ -50,19 +51,19 @@ def spec_path(folder: Path, number: int) -> Path:
 
 
 def round_files(
-    folder: Path, number: int, done: Round, options: Namespace, before: Round | None
+    folder: Path, number: int, done: Round, analysis: Analysis, settings: dict[str, Any], before: Round | None
 ) -> dict[str, str | bytes]:
-    """Path and content of all files of a round."""
+    """Path and content of all files of a round; ``settings``: what they tell of the flags."""
     prefix, spec, result = fit_prefix(folder, number), spec_path(folder, number), done.result
     context = {
         "phenotype": done.inputs.phenotypes[0],
-        "settings": vars(options),
-        "seed": options.seed,
+        "settings": settings,
+        "seed": analysis.estimation.seed,
         "version": version("gpu-reml"),
     }
     title = f"gpu-reml {context['version']} --merge, round {number}"
     return {
-        f"{prefix}.json": io.json_text(json_record(result, done.inputs, context)),
+        f"{prefix}.json": io.json_text(json_record(result, done.inputs, analysis, context)),
         f"{prefix}.hsq": hsq_text(result),
         f"{prefix}.log": "\n".join([title, "", result.summary(), in_flags(result.status.value), ""]),
         f"{prefix}.history.tsv": history_text(result, done.seconds),
@@ -144,7 +145,7 @@ def z_lines(plan: MergePlan, result: FitResult, fates: list[str] | None) -> list
     return lines
 
 
-def trace_table(rounds: list[Round], options: Namespace) -> pd.DataFrame:
+def trace_table(rounds: list[Round], asked: Merge) -> pd.DataFrame:
     """A row for each round, with the reference system's columns."""
     rows = []
     for number, done in enumerate(rounds):
@@ -154,7 +155,7 @@ def trace_table(rounds: list[Round], options: Namespace) -> pd.DataFrame:
             {
                 "round": number,
                 "stage": "refit" if number else "fit",
-                "merge_mode": options.merge_mode,
+                "merge_mode": asked.merge_mode,
                 "n_components": len(plan.names),
                 "h2": done.result.h2.estimate[-1],
                 "sum_theta_g": theta[:-1].sum(),
@@ -176,17 +177,17 @@ def trace_table(rounds: list[Round], options: Namespace) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def summary_record(rounds: list[Round], reason: str, options: Namespace) -> dict[str, Any]:
+def summary_record(rounds: list[Round], reason: str, asked: Merge) -> dict[str, Any]:
     """What was done, and the estimates, errors and z of both fits by component."""
     first, last = rounds[0], rounds[-1]
     analysed = first.result.num_samples
-    n_eff = options.merge_n_eff if options.merge_ai_scale_mode == "per_sample" else 0.0
+    n_eff = asked.merge_n_eff if asked.merge_ai_scale_mode == "per_sample" else 0.0
     return {
         "stop_reason": reason,
         "converged": last.result.converged,
-        "merge_mode": options.merge_mode,
+        "merge_mode": asked.merge_mode,
         "z_cutoff": first.plan.z_cutoff,
-        "ai_scale_mode": options.merge_ai_scale_mode,
+        "ai_scale_mode": asked.merge_ai_scale_mode,
         "n_eff": n_eff or analysed,
         "n_samples": analysed,
         "phenotype": first.inputs.phenotypes[0],

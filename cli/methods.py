@@ -2,10 +2,10 @@
 
 import hashlib
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,9 +32,11 @@ from gpu_reml.reml import (
 )
 
 from .component_tests import ratio_sets
+from .flags.analysis import Analysis
+from .flags.estimation import HE_PROBES, MOMENTS
+from .flags.output import Checkpoints, Screen
 from .inputs import Inputs
 from .model import sums_of
-from .options import HE_PROBES, MOMENTS
 from .outputs import safe_name
 from .progress import Progress
 
@@ -45,10 +47,10 @@ PASS_FLOPS = 1e11  # a second of one core, of genotype products
 USUAL_PASSES = (150, 700)  # of a stochastic fit, one and several components
 
 
-def choose_method(inputs: Inputs, options: Namespace) -> str:
+def choose_method(inputs: Inputs, asked: str) -> str:
     """The method asked for; "auto" is "exact" or "stochastic" by sizes alone (:func:`exact_is_cheap`)."""
-    if options.method != "auto":
-        return options.method
+    if asked != "auto":
+        return asked
     if inputs.products is None:
         return "exact"
     covariance = inputs.covariance
@@ -80,9 +82,19 @@ def costs_little(seconds: float, passes: float, num_samples: int, num_variants: 
 Report = tuple[str, FitResult | HEResult, list[float]]
 
 
-def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable[[Report], None]) -> None:
+class Following(NamedTuple):
+    """How a fit is followed: the prefix of its checkpoints and when they are made, and what is printed."""
+
+    out: str
+    checkpoints: Checkpoints = Checkpoints()
+    screen: Screen = Screen()
+
+
+def run_method(
+    method: str, inputs: Inputs, analysis: Analysis, following: Following, report: Callable[[Report], None]
+) -> None:
     """Fit every trait; ``report`` gets each result (trait, result, seconds of each iteration) when it is ready."""
-    sums = sums_of(inputs.model.kinds)
+    sums, estimation = sums_of(inputs.model.kinds), analysis.estimation
 
     def labelled(result):
         if sums and getattr(result, "profiles", ()):
@@ -91,31 +103,34 @@ def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable
         return replace(result, sums=sums)
 
     if method in MOMENTS:
-        if options.max_probes < 2:
+        if estimation.max_probes < 2:
             raise io.InputError(f"--max-probes 1: {MOMENTS[method]} takes 2 or more")
         n = inputs.covariance.num_samples
-        probes = draw_probes(n, min(HE_PROBES, inputs.planned.probes(options.max_probes)), 0, options.seed)
+        probes = draw_probes(n, min(HE_PROBES, inputs.planned.probes(estimation.max_probes)), 0, estimation.seed)
         for name, y in zip(inputs.phenotypes, inputs.Y.T, strict=True):
-            report((name, labelled(by_moments(method, y, inputs, options, probes)), []))
+            report((name, labelled(by_moments(y, inputs, analysis, probes)), []))
         return
     settings = FitSettings(
-        max_iterations=options.max_iterations,
+        max_iterations=estimation.max_iterations,
         solver=SolverSettings(most_basis=inputs.planned.basis),
         probes=ProbeSettings(
-            first=min(options.first_probes, options.max_probes),
-            mc_target=options.mc_target,
+            first=estimation.starting_probes,
+            mc_target=estimation.mc_target,
             columns=inputs.planned.columns,
         ),
-        constrain=options.constrain,
-        profile=options.profile,
-        lrt=ratio_sets(options, layout_of(inputs.covariance).names),
+        constrain=estimation.constrain,
+        profile=analysis.tests.profile,
+        lrt=ratio_sets(analysis.tests, layout_of(inputs.covariance).names),
     )
     together = method == "exact" or inputs.covariance.num_components == 1
     singles = [slice(i, i + 1) for i in range(len(inputs.phenotypes))]
     for columns in [slice(None)] if together else singles:
-        progress = Progress(settings.tol, options.verbose, options.quiet)
+        progress = Progress(settings.tol, following.screen)
         try:
-            results = fit_columns(method, inputs, columns, options, settings, progress)
+            if method == "exact":
+                results = fit_exactly(inputs, columns, settings, progress)
+            else:
+                results = fit_columns(inputs, columns, analysis, settings, following, progress)
             for name, result in zip(inputs.phenotypes[columns], results, strict=True):
                 progress.clear()
                 report((name, labelled(result), progress.seconds))
@@ -123,48 +138,59 @@ def run_method(method: str, inputs: Inputs, options: Namespace, report: Callable
             progress.close()
 
 
-def by_moments(method: str, y: np.ndarray, inputs: Inputs, options: Namespace, probes) -> HEResult:
+def by_moments(y: np.ndarray, inputs: Inputs, analysis: Analysis, probes) -> HEResult:
     """The estimate of a method without likelihood for one trait."""
     X, covariance = inputs.design.X, inputs.covariance
-    if method == "he":
+    if analysis.estimation.method == "he":
         try:
             return haseman_elston(y, X, covariance, probes)
         except SingularModelError as error:
             raise io.InputError(str(error)) from None
     try:
-        return pcgc(y, X, covariance, options.prevalence, probes)
+        return pcgc(y, X, covariance, analysis.tests.prevalence, probes)
     except ValueError as error:
         raise io.InputError(f"--method pcgc: {error}") from None
 
 
-def fit_columns(method: str, inputs: Inputs, columns: slice, options: Namespace, settings, progress: Progress):
-    """Results of some traits; those of one stochastic call share its checkpoint, exact ones come one by one."""
-    Y, X = inputs.Y[:, columns], inputs.design.X
+def fit_exactly(inputs: Inputs, columns: slice, settings: FitSettings, progress: Progress):
+    """Results of some traits, one by one."""
     counting = CountingCovariance(inputs.covariance, progress.passes)
-    if method == "exact":
-        return exact_fits(Y, X, counting, settings, callback=progress.iteration, strict=False)
-    most = inputs.planned.probes(options.max_probes)
-    probes = draw_probes(len(Y), most, 0, options.seed)
-    path = checkpoint_path(options.out, inputs.phenotypes[columns])
-    identity = fingerprint(inputs, Y, options)
-    resume = None
-    if options.resume:
-        found = io.read_checkpoint(path, identity)
-        try:
-            resume = None if found is None else unpack(*found)
-        except ValueError as error:
-            raise io.InputError(f"{path}: {error}; remove it and run without --resume") from None
-        if not options.quiet:
-            print(f"resuming from {path}" if found else f"no checkpoint {path}: starting afresh", flush=True)
+    Y, X = inputs.Y[:, columns], inputs.design.X
+    return exact_fits(Y, X, counting, settings, callback=progress.iteration, strict=False)
+
+
+def fit_columns(
+    inputs: Inputs, columns: slice, analysis: Analysis, settings: FitSettings, following: Following, progress: Progress
+):
+    """Results of some traits by one stochastic call, which share its checkpoint."""
+    Y, X, estimation = inputs.Y[:, columns], inputs.design.X, analysis.estimation
+    counting = CountingCovariance(inputs.covariance, progress.passes)
+    most = inputs.planned.probes(estimation.max_probes)
+    probes = draw_probes(len(Y), most, 0, estimation.seed)
+    path = checkpoint_path(following.out, inputs.phenotypes[columns])
+    identity = fingerprint(inputs, Y, analysis)
+    resume = found_checkpoint(path, identity, following.screen.quiet) if following.checkpoints.resume else None
     last = time.monotonic()
 
     def save(value):
         nonlocal last
-        if time.monotonic() - last >= options.checkpoint_seconds:
+        if time.monotonic() - last >= following.checkpoints.checkpoint_seconds:
             io.write_checkpoint(path, identity, *pack(value))
             last = time.monotonic()
 
     return fit_traits(Y, X, counting, probes, settings, hooks=Hooks(progress.iteration, save, resume), strict=False)
+
+
+def found_checkpoint(path: str, identity: dict, quiet: bool):
+    """What a fit goes on from; None where no checkpoint is there.  Raises InputError for one of other flags or data."""
+    found = io.read_checkpoint(path, identity)
+    try:
+        resume = None if found is None else unpack(*found)
+    except ValueError as error:
+        raise io.InputError(f"{path}: {error}; remove it and run without --resume") from None
+    if not quiet:
+        print(f"resuming from {path}" if found else f"no checkpoint {path}: starting afresh", flush=True)
+    return resume
 
 
 def checkpoint_path(out: str, phenotypes: tuple[str, ...]) -> str:
@@ -178,7 +204,7 @@ def remove_checkpoint(out: str, phenotypes: tuple[str, ...]) -> None:
         Path(checkpoint_path(out, (name,))).unlink(missing_ok=True)
 
 
-def fingerprint(inputs: Inputs, Y: np.ndarray, options: Namespace) -> dict[str, str | int | float | None]:
+def fingerprint(inputs: Inputs, Y: np.ndarray, analysis: Analysis) -> dict[str, str | int | float | None]:
     """What must be the same for a checkpoint to be of use: data by hash, and the flags that steer the fit.
 
     Genotypes are told by the bytes of their files and by who and what is taken of them: other people with the same
@@ -191,7 +217,7 @@ def fingerprint(inputs: Inputs, Y: np.ndarray, options: Namespace) -> dict[str, 
             state.update(np.ascontiguousarray(array).tobytes())
         return state.hexdigest()[:16]
 
-    of_genotypes, of_components = (), ()
+    of_genotypes, of_components, estimation, tests = (), (), analysis.estimation, analysis.tests
     if inputs.products is not None:
         genotypes = inputs.products.genotypes
         taken = (np.array(list(inputs.alignment.samples[key])) for key in ("fid", "iid"))
@@ -204,13 +230,13 @@ def fingerprint(inputs: Inputs, Y: np.ndarray, options: Namespace) -> dict[str, 
         "genotypes": digest(*of_genotypes),
         "components": digest(*of_components),
         "model": digest(np.array(inputs.covariance.names), *inputs.model.values),
-        "--seed": options.seed,
-        "--max-probes": options.max_probes,
-        "--first-probes": options.first_probes,
-        "--mc-target": options.mc_target,
-        "--dtype": options.dtype,
-        "--lrt": options.lrt is not None,
-        "--no-constrain": not options.constrain,
-        "--profile": options.profile,
+        "--seed": estimation.seed,
+        "--max-probes": estimation.max_probes,
+        "--first-probes": estimation.first_probes,
+        "--mc-target": estimation.mc_target,
+        "--dtype": analysis.compute.dtype,
+        "--lrt": tests.lrt is not None,
+        "--no-constrain": not estimation.constrain,
+        "--profile": tests.profile,
         "--device": inputs.covariance.backend,
     }

@@ -1,7 +1,6 @@
 """What is fitted: the genotypes' components, scaled by ancestry or environment, beside relationship matrices, and the
 residuals.  Every kind is a value that the estimators take as they take any other."""
 
-from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,6 +18,8 @@ from gpu_reml.reml import (
     with_residuals,
 )
 from gpu_reml.reml.tables import Sum
+
+from .flags.model import Terms
 
 RESIDUAL = "residual"
 
@@ -46,25 +47,24 @@ class Parts:
         return ancestries + (0 if self.environments is None else self.environments.values.shape[1])
 
 
-def read_parts(options: Namespace) -> Parts:
+def read_parts(terms: Terms) -> Parts:
     """Read the tables that are named; raises InputError for flags that need another one."""
     for flag, needed in (("admix_fam", "admix_q"), ("admix_component_names", "admix_q"), ("gxe_noise", "gxe")):
-        if getattr(options, flag) and not getattr(options, needed):
+        if getattr(terms, flag) and not getattr(terms, needed):
             raise io.InputError(f"--{flag.replace('_', '-')}: has no meaning without --{needed.replace('_', '-')}")
-    if options.admix_residual_mode == "per-ancestry":
-        if not options.admix_q:
+    if terms.residual_by_ancestry:
+        if not terms.admix_q:
             raise io.InputError("--admix-residual-mode per-ancestry: needs --admix-q")
-        if options.residual_weights or options.residual_groups:
+        if terms.residual_weights or terms.residual_groups:
             raise io.InputError("--admix-residual-mode per-ancestry: the residuals are given by another flag too")
-    names = options.admix_component_names.split(",") if options.admix_component_names else None
-    grms = tuple(io.read_grm(prefix) for prefix in (options.grm or "").split(",") if prefix)
-    groups = io.read_covariates(options.residual_groups, "categorical") if options.residual_groups else None
+    grms = tuple(io.read_grm(prefix) for prefix in (terms.grm or "").split(",") if prefix)
+    groups = io.read_covariates(terms.residual_groups, "categorical") if terms.residual_groups else None
     if groups is not None and groups.values.shape[1] != 1:
-        raise io.InputError(f"{options.residual_groups}: expected one column of groups, found {groups.values.shape[1]}")
+        raise io.InputError(f"{terms.residual_groups}: expected one column of groups, found {groups.values.shape[1]}")
     return Parts(
-        io.read_admixture(options.admix_q, options.admix_fam, names) if options.admix_q else None,
-        io.read_covariates(options.gxe, "quantitative") if options.gxe else None,
-        io.read_covariates(options.residual_weights, "quantitative") if options.residual_weights else None,
+        io.read_admixture(terms.admix_q, terms.admix_fam, terms.ancestry_names) if terms.admix_q else None,
+        io.read_covariates(terms.gxe, "quantitative") if terms.gxe else None,
+        io.read_covariates(terms.residual_weights, "quantitative") if terms.residual_weights else None,
         groups,
         grms,
     )
@@ -122,7 +122,7 @@ def plain_model(genetic) -> Model:
     return Model(genetic, described, counts, {}, np.zeros(0), (), kinds, genetic, (None,) * len(counts))
 
 
-def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignment, place, options: Namespace) -> Model:
+def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignment, place, terms: Terms) -> Model:
     """The model of the analysed samples.
 
     base: components of the genotypes, or None for relationship matrices alone.  ``place(genotypes)`` makes products.
@@ -130,9 +130,9 @@ def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignmen
     samples, pieces, ancestries, values = alignment.samples, [], {}, []
     proportions, of_variants, scales, notes = np.zeros(0), None, (), ()
     if base is not None:
-        pieces, ancestries, proportions, values = genotype_pieces(base, parts, samples, options)
+        pieces, ancestries, proportions, values = genotype_pieces(base, parts, samples, terms.gxe_scale)
         of_variants, scales = joined(pieces), tuple(piece.scale for piece in pieces for _ in piece.num_variants)
-        if options.dominance:
+        if terms.dominance:
             pieces.append(dominance_piece(genotypes, base, place))
     for grm, rows in zip(parts.grms, alignment.indices[len(alignment.indices) - len(parts.grms) :], strict=True):
         name = grm.prefix.rsplit("/", 1)[-1]
@@ -142,7 +142,7 @@ def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignmen
         text = f"relationship matrix {grm.prefix}.grm.bin"
         pieces.append(Piece(dense_covariance([matrix], [name]), (text,), (None,)))
     covariance = joined(pieces)
-    diagonals, names = residual_diagonals(parts, samples, options)
+    diagonals, names = residual_diagonals(parts, samples, terms)
     if names != (RESIDUAL,) or np.ptp(diagonals):
         covariance = with_residuals(covariance, diagonals, names)
         values.append(diagonals)
@@ -177,7 +177,7 @@ def joined(pieces: list[Piece]) -> Covariance:
     return MixedCovariance([piece.covariance for piece in pieces])
 
 
-def genotype_pieces(base, parts: Parts, samples, options: Namespace):
+def genotype_pieces(base, parts: Parts, samples, gxe_scale: str):
     """The genotypes' components as they are or by ancestry, and those by environment."""
     counts = tuple(base.num_variants)
     told = tuple(f"{count} variants" for count in counts)
@@ -197,8 +197,8 @@ def genotype_pieces(base, parts: Parts, samples, options: Namespace):
             pieces.append(Piece(ScaledCovariance(base, scale.of(q), names), scaled, counts, scale))
             values.append(q)
     if parts.environments is not None:
-        E = environments_of(parts, samples, options)
-        for scale, e in zip(environment_scales(parts, samples, options), E.T, strict=True):
+        E = environments_of(parts, samples, gxe_scale)
+        for scale, e in zip(environment_scales(parts, samples, gxe_scale), E.T, strict=True):
             names = tuple(f"{g}_x_{scale.name}" for g in base.names)
             scaled = tuple(f"{text}, scaled by environment {scale.name}" for text in told)
             pieces.append(Piece(ScaledCovariance(base, e, names), scaled, counts, scale, ENVIRONMENT))
@@ -218,30 +218,30 @@ def dominance_piece(genotypes: ops.PackedGenotypes, base, place) -> Piece:
     return Piece(covariance, (f"{count} variants, dominance deviations",), (count,), kind=DOMINANCE)
 
 
-def environment_scales(parts: Parts, samples, options: Namespace) -> tuple[Scale, ...]:
+def environment_scales(parts: Parts, samples, gxe_scale: str) -> tuple[Scale, ...]:
     """How each environment is centred and divided."""
     E, names = io.values_of(parts.environments, samples), parts.environments.values.columns
     flat = np.ptp(E, axis=0) == 0
     if flat.any():
         name = names[int(np.argmax(flat))]
         raise io.InputError(f"{parts.environments.path}: environment {name} is the same for all analysed samples")
-    if options.gxe_scale == "none":
+    if gxe_scale == "none":
         return tuple(Scale("environment", name) for name in names)
     numbers = zip(names, E.mean(axis=0), E.std(axis=0), strict=True)
     return tuple(Scale("environment", name, float(centre), float(sd)) for name, centre, sd in numbers)
 
 
-def environments_of(parts: Parts, samples, options: Namespace) -> np.ndarray:
+def environments_of(parts: Parts, samples, gxe_scale: str) -> np.ndarray:
     """(n, E) environments of the analysed samples, as they scale components."""
     E = io.values_of(parts.environments, samples)
-    scales = environment_scales(parts, samples, options)
+    scales = environment_scales(parts, samples, gxe_scale)
     return np.column_stack([scale.of(e) for scale, e in zip(scales, E.T, strict=True)])
 
 
-def residual_diagonals(parts: Parts, samples, options: Namespace) -> tuple[np.ndarray, tuple[str, ...]]:
+def residual_diagonals(parts: Parts, samples, terms: Terms) -> tuple[np.ndarray, tuple[str, ...]]:
     """(n, J) diagonals of the residuals, and their names."""
     n = len(samples)
-    if options.admix_residual_mode == "per-ancestry":
+    if terms.residual_by_ancestry:
         diagonals = io.values_of(parts.admixture, samples)
         names = [f"residual_{name}" for name in parts.admixture.values.columns]
     elif parts.residual_groups is not None:
@@ -249,7 +249,7 @@ def residual_diagonals(parts: Parts, samples, options: Namespace) -> tuple[np.nd
         levels = sorted(set(groups))
         if 2 * len(levels) > len(groups):
             raise io.InputError(
-                f"{options.residual_groups}: {len(levels)} groups for {len(groups)} samples, so that most have one "
+                f"{terms.residual_groups}: {len(levels)} groups for {len(groups)} samples, so that most have one "
                 "sample and no variance of their own; give numbers by --residual-weights, or merge groups"
             )
         diagonals = (groups[:, None] == np.array(levels, dtype=object)).astype(np.float64)
@@ -270,31 +270,30 @@ def residual_diagonals(parts: Parts, samples, options: Namespace) -> tuple[np.nd
             raise io.InputError(f"{table.path}: weights of a single residual must be positive; drop the samples at 0")
     else:
         diagonals, names = np.ones((n, 1)), [RESIDUAL]
-    if options.gxe_noise:
-        E = environments_of(parts, samples, options)
+    if terms.gxe_noise:
+        E = environments_of(parts, samples, terms.gxe_scale)
         diagonals = np.column_stack([E**2, diagonals])
         names = [f"noise_{name}" for name in parts.environments.values.columns] + names
     return diagonals, tuple(names)
 
 
-def ancestry_residuals(model: Model, options: Namespace) -> dict[str, str]:
-    """The residual that belongs to each ancestry."""
-    own = options.admix_residual_mode == "per-ancestry"
+def ancestry_residuals(model: Model, own: bool) -> dict[str, str]:
+    """The residual that belongs to each ancestry; ``own``: whether each has its own."""
     return {name: f"residual_{name}" if own else RESIDUAL for name in model.ancestries}
 
 
-def planned_parts(num_components: int, parts: Parts, options: Namespace) -> tuple[int, int]:
+def planned_parts(num_components: int, parts: Parts, terms: Terms) -> tuple[int, int]:
     """(components, diagonals in sample space) of the model made of the genotypes' components.
 
     Residual diagonals are components but for a single one; each is kept beside those that scale and one that whitens.
     """
-    extra = parts.environments.values.shape[1] if options.gxe_noise else 0
-    if options.admix_residual_mode == "per-ancestry":
+    extra = parts.environments.values.shape[1] if terms.gxe_noise else 0
+    if terms.residual_by_ancestry:
         extra += parts.admixture.values.shape[1]
     elif parts.residual_groups is not None:
         extra += parts.residual_groups.values.iloc[:, 0].nunique()
     elif parts.residual_weights is not None and parts.residual_weights.values.shape[1] > 1:
         extra += parts.residual_weights.values.shape[1]
-    total = num_components * parts.num_scales + len(parts.grms) + options.dominance + extra
+    total = num_components * parts.num_scales + len(parts.grms) + terms.dominance + extra
     plain = parts.num_scales == 1 and not extra and parts.admixture is None and parts.residual_weights is None
     return total, 0 if plain else parts.num_scales + 1 + extra

@@ -1,13 +1,15 @@
 """What a run will write, known before it works: no two files at one place, and none over a file that is read."""
 
 import hashlib
-from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
 from gpu_reml import io
+
+from .flags.output import Output, RemlOutput
+from .parser import CommandLine
 
 MOST_NAME_BYTES = 160  # of a file's 255, which also has to have a prefix, a suffix and ".tmp"
 FIT_FILES = ("json", "hsq", "log", "history.tsv", "tests.tsv", "enrichment.tsv")
@@ -44,7 +46,7 @@ OF_PREFIX = (
 )  # what a flag's value may lack
 
 
-class Output(NamedTuple):
+class Written(NamedTuple):
     """A file that will be written, and what for, as a person says it."""
 
     path: str
@@ -65,56 +67,56 @@ def model_path(text: str, trait: str | None = None) -> str:
     return f"{stem}.{trait}.npz" if trait else f"{stem}.npz"
 
 
-def named_outputs(options: Namespace) -> list[Output]:
+def named_outputs(output: Output) -> list[Written]:
     """Lists of samples."""
-    flags = {"keep_out": "--keep-out", "dropped_out": "--dropped-out"}
-    return [Output(getattr(options, name), flag) for name, flag in flags.items() if getattr(options, name, None)]
+    return [Written(path, flag) for flag, path in output.lists.items()]
 
 
-def outputs_of(suffixes: Sequence[str], prefixes: Iterable[tuple[str, str]]) -> list[Output]:
+def outputs_of(suffixes: Sequence[str], prefixes: Iterable[tuple[str, str]]) -> list[Written]:
     """Files with these suffixes; ``prefixes``: each with what it is for."""
-    return [Output(f"{prefix}.{suffix}", what) for prefix, what in prefixes for suffix in suffixes]
+    return [Written(f"{prefix}.{suffix}", what) for prefix, what in prefixes for suffix in suffixes]
 
 
-def trait_prefix(options: Namespace, trait: str, several: bool) -> str:
+def trait_prefix(out: str, trait: str, several: bool) -> str:
     """Where the names of a trait's files begin."""
-    return f"{options.out}.{safe_name(trait)}" if several else options.out
+    return f"{out}.{safe_name(trait)}" if several else out
 
 
-def outputs_of_traits(suffixes: Sequence[str], options: Namespace, traits: Sequence[str]) -> list[Output]:
-    """Files with these suffixes for each trait, and the lists of samples."""
+def outputs_of_traits(suffixes: Sequence[str], out: str, traits: Sequence[str]) -> list[Written]:
+    """Files with these suffixes for each trait."""
     several = len(traits) > 1
-    whats = [f"phenotype {trait!r}" if several else f"--out {options.out}" for trait in traits]
-    prefixes = [trait_prefix(options, trait, several) for trait in traits]
-    return [*outputs_of(suffixes, zip(prefixes, whats, strict=True)), *named_outputs(options)]
+    whats = [f"phenotype {trait!r}" if several else f"--out {out}" for trait in traits]
+    prefixes = [trait_prefix(out, trait, several) for trait in traits]
+    return outputs_of(suffixes, zip(prefixes, whats, strict=True))
 
 
-def reml_outputs(options: Namespace, traits: Sequence[str]) -> list[Output]:
+def reml_outputs(line: CommandLine, output: RemlOutput, save_model: str | None, traits: Sequence[str]) -> list[Written]:
     """What gpu-reml writes."""
-    if options.make_grm:
-        return [*outputs_of(GRM_FILES, [(options.out, "--make-grm")]), *named_outputs(options)]
-    further = [suffix for flag, added in FURTHER.items() if getattr(options, flag) for suffix in added]
-    outputs = outputs_of_traits(list(dict.fromkeys((*FIT_FILES, *further))), options, traits)
-    if options.save_model:
+    if output.make_grm:
+        return [*outputs_of(GRM_FILES, [(output.out, "--make-grm")]), *named_outputs(output)]
+    further = [suffix for flag, added in FURTHER.items() if line.get(flag) for suffix in added]
+    suffixes = list(dict.fromkeys((*FIT_FILES, *further)))
+    outputs = [*outputs_of_traits(suffixes, output.out, traits), *named_outputs(output)]
+    if save_model:
         several = len(traits) > 1
-        paths = [model_path(options.save_model, safe_name(trait) if several else None) for trait in traits]
+        paths = [model_path(save_model, safe_name(trait) if several else None) for trait in traits]
         outputs += [
-            Output(path, f"--save-model{f' of {trait!r}' if several else ''}")
+            Written(path, f"--save-model{f' of {trait!r}' if several else ''}")
             for path, trait in zip(paths, traits, strict=True)
         ]
     return outputs
 
 
-def grm_outputs(options: Namespace, components: Sequence[str]) -> list[Output]:
+def grm_outputs(output: Output, components: Sequence[str]) -> list[Written]:
     """What --make-grm writes, each component apart where there are several."""
     several = len(components) > 1
-    prefixes = [(trait_prefix(options, name, several), f"component {name!r}") for name in components]
-    return [*outputs_of(GRM_FILES, prefixes), *named_outputs(options)]
+    prefixes = [(trait_prefix(output.out, name, several), f"component {name!r}") for name in components]
+    return [*outputs_of(GRM_FILES, prefixes), *named_outputs(output)]
 
 
-def check_outputs(outputs: Iterable[Output], options: Namespace, read: Iterable[str | Path] = ()) -> None:
+def check_outputs(outputs: Iterable[Written], line: CommandLine, read: Iterable[str | Path] = ()) -> None:
     """Raises InputError for two outputs at one place, or one where an input is; ``read``: inputs beside the flags'."""
-    places: dict[Path, Output] = {}
+    places: dict[Path, Written] = {}
     for output in outputs:
         other = places.setdefault(_place(output.path), output)
         if other is not output:
@@ -122,7 +124,7 @@ def check_outputs(outputs: Iterable[Output], options: Namespace, read: Iterable[
                 f"{output.path}: would be written twice, for {other.what} and for {output.what}; give one of them "
                 "another name"
             )
-    for path, what in [*_inputs_of(options), *((Path(path), "the genotypes") for path in read)]:
+    for path, what in [*_inputs_of(line), *((Path(path), "the genotypes") for path in read)]:
         output = places.get(_place(path))
         if output is not None and path.exists():
             raise io.InputError(
@@ -136,13 +138,13 @@ def _place(path: str | Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _inputs_of(options: Namespace) -> Iterator[tuple[Path, str]]:
+def _inputs_of(line: CommandLine) -> Iterator[tuple[Path, str]]:
     """Files that flags name, with the flags: whatever is there under a value of one that is not of outputs."""
-    for name, value in vars(options).items():
+    for name, value in line.values.items():
         if name in WRITTEN or name in NO_PATHS:
             continue
         values = value if isinstance(value, list) else [value]
-        flag = getattr(options, "typed", {}).get(name, f"--{name.replace('_', '-')}")
+        flag = line.typed.get(name, f"--{name.replace('_', '-')}")
         for text in (each for each in values if isinstance(each, str)):
             for piece in text.replace(";", ",").split(","):
                 for suffix in ("", *OF_PREFIX):

@@ -6,15 +6,16 @@ then what argparse finds, then what is missing.
 
 import re
 import sys
-from argparse import Action, ArgumentParser, BooleanOptionalAction, Namespace, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentParser, BooleanOptionalAction, RawDescriptionHelpFormatter, _ArgumentGroup
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
 from .elsewhere import ELSEWHERE, advice_on
+from .flags.group import Flags
 
 COMMANDS = {
-    "gpu-reml": ("options", "make_parser"),
+    "gpu-reml": ("main", "make_parser"),
     "gpu-reml-predict": ("predict", "make_predict_parser"),
     "gpu-reml-gwas": ("gwas", "make_gwas_parser"),
     "gpu-reml-sparse": ("sparse", "make_sparse_parser"),
@@ -29,18 +30,20 @@ exit codes: 0 converged; 2 invalid input or unwritable output; 3 not converged, 
 ANSWERS = {"-h", "--help", "--version", "--devices"}  # flags that are answered whatever is beside them
 
 
-class Options(Namespace):
-    """Values of a command's flags.
+class CommandLine(NamedTuple):
+    """What a command was told, flag by flag: what groups of flags are read from, notes on flags and records of a run.
 
-    ``typed``: name of a value -> the flag as it was typed, of those that were.  ``replaced``: flags that a later one
-    replaces, as notes.
+    ``values``: of every flag of the command, by name.  ``typed``: that name -> the flag as it was typed, of those that
+    were.  ``replaced``: flags that a later one replaces, as notes.
     """
 
-    __slots__ = ("replaced", "typed")  # beside the values, which vars() has
+    values: dict[str, Any]
+    typed: dict[str, str]
+    replaced: tuple[str, ...] = ()
 
-    def __init__(self, values: Mapping[str, Any], typed: Mapping[str, str], replaced: Sequence[str] = ()):
-        super().__init__(**values)
-        self.typed, self.replaced = dict(typed), tuple(replaced)
+    def get(self, name: str) -> Any:
+        """A value; None where the command has no such flag."""
+        return self.values.get(name)
 
 
 class Need(NamedTuple):
@@ -108,25 +111,24 @@ class Parser(ArgumentParser):
         )
         self._example, self._needs, self._typed = example, needs, {}
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Namespace | None = None) -> Options:
-        """Options of the words; exits with what is wrong with them."""
+    def add_flags(self, title: str, *groups: type[Flags]) -> _ArgumentGroup:
+        """Add groups of flags under one title; returns the place, for more."""
+        place = self.add_argument_group(title)
+        for each in groups:
+            each.add(place)
+        return place
+
+    def read(self, args: Sequence[str] | None = None) -> CommandLine:
+        """What the words say; exits with what is wrong with them."""
         words = list(map(str, sys.argv[1:] if args is None else args))
         typed = self._flags_of(words)
         if not any(each.flag in ANSWERS for each in typed):
             self._check_known(typed)
             self._check_values(typed)
         self._typed = {each.action.dest: each.flag for each in typed if each.action is not None}
-        values = vars(super().parse_args(joined_numbers(words), namespace))
+        values = vars(self.parse_args(joined_numbers(words)))
         self._check_needs(values)
-        return Options(values, self._typed, tuple(replaced(typed)))
-
-    def defaults(self) -> dict[str, Any]:
-        """Values of the flags where none is typed."""
-        found: dict[str, Any] = {}
-        for action in self._actions:
-            if action.dest not in ("help", "version", "devices"):
-                found.setdefault(action.dest, action.default)
-        return found
+        return CommandLine(values, self._typed, tuple(replaced(typed)))
 
     @property
     def flags(self) -> Mapping[str, Action]:

@@ -1,6 +1,5 @@
 """The memory plan of an analysis, from sizes alone: no genotype is read for it."""
 
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -21,8 +20,9 @@ from gpu_reml.reml.engines.memory import algebra_bytes, least_basis
 from gpu_reml.reml.engines.reduced_model import largest_basis
 from gpu_reml.reml.moments import num_starting
 
+from .flags.compute import Compute
+from .flags.estimation import HE_PROBES, Estimation
 from .machine import machine_memory
-from .options import HE_PROBES, MOMENTS
 
 PROGRAM = 230  # MiB that Python, its libraries and compiled kernels take
 VARIANT_BYTES, SAMPLE_BYTES = 500, 400  # of tables: ids, positions and constants of a variant, ids of a sample
@@ -41,7 +41,8 @@ FREE_SHARE = 0.9  # of a device's free memory, when no budget is given: others m
 class Sizes(NamedTuple):
     """Samples, variants of every source, components, traits, fixed effects, variants of all components together, bits
     of a genotype, ways in which samples are scaled, relationship matrices, diagonals in sample space, and bytes of
-    blocks of weights.  ``further``: host bytes of what a command holds beside its fits, by name."""
+    blocks of weights.  ``further``: host bytes of what a command holds beside its fits, by name.  ``compares``: whether
+    further models are fitted beside the full one, for likelihood ratios and profiles."""
 
     num_samples: int
     parts: tuple[int, ...]
@@ -55,6 +56,7 @@ class Sizes(NamedTuple):
     num_diagonals: int = 0
     block_bytes: int = 0
     further: tuple[tuple[str, int], ...] = ()
+    compares: bool = False
 
     @property
     def num_variants(self) -> int:
@@ -66,23 +68,21 @@ class Sizes(NamedTuple):
         return self.num_samples - self.num_fixed
 
 
-def sketch_rank(sizes: Sizes, options: Namespace, device: DevicePlan | None) -> int:
+def sketch_rank(sizes: Sizes, rank: int | None, device: DevicePlan | None) -> int:
     """Rank of the preconditioner of the solves beside a fit, as those of the LASSO: as asked for or the usual one, and
     on a device no more than takes the memory that the fit's basis is planned to."""
-    rank = options.precond_rank
     if rank is None:
         rank = default_rank(sizes.num_samples) if device is None else device.basis // RANK_SHARE
     return min(rank, sizes.dimension)
 
 
-def work_of(sizes: Sizes, probes: int, choice: Choice, options: Namespace) -> Work:
+def work_of(sizes: Sizes, probes: int, choice: Choice) -> Work:
     """The fit that is planned for; with more probes than its basis was chosen for, that grows to the least for them.
 
     Likelihood ratios and profiles hold the fit's basis beside their own and one that this is started again from;
     further traits hold that of the first.
     """
     vectors = max(choice.basis, least_basis(sizes.num_traits + probes)) if choice.basis else 0
-    compared = getattr(options, "lrt", None) is not None or getattr(options, "profile", False)
     return Work(
         sizes.num_components,
         sizes.num_traits,
@@ -94,14 +94,14 @@ def work_of(sizes: Sizes, probes: int, choice: Choice, options: Namespace) -> Wo
         sizes.num_diagonals,
         BLOCK_FEATURES * bool(sizes.block_bytes),
         num_starting(sizes.num_samples, sizes.num_components),
-        1 + 2 * compared + (sizes.num_traits > 1),
+        1 + 2 * sizes.compares + (sizes.num_traits > 1),
     )
 
 
-def choices_for(sizes: Sizes, probes: int, options: Namespace) -> list[Choice]:
+def choices_for(sizes: Sizes, probes: int, estimation: Estimation) -> list[Choice]:
     """What a fit with so many probes may be given, from the fastest to the smallest: fewer vectors of the basis, down
     to the least that works, then fewer columns at once."""
-    if options.method in MOMENTS:
+    if estimation.by_moments:
         return [Choice(0, None)]
     bases, widest = [0], 0
     if sizes.num_components > 1:
@@ -111,7 +111,7 @@ def choices_for(sizes: Sizes, probes: int, options: Namespace) -> list[Choice]:
         while bases[-1] > least:
             bases.append(max(least, int(BASIS_STEP * bases[-1])))
     else:
-        blocks = fit_blocks(work_of(sizes, probes, Choice(0, None), options))
+        blocks = fit_blocks(work_of(sizes, probes, Choice(0, None)))
         widest = max(phase.product for phase in blocks.values())
     narrower = []
     while (narrower[-1] if narrower else widest) > LEAST_COLUMNS:
@@ -119,13 +119,13 @@ def choices_for(sizes: Sizes, probes: int, options: Namespace) -> list[Choice]:
     return [Choice(basis, None) for basis in bases] + [Choice(bases[-1], columns) for columns in narrower]
 
 
-def budget_of(options: Namespace) -> int:
+def budget_of(compute: Compute) -> int:
     """Bytes to stay within on every device: what was asked for, or most of what is free on the fullest."""
-    if options.gpu_budget_gib:
-        return int(options.gpu_budget_gib * 2**30)
+    if compute.gpu_budget_gib:
+        return int(compute.gpu_budget_gib * 2**30)
     from gpu_reml.ops.cuda.driver import list_devices
 
-    return int(FREE_SHARE * min(device.free for device in list_devices()[: options.num_gpus]))
+    return int(FREE_SHARE * min(device.free for device in list_devices()[: compute.num_gpus]))
 
 
 def phase_bytes(blocks: Blocks, n: int, m: int, rows: int, copies: int) -> int:
@@ -138,23 +138,31 @@ def phase_bytes(blocks: Blocks, n: int, m: int, rows: int, copies: int) -> int:
     return samples + variants + max(whole, half) + copies * size_class(4 * n * blocks.product) + SMALL_BYTES
 
 
-def device_plan(sizes: Sizes, options: Namespace) -> DevicePlan:
+class Limits(NamedTuple):
+    """Bytes to stay within on every device, how many devices there are, and buffers of a ring (0: the usual number)."""
+
+    budget: int
+    num_devices: int
+    ring_depth: int
+
+
+def device_plan(sizes: Sizes, estimation: Estimation, compute: Compute) -> DevicePlan:
     """What every CUDA device will hold with the probes a fit starts with, and the most probes there is room for.
 
     Where genotypes stream, some of what could stay makes room for more probes than the first.  Raises ValueError when
     the budget cannot hold the fit in any way.
     """
-    budget, first = budget_of(options), min(options.first_probes, options.max_probes)
-    shape = device_shape(sizes, options.num_gpus)
-    plan = plan_for_probes(sizes, shape, options, first, budget)
+    limits = Limits(budget_of(compute), compute.num_gpus, compute.ring_depth)
+    first, shape = estimation.starting_probes, device_shape(sizes, limits.num_devices)
+    plan = plan_for_probes(sizes, shape, estimation, limits, first)
     if plan.ring and sizes.num_components > 1:
         try:
-            roomy = plan_for_probes(sizes, shape, options, min(options.max_probes, GROWTH * first), budget)
+            roomy = plan_for_probes(sizes, shape, estimation, limits, min(estimation.max_probes, GROWTH * first))
         except BudgetError:
             roomy = plan
         if (roomy.basis, roomy.columns) == (plan.basis, plan.columns):
             plan = replace(roomy, phases=plan.phases)
-    return replace(plan, probes=most_probes(sizes, shape, options, plan, budget))
+    return replace(plan, probes=most_probes(sizes, shape, estimation, limits, plan))
 
 
 def device_shape(sizes: Sizes, num_gpus: int) -> Shape:
@@ -168,40 +176,41 @@ def device_shape(sizes: Sizes, num_gpus: int) -> Shape:
     return Shape(sizes.num_samples, share, layout.PITCH, layout.ROWS, held, sizes.bits)
 
 
-def fit_phases(sizes: Sizes, shape: Shape, options: Namespace, work: Work, piece_bytes: int) -> dict[str, int]:
+def fit_phases(
+    sizes: Sizes, shape: Shape, by_moments: bool, limits: Limits, work: Work, piece_bytes: int
+) -> dict[str, int]:
     """Workspace bytes of every phase on one device."""
     m = sum(shape.parts)
     rows = min(m, piece_bytes // (shape.group_bytes // layout.ROWS))
-    copies = COPIES if options.num_gpus > 1 else 0
-    phases = he_blocks(work) if options.method in MOMENTS else fit_blocks(work)
+    copies = COPIES if limits.num_devices > 1 else 0
+    phases = he_blocks(work) if by_moments else fit_blocks(work)
     return {name: phase_bytes(blocks, sizes.num_samples, m, rows, copies) for name, blocks in phases.items()}
 
 
-def plan_for_probes(sizes: Sizes, shape: Shape, options: Namespace, probes: int, budget: int) -> DevicePlan:
+def plan_for_probes(sizes: Sizes, shape: Shape, estimation: Estimation, limits: Limits, probes: int) -> DevicePlan:
     """The plan of a fit with so many probes."""
 
     def workspace(columns: int | None, basis: int, piece_bytes: int) -> dict[str, int]:
-        work = work_of(sizes, probes, Choice(basis, columns), options)
-        return fit_phases(sizes, shape, options, work, piece_bytes)
+        work = work_of(sizes, probes, Choice(basis, columns))
+        return fit_phases(sizes, shape, estimation.by_moments, limits, work, piece_bytes)
 
-    return make_plan(shape, workspace, choices_for(sizes, probes, options), budget, options.ring_depth)
+    return make_plan(shape, workspace, choices_for(sizes, probes, estimation), limits.budget, limits.ring_depth)
 
 
-def most_probes(sizes: Sizes, shape: Shape, options: Namespace, plan: DevicePlan, budget: int) -> int:
+def most_probes(sizes: Sizes, shape: Shape, estimation: Estimation, limits: Limits, plan: DevicePlan) -> int:
     """Most probes, up to what is allowed, whose workspace fits beside the genotypes as planned.
 
     One component's further probes run apart, as many at once as the first ones, so they need no more room.
     """
-    first = min(options.first_probes, options.max_probes)
     if sizes.num_components == 1:
-        return options.max_probes
-    room = budget - (plan.peak - max(plan.phases.values()))
+        return estimation.max_probes
+    room = limits.budget - (plan.peak - max(plan.phases.values()))
 
     def fits(probes: int) -> bool:
-        work = work_of(sizes, probes, Choice(plan.basis, plan.columns), options)
-        return max(fit_phases(sizes, shape, options, work, plan.residency.piece_bytes).values()) <= room
+        work, piece_bytes = work_of(sizes, probes, Choice(plan.basis, plan.columns)), plan.residency.piece_bytes
+        return max(fit_phases(sizes, shape, estimation.by_moments, limits, work, piece_bytes).values()) <= room
 
-    return most_that(fits, first, options)
+    return most_that(fits, estimation)
 
 
 class Room(NamedTuple):
@@ -211,21 +220,21 @@ class Room(NamedTuple):
     probes: int
 
 
-def host_room(sizes: Sizes, options: Namespace) -> Room | None:
+def host_room(sizes: Sizes, estimation: Estimation, dtype: str) -> Room | None:
     """The largest basis, then the most probes, that memory has room for; None where no basis is made.
 
     Raises BudgetError where this machine cannot hold the least.  Genotypes in mapped files need not all be in memory.
     """
-    if sizes.num_components == 1 or options.method in ("exact", *MOMENTS):
+    if sizes.num_components == 1 or estimation.method == "exact" or estimation.by_moments:
         return None
-    first, machine = min(options.first_probes, options.max_probes), machine_memory()
-    common = common_items(sizes, options)
-    beside = sum(common.values()) + tile_bytes(sizes, options) + PROGRAM * 2**20
+    first, machine = estimation.starting_probes, machine_memory()
+    common = common_items(sizes)
+    beside = sum(common.values()) + tile_bytes(sizes, dtype) + PROGRAM * 2**20
 
     def needed(choice: Choice, probes: int) -> int:
-        return beside + sum(fit_items(sizes, options, choice, probes).values())
+        return beside + sum(fit_items(sizes, dtype, choice, probes, estimation.max_probes).values())
 
-    choices = choices_for(sizes, first, options)
+    choices = choices_for(sizes, first, estimation)
     choice = next((each for each in choices if needed(each, first) <= HOST_SHARE * machine), choices[-1])
     least = needed(choice, first) - common["packed genotypes"]
     if least > machine:
@@ -233,19 +242,19 @@ def host_room(sizes: Sizes, options: Namespace) -> Room | None:
             f"this analysis needs {least / 2**20:,.0f} MiB of memory beside the genotypes' files, and this machine "
             f"lets it have {machine / 2**20:,.0f}; use one with more, fewer --first-probes or fewer components"
         )
-    return Room(choice, most_that(lambda probes: needed(choice, probes) <= HOST_SHARE * machine, first, options))
+    return Room(choice, most_that(lambda probes: needed(choice, probes) <= HOST_SHARE * machine, estimation))
 
 
-def most_that(fits: Callable[[int], bool], first: int, options: Namespace) -> int:
+def most_that(fits: Callable[[int], bool], estimation: Estimation) -> int:
     """Most probes, from those at first to those allowed, that fit."""
-    most = options.max_probes
+    first, most = estimation.starting_probes, estimation.max_probes
     while first < most:
         middle = (first + most + 1) // 2
         first, most = (middle, most) if fits(middle) else (first, middle - 1)
     return first
 
 
-def common_items(sizes: Sizes, options: Namespace) -> dict[str, int]:
+def common_items(sizes: Sizes) -> dict[str, int]:
     """Host bytes, by item, of what is held whatever the method."""
     n, m = sizes.num_samples, sizes.num_variants
     items = {
@@ -262,93 +271,96 @@ def common_items(sizes: Sizes, options: Namespace) -> dict[str, int]:
     return items
 
 
-def tile_bytes(sizes: Sizes, options: Namespace) -> int:
+def tile_bytes(sizes: Sizes, dtype: str) -> int:
     """Host bytes of decoded genotypes at once."""
-    return width_of(options) * min(512 * 4 * ((sizes.num_samples + 3) // 4), 512 * 8192)
+    return np.dtype(dtype).itemsize * min(512 * 4 * ((sizes.num_samples + 3) // 4), 512 * 8192)
 
 
-def integer_items(sizes: Sizes, options: Namespace, columns: int) -> dict[str, int]:
+def integer_items(sizes: Sizes, dtype: str, columns: int) -> dict[str, int]:
     """Host bytes of a product of so many columns in integers; nothing where products are others."""
-    if not takes_integers(sizes.bits, np.dtype(options.dtype)):
+    if not takes_integers(sizes.bits, np.dtype(dtype)):
         return {}
     return {"integers": integer_bytes(sizes.num_samples, sizes.num_variants, columns)}
 
 
-def fit_items(sizes: Sizes, options: Namespace, choice: Choice, probes: int) -> dict[str, int]:
+def fit_items(sizes: Sizes, dtype: str, choice: Choice, probes: int, max_probes: int) -> dict[str, int]:
     """Host bytes, by item, of a fit of several components on the CPU."""
-    n, m, width = sizes.num_samples, sizes.num_variants, width_of(options)
-    work = work_of(sizes, probes, choice, options)
+    n, m, width = sizes.num_samples, sizes.num_variants, np.dtype(dtype).itemsize
+    work = work_of(sizes, probes, choice)
     basis = width * work.bases * work.basis * (n + m * sizes.num_scales)
-    peak = most_held(sizes, options, fit_blocks(work))
+    peak = most_held(sizes, dtype, fit_blocks(work))
     return {
         f"basis of up to {work.basis:,} vectors": basis,
         "its small matrices": algebra_bytes(work),
         "sample and variant blocks": max(0, peak - basis),
         "sums in float64": 8 * min(m, INNER_ROWS) * 2 * (1 + probes),
-        "probes": n * options.max_probes,
+        "probes": n * max_probes,
     }
 
 
-def most_held(sizes: Sizes, options: Namespace, phases: dict[str, Blocks]) -> int:
+def most_held(sizes: Sizes, dtype: str, phases: dict[str, Blocks]) -> int:
     """Host bytes of the blocks of the largest phase."""
 
     def columns(blocks: tuple[tuple[int, int], ...]) -> int:
         return sum(count * each for count, each in blocks)
 
     n, m = sizes.num_samples, sizes.num_variants
-    return width_of(options) * max(n * columns(b.samples) + m * columns(b.variants) for b in phases.values())
-
-
-def width_of(options: Namespace) -> int:
-    """Bytes of a number in the products' type."""
-    return 8 if options.dtype == "float64" else 4
+    width = np.dtype(dtype).itemsize
+    return width * max(n * columns(b.samples) + m * columns(b.variants) for b in phases.values())
 
 
 def host_plan(
-    sizes: Sizes, method: str, options: Namespace, plan: DevicePlan | None, room: Room | None, probes: int | None = None
+    sizes: Sizes,
+    method: str,
+    estimation: Estimation,
+    dtype: str,
+    plan: DevicePlan | None = None,
+    room: Room | None = None,
+    probes: int | None = None,
 ) -> dict[str, float]:
     """Peak host memory by item, in MiB, with the first probes or so many."""
-    n, G, width = sizes.num_samples, sizes.num_components, width_of(options)
-    items = common_items(sizes, options)
-    probes = probes or min(options.first_probes, options.max_probes)
+    n, G, most = sizes.num_samples, sizes.num_components, estimation.max_probes
+    items = common_items(sizes)
+    probes = probes or estimation.starting_probes
     if plan is not None:
-        items.update({"ring": plan.host_ring, "probes": n * options.max_probes})
+        items.update({"ring": plan.host_ring, "probes": n * most})
         if plan.basis:
-            items["small matrices"] = algebra_bytes(work_of(sizes, probes, Choice(plan.basis, None), options))
+            items["small matrices"] = algebra_bytes(work_of(sizes, probes, Choice(plan.basis, None)))
         return {name: size / 2**20 for name, size in items.items()}
-    items["tile"] = tile_bytes(sizes, options)
+    items["tile"] = tile_bytes(sizes, dtype)
     if method == "exact":
-        items["matrices"] = exact_memory(n, G, width if sizes.parts else 8)  # matrices that are given are float64
+        items["matrices"] = exact_memory(
+            n, G, np.dtype(dtype).itemsize if sizes.parts else 8
+        )  # matrices that are given are float64
     elif room is not None:
-        items.update(fit_items(sizes, options, room.choice, probes))
+        items.update(fit_items(sizes, dtype, room.choice, probes, most))
     elif G == 1:
-        columns = 4 * options.first_probes + sizes.num_traits
-        items["sample blocks"] = width * n * 5 * columns
-        items |= integer_items(sizes, options, columns)
+        columns = 4 * estimation.first_probes + sizes.num_traits
+        items["sample blocks"] = np.dtype(dtype).itemsize * n * 5 * columns
+        items |= integer_items(sizes, dtype, columns)
     else:
-        phases = he_blocks(work_of(sizes, min(HE_PROBES, options.max_probes), Choice(0, None), options))
-        items["sample and variant blocks"] = most_held(sizes, options, phases)
+        phases = he_blocks(work_of(sizes, min(HE_PROBES, most), Choice(0, None)))
+        items["sample and variant blocks"] = most_held(sizes, dtype, phases)
     return {name: size / 2**20 for name, size in items.items()}
 
 
-def memory_lines(planned, method: str, options: Namespace) -> list[str]:
-    """Host memory in a line, and the device's table.  planned: a :class:`~gpu_reml.cli.inputs.Planned`."""
-    arguments = planned.sizes, method, options, planned.device, planned.room
+def memory_lines(planned, method: str, estimation: Estimation, dtype: str) -> list[str]:
+    """Host memory in a line, and the device's table.  planned: a :class:`~gpu_reml.cli.planned.Planned`."""
+    arguments = planned.sizes, method, estimation, dtype, planned.device, planned.room
     host = host_plan(*arguments)
     line = (
         f"memory about {sum(host.values()) + PROGRAM:.0f} MiB: "
         + ", ".join(f"{name} {size:.0f}" for name, size in host.items())
         + f", program {PROGRAM}"
     )
-    most = planned.probes(options.max_probes)
-    if method == "stochastic" and planned.basis is not None and most > options.first_probes:
+    most = planned.probes(estimation.max_probes)
+    if method == "stochastic" and planned.basis is not None and most > estimation.first_probes:
         line += f"; with {most} probes {sum(host_plan(*arguments, most).values()) + PROGRAM:.0f} MiB"
     return [line, *(planned.device.lines() if planned.device is not None else [])]
 
 
-def backend_for(options: Namespace) -> str:
+def backend_for(compute: Compute) -> str:
     """ "cpu" or "cuda"; a plan within a budget may be made for a device that is elsewhere."""
-    device = "cuda" if options.device == "gpu" else options.device
-    if options.plan and device == "cuda" and options.gpu_budget_gib:
+    if compute.plan and compute.named_device == "cuda" and compute.gpu_budget_gib:
         return "cuda"
-    return ops.resolve_backend(device)
+    return ops.resolve_backend(compute.named_device)

@@ -1,7 +1,5 @@
 """The work of ``gpu-reml-predict``, and of a prediction at the end of gpu-reml: read, match, score, write."""
 
-from argparse import Namespace
-from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,12 +17,16 @@ from gpu_reml.io.scoring import complete_samples, complete_scales, fixed_columns
 from gpu_reml.reml.studies.accuracy import Accuracy, accuracy
 
 from .effects_files import scale_record
+from .flags.compute import Device
+from .flags.effects import Matching as MatchingFlags
+from .flags.predict import NewTables, Pieces, Predicted, PredictOutput
 from .outputs import PREDICTION_FILES, check_outputs, outputs_of
+from .parser import CommandLine
 from .sources import joined_variants, prefixes_of
 from .unused import PREDICT, Run, notes_on_flags
 
 
-class NewTables(NamedTuple):
+class NewFiles(NamedTuple):
     """What is known of the predicted samples beside genotypes.
 
     ``ancestries``: a column for each of the model's, by name.  An environment is looked for in ``environments`` before
@@ -59,7 +61,7 @@ class NewData(NamedTuple):
     """Who is predicted: genotype files that are pieces of one genome, and tables."""
 
     files: tuple
-    tables: NewTables = NewTables()
+    tables: NewFiles = NewFiles()
     phenotype: io.Phenotype | None = None
     keep: SampleTable | None = None
     remove: SampleTable | None = None
@@ -98,68 +100,73 @@ def model_file(path: str) -> str:
     return f"{path}.npz" if not Path(path).exists() and Path(f"{path}.npz").exists() else path
 
 
-def predict_command(options: Namespace) -> bool:
+def predict_command(line: CommandLine) -> bool:
     """Predict and write two files; True, as there is nothing to converge."""
-    io.check_writable(options.out)
-    if options.genetic_only and (options.qcovar or options.covar):
-        raise io.InputError(
-            "--genetic-only: takes no covariates; leave out --qcovar and --covar (environments are given by --gxe)"
-        )
-    if (options.pheno_name or options.mpheno) and not options.pheno:
-        raise io.InputError("--pheno-name, --mpheno: of what? give --pheno")
-    model = read_model(model_file(options.model))
-    data = read_new_data(model, options)
-    written = outputs_of(PREDICTION_FILES, [(options.out, f"--out {options.out}")])
-    check_outputs(written, options, [path for file in data.files for path in file.paths])
-    device = "cuda" if options.device == "gpu" else options.device
+    asked, tables, output = (kind.of(line.values) for kind in (Predicted, NewTables, PredictOutput))
+    pieces, device = Pieces.of(line.values), Device.of(line.values)
+    io.check_writable(output.out)
+    check_asked(asked, tables)
+    model = read_model(model_file(asked.model))
+    data = read_new_data(model, pieces, tables, asked)
+    written = outputs_of(PREDICTION_FILES, [(output.out, f"--out {output.out}")])
+    check_outputs(written, line, [path for file in data.files for path in file.paths])
     scoring = Scoring(
-        options.dosage,
-        options.ambiguous,
-        options.genetic_only,
-        ops.resolve_backend(device),
-        np.dtype(options.dtype).type,
+        pieces.dosage,
+        MatchingFlags.of(line.values).ambiguous,
+        asked.genetic_only,
+        ops.resolve_backend(device.named_device),
+        np.dtype(device.dtype).type,
     )
     found = predict(model, data, scoring)
-    found = found._replace(notes=(*found.notes, *notes_on_flags(options, PREDICT, Run())))
-    files = prediction_files(options.out, model, found, {"model_file": options.model, "settings": vars(options)})
+    found = found._replace(notes=(*found.notes, *notes_on_flags(line, PREDICT, Run())))
+    files = prediction_files(output.out, model, found, {"model_file": asked.model, "settings": line.values})
     io.write_all(files)
-    if not options.quiet:
+    if not output.quiet:
         print("\n".join([f"gpu-reml {version('gpu-reml')}", *prediction_lines(model, found)]))
-        print(f"written: {options.out}{{{','.join(path.removeprefix(options.out) for path in files)}}}", flush=True)
+        print(f"written: {output.out}{{{','.join(path.removeprefix(output.out) for path in files)}}}", flush=True)
     return True
 
 
-def read_new_data(model: Model, options: Namespace) -> NewData:
-    """The files named on the command line, checked; genotypes by their samples and variants only."""
+def check_asked(asked: Predicted, tables: NewTables) -> None:
+    """Raises InputError for flags that contradict each other."""
+    if asked.genetic_only and (tables.qcovar or tables.covar):
+        raise io.InputError(
+            "--genetic-only: takes no covariates; leave out --qcovar and --covar (environments are given by --gxe)"
+        )
+    if (asked.pheno_name or asked.mpheno) and not asked.pheno:
+        raise io.InputError("--pheno-name, --mpheno: of what? give --pheno")
+
+
+def read_new_data(model: Model, pieces: Pieces, tables: NewTables, asked: Predicted) -> NewData:
+    """The files that are named, checked; genotypes by their samples and variants only."""
     files = [
-        *(io.read_bed(prefix) for prefix in prefixes_of(options.bfile)),
-        *(io.read_pgen(prefix) for prefix in prefixes_of(options.pfile)),
-        *([io.read_bgen(options.bgen, options.sample)] if options.bgen else []),
+        *(io.read_bed(prefix) for prefix in prefixes_of(pieces.bfile)),
+        *(io.read_pgen(prefix) for prefix in prefixes_of(pieces.pfile)),
+        *([io.read_bgen(pieces.bgen, pieces.sample)] if pieces.bgen else []),
     ]
     if not files:
         raise io.InputError("--bfile, --pfile: name at least one prefix")
-    if options.gxe and not model.environments:
+    if tables.gxe and not model.environments:
         raise io.InputError("--gxe: no component of the model is scaled by an environment; leave it out")
     return NewData(
         tuple(files),
-        read_new_tables(vars(options), model.ancestries),
-        read_new_phenotype(model, options) if options.pheno else None,
-        io.read_sample_list(options.keep) if options.keep else None,
-        io.read_sample_list(options.remove) if options.remove else None,
+        read_new_files(tables, model.ancestries),
+        read_new_phenotype(model, asked) if asked.pheno else None,
+        io.read_sample_list(asked.keep) if asked.keep else None,
+        io.read_sample_list(asked.remove) if asked.remove else None,
     )
 
 
-def read_new_tables(paths: Mapping[str, str | None], ancestries: tuple[str, ...], prefix: str = "--") -> NewTables:
-    """The tables named by ``qcovar``, ``covar``, ``admix_q``, ``admix_fam``, ``admix_component_names``, ``gxe`` in
-    ``paths``, those that are given; ``ancestries``: the model's; ``prefix``: of the flags, in messages."""
-    if not paths["admix_q"] and (paths["admix_fam"] or paths["admix_component_names"]):
+def read_new_files(named: NewTables, ancestries: tuple[str, ...], prefix: str = "--") -> NewFiles:
+    """The tables that are named; ``ancestries``: the model's; ``prefix``: of the flags, in messages."""
+    if not named.admix_q and (named.admix_fam or named.admix_component_names):
         flags = f"{prefix}admix-fam, {prefix}admix-component-names"
         raise io.InputError(f"{flags}: have no meaning without {prefix}admix-q")
-    given = ((paths["qcovar"], "quantitative"), (paths["covar"], "categorical"))
-    return NewTables(
+    given = ((named.qcovar, "quantitative"), (named.covar, "categorical"))
+    return NewFiles(
         tuple(io.read_covariates(path, kind) for path, kind in given if path),
-        read_ancestries(paths["admix_q"], paths["admix_fam"], paths["admix_component_names"], ancestries),
-        io.read_covariates(paths["gxe"], "quantitative") if paths["gxe"] else None,
+        read_ancestries(named.admix_q, named.admix_fam, named.admix_component_names, ancestries),
+        io.read_covariates(named.gxe, "quantitative") if named.gxe else None,
     )
 
 
@@ -194,11 +201,11 @@ def read_ancestries(
     return replace(found, values=found.values.set_axis(list(names), axis=1))
 
 
-def read_new_phenotype(model: Model, options: Namespace) -> io.Phenotype:
+def read_new_phenotype(model: Model, asked: Predicted) -> io.Phenotype:
     """The phenotype asked for; by default the column with the model's name, else the first."""
-    if options.pheno_name or options.mpheno:
-        return io.read_phenotype(options.pheno, options.pheno_name, options.mpheno)
-    everything = io.read_phenotypes(options.pheno)
+    if asked.pheno_name or asked.mpheno:
+        return io.read_phenotype(asked.pheno, asked.pheno_name, asked.mpheno)
+    everything = io.read_phenotypes(asked.pheno)
     named = [phenotype for phenotype in everything if phenotype.name == model.phenotype]
     return (named or everything)[0]
 

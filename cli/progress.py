@@ -8,13 +8,17 @@ from tqdm import tqdm
 
 from gpu_reml.reml import Record
 
+from .flags.output import Screen
+
 
 class Progress:
     """Follows column-passes and iterations of one fit; ``seconds`` since the start at every iteration."""
 
-    def __init__(self, tol: float, verbose: bool, quiet: bool):
-        self._tol, self._verbose = tol, verbose
-        self._bar = tqdm(unit="pass", leave=False, file=sys.stderr, disable=True if quiet else None, smoothing=0.1)
+    def __init__(self, tol: float, screen: Screen):
+        self._tol, self._verbose = tol, screen.verbose
+        self._bar = tqdm(
+            unit="pass", leave=False, file=sys.stderr, disable=True if screen.quiet else None, smoothing=0.1
+        )
         self._start = time.perf_counter()
         self.seconds: list[float] = []
 

@@ -1,10 +1,9 @@
 """The work of ``gpu-reml-relax``: inputs as of gpu-reml, the search, and its files."""
 
 import time
-from argparse import Namespace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -21,10 +20,21 @@ from gpu_reml.reml.studies.relax import (
 )
 from gpu_reml.reml.tables import component_lines, shown
 
+from .align import Group, groups_of_samples
 from .export import npy_bytes
-from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs, rooms
+from .flags.analysis import Analysis
+from .flags.components import Components
+from .flags.estimation import Estimation, Tests
+from .flags.filters import Filters
+from .flags.model import Scaling, Terms
+from .flags.relax import GroupFits, Grouping, RelaxOutput
+from .flags.smile import Smile
+from .inputs import Inputs, load_group
 from .outputs import RELAX_FILES, check_outputs, outputs_of_traits
+from .parser import CommandLine
 from .plan import STORED_WEIGHT
+from .planned import Planned, check_all_traits, plan_group, rooms
+from .read import Tables, read_tables
 from .reml import planned_lines
 from .report import bound_lines, fixed_line
 from .unused import RELAX, Run, noted, plan_notes
@@ -42,44 +52,79 @@ MEMBERSHIPS = 8  # arrays (m, G) in float64: memberships, logarithms, gradient, 
 GRADIENT_BYTES = 8 * (10 * COLUMNS + 12) + 4 * COLUMNS
 
 
-def relax_command(options: Namespace, threads: int) -> bool:
+class Asked(NamedTuple):
+    """What gpu-reml-relax was asked, group by group; ``line``: flag by flag."""
+
+    line: CommandLine
+    analysis: Analysis
+    grouping: Grouping
+    fits: GroupFits
+    output: RelaxOutput
+
+    @classmethod
+    def of(cls, line: CommandLine) -> Self:
+        """Read every group; fits are stochastic, and take all of their probes from the start."""
+        fits = GroupFits.of(line.values)
+        estimation = Estimation(
+            method="stochastic",
+            max_probes=fits.max_probes,
+            first_probes=fits.max_probes,
+            max_iterations=fits.max_iterations,
+            seed=fits.seed,
+        )
+        analysis = Analysis.of(
+            line.values,
+            filters=Filters(),
+            components=Components(),
+            smile=Smile(),
+            terms=Terms(),
+            scaling=Scaling(),
+            estimation=estimation,
+            tests=Tests(),
+        )
+        return cls(line, analysis, Grouping.of(line.values), fits, RelaxOutput.of(line.values))
+
+
+def relax_command(line: CommandLine, threads: int) -> bool:
     """Run the search and write its files; True when the last accepted fit converged."""
-    started = time.perf_counter()
-    io.check_writable(options.out)
-    if options.theta_init == "uniform" and not options.theta_init_npy:
+    started, asked = time.perf_counter(), Asked.of(line)
+    analysis, grouping, out = asked.analysis, asked.grouping, asked.output.out
+    io.check_writable(out)
+    if grouping.theta_init == "uniform" and not grouping.theta_init_npy:
         raise io.InputError(
             "--theta-init uniform: the groups would be one and the same, and stay so; use random or --theta-init-npy"
         )
-    given = read_memberships(options.theta_init_npy, options.n_groups) if options.theta_init_npy else None
-    tables, group = read_one(options)
-    check_outputs(outputs_of_traits(RELAX_FILES, options, group.phenotypes), options, tables.sources.paths)
-    planned = plan_groups(plan_group(tables, group, options), options)
-    if options.plan:
-        print("\n".join([*planned_lines(planned, options), *plan_notes(options, RELAX, planned.backend)]), flush=True)
+    given = read_memberships(grouping.theta_init_npy, grouping.n_groups) if grouping.theta_init_npy else None
+    tables, group = read_one(analysis)
+    check_outputs(outputs_of_traits(RELAX_FILES, out, group.phenotypes), line, tables.sources.paths)
+    planned = plan_groups(plan_group(tables, group, analysis), grouping.n_groups, analysis)
+    if analysis.compute.plan:
+        print("\n".join([*planned_lines(planned, analysis), *plan_notes(line, RELAX, planned.backend)]), flush=True)
         return True
     check_all_traits([group], [planned])
-    inputs = noted(load_group(tables, group, planned, options), options, RELAX, Run(backend=planned.backend))
-    start = first_memberships(given, inputs.products.num_variants, options)
-    report = Printer(options.reml_log_detail)
-    report.line(start_lines(inputs, options, threads))
-    y, X = inputs.Y[:, 0], inputs.design.X
-    probes = draw_probes(len(y), planned.probes(options.max_probes), 0, options.seed)
+    inputs = noted(load_group(tables, group, planned, analysis), line, RELAX, Run(backend=planned.backend))
+    start = first_memberships(given, inputs.products.num_variants, grouping, asked.fits.seed)
+    report = Printer(asked.output.detail)
+    report.line(start_lines(inputs, asked, threads))
+    y, X, h2 = inputs.Y[:, 0], inputs.design.X, asked.fits.h2_init
+    probes = draw_probes(len(y), planned.probes(asked.fits.max_probes), 0, asked.fits.seed)
     result = relax(
         y,
         X,
         inputs.products,
         start,
         probes,
-        relax_settings(options, planned),
-        start=None if options.h2_init is None else start_at(options, y, X, inputs),
+        relax_settings(grouping, asked.fits, planned),
+        start=None if h2 is None else start_at(h2, grouping.n_groups, y, X, inputs),
         hooks=RelaxHooks(report.outer, report.iteration),
     )
     inputs.check_unchanged()
-    record = meta_record(result, inputs, options, {"threads": threads, "seconds": time.perf_counter() - started})
-    files = output_files(options.out, result, record)
+    details = {"settings": line.values, "seed": asked.fits.seed, "threads": threads}
+    details["seconds"] = time.perf_counter() - started
+    files = output_files(out, result, meta_record(result, inputs, details))
     io.write_all(files)
     print("\n".join(closing_lines(result)))
-    print(f"written: {options.out}{{{','.join(path.removeprefix(options.out) for path in files)}}}", flush=True)
+    print(f"written: {out}{{{','.join(path.removeprefix(out) for path in files)}}}", flush=True)
     return result.fit.converged
 
 
@@ -94,9 +139,10 @@ def read_memberships(path: str, num_groups: int) -> np.ndarray:
     return memberships
 
 
-def read_one(options: Namespace) -> tuple[Tables, Group]:
+def read_one(analysis: Analysis) -> tuple[Tables, Group]:
     """Tables and the samples of the one phenotype."""
-    tables, groups = read_inputs(options)
+    tables = read_tables(analysis)
+    groups = list(groups_of_samples(tables, analysis.samples))
     if len(tables.sources.files) != 1:
         raise io.InputError("--bfile, --pfile: groups are learned within one fileset; give one prefix")
     if len(groups) != 1 or len(groups[0].phenotypes) != 1:
@@ -104,59 +150,58 @@ def read_one(options: Namespace) -> tuple[Tables, Group]:
     return tables, groups[0]
 
 
-def plan_groups(planned: Planned, options: Namespace) -> Planned:
+def plan_groups(planned: Planned, G: int, analysis: Analysis) -> Planned:
     """A plan for as many components of all variants as there are groups, instead of one."""
-    G = options.n_groups
     m = planned.sizes.num_variants
     # beside the weights of the fit under way those of the best point and of the gradient
     memberships = (8 * MEMBERSHIPS + 2 * STORED_WEIGHT) * G * m
     before = 4 * (m + planned.sizes.num_samples) * min(planned.sizes.dimension, largest_basis(G))
     held = (("memberships", memberships), ("basis before", before), ("gradient", GRADIENT_BYTES * m))
     sizes = planned.sizes._replace(num_components=G, num_weights=G * m, further=held)
-    device, room = rooms(sizes, planned.backend, options)
+    device, room = rooms(sizes, planned.backend, analysis)
     return planned._replace(sizes=sizes, device=device, room=room)
 
 
-def first_memberships(given: np.ndarray | None, num_variants: int, options: Namespace) -> np.ndarray:
+def first_memberships(given: np.ndarray | None, num_variants: int, asked: Grouping, seed: int) -> np.ndarray:
     """Those of the file, or random ones."""
     if given is None:
-        limits = (options.theta_random_low, options.theta_random_high)
+        limits = (asked.theta_random_low, asked.theta_random_high)
         if not 0 <= limits[0] < limits[1] < np.inf:
             raise io.InputError(
                 f"--theta-random-low, --theta-random-high: expected 0 <= low < high, found {limits[0]} and {limits[1]}"
             )
-        return random_memberships(num_variants, options.n_groups, *limits, seed=options.seed)
+        return random_memberships(num_variants, asked.n_groups, *limits, seed=seed)
     if len(given) != num_variants:
         raise io.InputError(
-            f"{options.theta_init_npy}: expected a row for each of {num_variants} variants, found {len(given)}"
+            f"{asked.theta_init_npy}: expected a row for each of {num_variants} variants, found {len(given)}"
         )
     try:
         return check_memberships(given, num_variants)
     except ValueError as error:
-        raise io.InputError(f"{options.theta_init_npy}: {error}") from None
+        raise io.InputError(f"{asked.theta_init_npy}: {error}") from None
 
 
-def relax_settings(options: Namespace, planned: Planned) -> RelaxSettings:
+def relax_settings(asked: Grouping, fits: GroupFits, planned: Planned) -> RelaxSettings:
     """Settings of the search and of its fits; a basis that is made anew leaves room for the one before."""
     usual, basis = FitSettings(), planned.basis
     if basis is not None and planned.device is not None:
         basis = max(1, basis // 2)
-    limit = 1.0 if options.pcg_tol is None else options.pcg_tol
+    limit = 1.0 if fits.pcg_tol is None else fits.pcg_tol
     solver = {name: min(limit, getattr(usual.solver, name)) for name in ("y", "probes", "final")}
-    fits = FitSettings(
-        max_iterations=options.max_iterations,
-        solver=SolverSettings(**solver, most_basis=basis, max_iterations=options.max_pcg_iters),
-        probes=ProbeSettings(first=options.first_probes, columns=planned.columns),
+    settings = FitSettings(
+        max_iterations=fits.max_iterations,
+        solver=SolverSettings(**solver, most_basis=basis, max_iterations=fits.max_pcg_iters),
+        probes=ProbeSettings(first=fits.max_probes, columns=planned.columns),
     )
-    return RelaxSettings(options.outer_iters, options.theta_lr, options.theta_linesearch_trials, fits)
+    return RelaxSettings(asked.outer_iters, asked.theta_lr, asked.theta_linesearch_trials, settings)
 
 
-def start_at(options: Namespace, y: np.ndarray, X: np.ndarray, inputs: Inputs) -> np.ndarray:
-    """theta (G + 1,) that shares --h2-init equally among the groups, of the variance that the fixed effects leave."""
+def start_at(h2: float, G: int, y: np.ndarray, X: np.ndarray, inputs: Inputs) -> np.ndarray:
+    """theta (G + 1,) that shares h2 equally among the G groups, of the variance that the fixed effects leave."""
     left = y - X @ np.linalg.lstsq(X, y, rcond=None)[0]
     total = float(left @ left) / (len(y) - X.shape[1])
-    each = options.h2_init * len(y) / (options.n_groups * inputs.covariance.traces[0])
-    return total * np.append(np.full(options.n_groups, each), 1 - options.h2_init)
+    each = h2 * len(y) / (G * inputs.covariance.traces[0])
+    return total * np.append(np.full(G, each), 1 - h2)
 
 
 class Printer:
@@ -191,19 +236,19 @@ class Printer:
             self.line(f"  iteration {record.iteration}: theta {variances}; {record.pcg_iterations} PCG steps")
 
 
-def start_lines(inputs: Inputs, options: Namespace, threads: int) -> str:
+def start_lines(inputs: Inputs, asked: Asked, threads: int) -> str:
     """Who and what is analysed, on what, and what was noticed."""
     products = inputs.products
     varying = int((products.genotypes.inv_sd > 0).sum())
     line = (
         f"phenotype {inputs.phenotypes[0]}: {inputs.alignment.num_samples} samples, {varying} of "
-        f"{products.num_variants} variants vary, {options.n_groups} groups; device {inputs.covariance.backend}, "
-        f"{threads} thread(s), seed {options.seed}"
+        f"{products.num_variants} variants vary, {asked.grouping.n_groups} groups; device {inputs.covariance.backend}, "
+        f"{threads} thread(s), seed {asked.fits.seed}"
     )
     return "\n".join([line, fixed_line(inputs.design.names), *(f"note: {note}" for note in inputs.notes)])
 
 
-def meta_record(result: RelaxResult, inputs: Inputs, options: Namespace, details: dict[str, Any]) -> dict[str, Any]:
+def meta_record(result: RelaxResult, inputs: Inputs, details: dict[str, Any]) -> dict[str, Any]:
     """PREFIX.meta.json: the last accepted fit, the groups, and how they were found."""
     largest = result.memberships.max(axis=1)
     return {
@@ -214,7 +259,7 @@ def meta_record(result: RelaxResult, inputs: Inputs, options: Namespace, details
         "n": inputs.alignment.num_samples,
         "num_variants": len(largest),
         "num_variants_varying": int((inputs.products.genotypes.inv_sd > 0).sum()),
-        "n_groups": options.n_groups,
+        "n_groups": result.memberships.shape[1],
         "group_sizes": result.group_sizes,
         "denominators": "sums of memberships over the variants that vary",
         "mean_largest_membership": largest.mean(),
@@ -226,8 +271,6 @@ def meta_record(result: RelaxResult, inputs: Inputs, options: Namespace, details
         "units": "phenotype units squared",
         "samples_dropped": inputs.alignment.dropped_counts,
         "fixed_effects": inputs.design.names,
-        "settings": vars(options),
-        "seed": options.seed,
         "backend": inputs.covariance.backend,
         "notes": inputs.notes,
         "version": version("gpu-reml"),

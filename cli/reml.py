@@ -2,8 +2,9 @@
 
 import sys
 import time
-from argparse import Namespace
+from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any, NamedTuple, Self
 
 import pandas as pd
 
@@ -11,18 +12,26 @@ from gpu_reml import io
 from gpu_reml.reml import FitResult, HEResult, layout_of
 from gpu_reml.reml.tables import shown
 
+from .align import Group, groups_of_samples
 from .component_tests import component_tests, sets_of
 from .components import with_alpha
-from .effects import after_fit, check_effects, check_folds
+from .effects import Further, Record, after_fit, check_effects, check_folds
 from .export import check_export, export_files
-from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs
+from .flags.analysis import Analysis
+from .flags.effects import Effects, NewSamples
+from .flags.merge import Merge
+from .flags.model import Terms
+from .flags.output import Checkpoints, Output, RemlOutput, Screen
+from .inputs import Inputs, load_group
 from .liability import check_prevalence, liability_lines, liability_of, liability_rows
-from .merge import check_merge, run_merge
+from .merge import Merging, check_merge, run_merge
 from .merge_files import Partition
-from .methods import choose_method, remove_checkpoint, run_method
+from .methods import Following, choose_method, remove_checkpoint, run_method
 from .outputs import check_outputs, grm_outputs, reml_outputs, trait_prefix
-from .parser import Options, name_of
+from .parser import CommandLine
 from .plan import memory_lines
+from .planned import Planned, check_all_traits, plan_group
+from .read import Tables, read_tables
 from .report import (
     ancestry_records,
     caution_lines,
@@ -40,88 +49,134 @@ from .wording import in_flags
 IDS = {"fid": "FID", "iid": "IID"}
 
 
-def reml_command(options: Namespace, threads: int) -> bool:
+class Asked(NamedTuple):
+    """What gpu-reml was asked, group by group; ``line``: flag by flag."""
+
+    line: CommandLine
+    analysis: Analysis
+    merge: Merge
+    further: Further
+    output: RemlOutput
+    following: Following
+
+    @classmethod
+    def of(cls, line: CommandLine) -> Self:
+        """Read every group."""
+        values = line.values
+        output = RemlOutput.of(values)
+        return cls(
+            line,
+            Analysis.of(values),
+            Merge.of(values),
+            Further(Effects.of(values), NewSamples.of(values), output.out),
+            output,
+            Following(output.out, Checkpoints.of(values), Screen.of(values)),
+        )
+
+    @property
+    def say(self) -> Callable:
+        """Prints, unless only the results are wanted."""
+        return (lambda *_, **__: None) if self.following.screen.quiet else print
+
+
+def reml_command(line: CommandLine, threads: int) -> bool:
     """Run one analysis and write its files; True when every fit converged."""
-    started = time.perf_counter()
-    for path in (options.out, options.keep_out, options.dropped_out):
-        if path:
-            io.check_writable(path)
-    check_merge(options)
-    check_export(options)
-    further = check_effects(options)
-    tables, groups = read_inputs(options)
+    started, asked = time.perf_counter(), Asked.of(line)
+    analysis, output = asked.analysis, asked.output
+    for path in output.paths:
+        io.check_writable(path)
+    check_merge(asked.merge, analysis)
+    check_export(output.export_ai, analysis.estimation)
+    check_effects(asked.further, analysis)
+    tables = read_tables(analysis)
+    if output.make_grm:
+        check_matrices(tables, analysis.terms)
+    groups = list(groups_of_samples(tables, analysis.samples))
     traits = [name for group in groups for name in group.phenotypes]
-    check_files(tables, groups, traits, options)
-    several = len(traits) > 1
-    say = print if not options.quiet else (lambda *_, **__: None)
-    say("\n".join([f"gpu-reml {version('gpu-reml')}", *group_lines(groups)]), flush=True)
-    converged = True
-    planned_groups = [plan_group(tables, group, options) for group in groups]
-    if options.plan:
-        print_plans(planned_groups, options)
+    check_files(tables, groups, traits, asked)
+    asked.say("\n".join([f"gpu-reml {version('gpu-reml')}", *group_lines(groups)]), flush=True)
+    planned_groups = [plan_group(tables, group, analysis) for group in groups]
+    if analysis.compute.plan:
+        for planned in planned_groups:
+            notes = plan_notes(line, REML, planned.backend)
+            print("\n".join([*planned_lines(planned, analysis), *notes]), flush=True)
         return True
     check_all_traits(groups, planned_groups)
+    converged, run = True, {"threads": threads, "started": started, "several": len(traits) > 1}
     for group, planned in zip(groups, planned_groups, strict=True):
-        inputs = load_group(tables, group, planned, options)
-        if options.make_grm:
-            inputs = noted(inputs, options, REML, Run(backend=planned.backend))
-            say("\n".join(grm_lines(inputs, options)), flush=True)
-            write_grms(inputs, options)
-            write_samples(inputs, options)
-            continue
-        sets_of(options, layout_of(inputs.covariance).names)  # an error comes before any work
-        check_prevalence(inputs, options)
-        check_folds(inputs, options)
-        method = choose_method(inputs, options)
-        inputs = noted(inputs, options, REML, Run(method, inputs.covariance.num_components, planned.backend))
-        say("\n".join([*plan_lines(inputs, method, options, threads), ""]), flush=True)
-
-        def prefix_of(name: str) -> str:
-            return trait_prefix(options, name, several)
-
-        def finish(report, inputs=inputs, method=method):
-            nonlocal converged
-            inputs.check_unchanged()
-            plan = plan_lines(inputs, method, options, threads)
-            name, result, seconds = report
-            context = {
-                "phenotype": name,
-                "settings": {**vars(options), "threads": threads},
-                "seed": options.seed,
-                "version": version("gpu-reml"),
-                "seconds": time.perf_counter() - started,
-            }
-            converged &= write_result(prefix_of(name), result, seconds, inputs, plan, context)
-            if further and isinstance(result, FitResult):
-                write_further(name, result, inputs, options, prefix_of(name))
-
-        if options.merge:
-            run_merge(method, inputs, options, finish, partition_of(inputs, options), prefix_of)
+        inputs = load_group(tables, group, planned, analysis)
+        if output.make_grm:
+            write_grms(inputs, asked)
         else:
-            run_method(method, inputs, options, finish)
-        write_samples(inputs, options)
-        remove_checkpoint(options.out, group.phenotypes)
+            converged &= fit_group(inputs, asked, run)
+        write_samples(inputs, output)
     return converged
 
 
-def print_plans(planned_groups: list[Planned], options: Options) -> None:
-    """``--plan``."""
-    for planned in planned_groups:
-        notes = plan_notes(options, REML, planned.backend)
-        print("\n".join([*planned_lines(planned, options), *notes]), flush=True)
+def check_matrices(tables: Tables, terms: Terms) -> None:
+    """Raises InputError for what ``--make-grm`` cannot write."""
+    if not tables.sources.files:
+        raise io.InputError("--grm alone: components of variants, ancestries and environments need genotypes beside it")
+    if tables.parts.num_scales > 1 or terms.admix_q or terms.grm or terms.dominance:
+        raise io.InputError(
+            "--make-grm: writes matrices of sets of variants; leave out --grm, --admix-q, --gxe and --dominance"
+        )
 
 
-def check_files(tables: Tables, groups: list[Group], traits: list[str], options: Namespace) -> None:
+def check_files(tables: Tables, groups: list[Group], traits: list[str], asked: Asked) -> None:
     """Raises InputError for files that would be written twice, or over what is read."""
-    flags = [flag for flag in ("--make-grm", "--keep-out", "--dropped-out") if getattr(options, name_of(flag))]
+    flags = [*(["--make-grm"] if asked.output.make_grm else []), *asked.output.lists]
     if len(groups) > 1 and flags:
         raise io.InputError(f"{', '.join(flags)}: the phenotypes have different samples; name one phenotype")
-    check_outputs(reml_outputs(options, traits), options, tables.sources.paths)
+    outputs = reml_outputs(asked.line, asked.output, asked.further.effects.save_model, traits)
+    check_outputs(outputs, asked.line, tables.sources.paths)
 
 
-def write_further(name: str, result: FitResult, inputs: Inputs, options: Namespace, prefix: str) -> None:
+def fit_group(inputs: Inputs, asked: Asked, run: dict[str, Any]) -> bool:
+    """Fit the traits of one group and write their files; True when every fit converged."""
+    analysis, output = asked.analysis, asked.output
+    sets_of(analysis.tests, layout_of(inputs.covariance).names)  # an error comes before any work
+    check_prevalence(inputs, analysis)
+    check_folds(inputs, asked.further.effects.cv)
+    method = choose_method(inputs, analysis.estimation.method)
+    known = Run(method, inputs.covariance.num_components, inputs.planned.backend)
+    inputs = noted(inputs, asked.line, REML, known)
+    plan = plan_lines(inputs, method, analysis, run["threads"])
+    asked.say("\n".join([*plan, ""]), flush=True)
+    converged = True
+
+    def prefix_of(name: str) -> str:
+        return trait_prefix(output.out, name, run["several"])
+
+    def finish(report, inputs=inputs):
+        nonlocal converged
+        inputs.check_unchanged()
+        name, result, seconds = report
+        context = {
+            "phenotype": name,
+            "settings": {**asked.line.values, "threads": run["threads"]},
+            "seed": analysis.estimation.seed,
+            "version": version("gpu-reml"),
+            "seconds": time.perf_counter() - run["started"],
+        }
+        plan = plan_lines(inputs, method, analysis, run["threads"])
+        converged &= write_result(prefix_of(name), result, seconds, inputs, asked, plan, context)
+        if asked.further.wanted and isinstance(result, FitResult):
+            write_further(name, result, inputs, asked, prefix_of(name))
+
+    if asked.merge.merge:
+        merging = Merging(asked.merge, analysis, asked.following, asked.line.values)
+        run_merge(method, inputs, merging, finish, partition_of(inputs, analysis), prefix_of)
+    else:
+        run_method(method, inputs, analysis, asked.following, finish)
+    remove_checkpoint(output.out, inputs.phenotypes)
+    return converged
+
+
+def write_further(name: str, result: FitResult, inputs: Inputs, asked: Asked, prefix: str) -> None:
     """Effects, a saved model, predictions and cross-validation: after the fit's own files, which are safe by then."""
-    outcome = after_fit(name, result, inputs, options, prefix)
+    record = Record(prefix, asked.line.values)
+    outcome = after_fit(name, result, inputs, asked.analysis, asked.further, record)
     inputs.check_unchanged()
     io.write_all(outcome.files)
     own = [path.removeprefix(prefix) for path in outcome.files if path.startswith(f"{prefix}.")]
@@ -130,18 +185,20 @@ def write_further(name: str, result: FitResult, inputs: Inputs, options: Namespa
     print("\n".join([*outcome.lines, f"written: {written}"]), flush=True)
 
 
-def partition_of(inputs: Inputs, options: Namespace) -> Partition:
+def partition_of(inputs: Inputs, analysis: Analysis) -> Partition:
     """The components of an analysis before normalisation, as a merge takes them."""
-    weights = with_alpha(inputs.components.weights, inputs.products.genotypes, options.alpha)
+    weights = with_alpha(inputs.components.weights, inputs.products.genotypes, analysis.scaling.alpha)
     return Partition(weights, inputs.variants.rows)
 
 
-def write_grms(inputs: Inputs, options: Namespace) -> None:
+def write_grms(inputs: Inputs, asked: Asked) -> None:
     """``--make-grm``: every component's relationship matrix in GCTA's format."""
+    inputs = noted(inputs, asked.line, REML, Run(backend=inputs.planned.backend))
+    asked.say("\n".join(grm_lines(inputs, asked.analysis.scaling.standardize)), flush=True)
     covariance = inputs.genetic
-    check_outputs(grm_outputs(options, covariance.names), options)
+    check_outputs(grm_outputs(asked.output, covariance.names), asked.line)
     for g, name in enumerate(covariance.names):
-        prefix = trait_prefix(options, name, covariance.num_components > 1)
+        prefix = trait_prefix(asked.output.out, name, covariance.num_components > 1)
         io.write_grm(prefix, covariance.only(g), inputs.alignment.samples)
         print(f"written: {prefix}.grm{{.bin,.N.bin,.id}}", flush=True)
 
@@ -154,27 +211,30 @@ def group_lines(groups: list[Group]) -> list[str]:
     return lines + [f"  {group.alignment.num_samples} samples: {', '.join(group.phenotypes)}" for group in groups]
 
 
-def planned_lines(planned: Planned, options: Namespace) -> list[str]:
+def planned_lines(planned: Planned, analysis: Analysis) -> list[str]:
     """The answer to ``--plan``."""
-    sizes = planned.sizes
-    method = "exact" if options.method == "exact" else "stochastic"
+    sizes, estimation = planned.sizes, analysis.estimation
+    method = "exact" if estimation.method == "exact" else "stochastic"
     return [
         f"{sizes.num_samples} samples, {sizes.num_variants} variants, {sizes.num_components} component(s), "
         f"{sizes.num_traits} trait(s); device {planned.backend}",
-        *memory_lines(planned, method, options),
+        *memory_lines(planned, method, estimation, analysis.compute.dtype),
     ]
 
 
-def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan: list[str], context: dict) -> bool:
+def write_result(
+    prefix: str, result, seconds: list[float], inputs: Inputs, asked: Asked, plan: list[str], context: dict[str, Any]
+) -> bool:
     """Print a trait's table and write its files; whether it converged."""
-    ancestries = ancestry_lines(ancestry_records(result, inputs, context["settings"]))
-    liability = liability_of(result, inputs, context["phenotype"], context["settings"]["prevalence"])
+    analysis = asked.analysis
+    ancestries = ancestry_lines(ancestry_records(result, inputs, analysis.terms.residual_by_ancestry))
+    liability = liability_of(result, inputs, context["phenotype"], analysis.tests.prevalence)
     told = [*ancestries, *liability_lines(liability, result.names), *device_lines(inputs)]
     closing = [*closing_lines(result, context["seconds"]), *told]
     if len(inputs.phenotypes) > 1:
         closing = [f"phenotype {context['phenotype']}", *closing]
     texts = {
-        f"{prefix}.json": io.json_text(json_record(result, inputs, context)),
+        f"{prefix}.json": io.json_text(json_record(result, inputs, analysis, context)),
         f"{prefix}.hsq": hsq_text(result, liability_rows(liability)),
         f"{prefix}.log": "\n".join([f"gpu-reml {context['version']}", *plan, "", *closing]) + "\n",
     }
@@ -182,12 +242,12 @@ def write_result(prefix: str, result, seconds: list[float], inputs: Inputs, plan
     if annotated is not None:
         texts[f"{prefix}.enrichment.tsv"] = io.table_text(annotated.to_frame())
     if isinstance(result, FitResult) and len(result.names) > 1:
-        tests = component_tests(result, sets_of(Namespace(**context["settings"]), result.names))
+        tests = component_tests(result, sets_of(analysis.tests, result.names))
         texts[f"{prefix}.tests.tsv"] = io.table_text(pd.DataFrame(tests))
     if isinstance(result, FitResult) and result.profiles:
         texts[f"{prefix}.profile.tsv"] = profile_text(result)
-    if context["settings"]["export_ai"]:
-        texts.update(export_files(prefix, result, residual_mode=context["settings"]["admix_residual_mode"]))
+    if asked.output.export_ai:
+        texts.update(export_files(prefix, result, residual_mode=analysis.terms.admix_residual_mode))
     if isinstance(result, FitResult):
         texts[f"{prefix}.history.tsv"] = history_text(result, seconds)
     io.write_all(texts)
@@ -219,12 +279,12 @@ def device_lines(inputs: Inputs) -> list[str]:
     ]
 
 
-def write_samples(inputs: Inputs, options: Namespace) -> None:
+def write_samples(inputs: Inputs, output: Output) -> None:
     """The lists of who was analysed and who was not, where asked for."""
-    if options.keep_out:
-        io.write_samples(options.keep_out, inputs.alignment.samples)
-    if options.dropped_out:
-        io.write_table(options.dropped_out, inputs.alignment.dropped.rename(columns=IDS))
+    if output.keep_out:
+        io.write_samples(output.keep_out, inputs.alignment.samples)
+    if output.dropped_out:
+        io.write_table(output.dropped_out, inputs.alignment.dropped.rename(columns=IDS))
 
 
 def closing_lines(result: FitResult | HEResult, elapsed: float) -> list[str]:

@@ -1,6 +1,5 @@
 """What a user reads: the plan before the work, GCTA's .hsq, and the JSON record."""
 
-from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +13,11 @@ from gpu_reml.reml.studies.admixture import ancestry_heritability
 from gpu_reml.reml.tables import derived_rows
 
 from .component_tests import component_tests, sets_of
+from .flags.analysis import Analysis
+from .flags.estimation import MOMENTS, Estimation
 from .inputs import Inputs
 from .liability import liability_of, liability_record
 from .model import ancestry_residuals
-from .options import MOMENTS
 from .plan import memory_lines
 from .wording import fit_record
 
@@ -26,15 +26,15 @@ CONFOUNDED = 0.99
 STANDARDISATION = {"sample": "mean and SD (ddof 0)", "binomial": "mean and binomial SD sqrt(2p(1-p))"}
 
 
-def plan_lines(inputs: Inputs, method: str, options: Namespace, threads: int) -> list[str]:
+def plan_lines(inputs: Inputs, method: str, analysis: Analysis, threads: int) -> list[str]:
     """The plan: who and what is analysed, on what, in how much memory."""
-    alignment, covariance = inputs.alignment, inputs.covariance
+    alignment, covariance, dtype = inputs.alignment, inputs.covariance, analysis.compute.dtype
     dropped = alignment.dropped_counts
     reasons = "; ".join(f"{count} {reason}" for reason, count in dropped.items())
     lines = [
         f"phenotype {', '.join(inputs.phenotypes)}: {alignment.num_samples} samples analysed, "
         f"{sum(dropped.values())} dropped" + (f" ({reasons})" if reasons else ""),
-        *genotype_lines(inputs, options),
+        *genotype_lines(inputs, analysis.scaling.standardize),
         fixed_line(inputs.design.names),
     ]
     lines += [f"reference level of {name}: {level}" for name, level in inputs.design.reference_levels.items()]
@@ -45,10 +45,10 @@ def plan_lines(inputs: Inputs, method: str, options: Namespace, threads: int) ->
         named = ((name if name == "residual" else f"residual {name}", trace) for name, trace in pairs)
         lines += [f"{name}: mean of its diagonal {trace:.4g}" for name, trace in named]
     lines.append(
-        f"device {inputs.planned.backend}, {threads} thread(s), {arithmetic(inputs, options.dtype)}; "
-        f"{method_line(method, inputs, options)}"
+        f"device {inputs.planned.backend}, {threads} thread(s), {arithmetic(inputs, dtype)}; "
+        f"{method_line(method, inputs, analysis.estimation)}"
     )
-    lines += memory_lines(inputs.planned, method, options)
+    lines += memory_lines(inputs.planned, method, analysis.estimation, dtype)
     return [*lines, *(f"note: {note}" for note in inputs.notes)]
 
 
@@ -64,7 +64,7 @@ def fixed_line(names: Sequence[str]) -> str:
     return f"fixed effects: {len(names)}: {', '.join(names[:MANY_NAMES])} and {len(names) - MANY_NAMES} more"
 
 
-def genotype_lines(inputs: Inputs, options: Namespace) -> list[str]:
+def genotype_lines(inputs: Inputs, standardize: str) -> list[str]:
     """How many variants, what was filtered, and how they are standardised; nothing without genotypes."""
     if inputs.products is None:
         return []
@@ -74,15 +74,14 @@ def genotype_lines(inputs: Inputs, options: Namespace) -> list[str]:
         f"variants: {genotypes.num_variants} read, {varying} vary among the analysed samples, "
         f"{genotypes.num_variants - varying} monomorphic or never called dropped",
         *(f"{text}: {count} removed" for text, count in inputs.filtered),
-        f"standardised by {STANDARDISATION[options.standardize]} of the analysed samples; A1 counted; "
-        "missing genotype = mean",
+        f"standardised by {STANDARDISATION[standardize]} of the analysed samples; A1 counted; missing genotype = mean",
     ]
 
 
-def grm_lines(inputs: Inputs, options: Namespace) -> list[str]:
+def grm_lines(inputs: Inputs, standardize: str) -> list[str]:
     """What --make-grm is of."""
     notes = (f"note: {note}" for note in inputs.notes)
-    return [f"{inputs.alignment.num_samples} samples", *genotype_lines(inputs, options), *notes]
+    return [f"{inputs.alignment.num_samples} samples", *genotype_lines(inputs, standardize), *notes]
 
 
 def confounded_lines(result: FitResult) -> list[str]:
@@ -112,16 +111,20 @@ def bound_lines(result: FitResult) -> list[str]:
     ]
 
 
-def method_line(method: str, inputs: Inputs, options: Namespace) -> str:
+def method_line(method: str, inputs: Inputs, estimation: Estimation) -> str:
     """What will run."""
     if method == "exact":
         return "method exact (dense, no Monte-Carlo error)"
     if method in MOMENTS:
-        return f"method {method} ({MOMENTS[method]}), seed {options.seed}"
-    most = inputs.planned.probes(options.max_probes)
-    first = min(options.first_probes, most)
-    probes = f"{first} to {most} probes, seed {options.seed}" if first < most else f"{most} probes, seed {options.seed}"
-    if most < options.max_probes:
+        return f"method {method} ({MOMENTS[method]}), seed {estimation.seed}"
+    most = inputs.planned.probes(estimation.max_probes)
+    first = min(estimation.first_probes, most)
+    probes = (
+        f"{first} to {most} probes, seed {estimation.seed}"
+        if first < most
+        else f"{most} probes, seed {estimation.seed}"
+    )
+    if most < estimation.max_probes:
         room = "memory" if inputs.planned.device is None else "the device's budget"
         probes += f" (more than {most} would not fit {room})"
     if inputs.covariance.num_components == 1:
@@ -160,25 +163,26 @@ def hsq_text(result: FitResult | HEResult, further: Sequence[str] = ()) -> str:
     return "\n".join(["Source\tVariance\tSE", *rows]) + "\n"
 
 
-def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str, Any]) -> dict[str, Any]:
+def json_record(
+    result: FitResult | HEResult, inputs: Inputs, analysis: Analysis, context: dict[str, Any]
+) -> dict[str, Any]:
     """Everything about the run, ready for OUT.json."""
     record = fit_record(result) if isinstance(result, FitResult) else result.to_dict()
     described = zip(record["components"], inputs.model.num_variants, inputs.model.descriptions, strict=True)
     for (component, count, text), kind in zip(described, inputs.model.kinds, strict=True):
         component.update(kind=kind, num_variants=count, description=text)
-    settings = context["settings"]
     effects = getattr(result, "fixed_effects", None)
     annotated = enrichment_of(result, inputs)
-    record.update(genotype_record(inputs, settings))
+    record.update(genotype_record(inputs, analysis.scaling.standardize))
     record.update(
         enrichment=None if annotated is None else annotated.to_records(),
-        ancestries=ancestry_records(result, inputs, settings),
+        ancestries=ancestry_records(result, inputs, analysis.terms.residual_by_ancestry),
         liability=liability_record(
-            liability_of(result, inputs, context["phenotype"], settings["prevalence"]), result.names
+            liability_of(result, inputs, context["phenotype"], analysis.tests.prevalence), result.names
         ),
         joint_tests=None
         if isinstance(result, HEResult)
-        else component_tests(result, sets_of(Namespace(**settings), result.names)),
+        else component_tests(result, sets_of(analysis.tests, result.names)),
         fixed_effects=None
         if effects is None
         else [
@@ -190,7 +194,7 @@ def json_record(result: FitResult | HEResult, inputs: Inputs, context: dict[str,
         filters=[{"filter": text, "removed": count} for text, count in inputs.filtered],
         units="phenotype units squared" if result.scale is None else result.scale,
         backend=inputs.planned.backend,
-        arithmetic=arithmetic(inputs, settings["dtype"]),
+        arithmetic=arithmetic(inputs, analysis.compute.dtype),
         device_memory=device_memory(inputs),
         notes=list(inputs.notes),
         cautions=caution_lines(result),
@@ -204,12 +208,12 @@ def caution_lines(result: FitResult | HEResult) -> list[str]:
     return [*bound_lines(result), *confounded_lines(result)] if isinstance(result, FitResult) else []
 
 
-def genotype_record(inputs: Inputs, settings: dict[str, Any]) -> dict[str, Any]:
+def genotype_record(inputs: Inputs, standardize: str) -> dict[str, Any]:
     """What OUT.json says of the genotypes; nothing without them."""
     if inputs.products is None:
         return {}
     inv_sd = inputs.products.genotypes.inv_sd
-    divided = STANDARDISATION[settings["standardize"]]
+    divided = STANDARDISATION[standardize]
     return {
         "num_variants": int((inv_sd > 0).sum()),
         "num_variants_dropped": int((inv_sd == 0).sum()),
@@ -234,12 +238,12 @@ def enrichment_of(result: FitResult | HEResult, inputs: Inputs) -> Enrichment | 
     return enrichment(result, weights, mean_squares, made.weights, made.names)
 
 
-def ancestry_records(result: FitResult | HEResult, inputs: Inputs, settings: dict[str, Any]) -> list | None:
-    """Heritability by ancestry; None without ancestries."""
+def ancestry_records(result: FitResult | HEResult, inputs: Inputs, own_residuals: bool) -> list | None:
+    """Heritability by ancestry; None without ancestries.  ``own_residuals``: whether each has a residual of its own."""
     model = inputs.model
     if not model.ancestries:
         return None
-    residuals = ancestry_residuals(model, Namespace(**settings))
+    residuals = ancestry_residuals(model, own_residuals)
     found = ancestry_heritability(result, model.ancestries, residuals, model.proportions)
     rows = zip(model.ancestries, model.proportions, *found, strict=True)
     keys = ("ancestry", "mean_proportion", "h2", "h2_se", "h2_mc_se")

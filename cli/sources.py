@@ -1,6 +1,5 @@
 """Genotype files named on the command line, in any format, and the filters on them."""
 
-from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -12,6 +11,9 @@ import pandas as pd
 
 from gpu_reml import io, ops
 from gpu_reml.ops.chromosomes import one_spelling
+
+from .flags.data import Genotypes
+from .flags.filters import Filters
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,16 @@ class Sources:
         return tuple(len(rows) for rows in self.rows)
 
 
-def read_sources(options: Namespace) -> Sources:
+def read_sources(genotypes: Genotypes, filters: Filters) -> Sources:
     """Open every genotype file and apply the filters by metadata; no genotype is read."""
-    files, genome = open_files(options)
+    files, genome = open_files(genotypes)
     if not files:
         return Sources((), (), (), False)
-    filters = io.VariantFilters(
-        tuple(options.extract), tuple(options.exclude), options.chr, options.autosome, options.from_bp, options.to_bp
-    )
     table = joined_variants(files)
-    selection = io.select_variants(table, filters)
+    by_metadata = io.VariantFilters(
+        filters.extract, filters.exclude, filters.chr, filters.autosome, filters.from_bp, filters.to_bp
+    )
+    selection = io.select_variants(table, by_metadata)
     starts = np.cumsum([0, *(file.num_variants for file in files)])
     rows = tuple(np.flatnonzero(selection.mask[a:b]) for a, b in pairwise(starts))
     empty = [file.prefix for file, kept in zip(files, rows, strict=True) if not len(kept)]
@@ -66,20 +68,18 @@ def read_sources(options: Namespace) -> Sources:
     return Sources(tuple(files), rows, selection.counts, genome, selection.notes)
 
 
-def open_files(options: Namespace) -> tuple[list, bool]:
+def open_files(genotypes: Genotypes) -> tuple[list, bool]:
     """(files in the order of components, whether they are one genome)."""
-    listed = [*listed_prefixes(options.mbfile, io.read_bed), *listed_prefixes(options.pfile_list, io.read_pgen)]
+    listed = [*listed_prefixes(genotypes.mbfile, io.read_bed), *listed_prefixes(genotypes.pfile_list, io.read_pgen)]
     named = [
-        *(io.read_bed(prefix) for prefix in prefixes_of(options.bfile)),
-        *(io.read_pgen(prefix) for prefix in prefixes_of(options.pfile)),
-        *([io.read_bgen(options.bgen, options.sample)] if options.bgen else []),
-        *(io.read_bed(prefix) for prefix in prefixes_of(options.rare_bfile)),
-        *(io.read_pgen(prefix) for prefix in prefixes_of(options.rare_pfile)),
+        *(io.read_bed(prefix) for prefix in prefixes_of(genotypes.bfile)),
+        *(io.read_pgen(prefix) for prefix in prefixes_of(genotypes.pfile)),
+        *([io.read_bgen(genotypes.bgen, genotypes.sample)] if genotypes.bgen else []),
+        *(io.read_bed(prefix) for prefix in prefixes_of(genotypes.rare_bfile)),
+        *(io.read_pgen(prefix) for prefix in prefixes_of(genotypes.rare_pfile)),
     ]
     if listed and named:
         raise io.InputError("--mbfile, --pfile-list: one genome in pieces; give no other genotypes beside it")
-    if not listed and not named and not options.grm:
-        raise io.InputError("no genotypes: give --bfile, --pfile, --bgen, --mbfile or --pfile-list, or --grm")
     return (listed, True) if listed else (named, False)
 
 
@@ -115,34 +115,37 @@ class Loaded(NamedTuple):
     notes: tuple[str, ...]
 
 
-def load(sources: Sources, indices: Sequence[np.ndarray], options: Namespace) -> Loaded:
+def load(
+    sources: Sources, indices: Sequence[np.ndarray], filters: Filters, named: Genotypes, standardize: str
+) -> Loaded:
     """Apply the filters by genotype, in PLINK's order (samples, then variants), and read what is left.
 
-    ``indices``: for every file the rows of the analysed samples.  ``kept_samples``: bool, None when all are kept.  A
-    filter reads the genotypes once, by blocks.
+    ``indices``: for every file the rows of the analysed samples.  ``named``: says whether dosages are read, and where
+    packed copies are kept.  ``standardize``: "sample" or "binomial", which SD counts are divided by.  ``kept_samples``:
+    bool, None when all are kept.  A filter reads the genotypes once, by blocks.
     """
     counts, notes, kept, rows = [], [], None, sources.rows
-    if options.mind is not None:
+    if filters.mind is not None:
         missing = sum(io.count_missing(*each) for each in zip(sources.files, indices, rows, strict=True))
-        selection = io.select_samples(missing, sum(map(len, rows)), options.mind)
+        selection = io.select_samples(missing, sum(map(len, rows)), filters.mind)
         counts += selection.counts
         if not selection.mask.all():
             kept = selection.mask
             indices = [index[kept] for index in indices]
-    filters = io.GenotypeFilters(options.geno, options.hwe, options.maf, options.max_maf)
+    by_calls = io.GenotypeFilters(filters.geno, filters.hwe, filters.maf, filters.max_maf)
     variants = sources.variants
-    if filters != io.GenotypeFilters():
-        selection = by_genotype(sources, indices, filters, options.dosage)
+    if by_calls != io.GenotypeFilters():
+        selection = by_genotype(sources, indices, by_calls, named.dosage)
         counts += selection.counts
         notes += selection.notes
         edges = np.cumsum([0, *map(len, rows)])
         rows = tuple(r[selection.mask[a:b]] for r, (a, b) in zip(rows, pairwise(edges), strict=True))
         table = variants.table[selection.mask].reset_index(drop=True)
         variants = replace(variants, table=table, rows=variants.rows[selection.mask])
-    cache = io.PackedCache(options.cache) if options.cache else None
-    genotypes = io.load_genotypes(sources.files, indices, rows, options.dosage, cache=cache)
+    cache = io.PackedCache(named.cache) if named.cache else None
+    genotypes = io.load_genotypes(sources.files, indices, rows, named.dosage, cache=cache)
     notes += cache.notes if cache else []
-    if options.standardize == "binomial":
+    if standardize == "binomial":
         genotypes = ops.with_binomial_sd(genotypes)
     return Loaded(genotypes, variants, kept, tuple(counts), tuple(notes))
 

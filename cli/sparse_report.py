@@ -1,6 +1,5 @@
 """What a user reads of ``gpu-reml-sparse``: the chosen variants, the path, the records and the closing lines."""
 
-from argparse import Namespace
 from importlib.metadata import version
 from typing import Any
 
@@ -141,7 +140,7 @@ def certificate_record(result: SparseResult) -> dict[str, Any] | None:
 
 
 def summary_record(
-    result: SparseResult, table: pd.DataFrame, inputs: Inputs, options: Namespace, context: dict[str, Any]
+    result: SparseResult, table: pd.DataFrame, inputs: Inputs, context: dict[str, Any]
 ) -> dict[str, Any]:
     """``OUT.summary.json``."""
     path, effects, c = result.path, result.fit.fixed_effects, result.num_fixed
@@ -177,8 +176,6 @@ def summary_record(
         "column_passes": result.column_passes,
         "samples_dropped": inputs.alignment.dropped_counts,
         "filters": [{"filter": text, "removed": number} for text, number in inputs.filtered],
-        "settings": vars(options),
-        "seed": options.seed,
         "backend": inputs.covariance.backend,
         "notes": inputs.notes,
         "version": version("gpu-reml"),

@@ -1,9 +1,9 @@
 """The work of ``gpu-reml-sparse``: inputs as of gpu-reml, the alternation, and its files."""
 
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -21,11 +21,20 @@ from gpu_reml.reml.studies.certified import AT_ONCE, KktSettings, LassoSettings
 from gpu_reml.reml.studies.lasso import SMALLEST_RATIO, DescentSettings, PathSettings
 from gpu_reml.reml.studies.sparse import Round, SparseSettings, sparse_reml
 
-from .inputs import Group, Inputs, Planned, Tables, check_all_traits, load_group, plan_group, read_inputs
+from .align import Group, groups_of_samples
+from .flags.analysis import Analysis
+from .flags.estimation import Tests
+from .flags.model import Terms
+from .flags.output import Screen
+from .flags.smile import Smile
+from .flags.sparse import Certificate, Path, Rounds, SparseOutput
+from .inputs import Inputs, load_group
 from .methods import choose_method
-from .options import MOMENTS
-from .outputs import SPARSE_FILES, check_outputs, outputs_of_traits
+from .outputs import SPARSE_FILES, check_outputs, named_outputs, outputs_of_traits
+from .parser import CommandLine
+from .planned import Planned, check_all_traits, plan_group
 from .progress import Progress
+from .read import Tables, read_tables
 from .reml import planned_lines, write_samples
 from .report import plan_lines
 from .sparse_report import closing_lines, history_record, output_files, round_line, selected_table, summary_record
@@ -35,129 +44,151 @@ SOLVING = 12  # blocks of all columns that are solved at once, as in a fit
 PATIENCE = 10  # values of lambda without a lower EBIC that end a path
 
 
-def sparse_command(options: Namespace, threads: int) -> bool:
+class Asked(NamedTuple):
+    """What gpu-reml-sparse was asked, group by group; ``line``: flag by flag."""
+
+    line: CommandLine
+    analysis: Analysis
+    rounds: Rounds
+    path: Path
+    certificate: Certificate
+    output: SparseOutput
+    screen: Screen
+
+    @classmethod
+    def of(cls, line: CommandLine) -> Self:
+        """Read every group; components are sets of variants."""
+        values = line.values
+        analysis = Analysis.of(values, smile=Smile(), terms=Terms(), tests=Tests())
+        groups = (kind.of(values) for kind in (Rounds, Path, Certificate, SparseOutput, Screen))
+        return cls(line, analysis, *groups)
+
+
+def sparse_command(line: CommandLine, threads: int) -> bool:
     """Run the alternation and write its files; True when it converged."""
-    started = time.perf_counter()
-    for path in (options.out, options.keep_out, options.dropped_out):
-        if path:
-            io.check_writable(path)
-    tables, group = read_one(options)
-    check_outputs(outputs_of_traits(SPARSE_FILES, options, group.phenotypes), options, tables.sources.paths)
-    settings_of(options, None)  # what is wrong with them should show before hours of work
-    planned = with_candidates(plan_group(tables, group, options), options)
-    if options.plan:
-        notes = plan_notes(options, SPARSE, planned.backend)
-        print("\n".join([*planned_lines(planned, options), *notes]), flush=True)
+    started, asked = time.perf_counter(), Asked.of(line)
+    analysis, output = asked.analysis, asked.output
+    for path in output.paths:
+        io.check_writable(path)
+    tables, group = read_one(analysis)
+    outputs = [*outputs_of_traits(SPARSE_FILES, output.out, group.phenotypes), *named_outputs(output)]
+    check_outputs(outputs, line, tables.sources.paths)
+    settings_of(asked, None)  # what is wrong with them should show before hours of work
+    planned = with_candidates(plan_group(tables, group, analysis), asked.rounds, analysis.compute.dtype)
+    if analysis.compute.plan:
+        notes = plan_notes(line, SPARSE, planned.backend)
+        print("\n".join([*planned_lines(planned, analysis), *notes]), flush=True)
         return True
     check_all_traits([group], [planned])
-    inputs = load_group(tables, group, planned, options)
-    method = choose_method(inputs, options)
-    inputs = noted(inputs, options, SPARSE, Run(method, inputs.covariance.num_components, planned.backend))
-    say = (lambda *_, **__: None) if options.quiet else print
-    plan = plan_lines(inputs, method, options, threads)
+    inputs = load_group(tables, group, planned, analysis)
+    method = choose_method(inputs, analysis.estimation.method)
+    inputs = noted(inputs, line, SPARSE, Run(method, inputs.covariance.num_components, planned.backend))
+    say = (lambda *_, **__: None) if asked.screen.quiet else print
+    plan = plan_lines(inputs, method, analysis, threads)
     say("\n".join([f"gpu-reml-sparse {version('gpu-reml')}", *plan, ""]), flush=True)
-    write_samples(inputs, options)
+    write_samples(inputs, output)
     rounds: list[Round] = []
 
     def finished(record: Round) -> None:
         rounds.append(record)
-        io.write_json(f"{options.out}.history.json", history_record(rounds, inputs, "running"))
+        io.write_json(f"{output.out}.history.json", history_record(rounds, inputs, "running"))
         say(round_line(record, inputs), flush=True)
 
     result = sparse_reml(
         inputs.Y[:, 0],
         inputs.design.X,
         inputs.covariance,
-        estimator(method, inputs, options),
-        sketch_of(inputs, options),
-        settings_of(options, planned),
+        estimator(method, inputs, asked),
+        sketch_of(inputs, analysis.estimation.seed),
+        settings_of(asked, planned),
         callback=finished,
     )
     inputs.check_unchanged()
     table = selected_table(result, inputs)
-    context = {"threads": threads, "seconds": time.perf_counter() - started}
-    files = output_files(options.out, result, table, summary_record(result, table, inputs, options, context), inputs)
+    context = {"settings": line.values, "seed": analysis.estimation.seed, "threads": threads}
+    context["seconds"] = time.perf_counter() - started
+    files = output_files(output.out, result, table, summary_record(result, table, inputs, context), inputs)
     io.write_all(files)
     print("\n".join(closing_lines(result, table)))
-    print(f"written: {options.out}{{{','.join(path.removeprefix(options.out) for path in files)}}}", flush=True)
+    print(f"written: {output.out}{{{','.join(path.removeprefix(output.out) for path in files)}}}", flush=True)
     return result.converged
 
 
-def read_one(options: Namespace) -> tuple[Tables, Group]:
+def read_one(analysis: Analysis) -> tuple[Tables, Group]:
     """Tables and the samples of the one phenotype."""
-    if options.method in MOMENTS:
+    if analysis.estimation.by_moments:
         raise io.InputError(
-            f"--method {options.method}: the LASSO needs REML's variances; use auto, exact or stochastic"
+            f"--method {analysis.estimation.method}: the LASSO needs REML's variances; use auto, exact or stochastic"
         )
-    tables, groups = read_inputs(options)
+    tables = read_tables(analysis)
+    groups = list(groups_of_samples(tables, analysis.samples))
     if len(groups) != 1 or len(groups[0].phenotypes) != 1:
         raise io.InputError("--pheno-name: variants are chosen for one phenotype; name one")
     return tables, groups[0]
 
 
-def settings_of(options: Namespace, planned: Planned | None) -> SparseSettings:
+def settings_of(asked: Asked, planned: Planned | None) -> SparseSettings:
     """Settings of the alternation; within a device's plan no more columns are solved at once than a fit does."""
-    if options.lasso_lam_min_ratio < SMALLEST_RATIO:
+    rounds, path, kkt = asked.rounds, asked.path, asked.certificate
+    if path.lasso_lam_min_ratio < SMALLEST_RATIO:
         raise io.InputError(
-            f"--lasso-lam-min-ratio: expected {SMALLEST_RATIO:g} to 1, found {options.lasso_lam_min_ratio:g}"
+            f"--lasso-lam-min-ratio: expected {SMALLEST_RATIO:g} to 1, found {path.lasso_lam_min_ratio:g}"
         )
-    if options.kkt_tol == options.kkt_rel_tol == 0:
+    if kkt.kkt_tol == kkt.kkt_rel_tol == 0:
         raise io.InputError("--kkt-tol, --kkt-rel-tol: both are 0, which no solution meets; give one of them")
-    refit = options.lasso_ebic_rss == "refit"
-    gamma = options.lasso_ebic_gamma
     at_once = AT_ONCE
     if planned is not None and planned.device is not None:
-        at_once = planned.columns or 1 + options.first_probes
+        at_once = planned.columns or 1 + asked.analysis.estimation.first_probes
     lasso = LassoSettings(
-        candidates=min(options.candidate_k, options.screen_topk),
-        full_p=options.ebic_p_mode == "full",
+        candidates=rounds.candidates,
+        full_p=path.ebic_p_mode == "full",
         path=PathSettings(
-            options.lasso_n_lambda,
-            options.lasso_lam_min_ratio,
-            (1.0 if refit else 0.5) if gamma is None else gamma,
-            PATIENCE if options.lasso_ebic_early_stop else None,
-            options.lasso_ebic_es_min_delta,
-            options.max_active,
-            refit,
+            path.lasso_n_lambda,
+            path.lasso_lam_min_ratio,
+            path.gamma,
+            PATIENCE if path.lasso_ebic_early_stop else None,
+            path.lasso_ebic_es_min_delta,
+            rounds.max_active,
+            path.refits,
         ),
-        descent=DescentSettings(options.lasso_cd_max_iter, options.lasso_cd_tol, options.lasso_active_set_period),
+        descent=DescentSettings(path.lasso_cd_max_iter, path.lasso_cd_tol, path.lasso_active_set_period),
         kkt=KktSettings(
-            options.kkt_check,
-            options.kkt_tol,
-            options.kkt_rel_tol,
-            options.kkt_add_topk,
-            options.kkt_max_rounds,
-            options.kkt_max_candidate or None,
+            kkt.kkt_check,
+            kkt.kkt_tol,
+            kkt.kkt_rel_tol,
+            kkt.kkt_add_topk,
+            kkt.kkt_max_rounds,
+            kkt.kkt_max_candidate or None,
         ),
-        solve_tol=options.pcg_tol,
-        max_pcg=options.max_pcg_iters,
+        solve_tol=rounds.pcg_tol,
+        max_pcg=rounds.max_pcg_iters,
         at_once=at_once,
     )
-    return SparseSettings(options.outer_max, options.support_stable_rounds, options.vc_rel_tol, lasso)
+    return SparseSettings(rounds.outer_max, rounds.support_stable_rounds, rounds.vc_rel_tol, lasso)
 
 
-def sketch_of(inputs: Inputs, options: Namespace) -> np.ndarray:
+def sketch_of(inputs: Inputs, seed: int) -> np.ndarray:
     """For the preconditioner of the candidates' solves: as planned; on the CPU of the usual rank if none was given."""
-    return draw_probes(len(inputs.Y), 0, inputs.planned.rank, options.seed).sketch
+    return draw_probes(len(inputs.Y), 0, inputs.planned.rank, seed).sketch
 
 
-def estimator(method: str, inputs: Inputs, options: Namespace) -> Callable[[np.ndarray, np.ndarray | None], FitResult]:
+def estimator(method: str, inputs: Inputs, asked: Asked) -> Callable[[np.ndarray, np.ndarray | None], FitResult]:
     """REML of the phenotype with given fixed effects, by the method chosen."""
-    y = inputs.Y[:, 0]
+    y, estimation = inputs.Y[:, 0], asked.analysis.estimation
     settings = FitSettings(
-        max_iterations=options.max_iterations,
-        solver=SolverSettings(max_iterations=options.max_pcg_iters, most_basis=inputs.planned.basis),
+        max_iterations=estimation.max_iterations,
+        solver=SolverSettings(max_iterations=asked.rounds.max_pcg_iters, most_basis=inputs.planned.basis),
         probes=ProbeSettings(
-            first=min(options.first_probes, options.max_probes),
-            mc_target=options.mc_target,
+            first=estimation.starting_probes,
+            mc_target=estimation.mc_target,
             columns=inputs.planned.columns,
         ),
     )
-    most = inputs.planned.probes(options.max_probes)
-    probes = None if method == "exact" else draw_probes(len(y), most, 0, options.seed)
+    most = inputs.planned.probes(estimation.max_probes)
+    probes = None if method == "exact" else draw_probes(len(y), most, 0, estimation.seed)
 
     def estimate(X: np.ndarray, start: np.ndarray | None) -> FitResult:
-        progress = Progress(settings.tol, options.verbose, options.quiet)
+        progress = Progress(settings.tol, asked.screen)
         options_here = {"start": start, "callback": progress.iteration, "strict": False}
         try:
             if method == "exact":
@@ -169,10 +200,10 @@ def estimator(method: str, inputs: Inputs, options: Namespace) -> Callable[[np.n
     return estimate
 
 
-def with_candidates(planned: Planned, options: Namespace) -> Planned:
+def with_candidates(planned: Planned, rounds: Rounds, dtype: str) -> Planned:
     """The plan with what the LASSO holds: columns of the first candidates, and their solves."""
-    sizes, width = planned.sizes, 8 if options.dtype == "float64" else 4
-    k = min(options.candidate_k, options.screen_topk, sizes.num_variants)
+    sizes, width = planned.sizes, np.dtype(dtype).itemsize
+    k = min(rounds.candidates, sizes.num_variants)
     n, rank = sizes.num_samples, planned.rank
     held = (
         (f"columns of {k} LASSO candidates", 2 * k * n * width),

@@ -4,15 +4,15 @@ What a flag does depends on the others and on what the data turn out to be, so e
 known.  A rule has the names of some flags' values, when they change nothing, and why.
 """
 
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .components import has_builders
+from .flags.components import Components
+from .flags.data import Genotypes
+from .flags.estimation import HE_PROBES, MOMENTS
+from .flags.smile import Smile
 from .inputs import Inputs
-from .options import HE_PROBES, MOMENTS
-from .parser import Options
-from .smile import wants_smile
+from .parser import CommandLine
 
 
 class Run(NamedTuple):
@@ -32,69 +32,69 @@ class Rule(NamedTuple):
     """``names``: of values, separated by blanks."""
 
     names: str
-    holds: Callable[[Namespace, Run], object]
+    holds: Callable[[CommandLine, Run], object]
     why: str
 
 
-def notes_on_flags(options: Options, rules: Sequence[Rule], run: Run) -> list[str]:
+def notes_on_flags(line: CommandLine, rules: Sequence[Rule], run: Run) -> list[str]:
     """A note for each reason with the flags, as they were typed, that change nothing; and those typed twice."""
     found: dict[str, list[str]] = {}
     told: set[str] = set()
     for rule in rules:
-        names = [name for name in rule.names.split() if name in options.typed and name not in told]
-        if names and rule.holds(options, run):
+        names = [name for name in rule.names.split() if name in line.typed and name not in told]
+        if names and rule.holds(line, run):
             told.update(names)
-            found.setdefault(rule.why, []).extend(options.typed[name] for name in names)
-    return [*options.replaced, *(f"{', '.join(flags)}: no effect, since {why}" for why, flags in found.items())]
+            found.setdefault(rule.why, []).extend(line.typed[name] for name in names)
+    return [*line.replaced, *(f"{', '.join(flags)}: no effect, since {why}" for why, flags in found.items())]
 
 
-def noted(inputs: Inputs, options: Options, rules: Sequence[Rule], run: Run) -> Inputs:
+def noted(inputs: Inputs, line: CommandLine, rules: Sequence[Rule], run: Run) -> Inputs:
     """The inputs with these notes among theirs."""
-    return inputs._replace(notes=(*inputs.notes, *notes_on_flags(options, rules, run)))
+    return inputs._replace(notes=(*inputs.notes, *notes_on_flags(line, rules, run)))
 
 
-def plan_notes(options: Options, rules: Sequence[Rule], backend: str) -> list[str]:
+def plan_notes(line: CommandLine, rules: Sequence[Rule], backend: str) -> list[str]:
     """Lines for a plan, before which nothing but the backend is decided."""
-    return [f"note: {note}" for note in notes_on_flags(options, rules, Run(backend=backend))]
+    return [f"note: {note}" for note in notes_on_flags(line, rules, Run(backend=backend))]
 
 
-def always(options: Namespace, run: Run) -> bool:
+def always(line: CommandLine, run: Run) -> bool:
     return True
 
 
-def without(*names: str) -> Callable[[Namespace, Run], bool]:
+def without(*names: str) -> Callable[[CommandLine, Run], bool]:
     """Holds where none of these is given."""
-    return lambda options, run: not any(getattr(options, name, None) for name in names)
+    return lambda line, run: not any(line.get(name) for name in names)
 
 
-def by(*methods: str) -> Callable[[Namespace, Run], bool]:
+def by(*methods: str) -> Callable[[CommandLine, Run], bool]:
     """Holds for these methods."""
-    return lambda options, run: run.method in methods
+    return lambda line, run: run.method in methods
 
 
-def solves_effects(options: Namespace) -> bool:
+def solves_effects(line: CommandLine) -> bool:
     """Whether effects are solved for after the fit, which takes the preconditioner that was asked for."""
-    return bool(options.compute_effects or options.save_model or options.prediction_bfile or options.prediction_pfile)
+    return any(map(line.get, ("compute_effects", "save_model", "prediction_bfile", "prediction_pfile")))
 
 
-def draws_after_the_fit(options: Namespace) -> bool:
+def draws_after_the_fit(line: CommandLine) -> bool:
     """Whether the seed matters beside the fit."""
-    return bool(options.cv or options.reliability or (solves_effects(options) and options.precond_rank))
+    return bool(line.get("cv") or line.get("reliability") or (solves_effects(line) and line.get("precond_rank")))
 
 
-def only_matrices(options: Namespace, run: Run) -> bool:
+def only_matrices(line: CommandLine, run: Run) -> bool:
     """Whether relationship matrices are all there is."""
-    return without("bfile", "pfile", "bgen", "mbfile", "pfile_list", "rare_bfile", "rare_pfile")(options, run)
+    return not Genotypes.of(line.values).given
 
 
-def smile(options: Namespace, run: Run) -> bool:
+def smile(line: CommandLine, run: Run) -> bool:
     """Whether components are blocks of weights."""
-    return wants_smile(options)
+    return Smile.of(line.values).wanted
 
 
-def no_sets(options: Namespace, run: Run) -> bool:
+def no_sets(line: CommandLine, run: Run) -> bool:
     """Whether no sets of variants are asked for."""
-    return not has_builders(options)
+    return not Components.of(line.values).given
 
 
 WIDTH = Rule("call_width", always, "how many variants are worked on at once follows from the memory there is")
@@ -114,9 +114,7 @@ DATA = (
         "PLINK 1 files have no dosages",
     ),
 )
-DEVICE = (
-    Rule("gpu_budget_gib ring_depth num_gpus", lambda options, run: run.backend == "cpu", "this runs on the CPU"),
-)
+DEVICE = (Rule("gpu_budget_gib ring_depth num_gpus", lambda line, run: run.backend == "cpu", "this runs on the CPU"),)
 COMPONENTS = (
     Rule("ld_scores", without("ld_bins"), "they are for --ld-bins"),
     Rule("normalise", smile, "the scale of blocks of weights is --w-normalization"),
@@ -126,7 +124,7 @@ COMPONENTS = (
 PROBES = "dense REML takes no random probes"
 FEW = Rule(
     "first_probes",
-    lambda options, run: run.method != "exact" and options.first_probes > options.max_probes,
+    lambda line, run: run.method != "exact" and line.get("first_probes") > line.get("max_probes"),
     "--max-probes allows fewer",
 )
 OF_FITS = (
@@ -137,7 +135,7 @@ OF_FITS = (
 REML = (
     *ACCEPTED,
     *DATA,
-    Rule(OF_FITS, lambda options, run: options.make_grm, "--make-grm writes matrices and fits nothing"),
+    Rule(OF_FITS, lambda line, run: line.get("make_grm"), "--make-grm writes matrices and fits nothing"),
     Rule(
         "extract exclude chr autosome from_bp to_bp mind geno hwe maf max_maf dosage cache standardize alpha normalise "
         "uncovered empty_components w_normalization ld_scores",
@@ -147,7 +145,7 @@ REML = (
     *COMPONENTS,
     Rule(
         "smile_optimizer",
-        lambda options, run: options.smile_optimizer != "strict",
+        lambda line, run: line.get("smile_optimizer") != "strict",
         "there is one optimiser, which never steps downhill",
     ),
     Rule("smile_scoring_step_tol", always, "a fit stops by its score, in standard errors"),
@@ -158,43 +156,43 @@ REML = (
     *DEVICE,
     FEW,
     Rule("max_probes first_probes mc_target", by("exact"), PROBES),
-    Rule("seed", lambda options, run: run.method == "exact" and not draws_after_the_fit(options), PROBES),
+    Rule("seed", lambda line, run: run.method == "exact" and not draws_after_the_fit(line), PROBES),
     Rule("first_probes mc_target", by(*MOMENTS), "he and pcgc take all of their probes at once"),
     Rule(
         "max_probes",
-        lambda options, run: run.method in MOMENTS and options.max_probes > HE_PROBES,
+        lambda line, run: run.method in MOMENTS and line.get("max_probes") > HE_PROBES,
         f"he and pcgc take {HE_PROBES} probes",
     ),
     Rule("max_iterations verbose", by(*MOMENTS), "he and pcgc have no iterations"),
     Rule(
         "precond_rank",
-        lambda options, run: not solves_effects(options) and run.method in ("exact", *MOMENTS),
+        lambda line, run: not solves_effects(line) and run.method in ("exact", *MOMENTS),
         "nothing is solved by iterations",
     ),
     Rule(
         "precond_rank",
-        lambda options, run: not solves_effects(options) and run.method == "stochastic" and run.num_components == 1,
+        lambda line, run: not solves_effects(line) and run.method == "stochastic" and run.num_components == 1,
         "one component is answered by a Lanczos run, without a preconditioner",
     ),
     Rule(
         "precond_rank",
-        lambda options, run: not solves_effects(options) and run.method == "stochastic",
+        lambda line, run: not solves_effects(line) and run.method == "stochastic",
         "several components are fitted in a basis that every solve starts from",
     ),
     Rule(
         "max_iterations",
-        lambda options, run: run.method == "stochastic" and run.num_components == 1,
+        lambda line, run: run.method == "stochastic" and run.num_components == 1,
         "one component is answered by a Lanczos run, which goes on until it settles",
     ),
     Rule("resume checkpoint_seconds", by("exact", *MOMENTS), "only stochastic fits keep checkpoints"),
     Rule(
         "joint_test",
-        lambda options, run: run.method in MOMENTS or run.num_components == 1,
+        lambda line, run: run.method in MOMENTS or run.num_components == 1,
         "there is a Wald test of REML with several components only",
     ),
     Rule("lrt profile", by(*MOMENTS), "he and pcgc have no likelihood"),
     Rule("constrain", by(*MOMENTS), "he and pcgc have no bounds"),
-    Rule("lrt", lambda options, run: run.num_components == 1, "the one component's likelihood ratio is always there"),
+    Rule("lrt", lambda line, run: run.num_components == 1, "the one component's likelihood ratio is always there"),
 )
 GWAS = (
     WIDTH,
@@ -204,7 +202,7 @@ GWAS = (
     Rule("precond_rank", always, "the fit has one component, and its solves need no preconditioner"),
     Rule("solver max_probes mc_target seed", by("ols"), "least squares fits no variance"),
     Rule("max_probes mc_target seed", by("exact"), PROBES),
-    Rule("max_probes mc_target", lambda options, run: run.null == "exact", "the null model is fitted by dense REML"),
+    Rule("max_probes mc_target", lambda line, run: run.null == "exact", "the null model is fitted by dense REML"),
 )
 SPARSE = (
     *ACCEPTED,
@@ -222,7 +220,7 @@ SPARSE = (
     Rule("lasso_ebic_es_min_delta", without("lasso_ebic_early_stop"), "the path does not end early"),
     Rule(
         "screen_topk",
-        lambda options, run: options.screen_topk >= options.candidate_k,
+        lambda line, run: line.get("screen_topk") >= line.get("candidate_k"),
         "it limits --candidate-k, which is no larger",
     ),
 )
@@ -234,7 +232,9 @@ RELAX = (
     *DEVICE,
     Rule("verbose", always, "it is the default"),
     Rule(
-        "theta_random_low theta_random_high", lambda options, run: options.theta_init_npy, "memberships are from a file"
+        "theta_random_low theta_random_high",
+        lambda line, run: line.get("theta_init_npy"),
+        "memberships are from a file",
     ),
 )
 PREDICT = DATA

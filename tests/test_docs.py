@@ -80,7 +80,7 @@ def test_the_components_of_the_file_page_are_read(tmp_path):
 
 def test_the_file_page_names_flags_that_there_are():
     from gpu_reml.cli.gwas import make_gwas_parser
-    from gpu_reml.cli.options import make_parser
+    from gpu_reml.cli.main import make_parser
 
     known = {*make_parser("0")._option_string_actions, *make_gwas_parser("0")._option_string_actions}
     readme = DOCS.parent / "README.md"

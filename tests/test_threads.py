@@ -9,7 +9,7 @@ import pytest
 SHOWN = "import os, numba; print(os.environ['OPENBLAS_THREAD_TIMEOUT'], numba.config.THREADING_LAYER)"
 FIRST = {
     "the package": "import numba, gpu_reml; ",
-    "a command": "from gpu_reml.cli.main import limit_threads; limit_threads(1); import gpu_reml.ops; ",
+    "a command": "from gpu_reml.cli.run import limit_threads; limit_threads(1); import gpu_reml.ops; ",
 }
 
 
@@ -29,6 +29,6 @@ def test_threads_sleep_soon_unless_the_user_has_chosen(first, theirs):
 
 
 def test_a_command_sets_how_long_blas_waits_before_numpy_is_there():
-    code = "import sys; from gpu_reml.cli.main import limit_threads; limit_threads(1); print('numpy' in sys.modules)"
+    code = "import sys; from gpu_reml.cli.run import limit_threads; limit_threads(1); print('numpy' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from gpu_reml import ops
-from gpu_reml.cli.main import main
-from gpu_reml.cli.options import make_parser
+from gpu_reml.cli.flags.compute import Compute
+from gpu_reml.cli.flags.estimation import Estimation
+from gpu_reml.cli.main import main, make_parser
 from gpu_reml.cli.plan import Sizes, device_plan
 from gpu_reml.ops.cuda import driver
 from gpu_reml.ops.device import plan as plan_module
@@ -139,11 +140,10 @@ def plans(sizes, budgets, *flags):
     """(kind, vectors of the basis, columns) of the plans of a cohort for falling budgets, each once."""
     found = []
     for budget in budgets:
-        options = make_parser("0").parse_args(
-            ["--bfile", "b", "--pheno", "p", "--out", "o", *flags, "--gpu-budget-gib", str(budget)]
-        )
+        words = ["--bfile", "b", "--pheno", "p", "--out", "o", *flags, "--gpu-budget-gib", str(budget)]
+        values = make_parser("0").read(words).values
         try:
-            made = device_plan(sizes, options)
+            made = device_plan(sizes, Estimation.of(values), Compute.of(values))
         except BudgetError:
             found.append(("refused", 0, None))
             continue

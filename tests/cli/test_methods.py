@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from gpu_reml.cli.flags.estimation import Estimation
 from gpu_reml.cli.methods import choose_method, exact_is_cheap
 from gpu_reml.cli.plan import Sizes, host_plan
 from gpu_reml.reml import exact_memory
@@ -21,7 +22,7 @@ def chosen(
         planned=SimpleNamespace(sizes=sizes),
         phenotypes=("trait",),
     )
-    return choose_method(inputs, SimpleNamespace(method=method))
+    return choose_method(inputs, method)
 
 
 @pytest.mark.parametrize(("n", "m", "num_components"), [(2_000, 10_000, 22), (3_800, 20_000, 1), (4_600, 30_000, 1)])
@@ -62,7 +63,8 @@ def test_overlap_and_traits_that_cost_more_count():
 
 
 def test_matrices_that_are_given_are_planned_as_they_are_kept_in_float64():
-    options = SimpleNamespace(dtype="float32", max_probes=256, first_probes=32, precond_rank=None)
     for parts, itemsize in (((), 8), ((500,), 4)):
         sizes = Sizes(1_000, parts, 3, 1, 1, sum(parts), num_matrices=3)
-        assert host_plan(sizes, "exact", options, None, None)["matrices"] == exact_memory(1_000, 3, itemsize) / 2**20
+        assert (
+            host_plan(sizes, "exact", Estimation(), "float32")["matrices"] == exact_memory(1_000, 3, itemsize) / 2**20
+        )

@@ -1,14 +1,13 @@
 """Files of one run at one place, and over what is read: found before the fit."""
 
 import shutil
-from argparse import Namespace
 
 import numpy as np
 import pytest
 
 from gpu_reml.cli import gwas, outputs, predict, relax, sparse
-from gpu_reml.cli.main import main
-from gpu_reml.cli.options import make_parser
+from gpu_reml.cli.main import main, make_parser
+from gpu_reml.cli.parser import CommandLine
 from gpu_reml.io import InputError
 from gpu_reml.validation import simulate_bed
 
@@ -160,7 +159,7 @@ def test_what_is_known_beforehand_is_what_is_written(run, tmp_path, monkeypatch,
 def test_a_word_that_is_no_path_is_not_taken_for_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "height").touch()
-    options = make_parser("").parse_args(["--bfile", "x", "--pheno", "y", "--pheno-name", "height"])
-    outputs.check_outputs([outputs.Output("height", "--keep-out")], options)
+    line = make_parser("").read(["--bfile", "x", "--pheno", "y", "--pheno-name", "height"])
+    outputs.check_outputs([outputs.Written("height", "--keep-out")], line)
     with pytest.raises(InputError, match="height: is read for --keep and would be overwritten for --keep-out"):
-        outputs.check_outputs([outputs.Output("height", "--keep-out")], Namespace(keep="height"))
+        outputs.check_outputs([outputs.Written("height", "--keep-out")], CommandLine({"keep": "height"}, {}))

@@ -13,11 +13,15 @@ import pytest
 from pgenlib import PgenWriter
 
 from gpu_reml import io
-from gpu_reml.cli.effects import after_fit, check_effects
-from gpu_reml.cli.inputs import load_group, plan_group, read_inputs
+from gpu_reml.cli.align import groups_of_samples
+from gpu_reml.cli.effects import Record, after_fit, check_effects
+from gpu_reml.cli.inputs import load_group
+from gpu_reml.cli.main import make_parser
 from gpu_reml.cli.methods import choose_method, run_method, safe_name
-from gpu_reml.cli.options import make_parser
+from gpu_reml.cli.planned import plan_group
 from gpu_reml.cli.predict import main
+from gpu_reml.cli.read import read_tables
+from gpu_reml.cli.reml import Asked
 from gpu_reml.io.model import read_model
 from gpu_reml.ops import unpack
 from gpu_reml.validation import dense
@@ -75,21 +79,25 @@ def fit(study, out, *arguments):
 
 def run(out, *arguments):
     parser = make_parser("0")
-    options = parser.parse_args([str(part) for part in ["--out", out, "--device", "cpu", "--quiet", *arguments]])
-    check_effects(options)
-    tables, groups = read_inputs(options)
+    line = parser.read([str(part) for part in ["--out", out, "--device", "cpu", "--quiet", *arguments]])
+    asked = Asked.of(line)
+    analysis = asked.analysis
+    check_effects(asked.further, analysis)
+    tables = read_tables(analysis)
+    groups = list(groups_of_samples(tables, analysis.samples))
     found, several = {}, sum(len(group.phenotypes) for group in groups) > 1
     for group in groups:
-        inputs = load_group(tables, group, plan_group(tables, group, options), options)
+        inputs = load_group(tables, group, plan_group(tables, group, analysis), analysis)
 
         def finish(report, inputs=inputs):
             name, result, _ = report
             prefix = f"{out}.{safe_name(name)}" if several else str(out)
-            outcome = after_fit(name, result, inputs, options, prefix)
+            outcome = after_fit(name, result, inputs, analysis, asked.further, Record(prefix, line.values))
             io.write_all(outcome.files)
             found[name] = SimpleNamespace(result=result, lines=outcome.lines)
 
-        run_method(choose_method(inputs, options), inputs, options, finish)
+        method = choose_method(inputs, analysis.estimation.method)
+        run_method(method, inputs, analysis, asked.following, finish)
     return found
 
 

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from gpu_reml.cli import plan
+from gpu_reml.cli.flags.compute import Compute
+from gpu_reml.cli.flags.estimation import Estimation
 from gpu_reml.cli.machine import cgroup_limits, machine_memory
-from gpu_reml.cli.main import main
-from gpu_reml.cli.options import make_parser
+from gpu_reml.cli.main import main, make_parser
 from gpu_reml.cli.plan import PROGRAM, Sizes, host_plan, host_room
 from gpu_reml.validation import simulate_bed
 
@@ -24,9 +25,10 @@ def memory(monkeypatch):
 
 
 def room(*flags):
-    options = make_parser("0").parse_args(["--bfile", "b", "--pheno", "p", *flags])
-    found = host_room(COHORT, options)
-    return found, host_plan(COHORT, "stochastic", options, None, found, found.probes)
+    values = make_parser("0").read(["--bfile", "b", "--pheno", "p", *flags]).values
+    estimation, dtype = Estimation.of(values), Compute.of(values).dtype
+    found = host_room(COHORT, estimation, dtype)
+    return found, host_plan(COHORT, "stochastic", estimation, dtype, None, found, found.probes)
 
 
 def test_less_memory_never_means_a_larger_basis_and_what_is_planned_fits(memory):

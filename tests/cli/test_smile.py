@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from gpu_reml import io
-from gpu_reml.cli import smile_options
-from gpu_reml.cli.options import make_parser
-from gpu_reml.cli.smile import add_smile, check_smile, smile_covariance, smile_weights, wants_smile
+from gpu_reml.cli.flags import smile as smile_flags
+from gpu_reml.cli.flags.smile import Smile
+from gpu_reml.cli.main import make_parser
+from gpu_reml.cli.merge import check_merge
+from gpu_reml.cli.reml import Asked
+from gpu_reml.cli.smile import check_beside_smile, check_smile, smile_covariance, smile_weights
 from gpu_reml.ops import CpuProducts, ld_weights, make_covariance, pack, standardise, take_variants
 from gpu_reml.ops import block_covariance as blocks
 from gpu_reml.validation import SPARSE, dense
@@ -21,9 +24,16 @@ N, M = 120, 200
 def parse(*arguments, base=("--bfile", "data")):
     parser = make_parser("0")
     parser.exit_on_error = False
-    if "--w-files" not in parser.format_help():
-        add_smile(parser.add_argument_group("SMILE"))
-    return parser.parse_args([*base, "--pheno", "pheno.txt", *map(str, arguments)])
+    return Asked.of(parser.read([*base, "--pheno", "pheno.txt", *map(str, arguments)]))
+
+
+def check(asked):
+    """What a command looks at before it reads anything."""
+    analysis = asked.analysis
+    check_merge(asked.merge, analysis)
+    check_smile(analysis.smile)
+    if analysis.smile.wanted:
+        check_beside_smile(analysis.genotypes, analysis.components, analysis.scaling.alpha)
 
 
 @pytest.fixture(scope="module")
@@ -50,21 +60,22 @@ def files(tmp_path_factory):
 
 
 def components(cohort, *arguments, variants=None, genotypes=None):
-    options = parse(*arguments)
-    check_smile(options)
-    products = CpuProducts(genotypes or cohort[0], np.float64)
-    return smile_covariance(products, variants or cohort[1], options)
+    asked = parse(*arguments)
+    check(asked)
+    smile, genotypes = asked.analysis.smile, genotypes or cohort[0]
+    weights = smile_weights(genotypes, variants or cohort[1], smile)
+    return smile_covariance(CpuProducts(genotypes, np.float64), weights, smile.w_normalization), weights.notes
 
 
 def test_the_light_list_of_choices_is_the_real_one():
-    assert smile_options.NORMALISATIONS == blocks.NORMALISATIONS and smile_options.KINDS == ld_weights.KINDS
+    assert smile_flags.NORMALISATIONS == blocks.NORMALISATIONS and smile_flags.KINDS == ld_weights.KINDS
 
 
 def test_nothing_is_asked_for_by_default():
-    options = parse()
-    assert not wants_smile(options)
-    check_smile(options)
-    assert wants_smile(parse("--smile")) and wants_smile(parse("--identity-w"))
+    asked = parse()
+    assert not asked.analysis.smile.wanted
+    check(asked)
+    assert parse("--smile").analysis.smile.wanted and parse("--identity-w").analysis.smile.wanted
 
 
 @pytest.mark.parametrize(
@@ -81,27 +92,26 @@ def test_nothing_is_asked_for_by_default():
         (["--identity-w", "--vc-block-sizes", "10,190"], r"SMILE: components come from the weight matrices"),
         (["--identity-w", "--by-chromosome"], r"SMILE: components come from the weight matrices"),
         (["--identity-w", "--alpha", "-0.5"], r"--alpha: not with SMILE"),
+        (["--identity-w", "--alpha", "0"], r"--alpha: not with SMILE"),
         (["--identity-w", "--merge"], r"--merge: not with SMILE"),
     ],
 )
 def test_flags_that_do_not_go_together_are_named(arguments, message):
     with pytest.raises(io.InputError, match=message):
-        check_smile(parse(*arguments))
+        check(parse(*arguments))
 
 
 def test_two_filesets_are_refused():
     with pytest.raises(io.InputError, match="exactly one fileset"):
-        check_smile(parse("--identity-w", base=("--bfile", "one,two")))
-    check_smile(parse("--identity-w", base=("--pfile", "one")))
+        check(parse("--identity-w", base=("--bfile", "one,two")))
+    check(parse("--identity-w", base=("--pfile", "one")))
 
 
 def test_two_sources_of_weights_are_refused_by_the_parser_and_without_it():
     with pytest.raises(ArgumentError, match="not allowed with argument"):
         parse("--identity-w", "--w-files", "A.npy")
-    options = parse("--identity-w")
-    options.w_files = "A.npy"
     with pytest.raises(io.InputError, match=r"--w-files, --identity-w: give only one of them"):
-        check_smile(options)
+        check_smile(Smile(identity_w=True, w_files="A.npy"))
 
 
 @pytest.mark.parametrize("value", ["-0.1", "1.5", "x"])
@@ -164,7 +174,7 @@ def test_identity_weights_are_the_grm_and_take_no_memory(cohort):
 
 
 def test_weights_from_ld_do_not_cross_chromosomes(cohort):
-    for kind in smile_options.KINDS:
+    for kind in smile_flags.KINDS:
         arguments = ["--smile-ld", kind, "--smile-block-size", "50", "--smile-shrinkage", "0.2"]
         covariance, notes = components(cohort, *arguments)
         assert covariance.weights.starts.tolist() == [0, 45, 90, 126, 163, 200]
@@ -173,11 +183,11 @@ def test_weights_from_ld_do_not_cross_chromosomes(cohort):
         S = 0.8 * R + 0.2 * np.eye(45)
         expected = S if kind == "correlation" else np.linalg.inv(S)
         np.testing.assert_allclose(covariance.weights.matrices[1], expected, atol=0.02 * np.abs(expected).max())
-    made = smile_weights(*cohort[:2], parse("--smile-ld", "inverse"))
+    made = smile_weights(*cohort[:2], Smile(smile_ld="inverse"))
     assert made.cuts.tolist() == [0, 90, 200] and made.num_bytes == 4 * (90**2 + 110**2)
 
 
 def test_the_flags_stand_alone_in_any_parser():
     parser = ArgumentParser()
-    add_smile(parser.add_argument_group("SMILE"))
+    Smile.add(parser.add_argument_group("SMILE"))
     assert parser.parse_args([]).w_normalization == "kernel_trace"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpu_reml.cli import gwas, main, predict, relax, sparse, unused
-from gpu_reml.cli.options import make_parser
+from gpu_reml.cli.main import make_parser
 from gpu_reml.cli.unused import Run, notes_on_flags
 from gpu_reml.validation.simulate import simulate_cohort, write_plink
 
@@ -24,7 +24,7 @@ RULES = {
 
 
 def notes(words, run, rules=unused.REML):
-    return notes_on_flags(make_parser("1.0").parse_args([*DATA, *words.split()]), rules, run)
+    return notes_on_flags(make_parser("1.0").read([*DATA, *words.split()]), rules, run)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_flags_with_the_same_reason_share_a_note_and_each_has_one():
 
 
 def test_filters_have_no_effect_on_relationship_matrices_alone():
-    options = make_parser("1.0").parse_args("--grm a --pheno p --maf 0.1 --chr 1".split())
+    options = make_parser("1.0").read("--grm a --pheno p --maf 0.1 --chr 1".split())
     why = "there are no genotypes beside --grm"
     assert notes_on_flags(options, unused.REML, EXACT) == [f"--chr, --maf: no effect, since {why}"]
 

@@ -1,0 +1,62 @@
+"""Flags of the reference system that have no effect here: their values are checked, and notes say that they do nothing.
+
+See :mod:`gpu_reml.cli.unused`.
+"""
+
+from dataclasses import dataclass
+
+from ..numbers import count, not_negative, positive_int
+from .group import Flags, flag
+
+TITLE = "accepted from the reference system, without effect: chosen here by need"
+
+
+@dataclass(frozen=True)
+class Width(Flags):
+    """How many variants are worked on at once."""
+
+    call_width: int | None = flag(
+        "--call-width", type=count, metavar="N", help="variants worked on at once follow from the memory there is"
+    )
+
+
+@dataclass(frozen=True)
+class Determinants(Flags):
+    """How log-determinants are approximated."""
+
+    slq_samples: int | None = flag(
+        "--slq-samples", type=positive_int, metavar="N", help="log-determinants take all probes"
+    )
+    slq_m: int | None = flag("--slq-m", type=positive_int, metavar="N", help="and as many steps as they need")
+
+
+@dataclass(frozen=True)
+class Preconditioner(Flags):
+    """The preconditioner of a fit."""
+
+    slq_mode: str | None = flag(
+        "--slq-mode", choices=("raw", "projected_core_residual"), help="within the basis of a fit, and checked"
+    )
+    precond_refresh_reldp: float | None = flag(
+        "--precond-refresh-reldp",
+        type=not_negative,
+        metavar="X",
+        help="a basis that follows the variances takes its place",
+    )
+    precond_type: str | None = flag("--precond-type", choices=("projected_core",), help="there is one")
+
+
+@dataclass(frozen=True)
+class Ridges(Flags):
+    """What the reference system adds to diagonals."""
+
+    pcg_ridge: float | None = flag("--pcg-ridge", type=not_negative, metavar="X", help="no ridge is added anywhere")
+    lasso_ridge: float | None = flag("--lasso-ridge", type=not_negative, metavar="X", help="no ridge is added anywhere")
+    proj_ridge: float | None = flag("--proj-ridge", type=not_negative, metavar="X", help="no ridge is added anywhere")
+
+
+@dataclass(frozen=True)
+class Loud(Flags):
+    """Printing what is printed anyway."""
+
+    verbose: bool = flag("--verbose", action="store_true", default=False, help="this is the default")

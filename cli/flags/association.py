@@ -1,0 +1,92 @@
+"""Tests of single variants: gpu-reml-gwas."""
+
+from dataclasses import dataclass
+
+from ..numbers import at_least, count, fraction, number, positive_float, positive_int
+from .group import Flags, flag
+from .output import OUT, QUIET, Output
+
+SCORE_FLAGS = {
+    "loco_refit": "--loco-refit",
+    "calibration_variants": "--calibration-variants",
+    "refine": "--refine",
+    "refine_most": "--refine-most",
+}
+REFINE = 1e-5  # p-value of the score up to which variants are refined
+REFINE_MOST = 100
+
+
+@dataclass(frozen=True)
+class Association(Flags):
+    """The model of the tests, and how they are made."""
+
+    model: str = flag("--model", choices=("ols", "loco", "lmm"), default="ols", help="see below (default ols)")
+    solver: str = flag(
+        "--method", choices=("auto", "score", "exact"), default="auto",
+        help="of loco and lmm. exact: dense, float64, h2 fitted for every chromosome; n^2 memory, n^3 time for each. "
+        "auto (default): exact where that costs little, as in gpu-reml, otherwise score",
+    )  # fmt: skip
+    refine: float | None = flag(
+        "--refine", type=fraction, metavar="P",
+        help="test variants with p <= P by score once more by generalised least squares, 10 to 30 column-passes each "
+        "(default 1e-5; 0 for none, 1 for all)",
+    )  # fmt: skip
+    refine_most: int | None = flag(
+        "--refine-most", type=count, metavar="N",
+        help="refine the N most significant variants of a phenotype at most (default 100)",
+    )  # fmt: skip
+    loco_refit: bool = flag(
+        "--loco-refit", action="store_true", default=False,
+        help="fit the variance components once more for every chromosome left out, not once on the whole genome",
+    )  # fmt: skip
+    calibration_variants: int | None = flag(
+        "--calibration-variants", type=at_least(2, "variants"), metavar="N",
+        help="random variants that calibrate the variance of the score (default: 32 at a time, up to 256, until its "
+        "standard error is 1 percent)",
+    )  # fmt: skip
+
+    @property
+    def score_flags(self) -> list[str]:
+        """Flags that were given and are of the score test alone."""
+        return [name for field, name in SCORE_FLAGS.items() if getattr(self, field) not in (None, False)]
+
+    @property
+    def refine_limits(self) -> tuple[float, int]:
+        """Largest p of the score, and most variants of a trait."""
+        p = REFINE if self.refine is None else self.refine
+        return p, REFINE_MOST if self.refine_most is None else self.refine_most
+
+
+@dataclass(frozen=True)
+class NullModel(Flags):
+    """The REML fit that tests of mixed models start from."""
+
+    alpha: float | None = flag(
+        "--alpha", type=number, metavar="A", help="weigh the variants of K by [2p(1-p)]^(1 + A); -1 is the usual GRM"
+    )
+    max_probes: int = flag(
+        "--max-probes", "--n-rand-vec", type=positive_int, default=256, metavar="N",
+        help="most probes of the REML fit (default 256)",
+    )  # fmt: skip
+    mc_target: float = flag(
+        "--mc-target", type=positive_float, default=0.1, metavar="X",
+        help="add probes until the Monte-Carlo error of the REML fit is at most X standard errors (default 0.1)",
+    )  # fmt: skip
+    seed: int = flag("--seed", type=count, default=0, metavar="N", help="of probes and calibration (default 0)")
+
+
+@dataclass(frozen=True)
+class GwasOutput(Output):
+    """Tables and drawings of the tests."""
+
+    out: str = flag(
+        "--out", "--out-prefix", default="gpu_reml",
+        help="results go to PREFIX.gwas.tsv and PREFIX.gwas_metadata.json, or PREFIX.TRAIT.gwas.tsv and so on for "
+        "several traits (default gpu_reml)", **OUT,
+    )  # fmt: skip
+    gz: bool = flag("--gz", action="store_true", default=False, help="compress the table: PREFIX.gwas.tsv.gz")
+    plots: bool = flag(
+        "--plots", action="store_true", default=False,
+        help="draw PREFIX.manhattan.svg and PREFIX.qq.svg (no package is needed)",
+    )  # fmt: skip
+    quiet: bool = flag("--quiet", "--non-verbose", default=False, **QUIET)

@@ -1,0 +1,84 @@
+"""Which files are read: genotypes, phenotypes, covariates, lists of samples."""
+
+from dataclasses import dataclass
+
+from ..numbers import positive_int
+from ..parser import Need
+from .group import Flags, flag
+
+SEVERAL = "PREFIX[,PREFIX...]"
+EXAMPLE = "--bfile data --pheno pheno.txt --out height"
+GENOTYPES = ("--bfile", "--pfile", "--bgen", "--mbfile", "--pfile-list", "--rare-bfile", "--rare-pfile")
+GENOTYPES_HELP = "genotypes (--bfile PREFIX, --pfile PREFIX, --bgen FILE, --mbfile FILE or --pfile-list FILE"
+NEEDS = (Need(f"{GENOTYPES_HELP})", GENOTYPES), Need("--pheno FILE", ("--pheno",)))  # of the commands beside gpu-reml
+
+
+@dataclass(frozen=True)
+class Genotypes(Flags):
+    """Genotype files, and how they are read."""
+
+    bfile: str | None = flag(
+        "--bfile", "--bed-prefix", metavar=SEVERAL,
+        help="PLINK 1 filesets; several, separated by commas, are one variance component each",
+    )  # fmt: skip
+    pfile: str | None = flag(
+        "--pfile",
+        "--pgen-prefix",
+        metavar=SEVERAL,
+        help="PLINK 2 filesets (.pgen, .pvar or .pvar.zst, .psam), likewise",
+    )
+    bgen: str | None = flag("--bgen", metavar="FILE", help="BGEN 1.2 or 1.3")
+    sample: str | None = flag("--sample", metavar="FILE", help="samples of --bgen, where the file does not hold them")
+    rare_bfile: str | None = flag(
+        "--rare-bfile", "--rare-bed-prefix", metavar=SEVERAL,
+        help="further PLINK 1 filesets of rare variants, one component each",
+    )  # fmt: skip
+    rare_pfile: str | None = flag(
+        "--rare-pfile", "--rare-pgen-prefix", metavar=SEVERAL,
+        help="further PLINK 2 filesets of rare variants, one component each",
+    )  # fmt: skip
+    mbfile: str | None = flag("--mbfile", metavar="FILE", help="list of PLINK 1 prefixes that together are one genome")
+    pfile_list: str | None = flag(
+        "--pfile-list", metavar="FILE", help="list of PLINK 2 prefixes that together are one genome"
+    )
+    dosage: bool = flag(
+        "--dosage", action="store_true", default=False, help="take dosages of .pgen and .bgen, not calls"
+    )
+    cache: str | None = flag(
+        "--cache", metavar="DIR",
+        help="keep packed copies of what is converted or subset here, for the next run (default: none are kept)",
+    )  # fmt: skip
+
+    @property
+    def given(self) -> bool:
+        """Whether genotypes are named at all."""
+        return bool(self.num_filesets)
+
+    @property
+    def num_filesets(self) -> int:
+        """How many flags name genotypes, those of rare variants too."""
+        named = (self.bfile, self.pfile, self.bgen, self.mbfile, self.pfile_list, self.rare_bfile, self.rare_pfile)
+        return sum(map(bool, named))
+
+
+@dataclass(frozen=True)
+class Samples(Flags):
+    """Phenotypes, covariates, and who is analysed."""
+
+    pheno: str | None = flag(
+        "--pheno", "--pheno-txt", metavar="FILE",
+        help="phenotypes: FID IID value..., with or without a header; NA, nan, -9 and empty are missing",
+    )  # fmt: skip
+    pheno_name: str | None = flag(
+        "--pheno-name", metavar="NAME[,NAME...]", unless="mpheno",
+        help="phenotype columns by name, or all; several share one run and give OUT.NAME.json and so on",
+    )  # fmt: skip
+    mpheno: int | None = flag(
+        "--mpheno", type=positive_int, metavar="N", unless="mpheno", help="phenotype column by number (default 1)"
+    )
+    qcovar: str | None = flag(
+        "--qcovar", other=("--covar-txt",), metavar="FILE", help="quantitative covariates: FID IID value..."
+    )
+    covar: str | None = flag("--covar", metavar="FILE", help="categorical covariates: FID IID level...")
+    keep: str | None = flag("--keep", "--keep-path", metavar="FILE", help="analyse only these samples")
+    remove: str | None = flag("--remove", metavar="FILE", help="leave these samples out")

@@ -1,0 +1,78 @@
+"""What is done with a fit besides reporting it: effects, a saved model, cross-validation, predictions."""
+
+from dataclasses import dataclass
+
+from ..numbers import at_least, positive_int
+from .data import SEVERAL
+from .group import Flags, flag
+
+
+@dataclass(frozen=True)
+class Matching(Flags):
+    """How variants of other genotype files are found."""
+
+    ambiguous: str = flag(
+        "--ambiguous", choices=("keep", "drop"), default="keep",
+        help="A/T and C/G variants, whose strand cannot be told: alleles as written (default), or left out",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Effects(Flags):
+    """What follows a fit in the same samples."""
+
+    compute_effects: bool = flag(
+        "--compute-effects", action="store_true", default=False,
+        help="write fixed effects with their tests, genetic values (BLUPs) and effects of variants, by id and allele",
+    )  # fmt: skip
+    reliability: int | None = flag(
+        "--reliability", type=positive_int, metavar="N",
+        help="with --compute-effects: reliability of every genetic value, estimated by N probes",
+    )  # fmt: skip
+    save_model: str | None = flag(
+        "--save-model", metavar="FILE", help="write what gpu-reml-predict needs (FILE.npz; with traits, FILE.NAME.npz)"
+    )
+    cv: int | None = flag(
+        "--cv", type=at_least(2, "folds"), metavar="K",
+        help="predict every sample from the others, in K random folds at the variances of the whole fit",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NewSamples(Matching):
+    """Other samples that are predicted in the same run."""
+
+    prediction_bfile: str | None = flag(
+        "--prediction-bed-prefix", "--prediction-bfile", metavar=SEVERAL,
+        help="predict the samples of these PLINK 1 filesets, pieces of one genome",
+    )  # fmt: skip
+    prediction_pfile: str | None = flag(
+        "--prediction-pgen-prefix", "--prediction-pfile", metavar=SEVERAL,
+        help="predict the samples of these PLINK 2 filesets",
+    )  # fmt: skip
+    prediction_qcovar: str | None = flag(
+        "--prediction-covar-txt", "--prediction-qcovar", metavar="FILE",
+        help="their quantitative covariates, in columns named as in --qcovar",
+    )  # fmt: skip
+    prediction_covar: str | None = flag(
+        "--prediction-covar", metavar="FILE", help="their categorical covariates, as in --covar"
+    )
+    prediction_admix_q: str | None = flag(
+        "--prediction-admix-q", metavar="FILE",
+        help="their ancestry proportions, in columns of --admix-q's ancestries in the same order",
+    )  # fmt: skip
+    prediction_admix_fam: str | None = flag(
+        "--prediction-admix-fam", metavar="FILE", help="samples of the rows of --prediction-admix-q (default: its .fam)"
+    )
+    prediction_admix_component_names: str | None = flag(
+        "--prediction-admix-component-names", metavar="NAME,NAME...",
+        help="the ancestries' names in the order of these columns, where it is another",
+    )  # fmt: skip
+    prediction_gxe: str | None = flag(
+        "--prediction-gxe", metavar="FILE", help="their environments, in columns named as in --gxe, FID IID value..."
+    )
+
+    @property
+    def given(self) -> bool:
+        """Whether there are samples to predict."""
+        return bool(self.prediction_bfile or self.prediction_pfile)

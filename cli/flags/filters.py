@@ -1,0 +1,34 @@
+"""Which variants and samples are left out."""
+
+from dataclasses import dataclass
+
+from ..numbers import fraction, not_negative
+from .group import Flags, flag
+
+LIST = {"nargs": "+", "action": "extend", "metavar": "FILE"}
+
+
+@dataclass(frozen=True)
+class Filters(Flags):
+    """Filters with PLINK's meaning and order."""
+
+    extract: tuple[str, ...] = flag("--extract", default=(), help="analyse only variants with these ids", **LIST)
+    exclude: tuple[str, ...] = flag("--exclude", default=(), help="leave variants with these ids out", **LIST)
+    chr: str | None = flag("--chr", metavar="N[,N-N...]", help="chromosomes, such as 1-4,22,X")
+    autosome: bool = flag("--autosome", action="store_true", default=False, help="chromosomes 1 to 22")
+    from_bp: float | None = flag(
+        "--from-bp", type=not_negative, metavar="BP",
+        help="first position in base pairs, on the one chromosome of --chr",
+    )  # fmt: skip
+    to_bp: float | None = flag("--to-bp", type=not_negative, metavar="BP", help="last position in base pairs")
+    mind: float | None = flag(
+        "--mind", type=fraction, metavar="X", help="largest share of a sample's calls that may be missing, 0 to 1"
+    )
+    geno: float | None = flag(
+        "--geno", type=fraction, metavar="X", help="largest share of a variant's calls that may be missing, 0 to 1"
+    )
+    hwe: float | None = flag("--hwe", type=fraction, metavar="P", help="least p-value of the exact Hardy-Weinberg test")
+    maf: float | None = flag("--maf", type=fraction, metavar="X", help="least frequency of the rarer allele, 0 to 0.5")
+    max_maf: float | None = flag(
+        "--max-maf", type=fraction, metavar="X", help="largest frequency of the rarer allele, 0 to 0.5"
+    )

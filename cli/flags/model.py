@@ -1,0 +1,81 @@
+"""What a covariance is besides sets of variants, and the scale of its components."""
+
+from dataclasses import dataclass
+
+from ..numbers import number
+from .group import Flags, flag
+
+
+@dataclass(frozen=True)
+class Terms(Flags):
+    """Relationship matrices, dominance, ancestries, environments, and residuals."""
+
+    grm: str | None = flag(
+        "--grm", metavar="PREFIX[,PREFIX...]",
+        help="relationship matrices in GCTA's format (.grm.bin, .grm.id), a component each, beside genotypes or alone",
+    )  # fmt: skip
+    dominance: bool = flag(
+        "--dominance", action="store_true", default=False,
+        help="add a component of dominance deviations of all variants (CPU only)",
+    )  # fmt: skip
+    admix_q: str | None = flag(
+        "--admix-q", metavar="FILE",
+        help="ancestry proportions (ADMIXTURE's .Q): a genetic variance for each ancestry, sqrt(q_a) K sqrt(q_a)",
+    )  # fmt: skip
+    admix_fam: str | None = flag(
+        "--admix-fam", metavar="FILE", help="samples of the rows of --admix-q (default: its .fam)"
+    )
+    admix_component_names: str | None = flag(
+        "--admix-component-names", metavar="NAME,NAME...", help="names of the ancestries"
+    )
+    admix_residual_mode: str = flag(
+        "--admix-residual-mode", choices=("shared", "per-ancestry"), default="shared",
+        help="one residual variance, or one for each ancestry in proportion to it (default shared)",
+    )  # fmt: skip
+    gxe: str | None = flag(
+        "--gxe", metavar="FILE",
+        help="environments, FID IID value...: components E K E, and E itself as a fixed effect",
+    )  # fmt: skip
+    gxe_noise: bool = flag(
+        "--gxe-noise", action="store_true", default=False, help="add residuals whose variance is that of E squared"
+    )
+    gxe_scale: str = flag(
+        "--gxe-scale", choices=("standard", "none"), default="standard",
+        help="environments with mean 0 and SD 1 among the analysed samples (default), or as they are",
+    )  # fmt: skip
+    residual_weights: str | None = flag(
+        "--residual-weights", metavar="FILE", unless="residuals",
+        help="FID IID w...: the residual of a sample has variance w times one that is estimated, for every column w",
+    )  # fmt: skip
+    residual_groups: str | None = flag(
+        "--residual-groups", metavar="FILE", unless="residuals",
+        help="FID IID group: a residual variance for each group of samples",
+    )  # fmt: skip
+
+    @property
+    def ancestry_names(self) -> list[str] | None:
+        """Names for the ancestries; None where they keep their own."""
+        return self.admix_component_names.split(",") if self.admix_component_names else None
+
+    @property
+    def residual_by_ancestry(self) -> bool:
+        """Whether every ancestry has a residual variance of its own."""
+        return self.admix_residual_mode == "per-ancestry"
+
+
+@dataclass(frozen=True)
+class Scaling(Flags):
+    """How genotypes and components are scaled."""
+
+    normalise: str = flag(
+        "--normalise", choices=("weights", "trace"), default="weights",
+        help="scale of K: divided by the sum of weights (default; a GRM's usual m), or so that tr(K) = n",
+    )  # fmt: skip
+    standardize: str = flag(
+        "--standardize", choices=("sample", "binomial"), default="sample",
+        help="divide counts by their SD in the sample, or by sqrt(2p(1-p)) (default sample)",
+    )  # fmt: skip
+    alpha: float | None = flag(
+        "--alpha", type=number, metavar="A",
+        help="weigh variants by [2p(1-p)]^(1 + A); -1 is the usual GRM (default: all alike)",
+    )  # fmt: skip

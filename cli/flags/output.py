@@ -1,0 +1,71 @@
+"""Where results go, and how much is printed."""
+
+from dataclasses import dataclass
+
+from ..numbers import not_negative
+from .group import Flags, flag
+
+OUT = {"metavar": "PREFIX"}
+QUIET = {"action": "store_true", "help": "print only the results"}
+
+
+@dataclass(frozen=True)
+class Output(Flags):
+    """The prefix of the results, and lists of samples."""
+
+    out: str = flag("--out", "--out-prefix", default="gpu_reml", help="results go to PREFIX.*", **OUT)
+    keep_out: str | None = flag("--keep-out", metavar="FILE", help="write the analysed samples")
+    dropped_out: str | None = flag("--dropped-out", metavar="FILE", help="write the samples left out, with the reason")
+
+    @property
+    def lists(self) -> dict[str, str]:
+        """Flag -> path of the lists of samples that are written."""
+        given = {"--keep-out": self.keep_out, "--dropped-out": self.dropped_out}
+        return {name: path for name, path in given.items() if path}
+
+    @property
+    def paths(self) -> list[str]:
+        """What has to be writable."""
+        return [self.out, *self.lists.values()]
+
+
+@dataclass(frozen=True)
+class RemlOutput(Output):
+    """What gpu-reml writes beside, and how often."""
+
+    out: str = flag(
+        "--out", "--out-prefix", default="gpu_reml",
+        help="results go to PREFIX.json, .hsq, .log and .history.tsv (default gpu_reml)", **OUT,
+    )  # fmt: skip
+    export_ai: bool = flag(
+        "--export-ai", action="store_true", default=False,
+        help="write PREFIX.theta.npy (variances, residual last), .ai.npy (average information per sample), .grad.npy "
+        "(score per sample) and .ai_stats.json, in the phenotype's units",
+    )  # fmt: skip
+    make_grm: bool = flag(
+        "--make-grm", action="store_true", default=False,
+        help="write every component's relationship matrix in GCTA's format, OUT.grm.bin, .grm.N.bin, .grm.id, and stop "
+        "(needs no --pheno)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Checkpoints(Flags):
+    """Going on from an interrupted run."""
+
+    resume: bool = flag(
+        "--resume", action="store_true", default=False,
+        help="go on from the checkpoint of an interrupted run with the same flags",
+    )  # fmt: skip
+    checkpoint_seconds: float = flag(
+        "--checkpoint-seconds", type=not_negative, default=2.0, metavar="S",
+        help="least seconds between two checkpoints of a stochastic fit (default 2)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Screen(Flags):
+    """How much is printed."""
+
+    verbose: bool = flag("--verbose", action="store_true", default=False, help="print every iteration")
+    quiet: bool = flag("--non-verbose", "--quiet", default=False, **QUIET)

@@ -1,0 +1,75 @@
+"""SMILE: components whose variant weights are dense blocks."""
+
+from dataclasses import dataclass
+
+from ..numbers import fraction, positive_float, positive_int
+from .group import Flags, flag
+
+NORMALISATIONS = ("kernel_trace", "effective_rank")
+KINDS = ("inverse", "correlation")
+BLOCK_SIZE = 500
+SHRINKAGE = 0.1
+SOURCES = ("w_files", "w_files_list", "grm_groups", "identity_w", "smile_ld")
+
+
+@dataclass(frozen=True)
+class Smile(Flags):
+    """Where the blocks come from, and how they are scaled."""
+
+    smile: bool = flag(
+        "--smile", action="store_true", default=False,
+        help="blocks of weights W between the genotypes, K = sum Z_b W_b Z_b' / c; implied by the flags that say which",
+    )  # fmt: skip
+    w_files: str | None = flag(
+        "--w-files", metavar="FILE[,FILE...]", unless="source",
+        help="the blocks of one component, in the order of the variants before filters: .npy, .npz, .rds, .csv or text",
+    )  # fmt: skip
+    w_files_list: str | None = flag(
+        "--w-files-list", metavar="FILE", unless="source", help="a list of such files, one a line; # starts a comment"
+    )
+    grm_groups: str | None = flag(
+        "--grm-groups", metavar="FILE[,FILE...][;FILE...]", unless="source",
+        help="blocks of several components, 'A1.npy,A2.npy;B1.npy'; together they cover the variants in order",
+    )  # fmt: skip
+    identity_w: bool = flag(
+        "--identity-w", action="store_true", default=False, unless="source",
+        help="W = I, the ordinary GRM, without a matrix",
+    )  # fmt: skip
+    smile_ld: str | None = flag(
+        "--smile-ld", choices=KINDS, unless="source",
+        help="make W from the LD of the analysed samples: its shrunk inverse, or the shrunk correlations themselves",
+    )  # fmt: skip
+    smile_block_size: int | None = flag(
+        "--smile-block-size", type=positive_int, metavar="N",
+        help=f"most variants of a block of --smile-ld, none across chromosomes (default {BLOCK_SIZE})",
+    )  # fmt: skip
+    smile_shrinkage: float | None = flag(
+        "--smile-shrinkage", type=fraction, metavar="X",
+        help=f"of the correlations towards the identity, 0 to 1 (default {SHRINKAGE})",
+    )  # fmt: skip
+    w_normalization: str = flag(
+        "--w-normalization", choices=NORMALISATIONS, default=NORMALISATIONS[0],
+        help="scale of K: so that tr(K) = n (default), or divided by the sum of the blocks' ranks, of a block's .json "
+        "or counted",
+    )  # fmt: skip
+    check_psd: bool = flag(
+        "--check-psd", action="store_true", default=False,
+        help="check W by all eigenvalues, not by a Cholesky decomposition; both refuse a W that is not a covariance",
+    )  # fmt: skip
+    smile_optimizer: str | None = flag(
+        "--smile-optimizer", choices=("strict", "smile_scoring"),
+        help="accepted; there is one optimiser, which converges by the score and never steps downhill",
+    )  # fmt: skip
+    smile_scoring_step_tol: float | None = flag(
+        "--smile-scoring-step-tol", type=positive_float, metavar="X", help="accepted, without effect"
+    )
+
+    @property
+    def sources(self) -> list[str]:
+        """The fields that say where weights come from, of those given."""
+        return [name for name in SOURCES if getattr(self, name)]
+
+    @property
+    def wanted(self) -> bool:
+        """Whether blocks of weights are asked for, in any way."""
+        return bool(self.smile or self.sources)

@@ -1,0 +1,148 @@
+"""Variants of large effect by a certified LASSO: gpu-reml-sparse."""
+
+import argparse
+from dataclasses import dataclass
+
+from ..numbers import count, not_negative, positive_float, positive_int, share
+from .group import Flags, flag
+from .output import OUT, Output
+
+SWITCH = {"action": argparse.BooleanOptionalAction}
+
+
+@dataclass(frozen=True)
+class Rounds(Flags):
+    """Rounds of LASSO and REML, and the candidates of each."""
+
+    outer_max: int = flag(
+        "--outer-max", type=positive_int, default=6, metavar="N", help="most rounds of LASSO and REML (default 6)"
+    )
+    support_stable_rounds: int = flag(
+        "--support-stable-rounds", type=positive_int, default=1, metavar="N",
+        help="rounds running in which variants and variances must be the same (default 1)",
+    )  # fmt: skip
+    vc_rel_tol: float = flag(
+        "--vc-rel-tol", type=positive_float, default=1e-2, metavar="X",
+        help="largest change of a variance, as a share of the phenotypic one, that counts as the same (default 0.01)",
+    )  # fmt: skip
+    candidate_k: int = flag(
+        "--candidate-k", type=positive_int, default=256, metavar="N",
+        help="variants of largest score |z'Py| that the LASSO begins with, those of the last round first (default 256)",
+    )  # fmt: skip
+    screen_topk: int = flag(
+        "--screen-topk", type=positive_int, default=2000, metavar="N",
+        help="most variants that screening keeps; fewer than --candidate-k limit the candidates (default 2000)",
+    )  # fmt: skip
+    max_active: int = flag(
+        "--max-active", type=positive_int, default=128, metavar="N",
+        help="most variants that may be chosen; a path that wants more ends there and the run says so (default 128)",
+    )  # fmt: skip
+    pcg_tol: float = flag(
+        "--pcg-tol", type=share, default=1e-4, metavar="X",
+        help="relative residual of the candidates' solves; the LASSO errs by its square (default 1e-4). Those of the "
+        "phenotype go to 1e-6, or 1e-10 with --dtype float64",
+    )  # fmt: skip
+    max_pcg_iters: int = flag(
+        "--max-pcg-iters", type=positive_int, default=400, metavar="N", help="most PCG steps of a solve (default 400)"
+    )
+
+    @property
+    def candidates(self) -> int:
+        """Variants that a round begins with."""
+        return min(self.candidate_k, self.screen_topk)
+
+
+@dataclass(frozen=True)
+class Path(Flags):
+    """The LASSO's path of lambda, and the criterion that chooses on it."""
+
+    lasso_n_lambda: int = flag(
+        "--lasso-n-lambda", type=positive_int, default=60, metavar="N", help="values of lambda, geometric (default 60)"
+    )
+    lasso_lam_min_ratio: float = flag(
+        "--lasso-lam-min-ratio", type=share, default=0.05, metavar="X", help="last lambda / the first (default 0.05)"
+    )
+    lasso_ebic_gamma: float | None = flag(
+        "--lasso-ebic-gamma", type=not_negative, metavar="X",
+        help="penalty on the number of models of a size: a variant pays if its squared z is above log n + 2 X log p or "
+        "so; 0 is BIC (default 1; with --lasso-ebic-rss lasso 0.5, as in the reference system)",
+    )  # fmt: skip
+    ebic_p_mode: str = flag(
+        "--ebic-p-mode", choices=("candidate", "full"), default="full",
+        help="variants among which EBIC thinks the choice was made: all of them (default), or the candidates as in the "
+        "reference system, which is too lenient since the same phenotype chose those",
+    )  # fmt: skip
+    lasso_ebic_rss: str = flag(
+        "--lasso-ebic-rss", choices=("refit", "lasso"), default="refit",
+        help="residuals that EBIC takes: of least squares on each model's variants (default), or the LASSO's own as in "
+        "the reference system, by which noise pays where it lets large effects be shrunk less",
+    )  # fmt: skip
+    lasso_ebic_early_stop: bool = flag(
+        "--lasso-ebic-early-stop", default=False, **SWITCH,
+        help="end the path after 10 values of lambda without a lower EBIC. Default off: the whole path takes no time "
+        "beside the rest, and many variants that enter together may not pay for their number at once",
+    )  # fmt: skip
+    lasso_ebic_es_min_delta: float = flag(
+        "--lasso-ebic-es-min-delta", type=not_negative, default=0.0, metavar="X", help="what counts as lower (0)"
+    )
+    lasso_cd_max_iter: int = flag(
+        "--lasso-cd-max-iter", type=positive_int, default=2000, metavar="N",
+        help="most sweeps of coordinate descent for one lambda (default 2000)",
+    )  # fmt: skip
+    lasso_cd_tol: float = flag(
+        "--lasso-cd-tol", type=positive_float, default=1e-6, metavar="X",
+        help="largest change of a coefficient, in its standard errors, that ends it (default 1e-6)",
+    )  # fmt: skip
+    lasso_active_set_period: int = flag(
+        "--lasso-active-set-period", type=positive_int, default=5, metavar="N",
+        help="sweeps over active variants between two over all (default 5)",
+    )  # fmt: skip
+
+    @property
+    def refits(self) -> bool:
+        """Whether the criterion takes residuals of least squares."""
+        return self.lasso_ebic_rss == "refit"
+
+    @property
+    def gamma(self) -> float:
+        """The penalty, by default that which belongs to the residuals."""
+        usual = 1.0 if self.refits else 0.5
+        return usual if self.lasso_ebic_gamma is None else self.lasso_ebic_gamma
+
+
+@dataclass(frozen=True)
+class Certificate(Flags):
+    """The check of the solution's conditions over all variants."""
+
+    kkt_check: bool = flag(
+        "--kkt-check", default=True, **SWITCH,
+        help="check the solution's conditions for every variant, and add those that violate them (default on)",
+    )  # fmt: skip
+    kkt_tol: float = flag(
+        "--kkt-tol", type=not_negative, default=1e-5, metavar="X",
+        help="tolerance for a gradient beyond lambda, least, phenotype of unit variance (default 1e-5)",
+    )  # fmt: skip
+    kkt_rel_tol: float = flag(
+        "--kkt-rel-tol", type=not_negative, default=1e-5, metavar="X",
+        help="tolerance for a gradient beyond lambda, times max(1, lambda), phenotype of unit variance (default 1e-5)",
+    )  # fmt: skip
+    kkt_add_topk: int = flag(
+        "--kkt-add-topk", type=positive_int, default=256, metavar="N", help="violators added at a time (default 256)"
+    )
+    kkt_max_rounds: int = flag(
+        "--kkt-max-rounds", type=positive_int, default=20, metavar="N", help="most checks of a LASSO (default 20)"
+    )
+    kkt_max_candidate: int = flag(
+        "--kkt-max-candidate", type=count, default=0, metavar="N", help="most candidates (default 0: no limit)"
+    )
+
+
+@dataclass(frozen=True)
+class SparseOutput(Output):
+    """Where the chosen variants go."""
+
+    out: str = flag(
+        "--out", "--out-prefix", default="sparse_reml",
+        help="results go to PREFIX.summary.json, .history.json, .selected_snps.tsv, .path.tsv and .path.svg "
+        "(default sparse_reml)", **OUT,
+    )  # fmt: skip

@@ -1,0 +1,66 @@
+"""Reading: every file that is named, once; genotypes only by their samples and variants."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from gpu_reml import io
+
+from .flags.analysis import Analysis
+from .flags.data import Samples
+from .model import Parts, read_parts
+from .smile import check_beside_smile, check_smile
+from .sources import Sources, read_sources
+
+
+class Tables(NamedTuple):
+    """The files of an analysis: genotypes by their samples and variants, what a model has beside them, and tables."""
+
+    sources: Sources
+    parts: Parts
+    phenotypes: list[io.Phenotype]
+    quantitative: io.Covariates | None
+    categorical: io.Covariates | None
+
+    @property
+    def covariates(self) -> list[io.Covariates]:
+        return [table for table in (self.quantitative, self.categorical) if table is not None]
+
+
+def read_tables(analysis: Analysis) -> Tables:
+    """Read and check the files; raises ValueError with one line for what is wrong."""
+    genotypes, components, terms = analysis.genotypes, analysis.components, analysis.terms
+    check_smile(analysis.smile)
+    if analysis.smile.wanted:
+        check_beside_smile(genotypes, components, analysis.scaling.alpha)
+    sources, parts = read_sources(genotypes, analysis.filters), read_parts(terms)
+    if not sources.files and not parts.grms:
+        raise io.InputError("no genotypes: give --bfile, --pfile, --bgen, --mbfile or --pfile-list, or --grm")
+    if not sources.files and (components.given or parts.num_scales > 1 or terms.dominance):
+        raise io.InputError("--grm alone: components of variants, ancestries and environments need genotypes beside it")
+    return Tables(sources, parts, *read_samples(analysis.samples, sources))
+
+
+def read_samples(
+    samples: Samples, sources: Sources
+) -> tuple[list[io.Phenotype], io.Covariates | None, io.Covariates | None]:
+    """The phenotypes asked for, quantitative covariates and categorical ones; without a phenotype all are analysed."""
+    return (
+        read_traits(samples) if samples.pheno else [no_trait(sources)],
+        io.read_covariates(samples.qcovar, "quantitative") if samples.qcovar else None,
+        io.read_covariates(samples.covar, "categorical") if samples.covar else None,
+    )
+
+
+def read_traits(samples: Samples) -> list[io.Phenotype]:
+    """The phenotypes asked for."""
+    if samples.pheno_name is None:
+        return [io.read_phenotype(samples.pheno, number=samples.mpheno)]
+    return io.read_phenotypes(samples.pheno, samples.pheno_name)
+
+
+def no_trait(sources: Sources) -> io.Phenotype:
+    """In place of a phenotype where a relationship matrix is all that is asked for: everyone has a value."""
+    file = sources.files[0]
+    values = np.arange(file.num_samples, dtype=np.float64)
+    return io.Phenotype(path=str(file.prefix), samples=file.samples, has_fid=True, name="none", values=values)
