@@ -13,7 +13,7 @@ from .hooks import Hooks
 from .likelihood_ratio import tested_sets
 from .probes import NUM_PROBES, Probes, checked_probes
 from .residuals import layout_of
-from .result import ConvergenceError, FitResult, Record, SingularModelError, singular_information
+from .result import ConvergenceError, FitResult, Record, singular_information
 from .settings import FitSettings
 from .step import SingularInformationError
 from .traits import checked, make_traits, one_phenotype
@@ -104,9 +104,7 @@ def fit_traits(
         else:
             results = reduced_fits(traits, covariance, probes, settings, hooks, start)
     except SingularInformationError as error:
-        layout = layout_of(covariance)
-        name = [*layout.names, *layout.residual_names][error.index]
-        raise SingularModelError(singular_information(name, constrained=settings.constrain)) from None
+        raise singular_information(layout_of(covariance), error.index, constrained=settings.constrain) from None
     results = [in_given_units(result, factors) for result in results]
     for result in results:
         if strict and not result.converged:

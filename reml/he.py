@@ -29,7 +29,7 @@ from .monte_carlo import covariance_of_mean
 from .precondition import complement_traces
 from .probes import Probes, checked_probes, probes_are_exact
 from .residuals import layout_of
-from .result import SingularModelError
+from .result import singular_moments
 from .step import SingularInformationError, ai_step
 from .tables import Components, Sum, component_records
 from .traits import one_phenotype, one_trait
@@ -115,10 +115,7 @@ def haseman_elston(
         lower = np.append(np.zeros(len(T) - 1), RESIDUAL_FLOOR)
         valid = ai_step(lower, q - T @ lower, T, lower).theta
     except SingularInformationError as error:
-        name = [*counting.names, "residual"][error.index]
-        raise SingularModelError(
-            f"component {name} cannot be told apart from the others with {s} probes; remove or merge it, or use more"
-        ) from None
+        raise singular_moments([*counting.names, "residual"][error.index], s) from None
     theta = np.linalg.solve(T, q)
     inverse = np.linalg.inv(T)
     S = moment_covariance(counting, Q, Z, found.features, valid, exact=exact)

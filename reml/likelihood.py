@@ -14,16 +14,15 @@ from gpu_reml.ops.arguments import as_apply, as_count, as_matrix, as_number, as_
 from .contract import check_traces
 from .covariance import Covariance, as_covariance, genetic
 from .cross_fit import Traces, controlled_traces, num_controls
+from .formulas import ai_matrix, restricted_loglik
 from .lanczos import looks, quadrature_at, symmetric_in_sight
 from .linalg import (
     Block,
     column_batches,
     column_dots,
     columns,
-    gram,
     of_shape,
     project,
-    symmetric,
     take_columns,
 )
 from .moments import quadratic_forms
@@ -212,7 +211,7 @@ def loglik(
     contrasts = len(model.y) - Q.shape[1]
     mc_se = 0.0 if probes_are_exact(Z) else 0.5 * error_of_mean(logdets, 1)
     logdet = float(logdets.mean() + 2 * contrasts * np.log(model.scale))
-    value = float(-0.5 * (logdet + ypy + contrasts * np.log(2 * np.pi)))
+    value = float(restricted_loglik(logdet, ypy, contrasts))
     Py = solved.X * solved.X.dtype.type(1 / model.scale)
     found = Loglik(value, mc_se, logdet, ypy, Py, solved.residuals, bool(solved.converged.all()) and settled)
     return delivered(found, solver)
@@ -346,7 +345,7 @@ def traces_of(
     return controlled_traces(values, inverse, off, theta, core.dimension, num_controls(Z.shape[1]))
 
 
-def component_images(covariance, Py: Block) -> Block:
+def working_variates(covariance, Py: Block) -> Block:
     """(n, G + 1) [K_1 Py, .., K_G Py, Py]; a pass of one column, times the overlap."""
     images = covariance.apply_each(covariance.features(Py))
     return columns(*(image[:, :1] for image in images), Py)
@@ -378,25 +377,8 @@ def average_information(
     apply_v, options = apply_v_at(covariance, theta), {**solver_options(solver), "at_once": solver.columns}
     B, Q = covariance.block(y[:, None]), covariance.block(Q)
     first = solve(Q, apply_v, B, preconditioner, **options)
-    F = project(Q, component_images(covariance, first.X))
+    F = project(Q, working_variates(covariance, first.X))
     solved = solve(Q, apply_v, F, preconditioner, **options)
     residuals = np.append(first.residuals, solved.residuals)
     converged = bool(first.converged.all() and solved.converged.all())
     return delivered(Information(ai_matrix(F, solved.X, solved.R) / scale**4, residuals, converged), solver)
-
-
-def ai_matrix(F: Block, PF: Block, R: Block) -> np.ndarray:
-    """1/2 F'P F in float64 from F = [K_g Py] (n, G + 1), approximate solves PF and their residuals R.
-
-    F'X + X'R = F'X + X'F - X'V X errs by the square of the solves' errors, so that loose ones do.
-    """
-    return symmetric(gram(F, PF) + gram(PF, R)) / 2
-
-
-def fixed_inverse(Q: Block, VQ: Block, PVQ: Block, R: Block) -> np.ndarray:
-    """(c, c) Q'X (X'V^-1X)^-1 X'Q = Q'VQ - Q'V P V Q in float64, from V Q and solves P V Q with residuals R.
-
-    Errs by the square of the solves' errors, as :func:`ai_matrix`.
-    Source: Searle, Casella & McCulloch 1992, Variance Components, App. M.
-    """
-    return symmetric(gram(Q, VQ)) - 2 * ai_matrix(project(Q, VQ), PVQ, R)

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .formulas import LOG_2PI, profiled_loglik
 from .inference import Lrt, likelihood_ratio_test, sampling_covariance
 from .likelihood_ratio import RatioTest, ratio_lines
 from .linalg import coordinates, logdet_gram, symmetric
 from .profile import Curve, Profile, curve_lines
-from .residuals import layout_of
+from .residuals import Layout, layout_of
 from .tables import Components, Sum, component_lines, component_records, shown
 
 
@@ -203,15 +204,29 @@ class SingularModelError(ConvergenceError, ValueError):
     """Components that cannot be told apart, whatever the estimator: no result, and an argument to change."""
 
 
-def singular_information(name: str, *, constrained: bool) -> str:
-    """What to say of a parameter about which the information is singular."""
-    found = f"component {name} cannot be told apart from the others (singular information)"
-    if constrained:
-        return f"{found}; remove or merge it"
-    return (
-        f"{found}, or the likelihood rises to where the covariance is no longer positive definite, as it may without "
-        "bounds; remove or merge it, or fit with the bounds (FitSettings.constrain)"
+def not_told_apart(name: str, found: str, remedy: str = "") -> SingularModelError:
+    """The error of a component that is a combination of others: ``found`` says by what, ``remedy`` what else helps."""
+    return SingularModelError(
+        f"component {name} cannot be told apart from the others{found}; remove or merge it{remedy}"
     )
+
+
+def singular_information(layout: Layout, index: int, *, constrained: bool) -> SingularModelError:
+    """The error of the reported parameter ``index``, about which the information is singular."""
+    name = [*layout.names, *layout.residual_names][index]
+    if constrained:
+        return not_told_apart(name, " (singular information)")
+    return not_told_apart(
+        name,
+        " (singular information), or the likelihood rises to where the covariance is no longer positive definite, as "
+        "it may without bounds",
+        ", or fit with the bounds (FitSettings.constrain)",
+    )
+
+
+def singular_moments(name: str, num_probes: int) -> SingularModelError:
+    """The error of a component whose moments by so many probes are a combination of others'."""
+    return not_told_apart(name, f" with {num_probes} probes", ", or use more")
 
 
 class Estimate(NamedTuple):
@@ -246,7 +261,7 @@ def make_result(covariance, X: np.ndarray, scale: float, estimate: Estimate, **d
     information = layout.reduced(estimate.ai) / scale**4
     null = estimate.loglik_null
     if null is None:
-        null = -0.5 * (n - c) * (1 + np.log(2 * np.pi))  # theta_e = 1, the variance of the scaled y
+        null = profiled_loglik(0.0, 1.0, n - c)  # V = I, since the scaled y has unit variance
     against = (estimate.loglik, estimate.loglik_mc_se)
     if not estimate.theta[: layout.num_genetic].any():
         against = (null, 0.0)  # the fit is the null model, and rounding does not make a test of it
@@ -266,7 +281,7 @@ def make_result(covariance, X: np.ndarray, scale: float, estimate: Estimate, **d
         num_samples=n,
         num_fixed=c,
         loglik=value,
-        loglik_gcta=value + 0.5 * (n - c) * np.log(2 * np.pi) - 0.5 * logdet_x,
+        loglik_gcta=value + 0.5 * (n - c) * LOG_2PI - 0.5 * logdet_x,
         loglik_null=null + shift,
         loglik_mc_se=estimate.loglik_mc_se,
         lrt=likelihood_ratio_test(against[0], null, against[1], estimate.weights),

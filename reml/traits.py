@@ -38,15 +38,30 @@ def make_traits(Y: np.ndarray, X: np.ndarray) -> Traits:
     Q = orthonormal_basis(X)
     units = powers_of_two(np.abs(Y).max(axis=0))
     scales = units * np.linalg.norm(project(Q, Y / units), axis=0) / np.sqrt(len(Y) - Q.shape[1])
-    names = ["y"] if Y.shape[1] == 1 else [f"Y[:, {t}]" for t in range(Y.shape[1])]
-    for name, scale, largest in zip(names, scales, np.abs(Y).max(axis=0), strict=True):
-        if not scale > FLAT * largest:
-            raise ValueError(
-                f"{name}: does not vary once the fixed effects are taken out; there is no variance to divide"
-            )
+    check_varying(scales, Y)
+    for name, scale in zip(trait_names(Y), scales, strict=True):
         check_unit(scale, name)
         check_effects(X, scale)
     return Traits(Y, X, Q, scales)
+
+
+def varying(scales: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """(t,) bool: whether standard deviations beside the fixed effects are more than the rounding of Y (n, t)."""
+    return scales > FLAT * np.abs(Y).max(axis=0)
+
+
+def trait_names(Y: np.ndarray) -> list[str]:
+    """The columns of Y (n, t) in the words of an argument."""
+    return ["y"] if Y.shape[1] == 1 else [f"Y[:, {t}]" for t in range(Y.shape[1])]
+
+
+def check_varying(scales: np.ndarray, Y: np.ndarray) -> None:
+    """ValueError that names the first trait of Y (n, t) which does not vary beside the fixed effects."""
+    for name, varies in zip(trait_names(Y), varying(scales, Y), strict=True):
+        if not varies:
+            raise ValueError(
+                f"{name}: does not vary once the fixed effects are taken out; there is no variance to divide"
+            )
 
 
 def check_unit(scale: float, name: str) -> None:

@@ -8,6 +8,7 @@ calls lower, without a copy.
 import numpy as np
 from scipy.linalg import blas, lapack
 
+from ..formulas import restricted_loglik
 from . import spectral
 from .search import Point
 from .spectral import Measure, Spectrum
@@ -112,8 +113,7 @@ class DenseModel:
             return None
         Py = lapack.dpotrs(L, self.y, lower=1)[0]
         logdet = 2 * np.log(np.diag(L)).sum()
-        value = -0.5 * (logdet + (self.y.T @ Py).item() + N * np.log(2 * np.pi))
-        return Point(theta, float(value), L, Py)
+        return Point(theta, float(restricted_loglik(logdet, (self.y.T @ Py).item(), N)), L, Py)
 
     def solve(self, point, B):
         return lapack.dpotrs(point.factor, B, lower=1)[0]

@@ -30,7 +30,6 @@ from ..result import (
     FitResult,
     FixedEffects,
     Record,
-    SingularModelError,
     fixed_effects_of,
     make_result,
     singular_information,
@@ -169,8 +168,7 @@ def exact_fits(
         try:
             result = in_given_units(fit_trait(problem, traits.only(which), theta, hooks), factors)
         except SingularInformationError as error:
-            name = [*layout.names, *layout.residual_names][error.index]
-            raise SingularModelError(singular_information(name, constrained=settings.constrain)) from None
+            raise singular_information(layout, error.index, constrained=settings.constrain) from None
         if strict and not result.converged:
             raise ConvergenceError(result.status.value, result)
         yield result

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import linalg
 
+from ..formulas import restricted_loglik
 from ..inference import boundary_weights
 from ..residuals import Layout, layout_of
 from ..result import ConvergenceError, Status
@@ -34,8 +35,7 @@ class DiagonalModel:
         Py = self._solve(factor, self.y)
         logdet = np.log(v).sum() + 2 * np.log(np.diag(L)).sum()
         n, c = self.Q.shape
-        value = -0.5 * (logdet + (self.y.T @ Py).item() + (n - c) * np.log(2 * np.pi))
-        return Point(theta, float(value), factor, Py)
+        return Point(theta, float(restricted_loglik(logdet, (self.y.T @ Py).item(), n - c)), factor, Py)
 
     @staticmethod
     def _solve(factor, B):

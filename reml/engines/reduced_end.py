@@ -13,6 +13,7 @@ import numpy as np
 from .. import likelihood
 from ..covariance import CountingCovariance, Covariance
 from ..cross_fit import FOLDS, fold_of
+from ..formulas import fixed_inverse, restricted_loglik
 from ..hooks import Hooks
 from ..lanczos import quadrature_of_trace, regression_slope
 from ..linalg import Block, columns, gram, project, take_columns
@@ -280,11 +281,10 @@ def finish(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResu
         return PcgResult(X, project(Q, B - apply_v(X)), np.zeros(k), np.zeros(k, int), np.ones(k, bool))
 
     logdet, logdet_se = log_determinant(problem, model, theta)
-    contrasts = problem.dimension * np.log(2 * np.pi)
     last = solve(y, solver.final)
     Py = last.X
     ypy = (gram(y, Py) + gram(Py, last.R)).item()  # errs by the square of the solve's error
-    loglik = -0.5 * (logdet + ypy + contrasts)
+    loglik = restricted_loglik(logdet, ypy, problem.dimension)
     ai, mc = walk.point.ai, walk.point.mc
     estimate = Estimate(
         theta=theta,
@@ -326,6 +326,6 @@ def fixed_effects(
     images = likelihood.apply_v_at(problem.covariance, theta)(columns(Py, Q))
     VPy, VQ = images[:, :1], images[:, 1:]
     solved = solve(VQ, 1e-3)
-    inner = likelihood.fixed_inverse(Q, VQ, solved.X, solved.R)
+    inner = fixed_inverse(Q, VQ, solved.X, solved.R)
     fitted = trait.Q.T @ trait.Y - scale * gram(Q, VPy)
     return fixed_effects_of(trait.X, trait.Q, fitted[:, 0], inner * scale**2)

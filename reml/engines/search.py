@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ..formulas import ai_matrix
 from ..linalg import symmetric
 from ..result import Record, Status
 from ..settings import FitSettings
@@ -46,7 +47,7 @@ def derivatives(model: Model, point: Point) -> tuple[np.ndarray, np.ndarray]:
 def average_information(model: Model, point: Point, F: np.ndarray | None = None) -> np.ndarray:
     """(p, p) 1/2 y'P K_g P K_h P y; ``F`` = [K_g P y] where it is known."""
     F = model.images(point.Py) if F is None else F
-    return symmetric(F.T @ model.solve(point, F)) / 2
+    return ai_matrix(F, model.solve(point, F))
 
 
 def line_search(model: Model, point: Point, step: Step, slope: float, lower: np.ndarray) -> Point:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special
 
+from ..formulas import profiled_loglik, restricted_loglik
 from ..profile import Profile
 
 GRID = np.sort(np.concatenate([np.linspace(0, 0.98, 99), 1 - np.logspace(-2, -9, 29)]))
@@ -47,7 +48,7 @@ def loglik(spectrum: Spectrum, theta: np.ndarray) -> float:
     if min(d_trace.min(), d_y.min()) <= 0:
         return -np.inf
     logdet = spectrum.trace.integrate(np.log(d_trace))
-    return float(-0.5 * (logdet + spectrum.y.integrate(1 / d_y) + spectrum.dimension * np.log(2 * np.pi)))
+    return float(restricted_loglik(logdet, spectrum.y.integrate(1 / d_y), spectrum.dimension))
 
 
 def score(spectrum: Spectrum, theta: np.ndarray) -> np.ndarray:
@@ -85,8 +86,7 @@ def profiled(spectrum: Spectrum, shares: np.ndarray) -> tuple[np.ndarray, np.nda
     values, totals = np.full(len(h), -np.inf), np.full(len(h), np.nan)
     totals[valid] = spectrum.y.integrate(1 / d_y[valid]) / spectrum.dimension
     logdet = spectrum.trace.integrate(np.log(d_trace[valid]))
-    constant = spectrum.dimension * (1 + np.log(2 * np.pi))
-    values[valid] = -0.5 * (spectrum.dimension * np.log(totals[valid]) + logdet + constant)
+    values[valid] = profiled_loglik(logdet, totals[valid], spectrum.dimension)
     return values, totals
 
 

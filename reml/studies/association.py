@@ -17,23 +17,15 @@ from gpu_reml.ops.relationship import tile_width
 from ..engines import spectral
 from ..engines.contrasts import Contrasts, contrast_kernels, contrasts
 from ..linalg import COLLINEAR, column_lengths, orthonormal_basis, powers_of_two, project
+from ..traits import check_varying
 
 LOG_10 = np.log(10)
 SMALL_P = 1e-280  # under which the incomplete beta function is taken from its continued fraction, in logarithms
-FLAT = 1e-12  # share of a trait's length beside the fixed effects under which it is rounding
 MEDIAN_CHI2 = float(special.chdtri(1, 0.5))
 # Seconds of one core, as those of exact.py: K in float64 of all variants and of those left out, and Z' times a square
 SCANNING = 7.5e-11  # n^2 m
 EIGENVECTORS = 1.3e-10  # n^3
 ROWS = 1024  # variants whose exact features (rows, n - c) float64 are held at once
-
-
-class FlatTraitError(ValueError):
-    """The trait in column ``index`` of Y does not vary beside the fixed effects."""
-
-    def __init__(self, index: int):
-        super().__init__(f"Y[:, {index}]: does not vary once the fixed effects are taken out")
-        self.index = index
 
 
 class Scan(NamedTuple):
@@ -136,9 +128,7 @@ def left_of_fixed_effects(Y: np.ndarray, X: np.ndarray) -> tuple[np.ndarray, np.
         raise ValueError(f"Y: {n} samples leave no degree of freedom beside {c} fixed effects and a variant")
     units = powers_of_two(np.abs(Y).max(axis=0, initial=0.0))
     left = units * project(Q, project(Q, Y / units))
-    flat = ~(column_lengths(left) > FLAT * column_lengths(Y))
-    if flat.any():
-        raise FlatTraitError(int(np.argmax(flat)))
+    check_varying(column_lengths(left) / np.sqrt(n - c), Y)
     return Q, left
 
 

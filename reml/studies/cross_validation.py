@@ -11,7 +11,7 @@ from ..linalg import column_lengths, coordinates, orthonormal_basis
 from ..pcg import pcg
 from ..residuals import layout_of
 from ..result import ConvergenceError
-from ..traits import check_unit
+from ..traits import check_unit, varying
 from .effects import MAX_ITERATIONS, parameters_of
 
 
@@ -82,7 +82,7 @@ def cross_validate(
 
     Y = contrasts(contrasts(np.repeat(y[:, None], len(folds), axis=1)))
     lengths = column_lengths(Y)
-    if not (lengths > 1e-12 * np.abs(y).max()).all():
+    if not varying(lengths / np.sqrt(len(y)), y[:, None]).all():
         raise ValueError(f"fold {folds[np.argmin(lengths)]}: y does not vary among its training samples")
     scale = float(lengths.max()) / np.sqrt(len(y))
     check_unit(scale, "y")

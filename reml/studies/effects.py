@@ -15,7 +15,8 @@ from gpu_reml.ops.arguments import as_count, as_matrix, as_numbers, as_sparse, a
 
 from ..contract import SKEW
 from ..covariance import MixedCovariance, as_covariance
-from ..likelihood import apply_v_at, fixed_inverse, solve
+from ..formulas import fixed_inverse
+from ..likelihood import apply_v_at, solve
 from ..linalg import Block, column_batches, columns, gram, orthonormal_basis, project
 from ..monte_carlo import LEAST_PROBES, widening
 from ..precondition import Preconditioner, preconditioner_at

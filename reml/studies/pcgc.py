@@ -25,7 +25,7 @@ from ..moments import check_separable, probe_grams
 from ..monte_carlo import covariance_of_mean
 from ..probes import Probes, checked_probes, probes_are_exact
 from ..residuals import layout_of
-from ..result import FixedEffects, SingularModelError
+from ..result import FixedEffects, singular_moments
 from ..scaled import ScaledCovariance
 from ..step import SingularInformationError
 from ..traits import checked, one_phenotype
@@ -103,10 +103,7 @@ def pcgc(
     try:
         check_separable(T)
     except SingularInformationError as error:
-        raise SingularModelError(
-            f"component {base.names[error.index]} cannot be told apart from the others with {s} probes; remove or "
-            "merge it, or use more"
-        ) from None
+        raise singular_moments(base.names[error.index], s) from None
     theta, inverse = np.linalg.solve(T, parts.sum(axis=1)), np.linalg.inv(T)
     expected = hollow.diagonals_of_squares(Z, features, theta)
     if exact:
