@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from .contract import NOT_FINITE, NOT_SYMMETRIC, skew_of
 from .linalg import Block, column_batches, column_dots, columns, of_shape, take_columns
 from .monte_carlo import error_of_mean
 from .pcg import BreakdownError
-from .probes import Probes
+from .probes import Probes, draw_probes
 
 Apply = Callable[[Block], Block]
 ALL_STEPS = 20  # up to which quadrature looks at the estimate after each step
@@ -148,7 +149,7 @@ def quadrature(tridiagonal: Tridiagonal, f: Callable[[np.ndarray], np.ndarray]) 
 
 def slq(
     apply_v: Apply,
-    probes: Probes | Block,
+    probes: Probes | Block | int,
     f: Callable[[np.ndarray], np.ndarray] = np.log,
     *,
     max_steps: int = 60,
@@ -159,7 +160,8 @@ def slq(
 ) -> SlqResult:
     """tr f(V) for symmetric positive definite V (n, n) from probes (n, s) with E[z z'] = I, by Lanczos quadrature.
 
-    apply_v: B -> V B, or V itself as a matrix.  Probes are a block, of which the products have the type.
+    apply_v: B -> V B, or V itself as a matrix.  Probes are a block, of which the products have the type; or, for a V
+    that has a shape, a number of them, drawn by seed 0.
 
     Stops when the estimate moves between two looks by at most ``tol`` per sample or ``mc_share`` Monte-Carlo errors,
     or after ``max_steps``; it is looked at after each step to 20, then whenever a tenth more were taken.
@@ -178,6 +180,8 @@ def slq(
     >>> [float(round(slq(V, exact_probes(4), f).estimate, 6)) for f in (np.log, np.reciprocal)]
     [4.158883, 1.875]
     """
+    if isinstance(probes, Integral) and not isinstance(probes, bool):
+        probes = draw_probes(samples_of(apply_v), as_count(probes, "probes"))
     probes = as_block(probes.trace if isinstance(probes, Probes) else probes, "probes")
     if not probes.shape[1]:
         raise ValueError("probes: expected (n, s >= 1), found no column")
@@ -190,6 +194,14 @@ def slq(
         return quadrature_at(apply_v, probes, f, looks(limit), **options)
     except BreakdownError as error:
         raise ValueError(f"f: {error}") from None
+
+
+def samples_of(V) -> int:
+    """The size of V (n, n), or a ValueError for a function, which does not tell it."""
+    shape = np.shape(V) if not callable(V) else getattr(V, "shape", ())
+    if len(shape) != 2:
+        raise ValueError("probes: a function B -> V B does not tell how long they are; give an array (n, s)")
+    return shape[0]
 
 
 def looks(limit: int) -> list[int]:

@@ -118,13 +118,19 @@ def checked_shape(apply: Apply, name: str) -> Apply:
 
 
 def apply_v_at(covariance, theta: np.ndarray) -> Apply:
-    """B -> V(theta) B = sum_g theta_g K_g B + theta_e B; one pass.
+    """B -> V(theta) B = sum_g theta_g K_g B + theta_e B, for B (n, k) or (n,); one pass of k columns.
 
     covariance: as :func:`~gpu_reml.reml.covariance.as_covariance` takes it; theta (G + 1,), residual last.
     """
     covariance = as_covariance(covariance)
     theta = as_vector(theta, "theta", covariance.num_components + 1)
-    return lambda B: covariance.apply(theta[:-1], B) + B.dtype.type(theta[-1]) * B
+
+    def apply(B: Block) -> Block:
+        if len(B.shape) == 1:
+            return apply(B[:, None])[:, 0]
+        return covariance.apply(theta[:-1], B) + B.dtype.type(theta[-1]) * B
+
+    return apply
 
 
 def solve(Q, apply_v, B, preconditioner=None, *, tol=1e-4, X0=None, at_once=None, **options) -> PcgResult:

@@ -37,7 +37,7 @@ def make_cohort(n, m, num_components, seed, h2=0.5, overlap=True, scale=7.0):
     for g in range(num_components):
         effects = rng.standard_normal(m) * np.sqrt(theta[g] * W[:, g] / W[:, g].sum())
         y += Z @ effects
-    return SimpleNamespace(y=y, X=X, Ks=Ks, theta=theta, genotypes=genotypes, W=W, n=n)
+    return SimpleNamespace(y=y, X=X, Ks=Ks, theta=theta, counts=counts, genotypes=genotypes, W=W, n=n)
 
 
 def covariance_of(cohort, dtype=np.float64):

@@ -195,7 +195,7 @@ def gradients(data: Data, block: Block) -> np.ndarray:
 
 
 def first_candidates(scores: np.ndarray, support: np.ndarray, eligible: np.ndarray, number: int) -> np.ndarray:
-    """The last support first, then the variants of largest score; ties go to the first in the files."""
+    """The last support first, then the variants of largest score; ties go to the lowest row."""
     scores = np.where(eligible, scores, -1.0)
     scores[support] = -1.0
     more = max(0, min(number, int(np.count_nonzero(eligible))) - len(support))

@@ -2,8 +2,10 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import sparse
+from scipy.sparse.linalg import aslinearoperator
 
-from gpu_reml.reml import lanczos, slq
+from gpu_reml.reml import draw_probes, lanczos, slq
 
 
 def spd(n, rng):
@@ -77,3 +79,14 @@ def test_many_steps_are_looked_at_only_now_and_then(monkeypatch):
     assert looked[:20] == list(range(1, 21)) and len(looked) < 45
     assert looked[-1] == found.num_steps == 150 and not found.converged
     assert all(later <= np.ceil(1.1 * earlier) for earlier, later in itertools.pairwise(looked[20:]))
+
+
+def test_a_number_of_probes_is_drawn_where_the_matrix_tells_its_size():
+    V = spd(60, np.random.default_rng(3))
+    expected = slq(V, draw_probes(60, 20), max_steps=60, tol=0)
+    for given in (V, sparse.csr_array(V), aslinearoperator(V)):
+        assert slq(given, 20, max_steps=60, tol=0).estimate == pytest.approx(expected.estimate, rel=1e-10)
+    with pytest.raises(ValueError, match=r"probes: a function B -> V B does not tell how long they are; give an array"):
+        slq(lambda B: V @ B, 20)
+    with pytest.raises(ValueError, match="probes: expected a whole number from 1 up, found 0"):
+        slq(V, 0)

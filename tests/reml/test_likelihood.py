@@ -7,6 +7,7 @@ from scipy.sparse.linalg import aslinearoperator
 from gpu_reml.reml import (
     ConvergenceError,
     Solver,
+    apply_v_at,
     average_information,
     complement_traces,
     draw_probes,
@@ -234,3 +235,12 @@ def test_a_number_an_array_and_probes_are_the_same_probes(cohorts):
         found, expected = (score(cohort.theta, *arguments, probes=given).score for given in (probes, drawn))
         np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(fit(*arguments).theta, fit(*arguments, draw_probes(150, 256, seed=0)).theta)
+
+
+def test_one_vector_times_v_is_one_vector(cohorts):
+    cohort = cohorts[2]
+    apply_v = apply_v_at(cohort.Ks, cohort.theta)
+    found = apply_v(cohort.y)
+    assert found.shape == cohort.y.shape
+    np.testing.assert_allclose(found, dense.covariance_matrix(cohort.theta, cohort.Ks) @ cohort.y, rtol=1e-10)
+    np.testing.assert_array_equal(found, apply_v(cohort.y[:, None])[:, 0])
