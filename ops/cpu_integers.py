@@ -8,9 +8,9 @@ from scipy import sparse
 
 from . import cpu_amx, cpu_vnni, integers
 from .cpu import CpuProducts, weighted_gram
-from .cpu_sums import Kernels, SampleDigits, add_z_sums, zt_sums
+from .cpu_sums import Calls, Kernels, SampleDigits, add_z_sums, zt_sums
 from .genotypes import CALL_BITS, CHUNK, blocks_between, chunks
-from .integers import DIGITS, LIMIT, as_integers, times_means
+from .integers import DIGITS, LIMIT, as_integers
 
 FUSED_COLUMNS = 16  # most columns for which float32 products straight from packed bytes are as fast
 KINDS = (cpu_amx.KERNELS, cpu_vnni.KERNELS)  # the fastest first
@@ -105,12 +105,16 @@ class IntegerProducts(CpuProducts):
     def _features(self, laid: SampleDigits, start: int, stop: int, dtype: type) -> np.ndarray:
         """Z' B (stop - start, k) of these variants."""
         U = np.empty((stop - start, laid.integers.values.shape[1]), dtype)
-        mean, inv_sd = self.genotypes.mean, self.genotypes.inv_sd
         for block in blocks_between(self.genotypes, start, stop, stop - start):
-            zt_sums(
-                block.packed, mean[block.rows], inv_sd[block.rows], laid, U[block.start - start : block.stop - start]
-            )
+            calls = self._calls(block.packed, block.rows)
+            zt_sums(calls, laid, U[block.start - start : block.stop - start])
         return U
+
+    def _calls(self, packed: np.ndarray, rows: slice) -> Calls:
+        """Variants ``rows``, of these packed calls."""
+        genotypes = self.genotypes
+        num_missing = genotypes.num_samples - genotypes.num_called[rows]
+        return Calls(packed, genotypes.mean[rows], genotypes.inv_sd[rows], num_missing)
 
     def _z_rows(self, start: int, stop: int, V: np.ndarray) -> np.ndarray:
         if self._is_few(V):
@@ -121,10 +125,10 @@ class IntegerProducts(CpuProducts):
 
     def _add(self, start: int, stop: int, V: np.ndarray, out: np.ndarray) -> None:
         """out (n, k) += Z V of variants start:stop, within a chunk."""
-        q = as_integers(V * self.genotypes.inv_sd[start:stop, None], self.digits)
+        q = as_integers(V, self.digits, self.genotypes.inv_sd[start:stop])
         found = [block.packed for block in blocks_between(self.genotypes, start, stop, stop - start)]
         packed = found[0] if len(found) == 1 else np.concatenate(found)
-        add_z_sums(packed, q, times_means(q, self.genotypes.mean[start:stop]), self.kernels, out)
+        add_z_sums(self._calls(packed, slice(start, stop)), q, self.kernels, out)
 
     def _laid(self, B: np.ndarray) -> SampleDigits:
         return SampleDigits(as_integers(B, self.digits), self.kernels)

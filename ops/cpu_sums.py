@@ -20,19 +20,18 @@ import numpy as np
 from numba import prange
 
 from .compile import compiled, parallel
-from .cpu_amx_tiles import configuration, configure, multiply_columns, multiply_rows, release, turn
-from .cpu_decode import decode_groups, decode_words, lowest_bit, word_at
+from .cpu_amx_tiles import PAIR, configuration, configure, multiply_columns, multiply_rows, release, turn
+from .cpu_decode import COUNTS, MASKS, NOTES, add_rows, decode_groups, decode_words, lowest_bit
 from .cpu_vnni_dot import multiply
-from .integers import MEAN_STEPS, Integers
+from .integers import MEAN_STEPS, SLAB, Integers
 
 HEIGHT = 96  # most variants of a tile of Z'B: a multiple of every kind's row step
 SAMPLES = 192  # of a tile of Z V: a multiple of every row step, and of the samples that a vector of bytes has
 PIECE = 128  # most words of 16 packed genotypes of one tile's row: 2,048 samples
 DEPTH = 1024  # variants of one tile of Z V
-LOW_BITS = np.uint32(0x55555555)
-LOW_BITS_64 = np.uint64(0x5555555555555555)
+DENSE, OVERHEAD = 1 / 22, 4.5  # from what share of calls missing on masks are multiplied: see _how_missing
 ONE = np.uint64(1)
-CODES = np.uint32(0x03030303)
+ROOM = 64  # variants that are noted for a sample before their integers are added; at least SAMPLES // 4
 
 
 class Kernels(NamedTuple):
@@ -52,39 +51,88 @@ class SampleDigits:
     def __init__(self, integers: Integers, kernels: Kernels):
         words = -(-len(integers.values) // 16)
         pieces = max(1, -(-words // PIECE))
-        self.integers, self.kernels = integers, kernels
+        self.integers, self.kernels, self.num_samples = integers, kernels, len(integers.values)
+        self.values = _in_vectors(integers.values, more=3)  # a byte has room for 3 samples after the last
         self.width = 16 * max(1, -(-words // (16 * pieces)))  # whole vectors
         self.digits = kernels.lay_samples(integers, self.width)
         self.totals = integers.values.sum(axis=0, dtype=np.int64)
 
 
-def zt_sums(packed: np.ndarray, mean: np.ndarray, inv_sd: np.ndarray, samples: SampleDigits, out: np.ndarray) -> None:
-    """out (b, k) = Z'B of the variants of packed calls (b, nbytes), standardised by mean and 1/SD (b,)."""
+class Calls(NamedTuple):
+    """Packed calls (b, nbytes) of variants, and of each (b,) its mean, 1/SD and how many calls are missing."""
+
+    packed: np.ndarray
+    mean: np.ndarray
+    inv_sd: np.ndarray
+    num_missing: np.ndarray
+
+
+def zt_sums(calls: Calls, samples: SampleDigits, out: np.ndarray) -> None:
+    """out (b, k) = Z'B of these variants."""
     q, kernels = samples.integers, samples.kernels
     _zt(
-        _read_only(packed),
-        mean,
-        inv_sd,
-        q.values,
+        _read_only(calls.packed),
+        calls.mean,
+        calls.inv_sd,
+        _how_missing(calls, samples.num_samples, q),
+        samples.values,
         q.scale,
         samples.totals,
         samples.digits,
         q.digits,
         samples.width,
-        _even_height(len(packed), kernels.row_step),
+        _even_height(len(calls.packed), kernels.row_step),
         _configuration(kernels),
         out,
     )
 
 
-def add_z_sums(packed: np.ndarray, integers: Integers, means: np.ndarray, kernels: Kernels, out: np.ndarray) -> None:
-    """out (n, k) float64 += Z V of a chunk's packed calls (b, nbytes); ``integers`` (b, k) of s_j v_jk.
+def add_z_sums(calls: Calls, integers: Integers, kernels: Kernels, out: np.ndarray) -> None:
+    """out (n, k) float64 += Z V of a chunk's variants; ``integers`` (b, k) of s_j v_jk."""
+    b, k = integers.values.shape
+    rests, totals = np.zeros((b, -(-k // 16) * 16), np.int32), np.zeros((-(-b // SLAB), k))
+    _take_means(integers.values, calls.mean, rests, totals)
+    masks = Integers(rests[:, :k], integers.scale, integers.digits + 1)
+    how = _how_missing(calls, len(out), masks)
+    dense = np.flatnonzero(how == MASKS)
+    _z(
+        _read_only(calls.packed),
+        _in_fours(np.arange(b)),
+        _in_fours(dense),
+        how,
+        rests,
+        totals.sum(axis=0),
+        integers.scale,
+        kernels.lay_variants(integers),
+        kernels.lay_variants(masks._replace(values=masks.values[dense])),
+        integers.digits,
+        _configuration(kernels),
+        out,
+    )
 
-    ``means``: (b, k) from :func:`gpu_reml.ops.integers.times_means`.
+
+def _in_fours(rows: np.ndarray) -> np.ndarray:
+    """The same rows, the last once more until they are a multiple of four."""
+    return np.pad(rows, (0, -len(rows) % 4), "edge" if len(rows) else "constant")
+
+
+def _how_missing(calls: Calls, n: int, integers: Integers) -> np.ndarray:
+    """(b,) what is decoded of each variant for its missing calls: nothing, notes of them, or masks of all n calls.
+
+    Notes cost by the missing call, masks by the digit, and both by columns.
     """
-    digits = kernels.lay_variants(integers)
-    config = _configuration(kernels)
-    _z(_read_only(packed), means, means.sum(axis=0), integers.scale, digits, integers.digits, config, out)
+    vectors = -(-integers.values.shape[1] // 16)
+    share = DENSE * integers.digits * vectors / (OVERHEAD + vectors)
+    few = np.where(calls.num_missing > 0, NOTES, COUNTS)
+    return np.where(calls.num_missing > share * n, MASKS, few).astype(np.int8)
+
+
+def _in_vectors(values: np.ndarray, more: int = 0) -> np.ndarray:
+    """The same integers (rows, k) as int32 with zeros for ``more`` rows and up to a multiple of 16 columns."""
+    rows, k = values.shape
+    wide = np.zeros((rows + more, -(-k // 16) * 16), np.int32)
+    wide[:rows, :k] = values
+    return wide
 
 
 def aligned_zeros(*shape: int) -> np.ndarray:
@@ -134,13 +182,13 @@ def lay_group(values, first, step, left, digits, out):
 
 
 @compiled
-def _multiply_rows(config, tile, digits, piece, sums):
-    """sums (variants, columns) += a piece of their counts (variants, words) times its digits."""
-    height, words = tile.shape
+def _multiply_rows(config, tile, height, digits, piece, sums):
+    """sums (variants, columns) += a piece of the counts (variants, words) of ``height`` variants times its digits."""
+    words = tile.shape[1]
     if config is None:
         multiply(tile, 4 * words, 4, height, digits, piece * words, words, sums)
     else:
-        multiply_rows(tile, digits, piece * words // 16, words // 16, sums)
+        multiply_rows(tile[: (height + PAIR - 1) // PAIR * PAIR], digits, piece * words // 16, words // 16, sums)
 
 
 @compiled
@@ -188,129 +236,228 @@ def _totals(sums, digits, out):
             out[c] = 256.0 * out[c] + part[c]
 
 
+@compiled
+def _add_totals(sums, k, digits, out):
+    """The first k of ``out``, int64, += the integers that a row's sums by digit (digits k and more,) make."""
+    for d in range(digits):
+        for c in range(k):
+            out[c] += np.int64(sums[d * k + c]) << (8 * d)
+
+
 @parallel
-def _zt(packed, mean, inv_sd, values, scale, totals, digits, num_digits, width, height, config, out):  # noqa: PLR0913 - a kernel takes arrays and numbers
+def _zt(  # noqa: PLR0913 - a kernel takes arrays and numbers
+    packed, mean, inv_sd, how, values, scale, totals, digits, num_digits, width, height, config, out
+):
     b, nbytes = packed.shape
-    n, k = values.shape
     columns = digits.shape[1] * digits.shape[2]
-    pieces = max(1, (n + 16 * width - 1) // (16 * width))
     for task in prange((b + height - 1) // height):
         first = task * height
-        rows = min(height, b - first)
+        rows = np.arange(first, min(first + height, b))
+        dense = rows[how[rows] == MASKS]
         tile = _zeros(height * 4 * width).reshape((height, 4 * width))
-        end = np.zeros(64, np.uint8)
         sums = _zeros(height * columns).view(np.int32).reshape((height, columns))
-        missing = np.zeros((rows, k), np.int64)
-        found = np.empty(16 * width, np.int64)
+        mask_room = height if len(dense) else 0
+        mask_sums = _zeros(mask_room * columns).view(np.int32).reshape((mask_room, columns))
+        missing = np.zeros((len(rows), values.shape[1]), np.int64)
+        lost = np.empty(height * width + 16, np.uint32)
         configure(config)
-        for piece in range(pieces):
-            start = piece * 4 * width
-            length = min(4 * width, nbytes - start)
-            for r in range(rows):
-                begin = (first + r) * nbytes + start
-                lost = decode_words(packed, begin, tile, r * 4 * width, width, length // 64)
-                if length % 64:  # the end of the row: it is copied to a vector's room
-                    tail = length // 64 * 16
-                    for i in range(64):
-                        end[i] = packed[first + r, start + 4 * tail + i] if 4 * tail + i < length else 0
-                    lost |= decode_words(end, 0, tile, r * 4 * width + tail, width, 1)
-                if lost:
-                    for i in range(_find_missing(packed, begin, length, found)):
-                        sample = 4 * start + found[i]
-                        if sample < n:
-                            for c in range(k):
-                                missing[r, c] += values[sample, c]
-            _multiply_rows(config, tile, digits, piece, sums)
+        for start in range(0, nbytes, 4 * width):
+            piece, length = start // (4 * width), min(4 * width, nbytes - start)
+            noted = _decode_rows(packed, rows, how, start, length, tile, lost, False)
+            _add_found(lost, noted, values, 4 * start, missing)
+            _multiply_rows(config, tile, height, digits, piece, sums)
+            if len(dense):
+                _decode_rows(packed, dense, how, start, length, tile, lost, True)
+                _multiply_rows(config, tile, len(dense), digits, piece, mask_sums)
         release(config)
-        counted = np.empty(k)
-        for r in range(rows):
-            _totals(sums[r], num_digits, counted)
-            mu, s, lost, target = mean[first + r], inv_sd[first + r], missing[r], out[first + r]
-            for c in range(k):
-                target[c] = (counted[c] - mu * np.float64(totals[c] - lost[c])) * s * scale[c]
+        for i in range(len(dense)):
+            _add_totals(mask_sums[i], out.shape[1], num_digits, missing[dense[i] - first])
+        _write_features(mean, inv_sd, scale, totals, rows, sums, missing, num_digits, out)
 
 
 @compiled
-def _find_missing(packed, begin, length, found):
-    """How many calls of these bytes of ``packed`` are missing; ``found``: which, four calls a byte."""
-    count, whole = 0, length // 8 * 8
-    for i in range(0, whole, 8):
-        word = word_at(packed, begin + i)
-        lost = word & ~(word >> ONE) & LOW_BITS_64
-        while lost:
-            found[count] = 4 * i + (lowest_bit(lost) >> 1)
-            count += 1
-            lost &= lost - ONE
-    for i in range(whole, length):
-        code = packed.flat[begin + i]
-        lost_here = code & ~(code >> 1) & 0x55
-        for t in range(4):
-            if lost_here >> (2 * t) & 1:
-                found[count] = 4 * i + t
+def _write_features(mean, inv_sd, scale, totals, rows, sums, missing, num_digits, out):  # noqa: PLR0913 - arrays and numbers
+    """Rows of Z'B from their sums over all samples, and over those that miss the call."""
+    counted = np.empty(len(scale))
+    for r in range(len(rows)):
+        j, lost = rows[r], missing[r]
+        _totals(sums[r], num_digits, counted)
+        for c in range(len(scale)):
+            called = np.float64(totals[c] - lost[c])
+            out[j, c] = (counted[c] - np.float64(lost[c]) - mean[j] * called) * inv_sd[j] * scale[c]
+
+
+@compiled
+def _decode_rows(packed, rows, how, start, length, tile, lost, masks):
+    """Counts of ``length`` bytes of variants ``rows`` from byte ``start`` on, or masks, as rows of the tile.
+
+    Notes have the row times PIECE and the word in it in their upper half.  Returns how many there are.
+    """
+    nbytes, width, noted = packed.shape[1], tile.shape[1] // 4, 0
+    whole, end = length // 64, np.full(64, 0xFF, np.uint8)
+    for r in range(len(rows)):
+        what = MASKS if masks else NOTES if how[rows[r]] == NOTES else COUNTS
+        where, place = (r * 4 * width, width, r * PIECE), rows[r] * nbytes + start
+        noted = decode_words(packed, place, tile, where, whole, lost, noted, what)
+        if length % 64:
+            for i in range(length % 64):
+                end[i] = packed[rows[r], start + 64 * whole + i]
+            where = (r * 4 * width + 16 * whole, width, r * PIECE + 16 * whole)
+            noted = decode_words(end, 0, tile, where, 1, lost, noted, what)
+    return noted
+
+
+@compiled
+def _add_found(lost, noted, values, first, missing):
+    """missing[r] += the sum of values[first + i] over the calls i that row r's notes say are missing."""
+    found = np.empty(16 * PIECE, np.uint16)
+    entry, columns = 0, values.shape[1]
+    while entry < noted:
+        r, count = lost[entry] // np.uint32(PIECE << 16), 0
+        while entry < noted and lost[entry] // np.uint32(PIECE << 16) == r:
+            word, bits = np.int64(lost[entry] >> np.uint32(16)) % PIECE, np.uint64(lost[entry] & np.uint32(0xFFFF))
+            while bits:
+                found[count] = 16 * word + _genotype(lowest_bit(bits))
                 count += 1
-    return count
+                bits &= bits - ONE
+            entry += 1
+        _add_rows(values, first, found, 0, count, missing, r * columns)
+
+
+@compiled
+def _genotype(bit):
+    """Which genotype of a word a bit of a note stands for."""
+    return (bit >> 1) + 8 * (bit & 1)
+
+
+@compiled
+def _add_rows(values, first, found, place, count, out, target):
+    """out.flat[target :] += the sum of ``count`` rows of ``values``, ``found`` from ``place`` on, counted from
+    ``first``."""
+    columns = values.shape[1]
+    c = 0
+    while c + 64 <= columns:
+        add_rows(values, first * columns + c, found, place, count, out, target + c, 4)
+        c += 64
+    if c + 32 <= columns:
+        add_rows(values, first * columns + c, found, place, count, out, target + c, 2)
+        c += 32
+    if c < columns:
+        add_rows(values, first * columns + c, found, place, count, out, target + c, 1)
 
 
 @parallel
-def _z(packed, means, total_means, scale, digits, num_digits, config, out):
-    b, nbytes = packed.shape
-    n, k = out.shape
-    columns = digits.shape[1] * digits.shape[2]
-    height, quarter = SAMPLES, SAMPLES // 4
-    for task in prange((n + height - 1) // height):
+def _take_means(values, mean, rests, totals):
+    """What a called genotype takes off, round(MEAN_STEPS mu_j q_jk), less what a missing one adds, MEAN_STEPS q_jk, in
+    ``rests``; ``totals``: sums of the former, a slab of variants apart.  All are integers.
+    """
+    for task in prange(len(totals)):
+        for j in range(task * SLAB, min(task * SLAB + SLAB, len(values))):
+            factor = MEAN_STEPS * mean[j]
+            for c in range(values.shape[1]):
+                taken = np.rint(values[j, c] * factor)
+                totals[task, c] += taken
+                rests[j, c] = np.int32(taken - np.float64(MEAN_STEPS * np.int64(values[j, c])))
+
+
+@parallel
+def _z(  # noqa: PLR0913 - a kernel takes arrays and numbers
+    packed, rows, dense, how, rests, total_means, scale, digits, mask_digits, num_digits, config, out
+):
+    nbytes, quarter = packed.shape[1], SAMPLES // 4
+    for task in prange((len(out) + SAMPLES - 1) // SAMPLES):
         first = task * quarter
         length = min(quarter, nbytes - first)
         tile = _zeros(DEPTH * quarter).reshape((DEPTH // 4, 4, quarter))
-        sums = _zeros(height * columns).view(np.int32).reshape((height, columns))
-        missing = np.zeros((height, k))
-        found = np.empty(height, np.int64)
+        lost = np.empty(DEPTH // 4 * quarter + 16, np.uint32)
+        missing = np.zeros((SAMPLES, rests.shape[1]), np.int64)
+        noted, counts = np.empty((SAMPLES, ROOM), np.uint16), np.zeros(SAMPLES, np.int64)
+        sums = _sums_room(digits)
         across = _room_across(config, sums)
         configure(config)
-        for start in range(0, b, DEPTH):
-            groups = (min(DEPTH, b - start) + 3) // 4
-            for g in range(groups):
-                j = start + 4 * g
-                j1, j2, j3 = min(j + 1, b - 1), min(j + 2, b - 1), min(j + 3, b - 1)
-                lost = decode_groups(
-                    packed, j * nbytes + first, j1 * nbytes + first, j2 * nbytes + first, j3 * nbytes + first,
-                    tile, g * 4 * quarter, quarter, length // 16
-                )  # fmt: skip
-                if length % 16:
-                    tail = length // 16 * 16
-                    lost |= _decode_group(packed[j], packed[j1], packed[j2], packed[j3], first, tail, length, tile[g])
-                if lost:
-                    for v in range(j, min(j + 4, b)):
-                        for i in range(_find_missing(packed, v * nbytes + first, length, found)):
-                            row = (found[i] & 3) * quarter + (found[i] >> 2)
-                            for c in range(k):
-                                missing[row, c] += means[v, c]
+        for start in range(0, len(rows), DEPTH):
+            groups = min(DEPTH, len(rows) - start) // 4
+            number = _decode_columns(packed, rows, how, start, first, length, tile, lost, False)
+            _note_variants(start, how, lost, number, noted, counts, rests, missing)
             _multiply_columns(config, tile, digits, start, groups, across)
         release(config)
         _turn(config, across, sums)
-        counted = np.empty(k)
-        for r in range(height):
-            sample = 4 * (first + r % quarter) + r // quarter
-            if sample < n:
-                _totals(sums[r], num_digits, counted)
-                lost, target = missing[r], out[sample]
-                for c in range(k):
-                    steps = MEAN_STEPS * counted[c] - (total_means[c] - lost[c])
-                    target[c] += steps / MEAN_STEPS * scale[c]
+        for r in range(SAMPLES):
+            _add_rows(rests, 0, noted, r * ROOM, counts[r], missing, r * rests.shape[1])
+        if len(dense):
+            mask_sums = _sums_room(mask_digits)
+            across = _room_across(config, mask_sums)
+            configure(config)
+            for start in range(0, len(dense), DEPTH):
+                groups = min(DEPTH, len(dense) - start) // 4
+                _decode_columns(packed, dense, how, start, first, length, tile, lost, True)
+                _multiply_columns(config, tile, mask_digits, start, groups, across)
+            release(config)
+            _turn(config, across, mask_sums)
+            for r in range(SAMPLES):
+                _add_totals(mask_sums[r], out.shape[1], num_digits + 1, missing[r])
+        _add_samples(total_means, scale, first, sums, missing, num_digits, out)
 
 
 @compiled
-def _decode_group(a, b, c, d, first, tail, length, out):
-    """The last bytes of four variants, fewer than a vector: as :func:`decode_groups` does."""
-    lost = np.uint32(0)
-    for i in range(tail, length):
-        x = np.uint32(a[first + i])
-        x |= np.uint32(b[first + i]) << np.uint32(8)
-        x |= np.uint32(c[first + i]) << np.uint32(16)
-        x |= np.uint32(d[first + i]) << np.uint32(24)
-        low = np.uint32(x & LOW_BITS)
-        high = np.uint32((x >> np.uint32(1)) & LOW_BITS)
-        lost |= low & ~high
-        counts = np.uint32((high & ~low) | ((~(high | low) & LOW_BITS) << np.uint32(1)))
-        for t in range(4):
-            out[t, i] = (counts >> np.uint32(2 * t)) & CODES
-    return np.uint32(lost)
+def _add_samples(total_means, scale, first, sums, missing, num_digits, out):
+    """Add to rows of Z V what a chunk of variants sums to, for the samples of a tile from byte ``first`` on."""
+    counted = np.empty(len(scale))
+    for r in range(SAMPLES):
+        sample = 4 * (first + r % (SAMPLES // 4)) + r // (SAMPLES // 4)
+        if sample < len(out):
+            _totals(sums[r], num_digits, counted)
+            for c in range(len(scale)):
+                taken = total_means[c] - np.float64(missing[r, c])
+                out[sample, c] += (MEAN_STEPS * counted[c] - taken) / MEAN_STEPS * scale[c]
+
+
+@compiled
+def _sums_room(digits):
+    """Zeros (samples of a tile, columns) for sums with these digits."""
+    columns = digits.shape[1] * digits.shape[2]
+    return _zeros(SAMPLES * columns).view(np.int32).reshape((SAMPLES, columns))
+
+
+@compiled
+def _note_variants(start, how, lost, number, noted, counts, rests, missing):
+    """Note which variants each sample of ``lost`` misses; where no room is left, add what is noted."""
+    quarter, columns = len(noted) // 4, rests.shape[1]
+    for entry in range(number):
+        place, bits = np.int64(lost[entry] >> np.uint32(16)), np.uint64(lost[entry] & np.uint32(0xFFFF))
+        first, i = start + place // ROOM * 4, place % ROOM
+        while bits:
+            genotype = _genotype(lowest_bit(bits))
+            bits &= bits - ONE
+            variant, row = first + (genotype >> 2), (genotype & 3) * quarter + i
+            if variant < len(how) and how[variant] == NOTES:
+                count = counts[row]
+                if count == ROOM:
+                    _add_rows(rests, 0, noted, row * ROOM, ROOM, missing, row * columns)
+                    count = 0
+                noted[row, count] = variant
+                counts[row] = count + 1
+
+
+@compiled
+def _decode_columns(packed, rows, how, start, first, length, tile, lost, masks):  # noqa: PLR0913 - arrays and numbers
+    """Counts of ``length`` bytes of samples from byte ``first`` on, or masks, as the tile's groups of four variants.
+
+    Notes have the group times ROOM and the word in it in their upper half.  Returns how many there are.
+    """
+    nbytes, quarter, whole, noted = packed.shape[1], tile.shape[2], length // 16, 0
+    ends = np.full(64, 0xFF, np.uint8)
+    for g in range(min(DEPTH, len(rows) - start) // 4):
+        i, j, k, m = rows[start + 4 * g], rows[start + 4 * g + 1], rows[start + 4 * g + 2], rows[start + 4 * g + 3]
+        some = how[i] == NOTES or how[j] == NOTES or how[k] == NOTES or how[m] == NOTES
+        what = MASKS if masks else NOTES if some else COUNTS
+        where = (4 * g * quarter, quarter, g * ROOM)
+        places = (i * nbytes + first, j * nbytes + first, k * nbytes + first, m * nbytes + first)
+        noted = decode_groups(packed, places, tile, where, whole, lost, noted, what)
+        if length % 16:
+            for b in range(length % 16):
+                ends[b], ends[16 + b] = packed[i, first + 16 * whole + b], packed[j, first + 16 * whole + b]
+                ends[32 + b], ends[48 + b] = packed[k, first + 16 * whole + b], packed[m, first + 16 * whole + b]
+            where = (4 * g * quarter + 16 * whole, quarter, g * ROOM + 16 * whole)
+            noted = decode_groups(ends, (0, 16, 32, 48), tile, where, 1, lost, noted, what)
+    return noted

@@ -39,7 +39,7 @@ def lay_variants(integers: Integers) -> np.ndarray:
 
 def _words(digits: np.ndarray) -> np.ndarray:
     """The four digits of a group as one word: (groups, vectors, lanes, 4) int8 as (groups, vectors lanes) uint32."""
-    return digits.view(np.uint32).reshape(len(digits), -1)
+    return digits.view(np.uint32).reshape(len(digits), digits.shape[1] * digits.shape[2])
 
 
 def _num_vectors(k: int, digits: int) -> int:

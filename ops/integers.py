@@ -20,9 +20,12 @@ chunks in order.
 from typing import NamedTuple
 
 import numpy as np
+from numba import prange
+
+from .compile import parallel
 
 DIGITS = 3  # of a column: as exact as float32
-SLAB = 1 << 9  # rows that are held in float64 at once
+SLAB = 1 << 7  # rows that one thread takes at a time
 MEAN_STEPS = 256  # steps of a mean times an integer: its rounding is 1/256 of the integers' own
 MOST_SAMPLES = (2**31 - 1) // (2 * 128)  # whose counts times digits an int32 sums for certain: 8.4 million
 LIMIT = {digits: 127 * (256**digits - 1) // 255 for digits in (2, 3)}  # the largest integer of balanced digits
@@ -36,20 +39,43 @@ class Integers(NamedTuple):
     digits: int
 
 
-def as_integers(B: np.ndarray, digits: int = DIGITS) -> Integers:
-    """The nearest integers of the columns of B (rows, k); an entry is off by at most scale / 2.
+def as_integers(B: np.ndarray, digits: int = DIGITS, factors: np.ndarray | None = None) -> Integers:
+    """The nearest integers of the columns of B (rows, k), or of diag(factors) B; an entry is off by at most scale / 2.
 
     A column with an entry that is not finite has the scale NaN, so that its products are NaN.
     """
-    largest = np.maximum(B.max(axis=0, initial=0), -B.min(axis=0, initial=0)).astype(np.float64)
-    finite = np.isfinite(largest)
+    B = np.ascontiguousarray(B)
+    factors = np.ones(len(B)) if factors is None else np.ascontiguousarray(factors, np.float64)
+    tasks = -(-len(B) // SLAB)
+    largest, strange = np.zeros((tasks, B.shape[1])), np.zeros((tasks, B.shape[1]))
+    _largest(B, factors, largest, strange)
+    largest, finite = largest.max(axis=0, initial=0), (strange == 0).all(axis=0)
     scale = np.where(finite, largest / LIMIT[digits], np.nan)
     steps = np.divide(1, scale, out=np.zeros_like(scale), where=finite & (scale > 0))
     values = np.empty(B.shape, np.int32)
-    for first in range(0, len(B), SLAB):
-        rows = slice(first, first + SLAB)
-        values[rows] = np.rint(np.where(finite, B[rows], 0) * steps)
+    _round(B, factors, steps, finite, values)
     return Integers(values, scale, digits)
+
+
+@parallel
+def _largest(B, factors, largest, strange):
+    """The largest absolute entry of each column, a slab of rows apart; ``strange``: NaN for what is not finite."""
+    for task in prange(len(largest)):
+        for row in range(task * SLAB, min(task * SLAB + SLAB, len(B))):
+            for c in range(B.shape[1]):
+                number = np.float64(B[row, c]) * factors[row]
+                largest[task, c] = max(largest[task, c], abs(number))
+                strange[task, c] += number * 0.0
+
+
+@parallel
+def _round(B, factors, steps, finite, values):
+    """values = the nearest integers of diag(factors) B times ``steps``; 0 in columns that are not finite."""
+    for task in prange((len(B) + SLAB - 1) // SLAB):
+        for row in range(task * SLAB, min(task * SLAB + SLAB, len(B))):
+            for c in range(B.shape[1]):
+                number = np.float64(B[row, c]) * factors[row]
+                values[row, c] = np.int32(np.rint((number if finite[c] else 0.0) * steps[c]))
 
 
 def times_means(integers: Integers, mean: np.ndarray) -> np.ndarray:

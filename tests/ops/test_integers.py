@@ -13,7 +13,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from gpu_reml.ops import CpuProducts, backend, cpu_amx, integers, make_products, pack, standardise, to_dense
+from gpu_reml.ops import (
+    CpuProducts,
+    backend,
+    cpu_amx,
+    cpu_decode,
+    cpu_sums,
+    integers,
+    make_products,
+    pack,
+    standardise,
+    to_dense,
+)
 from gpu_reml.ops import cpu_integers as by_integers
 from gpu_reml.ops.cpu_integers import IntegerProducts
 from gpu_reml.ops.integers import LIMIT, MEAN_STEPS, as_integers, times_means
@@ -118,12 +129,38 @@ def test_products_are_within_the_stated_error_of_the_dense_ones(digits, missing)
 @example(n=2113, m=1027, k=70, digits=3, seed=1)
 @example(n=1, m=1, k=1, digits=2, seed=0)
 def test_the_bits_are_those_of_the_formula_in_numpy(n, m, k, digits, seed):
-    genotypes = genotypes_of(seed, n, m, missing=0.03 * (seed % 3))
     rng = np.random.default_rng(seed)
+    genotypes = genotypes_of(seed, n, m, missing=rng.choice([0, 0.01, 0.05, 0.4, 1.0], m))
     B, V = rng.standard_normal((n, k)), rng.standard_normal((m, k))
     products = IntegerProducts(genotypes, fused_columns=0, digits=digits)
     np.testing.assert_array_equal(products.zt(B), by_formula(genotypes, B, digits).astype(np.float32))
     np.testing.assert_array_equal(products.z(V), by_formula_back(genotypes, V, digits, 4096).astype(np.float32))
+
+
+@needs_bytes
+@pytest.mark.parametrize("digits", [2, 3])
+@pytest.mark.parametrize("share", [-1.0, 10.0])
+def test_a_list_of_missing_calls_and_the_product_with_their_mask_have_the_same_bits(monkeypatch, share, digits):
+    n, m, k = 301, 1031, 21  # a sample misses more variants than are noted for it at a time
+    genotypes, rng = genotypes_of(3, n, m, missing=0.2), np.random.default_rng(4)
+    B, V = rng.standard_normal((n, k)), rng.standard_normal((m, k))
+    monkeypatch.setattr(cpu_sums, "DENSE", share)
+    products = IntegerProducts(genotypes, digits=digits)
+    assert 0.2 * m > 2 * cpu_sums.ROOM
+    np.testing.assert_array_equal(products.zt(B), by_formula(genotypes, B, digits).astype(np.float32))
+    np.testing.assert_array_equal(products.z(V), by_formula_back(genotypes, V, digits, 4096).astype(np.float32))
+
+
+@needs_bytes
+@pytest.mark.parametrize(
+    ("columns", "digits", "from_share"), [(16, 3, 0.02), (32, 3, 0.04), (128, 2, 0.06), (512, 3, 0.12)]
+)
+def test_masks_are_multiplied_from_a_share_of_missing_calls_that_rises_with_columns(columns, digits, from_share):
+    q = as_integers(np.ones((100, columns)), digits)
+    shares = np.array([0, 0.001, from_share / 1.5, from_share * 1.5, 1])
+    calls = cpu_sums.Calls(np.zeros((5, 25), np.uint8), np.ones(5), np.ones(5), 1000 * shares)
+    how = cpu_sums._how_missing(calls, 1000, q)
+    assert how.tolist() == [cpu_decode.COUNTS, cpu_decode.NOTES, cpu_decode.NOTES, cpu_decode.MASKS, cpu_decode.MASKS]
 
 
 @needs_bytes
