@@ -35,7 +35,7 @@ def product_rows(genotypes, size: int, ks: list[int], repeats: int) -> list[dict
     rows = []
     for k in ks:
         B = rng.standard_normal((genotypes.num_samples, k)).astype(np.float32)
-        median = alternate(
+        seconds = alternate(
             {
                 "ordinary": lambda B=B: decoding.weighted(B, w),
                 "blocks": lambda B=B: decoding.weighted(B, weights),
@@ -46,14 +46,14 @@ def product_rows(genotypes, size: int, ks: list[int], repeats: int) -> list[dict
             repeats,
         )
         row = {
-            "block": size, "k": k, **median,
-            "ratio": median["blocks"] / median["ordinary"],
-            "ratio_as_run": median["blocks as run"] / median["ordinary as run"],
-            "ratio_identity": median["identity"] / median["ordinary"],
+            "block": size, "k": k, **seconds,
+            "ratio": seconds["blocks"] / seconds["ordinary"],
+            "ratio_as_run": seconds["blocks as run"] / seconds["ordinary as run"],
+            "ratio_identity": seconds["identity"] / seconds["ordinary"],
         }  # fmt: skip
         rows.append(row)
         print(
-            f"blocks of {size:5d}  k={k:4d}  ordinary {median['ordinary']:.3f} s  blocks {median['blocks']:.3f} s  "
+            f"blocks of {size:5d}  k={k:4d}  ordinary {seconds['ordinary']:.3f} s  blocks {seconds['blocks']:.3f} s  "
             f"ratio {row['ratio']:.2f}  as run {row['ratio_as_run']:.2f}  W = I {row['ratio_identity']:.2f}",
             flush=True,
         )
@@ -74,11 +74,11 @@ def group_row(genotypes, size: int, k: int, repeats: int) -> dict:
     )
     B = rng.standard_normal((genotypes.num_samples, k)).astype(np.float32)
     functions = {"one": lambda: one.apply([1.0], B), "four": lambda: four.apply(np.ones(4), B)}
-    median = alternate(functions, repeats)
-    row = {"k": k, **median, "ratio": median["four"] / median["one"], "traces": traces}
+    seconds = alternate(functions, repeats)
+    row = {"k": k, **seconds, "ratio": seconds["four"] / seconds["one"], "traces": traces}
     print(
         f"4 groups / 1 group: {row['ratio']:.2f}; exact diagonals and traces, once: {traces:.2f} s, "
-        f"{traces / median['one']:.1f} products of {k} columns"
+        f"{traces / seconds['one']:.1f} products of {k} columns"
     )
     return row
 
