@@ -1,8 +1,8 @@
-"""What a component of a covariance has to keep, checked on products that are made anyway, and the words for it.
+"""The rules that every component of a covariance has to keep, how they are checked, and what errors say.
 
-K_g is a symmetric, positive semidefinite matrix whose trace is the one that is stated; a function B -> K_g B answers
-with numbers of B's shape and leaves B as it was.  Nothing here costs a product: shapes and signs are looked at in every
-answer of a caller's function, symmetry in the first blocks, traces where probes meet K_g.
+K_g is a symmetric, positive semidefinite matrix whose trace is the one that is stated.  A function B -> K_g B returns
+numbers of B's shape and leaves B as it was.  The checks look at products that are made anyway: at the shape of every
+answer of a caller's function, at symmetry in the first blocks, at traces and signs where probes meet K_g.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,23 @@ from scipy import special
 
 from .linalg import Block, column_dots, gram
 
-SKEW = 1e-4  # share of |Ku||v| by which u'Kv and v'Ku of float32 products may differ
-SEEN = 8  # columns of a block that are paired to see whether K is symmetric
-SEEN_BLOCKS = 4  # of each function: covariates come first, and see less of K than y and probes
-CHANCE = 1e-9  # of a normal variable beyond six standard errors, on one side
+# Products in float32 may differ in u'Kv and v'Ku by this share of |Ku||v|, and a stated trace by this share of
+# itself.
+SKEW = 1e-4
+# Symmetry is judged on so many columns of a block: every pair of them is one test.
+SEEN_COLUMNS = 8
+# Symmetry is looked at in so many blocks of each function, since the first ones hold covariates, which K may map to
+# little.
+SEEN_BLOCKS = 4
+# A normal variable is beyond six standard errors, on one side, with this probability.
+TAIL_PROBABILITY = 1e-9
+# A trace is denied where probes differ from it by so many of their standard errors.
 STANDARD_ERRORS = 6
-FEW_PROBES = 32  # under which their spread alone does not tell how far chance may take them
-NEGATIVE = 0.01  # share of the trace that z'Kz must fall below zero: relatedness estimates are indefinite by less
+# With fewer probes than this their own spread does not tell how far chance may take their mean.
+FEW_PROBES = 32
+# A probe denies that K is positive semidefinite where z'Kz is below zero by this share of the trace. Estimates of
+# relatedness are indefinite by less.
+NEGATIVE = 0.01
 
 WRONG_SHAPE = "returns {found} for a block {shape}; return one of the same shape"
 NOT_FINITE = "returns values that are not finite"
@@ -83,7 +93,7 @@ def skew_of(B: Block, image: Block, size: float) -> float:
 
     Rounding is judged by |Ku||v| and, where K has hardly anything of a column, by the size of K, such as tr(K)/n.
     """
-    B, image = B[:, :SEEN], image[:, :SEEN]
+    B, image = B[:, :SEEN_COLUMNS], image[:, :SEEN_COLUMNS]
     small = gram(B, image)
     lengths, images = np.sqrt(column_dots(B, B)), np.sqrt(column_dots(image, image))
     reach = np.outer(lengths, images)
@@ -93,9 +103,9 @@ def skew_of(B: Block, image: Block, size: float) -> float:
 
 
 def check_traces(covariance: Any, forms: np.ndarray, squares: np.ndarray, left: np.ndarray) -> None:
-    """ValueError where z'K_g z (G, s) over probes of E[zz'] = I cannot have the mean left (G,), or are negative.
+    """Raise ValueError where the forms z'K_g z (G, s) of probes deny their mean ``left`` (G,), or are negative.
 
-    squares (G, s): |K_g z|^2, nan where it is not known.
+    left: tr(K_g) on the complement of the fixed effects.  squares (G, s): |K_g z|^2, nan where it is not known.
     """
     stated, units = np.asarray(covariance.traces, np.float64), units_of(covariance)
     for g, name in enumerate(covariance.names):
@@ -111,7 +121,7 @@ def check_traces(covariance: Any, forms: np.ndarray, squares: np.ndarray, left: 
 
 
 def units_of(covariance: Any) -> np.ndarray:
-    """(G,) what traces are multiplied by to be those that were stated."""
+    """(G,) factors that bring traces into the units in which they were stated."""
     return np.ones(len(covariance.names)) if covariance.factors is None else covariance.factors
 
 
@@ -120,12 +130,12 @@ def allowed(found: float, squares: np.ndarray, left: float) -> tuple[float, floa
 
     K of rank one has the widest law, tr(K) chi^2_s / s, and its quantiles bound any other's, however few the probes.
     Where squares (s,) = |Kz|^2 are known, Var z'Kz <= 2 |K|_F^2 = 2 E|Kz|^2 for normal and for +-1 probes, and six
-    standard errors are narrower.  A few directions may hold most of K and the probes miss them: so |K|_F^2 is taken
-    three of its own standard errors higher, scaled up with the mean to the trace that is stated, and for few probes by
-    what chance may lack of it.
+    standard errors are narrower.  A few directions may hold most of K, and probes may miss them.  Therefore |K|_F^2 is
+    taken three of its own standard errors higher, it is scaled up where the trace that is stated exceeds the mean, and
+    with few probes by as much as they may fall short by chance.
     """
     s = len(squares)
-    least, most = (special.chdtri(s, chance) / s for chance in (1 - CHANCE, CHANCE))
+    least, most = (special.chdtri(s, chance) / s for chance in (1 - TAIL_PROBABILITY, TAIL_PROBABILITY))
     if np.isnan(squares).any() or not found > 0:
         return least * left, most * left, np.sqrt(2 / s) * abs(left)
     high = squares.mean() + 3 * squares.std() / np.sqrt(s)

@@ -1,7 +1,7 @@
 """Randomised Haseman-Elston regression as an estimator of its own: no iterations, no likelihood, unconstrained.
 
-Moments y'K_g y are matched to their expectations sum_h theta_h tr(K_g K_h) on the complement of X.  A product takes
-every probe a fixed number of times, so the cost is known in advance and a small part of a REML fit's.
+Moments y'K_g y are matched to their expectations sum_h theta_h tr(K_g K_h) on the complement of X.  Every
+probe enters a fixed number of products, so that the cost is known in advance; it is a small part of a REML fit's.
 Source: Haseman & Elston 1972, Behav. Genet. 2:3; randomised: Wu & Sankararaman 2018, Bioinformatics 34:i187.
 """
 
@@ -35,9 +35,12 @@ from .tables import Components, Sum, component_records
 from .traits import one_phenotype, one_trait
 from .units import check_variances, in_given_units, in_moderate_units, reported_factors
 
-BATCH_BYTES = 1 << 28  # most memory that K_g z of a batch of probes may take
+# The images K_g z of a batch of probes take at most so much memory.
+BATCH_BYTES = 1 << 28
+# So many probes are used where no number is given.
 DEFAULT_PROBES = 64
-RESIDUAL_FLOOR = 1e-6  # of y's variance, in the covariance under which the sampling errors are stated
+# The sampling errors are stated under a covariance whose residual is at least this share of y's variance.
+RESIDUAL_FLOOR = 1e-6
 
 
 @dataclass(frozen=True, repr=False)

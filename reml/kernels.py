@@ -9,13 +9,14 @@ from gpu_reml.ops.arguments import largest_skew
 from .contract import NOT_FINITE, NOT_SYMMETRIC, SKEW, refuse
 from .linalg import symmetric
 
-COLUMNS = 128  # of a product while matrices are formed: enough for BLAS, m x 128 numbers of memory
+# Matrices are formed by products of so many columns: enough for BLAS to be fast, and m x 128 numbers of memory.
+COLUMNS = 128
 
 
 def kernels_of(covariance) -> Iterator[np.ndarray]:
     """Every K_g (n, n) float64, one after another; the upper triangle is what counts.
 
-    An array is the caller's, to overwrite too, until the next one is asked for.
+    The caller may overwrite an array until it asks for the next one.
 
     A covariance that can make its matrices has ``kernels()``; half a pass of n columns.  Where that is None they are
     products with the identity: a pass of n columns for each.  ValueError where these are not finite or

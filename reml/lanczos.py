@@ -16,8 +16,11 @@ from .pcg import BreakdownError
 from .probes import Probes, draw_probes
 
 Apply = Callable[[Block], Block]
-ALL_STEPS = 20  # up to which quadrature looks at the estimate after each step
-LATER = 0.1  # and after that, when there are so many more: an eigendecomposition of k steps costs k^3
+# Up to so many steps the quadrature's estimate is looked at after each.
+ALL_STEPS = 20
+# After that it is looked at when the steps have grown by this share, since the eigendecomposition of k steps costs
+# k^3.
+LATER = 0.1
 
 
 class Tridiagonal(NamedTuple):
@@ -215,7 +218,7 @@ def looks(limit: int) -> list[int]:
 def quadrature_of_trace(
     apply_v: Apply, probes: Block, f: Callable[[np.ndarray], np.ndarray], limit: int, **options
 ) -> SlqResult:
-    """:func:`quadrature_at` each of ``limit`` steps: for few, which then are no more than it takes."""
+    """:func:`quadrature_at` that looks at the estimate after each step, of at most ``limit``."""
     return quadrature_at(apply_v, probes, f, range(1, limit + 1), **options)
 
 
@@ -260,7 +263,7 @@ def quadrature_at(
 
 
 def symmetric_in_sight(apply_v: Apply, name: str = "apply_v") -> Apply:
-    """V with its answers' shapes checked, and in the first block whether it is symmetric; ValueError where not."""
+    """V with the shapes of its answers checked, and its symmetry by the first block; it raises ValueError."""
     seen = False
 
     def apply(B: Block) -> Block:

@@ -34,13 +34,15 @@ from .result import ConvergenceError
 from .traits import make_traits
 
 Apply = Callable[[Block], Block]
-MAX_LANCZOS = 400  # steps; quadrature settles long before, at 10 to 30
+# Quadrature of the log-determinant takes at most so many steps. It settles long before, after 10 to 30.
+MAX_LANCZOS = 400
 
 
 class Solver(NamedTuple):
-    """How the functions of this module solve: relative residual ``tol`` of at most ``max_iterations`` PCG steps; change
-    of a log-determinant between two looks, per sample, ``quadrature``; ``columns`` worked on at once, None for all.
-    ``strict``: whether a solve that misses its tolerance is a ConvergenceError, or a result that says so."""
+    """How the functions of this module solve: to the relative residual ``tol``, in at most ``max_iterations`` PCG
+    steps; a log-determinant until it changes by less than ``quadrature`` per sample between two looks; ``columns`` at
+    once, None for all.  ``strict``: whether a solve that misses its tolerance raises ConvergenceError or gives a result
+    that says so."""
 
     tol: float = 1e-6
     max_iterations: int = 400
@@ -113,7 +115,7 @@ def on_complement(Q: Block, apply_v: Apply) -> Apply:
 
 
 def checked_shape(apply: Apply, name: str) -> Apply:
-    """The same with its answers' shapes checked; ValueError that names the argument where one is another."""
+    """``apply`` with the shapes of its answers checked; it raises a ValueError that names the argument."""
     return lambda B: of_shape(apply(B), B, name)
 
 
@@ -138,8 +140,8 @@ def solve(Q, apply_v, B, preconditioner=None, *, tol=1e-4, X0=None, at_once=None
 
     preconditioner: as :func:`pcg` takes it; a caller's own is projected, too.
     at_once: most columns solved together, where memory is short; None for all.
-    A column within the span of Q leaves nothing but rounding, which is no vector of the complement: it counts as zero.
-    One nearly so is outside the complement to rounding after one projection, hence two.
+    A column within the span of Q leaves nothing but rounding, and counts as zero.  One that is almost within it still
+    has a part in the span after one projection, so that B is projected twice.
     """
     apply_minv = apply_minv_of(preconditioner, len(Q))
     if apply_minv is not None and not isinstance(preconditioner, Preconditioner):
@@ -209,7 +211,7 @@ def loglik(
     else:
         B, Q = model.covariance.block(np.column_stack([model.y, Z])), model.covariance.block(model.Q)
     solved = solve(Q, apply_v, B[:, :1], preconditioner, **solver_options(solver), at_once=solver.columns)
-    # errs by the square of the solve's error
+    # this form errs by the square of the solve's error
     ypy = float(column_dots(B[:, :1], solved.X)[0] + column_dots(solved.X, solved.R)[0])
     ours = preconditioner if isinstance(preconditioner, Preconditioner) else None
     options = {"tol": solver.quadrature, "at_once": solver.columns}
@@ -229,7 +231,8 @@ def log_determinants(Q: Block, Z: Block, apply_v: Apply, preconditioner, options
     apply_a, steps = on_complement(Q, apply_v), looks(min(MAX_LANCZOS, 2 * n))
     if preconditioner is None:
         found = quadrature_at(apply_a, Z, np.log, steps, **options)
-        squares = column_dots(Z, Z)  # of known mean n - c: a common factor of V's eigenvalues then has no error
+        # the mean n - c of these is known, so that a common factor of V's eigenvalues has no error
+        squares = column_dots(Z, Z)
         mean_log = found.estimate / squares.mean()
         return (n - c) * mean_log + found.per_probe - mean_log * squares, found.converged
     balanced = preconditioner.balanced(apply_a)

@@ -18,9 +18,13 @@ from .inference import Lrt, boundary_weights, sobol_normals
 from .residuals import Layout
 from .tables import shown
 
-POINTS = 512  # of the other components' coordinates; the tail errs by about 1e-3 of its value
-CONE_POINTS = 4096  # where several components are tested beside others at their bound
-NEWTON_STEPS = 30  # six are usual
+# The tail is integrated over so many Sobol points of the other components' coordinates, and errs by about 1e-3 of its
+# value.
+POINTS = 512
+# So many points are taken where several components are tested beside others at their bound.
+CONE_POINTS = 4096
+# A root is found within so many Newton steps; six are usual.
+NEWTON_STEPS = 30
 
 
 class RatioTest(NamedTuple):
@@ -53,12 +57,12 @@ def tested_sets(asked: bool | Sequence[Sequence[str]], names: Sequence[str]) -> 
 
 
 def test_of_one(components: Sequence[str], lrt: Lrt) -> RatioTest:
-    """The test of a model's single component, which that of all components is."""
+    """The test of a model's only component, which is the test of all components."""
     return RatioTest(tuple(components), lrt.statistic, lrt.mc_se, lrt.df, float(lrt.weights[0]), lrt.p)
 
 
 class Law(NamedTuple):
-    """Of a statistic under the null: ``tail`` is P(statistic >= t) for t > 0."""
+    """The law of a statistic under the null: ``tail`` is P(statistic >= t) for t > 0."""
 
     p_of_zero: float
     tail: Callable[[float], float]
@@ -85,7 +89,7 @@ def ratio_lines(tests: Sequence[RatioTest]) -> list[str]:
 
 
 def ratio_test(components: Sequence[str], statistic: float, mc_se: float, law: Law) -> RatioTest:
-    """The test of a statistic; one that rounding makes negative is 0, one that is not known NaN."""
+    """The test by a statistic: one that rounding made negative counts as 0, and one that is not known is NaN."""
     statistic = statistic if np.isnan(statistic) else max(0.0, statistic)
     return RatioTest(tuple(components), statistic, mc_se, len(components), law.p_of_zero, law.p(statistic))
 
@@ -93,8 +97,8 @@ def ratio_test(components: Sequence[str], statistic: float, mc_se: float, law: L
 def ratio_law(information: np.ndarray, tested: np.ndarray, at_bound: np.ndarray, *, constrained: bool = True) -> Law:
     """The law under the null, where ``tested`` (p,) bool are zero and, of the others, ``at_bound`` (p,) bool are too.
 
-    information (p, p): about all parameters, at the maximum under the null.  The rest is profiled out.  Components that
-    the data left off their bound count as positive in truth.
+    information (p, p): about all parameters, at the maximum under the null.  Parameters that are neither tested nor at
+    their bound are profiled out: their true values count as positive.
     constrained: whether variances are kept from being negative; without bounds the law is chi-square.
     """
     number = int(tested.sum())
@@ -140,7 +144,7 @@ def others(layout: Layout, tested: np.ndarray) -> np.ndarray:
 
 
 def _mixture(upper: np.ndarray) -> Law:
-    """Of all of the components in upper'upper (k, k)."""
+    """The law where all components of upper'upper (k, k) are tested."""
     k = len(upper)
     whole = np.eye(k + 1)
     whole[:k, :k] = upper.T @ upper
@@ -150,7 +154,7 @@ def _mixture(upper: np.ndarray) -> Law:
 
 
 def _one_beside_others(upper: np.ndarray) -> Law:
-    """Of the last component, the others being at their bound.
+    """The law where the last component is tested and the others are at their bound.
 
     With z = (w, r), the statistic is zero up to some r = r_0(w), and convex and increasing in r beyond, so that
     P(statistic >= t) is the mean over w of the normal tail of the r at which it is t, found by Newton's steps from
@@ -184,8 +188,10 @@ def _reaches(upper: np.ndarray, w: np.ndarray, start: float, length2: float, t: 
 
 
 def _several_beside_others(upper: np.ndarray, beside: int) -> Law:
-    """Of the components after the first ``beside``, which are at their bound: mean over directions u of the tail of
-    chi2_k beyond t over the statistic of u, since it is homogeneous."""
+    """The law where components are tested beside the first ``beside``, which are at their bound.
+
+    The statistic is homogeneous, so that its tail is the mean over directions u of the tail of chi2_k beyond t over the
+    statistic of u."""
     k, first = len(upper), upper[:beside, :beside]
     directions = sobol_normals(k, CONE_POINTS)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)

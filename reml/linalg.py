@@ -2,7 +2,7 @@
 
 A *block* (n, k) is a NumPy array, or an array of a backend that stays where the backend computes.  It answers NumPy's
 operators: + - * / with blocks and with rows (k,), block @ small matrix, block.T @ block (a small NumPy matrix), columns
-by slice, mask or indices, and ``np.asarray``.  The few functions here are all that asks which of the two it has.
+by slice, mask or indices, and ``np.asarray``.  Only the functions here ask which of the two it is.
 """
 
 from typing import Any
@@ -12,9 +12,9 @@ from scipy import linalg
 
 from gpu_reml.ops.arguments import as_numbers
 
-Block = Any  # see above
-# Share of a squared length outside the fixed effects under which it is rounding, by bytes of the products' type: a
-# hundred times that of the products.
+Block = Any  # as the module's docstring describes it
+# What the fixed effects leave of a vector is rounding where its squared length is below this share of the vector's, by
+# bytes of the products' type: a hundred times the rounding of products.
 COLLINEAR = {4: 1e-5, 8: 1e-10}
 
 
@@ -59,7 +59,8 @@ def column_lengths(B: np.ndarray) -> np.ndarray:
 
 
 def coordinates(X: np.ndarray, Q: np.ndarray) -> np.ndarray:
-    """T (c, p) with X T next to Q (n, p), or (c,) to a vector, in least squares; X (n, c), columns of any size."""
+    """T (c, p) for which X T is nearest to Q (n, p) in least squares, or (c,) for a vector; X (n, c), columns of any
+    size."""
     lengths = column_lengths(X)
     lengths[lengths == 0] = 1.0
     found = np.linalg.lstsq(X / lengths, Q, rcond=None)[0]
@@ -127,7 +128,8 @@ def scale_rows(B: Block, column: Block) -> Block:
 
 
 def of_shape(image: Any, B: Block, name: str) -> Block:
-    """What a caller's function made of B, if it is a block of B's shape; a ValueError else.  Nothing is read of it."""
+    """What a caller's function made of B, or a ValueError where that is no block of B's shape; its values are not
+    read."""
     shape = getattr(image, "shape", None)
     if shape is None or tuple(shape) != tuple(B.shape):
         found = type(image).__name__ if shape is None else tuple(shape)

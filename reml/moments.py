@@ -13,9 +13,12 @@ from .probes import Probes, probes_are_exact
 from .result import ConvergenceError
 from .step import SingularInformationError
 
-MOMENT_BYTES = 1 << 28  # most memory that K_g z of the start's probes may take
-GRAM_BYTES = 1 << 22  # most memory that the float64 copies of K_g z take at once
-DEPENDENT = 1e-12  # eigenvalue of T in correlation form from which float32 products cannot tell components apart
+# The images K_g z of the first probes, which give a fit its start, take at most so much memory.
+MOMENT_BYTES = 1 << 28
+# The float64 copies of K_g z take at most so much memory at once.
+GRAM_BYTES = 1 << 22
+# Products in float32 cannot tell components apart where T, as a correlation matrix, has an eigenvalue below this.
+DEPENDENT = 1e-12
 
 
 class Moments(NamedTuple):
@@ -26,7 +29,7 @@ class Moments(NamedTuple):
     q: np.ndarray
 
     def of(self, trait: int) -> "Moments":
-        """Those of one of several traits."""
+        """The moments of one of several traits."""
         return Moments(self.T, self.q[:, trait])
 
 
@@ -55,7 +58,7 @@ def starting_moments(covariance: Covariance, Q: Block, Y: Block, probes: Probes,
 
 
 def num_starting(num_samples: int, num_components: int, itemsize: int = 4) -> int:
-    """Probes of :func:`starting_moments` that are not exact."""
+    """How many probes :func:`starting_moments` takes where they are not exact."""
     return int(np.clip(MOMENT_BYTES // (num_components * num_samples * itemsize), 1, 8))
 
 

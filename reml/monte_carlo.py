@@ -3,8 +3,10 @@
 import numpy as np
 from scipy import special
 
-LEAST_PROBES = 16  # fewer do not know their own spread: their error is stated as unknown (docs/performance.md)
-TWO_ERRORS = special.ndtr(2.0)  # share of a normal law below two standard errors
+# Fewer probes than this do not know their own spread, so that their error is stated as unknown (docs/performance.md).
+LEAST_PROBES = 16
+# The share of a normal law below two standard errors.
+TWO_ERRORS = special.ndtr(2.0)
 
 
 def widening(df: np.ndarray | float) -> np.ndarray | float:

@@ -10,15 +10,20 @@ from gpu_reml.ops.arguments import as_apply, as_block, as_count, as_tolerance, a
 from .linalg import Block, column_dots, of_shape, powers_of_two, zeros_like
 
 Apply = Callable[[Block], Block]
-MET = 2.0  # tolerances that a true residual may be, whose recurred one meets it: the rest is rounding
-LARGEST = 1e12  # of the entries of a right-hand side, and the inverse of the least, that is solved for as it is
+# A column whose recurred residual meets its tolerance has converged where the true residual is within so many
+# tolerances: the rest is rounding.
+ROUNDING_ALLOWANCE = 2.0
+# A right-hand side is solved for as it is where its largest entry is between the inverse of this and this, and scaled
+# by a power of two where it is not.
+LARGEST = 1e12
 
 
 class PcgResult(NamedTuple):
     """``X`` (n, k) and ``R`` = B - V X; ``residuals`` (k,) |R| / |B|, ``iterations`` and ``converged`` by column.
 
-    If checked, R is B - V X as multiplied out, and a column has converged where that is within twice its tolerance;
-    else R is the recurrence's, which says nothing of the rounding in X.  For B (n,), X and R are (n,), others numbers.
+    With ``check``, R is multiplied out, and a column has converged where it is within twice its tolerance; without, R
+    is the recurrence's, which does not know the rounding in X.  For B (n,), X and R are (n,) and the others are
+    numbers.
     """
 
     X: Block
@@ -83,7 +88,7 @@ def pcg(
     units = powers_of_two(np.abs(B).max(axis=0, initial=0.0)) if isinstance(B, np.ndarray) else np.ones(k)
     if not ((units > LARGEST) | (units < 1 / LARGEST)).any():
         return _solve(apply, B, X0, apply_minv, tol, max_iterations, check)
-    units = units.astype(B.dtype)  # in which squares are numbers
+    units = units.astype(B.dtype)  # the squares of B / units neither overflow nor vanish
     start = None if X0 is None else X0 / units
     found = _solve(apply, B / units, start, apply_minv, tol, max_iterations, check)
     return found._replace(X=found.X * units, R=found.R * units)
@@ -98,7 +103,7 @@ def _solve(apply: Callable, B: Block, X0, apply_minv, tol: np.ndarray, max_itera
     norms = finite_norms(R)
     iterations = np.zeros(k, int)
     active = np.flatnonzero(norms > target)
-    left = R  # residuals of all columns; R is that of the active ones
+    left = R  # the residuals of all columns, while R has those of the active ones
     R, P, rz = R[:, active], None, None
     for _ in range(max_iterations):
         if not len(active):
@@ -133,7 +138,7 @@ def _solve(apply: Callable, B: Block, X0, apply_minv, tol: np.ndarray, max_itera
         left = B - apply(X, np.arange(k))
         norms = finite_norms(left)
     relative = np.divide(norms, lengths, out=np.zeros(k), where=lengths > 0)
-    met = np.isin(np.arange(k), active, invert=True) & (norms <= MET * target)
+    met = np.isin(np.arange(k), active, invert=True) & (norms <= ROUNDING_ALLOWANCE * target)
     return PcgResult(X, left, relative, iterations, met)
 
 

@@ -129,8 +129,11 @@ def precondition(core: ProjectedCore, theta: np.ndarray) -> Preconditioner:
 
 
 def preconditioner_at(preconditioner: Any, theta: np.ndarray, scale: float = 1.0) -> Any:
-    """A preconditioner of any kind for V(theta): a :class:`ProjectedCore` as its :class:`Preconditioner` there, a
-    Preconditioner, made for variances of scale^2 as unit, in theta's, anything else as it is."""
+    """A preconditioner for V(theta), with theta in units of scale^2, from one of any kind.
+
+    A :class:`ProjectedCore` makes its :class:`Preconditioner` at theta.  A Preconditioner, which was made for variances
+    in y's units squared, is brought into theta's.  Anything else is returned as it is.
+    """
     if isinstance(preconditioner, ProjectedCore):
         return precondition(preconditioner, theta)
     if isinstance(preconditioner, Preconditioner):

@@ -7,9 +7,13 @@ import numpy as np
 
 from gpu_reml.ops.arguments import as_count, as_numbers
 
-NUM_PROBES = 256  # drawn where no number is given
-CHANCE = 6  # standard errors by which the mean square of probes may differ from 1
-FEW_SAMPLES = 64  # up to which probes of +-1 may be alike by chance
+# So many probes are drawn where no number is given.
+NUM_PROBES = 256
+# The mean square of probes may differ from 1 by so many of its standard errors.
+CHANCE = 6
+# With so few samples, two probes of +-1 may be alike by chance.
+FEW_SAMPLES = 64
+# Two columns are multiples of one another where the cosine between them is this near to 1.
 ROUNDING = 1e-10
 
 
@@ -71,8 +75,8 @@ def as_probes(value, n: int) -> Probes:
 def checked_probes(probes, n: int, least: int = 1) -> Probes:
     """Probes of n samples with at least so many to trace with, or a ValueError that says what is wrong with them.
 
-    The trace's have E[zz'] = I, which their mean square tells; none is another's copy, nor one of the sketch's, which
-    is independent of them.  Cost: two reads.
+    Those of ``trace`` must have E[zz'] = I, which is judged by their mean square.  No column of them may be a copy of
+    another, or of a column of ``sketch``, which has to be independent.  Cost: two reads of the probes.
     """
     probes = as_probes(probes, n)
     trace, sketch = (probe_block(part, f"probes.{name}") for part, name in zip(probes, Probes._fields, strict=True))
@@ -85,8 +89,8 @@ def checked_probes(probes, n: int, least: int = 1) -> Probes:
 
 
 def shared_columns(trace: np.ndarray, sketch: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs (a, b) where sketch column b is probe a up to sign; none where few samples make that chance, or exact
-    probes make it harmless."""
+    """Pairs (a, b) where column b of the sketch is probe a up to its sign.  There are none where samples are so few
+    that this happens by chance, or where probes are exact, so that it does no harm."""
     (n, s), r = trace.shape, sketch.shape[1]
     if n <= FEW_SAMPLES or not r or probes_are_exact(trace):
         return []

@@ -17,9 +17,12 @@ from .inference import heritability
 from .residuals import Layout
 from .tables import shown
 
+# Intervals are of this confidence.
 LEVEL = 0.95
-MOST_TRIALS = 12  # values looked at for an end; three are usual
-ROUNDS = 3  # of looking for an end, where what is known of the likelihood has grown at the last
+# An end of an interval is looked for at no more than so many values; three are usual.
+MOST_TRIALS = 12
+# An end is looked for so many times, where what is known of the likelihood has grown since the last time.
+ROUNDS = 3
 
 
 class Profile(NamedTuple):
@@ -49,7 +52,7 @@ class Curve(NamedTuple):
     level: float
 
     def scaled(self, factor: float) -> "Curve":
-        """In another unit of the quantity."""
+        """The curve in another unit of its quantity."""
         names = ("estimate", "value", "lower", "upper", "lower_mc_se", "upper_mc_se")
         return self._replace(**{name: getattr(self, name) * factor for name in names})
 
@@ -74,7 +77,7 @@ class Quantity(NamedTuple):
         return "h2" if self.which is None else self.layout.names[self.which]
 
     def value(self, theta: np.ndarray) -> float:
-        """At theta (p,)."""
+        """The quantity at theta (p,)."""
         if self.which is not None:
             return float(theta[self.which])
         parts = self.layout.reported(theta) * np.append(self.layout.mean_traces, self.layout.residual_traces)
@@ -94,11 +97,11 @@ class Quantity(NamedTuple):
 
     @property
     def most(self) -> float:
-        """Beyond all values."""
+        """A bound above all values of the quantity."""
         return 1.0 if self.which is None else np.inf
 
     def at(self, theta: np.ndarray, value: float) -> np.ndarray:
-        """theta changed so that the quantity has this value, which others follow from there."""
+        """theta (p,) changed so that the quantity has this value; where the search at the value starts."""
         if self.which is not None:
             out = theta.copy()
             out[self.which] = value
@@ -118,7 +121,7 @@ class Quantity(NamedTuple):
         if self.which is not None:
             return np.delete(axes, self.which, axis=1)
         G = layout.num_genetic
-        if value == 0 and self.constrained:  # a sum of what is not negative
+        if value == 0 and self.constrained:  # none of a sum of variances is above 0 then
             return axes[:, G:]
         normal = np.append((1 - value) * layout.mean_traces, -value * np.asarray(layout.residual_traces))
         return axes @ linalg.null_space(normal[None])
@@ -140,8 +143,8 @@ def curve_of(
 ) -> Curve:
     """The profile about the maximum theta (p,), of which ``covariance`` is the sampling covariance as reported.
 
-    drop(v): of the likelihood maximised at v.  settle(v): makes what is known of the likelihood good at v, and says
-    whether it had to.  tol: of an end, in standard errors.
+    drop(v): the :class:`Drop` of the likelihood maximised at v.  settle(v): improves what is known of the likelihood at
+    v where it has to, and says whether it did.  tol: the error that an end may have, in standard errors.
     """
     target = float(np.sqrt(special.chdtri(1, 1 - level)))
     peak, se = quantity.value(theta), quantity.error(theta, covariance)
@@ -173,7 +176,7 @@ def curve_of(
 
 
 class Trials(NamedTuple):
-    """Values looked at for an end, and the end."""
+    """The values that were tried for an end with their drops, and the end."""
 
     drops: dict[float, Drop]
     end: float = np.nan
@@ -191,8 +194,8 @@ def found_end(
 ) -> Trials:
     """The value on the side of ``guess`` at which sqrt(2 drop) is ``target``, or the edge.
 
-    An edge that is 0 is a value to look at; h2 of 1 is approached by halves.  NaN where a likelihood is not known, or
-    only to half of what it has to fall by.
+    An edge at 0 is tried itself; the edge of h2 at 1 is approached by halving the distance.  The end is NaN where a
+    likelihood is not known, or no better than to half of what it has to fall by.
     """
     if peak == edge:
         return Trials({}, edge)
@@ -225,7 +228,7 @@ def found_end(
 
 
 def profile_of_h2(curves: Sequence[Curve], loglik: float) -> Profile | None:
-    """What the profile of h2 says, as the Lanczos engine has it; None without one or where an end was not found."""
+    """The profile of h2 in the form of the Lanczos engine; None without one, or where an end was not found."""
     for curve in curves:
         if curve.quantity == "h2" and np.isfinite([curve.lower, curve.upper]).all():
             return Profile(curve.value, loglik + curve.difference, curve.lower, curve.upper, curve.level)
@@ -245,7 +248,7 @@ def with_profiles(result, curves: Sequence[Curve], scale: float):
 
 
 def curve_lines(curves: Sequence[Curve]) -> list[str]:
-    """The table a person reads."""
+    """The lines of the summary's table."""
     width = max(12, *(len(curve.quantity) for curve in curves))
     lines = [
         f"{f'{curves[0].level:.0%} profile':{width}s} {'estimate':>12s} {'lower':>12s} {'upper':>12s} {'MC error':>17s}"

@@ -79,10 +79,10 @@ class Layout:
         return out
 
     def without_error(self, free: np.ndarray) -> np.ndarray:
-        """(G + J,) bool: residuals without a standard error, which are all where none is free of its bound, else none.
+        """(G + J,) bool: residuals without a standard error: all of them where each is at its bound, else none.
 
         free (p,) bool: parameters off their bound.  A residual at its bound beside others that are not is like a
-        component at zero: V is far from singular, and the information is an error as much as theirs.
+        component at zero: V is far from singular, and its information gives an error as that of the others does.
         """
         at_bound = ~free[self.estimated]
         at_bound[: self.num_genetic] = False

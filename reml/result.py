@@ -55,7 +55,7 @@ class FixedEffects(NamedTuple):
 
 
 def fixed_effects_of(X: np.ndarray, Q: np.ndarray, fitted: np.ndarray, inner: np.ndarray) -> FixedEffects:
-    """Of the columns of X (n, c), from those of its orthonormal basis Q: Q'X b (c,) and its covariance (c, c)."""
+    """Effects of the columns of X (n, c) from ``fitted`` Q'X b (c,), of its orthonormal basis Q, and its covariance."""
     to_columns = coordinates(X, Q)
     return FixedEffects(to_columns @ fitted, symmetric(to_columns @ inner @ to_columns.T))
 
@@ -75,7 +75,7 @@ class FitResult(Components):
     ``ratio_tests``: likelihood ratios against the model without some components, where ``FitSettings.lrt`` asks.
     ``constrained``: whether components were kept from being negative.
     ``profiles``: of every component's variance and of h2, where ``FitSettings.profile`` asks.
-    ``method``: krylov, reduced or exact.  ``profile``: profile likelihood of h2, where it came for nothing.
+    ``method``: krylov, reduced or exact.  ``profile``: profile likelihood of h2, where it cost no pass.
     """
 
     status: Status
@@ -172,7 +172,7 @@ class FitResult(Components):
         return f"REML ({self.method}), {self.status.value}"
 
     def summary(self) -> str:
-        """The table a person reads."""
+        """The result as text: a table, and what is known of the whole."""
         lines = component_lines(self)
         if self.profile is not None:
             lower, upper, level = self.profile.lower, self.profile.upper, self.profile.level
@@ -264,7 +264,7 @@ def make_result(covariance, X: np.ndarray, scale: float, estimate: Estimate, **d
         null = profiled_loglik(0.0, 1.0, n - c)  # V = I, since the scaled y has unit variance
     against = (estimate.loglik, estimate.loglik_mc_se)
     if not estimate.theta[: layout.num_genetic].any():
-        against = (null, 0.0)  # the fit is the null model, and rounding does not make a test of it
+        against = (null, 0.0)  # the fit is the null model: their difference would be rounding
     shift = layout.loglik_shift(X) - (n - c) * np.log(scale)
     value = estimate.loglik + shift
     original = X if layout.root is None else X * layout.root[:, None]

@@ -15,8 +15,8 @@ from .linalg import Block, column_dots, gram, scale_rows
 class ScaledCovariance(WrappedCovariance):
     """The components S K_g S of another covariance, S = diag(scale): admixture, gene by environment, whitening.
 
-    scale (n,).  names: by default those of the other.  Products cost what they cost there; blocks are the other's, so
-    results stay where it computes.  The traces sum_i s_i^2 (K_g)_ii take its diagonals, half a pass, once.
+    scale (n,).  names: by default those of the other covariance.  Products cost what they cost there, and blocks stay
+    where it computes.  The traces sum_i s_i^2 (K_g)_ii need its diagonals once, half a pass.
     Raises ValueError where the scale does not fit, is not finite, or is zero for all samples, and for a covariance that
     :func:`~gpu_reml.reml.residuals.with_residuals` gave.
     """
@@ -77,7 +77,7 @@ class DiagonalCovariance(Covariance):
     """
 
     sweeps = 0
-    home = None  # works wherever a block is
+    home = None  # a diagonal multiplies a block wherever it is
 
     def __init__(self, diagonals: np.ndarray, names: Sequence[str], like: Covariance):
         like, diagonals = adopted(like), as_numbers(diagonals, "diagonals")

@@ -15,11 +15,12 @@ from .inference import (
     total_variance,
 )
 
-if TYPE_CHECKING:  # loaded only where a frame is asked for
+if TYPE_CHECKING:  # pandas is loaded only where a frame is asked for
     import pandas as pd
 
 
-MOST_LINES = 30  # of a result's repr: a screen
+# A result's repr has at most so many lines: a screen.
+MOST_LINES = 30
 
 
 class Sum(NamedTuple):
@@ -50,8 +51,8 @@ class Components:
     residual_names: tuple[str, ...] = ("residual",)
     residual_traces: Sequence[float] = (1.0,)
     sums: tuple[Sum, ...] = ()
-    kind: str  # of estimator, as one reads it
-    scale: ClassVar[str | None] = None  # of the variances, where it is not the phenotype's
+    kind: str  # the name of the estimator, for the text
+    scale: ClassVar[str | None] = None  # the scale of the variances, where it is not the phenotype's
 
     @property
     def remarks(self) -> list[str]:
@@ -111,7 +112,7 @@ class Components:
         return f"{self.kind}, {self.num_samples} samples; {sum_line(*self.heritabilities[0], self.names)}"
 
     def summary(self) -> str:
-        """The table a person reads."""
+        """The result as text: a table, and what is known of the whole."""
         return "\n".join(component_lines(self))
 
     def __repr__(self) -> str:

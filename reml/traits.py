@@ -9,9 +9,14 @@ from gpu_reml.ops.arguments import as_numbers
 from .linalg import column_lengths, orthonormal_basis, powers_of_two, project
 from .residuals import layout_of
 
-FLAT = 1e-12  # share of a phenotype's largest value below which what the fixed effects leave is rounding
-LARGEST_EFFECT = 1e151  # of a covariate's, and its inverse, whose square (the variance of an estimate) float64 holds
-LARGEST = 1e70  # standard deviation, and its inverse, whose fourth power (variances of variances) float64 holds
+# What the fixed effects leave of a phenotype is rounding below this share of its largest value.
+LEAST_SPREAD = 1e-12
+# Effects of covariates are between the inverse of this and this, since float64 has to hold their squares, the
+# variances of estimates.
+LARGEST_EFFECT = 1e151
+# Standard deviations are between the inverse of this and this, since float64 has to hold their fourth powers, the
+# variances of variances.
+LARGEST = 1e70
 
 
 class Traits(NamedTuple):
@@ -29,7 +34,7 @@ class Traits(NamedTuple):
         return project(self.Q, self.Y) / self.scales
 
     def only(self, which: int) -> "Traits":
-        """One of them."""
+        """One trait, as Traits."""
         return Traits(self.Y[:, which : which + 1], self.X, self.Q, self.scales[which : which + 1])
 
 
@@ -47,7 +52,7 @@ def make_traits(Y: np.ndarray, X: np.ndarray) -> Traits:
 
 def varying(scales: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """(t,) bool: whether standard deviations beside the fixed effects are more than the rounding of Y (n, t)."""
-    return scales > FLAT * np.abs(Y).max(axis=0)
+    return scales > LEAST_SPREAD * np.abs(Y).max(axis=0)
 
 
 def trait_names(Y: np.ndarray) -> list[str]:

@@ -17,7 +17,8 @@ from .result import FitResult
 from .tables import Components
 from .traits import LARGEST
 
-MODERATE = 100.0  # tr(K)/n up to which, and down to its inverse, K is taken as it is
+# K is taken as it is where tr(K)/n is between the inverse of this and this.
+MODERATE_TRACE = 100.0
 
 
 class UnitCovariance(WrappedCovariance):
@@ -67,7 +68,7 @@ class UnitCovariance(WrappedCovariance):
 def in_moderate_units(covariance: Covariance) -> Covariance:
     """The covariance itself; or, where tr(K)/n of a genetic component is far from 1, with K over its power of ten."""
     sizes = np.asarray(covariance.traces, np.float64) / covariance.num_samples
-    moderate = (sizes <= MODERATE) & (sizes >= 1 / MODERATE)
+    moderate = (sizes <= MODERATE_TRACE) & (sizes >= 1 / MODERATE_TRACE)
     powers = np.where(moderate, 0, np.round(np.log10(np.where(moderate, 1.0, sizes)))).astype(int)
     factors = np.array([float(f"1e{power}") for power in powers])
     factors[layout_of(covariance).num_genetic :] = 1.0
@@ -75,7 +76,7 @@ def in_moderate_units(covariance: Covariance) -> Covariance:
 
 
 def reported_factors(covariance: Covariance) -> np.ndarray | None:
-    """(G + J,) what variances as fitted are divided by to be those of the components as given; None for none."""
+    """(G + J,) factors by which fitted variances are divided to be those of the components as given; None without."""
     factors = covariance.factors
     if factors is None:
         return None
@@ -84,7 +85,7 @@ def reported_factors(covariance: Covariance) -> np.ndarray | None:
 
 
 def start_variances(start: np.ndarray, covariance) -> np.ndarray:
-    """Start values as float64, finite and none below 0, as the components are fitted."""
+    """Start values as float64 in the units of the fit, or a ValueError where one is not finite or below 0."""
     start, factors = as_vector(start, "start"), reported_factors(covariance)
     if (start < 0).any():
         raise ValueError(f"start: expected variances from 0 up, the residual last, found {start}")
@@ -92,7 +93,10 @@ def start_variances(start: np.ndarray, covariance) -> np.ndarray:
 
 
 def check_variances(covariance: Covariance, scales: np.ndarray) -> None:
-    """ValueError for a component whose variance's error squared float64 lacks, for phenotypes of those scales (t,)."""
+    """ValueError for a component whose variance has an error too small or too large to be squared in float64.
+
+    scales (t,): standard deviations of the phenotypes.
+    """
     factors = reported_factors(covariance)
     if factors is None:
         return

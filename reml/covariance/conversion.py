@@ -1,4 +1,4 @@
-"""A covariance of whatever a caller has: components of any kinds, alone or in a list."""
+"""Whatever a caller has as one covariance: components of any kinds, alone or in a list."""
 
 from itertools import count
 from typing import Any

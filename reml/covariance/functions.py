@@ -12,7 +12,8 @@ from gpu_reml.ops.base import Covariance
 from ..contract import CheckedFunction
 
 Apply = Callable[[np.ndarray], np.ndarray]
-INDEFINITE = 0.05  # of the mean diagonal, that an eigenvalue of a matrix may be below zero
+# An eigenvalue of a matrix may be below zero by this share of the mean diagonal.
+MOST_INDEFINITE = 0.05
 
 
 class Operator(NamedTuple):
@@ -174,12 +175,12 @@ def check_definite(K: Any, name: str) -> None:
     if sparse.issparse(K):
         return
     shifted = K.copy()
-    shifted[np.diag_indices_from(K)] += INDEFINITE * K.diagonal().mean()
+    shifted[np.diag_indices_from(K)] += MOST_INDEFINITE * K.diagonal().mean()
     try:
         np.linalg.cholesky(shifted)
     except np.linalg.LinAlgError:
         least, mean = np.linalg.eigvalsh(K)[0], K.diagonal().mean()
-        if least < -INDEFINITE * mean:
+        if least < -MOST_INDEFINITE * mean:
             raise ValueError(
                 f"{name}: has an eigenvalue of {least:.4g} beside a mean diagonal of {mean:.4g}; a covariance has none "
                 "below zero"

@@ -48,7 +48,7 @@ class Forwarding(Covariance):
 
 
 class AdoptedCovariance(Forwarding):
-    """A caller's own class: what it lacks of a covariance is the default."""
+    """An object of a caller's own class; members that it lacks have the default."""
 
     def __init__(self, own: Any):
         super().__init__(own)
@@ -67,7 +67,7 @@ def adopted(covariance: Any, argument: str = "covariance") -> Covariance:
     """A covariance of this package as it is, a caller's own class as one; ValueError for an object that is none."""
     if isinstance(covariance, Covariance):
         return covariance
-    # of a property the class is asked, since its value may be dear, or an error
+    # a property is looked up in the class, since its value may cost a pass or be an error
     missing = [name for name in NEEDED if not (hasattr(type(covariance), name) or hasattr(covariance, name))]
     if missing:
         raise ValueError(

@@ -13,7 +13,9 @@ import numpy as np
 from ..monte_carlo import covariance_of_mean, widening
 from .spectral import Measure
 
-DISTINCT = 1e-5  # relative length below which a power of the eigenvalues adds nothing to those before it
+# A power of the eigenvalues adds nothing to those before it where what is left of it is below this share of its
+# length.
+DISTINCT = 1e-5
 
 
 class ProbeSpectra(NamedTuple):
@@ -99,7 +101,7 @@ def calibrate(spectra: ProbeSpectra, dimension: int, trace: float) -> Calibratio
     root = np.sqrt(weights).ravel()
     _, R = np.linalg.qr(root[:, None] * powers.reshape(3, -1).T)
     lengths = np.sqrt(np.einsum("adk,dk->a", powers**2, weights))
-    distinct = np.abs(np.diag(R)) > DISTINCT * lengths[: len(R)]  # fewer than three where nodes are so few
+    distinct = np.abs(np.diag(R)) > DISTINCT * lengths[: len(R)]  # so few nodes do not tell three powers apart
     degrees = len(distinct) if distinct.all() else int(np.argmin(distinct))
     inverse = np.linalg.inv(R[:degrees, :degrees])
     basis = np.einsum("ba,bdk->adk", inverse, powers[:degrees])

@@ -54,7 +54,7 @@ def contrasts(Q: np.ndarray) -> Contrasts:
         return Contrasts(Q, np.zeros((0, 0)))
     U, cosines, Vt = np.linalg.svd(Q[:c])
     W = Q.copy()
-    W[:c] += U @ Vt  # the sign that adds up: W'W = 2 (I + V diag(cosines) V') is far from singular
+    W[:c] += U @ Vt  # with this sign nothing cancels: W'W = 2 (I + V diag(cosines) V') is far from singular
     return Contrasts(W, (Vt.T / (1 + cosines)) @ Vt)
 
 
@@ -63,4 +63,4 @@ def contrast_kernels(covariance, basis: Contrasts) -> Iterator[np.ndarray]:
 
     Each is the caller's until the next one is asked for.  Cost: that of :func:`~gpu_reml.reml.kernels.kernels_of`.
     """
-    return map(basis.restrict, kernels_of(covariance))  # which holds none of them
+    return map(basis.restrict, kernels_of(covariance))  # one matrix at a time is held

@@ -56,12 +56,19 @@ from .triangles import ROWS, Triangles
 AnyModel = SpectralModel | DenseModel
 # Seconds of one core of a two-core machine with AVX-512, measured for n = 1,000 to 3,000, m = 5,000 and 10,000, G = 1
 # to 22:
-FORMING = 9e-12  # n^2 m of the products that form the kernels
-KEEPING = 5e-9  # G n^2 of taking them to the contrasts and keeping them
-DIAGONALISING = 9e-11  # n^3 of one component's tridiagonal form and eigenvalues
-SEPARATING = 4.5e-11  # G^2 n^2 of the components' inner products
-FACTORISING = 2.2e-11  # n^3 of an iteration: factor and inverse
-STREAMING = 9e-10  # G n^2 of an iteration
+# Times n^2 m: the products that form the matrices.
+FORMING = 9e-12
+# Times G n^2: taking the matrices to the contrasts and keeping them.
+KEEPING = 5e-9
+# Times n^3: the tridiagonal form and the eigenvalues of one component.
+DIAGONALISING = 9e-11
+# Times G^2 n^2: the inner products of the components.
+SEPARATING = 4.5e-11
+# Times n^3: the factor and the inverse of an iteration.
+FACTORISING = 2.2e-11
+# Times G n^2: reading the components in an iteration.
+STREAMING = 9e-10
+# A fit takes about so many iterations.
 ITERATIONS = 8
 
 

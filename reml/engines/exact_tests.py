@@ -12,8 +12,10 @@ from ..result import Status
 from ..settings import FitSettings
 from .search import Model, Point, Search, average_information, search
 
+# A search within a profile or a test takes at most so many steps.
 MOST_STEPS = 200
-END = 1e-4  # error of an interval's end, in standard errors
+# An end of an interval may err by so many standard errors.
+END_ERROR = 1e-4
 
 
 def maximum(model: Model, theta: np.ndarray, lower: np.ndarray, settings: FitSettings, estimated: np.ndarray) -> Search:
@@ -52,7 +54,7 @@ def exact_curves(
     for quantity in quantities(layout, settings.residual_floor, constrained=settings.constrain):
         found = dense_drop(model, point, lower, settings, quantity)
         curves.append(
-            curve_of(quantity, point.theta, covariance, lambda v, found=found: found(v)[0], lambda _: False, END)
+            curve_of(quantity, point.theta, covariance, lambda v, found=found: found(v)[0], lambda _: False, END_ERROR)
         )
     return tuple(curves)
 

@@ -33,12 +33,20 @@ from .calibration import Calibration, ProbeSpectra, calibrate, spectra_of
 from .krylov_profile import krylov_curves
 from .spectral import Measure, Spectrum
 
-SHALLOW = 4  # probes of one step for each deep one, to start with
-SETTLED = 0.0625  # of the decrement tolerance: a quarter of its step in standard errors is left to the quadrature
+# A run begins with so many probes of one step, shallow ones, for each deep one, which takes all steps.
+SHALLOW = 4
+# A trait has settled where the decrement of its last step is below this share of the tolerance: a step of a quarter
+# of the tolerated length, since quadrature has about that much left to go.
+SETTLED_DECREMENT = 0.0625
+# A trait has settled where its log-likelihood moved by no more than this.
 LOGLIK_SETTLED = 0.01
+# A run takes at most so many Lanczos steps.
 MOST_STEPS = 400
-MOST_ROUNDS = 4  # of adding probes
-HALF_HALF = np.array([0.5, 0.5])  # law of the likelihood-ratio test of one variance at zero
+# Probes are added at most so many times.
+MOST_ROUNDS = 4
+# The law of the likelihood-ratio statistic of one variance at zero is this mixture of chi-squares with 0 and 1
+# degrees of freedom.
+HALF_HALF = np.array([0.5, 0.5])
 
 
 class Cohort(NamedTuple):
@@ -113,7 +121,7 @@ def krylov_fits(
         hooks.save(at)
         known = len(at.history[0])
         at, status = judged(cohort, traits, at._replace(run=advance(cohort, at.run)), settings)
-        for record in at.history[0][known:]:  # none at the steps that are not judged
+        for record in at.history[0][known:]:  # a step that is not judged has no record
             hooks.report(record)
     num_lead = traits.Y.shape[1] + cohort.F.shape[1]
     spectra = probe_spectra(at.run, num_lead, at.moments)
@@ -145,7 +153,7 @@ def krylov_fits(
 def further(
     result: FitResult, found: "Found", calibration: Calibration, settings: FitSettings, scale: float, *, exact: bool
 ) -> FitResult:
-    """The result with the tests, that of one component being that of all, and the profiles that are asked for."""
+    """The result with the tests and profiles that are asked for; the test of one component is that of all."""
     tests = tuple(test_of_one(result.names, result.lrt) for _ in tested_sets(settings.lrt, result.names))
     layout, covariance = found.layout, result.covariance / scale**4
     curves = krylov_curves(found.spectrum, calibration, found.theta, layout, settings, covariance, exact=exact)
@@ -187,7 +195,7 @@ def first_steps(run: Run, num_lead: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def probe_spectra(run: Run, num_lead: int, moments) -> ProbeSpectra:
-    """What the probes have told so far."""
+    """Spectral measures of the deep probes and first moments of all, after the steps so far."""
     deep = run.measures(slice(num_lead, None))
     return spectra_of(np.stack([m.nodes for m in deep]), np.stack([m.weights for m in deep]), moments)
 
@@ -195,7 +203,7 @@ def probe_spectra(run: Run, num_lead: int, moments) -> ProbeSpectra:
 def begin(
     cohort: Cohort, traits: Traits, probes: Probes, counts: tuple[int, int], at_once: int | None = None
 ) -> Settling:
-    """The first step of all columns, after which the shallow probes have said all they will.
+    """The first step of all columns, which is the only one of the shallow probes.
 
     counts: (deep, all) probes.  at_once: most columns of a step where memory is short; shallow probes then come after.
     """
@@ -255,7 +263,7 @@ def judged(cohort: Cohort, traits: Traits, at: Settling, settings: FitSettings) 
         norm = float(np.sqrt(np.sum(spectral.score(spectrum, before) ** 2 / np.diag(ai))))
         variances = tuple(float(v) for v in theta * traits.scales[which] ** 2)
         records.append(Record(k, variances, decrement, norm, k, num_deep, at.column_passes))
-        settled &= decrement <= SETTLED * settings.tol and abs(value - value_before) <= LOGLIK_SETTLED
+        settled &= decrement <= SETTLED_DECREMENT * settings.tol and abs(value - value_before) <= LOGLIK_SETTLED
         last.append((theta, value))
     history = tuple((*old, new) for old, new in zip(at.history, records, strict=True))
     status = None
@@ -265,7 +273,7 @@ def judged(cohort: Cohort, traits: Traits, at: Settling, settings: FitSettings) 
 
 
 class Found(NamedTuple):
-    """A trait's estimate in units of its unit variance, and what its errors are made of."""
+    """The estimate of a trait that was scaled to unit variance, and what its errors follow from."""
 
     spectrum: Spectrum
     theta: np.ndarray
@@ -311,7 +319,7 @@ def probes_wanted(found: list[Found], steps: int, spectra: ProbeSpectra, availab
     worst = max(found, key=lambda f: np.inf if np.isnan(f.ratio) else f.ratio)
     if worst.ratio <= target:
         return now
-    if np.isnan(worst.ratio):  # too few probes to know their spread
+    if np.isnan(worst.ratio):  # so few probes do not know their spread
         return tuple(min(available, max(LEAST_PROBES, 2 * count)) for count in now)
     a = worst.ratio_of_deep**2 * spectra.num_deep
     b = max(worst.ratio**2 - worst.ratio_of_deep**2, 0) * spectra.num_probes
@@ -331,8 +339,8 @@ def further_probes(
 ) -> ProbeSpectra:
     """``known`` with further probes, so that there are ``wanted`` (deep, all), after the same number of steps.
 
-    Probes known only by one step stay so: deep ones are drawn anew, and at the end of what is available the numbers
-    that can be had are.  at_once: most columns of a step; None for all.
+    Shallow probes stay shallow: further deep ones are new probes, as many as are left.  at_once: most columns of a
+    step; None for all.
     """
     available, first = probes.trace.shape[1], known.num_probes
     deep = min(max(wanted[0] - known.num_deep, 0), available - first)

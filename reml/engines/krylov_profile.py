@@ -11,7 +11,8 @@ from .exact_tests import dense_drop
 from .search import Point
 from .spectral import Spectrum
 
-END = 1e-4  # error of an interval's end, in standard errors
+# An end of an interval may err by so many standard errors.
+END_ERROR = 1e-4
 
 
 class SpectrumModel:
@@ -70,4 +71,4 @@ def krylov_curves(
         return drop
 
     made = quantities(layout, settings.residual_floor, constrained=settings.constrain)
-    return tuple(curve_of(each, theta, covariance, drop_of(each), lambda _: False, END) for each in made)
+    return tuple(curve_of(each, theta, covariance, drop_of(each), lambda _: False, END_ERROR) for each in made)

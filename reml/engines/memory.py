@@ -1,12 +1,13 @@
 """What a fit holds at its peaks, counted in blocks: the basis of every memory plan.
 
-Counts are of blocks alive at once, read off fits with their memory counted (tests/reml/test_memory.py compares).
+The counts are those of blocks alive at once in fits whose memory was counted (tests/reml/test_devices.py compares).
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-CHECKED = 2  # probes of each fold whose log-determinant is checked by Lanczos quadrature
+# The log-determinant of so many probes of each fold is checked by Lanczos quadrature.
+CHECKED = 2
 
 
 class Blocks(NamedTuple):

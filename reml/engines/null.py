@@ -13,7 +13,8 @@ from ..settings import FitSettings
 from ..traits import Traits
 from .search import Point, search
 
-MOST_STEPS = 1000  # each O(n); ten to fifty are usual
+# The search takes at most so many steps of O(n) each; ten to fifty are usual.
+MOST_STEPS = 1000
 
 
 class DiagonalModel:

@@ -14,9 +14,12 @@ from ..cross_fit import MOST_CONTROLS, Traces, fixed_controls, inverse_controls,
 from .reduced import reduced_v
 from .reduced_model import Model, Problem
 
-NODES = 4  # of the Gauss rule to begin with
+# The Gauss rule begins with so many nodes, and doubles them until it is good enough.
+NODES = 4
+# It has at most so many.
 MOST_NODES = 64
-QUADRATURE = 1e-6  # error of y's part of a log-likelihood, whose integral is known, at which the nodes are enough
+# It is good enough where y's part of the log-likelihood, whose integral is known, errs by no more than this.
+QUADRATURE = 1e-6
 
 
 class End(NamedTuple):
@@ -28,7 +31,7 @@ class End(NamedTuple):
 
 
 class Rise(NamedTuple):
-    """Of a log-likelihood, and its values (s,) by probe; ``exact``: these leave no Monte-Carlo error."""
+    """The rise of a log-likelihood by its values (s,) from every probe; ``exact``: they leave no Monte-Carlo error."""
 
     per_probe: np.ndarray
     exact: bool
@@ -82,7 +85,7 @@ class Path(NamedTuple):
 
 
 def rise(problem: Problem, model: Model, before: End, after: End, trait: int = 0) -> Rise:
-    """Of a trait's log-likelihood from one covariance to another for both of which the basis answers; no pass."""
+    """The rise of a trait's log-likelihood between two covariances for both of which the basis answers; no pass."""
     T, change = np.stack([before.genetic, after.genetic]), float(np.log(after.residual / before.residual))
     path, y, z = Path(T, before.residual, change), model.trait(trait)[:, 0], model.probes
     ypy = path.form(1.0, y) - path.form(0.0, y)

@@ -12,12 +12,19 @@ from ..result import Record, Status
 from ..settings import FitSettings
 from ..step import Step, ai_step, score_norm
 
-TOLERANCE = 2.5e-13  # Newton decrement (squared step in standard errors) that ends a search: half of a millionth
-SUFFICIENT = 0.1  # share of the gain promised by the slope that a step must bring
-SECANTS = 3  # steps whose falls of the score correct the information
-NEAR = 0.1  # decrement of the longest of them: beyond, the curvature is not that of the maximum
-CONCAVE = 0.1  # least curvature along a step, relative to the average information, that is taken for the likelihood's
-ROUNDING = 1e-12  # relative rounding of a log-likelihood, below which its gain is not asked for
+# A search ends where the Newton decrement, the squared length of a step in standard errors, is below this: a step of
+# half a millionth of a standard error.
+TOLERANCE = 2.5e-13
+# A step has to bring this share of the gain that the slope promises.
+LEAST_GAIN = 0.1
+# The information is corrected by how the score fell along so many of the last steps.
+SECANTS = 3
+# Steps of a larger decrement than this do not correct it, since the curvature along them is not that of the maximum.
+LARGEST_SECANT = 0.1
+# Nor do steps along which the curvature is below this share of the average information's.
+LEAST_CURVATURE = 0.1
+# A gain in the log-likelihood is not asked for where it is below this share of the log-likelihood, which is rounding.
+ROUNDING = 1e-12
 
 
 class Point(NamedTuple):
@@ -58,7 +65,7 @@ def line_search(model: Model, point: Point, step: Step, slope: float, lower: np.
     length = 1.0
     while True:
         trial = model.at(np.maximum(point.theta + length * step.direction, lower))
-        least = point.loglik + SUFFICIENT * length * slope - ROUNDING * (len(point.Py) + abs(point.loglik))
+        least = point.loglik + LEAST_GAIN * length * slope - ROUNDING * (len(point.Py) + abs(point.loglik))
         if trial is not None and trial.loglik >= least:
             return trial
         length /= 2
@@ -72,16 +79,16 @@ class Secant(NamedTuple):
 
 
 def with_secants(ai: np.ndarray, secants: Sequence[Secant]) -> np.ndarray:
-    """The average information (p, p) corrected so that the last step along with its fall of the score fits, and those
-    before nearly.
+    """The average information (p, p), corrected so that it agrees with how the score fell along the last step, and
+    nearly with the steps before.
 
-    It differs from the likelihood's curvature by chance, which would leave a fifth of every step's length to the next.
+    By chance it differs from the likelihood's curvature, so that a step would leave a fifth of the way to the next one.
     Source: BFGS, Nocedal & Wright 2006, Numerical Optimization, equation 6.19.
     """
     B = ai
     for s, d in secants:
         Bs = B @ s
-        if s @ d >= CONCAVE * (s @ Bs) > 0:
+        if s @ d >= LEAST_CURVATURE * (s @ Bs) > 0:
             B = symmetric(B - np.outer(Bs, Bs) / (s @ Bs) + np.outer(d, d) / (s @ d))
     return B
 
@@ -119,6 +126,6 @@ def search(
         before, fallen = point.theta, score
         point = line_search(model, point, step, float(score @ step.direction), lower)
         score, ai = derivatives(model, point)
-        if step.decrement <= NEAR:
+        if step.decrement <= LARGEST_SECANT:
             secants.append(Secant(point.theta - before, fallen - score))
     return Search(point, score, ai, tuple(history), Status.MAX_ITERATIONS)

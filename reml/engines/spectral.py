@@ -13,8 +13,10 @@ from scipy import optimize, special
 from ..formulas import profiled_loglik, restricted_loglik
 from ..profile import Profile
 
+# Shares of the total variance at which the profile is looked at: even ones, and ever closer ones near 1.
 GRID = np.sort(np.concatenate([np.linspace(0, 0.98, 99), 1 - np.logspace(-2, -9, 29)]))
-NEVER = 1e300  # stands for infinity, whose differences a search cannot take
+# This stands for infinity, of which a search cannot take differences.
+NEVER = 1e300
 
 
 class Measure(NamedTuple):

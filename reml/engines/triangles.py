@@ -6,8 +6,11 @@ from functools import cached_property
 import numpy as np
 from scipy.linalg import blas
 
-ROWS = 128  # of a panel: few enough that the squares on the diagonal, kept whole, hardly count
-PIECE = 180_000  # numbers of all matrices that a product takes at once
+# Matrices are kept by panels of so many rows: so few that the squares on the diagonal, which are kept whole, hardly
+# count.
+ROWS = 128
+# A product takes so many numbers of all matrices at once.
+PIECE = 180_000
 
 
 class Triangles:
@@ -82,7 +85,8 @@ class Triangles:
 
 
 def pieces(panel: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Of a panel (G, rows, columns), by some numbers of every matrix: which, and the numbers (G, k) in float64.
+    """Pieces of a panel (G, rows, columns), some numbers of every matrix: which they are, and the numbers (G, k) in
+    float64.
 
     A piece stays in cache and is too small for BLAS to share it among threads, which would wait for one another more
     often than they add numbers.

@@ -9,7 +9,8 @@ from gpu_reml.ops.arguments import as_matrix, as_number, as_vector
 
 from ..linalg import coordinates, powers_of_two
 
-ROUNDING = 1e-12  # of the largest value: a spread below it is that of equal numbers
+# Values are equal where they spread by less than this share of the largest.
+ROUNDING = 1e-12
 
 
 class Accuracy(NamedTuple):
@@ -44,7 +45,7 @@ def accuracy(y: np.ndarray, fixed: np.ndarray, random: np.ndarray, X: np.ndarray
     X = as_matrix(X, "X", len(y))
     as_number(level, "level", above=0, below=1)
     unit = powers_of_two(max(np.abs(values).max(initial=0.0) for values in (y, fixed, random)))
-    y, fixed, random = y / unit, fixed / unit, random / unit  # whose squares are numbers
+    y, fixed, random = y / unit, fixed / unit, random / unit  # so that no square overflows or vanishes
     n, nan = len(y), float("nan")
     total = float((_centred(y) ** 2).sum()) if n else 0.0
     if n < 2 or not total > 0:

@@ -20,12 +20,16 @@ from ..linalg import COLLINEAR, column_lengths, orthonormal_basis, powers_of_two
 from ..traits import check_varying
 
 LOG_10 = np.log(10)
-SMALL_P = 1e-280  # under which the incomplete beta function is taken from its continued fraction, in logarithms
+# The incomplete beta function is taken from its continued fraction, in logarithms, where p is under this.
+SMALL_P = 1e-280
 MEDIAN_CHI2 = float(special.chdtri(1, 0.5))
 # Seconds of one core, as those of exact.py: K in float64 of all variants and of those left out, and Z' times a square
-SCANNING = 7.5e-11  # n^2 m
-EIGENVECTORS = 1.3e-10  # n^3
-ROWS = 1024  # variants whose exact features (rows, n - c) float64 are held at once
+# Times n^2 m: Z' times a square matrix.
+SCANNING = 7.5e-11
+# Times n^3: an eigendecomposition.
+EIGENVECTORS = 1.3e-10
+# The exact features (rows, n - c) of so many variants are held in float64 at once.
+ROWS = 1024
 
 
 class Scan(NamedTuple):
@@ -155,7 +159,7 @@ def ols_scan(Y: np.ndarray, X: np.ndarray, products) -> Scan:
     t = left.shape[1]
     norms = tested_variants(products, F[:, t:], Q).norms[:, None]
     beta = F[:, :t] / norms
-    left_over = np.maximum(1 - beta * F[:, :t], 0)  # of y'My: a variant that is y leaves rounding of either sign
+    left_over = np.maximum(1 - beta * F[:, :t], 0)  # rounding of either sign is left where a variant is y itself
     se = np.sqrt(left_over / norms / (n - c - 1))
     return make_scan(beta * lengths, se * lengths, n - c - 1)
 

@@ -20,11 +20,16 @@ from ..pcg import PcgResult
 from ..precondition import Preconditioner
 from .lasso import DescentSettings, LassoPath, PathSettings, Quadratic, lasso_path
 
-TIGHT = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-10}  # relative residuals near what the type can hold
-RESTARTS = 3  # of a tight solve from its own end, each with a residual computed afresh
-AT_ONCE = 128  # candidates solved together, unless memory is short
-SLAB = 1 << 14  # samples whose columns are held in float64 at once
-MISSED = 10  # times its tolerance from which a solve counts as stalled
+# A tight solve goes to this relative residual, which is near what products of the type can hold.
+TIGHT_TOL = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-10}
+# A tight solve is started so many times from where it ended, each time with its residual computed afresh.
+RESTARTS = 3
+# So many candidates are solved for together, unless memory is short.
+AT_ONCE = 128
+# The columns of so many samples are held in float64 at once.
+SLAB_ROWS = 1 << 14
+# A solve has stalled where it misses its tolerance by this factor.
+STALLED_FACTOR = 10
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,7 @@ def make_point(data: Data, theta: np.ndarray, preconditioner: Preconditioner, ma
 def tight_solve(data: Data, point: Point, B: np.ndarray, start: Block | None, max_pcg: int) -> PcgResult:
     """P B for B (n, 1) on the host, as near as the type of the products allows."""
     B = data.covariance.block(B)
-    tol = TIGHT[np.dtype(B.dtype)]
+    tol = TIGHT_TOL[np.dtype(B.dtype)]
     found = solve(data.Q, point.apply_v, B, point.preconditioner, tol=tol, X0=start, max_iterations=max_pcg)
     for _ in range(RESTARTS):
         if found.residuals.max() <= tol:
@@ -227,7 +232,7 @@ def extend(
         block = data.covariance.block(np.ascontiguousarray(Z[:, batch]))
         solved = solve(data.Q, point.apply_v, block, point.preconditioner, X0=X0, **options)
         PZ[:, batch], R[:, batch] = np.asarray(solved.X), np.asarray(solved.R)
-        stalled += int(np.count_nonzero(solved.residuals > MISSED * settings.solve_tol))
+        stalled += int(np.count_nonzero(solved.residuals > STALLED_FACTOR * settings.solve_tol))
     u, r = np.asarray(point.Py.X), np.asarray(point.Py.R)
     s = (slab_gram(Z, u) + slab_gram(PZ, r))[:, 0]
     inner = slab_gram(Z, PZ) + slab_gram(PZ, R)
@@ -244,8 +249,8 @@ def extend(
 def slab_gram(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """(p, q) float64 A'B of arrays on the host, without float64 copies of the whole."""
     total = np.zeros((A.shape[1], B.shape[1]))
-    for first in range(0, len(A), SLAB):
-        total += gram(A[first : first + SLAB], B[first : first + SLAB])
+    for first in range(0, len(A), SLAB_ROWS):
+        total += gram(A[first : first + SLAB_ROWS], B[first : first + SLAB_ROWS])
     return total
 
 

@@ -13,8 +13,10 @@ from gpu_reml.ops.arguments import as_vector
 
 from .lasso import DescentSettings, Quadratic, checked_quadratic, descend
 
-DEPENDENT = 1e-4  # share of a column's length, left beside the others, under which it counts as dependent on them
-NODEWISE = 0.5  # lambda of a column's regression on the others, over that of pure noise
+# A column depends on the others where they leave less than this share of its length.
+DEPENDENT = 1e-4
+# The lambda of a column's regression on the others is this multiple of that of pure noise.
+NODEWISE = 0.5
 
 
 class Inference(NamedTuple):

@@ -26,8 +26,10 @@ from ..result import ConvergenceError, FixedEffects, fixed_effects_of
 from ..scaled import ScaledCovariance
 from ..traits import make_traits
 
-MAX_ITERATIONS = 2000  # PCG steps: the one solve for y is worth more of them than a solve inside a fit
-INFORMATION_TOL = 1e-3  # of solves whose errors enter by their squares
+# A solve takes at most so many PCG steps. The one solve for y is worth more of them than a solve inside a fit.
+MAX_ITERATIONS = 2000
+# Solves whose errors enter by their squares go to this relative residual.
+INFORMATION_TOL = 1e-3
 
 
 class FixedTests(NamedTuple):
@@ -46,7 +48,7 @@ class FixedTests(NamedTuple):
 class Effects(NamedTuple):
     """``Py`` (n,) and what follows: ``random`` (n, G) genetic values u_g, ``fixed`` effects; ``theta`` as given.
 
-    ``solve_residual``: |y - V P y| / |y| on the complement of X, as it is and not as it was recurred.
+    ``solve_residual``: |y - V P y| / |y| on the complement of X, multiplied out and not PCG's recurrence.
     """
 
     names: tuple[str, ...]
@@ -64,8 +66,8 @@ class Effects(NamedTuple):
 
 
 class Reliability(NamedTuple):
-    """Of genetic values, (n,) or (n, G): prediction error variance ``pev`` = var(u - u_hat) given the fixed effects'
-    error, its Monte-Carlo error ``mc_se``, and ``prior``, the variance of u itself."""
+    """Reliability of genetic values, (n,) or (n, G): the prediction error variance ``pev`` = var(u - u_hat), the error
+    of the fixed effects included, its Monte-Carlo error ``mc_se``, and ``prior``, the variance of u itself."""
 
     pev: np.ndarray
     mc_se: np.ndarray

@@ -14,10 +14,14 @@ from scipy import linalg, special
 from gpu_reml.ops.arguments import as_count, as_matrix, as_number, as_numbers, as_symmetric, as_vector
 from gpu_reml.ops.compile import compiled
 
-SMALLEST_RATIO = 1e-6  # of the last lambda to the first
-DEPENDENT = 1e-8  # eigenvalues of correlations that count as zero: columns alike to 1e-4 of their length
-COPIES = 1e-6  # 1 - |correlation| under which two columns count as one: rounding of float32, not a genotype
-STRICT = 1e-9  # share of lambda by which a solution in closed form may miss a condition through rounding
+# The last lambda of a path is at least this share of the first.
+SMALLEST_RATIO = 1e-6
+# An eigenvalue of correlations counts as zero below this: the columns are alike to 1e-4 of their length.
+DEPENDENT = 1e-8
+# Two columns count as one where 1 - |correlation| is below this, which is rounding of float32 and no genotype.
+COPIES = 1e-6
+# A solution in closed form may miss a condition, through rounding, by this share of lambda.
+STRICT = 1e-9
 
 
 class Quadratic(NamedTuple):

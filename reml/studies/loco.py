@@ -23,7 +23,8 @@ from ..pcg import PcgResult, pcg
 from ..traits import check_unit
 from .association import Scan, left_of_fixed_effects, make_scan, tested_variants
 
-FEATURE_BYTES = 1 << 29  # of features (m, k) that are held while columns are solved together
+# Features (m, k) that are held while columns are solved together take at most so much memory.
+FEATURE_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from ..probes import Probes, checked_probes
 from ..settings import FitSettings
 from ..traits import one_trait
 
-COLUMNS = 16  # whose features are on the host in float64 at once
+# The features of so many columns are on the host in float64 at once.
+COLUMNS = 16
 
 
 def random_memberships(num_variants: int, num_groups: int, low: float = 0.0, high: float = 1.0, seed: int = 0):

@@ -9,7 +9,8 @@ from scipy import sparse
 
 from gpu_reml.ops.arguments import as_numbers
 
-Z_CUTOFF = 1.6448536269514722  # exceeded in 5 % of samples by a variance that is zero
+# A variance that is zero exceeds this z in 5 % of samples.
+Z_CUTOFF = 1.6448536269514722
 MERGED_NAME = "zmerge_block_{:04d}"
 
 KEPT, SINGLETON, MERGED = "kept_significant", "weak_singleton", "merged"

@@ -30,10 +30,14 @@ from ..scaled import ScaledCovariance
 from ..step import SingularInformationError
 from ..traits import checked, one_phenotype
 
-MOST_STEPS = 50  # of the probit model, which takes about five
-SETTLED = 1e-16  # squared step in standard errors that ends it
+# The probit model takes at most so many steps; about five are usual.
+MOST_STEPS = 50
+# A step is halved at most so many times.
 HALVINGS = 30
-STILL = 1e-4  # largest step in anybody's liability then; it stays near 1 where covariates leave no doubt of a case
+# It ends where the squared length of a step, in standard errors, is below this,
+SETTLED = 1e-16
+# and no liability moved by more than this. Moves stay near 1 where covariates leave no doubt who is a case.
+SETTLED_LIABILITY = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -196,7 +200,7 @@ def _probit(cases: np.ndarray, X: np.ndarray, log_r: float, start: np.ndarray) -
             break
         score = X.T @ ((cases - P) * slope)
         step = np.linalg.solve(information, score)
-        if step @ score <= SETTLED * len(X) and np.abs(X @ step).max() <= STILL:
+        if step @ score <= SETTLED * len(X) and np.abs(X @ step).max() <= SETTLED_LIABILITY:
             return b, np.linalg.inv(information)
         for halving in range(HALVINGS):
             trial = parts(b + step / 2**halving)

@@ -18,7 +18,8 @@ from ..linalg import Block, column_batches, column_dots, project, take_columns
 from .association import Scan, log10p_student
 from .loco import LocoModel, LocoScan, LocoSettings, apply_v, columns_at_once, solve_columns
 
-LOOSEST = 0.3  # relative residual of a solve, whatever its accuracy would allow
+# A solve goes to this relative residual even where its accuracy would allow a larger one.
+LOOSEST = 0.3
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,13 @@ from .memberships import (
     norms_left,
 )
 
-TOL = 1e-6  # Newton decrement of every fit: a step of 1e-3 standard errors, which moves a log-likelihood by 1e-4
+# Every fit goes to this Newton decrement: a step of 1e-3 standard errors, which moves a log-likelihood by 1e-4.
+TOL = 1e-6
 CANNOT_START = "the memberships at the start cannot be fitted; start from others, or with fewer groups"
-LEAST_VARIANTS = 1.0  # memberships that a group must keep among the variants that vary: less is no group
-ROOM = 0.6  # share of the most that a basis may have, from which a search makes a new one
+# The memberships of a group in variants that vary have to add up to at least this; with less there is no group.
+LEAST_VARIANTS = 1.0
+# A search makes a new basis where the one that it has holds more than this share of the most that it may.
+ROOM = 0.6
 
 
 class RelaxStatus(Enum):
@@ -274,7 +277,8 @@ def relax(
     from the best before it by what the memberships do and hardly by chance (:mod:`~gpu_reml.reml.engines.rise`).
     Cost: a REML fit, half a pass of y and the probes and the new basis vectors for every step, the end of a fit twice;
     gradients cost no pass.  Memory beside a fit's: four arrays (m, G) of float64, (2, d, d) more of the basis.
-    Raises ValueError for memberships that are no such thing, ConvergenceError where the first fit fails.
+    Raises ValueError for memberships with a negative value or a row of zeros, ConvergenceError where the first fit
+    fails.
     """
     settings, hooks = settings or RelaxSettings(), hooks or RelaxHooks()
     T = check_memberships(memberships, products.num_variants)

@@ -41,7 +41,8 @@ from .certified import (
 from .debias import Inference, debiased, independent_columns, least_squares
 from .lasso import DescentSettings, LassoPath, Quadratic, distinct_columns
 
-FAR = 0.25  # distance of the components' proportions at which the preconditioner is made anew
+# The preconditioner is made anew where the components' proportions are this far from those that it was made for.
+FAR_PROPORTIONS = 0.25
 
 
 class SparseStatus(Enum):
@@ -257,7 +258,7 @@ class _Run:
     def make_point(self) -> Point:
         """P at the last fit's theta; the preconditioner is made again only for quite other proportions."""
         theta = self.fit.theta / self.scale**2
-        if self.core is None or (theta[:-1].any() and self.core.distance(theta[:-1]) > FAR):
+        if self.core is None or (theta[:-1].any() and self.core.distance(theta[:-1]) > FAR_PROPORTIONS):
             made_for = theta[:-1] if theta[:-1].any() else np.ones(len(theta) - 1)
             self.core = make_projected_core(self.data.covariance, self.data.Q, self.traces, made_for, self.sketch)
         start = None if self.point is None else self.point.Py.X
