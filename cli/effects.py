@@ -1,6 +1,5 @@
 """What gpu-reml does with a fit besides reporting it: effects, a saved model, predictions, cross-validation."""
 
-from dataclasses import fields
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -44,7 +43,7 @@ from .sources import prefixes_of
 
 # components whose values for other samples do not follow from their allele counts by effects of single alleles
 NOT_SAVED = ("dominance", "grm")
-NEW_TABLES = tuple(each.name for each in fields(NewTables))
+NEW_TABLES = ("qcovar", "covar")
 
 
 class Further(NamedTuple):
@@ -138,36 +137,25 @@ def _new_flag(name: str) -> str:
 
 def _check_new(new: NewSamples, analysis: Analysis) -> None:
     """What the fit takes from tables must be there for the predicted samples too, and can be read; before a fit."""
-    samples, terms = analysis.samples, analysis.terms
-    needed = (
-        ("covariates", "qcovar", "--qcovar", samples.qcovar),
-        ("covariates", "covar", "--covar", samples.covar),
-        ("ancestries", "admix_q", "--admix-q", terms.admix_q),
-    )
-    for what, name, fitted_flag, fitted in needed:
-        flag, given = _new_flag(name), getattr(new, f"prediction_{name}")
+    scaled = [flag for flag, given in (("--admix-q", analysis.terms.admix_q), ("--gxe", analysis.terms.gxe)) if given]
+    if scaled:
+        raise io.InputError(
+            f"--prediction-bed-prefix, --prediction-pgen-prefix: the fit has {' and '.join(scaled)}; give --save-model "
+            f"instead and predict by gpu-reml-predict, which takes {' and '.join(scaled)} of the predicted samples"
+        )
+    samples = analysis.samples
+    for name, flag, fitted in (("qcovar", "--qcovar", samples.qcovar), ("covar", "--covar", samples.covar)):
+        own, given = _new_flag(name), getattr(new, f"prediction_{name}")
         if fitted and not given:
-            raise io.InputError(f"{flag}: the fit has {what} by {fitted_flag}; give those of the predicted samples")
-        if given and not fitted and not (name == "qcovar" and terms.gxe):
-            raise io.InputError(f"{flag}: the fit has no {what} by {fitted_flag}; leave it out")
-    if terms.gxe and not (new.prediction_gxe or new.prediction_qcovar):
-        raise io.InputError("--prediction-gxe: the fit has environments by --gxe; give those of the predicted samples")
-    if new.prediction_gxe and not terms.gxe:
-        raise io.InputError("--prediction-gxe: the fit has no environments by --gxe; leave it out")
-    new_files(new, fitted_ancestries(terms))
+            raise io.InputError(f"{own}: the fit has covariates by {flag}; give those of the predicted samples")
+        if given and not fitted:
+            raise io.InputError(f"{own}: the fit has no covariates by {flag}; leave it out")
+    new_files(new)
 
 
-def fitted_ancestries(terms: Terms) -> tuple[str, ...]:
-    """The ancestries that components are scaled by."""
-    if not terms.admix_q:
-        return ()
-    return tuple(io.read_admixture(terms.admix_q, terms.admix_fam, terms.ancestry_names).values.columns)
-
-
-def new_files(new: NewSamples, ancestries: tuple[str, ...]) -> NewFiles:
-    """What the ``--prediction-*`` flags say of the predicted samples."""
-    named = NewTables(**{name: getattr(new, f"prediction_{name}") for name in NEW_TABLES})
-    return read_new_files(named, ancestries, "--prediction-")
+def new_files(new: NewSamples) -> NewFiles:
+    """The tables of the predicted samples."""
+    return read_new_files(NewTables(qcovar=new.prediction_qcovar, covar=new.prediction_covar), ())
 
 
 def after_fit(
@@ -185,7 +173,7 @@ def after_fit(
     asked, seed, prefix = further.effects, analysis.estimation.seed, record.prefix
     if further.solves:
         y, X, covariance = inputs.Y[:, inputs.phenotypes.index(name)], inputs.design.X, inputs.covariance
-        core = preconditioner_of(result, inputs, rank_of(inputs, asked, analysis.compute.precond_rank), seed)
+        core = preconditioner_of(result, inputs, seed) if asked.reliability else None
         found = effects(result.theta, y, X, covariance, preconditioner=core)
         lines.append(f"effects: P y solved to {found.solve_residual:.2g} in {found.iterations} PCG steps")
         of_variants = effects_of_variants(found, inputs, analysis.scaling.standardize)
@@ -210,18 +198,11 @@ def after_fit(
     return Outcome(files, lines)
 
 
-def rank_of(inputs: Inputs, asked: EffectFlags, rank: int | None) -> int:
-    """Of the preconditioner: as given, else one where many columns are to be solved and none elsewhere."""
-    if rank is not None:
-        return rank
-    return default_rank(inputs.covariance.num_samples) if asked.reliability else 0
-
-
-def preconditioner_of(result: FitResult, inputs: Inputs, rank: int, seed: int) -> ProjectedCore | None:
-    """A preconditioner of this rank, or less in few samples; None of rank 0, and where no component has a variance."""
+def preconditioner_of(result: FitResult, inputs: Inputs, seed: int) -> ProjectedCore | None:
+    """A preconditioner for many columns; None where no component has a variance."""
     X, covariance = inputs.design.X, inputs.covariance
     theta = parameters_of(result.theta, covariance)[:-1]
-    rank = min(rank, len(X) - X.shape[1])
+    rank = min(default_rank(len(X)), len(X) - X.shape[1])
     if not rank or not theta.any():
         return None
     Q = orthonormal_basis(layout_of(covariance).whitened(X))
@@ -325,8 +306,8 @@ def predict_new(
         *(io.read_bed(each) for each in prefixes_of(new.prediction_bfile)),
         *(io.read_pgen(each) for each in prefixes_of(new.prediction_pfile)),
     ]
-    data = NewData(tuple(files), new_files(new, model.ancestries))
+    data = NewData(tuple(files), new_files(new))
     dtype = np.dtype(analysis.compute.dtype).type
-    scoring = Scoring(analysis.genotypes.dosage, new.ambiguous, False, inputs.planned.backend, dtype)
+    scoring = Scoring(analysis.genotypes.dosage, backend=inputs.planned.backend, dtype=dtype)
     found = predict(model, data, scoring)
     return prediction_files(prefix, model, found, {"model_file": None}), prediction_lines(model, found)

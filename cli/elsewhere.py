@@ -189,7 +189,7 @@ not needed: there is one step, and its blocks follow from the memory there is
     --bsize --nb --block-size --l0 --l1 --loocv --strict --cvFoldsSplit --cvFoldsCompute --cvNoEarlyExit --pEst
     --varFrac2Est --pred --force-step1 --ignore-pred --numLeaveOutChunks --numJobs -numJobs -thisJob --chunk-length
     --subset-number
-gpu-reml-gwas --calibration-variants N
+not needed: variants that calibrate are drawn until their error is 1 percent
     --numCalibSnps
 give --out
     --output --output_file --output-file --prefix -o -out -outdir --out-dir --outdir --statsFile*

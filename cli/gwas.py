@@ -7,7 +7,7 @@ from importlib.metadata import version
 from .flags.accepted import TITLE, Loud, Width
 from .flags.association import Association, GwasOutput, NullModel
 from .flags.compute import Compute, add_devices
-from .flags.data import EXAMPLE, NEEDS, Genotypes, Samples
+from .flags.data import EXAMPLE, GENOME, Genome, Samples
 from .flags.filters import Filters
 from .parser import EXIT_CODES, Parser
 from .process import entry_point
@@ -38,10 +38,10 @@ def make_gwas_parser(number: str) -> Parser:
         description="Test every variant for association with quantitative traits.",
         epilog=EPILOG + EXIT_CODES,
         example=EXAMPLE,
-        needs=NEEDS,
+        needs=GENOME,
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
-    parser.add_flags("data; several filesets are one genome", Genotypes, Samples)
+    parser.add_flags("data; several filesets are one genome", Genome, Samples)
     parser.add_flags("variants and samples, with PLINK's meaning and order", Filters)
     parser.add_flags("association", Association, NullModel)
     add_devices(parser.add_flags("compute", Compute))

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,7 +138,7 @@ def scored(inputs: Inputs, asked: Association, analysis: Analysis) -> Found:
     seconds = {"fit_seconds": time.perf_counter() - clock}
     clock = time.perf_counter()
     rng = np.random.default_rng([analysis.estimation.seed, 1])  # apart from the probes' stream
-    settings = scan_settings(inputs, asked.calibration_variants)
+    settings = LocoSettings(columns=inputs.planned.columns)
     found = loco_scan(inputs.Y, inputs.design.X, left, groups.tested, thetas, rng, settings)
     seconds["scan_seconds"] = time.perf_counter() - clock
     clock = time.perf_counter()
@@ -160,14 +159,6 @@ def scored(inputs: Inputs, asked: Association, analysis: Analysis) -> Found:
         unsettled.append("a solve did not reach its tolerance; use --dtype float64")
     warnings += [f"not converged: {text}" for text in dict.fromkeys(unsettled)]
     return Found("score", again.scan, again.which, tuple(details), tuple(lines), tuple(warnings), not unsettled)
-
-
-def scan_settings(inputs: Inputs, variants: int | None) -> LocoSettings:
-    """Settings of the solves and the calibration."""
-    settings = LocoSettings(columns=inputs.planned.columns)
-    if variants:
-        settings = replace(settings, variants=variants, most=variants)
-    return settings
 
 
 def refine_settings(inputs: Inputs, asked: Association) -> RefineSettings:

@@ -53,7 +53,7 @@ class Asked(NamedTuple):
             smile=Smile(),
             terms=Terms(),
             scaling=Scaling(alpha=null.alpha),
-            estimation=Estimation(max_probes=null.max_probes, mc_target=null.mc_target, seed=null.seed),
+            estimation=Estimation(max_probes=null.max_probes, seed=null.seed),
             tests=Tests(),
         )
         return cls(line, analysis, Association.of(line.values), GwasOutput.of(line.values))

@@ -172,7 +172,7 @@ def set_components(sources: Sources, loaded: Loaded, planned: Planned, analysis:
     made = components(sources, loaded.genotypes, loaded.variants, analysis.components)
     weights = with_alpha(made.weights, loaded.genotypes, analysis.scaling.alpha)
     products = place(loaded.genotypes, planned, analysis.compute)
-    return ops.make_covariance(products, weights, made.names, analysis.scaling.normalise), made
+    return ops.make_covariance(products, weights, made.names), made
 
 
 def smile_components(loaded: Loaded, planned: Planned, analysis: Analysis):

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from .flags.accepted import TITLE, Determinants, Preconditioner, Width
+from .flags.accepted import TITLE, Determinants, Preconditioner, SmileSearch, Width
 from .flags.components import Components
 from .flags.compute import Compute, add_devices
 from .flags.data import EXAMPLE, GENOTYPES, GENOTYPES_HELP, Genotypes, Samples
@@ -52,7 +52,7 @@ def make_parser(version: str) -> Parser:
     add_devices(parser.add_flags("compute", Compute))
     parser.add_flags("effects, prediction, cross-validation", Effects, NewSamples)
     parser.add_flags("output", RemlOutput, Checkpoints, Screen)
-    parser.add_flags(TITLE, Width, Determinants, Preconditioner)
+    parser.add_flags(TITLE, Width, Determinants, Preconditioner, SmileSearch)
     return parser
 
 

@@ -115,14 +115,14 @@ def merge_rounds(
     if not first.plan.merges:
         return [first], NOT_MERGED
     weights = merged_weights(partition.weights, first.plan)
-    merged = with_components(inputs, weights, first.plan.next_names, merging.analysis.scaling.normalise)
+    merged = with_components(inputs, weights, first.plan.next_names)
     second = fitted_round(method, merged, partition._replace(weights=weights), merging, folder, 1, first)
     return [first, second], REFITTED
 
 
-def with_components(inputs: Inputs, weights: sparse.csr_array, names: tuple[str, ...], normalise: str) -> Inputs:
+def with_components(inputs: Inputs, weights: sparse.csr_array, names: tuple[str, ...]) -> Inputs:
     """The same genotypes where they are, with other components."""
-    genetic = ops.make_covariance(inputs.products, weights, names, normalise)
+    genetic = ops.make_covariance(inputs.products, weights, names)
     components = io.ComponentSet(names, weights, inputs.components.notes)
     return inputs._replace(genetic=genetic, model=plain_model(genetic), components=components)
 

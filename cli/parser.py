@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from .elsewhere import ELSEWHERE, advice_on
 from .flags.group import Flags
+from .moved import MOVED
 
 COMMANDS = {
     "gpu-reml": ("main", "make_parser"),
@@ -258,8 +259,8 @@ def has_empty_entry(value: str, action: Action) -> bool:
 
 def meaning(flag: str, command: str, known: Mapping[str, Action]) -> str:
     """What to give in place of a flag that ``command`` has not; empty where that cannot be told."""
-    if flag in ELSEWHERE:
-        return advice_on(flag)
+    if flag in MOVED or flag in ELSEWHERE:
+        return MOVED.get(flag) or advice_on(flag)
     if flag in CHECKPOINTS and flag not in known:
         return f"{command} keeps no checkpoints: run it again without, from its start"
     spelled = "--" + flag.lstrip("-").replace("_", "-").lower()

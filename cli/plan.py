@@ -68,11 +68,10 @@ class Sizes(NamedTuple):
         return self.num_samples - self.num_fixed
 
 
-def sketch_rank(sizes: Sizes, rank: int | None, device: DevicePlan | None) -> int:
-    """Rank of the preconditioner of the solves beside a fit, as those of the LASSO: as asked for or the usual one, and
-    on a device no more than takes the memory that the fit's basis is planned to."""
-    if rank is None:
-        rank = default_rank(sizes.num_samples) if device is None else device.basis // RANK_SHARE
+def sketch_rank(sizes: Sizes, device: DevicePlan | None) -> int:
+    """Rank of the preconditioner of the solves beside a fit, as those of the LASSO: the usual one, and on a device no
+    more than takes the memory that the fit's basis is planned to."""
+    rank = default_rank(sizes.num_samples) if device is None else device.basis // RANK_SHARE
     return min(rank, sizes.dimension)
 
 
@@ -240,7 +239,8 @@ def host_room(sizes: Sizes, estimation: Estimation, dtype: str) -> Room | None:
     if least > machine:
         raise BudgetError(
             f"this analysis needs {least / 2**20:,.0f} MiB of memory beside the genotypes' files, and this machine "
-            f"lets it have {machine / 2**20:,.0f}; use one with more, fewer --first-probes or fewer components"
+            f"lets it have {machine / 2**20:,.0f}; use one with more, fewer than {first} probes (--max-probes) or "
+            "fewer components"
         )
     return Room(choice, most_that(lambda probes: needed(choice, probes) <= HOST_SHARE * machine, estimation))
 

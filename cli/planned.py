@@ -54,7 +54,7 @@ def plan_group(tables: Tables, group: Group, analysis: Analysis) -> Planned:
     sizes = sizes_of(tables, group, design.num_columns, analysis)
     backend = backend_for(analysis.compute) if tables.sources.files else "cpu"
     device, room = rooms(sizes, backend, analysis)
-    rank = sketch_rank(sizes, analysis.compute.precond_rank, device)
+    rank = sketch_rank(sizes, device)
     return Planned(design, backend, sizes, rank, device, room)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from .flags.compute import Device
+from .flags.data import ONE_FILESET
 from .flags.effects import Matching
 from .flags.predict import NewTables, Pieces, Predicted, PredictOutput
 from .parser import Need, Parser
@@ -35,7 +36,7 @@ def make_predict_parser(number: str) -> Parser:
         example="--model height.npz --bfile other --out other",
         needs=(
             Need("--model FILE", ("--model",)),
-            Need("genotypes (--bfile PREFIX, --pfile PREFIX or --bgen FILE)", ("--bfile", "--pfile", "--bgen")),
+            ONE_FILESET,
         ),
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")

@@ -157,11 +157,10 @@ def read_new_data(model: Model, pieces: Pieces, tables: NewTables, asked: Predic
     )
 
 
-def read_new_files(named: NewTables, ancestries: tuple[str, ...], prefix: str = "--") -> NewFiles:
-    """The tables that are named; ``ancestries``: the model's; ``prefix``: of the flags, in messages."""
+def read_new_files(named: NewTables, ancestries: tuple[str, ...]) -> NewFiles:
+    """The tables that are named; ``ancestries``: the model's."""
     if not named.admix_q and (named.admix_fam or named.admix_component_names):
-        flags = f"{prefix}admix-fam, {prefix}admix-component-names"
-        raise io.InputError(f"{flags}: have no meaning without {prefix}admix-q")
+        raise io.InputError("--admix-fam, --admix-component-names: have no meaning without --admix-q")
     given = ((named.qcovar, "quantitative"), (named.covar, "categorical"))
     return NewFiles(
         tuple(io.read_covariates(path, kind) for path, kind in given if path),

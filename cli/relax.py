@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from .flags.accepted import TITLE, Determinants, Loud, Width
 from .flags.compute import Compute, add_devices
-from .flags.data import NEEDS, Genotypes, Samples
+from .flags.data import ONE_FILESET, PHENOTYPE, Filesets, Samples
 from .flags.relax import GroupFits, Grouping, RelaxOutput
 from .parser import EXIT_CODES, Need, Parser
 from .process import entry_point
@@ -30,10 +30,10 @@ def make_relax_parser(number: str) -> Parser:
         description="Learn which of several variance components every variant belongs to.",
         epilog=EPILOG + EXIT_CODES,
         example="--bfile data --pheno pheno.txt --n-groups 3 --out groups",
-        needs=(*NEEDS, Need("--n-groups G", ("--n-groups",))),
+        needs=(ONE_FILESET, PHENOTYPE, Need("--n-groups G", ("--n-groups",))),
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
-    parser.add_flags("data", Genotypes, Samples)
+    parser.add_flags("data", Filesets, Samples)
     parser.add_flags("grouping", Grouping)
     parser.add_flags("REML fits", GroupFits)
     add_devices(parser.add_flags("compute", Compute))

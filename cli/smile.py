@@ -44,7 +44,7 @@ def check_smile(asked: Smile) -> None:
     """InputError for flags that do not go together, or where SMILE is not asked for."""
     given = asked.sources
     if not asked.wanted:
-        stray = [name for name in ("smile_block_size", "smile_shrinkage", "check_psd") if getattr(asked, name)]
+        stray = [name for name in ("smile_block_size", "smile_shrinkage") if getattr(asked, name)]
         if stray or asked.w_normalization != NORMALISATIONS[0]:
             flag = _flag(stray[0] if stray else "w_normalization")
             raise io.InputError(f"{flag}: weights come from {_flags(SOURCES)}; give one of them")
@@ -57,10 +57,6 @@ def check_smile(asked: Smile) -> None:
         )
     if asked.smile_ld is None and (asked.smile_block_size or asked.smile_shrinkage is not None):
         raise io.InputError(f"--smile-block-size and --smile-shrinkage go with --smile-ld, not with {_flag(given[0])}")
-    if given[0] in ("identity_w", "smile_ld") and asked.check_psd:
-        raise io.InputError(
-            "--check-psd: is for weights from files; those of --identity-w and --smile-ld are covariances"
-        )
 
 
 def check_beside_smile(genotypes: Genotypes, components: Components, alpha: float | None) -> None:
@@ -123,7 +119,7 @@ def smile_weights(genotypes: PackedGenotypes, variants: io.AnalysedVariants, ask
         return _from_ld(genotypes, variants, asked)
     files = w_groups(asked)
     names = ("smile",) if len(files) == 1 else tuple(f"smile_{g:03d}" for g in range(len(files)))
-    read = [[smile.read_w(path, asked.check_psd) for path in group] for group in files]
+    read = [[smile.read_w(path) for path in group] for group in files]
     groups, notes = smile.take_analysed(read, names, variants)
     weights = tuple(BlockWeights([block.matrix for block in group]) for group in groups)
     ranks = None

@@ -145,11 +145,10 @@ def settings_of(asked: Asked, planned: Planned | None) -> SparseSettings:
         path=PathSettings(
             path.lasso_n_lambda,
             path.lasso_lam_min_ratio,
-            path.gamma,
+            path.lasso_ebic_gamma,
             PATIENCE if path.lasso_ebic_early_stop else None,
             path.lasso_ebic_es_min_delta,
             rounds.max_active,
-            path.refits,
         ),
         descent=DescentSettings(path.lasso_cd_max_iter, path.lasso_cd_tol, path.lasso_active_set_period),
         kkt=KktSettings(
@@ -168,7 +167,7 @@ def settings_of(asked: Asked, planned: Planned | None) -> SparseSettings:
 
 
 def sketch_of(inputs: Inputs, seed: int) -> np.ndarray:
-    """For the preconditioner of the candidates' solves: as planned; on the CPU of the usual rank if none was given."""
+    """For the preconditioner of the candidates' solves: of the rank that is planned."""
     return draw_probes(len(inputs.Y), 0, inputs.planned.rank, seed).sketch
 
 

@@ -72,14 +72,9 @@ def by(*methods: str) -> Callable[[CommandLine, Run], bool]:
     return lambda line, run: run.method in methods
 
 
-def solves_effects(line: CommandLine) -> bool:
-    """Whether effects are solved for after the fit, which takes the preconditioner that was asked for."""
-    return any(map(line.get, ("compute_effects", "save_model", "prediction_bfile", "prediction_pfile")))
-
-
 def draws_after_the_fit(line: CommandLine) -> bool:
     """Whether the seed matters beside the fit."""
-    return bool(line.get("cv") or line.get("reliability") or (solves_effects(line) and line.get("precond_rank")))
+    return bool(line.get("cv") or line.get("reliability"))
 
 
 def only_matrices(line: CommandLine, run: Run) -> bool:
@@ -117,19 +112,13 @@ DATA = (
 DEVICE = (Rule("gpu_budget_gib ring_depth num_gpus", lambda line, run: run.backend == "cpu", "this runs on the CPU"),)
 COMPONENTS = (
     Rule("ld_scores", without("ld_bins"), "they are for --ld-bins"),
-    Rule("normalise", smile, "the scale of blocks of weights is --w-normalization"),
     Rule("uncovered empty_components", smile, "blocks of weights cover all variants"),
     Rule("uncovered", no_sets, "the components cover all variants"),
 )
 PROBES = "dense REML takes no random probes"
-FEW = Rule(
-    "first_probes",
-    lambda line, run: run.method != "exact" and line.get("first_probes") > line.get("max_probes"),
-    "--max-probes allows fewer",
-)
 OF_FITS = (
-    "method max_probes first_probes mc_target max_iterations constrain seed prevalence joint_test lrt profile "
-    "precond_rank resume checkpoint_seconds compute_effects reliability save_model cv merge export_ai verbose "
+    "method max_probes mc_target max_iterations constrain seed prevalence joint_test lrt profile "
+    "resume checkpoint_seconds compute_effects reliability save_model cv merge export_ai verbose "
     "prediction_bfile prediction_pfile"
 )
 REML = (
@@ -137,7 +126,7 @@ REML = (
     *DATA,
     Rule(OF_FITS, lambda line, run: line.get("make_grm"), "--make-grm writes matrices and fits nothing"),
     Rule(
-        "extract exclude chr autosome from_bp to_bp mind geno hwe maf max_maf dosage cache standardize alpha normalise "
+        "extract exclude chr autosome from_bp to_bp mind geno hwe maf max_maf dosage cache standardize alpha "
         "uncovered empty_components w_normalization ld_scores",
         only_matrices,
         "there are no genotypes beside --grm",
@@ -152,33 +141,16 @@ REML = (
     Rule("merge_out_dir merge_mode z_cutoff merge_ai_scale_mode merge_n_eff", without("merge"), "they are for --merge"),
     Rule("gxe_scale", without("gxe"), "it is of the environments of --gxe"),
     Rule("admix_residual_mode", without("admix_q"), "it is of the ancestries of --admix-q"),
-    Rule("ambiguous", without("prediction_bfile", "prediction_pfile"), "no other samples are predicted"),
     *DEVICE,
-    FEW,
-    Rule("max_probes first_probes mc_target", by("exact"), PROBES),
+    Rule("max_probes mc_target", by("exact"), PROBES),
     Rule("seed", lambda line, run: run.method == "exact" and not draws_after_the_fit(line), PROBES),
-    Rule("first_probes mc_target", by(*MOMENTS), "he and pcgc take all of their probes at once"),
+    Rule("mc_target", by(*MOMENTS), "he and pcgc take all of their probes at once"),
     Rule(
         "max_probes",
         lambda line, run: run.method in MOMENTS and line.get("max_probes") > HE_PROBES,
         f"he and pcgc take {HE_PROBES} probes",
     ),
     Rule("max_iterations verbose", by(*MOMENTS), "he and pcgc have no iterations"),
-    Rule(
-        "precond_rank",
-        lambda line, run: not solves_effects(line) and run.method in ("exact", *MOMENTS),
-        "nothing is solved by iterations",
-    ),
-    Rule(
-        "precond_rank",
-        lambda line, run: not solves_effects(line) and run.method == "stochastic" and run.num_components == 1,
-        "one component is answered by a Lanczos run, without a preconditioner",
-    ),
-    Rule(
-        "precond_rank",
-        lambda line, run: not solves_effects(line) and run.method == "stochastic",
-        "several components are fitted in a basis that every solve starts from",
-    ),
     Rule(
         "max_iterations",
         lambda line, run: run.method == "stochastic" and run.num_components == 1,
@@ -199,10 +171,9 @@ GWAS = (
     *DATA,
     *DEVICE,
     Rule("verbose", always, "there is nothing more to print"),
-    Rule("precond_rank", always, "the fit has one component, and its solves need no preconditioner"),
-    Rule("solver max_probes mc_target seed", by("ols"), "least squares fits no variance"),
-    Rule("max_probes mc_target seed", by("exact"), PROBES),
-    Rule("max_probes mc_target", lambda line, run: run.null == "exact", "the null model is fitted by dense REML"),
+    Rule("solver max_probes seed", by("ols"), "least squares fits no variance"),
+    Rule("max_probes seed", by("exact"), PROBES),
+    Rule("max_probes", lambda line, run: run.null == "exact", "the null model is fitted by dense REML"),
 )
 SPARSE = (
     *ACCEPTED,
@@ -210,8 +181,7 @@ SPARSE = (
     *DATA,
     *COMPONENTS,
     *DEVICE,
-    FEW,
-    Rule("max_probes first_probes mc_target", by("exact"), PROBES),
+    Rule("max_probes mc_target", by("exact"), PROBES),
     Rule(
         "kkt_tol kkt_rel_tol kkt_add_topk kkt_max_rounds kkt_max_candidate",
         without("kkt_check"),
@@ -226,7 +196,6 @@ SPARSE = (
 )
 RELAX = (
     WIDTH,
-    Rule("precond_rank", always, "the fits and their solves share a basis"),
     DETERMINANT,
     *DATA,
     *DEVICE,

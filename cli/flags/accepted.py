@@ -5,7 +5,7 @@ See :mod:`gpu_reml.cli.unused`.
 
 from dataclasses import dataclass
 
-from ..numbers import count, not_negative, positive_int
+from ..numbers import count, not_negative, positive_float, positive_int
 from .group import Flags, flag
 
 TITLE = "accepted from the reference system, without effect: chosen here by need"
@@ -44,6 +44,19 @@ class Preconditioner(Flags):
         help="a basis that follows the variances takes its place",
     )
     precond_type: str | None = flag("--precond-type", choices=("projected_core",), help="there is one")
+
+
+@dataclass(frozen=True)
+class SmileSearch(Flags):
+    """How a fit with blocks of weights is optimised."""
+
+    smile_optimizer: str | None = flag(
+        "--smile-optimizer", choices=("strict", "smile_scoring"),
+        help="there is one optimiser, which converges by the score and never steps downhill",
+    )  # fmt: skip
+    smile_scoring_step_tol: float | None = flag(
+        "--smile-scoring-step-tol", type=positive_float, metavar="X", help="a fit stops by its score"
+    )
 
 
 @dataclass(frozen=True)

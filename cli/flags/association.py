@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-from ..numbers import at_least, count, fraction, number, positive_float, positive_int
+from ..numbers import count, fraction, number, positive_int
 from .group import Flags, flag
 from .output import OUT, QUIET, Output
 
 SCORE_FLAGS = {
     "loco_refit": "--loco-refit",
-    "calibration_variants": "--calibration-variants",
     "refine": "--refine",
     "refine_most": "--refine-most",
 }
@@ -39,11 +38,6 @@ class Association(Flags):
         "--loco-refit", action="store_true", default=False,
         help="fit the variance components once more for every chromosome left out, not once on the whole genome",
     )  # fmt: skip
-    calibration_variants: int | None = flag(
-        "--calibration-variants", type=at_least(2, "variants"), metavar="N",
-        help="random variants that calibrate the variance of the score (default: 32 at a time, up to 256, until its "
-        "standard error is 1 percent)",
-    )  # fmt: skip
 
     @property
     def score_flags(self) -> list[str]:
@@ -67,10 +61,6 @@ class NullModel(Flags):
     max_probes: int = flag(
         "--max-probes", "--n-rand-vec", type=positive_int, default=256, metavar="N",
         help="most probes of the REML fit (default 256)",
-    )  # fmt: skip
-    mc_target: float = flag(
-        "--mc-target", type=positive_float, default=0.1, metavar="X",
-        help="add probes until the Monte-Carlo error of the REML fit is at most X standard errors (default 0.1)",
     )  # fmt: skip
     seed: int = flag("--seed", type=count, default=0, metavar="N", help="of probes and calibration (default 0)")
 

@@ -38,13 +38,8 @@ class Device(Flags):
 
 @dataclass(frozen=True)
 class Compute(Device):
-    """The memory of devices beside, the preconditioner of solves after a fit, and whether only the plan is wanted."""
+    """The memory of devices, how many there are, and whether only the plan is wanted."""
 
-    precond_rank: int | None = flag(
-        "--precond-rank", type=count, metavar="R",
-        help="rank of the preconditioner of solves after a fit, for effects, predictions and --reliability (default "
-        "none; for --reliability 3 sqrt(n), at most n / 4), and of those of gpu-reml-sparse; fits need none",
-    )  # fmt: skip
     gpu_budget_gib: float = flag(
         "--gpu-budget-gib", "--gpu-budget-gb", type=gibibytes, default=0.0, metavar="GIB",
         help="memory to stay within on every CUDA device (default 0: nine tenths of what is free); genotypes that do "

@@ -10,11 +10,14 @@ SEVERAL = "PREFIX[,PREFIX...]"
 EXAMPLE = "--bfile data --pheno pheno.txt --out height"
 GENOTYPES = ("--bfile", "--pfile", "--bgen", "--mbfile", "--pfile-list", "--rare-bfile", "--rare-pfile")
 GENOTYPES_HELP = "genotypes (--bfile PREFIX, --pfile PREFIX, --bgen FILE, --mbfile FILE or --pfile-list FILE"
-NEEDS = (Need(f"{GENOTYPES_HELP})", GENOTYPES), Need("--pheno FILE", ("--pheno",)))  # of the commands beside gpu-reml
+PHENOTYPE = Need("--pheno FILE", ("--pheno",))
+ONE_FILESET = Need("genotypes (--bfile PREFIX, --pfile PREFIX or --bgen FILE)", GENOTYPES[:3])
+NEEDS = (Need(f"{GENOTYPES_HELP})", GENOTYPES), PHENOTYPE)
+GENOME = (Need(f"{GENOTYPES_HELP})", GENOTYPES[:5]), PHENOTYPE)
 
 
 @dataclass(frozen=True)
-class Genotypes(Flags):
+class Filesets(Flags):
     """Genotype files, and how they are read."""
 
     bfile: str | None = flag(
@@ -29,6 +32,29 @@ class Genotypes(Flags):
     )
     bgen: str | None = flag("--bgen", metavar="FILE", help="BGEN 1.2 or 1.3")
     sample: str | None = flag("--sample", metavar="FILE", help="samples of --bgen, where the file does not hold them")
+    dosage: bool = flag(
+        "--dosage", action="store_true", default=False, help="take dosages of .pgen and .bgen, not calls"
+    )
+    cache: str | None = flag(
+        "--cache", metavar="DIR",
+        help="keep packed copies of what is converted or subset here, for the next run (default: none are kept)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Genome(Filesets):
+    """Genotype files, or one genome in many of them."""
+
+    mbfile: str | None = flag("--mbfile", metavar="FILE", help="list of PLINK 1 prefixes that together are one genome")
+    pfile_list: str | None = flag(
+        "--pfile-list", metavar="FILE", help="list of PLINK 2 prefixes that together are one genome"
+    )
+
+
+@dataclass(frozen=True)
+class Genotypes(Genome):
+    """Genotype files of components, rare variants apart."""
+
     rare_bfile: str | None = flag(
         "--rare-bfile", "--rare-bed-prefix", metavar=SEVERAL,
         help="further PLINK 1 filesets of rare variants, one component each",
@@ -36,17 +62,6 @@ class Genotypes(Flags):
     rare_pfile: str | None = flag(
         "--rare-pfile", "--rare-pgen-prefix", metavar=SEVERAL,
         help="further PLINK 2 filesets of rare variants, one component each",
-    )  # fmt: skip
-    mbfile: str | None = flag("--mbfile", metavar="FILE", help="list of PLINK 1 prefixes that together are one genome")
-    pfile_list: str | None = flag(
-        "--pfile-list", metavar="FILE", help="list of PLINK 2 prefixes that together are one genome"
-    )
-    dosage: bool = flag(
-        "--dosage", action="store_true", default=False, help="take dosages of .pgen and .bgen, not calls"
-    )
-    cache: str | None = flag(
-        "--cache", metavar="DIR",
-        help="keep packed copies of what is converted or subset here, for the next run (default: none are kept)",
     )  # fmt: skip
 
     @property

@@ -39,7 +39,7 @@ class Effects(Flags):
 
 
 @dataclass(frozen=True)
-class NewSamples(Matching):
+class NewSamples(Flags):
     """Other samples that are predicted in the same run."""
 
     prediction_bfile: str | None = flag(
@@ -56,20 +56,6 @@ class NewSamples(Matching):
     )  # fmt: skip
     prediction_covar: str | None = flag(
         "--prediction-covar", metavar="FILE", help="their categorical covariates, as in --covar"
-    )
-    prediction_admix_q: str | None = flag(
-        "--prediction-admix-q", metavar="FILE",
-        help="their ancestry proportions, in columns of --admix-q's ancestries in the same order",
-    )  # fmt: skip
-    prediction_admix_fam: str | None = flag(
-        "--prediction-admix-fam", metavar="FILE", help="samples of the rows of --prediction-admix-q (default: its .fam)"
-    )
-    prediction_admix_component_names: str | None = flag(
-        "--prediction-admix-component-names", metavar="NAME,NAME...",
-        help="the ancestries' names in the order of these columns, where it is another",
-    )  # fmt: skip
-    prediction_gxe: str | None = flag(
-        "--prediction-gxe", metavar="FILE", help="their environments, in columns named as in --gxe, FID IID value..."
     )
 
     @property

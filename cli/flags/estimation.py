@@ -7,12 +7,13 @@ from .group import Flags, flag
 
 # Methods that match moments: they have no likelihood, no bounds and no iterations.
 HE_PROBES = 64  # that they take
+FIRST_PROBES = 32  # that a fit by likelihood begins with
 MOMENTS = {"he": "Haseman-Elston regression", "pcgc": "phenotype-correlation genotype-correlation regression"}
 
 
 @dataclass(frozen=True)
 class Estimation(Flags):
-    """The method, its probes, its limits, and the seed."""
+    """The method, its probes, its limits, and the seed; no flag sets the number of probes that a fit begins with."""
 
     method: str = flag(
         "--method", choices=("auto", "stochastic", "exact", *MOMENTS), default="auto",
@@ -24,9 +25,6 @@ class Estimation(Flags):
         "--max-probes", "--n-rand-vec", type=positive_int, default=256, metavar="N",
         help="most probes to use for the traces (default 256)",
     )  # fmt: skip
-    first_probes: int = flag(
-        "--first-probes", type=positive_int, default=32, metavar="N", help="probes to start with (default 32)"
-    )
     mc_target: float = flag(
         "--mc-target", type=positive_float, default=0.1, metavar="X",
         help="add probes until every Monte-Carlo error is at most X standard errors (default 0.1)",
@@ -40,6 +38,7 @@ class Estimation(Flags):
         help="let variances of components be negative, so that small ones have no bias (default: none is below 0)",
     )  # fmt: skip
     seed: int = flag("--seed", type=count, default=0, metavar="N", help="seed of all random numbers (default 0)")
+    first_probes: int = FIRST_PROBES
 
     @property
     def by_moments(self) -> bool:

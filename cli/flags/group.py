@@ -1,8 +1,8 @@
 """How a group of flags is declared, added to a parser, and read.
 
-A group is a frozen dataclass.  Each of its fields is made by :func:`flag`, which has the flag's names and what argparse
-is told of it; the field's default is the flag's.  So a group is a plain value: a test or another command makes one by
-naming the fields that differ.
+A group is a frozen dataclass.  Each field that a user sets is made by :func:`flag`, which has the flag's names and what
+argparse is told of it; the field's default is the flag's.  So a group is a plain value: a test or another command makes
+one by naming the fields that differ.
 """
 
 import argparse
@@ -38,7 +38,9 @@ class Flags:
         """Add the flags to a group of a parser."""
         exclusive: dict[str, Any] = {}
         for each in fields(cls):
-            declared: Declaration = each.metadata["flag"]
+            declared: Declaration | None = each.metadata.get("flag")
+            if declared is None:  # a command sets it, not its user
+                continue
             default = list(each.default) if isinstance(each.default, tuple) else each.default
             takes = {**declared.takes, "dest": each.name, "default": default}
             place = group

@@ -67,10 +67,6 @@ class Terms(Flags):
 class Scaling(Flags):
     """How genotypes and components are scaled."""
 
-    normalise: str = flag(
-        "--normalise", choices=("weights", "trace"), default="weights",
-        help="scale of K: divided by the sum of weights (default; a GRM's usual m), or so that tr(K) = n",
-    )  # fmt: skip
     standardize: str = flag(
         "--standardize", choices=("sample", "binomial"), default="sample",
         help="divide counts by their SD in the sample, or by sqrt(2p(1-p)) (default sample)",

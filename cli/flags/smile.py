@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..numbers import fraction, positive_float, positive_int
+from ..numbers import fraction, positive_int
 from .group import Flags, flag
 
 NORMALISATIONS = ("kernel_trace", "effective_rank")
@@ -52,17 +52,6 @@ class Smile(Flags):
         help="scale of K: so that tr(K) = n (default), or divided by the sum of the blocks' ranks, of a block's .json "
         "or counted",
     )  # fmt: skip
-    check_psd: bool = flag(
-        "--check-psd", action="store_true", default=False,
-        help="check W by all eigenvalues, not by a Cholesky decomposition; both refuse a W that is not a covariance",
-    )  # fmt: skip
-    smile_optimizer: str | None = flag(
-        "--smile-optimizer", choices=("strict", "smile_scoring"),
-        help="accepted; there is one optimiser, which converges by the score and never steps downhill",
-    )  # fmt: skip
-    smile_scoring_step_tol: float | None = flag(
-        "--smile-scoring-step-tol", type=positive_float, metavar="X", help="accepted, without effect"
-    )
 
     @property
     def sources(self) -> list[str]:

@@ -62,20 +62,15 @@ class Path(Flags):
     lasso_lam_min_ratio: float = flag(
         "--lasso-lam-min-ratio", type=share, default=0.05, metavar="X", help="last lambda / the first (default 0.05)"
     )
-    lasso_ebic_gamma: float | None = flag(
-        "--lasso-ebic-gamma", type=not_negative, metavar="X",
+    lasso_ebic_gamma: float = flag(
+        "--lasso-ebic-gamma", type=not_negative, default=1.0, metavar="X",
         help="penalty on the number of models of a size: a variant pays if its squared z is above log n + 2 X log p or "
-        "so; 0 is BIC (default 1; with --lasso-ebic-rss lasso 0.5, as in the reference system)",
+        "so; 0 is BIC (default 1)",
     )  # fmt: skip
     ebic_p_mode: str = flag(
         "--ebic-p-mode", choices=("candidate", "full"), default="full",
         help="variants among which EBIC thinks the choice was made: all of them (default), or the candidates as in the "
         "reference system, which is too lenient since the same phenotype chose those",
-    )  # fmt: skip
-    lasso_ebic_rss: str = flag(
-        "--lasso-ebic-rss", choices=("refit", "lasso"), default="refit",
-        help="residuals that EBIC takes: of least squares on each model's variants (default), or the LASSO's own as in "
-        "the reference system, by which noise pays where it lets large effects be shrunk less",
     )  # fmt: skip
     lasso_ebic_early_stop: bool = flag(
         "--lasso-ebic-early-stop", default=False, **SWITCH,
@@ -97,17 +92,6 @@ class Path(Flags):
         "--lasso-active-set-period", type=positive_int, default=5, metavar="N",
         help="sweeps over active variants between two over all (default 5)",
     )  # fmt: skip
-
-    @property
-    def refits(self) -> bool:
-        """Whether the criterion takes residuals of least squares."""
-        return self.lasso_ebic_rss == "refit"
-
-    @property
-    def gamma(self) -> float:
-        """The penalty, by default that which belongs to the residuals."""
-        usual = 1.0 if self.refits else 0.5
-        return usual if self.lasso_ebic_gamma is None else self.lasso_ebic_gamma
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def test_keep_and_remove_and_the_sample_files(cohort, tmp_path):
     ids[100:160].to_csv(tmp_path / "remove.txt", sep=" ", header=False, index=False)
     files = ("--keep-out", tmp_path / "kept.txt", "--dropped-out", tmp_path / "dropped.txt")
     lists = ("--keep", tmp_path / "keep.txt", "--remove", tmp_path / "remove.txt")
-    assert run(cohort, "--pheno-name", "height", *lists, *files, "--normalise", "trace") == 0
+    assert run(cohort, "--pheno-name", "height", *lists, *files) == 0
     kept = pd.read_csv(tmp_path / "kept.txt", sep="\t")
     assert list(kept["IID"].astype(str)) == [i for k, i in enumerate(ids["IID"].astype(str)[:100]) if k not in (3, 8)]
     dropped = pd.read_csv(tmp_path / "dropped.txt", sep="\t")

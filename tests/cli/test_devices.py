@@ -10,7 +10,7 @@ import pytest
 from gpu_reml import ops
 from gpu_reml.cli.flags.compute import Compute
 from gpu_reml.cli.flags.estimation import Estimation
-from gpu_reml.cli.main import main, make_parser
+from gpu_reml.cli.main import main
 from gpu_reml.cli.plan import Sizes, device_plan
 from gpu_reml.ops.cuda import driver
 from gpu_reml.ops.device import plan as plan_module
@@ -136,14 +136,12 @@ def test_the_plan_is_printed_without_a_device_and_without_reading_genotypes(coho
     assert not (cohort / "out.json").exists()
 
 
-def plans(sizes, budgets, *flags):
+def plans(sizes, budgets, first_probes=32):
     """(kind, vectors of the basis, columns) of the plans of a cohort for falling budgets, each once."""
     found = []
     for budget in budgets:
-        words = ["--bfile", "b", "--pheno", "p", "--out", "o", *flags, "--gpu-budget-gib", str(budget)]
-        values = make_parser("0").read(words).values
         try:
-            made = device_plan(sizes, Estimation.of(values), Compute.of(values))
+            made = device_plan(sizes, Estimation(first_probes=first_probes), Compute(gpu_budget_gib=budget))
         except BudgetError:
             found.append(("refused", 0, None))
             continue
@@ -158,7 +156,7 @@ def test_a_smaller_budget_streams_then_has_a_smaller_basis_then_narrows_and_then
     assert found[:2] == [("resident", 1024, None), ("streamed", 1024, None)] and found[-1][0] == "refused"
     bases = [basis for kind, basis, _ in found if kind == "streamed"]
     assert bases == sorted(bases, reverse=True) and bases[-1] == 6 * 33 and len(set(bases)) == 7
-    wide = plans(Sizes(100_000, (20_000,), 3, 1, 10, 20_000), budgets, "--first-probes", "200")
+    wide = plans(Sizes(100_000, (20_000,), 3, 1, 10, 20_000), budgets, first_probes=200)
     narrowed = [columns for kind, basis, columns in wide if columns is not None]
     assert narrowed == sorted(narrowed, reverse=True) and narrowed and wide[-1][0] == "refused"
     assert all(basis == 6 * 201 for kind, basis, columns in wide if columns is not None)

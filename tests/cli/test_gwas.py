@@ -254,14 +254,14 @@ def test_variants_without_a_test_are_counted_by_reason_and_a_perfect_one_is_name
 def test_a_run_repeats_itself_and_another_seed_moves_only_the_calibration(cohort, tmp_path):
     folder = cohort[0]
     tables = []
-    for name, flags in {"a": (), "b": (), "c": ("--seed", 5, "--calibration-variants", 10)}.items():
+    for name, flags in {"a": (), "b": (), "c": ("--seed", 5)}.items():
         same = ("--model", "lmm", "--method", "score", "--refine", 0, "--quiet")
         assert command(folder, *same, *flags, out=tmp_path / name) == 0
         tables.append(table_of(tmp_path / f"{name}.gwas.tsv").drop(index=3))
     pd.testing.assert_frame_equal(tables[0], tables[1])
     ratio = tables[2]["CHISQ"] / tables[0]["CHISQ"]
     assert ratio.max() - ratio.min() < 1e-5 and 0 < abs(ratio.iloc[0] - 1) < 0.1
-    assert record_of(tmp_path / "c")["calibration"]["num_variants"] == 10
+    assert record_of(tmp_path / "c")["calibration"]["num_variants"] >= 32
 
 
 def test_several_traits_share_a_scan_and_each_has_its_files(cohort, tmp_path):

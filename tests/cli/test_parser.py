@@ -1,6 +1,8 @@
 """What a mistyped command says: one line, the flag that was meant, exit code 2."""
 
+import inspect
 import re
+from importlib import import_module
 
 import pytest
 
@@ -8,6 +10,7 @@ from gpu_reml.cli import gwas, main, predict, relax, sparse
 from gpu_reml.cli.elsewhere import ELSEWHERE
 from gpu_reml.cli.gwas import make_gwas_parser
 from gpu_reml.cli.main import make_parser
+from gpu_reml.cli.moved import MOVED
 from gpu_reml.cli.parser import COMMANDS, edit_distance
 from gpu_reml.cli.predict import make_predict_parser
 from gpu_reml.cli.relax import make_relax_parser
@@ -280,3 +283,16 @@ def test_help_explains_every_flag_and_states_every_default():
 def test_a_command_without_checkpoints_says_that_it_has_none(name, flag, capsys):
     said = refusal(name, [*OTHERS[name], *flag], capsys)
     assert f"unknown flag {flag[0]} ({name} keeps no checkpoints: run it again without, from its start)" in said
+
+
+@pytest.mark.parametrize("flag", MOVED)
+def test_a_flag_that_there_was_says_what_sets_it_now(flag, capsys):
+    error = refusal("gpu-reml", [*DATA, flag, "5"], capsys)
+    assert f"unknown flag {flag} ({MOVED[flag]})" in error
+    path = re.search(r"in Python: ([\w.]+)\(.*?(\w+)=", MOVED[flag])
+    if path is None:
+        known = PARSERS["gpu-reml-predict"].flags
+        assert set(re.findall(r"--[a-z-]+", MOVED[flag].partition("gpu-reml-predict")[2])) <= set(known)
+    else:
+        module, _, name = path[1].rpartition(".")
+        assert path[2] in inspect.signature(getattr(import_module(module), name)).parameters

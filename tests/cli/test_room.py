@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 
 from gpu_reml.cli import plan
-from gpu_reml.cli.flags.compute import Compute
 from gpu_reml.cli.flags.estimation import Estimation
 from gpu_reml.cli.machine import cgroup_limits, machine_memory
-from gpu_reml.cli.main import main, make_parser
+from gpu_reml.cli.main import main
 from gpu_reml.cli.plan import PROGRAM, Sizes, host_plan, host_room
 from gpu_reml.validation import simulate_bed
 
@@ -24,11 +23,10 @@ def memory(monkeypatch):
     return lambda mib: monkeypatch.setattr(plan, "machine_memory", lambda: int(mib * MIB))
 
 
-def room(*flags):
-    values = make_parser("0").read(["--bfile", "b", "--pheno", "p", *flags]).values
-    estimation, dtype = Estimation.of(values), Compute.of(values).dtype
-    found = host_room(COHORT, estimation, dtype)
-    return found, host_plan(COHORT, "stochastic", estimation, dtype, None, found, found.probes)
+def room(**probes):
+    estimation = Estimation(**probes)
+    found = host_room(COHORT, estimation, "float32")
+    return found, host_plan(COHORT, "stochastic", estimation, "float32", None, found, found.probes)
 
 
 def test_less_memory_never_means_a_larger_basis_and_what_is_planned_fits(memory):
@@ -48,7 +46,7 @@ def test_a_basis_goes_before_probes_and_both_have_what_they_need(memory):
     memory(2300)
     found, _ = room()
     assert found.choice.basis == 1024 and 32 <= found.probes < 256
-    assert room("--first-probes", "200", "--max-probes", "200")[0].choice.basis >= 6 * 201
+    assert room(first_probes=200, max_probes=200)[0].choice.basis >= 6 * 201
 
 
 def test_memory_without_room_for_the_least_is_an_error_that_names_what_is_needed(memory):

@@ -94,18 +94,18 @@ def model_flags(folder):
     )
 
 
-def new_flags(folder, prefix="--prediction-"):
-    """What the predicted samples' tables are called in gpu-reml, or with another prefix in gpu-reml-predict."""
-    given = (f"{prefix}admix-q", folder / "new.Q", f"{prefix}admix-fam", folder / "who.fam")
-    return (*given, f"{prefix}gxe", folder / "new.env", f"{prefix}qcovar", folder / "new.dose")
+def new_flags(folder):
+    """The predicted samples' tables."""
+    given = ("--admix-q", folder / "new.Q", "--admix-fam", folder / "who.fam")
+    return (*given, "--gxe", folder / "new.env", "--qcovar", folder / "new.dose")
 
 
 @pytest.fixture(scope="module")
 def fitted(study):
     folder, out = study.folder, study.folder / "fit" / "many"
     files = ("--compute-effects", "--reliability", 30, "--cv", 3, "--save-model", folder / "fit" / "m")
-    new = ("--prediction-bed-prefix", folder / "new", *new_flags(folder))
-    assert fit(study, out, *model_flags(folder), *files, *new) == 0
+    assert fit(study, out, *model_flags(folder), *files) == 0
+    assert predict(study, out, folder / "fit" / "m.npz", *new_flags(folder)) == 0
     record = json.loads(out.with_name("many.json").read_text())
     return SimpleNamespace(out=out, model=folder / "fit" / "m.npz", record=record)
 
@@ -216,7 +216,7 @@ def test_predictions_of_new_samples_are_the_dense_ones(study, fitted, truth):
 
 def test_another_process_predicts_the_same_to_the_bit(study, fitted, tmp_path):
     command = [sys.executable, "-m", "gpu_reml.cli.predict", "--model", fitted.model, "--bfile", study.folder / "new"]
-    command += [*new_flags(study.folder, "--"), "--dtype", "float64", "--device", "cpu", "--threads", "1"]
+    command += [*new_flags(study.folder), "--dtype", "float64", "--device", "cpu", "--threads", "1"]
     command += ["--out", tmp_path / "there"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr
@@ -249,7 +249,7 @@ def test_environments_among_the_covariates_and_renamed_ancestries_change_nothing
 
 
 def test_genetic_values_alone_need_what_scales_them_only(study, fitted, tmp_path):
-    flags = new_flags(study.folder, "--")[:-2]
+    flags = new_flags(study.folder)[:-2]
     assert predict(study, tmp_path / "g", fitted.model, "--genetic-only", *flags) == 0
     both = read(tmp_path / "g").merge(read(fitted.out), on=["FID", "IID"], how="left")
     assert len(both) == NEW - 3 and "y_pred" in both and both["y_pred"].isna().sum() == 1
@@ -279,12 +279,13 @@ def test_stochastic_fits_of_several_traits_with_float32_products_predict_likewis
     command = ["--bfile", folder / "data", "--pheno", tmp_path / "two.pheno", "--pheno-name", "all", "--device", "cpu"]
     command += ["--method", "stochastic", "--max-probes", 8, "--quiet", "--out", tmp_path / "s"]
     command += [*model_flags(folder), "--save-model", tmp_path / "m"]
-    new = ("--prediction-bed-prefix", folder / "new", *new_flags(folder))
-    assert main([str(part) for part in [*command, *new]]) in (0, 3)
+    assert main([str(part) for part in command]) in (0, 3)
     for name, y in (("y", study.y), ("other", other)):
         model = read_model(tmp_path / f"m.{name}.npz")
         truth = Dense(study, model.theta, y)
         close(model.Py, truth.Py)
+        new = ("--dtype", "float32", *new_flags(folder))
+        assert predict(study, tmp_path / f"s.{name}", tmp_path / f"m.{name}.npz", *new) == 0
         found = read(tmp_path / f"s.{name}")
         close(found[[f"random_{each}" for each in COMPONENTS]], truth.new_random[COMPLETE])
         close(found["fixed_effect"], truth.new_fixed[COMPLETE])
@@ -328,8 +329,8 @@ def test_environments_as_they_are_scale_by_their_own_values(study, tmp_path):
     """Beside components of the genotypes as they are, and with noise of the environment."""
     folder = study.folder
     flags = ("--gxe", folder / "data.dose", "--gxe-scale", "none", "--gxe-noise", "--save-model", tmp_path / "m")
-    new = ("--prediction-bed-prefix", folder / "new", "--prediction-gxe", folder / "new.dose")
-    assert fit(study, tmp_path / "e", *flags, *new, "--compute-effects") == 0
+    assert fit(study, tmp_path / "e", *flags, "--compute-effects") == 0
+    assert predict(study, tmp_path / "e", tmp_path / "m.npz", "--gxe", folder / "new.dose") == 0
     model = read_model(tmp_path / "m.npz")
     assert model.scales == (None, Scale("environment", "dose"))
     assert model.residuals == ("noise_dose", "residual") and len(model.theta) == 4
@@ -391,41 +392,18 @@ BAD_FITS = {
         "--dominance: models with dominance or given relationship matrices cannot be saved",
     ),
     "a model with a matrix": ("--grm @house --prediction-bfile @new", "--grm: models with dominance or given"),
-    "no ancestries of the predicted": (
+    "ancestries": (
         "--admix-q @data.2.Q --prediction-bfile @new",
-        "--prediction-admix-q: the fit has ancestries by --admix-q",
+        "the fit has --admix-q; give --save-model instead and predict by gpu-reml-predict",
     ),
-    "ancestries without any in the fit": (
-        "--prediction-bfile @new --prediction-admix-q @new.Q",
-        "--prediction-admix-q: the fit has no ancestries by --admix-q; leave it out",
-    ),
-    "no environments of the predicted": (
-        "--gxe @data.env --prediction-bfile @new",
-        "--prediction-gxe: the fit has env",
-    ),
-    "environments without any in the fit": (
-        "--prediction-bfile @new --prediction-gxe @new.env",
-        "--prediction-gxe: the fit has no environments",
-    ),
-    "nobody to predict": (
-        "--prediction-gxe a --prediction-admix-q b",
-        "--prediction-admix-q, --prediction-gxe: of whom",
-    ),
-    "a .fam without proportions": (
-        "--prediction-bfile @new --prediction-admix-fam @who.fam",
-        "--prediction-admix-fam, --prediction-admix-component-names: have no meaning without --prediction-admix-q",
-    ),
-    "another number of ancestries": (
-        "--admix-q @data.2.Q --prediction-bfile @new --prediction-admix-q @three.Q --prediction-admix-fam @who.fam",
-        r"three.Q: has 3 ancestries, the model 2 \(admix_000, admix_001\)",
-    ),
+    "environments": ("--gxe @data.env --prediction-bfile @new", "the fit has --gxe; give --save-model instead"),
+    "nobody to predict": ("--prediction-covar a", "--prediction-covar: of whom"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_FITS)
 def test_what_cannot_be_saved_or_predicted_is_refused_before_the_fit(study, tmp_path, case, capsys):
     folder = study.folder
-    np.savetxt(folder / "three.Q", np.tile([0.2, 0.3, 0.5], (NEW - 1, 1)))
     flags, message = BAD_FITS[case]
     assert fit(study, tmp_path / "x", *named(folder, flags)) == 2
     error = capsys.readouterr().err

@@ -84,9 +84,7 @@ def test_nothing_is_asked_for_by_default():
         (["--smile"], r"--smile: say which weights: one of --w-files, --w-files-list, --grm-groups, --identity-w"),
         (["--w-normalization", "effective_rank"], r"--w-normalization: weights come from --w-files"),
         (["--smile-block-size", "50"], r"--smile-block-size: weights come from"),
-        (["--check-psd"], r"--check-psd: weights come from"),
         (["--identity-w", "--smile-shrinkage", "0"], r"go with --smile-ld, not with --identity-w"),
-        (["--smile-ld", "inverse", "--check-psd"], r"--check-psd: is for weights from files"),
         (["--identity-w", "--rare-bfile", "rare"], r"--rare-bfile, --rare-pfile: not with SMILE"),
         (["--identity-w", "--pfile", "data"], r"SMILE: give exactly one fileset"),
         (["--identity-w", "--vc-block-sizes", "10,190"], r"SMILE: components come from the weight matrices"),
@@ -140,7 +138,7 @@ def test_files_a_list_and_groups_make_the_dense_components(cohort, files, tmp_pa
 
 def test_the_effective_rank_is_the_sidecars_or_counted(cohort, files):
     covariance, notes = components(
-        cohort, "--w-files", ",".join(map(str, files)), "--w-normalization", "effective_rank", "--check-psd"
+        cohort, "--w-files", ",".join(map(str, files)), "--w-normalization", "effective_rank"
     )
     assert covariance.scales == 20 + 17.5 + 20
     assert notes == ("weight matrices: 2 ranks counted, of 3; no sidecar says them",)

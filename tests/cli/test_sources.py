@@ -242,7 +242,7 @@ def test_enrichments_of_a_stochastic_fit_are_within_their_monte_carlo_errors_of_
     pd.concat([head, table], axis=1).to_csv(folder / "five.annot", sep="\t", index=False)
     flags = ["--annot", folder / "five.annot"]
     _, dense_fit = run(cohort, *flags)
-    code, found = run(cohort, *flags, "--method", "stochastic", "--first-probes", "64")
+    code, found = run(cohort, *flags, "--method", "stochastic", "--mc-target", "0.05")
     assert code == 0
     for one, other in zip(found["enrichment"], dense_fit["enrichment"], strict=True):
         for quantity in ("h2", "share", "enrichment"):

@@ -226,7 +226,7 @@ def test_every_flag_of_the_reference_system_is_understood(folder, tmp_path, caps
         f"--minq-iter 20 --n-rand-vec 40 --out-prefix {tmp_path}/r --slq-samples 100 --slq-m 50 --pcg-tol 5e-3 "
         "--pcg-ridge 1e-6 --max-pcg-iters 400 --outer-max 6 --screen-topk 200 --candidate-k 60 --max-active 50 "
         "--vc-rel-tol 1e-2 --support-stable-rounds 1 --lasso-lam-min-ratio 0.05 --lasso-n-lambda 40 "
-        "--lasso-ebic-gamma 1 --lasso-ebic-rss refit --lasso-ebic-early-stop --lasso-ebic-es-min-delta 0.0 "
+        "--lasso-ebic-gamma 1 --lasso-ebic-early-stop --lasso-ebic-es-min-delta 0.0 "
         "--lasso-cd-max-iter 2000 --lasso-cd-tol 1e-6 --lasso-active-set-period 5 --lasso-ridge 1e-6 "
         "--proj-ridge 1e-6 --ebic-p-mode candidate "
         "--kkt-check --kkt-tol 1e-4 --kkt-rel-tol 1e-4 --kkt-add-topk 256 --kkt-max-rounds 20 --kkt-max-candidate 0 "

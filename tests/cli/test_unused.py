@@ -35,9 +35,6 @@ def notes(words, run, rules=unused.REML):
         ("--mc-target 1", HE, "he and pcgc take all of their probes at once"),
         ("--max-probes 65", HE, "he and pcgc take 64 probes"),
         ("--seed 1", EXACT, "dense REML takes no random probes"),
-        ("--precond-rank 5", LANCZOS, "one component is answered by a Lanczos run, without a preconditioner"),
-        ("--precond-rank 5", EXACT, "nothing is solved by iterations"),
-        ("--precond-rank 5", STOCHASTIC, "several components are fitted in a basis that every solve starts from"),
         ("--max-iterations 5", LANCZOS, "one component is answered by a Lanczos run, which goes on until it settles"),
         ("--resume", EXACT, "only stochastic fits keep checkpoints"),
         ("--checkpoint-seconds 3", HE, "only stochastic fits keep checkpoints"),
@@ -49,14 +46,11 @@ def notes(words, run, rules=unused.REML):
         ("--uncovered background", STOCHASTIC, "the components cover all variants"),
         ("--z-cutoff 1", STOCHASTIC, "they are for --merge"),
         ("--gxe-scale none", STOCHASTIC, "it is of the environments of --gxe"),
-        ("--ambiguous drop", STOCHASTIC, "no other samples are predicted"),
         ("--joint-test a,b", LANCZOS, "there is a Wald test of REML with several components only"),
-        ("--first-probes 64 --max-probes 32", STOCHASTIC, "--max-probes allows fewer"),
         ("--call-width 9", STOCHASTIC, "how many variants are worked on at once follows from the memory there is"),
         ("--slq-mode raw", STOCHASTIC, "log-determinants take all probes, and steps until they settle"),
         ("--smile-scoring-step-tol 0.1", STOCHASTIC, "a fit stops by its score, in standard errors"),
         ("--compute-effects --make-grm", Run(None, None, "cpu"), "--make-grm writes matrices and fits nothing"),
-        ("--normalise trace --identity-w", STOCHASTIC, "the scale of blocks of weights is --w-normalization"),
     ],
 )
 def test_a_flag_without_effect_is_named_with_the_reason(words, run, why):
@@ -69,12 +63,11 @@ def test_a_flag_without_effect_is_named_with_the_reason(words, run, why):
         ("--max-probes 9 --seed 1 --mc-target 1 --resume --max-iterations 3", STOCHASTIC),
         ("--max-probes 9 --seed 1 --mc-target 1 --resume", LANCZOS),
         ("--cv 5 --seed 1", EXACT),
-        ("--compute-effects --precond-rank 5 --seed 1", EXACT),
-        ("--compute-effects --precond-rank 5", STOCHASTIC),
+        ("--compute-effects --reliability 5 --seed 1", EXACT),
         ("--gpu-budget-gib 3 --ring-depth 2", Run("stochastic", 3, "cuda")),
         ("--ld-bins 3 --ld-scores x --uncovered background", STOCHASTIC),
         ("--merge --z-cutoff 1", STOCHASTIC),
-        ("--max-probes 9 --seed 1 --precond-rank 5", Run(None, None, "cpu")),
+        ("--max-probes 9 --seed 1", Run(None, None, "cpu")),
         ("--smile-optimizer strict --identity-w", STOCHASTIC),
         ("--prediction-pfile x --dosage", STOCHASTIC),
     ],
@@ -84,11 +77,11 @@ def test_a_flag_that_does_something_is_not_named(words, run):
 
 
 def test_flags_with_the_same_reason_share_a_note_and_each_has_one():
-    found = notes("--seed 2 --max-probes 9 --first-probes 64 --sample x --seed 3", EXACT)
+    found = notes("--seed 2 --max-probes 9 --mc-target 1 --sample x --seed 3", EXACT)
     assert found == [
         "--seed 2 is replaced by --seed 3, which comes after it",
         "--sample: no effect, since it names the samples of --bgen",
-        "--max-probes, --first-probes, --seed: no effect, since dense REML takes no random probes",
+        "--max-probes, --mc-target, --seed: no effect, since dense REML takes no random probes",
     ]
 
 
@@ -122,7 +115,7 @@ def folder(tmp_path_factory):
     ("run", "words", "flag", "record"),
     [
         (main.main, "--max-probes 8 --save-model {}/m", "--max-probes", "json"),
-        (gwas.main, "--precond-rank 8", "--precond-rank", "gwas_metadata.json"),
+        (gwas.main, "--call-width 8", "--call-width", "gwas_metadata.json"),
         (relax.main, "--n-groups 2 --slq-m 8 --outer-iters 1 --max-probes 4", "--slq-m", "meta.json"),
         (sparse.main, "--pcg-ridge 1e-6 --candidate-k 20", "--pcg-ridge", "summary.json"),
         (predict.main, "--model {}/m.npz --sample x", "--sample", "prediction_metadata.json"),
