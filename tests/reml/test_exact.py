@@ -286,18 +286,6 @@ def test_phenotypes_share_their_matrices_and_nothing_else(cohorts):
             np.testing.assert_allclose(found.fixed_effects.estimate, alone.fixed_effects.estimate, rtol=1e-9)
 
 
-def test_falls_of_the_score_save_iterations(cohorts, monkeypatch):
-    """The average information is off by chance, and each step would leave the same share of the way."""
-
-    def iterations():
-        fits = (fit_exact(cohorts[G].y, cohorts[G].X, cohorts[G].Ks) for G in (3, 4, 5))
-        return sum(len(found.history) for found in fits)
-
-    with_them = iterations()
-    monkeypatch.setattr("gpu_reml.reml.engines.search.SECANTS", 0)
-    assert with_them <= iterations() - 4
-
-
 def test_a_secant_makes_the_information_fall_along_its_step_as_the_score_did():
     rng = np.random.default_rng(3)
     B = rng.standard_normal((4, 4))
