@@ -18,6 +18,7 @@ from .planned import Planned, check_traits
 from .read import Tables
 from .smile import smile_covariance, smile_weights
 from .sources import Loaded, Sources, load
+from .wording import counts_in_flags, notes_in_flags
 
 MOST_MISSING = 0.02  # share of the genotypes; with 0.1 an h2 of 0.5 was off by 0.03, up in families, down in others
 FAR = 20  # robust standard deviations from the median
@@ -69,7 +70,9 @@ def load_group(tables: Tables, group: Group, planned: Planned, analysis: Analysi
     if not tables.sources.files:
         model = assemble(None, None, tables.parts, group.alignment, None, analysis.terms)
         said = (*notes, *model.notes, *planned.design.notes, *trait_notes(group, told_of_liability(analysis)))
-        return Inputs(group.alignment, group.Y, group.phenotypes, planned, None, model, said, (), None, None)
+        return Inputs(
+            group.alignment, group.Y, group.phenotypes, planned, None, model, notes_in_flags(said), (), None, None
+        )
     files = len(tables.sources.files)
     indices, standardize = group.alignment.indices[:files], analysis.scaling.standardize
     loaded = load(tables.sources, indices, analysis.filters, analysis.genotypes, standardize)
@@ -104,8 +107,8 @@ def load_group(tables: Tables, group: Group, planned: Planned, analysis: Analysi
         planned,
         genetic,
         model,
-        said,
-        (*tables.sources.counts, *loaded.counts),
+        notes_in_flags(said),
+        counts_in_flags((*tables.sources.counts, *loaded.counts)),
         loaded.variants,
         made if isinstance(made, io.ComponentSet) else None,
         tuple(tables.sources.paths),

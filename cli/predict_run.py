@@ -24,6 +24,7 @@ from .outputs import PREDICTION_FILES, check_outputs, outputs_of
 from .parser import CommandLine
 from .sources import joined_variants, prefixes_of
 from .unused import PREDICT, Run, notes_on_flags
+from .wording import counts_in_flags, notes_in_flags
 
 
 class NewFiles(NamedTuple):
@@ -214,6 +215,7 @@ def predict(model: Model, data: NewData, scoring: Scoring) -> Prediction:
     tables = data.tables
     samples, rows, dropped = choose_samples(model, data, scoring.genetic_only)
     matching = harmonise(model.variants, joined_variants(data.files), scoring.ambiguous)
+    matching = replace(matching, counts=counts_in_flags(matching.counts), notes=notes_in_flags(matching.notes))
     fixed, X = None, np.ones((len(samples), 1))
     if not scoring.genetic_only:
         X = fixed_columns(model.fixed, tables.all_covariates, samples)
@@ -231,7 +233,7 @@ def predict(model: Model, data: NewData, scoring: Scoring) -> Prediction:
     if data.phenotype is not None:
         y, measured, more = measure(model, data.phenotype, samples, fixed, random, X)
         notes += more
-    return Prediction(samples, fixed, random, y, dropped, matching, measured, tuple(notes))
+    return Prediction(samples, fixed, random, y, dropped, matching, measured, notes_in_flags(notes))
 
 
 def ancestry_notes(model: Model, ancestries: io.Covariates | None, samples: pd.DataFrame) -> list[str]:

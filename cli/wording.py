@@ -1,11 +1,11 @@
 """What the library says of its arguments, said in flags: its messages are for callers in Python.
 
-A message names what to change as a setting's class and field, or as an argument with its value, and those names are
-looked up here.
+What reads files puts arguments between back quotes; what estimates names a setting by its class and field, or an
+argument with its value.  Both are looked up here.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _FLAGS = {
@@ -34,12 +34,50 @@ _FLAGS = {
     "the least budget in GiB that can is": "the smallest that can is --gpu-budget-gib",
     "a fit goes on from what its hook saved": "--resume goes on from the last checkpoint",
 }
+_FLAG_OF = {  # argument of what reads files -> flag
+    "ambiguous": "--ambiguous",
+    "ancestries": "--admix-q",
+    "autosome": "--autosome",
+    "categorical": "--covar",
+    "chrom": "--chr",
+    "environments": "--gxe, --qcovar",
+    "exclude": "--exclude",
+    "extract": "--extract",
+    "fam": "--admix-fam",
+    "from_bp": "--from-bp",
+    "geno": "--geno",
+    "grm_groups": "--grm-groups",
+    "hwe": "--hwe",
+    "keep": "--keep",
+    "maf": "--maf",
+    "max_maf": "--max-maf",
+    "mind": "--mind",
+    "quantitative": "--qcovar",
+    "remove": "--remove",
+    "resume": "--resume",
+    "to_bp": "--to-bp",
+    "uncovered": "--uncovered",
+    "w_files": "--w-files",
+    "write_model": "gpu-reml --save-model",
+}
+_ARGUMENT = re.compile(rf"`({'|'.join(_FLAG_OF)})`")
 _ANY = re.compile("|".join(map(re.escape, sorted(_FLAGS, key=len, reverse=True))))
 
 
 def in_flags(message: str) -> str:
-    """A message of the library in the words of a command's user."""
+    """A message, note or filter of the library in the words of a command's user."""
+    message = _ARGUMENT.sub(lambda found: _FLAG_OF[found[1]], message)
     return _ANY.sub(lambda found: _FLAGS[found[0]], message)
+
+
+def notes_in_flags(notes: Iterable[str]) -> tuple[str, ...]:
+    """:func:`in_flags` of each."""
+    return tuple(map(in_flags, notes))
+
+
+def counts_in_flags(counts: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    """:func:`in_flags` of what is counted."""
+    return tuple((in_flags(what), count) for what, count in counts)
 
 
 def in_names(message: str, phenotypes: Sequence[str], covariates: Sequence[str]) -> str:

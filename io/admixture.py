@@ -37,7 +37,7 @@ def read_admixture(path: str | Path, fam: str | Path | None = None, names: Seque
         raise InputError(f"{fam}: {len(twice)} FID + IID occur more than once ({first_ids(twice)})")
     table = read_text_table(path, "ancestry", "one proportion for each ancestry", min_width=1, sep=WHITESPACE)
     if len(table.fields) != len(samples):
-        raise InputError(f"{path}: {len(table.fields)} rows, but {fam} has {len(samples)} samples; give --admix-fam")
+        raise InputError(f"{path}: {len(table.fields)} rows, but {fam} has {len(samples)} samples; give `fam`")
     K = table.fields.shape[1]
     names = list(names) if names else [f"admix_{a:03d}" for a in range(K)]
     if len(names) != K or len(set(names)) < K:
@@ -65,5 +65,5 @@ def fam_of(path: Path) -> Path:
     head, dot, last = stem.rpartition(".")
     fam = path.with_name(f"{head if dot and last.isdigit() else stem}.fam")
     if not fam.is_file():
-        raise InputError(f"{path}: the samples of its rows should be in {fam}, which is not there; give --admix-fam")
+        raise InputError(f"{path}: the samples of its rows should be in {fam}, which is not there; give `fam`")
     return fam

@@ -95,7 +95,7 @@ class BgenFile(Listed):
             raise InputError(f"{self.paths[0]}: {variant}: {error}; copy the file again, or write it again") from None
         if num_odd:
             raise InputError(
-                f"{self.paths[0]}: {variant} is not diploid in {num_odd} samples; leave such variants out (--autosome)"
+                f"{self.paths[0]}: {variant} is not diploid in {num_odd} samples; leave such variants out (`autosome`)"
             )
         return copies
 

@@ -36,7 +36,7 @@ def read_checkpoint(path: str | Path, fingerprint: dict[str, Any]) -> tuple[Any,
     """
     if not Path(path).exists():
         return None
-    remedy = "remove it and run without --resume"
+    remedy = "remove it and run without `resume`"
     named = load_npz(path, "checkpoint", "not a checkpoint", remedy)
     text, checksum = (str(named.pop(name, "")) for name in ("head", "sha256"))
     head = parse_json(text, f"{path}: not a checkpoint: head")
@@ -52,7 +52,7 @@ def read_checkpoint(path: str | Path, fingerprint: dict[str, Any]) -> tuple[Any,
     different = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
     if different:
         raise InputError(
-            f"{path}: the checkpoint is of another analysis ({', '.join(different)} differ); run without --resume, or "
+            f"{path}: the checkpoint is of another analysis ({', '.join(different)} differ); run without `resume`, or "
             "with the data and flags of the run that wrote it"
         )
     return head["skeleton"], [named[key] for key in keys]

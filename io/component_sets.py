@@ -163,7 +163,7 @@ def complete_components(
         return kept
     if uncovered == "drop":
         note = (
-            f"{count} of {total} variants are in no component and left out (--uncovered background keeps them as one)"
+            f"{count} of {total} variants are in no component and left out (`uncovered` background keeps them as one)"
         )
         return replace(kept, notes=(*kept.notes, note))
     rows = np.flatnonzero(bare)

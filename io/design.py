@@ -95,7 +95,7 @@ def design_matrix(
     if c >= n:
         raise InputError(
             f"covariates: {c} columns with the intercept for {n} samples, which leaves no residual; "
-            f"drop covariates, merge levels, or give numbers as quantitative covariates, --qcovar "
+            f"drop covariates, merge levels, or give numbers as covariates of `quantitative` "
             f"({_widest(terms)})"
         )
     X = np.column_stack([np.ones(n), *(term.columns() for term in terms if term.column_names)])
@@ -151,7 +151,7 @@ def _categorical_term(name: str, values: np.ndarray, path: str) -> _Term:
         note = f"{path}: covariate {name} is {reference} for every sample, left out"
     elif len(levels) >= MANY_LEVELS and all(_is_number(level) for level in levels):
         taken = f"{path}: covariate {name} is taken as {len(levels) + 1} categories"
-        note = f"{taken}; if it is a quantity, give it by --qcovar"
+        note = f"{taken}; if it is a quantity, give it by `quantitative`"
     return _Term(name, values, tuple(levels), reference, note, bool(levels))
 
 

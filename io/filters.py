@@ -61,11 +61,11 @@ class VariantFilters:
 
     def __post_init__(self) -> None:
         if self.chrom is not None and self.autosome:
-            raise InputError("--chr cannot be used with --autosome; give one of them")
+            raise InputError("`chrom` cannot be used with `autosome`; give one of them")
         if self.is_range and self.chrom is None:
-            raise InputError("--from-bp and --to-bp are positions on one chromosome; name it by --chr")
+            raise InputError("`from_bp` and `to_bp` are positions on one chromosome; name it by `chrom`")
         if self.from_bp is not None and self.to_bp is not None and self.to_bp < self.from_bp:
-            raise InputError(f"--to-bp {self.to_bp:.12g} is before --from-bp {self.from_bp:.12g}; exchange them")
+            raise InputError(f"`to_bp` {self.to_bp:.12g} is before `from_bp` {self.from_bp:.12g}; exchange them")
 
     @property
     def is_range(self) -> bool:
@@ -90,9 +90,9 @@ class GenotypeFilters:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            _check_rate(f"--{field.name.replace('_', '-')}", getattr(self, field.name))
+            _check_rate(field.name, getattr(self, field.name))
         if self.maf is not None and self.max_maf is not None and self.max_maf < self.maf:
-            raise InputError(f"--max-maf {self.max_maf:g} is below --maf {self.maf:g}; no variant can pass both")
+            raise InputError(f"`max_maf` {self.max_maf:g} is below `maf` {self.maf:g}; no variant can pass both")
 
 
 def select_variants(variants: pd.DataFrame, filters: VariantFilters) -> Selection:
@@ -109,26 +109,26 @@ def select_variants(variants: pd.DataFrame, filters: VariantFilters) -> Selectio
     if filters.chrom is not None:
         wanted = parse_chromosomes(filters.chrom, variants["chrom"].unique())
         if filters.is_range and len(wanted) != 1:
-            raise InputError(f"--from-bp and --to-bp need exactly one chromosome; --chr {filters.chrom} is several")
-        steps.keep(f"--chr {filters.chrom}", _is_on(variants["chrom"], wanted))
+            raise InputError(f"`from_bp` and `to_bp` need exactly one chromosome; `chrom` {filters.chrom} is several")
+        steps.keep(f"`chrom` {filters.chrom}", _is_on(variants["chrom"], wanted))
         notes += _chromosome_notes(filters.chrom, variants["chrom"].unique())
     if filters.autosome:
-        steps.keep("--autosome", _is_on(variants["chrom"], AUTOSOMES))
+        steps.keep("`autosome`", _is_on(variants["chrom"], AUTOSOMES))
     bp = variants["bp"].to_numpy()
     if filters.from_bp is not None:
-        steps.keep(f"--from-bp {filters.from_bp:.12g}", bp >= max(filters.from_bp, 0))
+        steps.keep(f"`from_bp` {filters.from_bp:.12g}", bp >= max(filters.from_bp, 0))
     if filters.to_bp is not None:
-        steps.keep(f"--to-bp {filters.to_bp:.12g}", (bp >= 0) & (bp <= filters.to_bp))
-    for flag, paths in (("--extract", filters.extract), ("--exclude", filters.exclude)):
+        steps.keep(f"`to_bp` {filters.to_bp:.12g}", (bp >= 0) & (bp <= filters.to_bp))
+    for name, paths in (("`extract`", filters.extract), ("`exclude`", filters.exclude)):
         if paths:
-            text = " ".join([flag, *map(str, paths)])
-            listed = read_variant_ids(paths, flag)
+            text = " ".join([name, *map(str, paths)])
+            listed = read_variant_ids(paths, name)
             is_listed = variants["id"].isin(listed).to_numpy()
             notes += _list_notes(text, listed, variants["id"], is_listed)
-            steps.keep(text, is_listed if flag == "--extract" else ~is_listed)
+            steps.keep(text, is_listed if name == "`extract`" else ~is_listed)
     sex_linked = int(_is_on(variants["chrom"], _UNTESTED)[steps.mask].sum())
     if sex_linked:
-        notes.append(f"{sex_linked} variants of X, Y or MT analysed like autosomal ones; --autosome leaves them out")
+        notes.append(f"{sex_linked} variants of X, Y or MT analysed like autosomal ones; `autosome` leaves them out")
     return steps.selection("variants", tuple(notes))
 
 
@@ -152,23 +152,23 @@ def select_by_genotype(
     called = counts.sum(axis=1) - counts[:, 1]
     if filters.geno is not None:
         limit = filters.geno * (1 + _ROUNDING) * counts.sum(axis=1)
-        steps.keep(f"--geno {filters.geno:g}", counts[:, 1] <= limit)
+        steps.keep(f"`geno` {filters.geno:g}", counts[:, 1] <= limit)
     if filters.hwe is not None:
         tested = steps.mask.copy()
         if chrom is not None:
             untested = _is_on(chrom, _UNTESTED)
-            notes += [f"--hwe: {untested.sum()} variants of X, Y or MT were not tested"] * bool(untested.any())
+            notes += [f"`hwe`: {untested.sum()} variants of X, Y or MT were not tested"] * bool(untested.any())
             tested &= ~untested
         passed = np.ones(len(counts), bool)
         passed[tested] = hardy_weinberg(counts[tested]) >= filters.hwe * (1 - _ROUNDING)
-        steps.keep(f"--hwe {filters.hwe:g}", passed)
+        steps.keep(f"`hwe` {filters.hwe:g}", passed)
     if freq is None:
         freq = np.where(called > 0, (2 * counts[:, 0] + counts[:, 2]) / np.maximum(2 * called, 1), 0.5)
     maf = np.minimum(freq, 1 - freq)
     if filters.maf is not None:
-        steps.keep(f"--maf {filters.maf:g}", maf >= filters.maf * (1 - _ROUNDING))
+        steps.keep(f"`maf` {filters.maf:g}", maf >= filters.maf * (1 - _ROUNDING))
     if filters.max_maf is not None:
-        steps.keep(f"--max-maf {filters.max_maf:g}", maf <= filters.max_maf * (1 + _ROUNDING))
+        steps.keep(f"`max_maf` {filters.max_maf:g}", maf <= filters.max_maf * (1 + _ROUNDING))
     return steps.selection("variants", tuple(notes))
 
 
@@ -181,9 +181,9 @@ def select_samples(num_missing: np.ndarray, num_variants: int, mind: float) -> S
     Raises:
         InputError: ``mind`` out of range, or no sample left.
     """
-    _check_rate("--mind", mind)
+    _check_rate("mind", mind)
     steps = _Steps(len(num_missing))
-    steps.keep(f"--mind {mind:g}", num_missing <= mind * (1 + _ROUNDING) * num_variants)
+    steps.keep(f"`mind` {mind:g}", num_missing <= mind * (1 + _ROUNDING) * num_variants)
     return steps.selection("samples", ())
 
 
@@ -216,7 +216,7 @@ def dosage_freq(file: GenotypeFile, samples: np.ndarray | None, variants: np.nda
 
 
 def parse_chromosomes(text: str, present: Iterable[str]) -> frozenset[str]:
-    """The chromosomes that ``--chr`` means: "1-4, 22, X", codes or names, "chr" before them or not.
+    """The chromosomes that PLINK's ``--chr`` means: "1-4, 22, X", codes or names, "chr" before them or not.
 
     Human codes: 0 (unplaced), 1 to 22, X or 23, Y or 24, XY or 25, MT or M or 26, PAR1, PAR2; a range runs over
     numbers.  Any other name must be ``present`` among the variants, spelt as there; so must numbers from 23 where there
@@ -229,7 +229,7 @@ def parse_chromosomes(text: str, present: Iterable[str]) -> frozenset[str]:
     human, names = are_human(present), list(dict.fromkeys(chromosome_names(present)))
     words = text.replace(",", " ").split()
     if not words:
-        raise InputError(f"--chr {text!r}: name at least one chromosome")
+        raise InputError(f"`chrom` {text!r}: name at least one chromosome")
     wanted: set[str] = set()
     for word in words:
         name = chromosome_name(word, human)
@@ -239,7 +239,8 @@ def parse_chromosomes(text: str, present: Iterable[str]) -> frozenset[str]:
             wanted.update(_chromosome_range(word, human))
         else:
             raise InputError(
-                f"--chr: {word!r} is no human chromosome and none of the variants'; they are on {', '.join(names[:30])}"
+                f"`chrom`: {word!r} is no human chromosome and none of the variants'; they are on "
+                f"{', '.join(names[:30])}"
             )
     return frozenset(wanted)
 
@@ -278,9 +279,9 @@ class _Steps:
         return Selection(self.mask, tuple(self.counts), notes)
 
 
-def _check_rate(flag: str, value: float | None) -> None:
+def _check_rate(name: str, value: float | None) -> None:
     if value is not None and not 0 <= value <= 1:
-        raise InputError(f"{flag} {value:g}: expected a number from 0 to 1")
+        raise InputError(f"`{name}` {value:g}: expected a number from 0 to 1")
 
 
 def _list_notes(text: str, listed: pd.Index, ids: pd.Series, is_listed: np.ndarray) -> list[str]:
@@ -309,7 +310,7 @@ def _chromosome_notes(text: str, present: Sequence[str]) -> list[str]:
     human, names = are_human(present), set(chromosome_names(present))
     single = [word for word in text.replace(",", " ").split() if chromosome_name(word, human) in HUMAN]
     absent = [word for word in single if chromosome_name(word, human) not in names]
-    return [f"--chr {text}: no variant is on {', '.join(absent)}"] * bool(absent)
+    return [f"`chrom` {text}: no variant is on {', '.join(absent)}"] * bool(absent)
 
 
 def _is_on(chrom: Sequence[str] | pd.Series, wanted: Iterable[str]) -> np.ndarray:
@@ -322,5 +323,5 @@ def _chromosome_range(word: str, human: bool) -> tuple[str, ...]:
     ends = [end[3:] if end[:3].casefold() == "chr" else end for end in (first, last)]
     most = len(NUMBERED) - 1 if human else 999
     if not all(end.isdecimal() and int(end) <= most for end in ends) or int(ends[0]) >= int(ends[1]):
-        raise InputError(f"--chr: {word!r} is no range; give two numbers from 0 to {most} in order, as 1-4")
+        raise InputError(f"`chrom`: {word!r} is no range; give two numbers from 0 to {most} in order, as 1-4")
     return tuple(chromosome_name(str(k), human) for k in range(int(ends[0]), int(ends[1]) + 1))

@@ -66,7 +66,7 @@ def harmonise(model: pd.DataFrame, other: pd.DataFrame, ambiguous: Literal["keep
         InputError: no variant is found.
     """
     if ambiguous not in AMBIGUOUS:
-        raise InputError(f"--ambiguous: expected one of {', '.join(AMBIGUOUS)}, found {ambiguous!r}")
+        raise InputError(f"`ambiguous`: expected one of {', '.join(AMBIGUOUS)}, found {ambiguous!r}")
     if not len(model) or not len(other):
         raise InputError(f"{'the genotypes have' if len(model) else 'the model has'} no variants; give another file")
     spellings = {*model["chrom"].unique(), *other["chrom"].unique()}
@@ -86,7 +86,7 @@ def harmonise(model: pd.DataFrame, other: pd.DataFrame, ambiguous: Literal["keep
     seen[pairs["model"].to_numpy()] = True
     left_out = {
         "alleles that cannot be made to agree, left out": _others(pairs["model"], agreeing["model"], len(model)),
-        "A/T or C/G, left out (--ambiguous drop)": dropped & _among(agreeing["model"], len(model)),
+        "A/T or C/G, left out (`ambiguous` drop)": dropped & _among(agreeing["model"], len(model)),
         "several that match equally well, left out": ties,
         "not there (as if all had the model's mean)": ~seen,
     }
@@ -211,5 +211,5 @@ def _notes(model: pd.DataFrame, left_out: dict[str, np.ndarray], rows: dict[str,
     if flipped and doubtful:
         yield (
             f"{flipped} variants are on the other strand, so {doubtful} A/T and C/G variants may be too, which nothing "
-            "shows; --ambiguous drop leaves them out"
+            "shows; `ambiguous` drop leaves them out"
         )

@@ -332,7 +332,7 @@ def _effects(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: t
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The document and the arrays, checked to be those that were written, and of the types that they should be."""
-    remedy = "give the file that gpu-reml --save-model wrote"
+    remedy = "give the file that `write_model` wrote"
     arrays = load_npz(path, "model file", "not a saved model, or a damaged one", remedy)
     if _HEAD not in arrays:
         raise InputError(f"{path}: not a saved model; {remedy}")
@@ -354,7 +354,7 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _check_head(path: str | Path, head: Any) -> None:
     if not isinstance(head, dict) or head.get("format") != FORMAT:
-        raise InputError(f"{path}: not a saved model; give the file that gpu-reml --save-model wrote")
+        raise InputError(f"{path}: not a saved model; give the file that `write_model` wrote")
     if head.get("version") != VERSION:
         raise InputError(
             f"{path}: a model of version {head.get('version')!r}, and this program reads version {VERSION}; save it "

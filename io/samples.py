@@ -107,9 +107,9 @@ def listed_out(
     """
     out = []
     if keep is not None:
-        out.append((locate_some(first, keep, f"--keep {keep.path}") < 0, "not in keep"))
+        out.append((locate_some(first, keep, f"`keep` {keep.path}") < 0, "not in keep"))
     if remove is not None and remove.num_samples:
-        out.append((locate_some(first, remove, f"--remove {remove.path}") >= 0, "in remove"))
+        out.append((locate_some(first, remove, f"`remove` {remove.path}") >= 0, "in remove"))
     return out
 
 
@@ -117,7 +117,7 @@ def sample_notes(
     genotyped: pd.DataFrame, tables: Sequence[SampleTable], keep: SampleTable | None, remove: SampleTable | None
 ) -> tuple[str, ...]:
     """How many samples of the lists and tables are not ``genotyped``, each file once."""
-    named = [(f"--{flag} {table.path}", table) for flag, table in (("keep", keep), ("remove", remove)) if table]
+    named = [(f"`{name}` {table.path}", table) for name, table in (("keep", keep), ("remove", remove)) if table]
     named += [(table.path, table) for table in tables]
     keys = {has_fid: sample_keys(genotyped, has_fid).unique() for has_fid in {table.has_fid for _, table in named}}
     return tuple(dict.fromkeys(note for what, table in named for note in absent_note(what, table, keys[table.has_fid])))

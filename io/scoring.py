@@ -117,10 +117,9 @@ def _tables_of(fixed: FixedTerms, tables: Sequence[Covariates]) -> dict[str, Cov
         for name in names:
             having = [table for table in mine if name in table.values.columns]
             if not having:
-                flag = "--qcovar" if kind == "quantitative" else "--covar"
                 there = ", ".join(str(column) for table in mine for column in table.values.columns)
                 raise InputError(
-                    f"{flag}: the model has the {kind} covariate {name}, "
+                    f"`{kind}`: the model has the {kind} covariate {name}, "
                     + (f"and the file has {there}; name its columns as in the fit" if mine else "and no file was given")
                 )
             found[name] = having[0]
@@ -178,9 +177,9 @@ def _scale_tables(
         having = [table for table in tables if scale.name in table.values.columns]
         if not having:
             there = ", ".join(str(column) for table in tables for column in table.values.columns)
-            flags = "--admix-q" if scale.kind == "ancestry" else "--gxe, --qcovar"
+            argument = "ancestries" if scale.kind == "ancestry" else "environments"
             raise InputError(
-                f"{flags}: the model has components scaled by {scale.kind} {scale.name}, "
+                f"`{argument}`: the model has components scaled by {scale.kind} {scale.name}, "
                 + (f"and there are {there}; name the columns as in the fit" if tables else "and no file was given")
             )
         found[scale] = having[0]

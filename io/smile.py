@@ -60,17 +60,17 @@ def read_w_list(path: str | Path) -> list[str]:
     return names
 
 
-def parse_w_files(text: str, flag: str = "--w-files") -> list[str]:
+def parse_w_files(text: str, argument: str = "w_files") -> list[str]:
     """The files of ``A.npy,B.npy``."""
     names = [name.strip() for name in text.split(",")]
     if not all(names):
-        raise InputError(f"{flag}: expected files separated by commas, such as A.npy,B.npy; found {text!r}")
+        raise InputError(f"`{argument}`: expected files separated by commas, such as A.npy,B.npy; found {text!r}")
     return names
 
 
 def parse_grm_groups(text: str) -> list[list[str]]:
     """The groups of ``A1.npy,A2.npy;B1.npy``: semicolons separate components, commas the blocks of one."""
-    return [parse_w_files(group, "--grm-groups") for group in text.removesuffix(";").split(";")]
+    return [parse_w_files(group, "grm_groups") for group in text.removesuffix(";").split(";")]
 
 
 def stored_bytes(path: str | Path) -> int:

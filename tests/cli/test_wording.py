@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpu_reml import ops, reml
-from gpu_reml.cli import main, relax, sparse, wording
+from gpu_reml import io, ops, reml
+from gpu_reml.cli import main, predict, relax, sparse, wording
 from gpu_reml.cli.wording import in_flags, in_names
 from gpu_reml.reml import Status, draw_probes, fit, settings
 from gpu_reml.reml.studies import certified, lasso
@@ -27,13 +27,33 @@ def texts_of(path):
     ]
 
 
+OTHER_PROGRAMS = re.compile(r"(plink2?|bcftools \w+)( --?[\w-]+)+")
+
+
 def test_no_message_of_the_library_names_a_flag():
-    folders = [Path(package.__file__).parent for package in (reml, ops)]
+    folders = [Path(package.__file__).parent for package in (reml, ops, io)]
     files = [path for folder in folders for path in folder.rglob("*.py")]
-    assert len(files) > 60
+    assert len(files) > 100
     for path in files:
         for text in texts_of(path):
-            assert not re.search(r"(?<!\w)--[a-z]", text), (path.name, text)
+            assert not re.search(r"(?<!\w)--[a-z]", OTHER_PROGRAMS.sub("", text)), (path.name, text)
+
+
+def test_every_argument_that_is_marked_is_a_flag_of_the_commands():
+    files = list(Path(io.__file__).parent.rglob("*.py"))
+    marked = {name for path in files for text in texts_of(path) for name in re.findall(r"`(\w+)`", text)}
+    assert len(marked) > 15 and marked <= set(wording._FLAG_OF)
+    known = {*sparse.make_sparse_parser("").flags, *main.make_parser("").flags, *predict.make_predict_parser("").flags}
+    assert {flag for text in wording._FLAG_OF.values() for flag in re.findall("--[a-z-]+", text)} <= known
+    assert in_flags("`maf` 0.1 is below `chrom` 1-4; `other`") == "--maf 0.1 is below --chr 1-4; `other`"
+
+
+def test_python_reads_arguments_and_a_command_flags(folder, capsys):
+    with pytest.raises(io.InputError, match=r"^`max_maf` 0\.1 is below `maf` 0\.2; no variant can pass both"):
+        io.GenotypeFilters(maf=0.2, max_maf=0.1)
+    paths = ["--bfile", str(folder / "data"), "--pheno", str(folder / "pheno.txt"), "--out", str(folder / "x")]
+    assert main.main([*paths, "--maf", "0.2", "--max-maf", "0.1"]) == 2
+    assert "--max-maf 0.1 is below --maf 0.2; no variant" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("status", [*Status, *SparseStatus], ids=str)

@@ -404,7 +404,7 @@ READERS: dict[str, Reader] = {
     "covariates": text_reader("c.txt", PHENO, read_covariates),
     "levels": text_reader("l.txt", PHENO, lambda p: read_covariates(p, "categorical")),
     "sample list": text_reader("k.txt", "".join(f"F{i} s{i}\n" for i in range(N)), read_sample_list),
-    "variant ids": text_reader("v.txt", "rs1\nrs2 rs3\n", lambda p: read_variant_ids([p], "--extract")),
+    "variant ids": text_reader("v.txt", "rs1\nrs2 rs3\n", lambda p: read_variant_ids([p], "`extract`")),
     "prefix list": text_reader("x.txt", "# pieces\na\nb\n", lambda p: listed_prefixes(p, str)),
     "spec json": text_reader("s.json", SPEC, read_spec, damage.document),
     "spec npz": Reader(

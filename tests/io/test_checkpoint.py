@@ -40,7 +40,7 @@ def test_a_checkpoint_that_was_changed_or_made_up_is_refused(tmp_path):
     with np.load(path) as file:
         entries = dict(file)
     np.savez(path, **entries | {"array_0": np.arange(1.0, 4)})
-    with pytest.raises(InputError, match=r"x\.npz: its contents are not those that were written .* without --resume"):
+    with pytest.raises(InputError, match=r"x\.npz: its contents are not those that were written .* without `resume`"):
         read_checkpoint(path, IDENTITY)
     for empty in (b"", b"PK\x05\x06" + bytes(18)):
         path.write_bytes(empty)

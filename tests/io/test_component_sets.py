@@ -72,7 +72,7 @@ def test_uncovered_variants_are_counted_and_left_out_or_a_background():
     dropped = complete_components(components, varies=varies)
     assert dropped.names == ("a", "b")
     (note,) = dropped.notes
-    assert note == "2 of 5 variants are in no component and left out (--uncovered background keeps them as one)"
+    assert note == "2 of 5 variants are in no component and left out (`uncovered` background keeps them as one)"
     whole = complete_components(components, "background", varies)
     assert whole.names == ("a", "b", "background")
     assert np.flatnonzero(whole.weights.toarray()[:, 2]).tolist() == [2, 4]

@@ -104,11 +104,11 @@ def test_missing_per_sample_counts_missing_calls_and_blocks_add_up(n, m, seed):
 def test_mind_keeps_a_sample_at_the_limit():
     selection = select_samples(np.array([0, 7, 8]), 70, 0.1)
     assert selection.mask.tolist() == [True, True, False]
-    assert selection.counts == (("--mind 0.1", 1),)
+    assert selection.counts == (("`mind` 0.1", 1),)
 
 
 def test_mind_says_so_when_nobody_is_left():
-    with pytest.raises(InputError, match=r"no samples are left: --mind 0.1 removed 2; loosen"):
+    with pytest.raises(InputError, match=r"no samples are left: `mind` 0.1 removed 2; loosen"):
         select_samples(np.array([8, 9]), 10, 0.1)
 
 
@@ -168,16 +168,16 @@ def test_each_filter_is_charged_with_what_it_removes_of_those_left(variants, wri
     filters = VariantFilters(extract=[extract], exclude=[exclude], chrom="1-3", from_bp=None)
     selection = select_variants(variants, filters)
     assert variants["id"][selection.mask].tolist() == ["rs1", "rs3", "rs9"]
-    assert selection.counts == (("--chr 1-3", 32), (f"--extract {extract}", 8), (f"--exclude {exclude}", 1))
+    assert selection.counts == (("`chrom` 1-3", 32), (f"`extract` {extract}", 8), (f"`exclude` {exclude}", 1))
     assert selection.notes == ()
 
 
 def test_a_list_of_no_variant_shows_an_id_of_each_side_and_a_chromosome_without_variants_is_named(variants, write):
     path = write("out.txt", "rs1,rs2\n")
     notes = select_variants(variants, VariantFilters(exclude=[path], chrom="1-4,PAR1,X")).notes
-    assert notes[0] == "--chr 1-4,PAR1,X: no variant is on PAR1"
+    assert notes[0] == "`chrom` 1-4,PAR1,X: no variant is on PAR1"
     assert notes[1].startswith(
-        f"--exclude {path}: 1 of 1 ids are of no variant (rs1,rs2, the variants have rs0, rs1, rs2, ...); separate ids "
+        f"`exclude` {path}: 1 of 1 ids are of no variant (rs1,rs2, the variants have rs0, rs1, rs2, ...); separate ids "
     )
 
 
@@ -190,7 +190,7 @@ def test_no_filter_keeps_everything(variants):
 
 def test_variants_of_sex_chromosomes_are_noted_where_they_stay(variants):
     linked = variants["chrom"].isin(["X", "Y", "MT"]).sum()
-    note = f"{linked} variants of X, Y or MT analysed like autosomal ones; --autosome leaves them out"
+    note = f"{linked} variants of X, Y or MT analysed like autosomal ones; `autosome` leaves them out"
     assert select_variants(variants, VariantFilters()).notes == (note,)
     coded = variants.assign(chrom=variants["chrom"].replace({"X": "23", "Y": "chrY", "MT": "M"}))
     assert select_variants(coded, VariantFilters()).notes == (note,)
@@ -211,35 +211,35 @@ def test_listed_ids_of_no_variant_and_of_several_are_stated(variants, write):
     selection = select_variants(variants, VariantFilters(extract=[path]))
     assert np.flatnonzero(selection.mask).tolist() == [1, 5]
     assert selection.notes == (
-        f"--extract {path}: 2 of 3 ids are of no variant (other1, other2)",
-        f"--extract {path}: 1 ids are of several variants, 2 in all (rs1)",
+        f"`extract` {path}: 2 of 3 ids are of no variant (other1, other2)",
+        f"`extract` {path}: 1 ids are of several variants, 2 in all (rs1)",
     )
 
 
 def test_several_id_files_are_one_list_and_may_be_compressed(write):
     packed = write("b.txt.gz", gzip.compress(b"rs2 rs3\r\nrs1\n"))
-    assert read_variant_ids([write("a.txt", "rs1\n\n rs1\t\n"), packed], "--extract").tolist() == ["rs1", "rs2", "rs3"]
+    assert read_variant_ids([write("a.txt", "rs1\n\n rs1\t\n"), packed], "`extract`").tolist() == ["rs1", "rs2", "rs3"]
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("absent.txt", None, r"--extract file not found: .*absent.txt; check the path"),
-        ("empty.txt", "\n \n", r"empty.txt: the --extract file is empty; expected one variant id a line"),
-        ("latin.txt", b"rs\xe9\n", r"latin.txt: the --extract file is not UTF-8 text"),
-        ("cut.txt.gz", b"no gzip", r"cut.txt.gz: the --extract file cannot be read"),
+        ("absent.txt", None, r"`extract` file not found: .*absent.txt; check the path"),
+        ("empty.txt", "\n \n", r"empty.txt: the `extract` file is empty; expected one variant id a line"),
+        ("latin.txt", b"rs\xe9\n", r"latin.txt: the `extract` file is not UTF-8 text"),
+        ("cut.txt.gz", b"no gzip", r"cut.txt.gz: the `extract` file cannot be read"),
     ],
 )
 def test_an_id_file_that_cannot_be_read_is_named(tmp_path, write, name, text, message):
     path = tmp_path / name if text is None else write(name, text)
     with pytest.raises(InputError, match=message):
-        read_variant_ids([path], "--extract")
+        read_variant_ids([path], "`extract`")
 
 
 def test_no_variant_left_says_what_each_filter_removed(variants, write):
     path = write("ids.txt", "snp1\nrs40\n")
     with pytest.raises(
-        InputError, match=r"no variants are left: --chr 1 removed 40; --extract .* removed 4; --extract"
+        InputError, match=r"no variants are left: `chrom` 1 removed 40; `extract` .* removed 4; `extract`"
     ):
         select_variants(variants, VariantFilters(chrom="1", extract=[path]))
 
@@ -247,10 +247,10 @@ def test_no_variant_left_says_what_each_filter_removed(variants, write):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"chrom": "1", "autosome": True}, r"--chr cannot be used with --autosome"),
-        ({"from_bp": 5}, r"name it by --chr"),
-        ({"autosome": True, "to_bp": 5}, r"name it by --chr"),
-        ({"chrom": "1", "from_bp": 10, "to_bp": 5}, r"--to-bp 5 is before --from-bp 10"),
+        ({"chrom": "1", "autosome": True}, r"`chrom` cannot be used with `autosome`"),
+        ({"from_bp": 5}, r"name it by `chrom`"),
+        ({"autosome": True, "to_bp": 5}, r"name it by `chrom`"),
+        ({"chrom": "1", "from_bp": 10, "to_bp": 5}, r"`to_bp` 5 is before `from_bp` 10"),
     ],
 )
 def test_filters_by_metadata_that_contradict_each_other_are_refused(settings, message):
@@ -268,7 +268,7 @@ def test_a_variant_at_no_position_is_in_no_range(variants):
 
 @pytest.mark.parametrize("chrom", ["1,2", "1-3"])
 def test_a_range_needs_exactly_one_chromosome(variants, chrom):
-    with pytest.raises(InputError, match=rf"exactly one chromosome; --chr {chrom} is several"):
+    with pytest.raises(InputError, match=rf"exactly one chromosome; `chrom` {chrom} is several"):
         select_variants(variants, VariantFilters(chrom=chrom, from_bp=1))
 
 
@@ -291,7 +291,7 @@ def test_genotype_filters_are_counted_in_plinks_order():
     counts = np.concatenate([codes(0, 60, 40, 0), codes(0, 0, 100, 0), codes(0, 0, 1, 99), codes(9, 0, 42, 49)])
     selection = select_by_genotype(counts, GenotypeFilters(geno=0.5, hwe=1e-6, maf=0.05, max_maf=0.5))
     assert selection.mask.tolist() == [False, False, False, True]
-    assert selection.counts == (("--geno 0.5", 1), ("--hwe 1e-06", 1), ("--maf 0.05", 1), ("--max-maf 0.5", 0))
+    assert selection.counts == (("`geno` 0.5", 1), ("`hwe` 1e-06", 1), ("`maf` 0.05", 1), ("`max_maf` 0.5", 0))
 
 
 def test_hardy_weinberg_is_not_tested_on_x_y_and_mt():
@@ -299,7 +299,7 @@ def test_hardy_weinberg_is_not_tested_on_x_y_and_mt():
     chrom = ["1", "23", "chrY", "MT", "XY", "contig7"]
     selection = select_by_genotype(counts, GenotypeFilters(hwe=1e-4), chrom)
     assert selection.mask.tolist() == [False, True, True, True, False, False]
-    assert selection.notes == ("--hwe: 3 variants of X, Y or MT were not tested",)
+    assert selection.notes == ("`hwe`: 3 variants of X, Y or MT were not tested",)
 
 
 def test_frequencies_of_dosages_take_the_place_of_those_of_calls():
@@ -311,11 +311,11 @@ def test_frequencies_of_dosages_take_the_place_of_those_of_calls():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"maf": 5}, r"--maf 5: expected a number from 0 to 1"),
-        ({"hwe": -1e-6}, r"--hwe -1e-06: expected"),
-        ({"geno": float("nan")}, r"--geno nan: expected"),
-        ({"max_maf": 1.5}, r"--max-maf 1.5: expected"),
-        ({"maf": 0.2, "max_maf": 0.1}, r"--max-maf 0.1 is below --maf 0.2"),
+        ({"maf": 5}, r"`maf` 5: expected a number from 0 to 1"),
+        ({"hwe": -1e-6}, r"`hwe` -1e-06: expected"),
+        ({"geno": float("nan")}, r"`geno` nan: expected"),
+        ({"max_maf": 1.5}, r"`max_maf` 1.5: expected"),
+        ({"maf": 0.2, "max_maf": 0.1}, r"`max_maf` 0.1 is below `maf` 0.2"),
     ],
 )
 def test_limits_out_of_range_are_refused(settings, message):

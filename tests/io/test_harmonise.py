@@ -46,7 +46,7 @@ def test_every_way_to_agree_and_to_differ():
     assert count(matching, "alleles of the other strand, swapped") == 1
     assert count(matching, "alleles that cannot") == 1 and count(matching, "A/T or C/G, taken") == 1
     assert any("rs4" in note for note in matching.notes)
-    assert any("may be too" in note and "--ambiguous drop" in note for note in matching.notes)
+    assert any("may be too" in note and "`ambiguous` drop" in note for note in matching.notes)
     assert "4 of the model's 5 found" in matching.lines()[0]
 
 
@@ -62,7 +62,7 @@ def test_ambiguous_alleles_are_taken_as_written_or_dropped():
     assert found(MODEL, other) == {0: (0, False), 2: (1, True)}
     dropped = harmonise(MODEL, other, ambiguous="drop")
     assert dropped.model.tolist() == [0] and count(dropped, "A/T or C/G, left out") == 1
-    with pytest.raises(InputError, match="--ambiguous: expected one of keep, drop"):
+    with pytest.raises(InputError, match="`ambiguous`: expected one of keep, drop"):
         harmonise(MODEL, other, ambiguous="flip")
 
 

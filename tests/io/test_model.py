@@ -327,9 +327,9 @@ def test_samples_without_a_number_that_scales_are_told_apart(scale_tables, ids):
         f"no environments in {tables[2].path}": [False, True, False, True],
     }
     assert complete_scales((None,), None, (), ids("a")) == {}
-    with pytest.raises(InputError, match=r"--admix-q: .* scaled by ancestry north, and no file was given"):
+    with pytest.raises(InputError, match=r"`ancestries`: .* scaled by ancestry north, and no file was given"):
         complete_scales((north,), None, tables, ids("a"))
-    with pytest.raises(InputError, match=r"--gxe, --qcovar: .* environment heat, and there are age, dose, age; name"):
+    with pytest.raises(InputError, match=r"`environments`: .* environment heat, and there are age, dose, age; name"):
         scale_columns((Scale("environment", "heat"),), ancestries, tables, ids("a"))
 
 
@@ -400,7 +400,7 @@ def test_a_name_that_could_be_a_level_is_refused(write, ids):
 def test_what_a_model_lacks_of_covariates_is_named(tables, ids, write):
     fixed = make_model().fixed
     with pytest.raises(
-        InputError, match=r"--qcovar: the model has the quantitative covariate age, and no file was given"
+        InputError, match=r"`quantitative`: the model has the quantitative covariate age, and no file was given"
     ):
         fixed_columns(fixed, tables[1:], ids("a"))
     other = read_covariates(write("other.txt", "FID IID weight\nFa a 3\n"))

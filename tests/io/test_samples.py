@@ -208,7 +208,7 @@ def test_written_samples_are_read_back(tmp_path, ids):
 )
 def test_a_remove_list_that_matches_nobody_is_an_error_with_the_reason(ids, phenotype, write, text, reason):
     remove = read_sample_list(write("rm.txt", text))
-    with pytest.raises(InputError, match=rf"^--remove \S*rm\.txt shares no sample with the genotypes: .*{reason}"):
+    with pytest.raises(InputError, match=rf"^`remove` \S*rm\.txt shares no sample with the genotypes: .*{reason}"):
         align([ids("x", "a", "b", "c")], phenotype, remove=remove)
 
 
@@ -219,8 +219,8 @@ def test_samples_of_lists_and_tables_that_are_not_genotyped_are_counted(ids, phe
     aligned = align([ids("a", "b", "c", "d", "e", "f")], phenotype, [covariates], keep, remove)
     assert aligned.samples["iid"].tolist() == ["a", "c"]
     assert aligned.notes == (
-        f"--keep {keep.path}: 1 of 4 samples are not in the genotypes (FID Fo IID o)",
-        f"--remove {remove.path}: 2 of 3 samples are not in the genotypes (FID b IID b, FID q IID q); 1 "
+        f"`keep` {keep.path}: 1 of 4 samples are not in the genotypes (FID Fo IID o)",
+        f"`remove` {remove.path}: 2 of 3 samples are not in the genotypes (FID b IID b, FID q IID q); 1 "
         "would be but for zeros before the IID, or for the FID",
         f"{phenotype.path}: 1 of 7 samples are not in the genotypes (FID Fz IID z)",
     )

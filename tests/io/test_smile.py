@@ -214,7 +214,7 @@ def test_lists_and_groups_of_files(tmp_path):
     with pytest.raises(InputError, match=r"list of weight files not found: .*absent"):
         read_w_list(tmp_path / "absent")
     for text in ("a.npy,,b.npy", "a.npy;;b.npy"):
-        with pytest.raises(InputError, match=r"--grm-groups: expected files separated by commas"):
+        with pytest.raises(InputError, match=r"`grm_groups`: expected files separated by commas"):
             parse_grm_groups(text)
 
 
