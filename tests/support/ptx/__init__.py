@@ -1,3 +1,5 @@
-"""Runs on a CPU the PTX that numba-cuda emits: ``program`` parses it and writes Python, ``memory`` and ``machine`` run
-it, ``shim`` stands where numba's driver stands, and ``plugin`` gives all that to pytest.
+"""Runs on a CPU the PTX that numba-cuda emits.
+
+``program`` reads it, ``semantics`` makes functions of its instructions, ``memory`` and ``machine`` run them, ``shim``
+stands where numba's driver stands, and ``plugin`` gives all that to pytest.
 """

@@ -4,149 +4,160 @@ import mmap
 
 import numpy as np
 
-from .program import SHARED_START, PtxError
+from .semantics import SHARED_START, U4, PtxError
 
 BASE = 0x7F3A_0000_0000  # of global memory: beyond 32 bits, so that an address cut short shows
 GAP = 4096  # bytes between allocations
 POISON = 0xFF  # NaN as float32, -1 as an integer
 KINDS = [np.dtype(k + n) for k in "ui" for n in "1248"] + [np.dtype(f"f{n}") for n in (2, 4, 8)]
 MANY = -2  # in place of a thread's number: several
-u8, i8 = np.uint64, np.int64
-
-
-def sparse(num_bytes: int, kind: str = "u1") -> np.ndarray:
-    """Zeroed memory that takes room only where it is written."""
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
-    return np.frombuffer(mmap.mmap(-1, num_bytes, flags=flags), kind)
-
-
-def views_of(buffer: np.ndarray) -> dict[str, np.ndarray]:
-    return {kind.str: buffer.view(kind) for kind in KINDS}
+WRITTEN, IN_FLIGHT = 0x01010101, 0x02020202  # states of the bytes of a word
 
 
 class Memory:
-    """Global memory: allocations with a gap after each, which bytes were written, and who touched a word last."""
+    """Bytes, the state of each, and for every word who wrote and who read it last, and in which epoch.
 
-    def __init__(self, capacity: int = 1 << 36):
-        self.capacity, self.top = capacity, GAP
-        self.bytes, self.written = sparse(capacity), sparse(capacity)
-        self.views = views_of(self.bytes)
-        # For every four bytes, launch and thread of the last write and of the last read.
-        self.write_launch, self.writer, self.read_launch, self.reader = (sparse(capacity, "i4") for _ in range(4))
-        self.names: list[str] = []
-        self.starts, self.ends = np.zeros(0, u8), np.zeros(0, u8)
+    Two threads that touch a word in one epoch, one of them writing, race.
+    """
 
-    def allocate(self, num_bytes: int, name: str = "") -> int:
-        """Address of so many poisoned bytes that nobody has written."""
+    name = ""
+
+    def __init__(self, num_bytes: int, zeros):
+        self.bytes, state = zeros(num_bytes, "u1"), zeros(num_bytes, "u1")
+        self.views = {kind: self.bytes.view(kind) for kind in KINDS}
+        self.states = {size: state.view(f"u{size}") for size in (1, 2, 4)}
+        self.writer, self.write_epoch, self.reader, self.read_epoch = (zeros(num_bytes // 4, "i4") for _ in range(4))
+        self.epoch = 1
+
+    def offsets(self, address, size: int, lanes, machine) -> np.ndarray:
+        """Offsets of the lanes' accesses of ``size`` bytes; one out of bounds or not aligned is an error."""
+        raise NotImplementedError
+
+    def load(self, address, kind: np.dtype, count: int, lanes, machine) -> list[np.ndarray]:
+        size = count * kind.itemsize
+        at = self.offsets(address, size, lanes, machine)
+        self._note_read(at, size, machine.thread[lanes][:, None], machine.issue)
+        return [self.views[kind][at // kind.itemsize + i] for i in range(count)]
+
+    def store(self, address, values, kind: np.dtype, lanes, machine, state: int = WRITTEN) -> None:
+        size = len(values) * kind.itemsize
+        if size < 4:
+            raise PtxError("stores of less than a word are not modelled")
+        at = self.offsets(address, size, lanes, machine)
+        self._note_write(at, size, machine.thread[lanes][:, None], state, machine.issue)
+        for i, value in enumerate(values):
+            self.views[kind][at // kind.itemsize + i] = value
+
+    def _note_read(self, at, size: int, me, issue) -> None:
+        unit = min(size, 4)
+        state = self.states[unit][(at // unit)[:, None] + np.arange(size // unit)]
+        if (state != WRITTEN % 256**unit).any():
+            flying = (state == IN_FLIGHT).any()
+            issue(f"read of {self.name} memory " + ("while its copy is in flight" if flying else "that nobody wrote"))
+        word = words(at, size)
+        self._race("read of what another thread writes", (self.write_epoch, self.writer), word, me, issue)
+        others = (self.read_epoch[word] == self.epoch) & (self.reader[word] != me)
+        who = np.where(others, MANY, me)
+        self.read_epoch[word], self.reader[word] = self.epoch, who
+        lost = self.reader[word] != who  # several threads of this instruction
+        if lost.any():
+            self.reader[word[lost]] = MANY
+
+    def _note_write(self, at, size: int, me, state: int, issue) -> None:
+        word = words(at, size)
+        if (self.states[4][word] == IN_FLIGHT).any():
+            issue(f"write to {self.name} memory while its copy is in flight")
+        self._race("two threads write", (self.write_epoch, self.writer), word, me, issue)
+        self._race("write of what another thread reads", (self.read_epoch, self.reader), word, me, issue)
+        self.write_epoch[word], self.writer[word] = self.epoch, me
+        if (self.writer[word] != me).any():
+            issue(f"{self.name} race: two threads write in one instruction")
+        self.states[4][word] = state
+
+    def _race(self, what: str, last, word, me, issue) -> None:
+        epoch, thread = last
+        if ((epoch[word] == self.epoch) & (thread[word] != me)).any():
+            issue(f"{self.name} race: {what}")
+
+
+def words(at: np.ndarray, size: int) -> np.ndarray:
+    """(accesses, words of each)."""
+    return (at // 4)[:, None] + np.arange(max(1, size // 4))
+
+
+def sparse(num_bytes: int, kind: str) -> np.ndarray:
+    """Zeroed memory that takes room only where it is written."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
+    return np.frombuffer(mmap.mmap(-1, num_bytes * np.dtype(kind).itemsize, flags=flags), kind)
+
+
+class GlobalMemory(Memory):
+    """Allocations with a gap after each; a launch is an epoch."""
+
+    name = "global"
+
+    def __init__(self, capacity: int = 1 << 34):
+        super().__init__(capacity, sparse)
+        self.top, self.starts, self.ends = GAP, np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+    def allocate(self, num_bytes: int) -> np.ndarray:
+        """A view of so many poisoned bytes that nobody has written."""
         start = -(-self.top // 512) * 512
-        if start + num_bytes + GAP > self.capacity:
-            raise PtxError("the device's memory is full")
         self.top = start + num_bytes + GAP
-        self.starts = np.append(self.starts, u8(start))
-        self.ends = np.append(self.ends, u8(start + num_bytes))
-        self.names.append(name)
+        if self.top > len(self.bytes):
+            raise PtxError("the device's memory is full")
+        self.starts, self.ends = np.append(self.starts, start), np.append(self.ends, start + num_bytes)
         self.bytes[start : start + num_bytes] = POISON
-        return BASE + start
+        return self.bytes[start : start + num_bytes]
 
-    def offsets(self, address, size: int, fail) -> np.ndarray:
-        """Offsets of accesses of ``size`` bytes; ``fail(what, which)`` for one out of its allocation or misaligned."""
-        at = np.asarray(address) - u8(BASE)
+    def address(self, view: np.ndarray) -> int:
+        return BASE + view.__array_interface__["data"][0] - self.bytes.__array_interface__["data"][0]
+
+    def set_written(self, view: np.ndarray) -> None:
+        """The host has written it."""
+        first = self.address(view) - BASE
+        self.states[1][first : first + view.nbytes] = WRITTEN % 256
+
+    def offsets(self, address, size, lanes, machine):
+        at = np.broadcast_to(np.asarray(address).astype(np.int64) - BASE, lanes.shape)
         k = np.searchsorted(self.starts, at, "right") - 1
-        outside = (k < 0) | (at >= u8(self.capacity)) | (at + u8(size) > self.ends[k])
-        if outside.any():
-            fail(f"global address outside of every allocation, for {size} bytes", outside)
-        crooked = (at & u8(size - 1)) != 0
-        if crooked.any():
-            fail(f"global access of {size} bytes that is not aligned", crooked)
+        machine.check((k >= 0) & (at + size <= self.ends[k]), f"address outside of every allocation, for {size} bytes")
+        machine.check(at % size == 0, f"global access of {size} bytes that is not aligned")
         return at
 
-    def note_read(self, at, size: int, launch: int, threads, issue) -> None:
-        """Report reads of what nobody wrote, and of what another thread of the launch has written."""
-        if not (self.written[at].all() and self.written[at + u8(size - 1)].all()):
-            issue("read of global memory that nobody wrote")
-        first = np.broadcast_to((at >> u8(2)).astype(i8), threads.shape)
-        for word in (first + i for i in range(max(1, size // 4))):
-            if ((self.write_launch[word] == launch) & (self.writer[word] != threads)).any():
-                issue("global race: read of what another thread writes")
-            others = (self.read_launch[word] == launch) & (self.reader[word] != threads)
-            self.read_launch[word] = launch
-            reader = np.where(others, MANY, threads)
-            self.reader[word] = reader
-            lost = self.reader[word] != reader
-            if lost.any():
-                self.reader[word[lost]] = MANY
 
-    def note_write(self, at, size: int, launch: int, threads, issue) -> None:
-        for i in range(size):
-            self.written[at + u8(i)] = 1
-        first = (at >> u8(2)).astype(i8)
-        for word in (first + i for i in range(size // 4)):
-            if ((self.write_launch[word] == launch) & (self.writer[word] != threads)).any():
-                issue("global race: two threads write")
-            if ((self.read_launch[word] == launch) & (self.reader[word] != threads)).any():
-                issue("global race: write of what another thread reads")
-            self.write_launch[word], self.writer[word] = launch, threads
-            if (self.writer[word] != threads).any():
-                issue("global race: two threads write in one instruction")
+class SharedMemory(Memory):
+    """Shared memory of the blocks that run together; a barrier starts the next epoch."""
 
+    name = "shared"
 
-class SharedMemory:
-    """Shared memory of the blocks that run together, by words: written, awaiting a copy, and touched in which epoch."""
+    def __init__(self, num_bytes: int, num_blocks: int):
+        self.num_bytes, self.stride = num_bytes, -(-max(num_bytes, 16) // 16) * 16
+        super().__init__(self.stride * num_blocks, np.zeros)
+        self.bytes[:] = POISON
 
-    def __init__(self, num_bytes: int, of_block: np.ndarray, warp: np.ndarray):
-        """``of_block``, ``warp``: of each thread, its block and its warp, both counted over all."""
-        stride = -(-max(num_bytes, 16) // 16) * 16
-        self.num_bytes, self.warp, self.base = num_bytes, warp, of_block * stride
-        words = (int(of_block[-1]) + 1) * stride // 4
-        self.views = views_of(np.full(4 * words, POISON, np.uint8))
-        self.written, self.pending = np.zeros(words, bool), np.zeros(words, bool)
-        self.write_epoch, self.read_epoch = np.zeros(words, "i4"), np.zeros(words, "i4")
-        self.writer, self.reader, self.reader_warp = (np.full(words, -1, i8) for _ in range(3))
-        self.epoch = 1  # a barrier starts the next
+    def offsets(self, address, size, lanes, machine):
+        at = np.broadcast_to(np.asarray(address).astype(np.int64) - SHARED_START, lanes.shape)
+        machine.check((at >= 0) & (at + size <= self.num_bytes), f"shared address outside of {self.num_bytes} bytes")
+        machine.check(at % size == 0, f"shared access of {size} bytes that is not aligned")
+        return at + self.stride * (lanes // machine.threads)
 
-    def offsets(self, address, size: int, threads: np.ndarray, fail) -> np.ndarray:
-        at = np.broadcast_to(np.asarray(address).astype(i8) - SHARED_START, threads.shape)
-        outside = (at < 0) | (at + size > self.num_bytes)
-        if outside.any():
-            fail(f"shared address out of {self.num_bytes} bytes", outside)
-        if (at & (size - 1)).any():
-            fail(f"shared access of {size} bytes that is not aligned", (at & (size - 1)) != 0)
-        if size < 4:
-            raise PtxError("shared accesses of less than a word are not modelled")
-        return at + self.base[threads]
+    def load(self, address, kind, count, lanes, machine):
+        self._look_at_banks(address, count * kind.itemsize, lanes, machine)
+        return super().load(address, kind, count, lanes, machine)
 
-    def note_read(self, at: np.ndarray, size: int, threads: np.ndarray, issue) -> None:
-        w = (at >> 2)[:, None] + np.arange(size // 4)
-        me, my_warp = threads[:, None], self.warp[threads][:, None]
-        if not self.written[w].all():
-            issue("read of shared memory that nobody wrote")
-        if self.pending[w].any():
-            issue("read of shared memory while its copy is in flight")
-        self._race("write then read", (self.write_epoch[w] == self.epoch) & (self.writer[w] != me), issue)
-        same = self.read_epoch[w] == self.epoch
-        who = np.where(same & (self.reader[w] != me), MANY, np.broadcast_to(me, w.shape))
-        which = np.where(same & (self.reader_warp[w] != my_warp), MANY, np.broadcast_to(my_warp, w.shape))
-        self.read_epoch[w], self.reader[w], self.reader_warp[w] = self.epoch, who, which
-        for kept, meant in ((self.reader, who), (self.reader_warp, which)):  # several threads of this instruction
-            lost = kept[w] != meant
-            if lost.any():
-                kept[w[lost]] = MANY
+    def land(self, address, data, lanes, machine) -> None:
+        """The end of an asynchronous copy: it writes what was in flight."""
+        at = self.offsets(address, 4 * data.shape[1], lanes, machine)
+        self.states[4][words(at, 4 * data.shape[1])] = WRITTEN
+        self.store(address, list(data.T), U4, lanes, machine)
 
-    def note_write(self, at: np.ndarray, size: int, threads: np.ndarray, issue, copy: str = "") -> None:
-        """``copy``: "" for a store, "starts" or "ends" for an asynchronous copy."""
-        w = (at >> 2)[:, None] + np.arange(size // 4)
-        me = threads[:, None]
-        if copy != "ends" and self.pending[w].any():
-            issue("write to shared memory while its copy is in flight")
-        self._race("write then write", (self.write_epoch[w] == self.epoch) & (self.writer[w] != me), issue)
-        self._race("read then write", (self.read_epoch[w] == self.epoch) & (self.reader[w] != me), issue)
-        self.write_epoch[w], self.writer[w] = self.epoch, np.broadcast_to(me, w.shape)
-        if (self.writer[w] != me).any():
-            issue("shared race: two threads write in one instruction")
-        self.pending[w] = copy == "starts"
-        self.written[w] = copy != "starts"
-
-    @staticmethod
-    def _race(what: str, clash: np.ndarray, issue) -> None:
-        if clash.any():
-            issue(f"shared race: {what}")
+    def _look_at_banks(self, address, size: int, lanes, machine) -> None:
+        """Report words of one bank that are asked for at once: by 32 lanes of 4 bytes, 16 of 8 or 8 of 16."""
+        turn = machine.warp[lanes] * (size // 4) + lanes % machine.threads % 32 // (128 // size)
+        word = words(np.broadcast_to(address, lanes.shape).astype(np.int64), size)
+        bank = turn[:, None] * 32 + word % 32
+        asked = np.zeros(bank.max() + 1, np.int64)
+        asked[bank] = word
+        if (asked[bank] != word).any():
+            machine.issue("several words of one bank of shared memory at once")

@@ -14,7 +14,7 @@ from gpu_reml.ops.cuda import driver
 
 from .shim import Emulator
 
-MODES = {"lockstep, nearest": ("lockstep", False), "reverse, truncating": ("reverse", True)}
+MODES = {"lockstep, nearest": ("lockstep", False), "shuffled, truncating": ("shuffled", True)}
 KERNELS: dict = {}  # compiled once
 LAUNCHED: Counter = Counter()
 driver.cuda_available = lambda allow_simulator=False: True  # before a conftest.py imports it

@@ -8,85 +8,60 @@ import numpy as np
 from numba import cuda
 from numba.cuda import dispatcher, types
 from numba.cuda.np.numpy_support import from_dtype
+from numba.cuda.typing.typeof import typeof
 
 from gpu_reml.validation.cuda_compile import compile_ptx
 
 from .machine import Machine
-from .memory import BASE, Memory
-from .program import Kernel, PtxError
+from .memory import GlobalMemory
+from .program import Kernel
+from .semantics import PtxError
 
 HOPPER = (9, 0, "a")
 
 
 class DeviceArray:
-    """What a numba device array is to the launchers: C-contiguous memory of a :class:`~.memory.Memory`."""
+    """What a numba device array is to the launchers: a part of a :class:`~.memory.GlobalMemory`, as NumPy sees it."""
 
-    def __init__(self, memory: Memory, address: int, shape, dtype):
-        self.memory, self.address, self.dtype = memory, address, np.dtype(dtype)
-        self.shape = (int(shape),) if np.ndim(shape) == 0 else tuple(map(int, shape))
-
-    size = property(lambda self: int(np.prod(self.shape, dtype=np.int64)))
-    nbytes = property(lambda self: self.size * self.dtype.itemsize)
-    ndim = property(lambda self: len(self.shape))
-
-    def __len__(self):
-        return self.shape[0]
-
-    def _part(self, shape, dtype=None, skipped: int = 0):
-        return DeviceArray(self.memory, self.address + skipped, shape, dtype or self.dtype)
-
-    def reshape(self, *shape):
-        shape = shape[0] if isinstance(shape[0], tuple) else shape
-        if int(np.prod(shape, dtype=np.int64)) != self.size:
-            raise ValueError(f"reshape of {self.shape} to {shape}")
-        return self._part(shape)
-
-    def view(self, dtype):
-        dtype = np.dtype(dtype)
-        if self.ndim != 1 or self.nbytes % dtype.itemsize:
-            raise ValueError(f"view of {self.shape} {self.dtype} as {dtype}")
-        return self._part(self.nbytes // dtype.itemsize, dtype)
-
-    def __getitem__(self, key):
-        if isinstance(key, tuple):
-            return Strided(self, key)
-        if not isinstance(key, slice) or key.step not in (None, 1):
-            raise IndexError(f"slices of rows are modelled, found {key}")
-        start, stop, _ = key.indices(len(self))
-        row = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
-        return self._part((max(0, stop - start), *self.shape[1:]), None, start * row)
+    def __init__(self, memory: GlobalMemory, host: np.ndarray):
+        self.memory, self.host = memory, host
+        self.shape, self.dtype, self.size, self.nbytes = host.shape, host.dtype, host.size, host.nbytes
+        self.ndim = host.ndim
 
     @property
-    def place(self) -> slice:
-        first = self.address - BASE
-        return slice(first, first + self.nbytes)
+    def _numba_type_(self):
+        if not self.host.flags.c_contiguous:
+            raise ValueError("kernels take C-contiguous arrays")
+        return types.Array(from_dtype(self.dtype), self.ndim, "C")
+
+    def __len__(self):
+        return len(self.host)
+
+    def __getitem__(self, key):
+        return DeviceArray(self.memory, self.host[key])
+
+    def reshape(self, *shape):
+        return DeviceArray(self.memory, self.host.reshape(*shape))
+
+    def view(self, dtype):
+        return DeviceArray(self.memory, self.host.view(dtype))
 
     def copy_to_device(self, host, stream=0):
-        if isinstance(host, DeviceArray):
-            host = host.copy_to_host()
-        if host.shape != self.shape or host.dtype != self.dtype:
+        host = host.host if isinstance(host, DeviceArray) else host
+        if host.shape != self.shape or host.dtype != self.dtype or not self.host.flags.c_contiguous:
             raise ValueError(f"copy of {host.shape} {host.dtype} to {self.shape} {self.dtype}")
 
         def copy():  # reads the host when its turn comes, as a device does
-            self.memory.bytes[self.place] = np.ascontiguousarray(host).reshape(-1).view(np.uint8)
-            self.memory.written[self.place] = 1
+            self.host[...] = host
+            self.memory.set_written(self.host)
 
         stream.enqueue(copy) if isinstance(stream, Stream) else copy()
 
     def copy_to_host(self, ary=None, stream=0):
-        found = self.memory.bytes[self.place].copy().view(self.dtype).reshape(self.shape)
         if ary is None:
-            return found
-        ary[...] = found
+            return self.host.copy()
+        ary[...] = self.host
         return ary
-
-
-class Strided:
-    """Part of an array that is not contiguous: it has a shape, and no kernel here takes it."""
-
-    def __init__(self, array: DeviceArray, key: tuple):
-        part = np.empty(array.shape, "?")[key]
-        self.shape, self.size = part.shape, part.size
 
 
 class Stream:
@@ -158,39 +133,21 @@ class Cuda:
         pass
 
 
-def numba_type(value):
-    """The type that numba gives a kernel's argument."""
-    if isinstance(value, DeviceArray):
-        return types.Array(from_dtype(value.dtype), value.ndim, "C")
-    if isinstance(value, tuple):
-        return types.UniTuple(numba_type(value[0]), len(value))
-    if isinstance(value, np.generic):
-        return from_dtype(value.dtype)
-    for kind, found in ((bool, types.boolean), (int, types.int64), (float, types.float64)):
-        if isinstance(value, kind):
-            return found
-    raise TypeError(f"kernel argument {value!r}")
-
-
-def words_of(value) -> list[bytes]:
+def words_of(value) -> list[np.generic]:
     """A kernel's argument as numba-cuda flattens it."""
     if isinstance(value, DeviceArray):
-        item = value.dtype.itemsize
-        strides = [item * int(np.prod(value.shape[i + 1 :], dtype=np.int64)) for i in range(value.ndim)]
-        head = (0, 0, value.size, item, value.address)
-        return [np.int64(word).tobytes() for word in (*head, *value.shape, *strides)]
+        head = (0, 0, value.size, value.dtype.itemsize, value.memory.address(value.host))
+        return [np.int64(word) for word in (*head, *value.shape, *value.host.strides)]
     if isinstance(value, tuple):
         return [word for each in value for word in words_of(each)]
-    if isinstance(value, bool | np.bool_):
-        return [np.uint8(value).tobytes()]
-    return [np.asarray(value).tobytes()]
+    return [np.uint8(value) if isinstance(value, bool | np.bool_) else np.asarray(value)[()]]
 
 
 def packed_arguments(values) -> bytes:
     """All arguments, each aligned to its size."""
     packed = b""
-    for word in (word for value in values for word in words_of(value)):
-        packed += b"\0" * (-len(packed) % len(word)) + word
+    for word in words_of(tuple(values)):
+        packed += b"\0" * (-len(packed) % word.nbytes) + word.tobytes()
     return packed
 
 
@@ -201,7 +158,7 @@ class Emulator:
     """
 
     def __init__(self, schedule="lockstep", truncating=False, kernels: dict | None = None, change=None):
-        self.memory = Memory()
+        self.memory = GlobalMemory()
         self.machine = Machine(self.memory, schedule, truncating)
         self.kernels = {} if kernels is None else kernels
         self.change, self.launched = change, Counter()
@@ -209,7 +166,7 @@ class Emulator:
     def array(self, shape, dtype) -> DeviceArray:
         """Poisoned memory that nobody has written."""
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        return DeviceArray(self.memory, self.memory.allocate(size), shape, dtype)
+        return DeviceArray(self.memory, self.memory.allocate(size).view(dtype).reshape(shape))
 
     def kernel(self, jitted, kinds: tuple) -> Kernel:
         key = jitted, kinds
@@ -222,7 +179,7 @@ class Emulator:
     def launch(self, jitted, grid, block, arguments) -> None:
         if not isinstance(block, int | tuple) or block == ():
             raise PtxError(f"block of {block!r} threads")
-        kernel = self.kernel(jitted, tuple(map(numba_type, arguments)))
+        kernel = self.kernel(jitted, tuple(map(typeof, arguments)))
         self.machine.launch(kernel, grid, block, packed_arguments(arguments))
         self.launched[jitted.py_func.__name__] += 1
 
