@@ -215,166 +215,197 @@ def sparse_reml(
             "covariance: expected a GenotypeCovariance, whose variants have one effect for all samples and can be "
             f"chosen; found {type(covariance).__name__}"
         )
-    run = _Run(y, X, CountingCovariance(covariance), estimate, sketch, settings)
-    run.fit = estimate(run.X, None)
-    run.passes += run.fit.column_passes
+    run = make_run(y, X, CountingCovariance(covariance), estimate, sketch, settings)
+    state = State(estimate(run.X, None))
     for number in range(1, settings.rounds + 1):
-        record = run.next_round(number)
+        state = next_round(run, state, number)
         if callback is not None:
-            callback(record)
-        if run.ended is not None:
+            callback(state.history[-1])
+        if state.ended is not None:
             break
     else:
-        run.ended = SparseStatus.MAX_ROUNDS
-    return run.result()
+        state = state._replace(ended=SparseStatus.MAX_ROUNDS)
+    return result_of(run, state)
 
 
-class _Run:
-    """The state of the alternation: the last fit with its support, and the last LASSO."""
+class Run(NamedTuple):
+    """What does not change from round to round: X (n, c) and its basis ``Q``, y and the variants as a LASSO takes them
+    (``data``), the standard deviation ``scale`` that y was divided by, and ``traces`` (G,) on the complement of X."""
 
-    def __init__(self, y, X, covariance, estimate: Estimator, sketch: np.ndarray, settings: SparseSettings):
-        trait = one_trait(y, X, covariance)
-        Q, self.X, self.scale = trait.Q, trait.X, float(trait.scales[0])
-        weighted = np.zeros(covariance.products.num_variants, bool)
-        weighted[covariance.weights.nonzero()[0]] = True
-        self.Q, self.Y = Q, trait.Y
-        self.data = Data(trait.scaled[:, 0], covariance.block(Q), covariance, weighted)
-        self.traces = complement_traces(covariance, self.data.Q)
-        self.estimate, self.settings = estimate, settings
-        self.sketch = probe_block(sketch, "sketch")
-        if len(self.sketch) != covariance.num_samples:
-            raise ValueError(f"sketch: expected ({covariance.num_samples}, r), found {self.sketch.shape}")
-        self.fit: FitResult | None = None
-        self.fitted = np.zeros(0, np.int64)  # support that the fit was made with
-        self.dependent = np.zeros(0, np.int64)
-        self.found: Found | None = None
-        self.point: Point | None = None
-        self.core: ProjectedCore | None = None
-        self.history: list[Round] = []
-        self.stable = 0
-        self.passes = 0.0  # of the REML fits
-        self.ended: SparseStatus | None = None  # why the rounds ended
+    X: np.ndarray
+    Q: np.ndarray
+    data: Data
+    scale: float
+    traces: np.ndarray
+    estimate: Estimator
+    sketch: np.ndarray
+    settings: SparseSettings
 
-    def make_point(self) -> Point:
-        """P at the last fit's theta; the preconditioner is made again only for quite other proportions."""
-        theta = self.fit.theta / self.scale**2
-        if self.core is None or (theta[:-1].any() and self.core.distance(theta[:-1]) > FAR_PROPORTIONS):
-            made_for = theta[:-1] if theta[:-1].any() else np.ones(len(theta) - 1)
-            self.core = make_projected_core(self.data.covariance, self.data.Q, self.traces, made_for, self.sketch)
-        start = None if self.point is None else self.point.Py.X
-        return make_point(self.data, theta, precondition(self.core, theta), self.settings.lasso.max_pcg, start)
 
-    def next_round(self, number: int) -> Round:
-        """A LASSO at the last fit's theta, and a fit with its support unless that is a fixed point."""
-        self.point = self.make_point()
-        warm = None if self.found is None else self.found.candidates
-        self.found = lasso_at(self.data, self.point, self.fitted, warm, self.settings.lasso)
-        theta, support = self.fit.theta, self.found.support
-        same = np.array_equal(support, self.fitted)
-        change, status = np.nan, "not needed"
-        if same and self.stable + 1 >= self.settings.stable_rounds:
-            self.ended = SparseStatus.CONVERGED
-        elif not same and any(np.array_equal(support, record.support) for record in self.history):
-            self.ended = SparseStatus.CYCLE
-        if self.ended is not SparseStatus.CONVERGED:
-            change, status = self.refit(support)
-            self.stable = self.stable + 1 if same and change <= self.settings.theta_tol else 0
-        record = self.record(number, theta, change, status)
-        self.history.append(record)
-        return record
+class State(NamedTuple):
+    """Where the alternation stands: the last fit with the support that it was ``fitted`` with, of which ``dependent``
+    variants are left out, and the last LASSO, with what it had at its theta.
 
-    def refit(self, support: np.ndarray) -> tuple[float, str]:
-        """REML with a support as fixed effects; (largest change of a variance as a share of all, status)."""
-        columns, dependent = self.fixed_columns(support)
-        try:
-            fit = self.estimate(np.column_stack([self.X, columns]), self.fit.theta)
-        except (ConvergenceError, BreakdownError) as error:
-            fit = getattr(error, "result", None)
-            if fit is None:
-                self.ended = SparseStatus.FIT_FAILED
-                return np.nan, f"failed: {error}"
-        moved = np.abs(fit.theta - self.fit.theta) * np.append(fit.mean_traces, 1.0)
-        self.fit, self.fitted, self.dependent = fit, support, dependent
-        self.passes += fit.column_passes
-        return float(moved.max() / fit.vp.estimate[0]), fit.status.name.lower()
+    ``stable``: rounds running that changed nothing.  ``passes``: those of the REML fits before the last.  ``ended``:
+    why the rounds ended.
+    """
 
-    def fixed_columns(self, support: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(n, a) standardised columns of a support, and the variants left out as combinations of others or X."""
-        Z = standardised_columns(self.data, support).astype(np.float64)
-        left = project(self.Q, Z)
-        kept = independent_columns(left.T @ left, (Z**2).sum(axis=0))
-        return Z[:, kept], np.delete(support, kept)
+    fit: FitResult
+    fitted: np.ndarray = np.zeros(0, np.int64)
+    dependent: np.ndarray = np.zeros(0, np.int64)
+    found: Found | None = None
+    point: Point | None = None
+    core: ProjectedCore | None = None
+    history: tuple[Round, ...] = ()
+    stable: int = 0
+    passes: float = 0.0
+    ended: SparseStatus | None = None
 
-    def record(self, number: int, theta: np.ndarray, change: float, status: str) -> Round:
-        found, seen = self.found, self.found.certificate
-        return Round(
-            number,
-            tuple(theta.tolist()),
-            float(found.lam / self.scale),
-            tuple(found.support.tolist()),
-            len(found.candidates.rows),
-            float(found.path.ebic[found.path.best]),
-            np.nan if seen is None else seen.violation,
-            np.nan if seen is None else seen.solve_error,
-            0 if seen is None else seen.rounds,
-            change,
-            status,
-            float(self.fit.loglik),
-            self.passes + self.data.covariance.column_passes,
-        )
+    def column_passes(self, run: Run) -> float:
+        """Those of all fits and of the LASSOs."""
+        return self.passes + self.fit.column_passes + run.data.covariance.column_passes
 
-    def limits(self) -> tuple[SparseStatus, ...]:
-        """Everything that kept the run from converging."""
-        found, path = self.found, self.found.path
-        slow = found.candidates.stalled or self.point.Py.residuals.max() > self.settings.lasso.solve_tol
-        checks = {
-            self.ended: self.ended is not SparseStatus.CONVERGED,
-            SparseStatus.NOT_CERTIFIED: found.certificate is not None and not found.certificate.holds,
-            SparseStatus.CANDIDATE_LIMIT: found.full,
-            SparseStatus.ACTIVE_LIMIT: path.cut,
-            SparseStatus.DESCENT_STALLED: not path.converged[path.best],
-            SparseStatus.SOLVER_STALLED: bool(slow),
-            SparseStatus.FIT_NOT_CONVERGED: not self.fit.converged,
-        }
-        return tuple(status for status, met in checks.items() if met)
 
-    def result(self) -> SparseResult:
-        """Effects, their errors and what they explain, at the last fit's theta."""
-        found, scale, support = self.found, self.scale, self.fitted
-        limits = self.limits()
-        if self.history[-1].fit_status != "not needed":
-            self.point = self.make_point()
-        b = np.zeros(self.data.covariance.products.num_variants)
-        b[found.candidates.rows] = found.b
-        order = np.argsort(found.candidates.rows)
-        place = order[np.searchsorted(found.candidates.rows, support, sorter=order)]
-        estimate = debiased_beside_copies(found.candidates.problem, found.b, place, self.settings.lasso.descent)
-        active = extend(self.data, self.point, None, support, found.candidates, self.settings.lasso)
-        kept = np.flatnonzero(~np.isin(support, self.dependent))
-        effects, covariance = least_squares(active.problem.take(kept))
-        gls = np.full((2, len(support)), np.nan)
-        gls[:, kept] = effects, np.sqrt(np.diag(covariance))
-        used = np.zeros(len(support))
-        used[kept] = effects
-        B, max_pcg = np.column_stack([b[support], used]), self.settings.lasso.max_pcg
-        explained = explained_variances(self.data, self.point, active, B, scale, max_pcg)
-        path = found.path
-        return SparseResult(
-            limits=limits,
-            support=support,
-            beta_lasso=b[support] * scale,
-            gls=Inference(*(gls * scale)),
-            debiased=Inference(estimate.estimate * scale, estimate.se * scale),
-            dependent=self.dependent,
-            fit=self.fit,
-            num_fixed=self.X.shape[1],
-            candidates=found.candidates.rows,
-            path=path._replace(lambdas=path.lambdas / scale, coefficients=path.coefficients * scale),
-            certificate=found.certificate,
-            explained=dict(zip(("lasso", "gls"), explained, strict=True)),
-            history=tuple(self.history),
-            column_passes=self.passes + self.data.covariance.column_passes,
-        )
+def make_run(
+    y, X, covariance: CountingCovariance, estimate: Estimator, sketch: np.ndarray, settings: SparseSettings
+) -> Run:
+    """The arguments checked and scaled, or a ValueError that says what is wrong with them."""
+    trait, sketch = one_trait(y, X, covariance), probe_block(sketch, "sketch")
+    if len(sketch) != covariance.num_samples:
+        raise ValueError(f"sketch: expected ({covariance.num_samples}, r), found {sketch.shape}")
+    weighted = np.zeros(covariance.products.num_variants, bool)
+    weighted[covariance.weights.nonzero()[0]] = True
+    data = Data(trait.scaled[:, 0], covariance.block(trait.Q), covariance, weighted)
+    traces = complement_traces(covariance, data.Q)
+    return Run(trait.X, trait.Q, data, float(trait.scales[0]), traces, estimate, sketch, settings)
+
+
+def at_last_fit(run: Run, state: State) -> State:
+    """The state with P at the last fit's theta; the preconditioner is made again only for quite other proportions."""
+    theta, core = state.fit.theta / run.scale**2, state.core
+    if core is None or (theta[:-1].any() and core.distance(theta[:-1]) > FAR_PROPORTIONS):
+        made_for = theta[:-1] if theta[:-1].any() else np.ones(len(theta) - 1)
+        core = make_projected_core(run.data.covariance, run.data.Q, run.traces, made_for, run.sketch)
+    start = None if state.point is None else state.point.Py.X
+    point = make_point(run.data, theta, precondition(core, theta), run.settings.lasso.max_pcg, start)
+    return state._replace(core=core, point=point)
+
+
+def next_round(run: Run, state: State, number: int) -> State:
+    """A LASSO at the last fit's theta, and a fit with its support unless that is a fixed point."""
+    state = at_last_fit(run, state)
+    warm = None if state.found is None else state.found.candidates
+    found = lasso_at(run.data, state.point, state.fitted, warm, run.settings.lasso)
+    state, theta, support = state._replace(found=found), state.fit.theta, found.support
+    same = np.array_equal(support, state.fitted)
+    change, status = np.nan, "not needed"
+    if same and state.stable + 1 >= run.settings.stable_rounds:
+        state = state._replace(ended=SparseStatus.CONVERGED)
+    elif not same and any(np.array_equal(support, record.support) for record in state.history):
+        state = state._replace(ended=SparseStatus.CYCLE)
+    if state.ended is not SparseStatus.CONVERGED:
+        state, change, status = refitted(run, state, support)
+        stable = state.stable + 1 if same and change <= run.settings.theta_tol else 0
+        state = state._replace(stable=stable)
+    return state._replace(history=(*state.history, record_of(run, state, number, theta, change, status)))
+
+
+def refitted(run: Run, state: State, support: np.ndarray) -> tuple[State, float, str]:
+    """REML with a support as fixed effects: the state, the largest change of a variance as a share of all, a status."""
+    columns, dependent = fixed_columns(run, support)
+    try:
+        fit = run.estimate(np.column_stack([run.X, columns]), state.fit.theta)
+    except (ConvergenceError, BreakdownError) as error:
+        fit = error.result if isinstance(error, ConvergenceError) else None
+        if fit is None:
+            return state._replace(ended=SparseStatus.FIT_FAILED), np.nan, f"failed: {error}"
+    moved = np.abs(fit.theta - state.fit.theta) * np.append(fit.mean_traces, 1.0)
+    change, status = float(moved.max() / fit.vp.estimate[0]), fit.status.name.lower()
+    passes = state.passes + state.fit.column_passes
+    return state._replace(fit=fit, fitted=support, dependent=dependent, passes=passes), change, status
+
+
+def fixed_columns(run: Run, support: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, a) standardised columns of a support, and the variants left out as combinations of others or X."""
+    Z = standardised_columns(run.data, support).astype(np.float64)
+    left = project(run.Q, Z)
+    kept = independent_columns(left.T @ left, (Z**2).sum(axis=0))
+    return Z[:, kept], np.delete(support, kept)
+
+
+def record_of(run: Run, state: State, number: int, theta: np.ndarray, change: float, status: str) -> Round:
+    """The record of a round that began at theta."""
+    found, seen = state.found, state.found.certificate
+    return Round(
+        number,
+        tuple(theta.tolist()),
+        float(found.lam / run.scale),
+        tuple(found.support.tolist()),
+        len(found.candidates.rows),
+        float(found.path.ebic[found.path.best]),
+        np.nan if seen is None else seen.violation,
+        np.nan if seen is None else seen.solve_error,
+        0 if seen is None else seen.rounds,
+        change,
+        status,
+        float(state.fit.loglik),
+        state.column_passes(run),
+    )
+
+
+def limits_of(run: Run, state: State) -> tuple[SparseStatus, ...]:
+    """Everything that kept the run from converging."""
+    found, path = state.found, state.found.path
+    slow = found.candidates.stalled or state.point.Py.residuals.max() > run.settings.lasso.solve_tol
+    checks = {
+        state.ended: state.ended is not SparseStatus.CONVERGED,
+        SparseStatus.NOT_CERTIFIED: found.certificate is not None and not found.certificate.holds,
+        SparseStatus.CANDIDATE_LIMIT: found.full,
+        SparseStatus.ACTIVE_LIMIT: path.cut,
+        SparseStatus.DESCENT_STALLED: not path.converged[path.best],
+        SparseStatus.SOLVER_STALLED: bool(slow),
+        SparseStatus.FIT_NOT_CONVERGED: not state.fit.converged,
+    }
+    return tuple(status for status, met in checks.items() if met)
+
+
+def result_of(run: Run, state: State) -> SparseResult:
+    """Effects, their errors and what they explain, at the last fit's theta."""
+    found, scale, support, lasso = state.found, run.scale, state.fitted, run.settings.lasso
+    limits = limits_of(run, state)
+    if state.history[-1].fit_status != "not needed":
+        state = at_last_fit(run, state)
+    b = np.zeros(run.data.covariance.products.num_variants)
+    b[found.candidates.rows] = found.b
+    order = np.argsort(found.candidates.rows)
+    place = order[np.searchsorted(found.candidates.rows, support, sorter=order)]
+    estimate = debiased_beside_copies(found.candidates.problem, found.b, place, lasso.descent)
+    active = extend(run.data, state.point, None, support, found.candidates, lasso)
+    kept = np.flatnonzero(~np.isin(support, state.dependent))
+    effects, covariance = least_squares(active.problem.take(kept))
+    gls = np.full((2, len(support)), np.nan)
+    gls[:, kept] = effects, np.sqrt(np.diag(covariance))
+    used = np.zeros(len(support))
+    used[kept] = effects
+    B = np.column_stack([b[support], used])
+    explained = explained_variances(run.data, state.point, active, B, scale, lasso.max_pcg)
+    path = found.path
+    return SparseResult(
+        limits=limits,
+        support=support,
+        beta_lasso=b[support] * scale,
+        gls=Inference(*(gls * scale)),
+        debiased=Inference(estimate.estimate * scale, estimate.se * scale),
+        dependent=state.dependent,
+        fit=state.fit,
+        num_fixed=run.X.shape[1],
+        candidates=found.candidates.rows,
+        path=path._replace(lambdas=path.lambdas / scale, coefficients=path.coefficients * scale),
+        certificate=found.certificate,
+        explained=dict(zip(("lasso", "gls"), explained, strict=True)),
+        history=state.history,
+        column_passes=state.column_passes(run),
+    )
 
 
 def debiased_beside_copies(

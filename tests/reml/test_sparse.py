@@ -334,10 +334,10 @@ def test_variants_that_are_copies_are_said_to_be_dependent(cohorts):
     found = run(cohort)
     assert set(found.support) & {30, 31} and found.converged
     from gpu_reml.reml.covariance import CountingCovariance
-    from gpu_reml.reml.studies.sparse import _Run
+    from gpu_reml.reml.studies.sparse import fixed_columns, make_run
 
     covariance = covariance_of(cohort)
-    state = _Run(
+    state = make_run(
         cohort.y,
         cohort.X,
         CountingCovariance(covariance),
@@ -345,7 +345,7 @@ def test_variants_that_are_copies_are_said_to_be_dependent(cohorts):
         sketch(),
         SparseSettings(),
     )
-    columns, dependent = state.fixed_columns(np.array([5, 30, 31]))
+    columns, dependent = fixed_columns(state, np.array([5, 30, 31]))
     assert columns.shape == (N, 2) and dependent.tolist() in ([30], [31])
 
 
