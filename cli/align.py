@@ -55,3 +55,11 @@ def design_of(tables: Tables, alignment: io.Alignment) -> io.Design:
     """Fixed effects of a group's samples; environments are among them."""
     environments = tables.parts.environments
     return io.design_matrix(tables.quantitative, tables.categorical, alignment.samples, environments)
+
+
+def group_lines(groups: list[Group]) -> list[str]:
+    """Which traits are analysed together; nothing for a single one."""
+    if len(groups) == 1 and len(groups[0].phenotypes) == 1:
+        return []
+    lines = [f"{sum(len(g.phenotypes) for g in groups)} phenotypes in {len(groups)} group(s) of the same samples:"]
+    return lines + [f"  {group.alignment.num_samples} samples: {', '.join(group.phenotypes)}" for group in groups]

@@ -12,7 +12,7 @@ from gpu_reml.io.association import association_text, gzipped, marginal_table, m
 from gpu_reml.io.plots import GENOME_WIDE, manhattan_svg, qq_svg
 from gpu_reml.reml.studies.association import Scan, lambda_gc, per_allele
 
-from .align import Group, groups_of_samples
+from .align import Group, group_lines, groups_of_samples
 from .flags.analysis import Analysis
 from .flags.association import Association, GwasOutput, NullModel
 from .flags.components import Components
@@ -22,11 +22,10 @@ from .flags.smile import Smile
 from .gwas_models import Found, choose_solver, exactly, least_squares, scored
 from .inputs import Inputs, load_group
 from .methods import choose_method
-from .outputs import GWAS_FILES, check_outputs, named_outputs, outputs_of_traits, trait_prefix
+from .outputs import GWAS_FILES, check_outputs, named_outputs, outputs_of_traits, trait_prefix, write_samples
 from .parser import CommandLine
-from .planned import Planned, check_all_traits, plan_group
+from .planned import Planned, check_all_traits, plan_group, planned_lines
 from .read import Tables, read_tables
-from .reml import group_lines, planned_lines, write_samples
 from .report import fixed_line
 from .unused import GWAS, Run, noted, plan_notes
 
@@ -146,7 +145,7 @@ def scan_group(tables: Tables, group: Group, planned: Planned, asked: Asked, con
     for i, name in enumerate(inputs.phenotypes):
         prefix = trait_prefix(output.out, name, context["several"])
         write_trait(prefix, i, found, tables, inputs, asked, context)
-    write_samples(inputs, output)
+    write_samples(inputs.alignment, output)
     return found.converged
 
 

@@ -11,6 +11,7 @@ from gpu_reml import io
 from .flags.output import Output, RemlOutput
 from .parser import CommandLine
 
+IDS = {"fid": "FID", "iid": "IID"}
 MOST_NAME_BYTES = 160  # of a file's 255, which also has to have a prefix, a suffix and ".tmp"
 FIT_FILES = ("json", "hsq", "log", "history.tsv", "tests.tsv", "enrichment.tsv")
 EXPORTED = ("theta.npy", "ai.npy", "grad.npy", "ai_stats.json")
@@ -150,3 +151,11 @@ def _inputs_of(line: CommandLine) -> Iterator[tuple[Path, str]]:
                 for suffix in ("", *OF_PREFIX):
                     for path in glob(f"{piece}{suffix}".replace("@", "*")) if "@" in piece else [f"{piece}{suffix}"]:
                         yield Path(path), flag
+
+
+def write_samples(alignment: io.Alignment, output: Output) -> None:
+    """The lists of who was analysed and who was not, where asked for."""
+    if output.keep_out:
+        io.write_samples(output.keep_out, alignment.samples)
+    if output.dropped_out:
+        io.write_table(output.dropped_out, alignment.dropped.rename(columns=IDS))

@@ -11,7 +11,7 @@ from .align import Group, design_of
 from .components import expected_components
 from .flags.analysis import Analysis
 from .model import planned_parts
-from .plan import Room, Sizes, backend_for, device_plan, host_room, sketch_rank
+from .plan import Room, Sizes, backend_for, device_plan, host_room, memory_lines, sketch_rank
 from .read import Tables
 from .smile import planned_smile
 from .sources import Sources
@@ -108,3 +108,14 @@ def check_traits(group: Group, design: io.Design) -> None:
         make_traits(group.Y, design.X)
     except ValueError as error:
         raise io.InputError(in_names(str(error), group.phenotypes, design.names)) from None
+
+
+def planned_lines(planned: Planned, analysis: Analysis) -> list[str]:
+    """The answer to ``--plan``."""
+    sizes, estimation = planned.sizes, analysis.estimation
+    method = "exact" if estimation.method == "exact" else "stochastic"
+    return [
+        f"{sizes.num_samples} samples, {sizes.num_variants} variants, {sizes.num_components} component(s), "
+        f"{sizes.num_traits} trait(s); device {planned.backend}",
+        *memory_lines(planned, method, estimation, analysis.compute.dtype),
+    ]

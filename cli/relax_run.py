@@ -33,9 +33,8 @@ from .inputs import Inputs, load_group
 from .outputs import RELAX_FILES, check_outputs, outputs_of_traits
 from .parser import CommandLine
 from .plan import STORED_WEIGHT
-from .planned import Planned, check_all_traits, plan_group, rooms
+from .planned import Planned, check_all_traits, plan_group, planned_lines, rooms
 from .read import Tables, read_tables
-from .reml import planned_lines
 from .report import bound_lines, fixed_line
 from .unused import RELAX, Run, noted, plan_notes
 from .wording import fit_record, in_flags

@@ -12,7 +12,7 @@ from gpu_reml import io
 from gpu_reml.reml import FitResult, HEResult, layout_of
 from gpu_reml.reml.tables import shown
 
-from .align import Group, groups_of_samples
+from .align import Group, group_lines, groups_of_samples
 from .component_tests import component_tests, sets_of
 from .components import with_alpha
 from .effects import Further, Record, after_fit, check_effects, check_folds
@@ -21,16 +21,15 @@ from .flags.analysis import Analysis
 from .flags.effects import Effects, NewSamples
 from .flags.merge import Merge
 from .flags.model import Terms
-from .flags.output import Checkpoints, Output, RemlOutput, Screen
+from .flags.output import Checkpoints, RemlOutput, Screen
 from .inputs import Inputs, load_group
 from .liability import check_prevalence, liability_lines, liability_of, liability_rows
 from .merge import Merging, check_merge, run_merge
 from .merge_files import Partition
 from .methods import Following, choose_method, remove_checkpoint, run_method
-from .outputs import check_outputs, grm_outputs, reml_outputs, trait_prefix
+from .outputs import check_outputs, grm_outputs, reml_outputs, trait_prefix, write_samples
 from .parser import CommandLine
-from .plan import memory_lines
-from .planned import Planned, check_all_traits, plan_group
+from .planned import check_all_traits, plan_group, planned_lines
 from .read import Tables, read_tables
 from .report import (
     ancestry_records,
@@ -45,8 +44,6 @@ from .report import (
 )
 from .unused import REML, Run, noted, plan_notes
 from .wording import in_flags
-
-IDS = {"fid": "FID", "iid": "IID"}
 
 
 class Asked(NamedTuple):
@@ -109,7 +106,7 @@ def reml_command(line: CommandLine, threads: int) -> bool:
             write_grms(inputs, asked)
         else:
             converged &= fit_group(inputs, asked, run)
-        write_samples(inputs, output)
+        write_samples(inputs.alignment, output)
     return converged
 
 
@@ -203,25 +200,6 @@ def write_grms(inputs: Inputs, asked: Asked) -> None:
         print(f"written: {prefix}.grm{{.bin,.N.bin,.id}}", flush=True)
 
 
-def group_lines(groups: list[Group]) -> list[str]:
-    """Which traits are analysed together; nothing for a single one."""
-    if len(groups) == 1 and len(groups[0].phenotypes) == 1:
-        return []
-    lines = [f"{sum(len(g.phenotypes) for g in groups)} phenotypes in {len(groups)} group(s) of the same samples:"]
-    return lines + [f"  {group.alignment.num_samples} samples: {', '.join(group.phenotypes)}" for group in groups]
-
-
-def planned_lines(planned: Planned, analysis: Analysis) -> list[str]:
-    """The answer to ``--plan``."""
-    sizes, estimation = planned.sizes, analysis.estimation
-    method = "exact" if estimation.method == "exact" else "stochastic"
-    return [
-        f"{sizes.num_samples} samples, {sizes.num_variants} variants, {sizes.num_components} component(s), "
-        f"{sizes.num_traits} trait(s); device {planned.backend}",
-        *memory_lines(planned, method, estimation, analysis.compute.dtype),
-    ]
-
-
 def write_result(
     prefix: str, result, seconds: list[float], inputs: Inputs, asked: Asked, plan: list[str], context: dict[str, Any]
 ) -> bool:
@@ -277,14 +255,6 @@ def device_lines(inputs: Inputs) -> list[str]:
         f"{label}: at most {held / 2**20:,.1f} MiB held, {planned:,.1f} planned"
         for label, held in inputs.products.peak_bytes.items()
     ]
-
-
-def write_samples(inputs: Inputs, output: Output) -> None:
-    """The lists of who was analysed and who was not, where asked for."""
-    if output.keep_out:
-        io.write_samples(output.keep_out, inputs.alignment.samples)
-    if output.dropped_out:
-        io.write_table(output.dropped_out, inputs.alignment.dropped.rename(columns=IDS))
 
 
 def closing_lines(result: FitResult | HEResult, elapsed: float) -> list[str]:

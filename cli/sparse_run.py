@@ -30,12 +30,11 @@ from .flags.smile import Smile
 from .flags.sparse import Certificate, Path, Rounds, SparseOutput
 from .inputs import Inputs, load_group
 from .methods import choose_method
-from .outputs import SPARSE_FILES, check_outputs, named_outputs, outputs_of_traits
+from .outputs import SPARSE_FILES, check_outputs, named_outputs, outputs_of_traits, write_samples
 from .parser import CommandLine
-from .planned import Planned, check_all_traits, plan_group
+from .planned import Planned, check_all_traits, plan_group, planned_lines
 from .progress import Progress
 from .read import Tables, read_tables
-from .reml import planned_lines, write_samples
 from .report import plan_lines
 from .sparse_report import closing_lines, history_record, output_files, round_line, selected_table, summary_record
 from .unused import SPARSE, Run, noted, plan_notes
@@ -86,7 +85,7 @@ def sparse_command(line: CommandLine, threads: int) -> bool:
     say = (lambda *_, **__: None) if asked.screen.quiet else print
     plan = plan_lines(inputs, method, analysis, threads)
     say("\n".join([f"gpu-reml-sparse {version('gpu-reml')}", *plan, ""]), flush=True)
-    write_samples(inputs, output)
+    write_samples(inputs.alignment, output)
     rounds: list[Round] = []
 
     def finished(record: Round) -> None:

@@ -40,7 +40,8 @@ from .filters import (
     select_samples,
     select_variants,
 )
-from .genotypes import GenotypeFile, load_genotypes
+from .genotype_file import GenotypeFile
+from .genotypes import load_genotypes
 from .grm import GrmFile, read_grm, write_grm
 from .harmonise import Matching, harmonise
 from .ids import SampleTable

@@ -13,18 +13,15 @@ import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..ops.checksum import checksum
 from ..ops.genotypes import item_type, items_per_row
 from .errors import InputError, OutputError
+from .genotype_file import GenotypeFile
 from .staging import held, is_abandoned
 from .stamps import Stamp, add_file, stamp_of_map
-
-if TYPE_CHECKING:
-    from .genotypes import GenotypeFile
 
 FORMAT = 2  # raise it when what is packed from the same source changes
 TRAILER = b"gpu-reml packed\n"  # and eight bytes of checksum, after the genotypes
@@ -47,7 +44,7 @@ class PackedCache:
 
     def load(
         self,
-        file: "GenotypeFile",
+        file: GenotypeFile,
         samples: np.ndarray,
         variants: np.ndarray,
         bits: int,
@@ -100,7 +97,7 @@ class PackedCache:
         self.notes.append(f"{path}: the genotypes kept there are damaged; they are made again")
         return None
 
-    def path(self, file: "GenotypeFile", samples: np.ndarray, variants: np.ndarray, bits: int) -> Path:
+    def path(self, file: GenotypeFile, samples: np.ndarray, variants: np.ndarray, bits: int) -> Path:
         """Where the entry of these samples and variants is, or would be."""
         digest = hashlib.sha256(f"gpu-reml packed {FORMAT} {bits} {type(file).__name__}".encode())
         for source in file.paths:

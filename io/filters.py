@@ -25,7 +25,7 @@ from ..ops.packing import count_codes
 from ..ops.quality import hardy_weinberg, missing_per_sample
 from .content import read_content
 from .errors import InputError
-from .genotypes import GenotypeFile
+from .genotype_file import GenotypeFile
 from .rows import selected, stretches
 
 _UNTESTED = frozenset(["X", "Y", "MT"])

@@ -10,7 +10,8 @@ from scipy import sparse
 from ..ops.backend import make_products
 from ..ops.genotypes import CALL_BITS, items_per_row
 from .errors import InputError
-from .genotypes import GenotypeFile, load_genotypes
+from .genotype_file import GenotypeFile
+from .genotypes import load_genotypes
 from .harmonise import Matching
 from .ids import first_ids, locate
 from .model import FixedTerms, Model, Scale

@@ -76,11 +76,20 @@ def test_a_fit_knows_no_study():
     assert not [other for other in imports_of(ROOT / "reml" / "fit.py") if layer_of(other) == "reml.studies"]
 
 
-def test_modules_of_reml_do_not_import_each_other_in_a_circle():
+def test_groups_of_flags_know_no_command_and_commands_not_each_other():
+    paths = {folder: sorted((ROOT / folder).glob("*.py")) for folder in ("cli/flags", "cli")}
+    known = {other for path in paths["cli/flags"] for other in imports_of(path) if not other.startswith("cli.flags.")}
+    assert known <= {"cli.numbers", "cli.parser", "cli.wording", "ops.cuda.driver"}
+    commands = {"cli.reml", "cli.gwas_run", "cli.sparse_run", "cli.relax_run"}
+    assert not [path.name for path in paths["cli"] if path.stem.endswith("_run") and imports_of(path) & commands]
+
+
+@pytest.mark.parametrize("folder", ["reml", "io", "cli"])
+def test_modules_of_a_folder_do_not_import_each_other_in_a_circle(folder):
     left = {
         module: imports_of(ROOT.joinpath(*module.split(".")).with_suffix(".py"))
-        for module in modules_below("reml")
-        if module != "reml.__init__"
+        for module in modules_below(folder)
+        if module != f"{folder}.__init__"
     }
     while leaves := [module for module, others in left.items() if not others & left.keys()]:
         left = {module: others for module, others in left.items() if module not in leaves}
