@@ -170,6 +170,8 @@ def device_shape(sizes: Sizes, num_gpus: int) -> Shape:
     weights = -(-sizes.num_weights // num_gpus)
     per_variant = [*(layout.CONSTANTS if sizes.bits == 2 else layout.DOSAGE_CONSTANTS), 4]
     constants = [*(size * sum(share) for size in per_variant), *(size * weights for size in WEIGHT_BYTES)]
+    if sizes.num_weights > sizes.num_variants:  # components that overlap may be multiplied side by side
+        constants += [4 * sum(share) * sizes.num_components, 4 * sum(share)]
     blocks = -(-min(sizes.block_bytes, RESIDENT_WEIGHTS) // num_gpus)
     held = sum(map(size_class, constants)) + (size_class(blocks) if blocks else 0)
     return Shape(sizes.num_samples, share, layout.PITCH, layout.ROWS, held, sizes.bits)

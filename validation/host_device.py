@@ -1,7 +1,7 @@
 """A device made of NumPy, for checking the device backend's logic where there is no device.
 
 It keeps a device's rules: memory that was not written is poison, copies happen only when something waits for them (so a
-buffer that is filled again too early shows), and every array that crosses to the host is recorded.
+buffer that is filled again too early shows), and every array that crosses to the host or from it is recorded.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,8 @@ class PendingCopy:
 class HostDevice:
     """Implements :class:`~gpu_reml.ops.device.interface.Device` with float64 arithmetic and float32 results.
 
-    memory: bytes that the device has.  ``downloaded``: shapes that crossed to the host.
+    memory: bytes that the device has.  ``downloaded`` and ``uploaded``: shapes that crossed to the host and from it,
+    genotypes left out.
     """
 
     pitch_alignment = 64
@@ -51,6 +52,7 @@ class HostDevice:
         self.label, self._memory, self._given = label, memory, 0
         self.pool = PoisonedPool(self._allocate, limit, self._count_again)
         self.downloaded: list[tuple[int, ...]] = []
+        self.uploaded: list[tuple[int, ...]] = []
         self._decoded: dict = {}
 
     def _allocate(self, num_bytes: int) -> np.ndarray:
@@ -64,6 +66,7 @@ class HostDevice:
     # memory
 
     def upload(self, host: np.ndarray) -> np.ndarray:
+        self.uploaded.append(host.shape)
         array = self.pool.array(host.shape, host.dtype)
         array[...] = host
         return array

@@ -19,7 +19,7 @@ from .block import DeviceBlock, ShardedBlock
 from .block_weights import BlockProducts, require_rows
 from .interface import Array, Device, Selection
 from .pool import size_class
-from .store import Store, padded, pieces, pitch
+from .store import Piece, Store, padded, pieces, pitch
 
 TILE_COLUMNS = 8  # columns are multiplied by eights: fewer cost the same
 PRODUCT_COLUMNS = 512  # of a product at once: from there on it is bound by arithmetic, even while genotypes stream
@@ -111,7 +111,7 @@ class DeviceProducts(BlockProducts):
         """Z U, or Z diag(w) U for weights w (m,), (m, k) -> (n, k); half a pass."""
         require_rows("U", U, self.num_variants)
         w = np.ones(self.num_variants) if w is None else np.asarray(w, np.float64)
-        return self._grouped(self.features(U), sparse.csc_array(w[:, None]))[0]
+        return self._grouped(self.features(U), sparse.csc_array(w[:, None]), {})[0]
 
     def weighted(self, B, w) -> DeviceBlock:
         """Z W Z' B, (n, k) -> (n, k); W is diag(w) for weights w (m,), or a :class:`BlockWeights`; one pass.
@@ -159,62 +159,75 @@ class DeviceProducts(BlockProducts):
         """G blocks (n, k): Z diag(W_g) U for every column g of ``weights`` (m, G), from U (m, k); half a pass.
 
         Cost: the smaller of k columns for every entry of ``weights`` and G k columns for every variant, by eights.
+        Weights cross to the devices once, and stay there until others come.
         """
         require_rows("U", U, self.num_variants)
         if weights.shape[0] != self.num_variants:
             raise ValueError(f"weights: expected ({self.num_variants}, G), found {weights.shape}")
-        return self._grouped(self.features(U), sparse.csc_array(weights).sorted_indices())
+        return self._grouped(self.features(U), weights, self._placed)
 
-    def _grouped(self, U: ShardedBlock, weights: sparse.csc_array) -> list[DeviceBlock]:
+    def _grouped(self, U: ShardedBlock, weights: sparse.spmatrix, kept: dict) -> list[DeviceBlock]:
+        """kept: weights of earlier calls on the devices, in whose place these are left."""
         if not U.shape[1]:
             return [DeviceBlock.zeros(self.lead, self.num_samples, 0) for _ in range(weights.shape[1])]
-        parts = self._each_with(U.parts, lambda shard, part: self._group_sums(shard, part, weights))
+        parts = self._each_with(U.parts, lambda shard, part: self._group_sums(shard, part, weights, kept))
         return [self._summed(list(blocks)) for blocks in zip(*parts, strict=True)]
 
-    def _group_sums(self, shard: Shard, U: DeviceBlock, weights: sparse.csc_array) -> list[DeviceBlock]:
+    def _group_sums(self, shard: Shard, U: DeviceBlock, weights: sparse.spmatrix, kept: dict) -> list[DeviceBlock]:
         """The shard's part of every group, in the cheaper of two ways."""
         k, G = U.shape[1], weights.shape[1]
         together = self.num_variants * padded(G * k, TILE_COLUMNS)
         one_by_one = weights.nnz * padded(k, TILE_COLUMNS)
-        return self._spread_sums(shard, U, weights) if together < one_by_one else self._listed_sums(shard, U, weights)
+        place, sums = (self._spread, self._spread_sums) if together < one_by_one else (self._lists, self._listed_sums)
+        key = place.__name__, shard.store.first
+        if kept.get(key, (None, None))[0] is not weights:
+            kept.pop(key, None)  # before room is asked for those in its place
+            columns = sparse.csc_array(weights).sorted_indices()
+            kept[key] = weights, {piece.start: place(shard, piece, columns[piece.rows]) for piece in shard.store.pieces}
+        return sums(shard, U, kept[key][1], G)
 
-    def _spread_sums(self, shard: Shard, U: DeviceBlock, weights: sparse.csc_array) -> list[DeviceBlock]:
+    def _spread(self, shard: Shard, piece: Piece, weights: sparse.csc_array) -> tuple[DeviceBlock, Selection]:
+        """Weights of a piece (b, G) as a block on the device, and what selects all of its variants alike."""
+        ones = shard.factor(self.genotypes, np.ones(weights.shape[0]), piece.rows)
+        return DeviceBlock.upload(shard.device, weights.toarray()), Selection(None, ones)
+
+    def _spread_sums(self, shard: Shard, U: DeviceBlock, placed: dict, G: int) -> list[DeviceBlock]:
         """Groups side by side: columns W_g U for several g are one right-hand side of all variants."""
         device, store, k = shard.device, shard.store, U.shape[1]
         batch = max(1, SPREAD_COLUMNS // k)
-        batches = [range(g, min(g + batch, weights.shape[1])) for g in range(0, weights.shape[1], batch)]
+        batches = [range(g, min(g + batch, G)) for g in range(0, G, batch)]
         sums = [DeviceBlock.zeros(device, self.num_samples, k * len(groups)) for groups in batches]
         for variants in store.variants():
-            block, size = weights[variants.rows], variants.stop - variants.start
+            W, alike = placed[variants.start]
             part = U.array[variants.start - store.first : variants.stop - store.first]
-            ones = Selection(None, shard.factor(self.genotypes, np.ones(size), variants.rows))
             for groups, out in zip(batches, sums, strict=True):
-                W = device.upload(block[:, groups].toarray().astype(np.float32))
-                right = device.pool.array((size, k * len(groups)), np.float32)
-                device.spread(part, W, right)
-                device.z(variants, right, ones, out.array)
+                some = W if len(batches) == 1 else W[:, groups.start : groups.stop]
+                right = device.pool.array((len(part), k * len(groups)), np.float32)
+                device.spread(part, some.array, right)
+                device.z(variants, right, alike, out.array)
         return [
             out[:, k * g : k * (g + 1)] for groups, out in zip(batches, sums, strict=True) for g in range(len(groups))
         ]
 
-    def _listed_sums(self, shard: Shard, U: DeviceBlock, weights: sparse.csc_array) -> list[DeviceBlock]:
+    def _lists(self, shard: Shard, piece: Piece, weights: sparse.csc_array) -> list[tuple[int, Selection]]:
+        """The groups with weight on variants of a piece, and what selects these."""
+        columns = ((g, *_column(weights, g)) for g in range(weights.shape[1]))
+        return [(g, self._selection(shard, piece, rows, w)) for g, rows, w in columns if len(rows)]
+
+    def _listed_sums(self, shard: Shard, U: DeviceBlock, placed: dict, G: int) -> list[DeviceBlock]:
         """Group by group: each adds up the variants that it has weight on."""
         device, store, k = shard.device, shard.store, U.shape[1]
-        out = [DeviceBlock.zeros(device, self.num_samples, k) for _ in range(weights.shape[1])]
+        out = [DeviceBlock.zeros(device, self.num_samples, k) for _ in range(G)]
         for variants in store.variants():
-            block = weights[variants.rows]
             part = U.array[variants.start - store.first : variants.stop - store.first]
-            for g in range(weights.shape[1]):
-                rows, w = _column(block, g)
-                if len(rows):
-                    selection = self._selection(shard, variants, rows, w)
-                    device.z(variants, part, selection, out[g].array)
+            for g, selection in placed[variants.start]:
+                device.z(variants, part, selection, out[g].array)
         return out
 
-    def _selection(self, shard: Shard, variants, rows: np.ndarray, w: np.ndarray) -> Selection:
-        """Weights w of some rows of the variants: as they are when all are listed."""
-        factor = shard.factor(self.genotypes, w, variants.start + rows)
-        if len(rows) == variants.stop - variants.start:
+    def _selection(self, shard: Shard, piece: Piece, rows: np.ndarray, w: np.ndarray) -> Selection:
+        """Weights w of some rows of a piece: as they are when all are listed."""
+        factor = shard.factor(self.genotypes, w, piece.start + rows)
+        if len(rows) == piece.stop - piece.start:
             return Selection(None, factor)
         return Selection(shard.device.upload(rows.astype(np.int32)), factor)
 

@@ -26,6 +26,10 @@ class Piece(NamedTuple):
     part: int
     first: int
 
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
+
 
 def pieces(
     genotypes: PackedGenotypes, width: int, rows: slice = slice(0, None), cuts: np.ndarray | None = None

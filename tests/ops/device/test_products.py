@@ -116,6 +116,26 @@ def test_inner_products_and_grams_of_features_equal_the_dense_ones(products, rng
     np.testing.assert_allclose(products.gram(FA, None, weights), np.einsum("jg,ja,jb->gab", W, FA, FA), atol=1e-9)
 
 
+@pytest.mark.parametrize("density", [0.2, 0.9], ids=["listed", "side by side"])
+@pytest.mark.parametrize("layout", ["in small pieces", "on two devices, streamed"])
+def test_weights_of_groups_cross_the_bus_once_until_others_come(cohort, rng, density, layout):
+    products = make(cohort[0], layout)
+    first, second = (sparse.csr_array(rng.random((M, 30)) * (rng.random((M, 30)) < density)) for _ in range(2))
+    U = products.features(rng.standard_normal((M, 3)).astype(np.float32))
+
+    def crossed(weights):
+        before = [len(shard.device.uploaded) for shard in products.shards]
+        for found, column in zip(products.grouped(U, weights), weights.T.toarray(), strict=True):
+            assert_close(found, cohort[1] @ (column[:, None] * np.asarray(U)), TOLERANCE)
+        shapes = [s for shard, i in zip(products.shards, before, strict=True) for s in shard.device.uploaded[i:]]
+        return [shape for shape in shapes if shape[0] != N]  # sums over devices visit the first
+
+    assert crossed(first) and not crossed(first)
+    np.asarray(products.z(U, rng.random(M)))
+    assert not crossed(first)
+    assert crossed(second) and not crossed(second)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kernels", ["portable", pytest.param("tensor", marks=pytest.mark.device)])
 def test_products_on_cuda_equal_those_of_the_dense_matrix(rng, kernels):
