@@ -42,6 +42,8 @@ SETTLED_DECREMENT = 0.0625
 LOGLIK_SETTLED = 0.01
 # A run takes at most so many Lanczos steps.
 MOST_STEPS = 400
+# So many times the probes that errors ask for are taken, since few probes know their errors by chance.
+MARGIN = 1.15
 # Probes are added at most so many times.
 MOST_ROUNDS = 4
 # The law of the likelihood-ratio statistic of one variance at zero is this mixture of chi-squares with 0 and 1
@@ -255,7 +257,7 @@ def judged(cohort: Cohort, traits: Traits, at: Settling, settings: FitSettings) 
     constrain = settings.constrain
     thetas = [spectral.maximise(spectrum, settings.residual_floor, constrain=constrain) for spectrum in spectra]
     num_deep = len(at.run.state.norms2) - num_lead
-    records, settled, last = [], k > 1, []
+    records, settled, last = [], True, []  # not at the first step, whose log-likelihood has none before it
     for which, (spectrum, theta) in enumerate(zip(spectra, thetas, strict=True)):
         value, ai = spectral.loglik(spectrum, theta), spectral.average_information(spectrum, theta)
         before, value_before = at.last[which] or (theta, np.inf)
@@ -323,10 +325,10 @@ def probes_wanted(found: list[Found], steps: int, spectra: ProbeSpectra, availab
         return tuple(min(available, max(LEAST_PROBES, 2 * count)) for count in now)
     a = worst.ratio_of_deep**2 * spectra.num_deep
     b = max(worst.ratio**2 - worst.ratio_of_deep**2, 0) * spectra.num_probes
-    common = 1.15 * (np.sqrt(a * steps) + np.sqrt(b)) / target**2
+    common = MARGIN * (np.sqrt(a * steps) + np.sqrt(b)) / target**2
     deep = min(available, max(now[0], int(np.ceil(common * np.sqrt(a / steps)))))
     every = min(available, max(now[1], deep, int(np.ceil(common * np.sqrt(b)))))
-    return (deep, every) if (deep, every) != now else (min(available, deep + 4), min(available, every + 4))
+    return deep, every
 
 
 def further_probes(

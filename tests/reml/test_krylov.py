@@ -11,6 +11,7 @@ from gpu_reml.reml import (
     Hooks,
     ProbeSettings,
     SolverSettings,
+    Status,
     draw_probes,
     exact_probes,
     fit,
@@ -156,8 +157,10 @@ def test_a_long_run_reports_every_record_once():
     y = vectors @ (np.sqrt(np.logspace(-3, 3, 400) + 0.3) * rng.standard_normal(400))
     reported = []
     found = fit(y, np.ones((400, 1)), [K], draw_probes(400, 64), callback=reported.append)
-    assert found.history[-1].iteration > 24
+    steps = np.array([record.iteration for record in found.history])
     assert tuple(reported) == found.history
+    # the eigendecompositions of a step cost its square, so that not every step of a long run is looked at
+    assert steps[-1] > 30 and set(range(1, 25)) <= set(steps) and not (steps[steps > 24] % 4).any()
 
 
 @pytest.mark.parametrize(("deep", "every"), [(9, 20), (4, 20), (4, 11)])
@@ -181,3 +184,48 @@ def test_very_few_probes_come_near_the_exact_answer_and_say_what_is_known_of_the
     assert found.converged and found.num_probes == most and not found.mc_target_met
     assert (np.abs(found.theta - exact.theta) < 0.5 * exact.se).all()
     assert np.isnan(found.mc_se).all()
+
+
+@pytest.mark.parametrize("seed", [5, 7])
+def test_few_probes_of_a_wrong_error_are_added_to_until_the_target_is_met(seed, monkeypatch):
+    """Four probes hardly know their error, so that what they ask for falls short and more rounds are needed."""
+    rounds, real = [], krylov.further_probes
+    monkeypatch.setattr(krylov, "further_probes", lambda *args: rounds.append(args) or real(*args))
+    cohort = make_cohort(200, 300, 1, seed=seed)
+    settings = FitSettings(probes=ProbeSettings(first=4, mc_target=0.03))
+    found = fit(cohort.y, cohort.X, covariance_of(cohort), draw_probes(200, 4000, seed=seed), settings)
+    assert found.mc_target_met and 2 <= len(rounds) <= 3
+    assert found.num_probes < 4000
+
+
+def test_a_run_goes_on_until_the_log_likelihood_has_settled_however_loose_the_tolerance_of_theta():
+    rng = np.random.default_rng(2)
+    vectors = np.linalg.qr(rng.standard_normal((150, 150)))[0]
+    K = (vectors * (20 / np.arange(1, 151.0))) @ vectors.T
+    K = (K + K.T) / 2
+    y = np.linalg.cholesky(K * 75 / np.trace(K) + 0.5 * np.eye(150)) @ rng.standard_normal(150)
+    expected = fit_exact(y, np.ones((150, 1)), K)
+    found = fit(y, np.ones((150, 1)), K, exact_probes(150), FitSettings(tol=0.9))
+    assert abs(found.loglik - expected.loglik) < 0.02
+
+
+def test_a_run_that_uses_up_the_space_has_converged_and_one_that_is_cut_has_not(monkeypatch):
+    rng = np.random.default_rng(0)
+    vectors = np.linalg.qr(rng.standard_normal((9, 9)))[0]
+    K = (vectors * np.logspace(-2, 2, 9)) @ vectors.T
+    arguments = (rng.standard_normal(9), np.ones((9, 1)), (K + K.T) / 2, exact_probes(9), FitSettings(tol=1e-30))
+    found = fit(*arguments)
+    assert found.status is Status.CONVERGED and found.history[-1].iteration == 8
+    monkeypatch.setattr(krylov, "MOST_STEPS", 5)
+    found = fit(*arguments, strict=False)
+    assert found.status is Status.SOLVER_STALLED and found.history[-1].iteration == 5
+
+
+def test_eigenvalues_of_two_sizes_leave_no_moment_of_degree_two_to_correct():
+    """K of households is a multiple of a projection, so that its square tells what it tells itself."""
+    rng = np.random.default_rng(1)
+    K = np.kron(np.eye(60), np.ones((3, 3)))
+    y = np.repeat(rng.standard_normal(60), 3) + rng.standard_normal(180)
+    expected = fit_exact(y, np.ones((180, 1)), K)
+    found = fit(y, np.ones((180, 1)), K, draw_probes(180, 64))
+    assert (np.abs(found.theta - expected.theta) <= 1e-6 * expected.se).all() and (found.mc_se < 1e-6 * found.se).all()
