@@ -15,7 +15,7 @@ from numba.core import registry
 
 from .compile import parallel
 from .cpu_amx_tiles import PAIR, ROW
-from .cpu_sums import Kernels, aligned_zeros, lay_group
+from .cpu_sums import PIECE, Kernels, aligned_zeros, lay_group
 from .integers import Integers
 
 FEATURES = {"+amx-tile", "+amx-int8"}
@@ -44,12 +44,10 @@ def permitted() -> bool:
     return ctypes.CDLL(None).syscall(*request) == 0
 
 
-def lay_samples(integers: Integers, width: int) -> np.ndarray:
-    """(steps, vectors, 16, 64) int8: of 16 groups of samples, four bytes of each of 16 columns."""
-    n, k = integers.values.shape
-    pieces = max(1, -(-n // (16 * width)))
-    digits = _zeros(pieces * width // 4, k * integers.digits)
-    _lay_samples(integers.values, integers.digits, width, digits.view(np.uint32))
+def lay_samples(integers: Integers, room: int) -> np.ndarray:
+    """(room / 4, vectors, 16, 64) int8: of 16 groups of samples, four bytes of each of 16 columns."""
+    digits = _zeros(room // 4, integers.values.shape[1] * integers.digits)
+    _lay_samples(integers.values, integers.digits, room, digits.view(np.uint32))
     return digits
 
 
@@ -66,13 +64,14 @@ def _zeros(steps: int, columns: int) -> np.ndarray:
 
 
 @parallel
-def _lay_samples(values, digits, width, out):
+def _lay_samples(values, digits, room, out):
     """Group g of step s is place 16 s + g = (t, i) of a piece: samples 16 i + {t, 4 + t, 8 + t, 12 + t} of it."""
     for step in prange(len(out)):
         left = np.zeros((4, values.shape[1]), np.int32)
         words = np.zeros(16 * out.shape[1], np.uint32)
-        place = 16 * step
-        first, t = place // (4 * width) * width + place % width, place // width % 4
+        piece = step * 4 // PIECE * PIECE
+        width, place = min(PIECE, room - piece), 16 * step - 4 * piece
+        first, t = piece + place % width, place // width
         for g in range(16):
             lay_group(values, 16 * (first + g) + t, 4, left, digits, words)
             for v in range(out.shape[1]):

@@ -6,8 +6,6 @@ genotypes are decoded into a vector register and used at once by all columns of 
 Both directions work on blocks of variants that stay in cache between them.  Z'B is parallel over variants, Z U over
 samples, and every number is summed in an order fixed by the shapes: results do not depend on the number of threads.
 Sums run over at most ``CHUNK_WORDS`` words or ``RUN`` variants before they join a total, which bounds rounding.
-
-Edit this file, if only its date, after :mod:`gpu_reml.ops.cpu_simd`: numba's cache looks at the kernels' own file.
 """
 
 import numba

@@ -7,8 +7,11 @@ tile and digits is VNNI (:mod:`gpu_reml.ops.cpu_vnni`) or AMX (:mod:`gpu_reml.op
 Z'B: rows of a tile are variants; word (t, i) of a row holds samples 16 i + {t, 4 + t, 8 + t, 12 + t} of a piece, which
 two instructions take from sixteen packed genotypes.  Z V: rows are samples; a word holds four variants.
 
-:mod:`gpu_reml.ops.integers` says what the sums are for.  Edit this file, if only its date, after those whose compiled
-functions it calls: numba's cache looks at the kernels' own file.
+A missing call is decoded as 1, and what it should not have added is taken off: the words that miss calls are noted in
+vectors while they are decoded, and the integers of the calls in them added up.  Where a variant misses many, a tile of
+0 and 1 is multiplied, as counts are.  Both sums are exact, so the choice changes no bit.
+
+:mod:`gpu_reml.ops.integers` says what the sums are for.
 """
 
 import math
@@ -26,12 +29,13 @@ from .cpu_vnni_dot import multiply
 from .integers import MEAN_STEPS, SLAB, Integers
 
 HEIGHT = 96  # most variants of a tile of Z'B: a multiple of every kind's row step
-SAMPLES = 192  # of a tile of Z V: a multiple of every row step, and of the samples that a vector of bytes has
+VECTORS = 3  # most vectors of 16 bytes of one variant, 64 samples, in a tile of Z V
+SLACK = 32  # rows that a register tile may reach past the last one
 PIECE = 128  # most words of 16 packed genotypes of one tile's row: 2,048 samples
 DEPTH = 1024  # variants of one tile of Z V
 DENSE, OVERHEAD = 1 / 22, 4.5  # from what share of calls missing on masks are multiplied: see _how_missing
 ONE = np.uint64(1)
-ROOM = 64  # variants that are noted for a sample before their integers are added; at least SAMPLES // 4
+ROOM = 64  # variants that are noted for a sample before their integers are added; at least 16 VECTORS
 
 
 class Kernels(NamedTuple):
@@ -39,7 +43,7 @@ class Kernels(NamedTuple):
 
     instruction: str  # the processor's name for what has it
     available: Callable[[], bool]  # whether this processor, and the system, let this process use it
-    lay_samples: Callable[[Integers, int], np.ndarray]  # digits of (n, k) for pieces of so many words of 16 samples
+    lay_samples: Callable[[Integers, int], np.ndarray]  # digits of (n, k) for so many words of 16 samples
     lay_variants: Callable[[Integers], np.ndarray]  # digits of (b, k)
     row_step: int  # rows of its register tiles divide it
     tiles: bool = False  # whether its registers are tiles, which each thread configures
@@ -49,12 +53,10 @@ class SampleDigits:
     """Integers of a block (n, k) laid out for Z'B: made once for all variants."""
 
     def __init__(self, integers: Integers, kernels: Kernels):
-        words = -(-len(integers.values) // 16)
-        pieces = max(1, -(-words // PIECE))
         self.integers, self.kernels, self.num_samples = integers, kernels, len(integers.values)
+        self.room = -(-self.num_samples // 256) * 16  # words of 16 samples, in whole vectors
         self.values = _in_vectors(integers.values, more=3)  # a byte has room for 3 samples after the last
-        self.width = 16 * max(1, -(-words // (16 * pieces)))  # whole vectors
-        self.digits = kernels.lay_samples(integers, self.width)
+        self.digits = kernels.lay_samples(integers, self.room)
         self.totals = integers.values.sum(axis=0, dtype=np.int64)
 
 
@@ -80,7 +82,7 @@ def zt_sums(calls: Calls, samples: SampleDigits, out: np.ndarray) -> None:
         samples.totals,
         samples.digits,
         q.digits,
-        samples.width,
+        samples.room,
         _even_height(len(calls.packed), kernels.row_step),
         _configuration(kernels),
         out,
@@ -106,6 +108,7 @@ def add_z_sums(calls: Calls, integers: Integers, kernels: Kernels, out: np.ndarr
         kernels.lay_variants(integers),
         kernels.lay_variants(masks._replace(values=masks.values[dense])),
         integers.digits,
+        _shares(calls.packed.shape[1]),
         _configuration(kernels),
         out,
     )
@@ -162,6 +165,12 @@ def _even_height(rows: int, step: int) -> int:
     return max(step, math.ceil(rows / tasks / step) * step)
 
 
+def _shares(nbytes: int) -> tuple[int, int]:
+    """(tasks, vectors) of a row's bytes in tiles of Z V, so that every thread has as many."""
+    vectors, threads = -(-nbytes // 16), numba.get_num_threads()
+    return min(vectors, threads * math.ceil(vectors / (VECTORS * threads))), vectors
+
+
 @compiled
 def lay_group(values, first, step, left, digits, out):
     """out[d k + c] = digit d of column c of four rows of integers, a byte each; rows after the last are 0."""
@@ -182,13 +191,12 @@ def lay_group(values, first, step, left, digits, out):
 
 
 @compiled
-def _multiply_rows(config, tile, height, digits, piece, sums):
-    """sums (variants, columns) += a piece of the counts (variants, words) of ``height`` variants times its digits."""
-    words = tile.shape[1]
+def _multiply_rows(config, tile, height, digits, place, words, sums):
+    """sums (variants, columns) += the first words of the tile's first rows times the digits from group ``place`` on."""
     if config is None:
-        multiply(tile, 4 * words, 4, height, digits, piece * words, words, sums)
+        multiply(tile, 4 * tile.shape[1], 4, height, digits, place, words, sums)
     else:
-        multiply_rows(tile[: (height + PAIR - 1) // PAIR * PAIR], digits, piece * words // 16, words // 16, sums)
+        multiply_rows(tile[: (height + PAIR - 1) // PAIR * PAIR], digits, place // 16, words // 16, sums)
 
 
 @compiled
@@ -246,7 +254,7 @@ def _add_totals(sums, k, digits, out):
 
 @parallel
 def _zt(  # noqa: PLR0913 - a kernel takes arrays and numbers
-    packed, mean, inv_sd, how, values, scale, totals, digits, num_digits, width, height, config, out
+    packed, mean, inv_sd, how, values, scale, totals, digits, num_digits, room, height, config, out
 ):
     b, nbytes = packed.shape
     columns = digits.shape[1] * digits.shape[2]
@@ -254,21 +262,24 @@ def _zt(  # noqa: PLR0913 - a kernel takes arrays and numbers
         first = task * height
         rows = np.arange(first, min(first + height, b))
         dense = rows[how[rows] == MASKS]
-        tile = _zeros(height * 4 * width).reshape((height, 4 * width))
+        pitch = (
+            4 * min(PIECE, room) + 16
+        )  # an odd number of cache lines, so that rows do not share a few sets of a cache
+        tile = _zeros(height * pitch).reshape((height, pitch))
         sums = _zeros(height * columns).view(np.int32).reshape((height, columns))
         mask_room = height if len(dense) else 0
         mask_sums = _zeros(mask_room * columns).view(np.int32).reshape((mask_room, columns))
         missing = np.zeros((len(rows), values.shape[1]), np.int64)
-        lost = np.empty(height * width + 16, np.uint32)
+        lost = np.empty(height * PIECE + 16, np.uint32)
         configure(config)
-        for start in range(0, nbytes, 4 * width):
-            piece, length = start // (4 * width), min(4 * width, nbytes - start)
-            noted = _decode_rows(packed, rows, how, start, length, tile, lost, False)
-            _add_found(lost, noted, values, 4 * start, missing)
-            _multiply_rows(config, tile, height, digits, piece, sums)
+        for word in range(0, room, PIECE):
+            part = (4 * word, min(4 * PIECE, nbytes - 4 * word), min(PIECE, room - word))
+            noted = _decode_rows(packed, rows, how, part, tile, lost, False)
+            _add_found(lost, noted, values, 16 * word, missing)
+            _multiply_rows(config, tile, height, digits, 4 * word, 4 * part[2], sums)
             if len(dense):
-                _decode_rows(packed, dense, how, start, length, tile, lost, True)
-                _multiply_rows(config, tile, len(dense), digits, piece, mask_sums)
+                _decode_rows(packed, dense, how, part, tile, lost, True)
+                _multiply_rows(config, tile, len(dense), digits, 4 * word, 4 * part[2], mask_sums)
         release(config)
         for i in range(len(dense)):
             _add_totals(mask_sums[i], out.shape[1], num_digits, missing[dense[i] - first])
@@ -288,21 +299,21 @@ def _write_features(mean, inv_sd, scale, totals, rows, sums, missing, num_digits
 
 
 @compiled
-def _decode_rows(packed, rows, how, start, length, tile, lost, masks):
-    """Counts of ``length`` bytes of variants ``rows`` from byte ``start`` on, or masks, as rows of the tile.
+def _decode_rows(packed, rows, how, part, tile, lost, masks):
+    """Counts, or masks, of variants ``rows`` as rows of the tile; ``part``: first byte, how many, their words.
 
     Notes have the row times PIECE and the word in it in their upper half.  Returns how many there are.
     """
-    nbytes, width, noted = packed.shape[1], tile.shape[1] // 4, 0
+    (start, length, width), nbytes, pitch, noted = part, packed.shape[1], tile.shape[1], 0
     whole, end = length // 64, np.full(64, 0xFF, np.uint8)
     for r in range(len(rows)):
         what = MASKS if masks else NOTES if how[rows[r]] == NOTES else COUNTS
-        where, place = (r * 4 * width, width, r * PIECE), rows[r] * nbytes + start
+        where, place = (r * pitch, width, r * PIECE), rows[r] * nbytes + start
         noted = decode_words(packed, place, tile, where, whole, lost, noted, what)
         if length % 64:
             for i in range(length % 64):
                 end[i] = packed[rows[r], start + 64 * whole + i]
-            where = (r * 4 * width + 16 * whole, width, r * PIECE + 16 * whole)
+            where = (r * pitch + 16 * whole, width, r * PIECE + 16 * whole)
             noted = decode_words(end, 0, tile, where, 1, lost, noted, what)
     return noted
 
@@ -362,17 +373,18 @@ def _take_means(values, mean, rests, totals):
 
 @parallel
 def _z(  # noqa: PLR0913 - a kernel takes arrays and numbers
-    packed, rows, dense, how, rests, total_means, scale, digits, mask_digits, num_digits, config, out
+    packed, rows, dense, how, rests, total_means, scale, digits, mask_digits, num_digits, shares, config, out
 ):
-    nbytes, quarter = packed.shape[1], SAMPLES // 4
-    for task in prange((len(out) + SAMPLES - 1) // SAMPLES):
-        first = task * quarter
-        length = min(quarter, nbytes - first)
-        tile = _zeros(DEPTH * quarter).reshape((DEPTH // 4, 4, quarter))
+    nbytes, (tasks, vectors) = packed.shape[1], shares
+    for task in prange(tasks):
+        first, last = 16 * (vectors * task // tasks), 16 * (vectors * (task + 1) // tasks)
+        quarter, length = last - first, min(last, nbytes) - first
+        samples = 4 * quarter
+        tile = _zeros(DEPTH * quarter + SLACK)[: DEPTH * quarter].reshape((DEPTH // 4, 4, quarter))
         lost = np.empty(DEPTH // 4 * quarter + 16, np.uint32)
-        missing = np.zeros((SAMPLES, rests.shape[1]), np.int64)
-        noted, counts = np.empty((SAMPLES, ROOM), np.uint16), np.zeros(SAMPLES, np.int64)
-        sums = _sums_room(digits)
+        missing = np.zeros((samples, rests.shape[1]), np.int64)
+        noted, counts = np.empty((samples, ROOM), np.uint16), np.zeros(samples, np.int64)
+        sums = _sums_room(samples, digits)
         across = _room_across(config, sums)
         configure(config)
         for start in range(0, len(rows), DEPTH):
@@ -382,10 +394,10 @@ def _z(  # noqa: PLR0913 - a kernel takes arrays and numbers
             _multiply_columns(config, tile, digits, start, groups, across)
         release(config)
         _turn(config, across, sums)
-        for r in range(SAMPLES):
+        for r in range(samples):
             _add_rows(rests, 0, noted, r * ROOM, counts[r], missing, r * rests.shape[1])
         if len(dense):
-            mask_sums = _sums_room(mask_digits)
+            mask_sums = _sums_room(samples, mask_digits)
             across = _room_across(config, mask_sums)
             configure(config)
             for start in range(0, len(dense), DEPTH):
@@ -394,7 +406,7 @@ def _z(  # noqa: PLR0913 - a kernel takes arrays and numbers
                 _multiply_columns(config, tile, mask_digits, start, groups, across)
             release(config)
             _turn(config, across, mask_sums)
-            for r in range(SAMPLES):
+            for r in range(samples):
                 _add_totals(mask_sums[r], out.shape[1], num_digits + 1, missing[r])
         _add_samples(total_means, scale, first, sums, missing, num_digits, out)
 
@@ -402,9 +414,9 @@ def _z(  # noqa: PLR0913 - a kernel takes arrays and numbers
 @compiled
 def _add_samples(total_means, scale, first, sums, missing, num_digits, out):
     """Add to rows of Z V what a chunk of variants sums to, for the samples of a tile from byte ``first`` on."""
-    counted = np.empty(len(scale))
-    for r in range(SAMPLES):
-        sample = 4 * (first + r % (SAMPLES // 4)) + r // (SAMPLES // 4)
+    counted, quarter = np.empty(len(scale)), len(sums) // 4
+    for r in range(len(sums)):
+        sample = 4 * (first + r % quarter) + r // quarter
         if sample < len(out):
             _totals(sums[r], num_digits, counted)
             for c in range(len(scale)):
@@ -413,10 +425,10 @@ def _add_samples(total_means, scale, first, sums, missing, num_digits, out):
 
 
 @compiled
-def _sums_room(digits):
-    """Zeros (samples of a tile, columns) for sums with these digits."""
+def _sums_room(samples, digits):
+    """Zeros (samples, columns) for sums with these digits, and room after them."""
     columns = digits.shape[1] * digits.shape[2]
-    return _zeros(SAMPLES * columns).view(np.int32).reshape((SAMPLES, columns))
+    return _zeros((samples + SLACK) * columns).view(np.int32).reshape((samples + SLACK, columns))[:samples]
 
 
 @compiled

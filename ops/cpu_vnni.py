@@ -8,7 +8,7 @@ import numpy as np
 from numba import prange
 
 from .compile import parallel
-from .cpu_sums import Kernels, aligned_zeros, lay_group
+from .cpu_sums import PIECE, Kernels, aligned_zeros, lay_group
 from .cpu_vnni_dot import lanes
 from .integers import Integers
 
@@ -20,12 +20,11 @@ def available() -> bool:
     return lanes() > 0
 
 
-def lay_samples(integers: Integers, width: int) -> np.ndarray:
-    """(groups, vectors, lanes, 4) int8: of a group of four samples, four bytes of each column."""
-    n, k = integers.values.shape
-    pieces = max(1, -(-n // (16 * width)))
-    digits = aligned_zeros(pieces * 4 * width, _num_vectors(k, integers.digits), lanes(), 4)
-    _lay_samples(integers.values, integers.digits, width, _words(digits))
+def lay_samples(integers: Integers, room: int) -> np.ndarray:
+    """(4 room, vectors, lanes, 4) int8: of a group of four samples, four bytes of each column."""
+    k = integers.values.shape[1]
+    digits = aligned_zeros(4 * room, _num_vectors(k, integers.digits), lanes(), 4)
+    _lay_samples(integers.values, integers.digits, room, _words(digits))
     return digits
 
 
@@ -47,13 +46,14 @@ def _num_vectors(k: int, digits: int) -> int:
 
 
 @parallel
-def _lay_samples(values, digits, width, out):
-    """Digits of samples (n, k) as words (pieces 4 width, lanes): group (t, i) of a piece is samples 16 i + 4 b + t."""
+def _lay_samples(values, digits, room, out):
+    """Digits of samples (n, k) as words (4 room, lanes): group (t, i) of a piece is its samples 16 i + 4 b + t."""
     n = len(values)
     for word in prange((n + 15) // 16):
         left = np.zeros((4, values.shape[1]), np.int32)
+        first = word // PIECE * PIECE
         for t in range(4):
-            place = (word // width * 4 + t) * width + word % width
+            place = 4 * first + t * min(PIECE, room - first) + word - first
             lay_group(values, 16 * word + t, 4, left, digits, out[place])
 
 
