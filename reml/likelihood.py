@@ -323,7 +323,7 @@ def score(
 
 def check_independent(preconditioner, probes: np.ndarray) -> None:
     """ValueError where a column of the sketch that a core was made from is among the probes: traces were biased."""
-    core = getattr(preconditioner, "core", preconditioner)
+    core = preconditioner.core if isinstance(preconditioner, Preconditioner) else preconditioner
     if not isinstance(core, ProjectedCore) or core.sketch is None:
         return
     for a, b in shared_columns(probes, core.sketch):
