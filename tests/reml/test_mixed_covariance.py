@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpu_reml.reml import (
+    Covariance,
     FitSettings,
     ScaledCovariance,
     as_covariance,
@@ -104,6 +105,29 @@ def test_a_class_of_the_members_of_covariance_stands_alone_in_a_list_and_beside_
     ]:
         expected, found = fit(y, X, dense, probes), fit(y, X, own, probes)
         np.testing.assert_allclose(found.theta, expected.theta, rtol=1e-5)
+
+
+class Derived(Covariance):
+    """The same by derivation, which needs no more than what has no default."""
+
+    block, apply, features, inner = Own.block, Own.apply, Own.features, Own.inner
+    gram, apply_each, apply_features = Own.gram, Own.apply_each, Own.apply_features
+
+    def __init__(self, K):
+        self.K, self.names, self.num_samples, self.num_components = K, ("derived",), len(K), 1
+        self.dtype, self.traces = np.float64, np.array([np.trace(K)])
+
+
+def test_a_class_that_derives_from_covariance_needs_only_what_has_no_default(cohort):
+    y, X, probes = cohort.y, cohort.X, exact_probes(150)
+    own, dense = Derived(cohort.Ks[0]), cohort.Ks[0]
+    assert as_covariance(own) is own and own.home != Derived(dense).home
+    np.testing.assert_allclose(fit(y, X, own, probes).theta, fit(y, X, dense, probes).theta, rtol=1e-6)
+    np.testing.assert_allclose(fit_exact(y, X, own).theta, fit_exact(y, X, dense).theta, rtol=1e-6)
+    two = [fit(y, X, [one, cohort.Ks[1]], probes).theta for one in (own, dense)]
+    np.testing.assert_allclose(*two, rtol=1e-5)
+    with pytest.raises(TypeError, match="abstract class Partial"):
+        type("Partial", (Covariance,), {})()
 
 
 def test_what_a_class_has_beyond_those_members_is_used_and_what_is_missing_is_named(cohort):
