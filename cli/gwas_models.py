@@ -192,8 +192,8 @@ def score_lines(
             heritability = "h2 without each chromosome"
         lines.append(
             f"{name}: {wanted} variants with p <= {p:g} by score{strongest} refined by generalised least squares at "
-            f"{heritability}{some} ({again.column_passes} column-passes of all traits, after {found.column_passes} of "
-            "the scan)"
+            f"{heritability}{some} ({again.column_passes} matrix-vector products for all traits, after "
+            f"{found.column_passes} of the scan)"
         )
     return lines
 

@@ -22,7 +22,7 @@ from .flags.smile import Smile
 from .gwas_models import Found, choose_solver, exactly, least_squares, scored
 from .inputs import Inputs, load_group
 from .methods import choose_method
-from .outputs import GWAS_FILES, check_outputs, named_outputs, outputs_of_traits, trait_prefix, write_samples
+from .outputs import GWAS_FILES, check_outputs, log_text, named_outputs, outputs_of_traits, trait_prefix, write_samples
 from .parser import CommandLine
 from .planned import Planned, check_all_traits, plan_group, planned_lines
 from .read import Tables, read_tables
@@ -129,19 +129,22 @@ def scan_group(tables: Tables, group: Group, planned: Planned, asked: Asked, con
     solver = "ols" if association.model == "ols" else choose_solver(inputs, association)
     null = choose_method(inputs, asked.analysis.estimation.method) if solver == "score" else None
     inputs = noted(inputs, asked.line, GWAS, Run(solver, 1, planned.backend, null))
+    plan = start_lines(inputs, asked, context["threads"])
     if not output.quiet:
-        print("\n".join(start_lines(inputs, asked, context["threads"])), flush=True)
+        print("\n".join(plan), flush=True)
     if solver == "ols":
         found = least_squares(inputs)
     elif solver == "exact":
         found = exactly(inputs, association, asked.analysis)
     else:
         found = scored(inputs, association, asked.analysis)
+    told = [f"method {found.method}", *found.lines]
     if not output.quiet:
-        print("\n".join([f"method {found.method}", *found.lines]), flush=True)
+        print("\n".join(told), flush=True)
     for text in found.warnings:
         print(text, flush=True)
     inputs.check_unchanged()
+    context = {**context, "log": [*plan, *told, *found.warnings]}
     for i, name in enumerate(inputs.phenotypes):
         prefix = trait_prefix(output.out, name, context["several"])
         write_trait(prefix, i, found, tables, inputs, asked, context)
@@ -196,7 +199,7 @@ def write_trait(
         for f, (file, rows) in enumerate(zip(files, tables.sources.rows, strict=True))
     ]
     record = {
-        "trait": name,
+        "phenotype": name,
         "method": found.method,
         **metadata(inputs, asked, context),
         "components": components,
@@ -206,9 +209,11 @@ def write_trait(
         **found.details[trait],
         "files": list(texts),
     }
+    summary = summary_line(name, scan, trait, inputs)
     texts[f"{prefix}.gwas_metadata.json"] = io.json_text(record)
+    texts[f"{prefix}.gwas.log"] = log_text("gpu-reml-gwas", [*context["log"], summary])
     io.write_all(texts)
-    print(summary_line(name, scan, trait, inputs))
+    print(summary)
     print(f"written: {prefix}{{{','.join(path.removeprefix(prefix) for path in texts)}}}", flush=True)
 
 
@@ -251,8 +256,8 @@ def metadata(inputs: Inputs, asked: Asked, context: dict[str, Any]) -> dict[str,
         "m": inputs.products.num_variants,
         "covariates": design.names,
         "rank": design.num_columns,
-        "samples_dropped": alignment.dropped_counts,
-        "filters": dict(inputs.filtered),
+        "samples": {"analysed": alignment.num_samples, "dropped": alignment.dropped_counts},
+        "filters": [{"filter": text, "removed": count} for text, count in inputs.filtered],
         "counted_allele": "A1",
         "missing_genotype": "mean",
         "p": "two-sided; log10p is -log10 p",

@@ -116,6 +116,12 @@ def load_group(tables: Tables, group: Group, planned: Planned, analysis: Analysi
     )
 
 
+def check_components(inputs: Inputs) -> None:
+    """Raises InputError for sets of variants whose variances no fit can tell apart."""
+    if inputs.components is not None:
+        io.check_independent(inputs.components, inputs.products.genotypes.inv_sd > 0)
+
+
 def notes_of(tables: Tables, group: Group) -> list[str]:
     """What was noticed in the files and lists, each thing once."""
     phenotypes = [phenotype for phenotype in tables.phenotypes if phenotype.name in group.phenotypes]

@@ -59,7 +59,10 @@ def check_merge(asked: Merge, analysis: Analysis) -> None:
     if analysis.estimation.by_moments:
         raise io.InputError(f"--merge: --method {analysis.estimation.method} has no average information; use another")
     if analysis.tests.lrt is not None:
-        raise io.InputError("--merge: its components are not known before; give --lrt with its component_spec.json")
+        raise io.InputError(
+            "--merge: which components there are is known after its first fit; run it without --lrt, then --lrt with "
+            "--component-spec OUT.component_spec.json, which has the components of its last fit"
+        )
     if asked.merge_ai_scale_mode == "full" and asked.merge_n_eff:
         raise io.InputError("--merge-n-eff: has no meaning with --merge-ai-scale-mode full; leave one of them out")
     beside = ("grm", "admix_q", "gxe", "dominance", "residual_weights", "residual_groups")

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,10 +27,10 @@ FURTHER = {  # flag of gpu-reml -> what it adds
     "prediction_pfile": ("prediction.tsv", "prediction_metadata.json"),
 }
 GRM_FILES = ("grm.bin", "grm.N.bin", "grm.id")
-GWAS_FILES = ("gwas.tsv", "gwas.tsv.gz", "gwas_metadata.json", "manhattan.svg", "qq.svg")
-SPARSE_FILES = ("summary.json", "history.json", "selected_snps.tsv", "path.tsv", "path.svg")
-RELAX_FILES = ("theta.npy", "var_components.npy", "theta_grad.npy", "history.json", "meta.json")
-PREDICTION_FILES = ("prediction.tsv", "prediction_metadata.json")
+GWAS_FILES = ("gwas.tsv", "gwas.tsv.gz", "gwas_metadata.json", "gwas.log", "manhattan.svg", "qq.svg")
+SPARSE_FILES = ("summary.json", "history.json", "selected_snps.tsv", "path.tsv", "path.svg", "sparse.log")
+RELAX_FILES = ("theta.npy", "var_components.npy", "theta_grad.npy", "history.json", "meta.json", "relax.log")
+PREDICTION_FILES = ("prediction.tsv", "prediction_metadata.json", "prediction.log")
 
 WRITTEN = ("out", "keep_out", "dropped_out", "save_model", "merge_out_dir", "cache")
 NO_PATHS = (
@@ -76,6 +77,11 @@ def named_outputs(output: Output) -> list[Written]:
 def outputs_of(suffixes: Sequence[str], prefixes: Iterable[tuple[str, str]]) -> list[Written]:
     """Files with these suffixes; ``prefixes``: each with what it is for."""
     return [Written(f"{prefix}.{suffix}", what) for prefix, what in prefixes for suffix in suffixes]
+
+
+def log_text(command: str, lines: Iterable[str]) -> str:
+    """A log: the command with its version, and what it printed."""
+    return "\n".join([f"{command} {version('gpu-reml')}", *lines]) + "\n"
 
 
 def trait_prefix(out: str, trait: str, several: bool) -> str:

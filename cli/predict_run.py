@@ -20,7 +20,7 @@ from .effects_files import scale_record
 from .flags.compute import Device
 from .flags.effects import Matching as MatchingFlags
 from .flags.predict import NewTables, Pieces, Predicted, PredictOutput
-from .outputs import PREDICTION_FILES, check_outputs, outputs_of
+from .outputs import PREDICTION_FILES, check_outputs, log_text, outputs_of
 from .parser import CommandLine
 from .sources import joined_variants, prefixes_of
 from .unused import PREDICT, Run, notes_on_flags
@@ -121,9 +121,11 @@ def predict_command(line: CommandLine) -> bool:
     found = predict(model, data, scoring)
     found = found._replace(notes=(*found.notes, *notes_on_flags(line, PREDICT, Run())))
     files = prediction_files(output.out, model, found, {"model_file": asked.model, "settings": line.values})
+    told = prediction_lines(model, found)
+    files[f"{output.out}.prediction.log"] = log_text("gpu-reml-predict", told)
     io.write_all(files)
     if not output.quiet:
-        print("\n".join([f"gpu-reml {version('gpu-reml')}", *prediction_lines(model, found)]))
+        print("\n".join([f"gpu-reml-predict {version('gpu-reml')}", *told]))
         print(f"written: {output.out}{{{','.join(path.removeprefix(output.out) for path in files)}}}", flush=True)
     return True
 
@@ -341,7 +343,10 @@ def prediction_files(prefix: str, model: Model, found: Prediction, context: dict
             "every component times what multiplies it",
             "y_pred": "fixed_effect + random_effect",
         },
-        "samples_dropped": {str(k): int(v) for k, v in found.dropped["reason"].value_counts().items()},
+        "samples": {
+            "predicted": len(found.samples),
+            "dropped": {str(k): int(v) for k, v in found.dropped["reason"].value_counts().items()},
+        },
         "variants": {
             "in_model": found.matching.num_model,
             "matched": found.matching.num_matched,

@@ -17,7 +17,7 @@ class Progress:
     def __init__(self, tol: float, screen: Screen):
         self._tol, self._verbose = tol, screen.verbose
         self._bar = tqdm(
-            unit="pass", leave=False, file=sys.stderr, disable=True if screen.quiet else None, smoothing=0.1
+            unit="product", leave=False, file=sys.stderr, disable=True if screen.quiet else None, smoothing=0.1
         )
         self._start = time.perf_counter()
         self.seconds: list[float] = []
@@ -44,7 +44,7 @@ class Progress:
             tqdm.write(
                 f"iteration {record.iteration}: theta {theta}; step {math.sqrt(record.decrement):.3g} SE; "
                 f"score {record.score_norm:.2g}; {solves}; {record.num_probes} probes; "
-                f"{record.column_passes:.0f} passes",
+                f"{record.column_passes:.0f} products",
                 file=sys.stderr,
             )
 

@@ -104,6 +104,7 @@ def relax_command(line: CommandLine, threads: int) -> bool:
     inputs = noted(load_group(tables, group, planned, analysis), line, RELAX, Run(backend=planned.backend))
     start = first_memberships(given, inputs.products.num_variants, grouping, asked.fits.seed)
     report = Printer(asked.output.detail)
+    report.line(f"gpu-reml-relax {version('gpu-reml')}")
     report.line(start_lines(inputs, asked, threads))
     y, X, h2 = inputs.Y[:, 0], inputs.design.X, asked.fits.h2_init
     probes = draw_probes(len(y), planned.probes(asked.fits.max_probes), 0, asked.fits.seed)
@@ -120,9 +121,11 @@ def relax_command(line: CommandLine, threads: int) -> bool:
     inputs.check_unchanged()
     details = {"settings": line.values, "seed": asked.fits.seed, "threads": threads}
     details["seconds"] = time.perf_counter() - started
-    files = output_files(out, result, meta_record(result, inputs, details))
+    files: dict[str, str | bytes] = output_files(out, result, meta_record(result, inputs, details))
+    closing = closing_lines(result)
+    files[f"{out}.relax.log"] = "\n".join([*report.lines, *closing, ""])
     io.write_all(files)
-    print("\n".join(closing_lines(result)))
+    print("\n".join(closing))
     print(f"written: {out}{{{','.join(path.removeprefix(out) for path in files)}}}", flush=True)
     return result.fit.converged
 
@@ -208,8 +211,10 @@ class Printer:
 
     def __init__(self, detail: str):
         self._detail = detail
+        self.lines: list[str] = []
 
     def line(self, text: str) -> None:
+        self.lines.append(text)
         if self._detail != "off":
             print(text, flush=True)
 
@@ -268,8 +273,8 @@ def meta_record(result: RelaxResult, inputs: Inputs, details: dict[str, Any]) ->
         "fit": fit_record(result.fit),
         "caution": CAUTION,
         "units": "phenotype units squared",
-        "samples_dropped": inputs.alignment.dropped_counts,
-        "fixed_effects": inputs.design.names,
+        "samples": {"analysed": inputs.alignment.num_samples, "dropped": inputs.alignment.dropped_counts},
+        "covariates": inputs.design.names,
         "backend": inputs.covariance.backend,
         "notes": inputs.notes,
         "version": version("gpu-reml"),

@@ -22,7 +22,7 @@ from .flags.effects import Effects, NewSamples
 from .flags.merge import Merge
 from .flags.model import Terms
 from .flags.output import Checkpoints, RemlOutput, Screen
-from .inputs import Inputs, load_group
+from .inputs import Inputs, check_components, load_group
 from .liability import check_prevalence, liability_lines, liability_of, liability_rows
 from .merge import Merging, check_merge, run_merge
 from .merge_files import Partition
@@ -132,6 +132,7 @@ def check_files(tables: Tables, groups: list[Group], traits: list[str], asked: A
 def fit_group(inputs: Inputs, asked: Asked, run: dict[str, Any]) -> bool:
     """Fit the traits of one group and write their files; True when every fit converged."""
     analysis, output = asked.analysis, asked.output
+    check_components(inputs)
     sets_of(analysis.tests, layout_of(inputs.covariance).names)  # an error comes before any work
     check_prevalence(inputs, analysis)
     check_folds(inputs, asked.further.effects.cv)
@@ -262,7 +263,7 @@ def closing_lines(result: FitResult | HEResult, elapsed: float) -> list[str]:
     if isinstance(result, HEResult):
         scale = "" if result.scale is None else f"; variances are of {result.scale}"
         used = f"{result.kind} with {result.num_probes} probes"
-        return [result.summary(), f"{used}, {result.column_passes:.0f} column-passes, {elapsed:.1f} s{scale}"]
+        return [result.summary(), f"{used}, {result.column_passes:.0f} matrix-vector products, {elapsed:.1f} s{scale}"]
     count = len(result.history)
     lines = [result.summary(), *caution_lines(result)]
     if result.method == "exact":
@@ -275,6 +276,7 @@ def closing_lines(result: FitResult | HEResult, elapsed: float) -> list[str]:
         lines.append(f"{result.num_probes} probes; {largest}")
     kind = ("Lanczos step" if result.method == "krylov" else "iteration") + "s" * (count != 1)
     lines.append(
-        f"{result.status.name.lower()} after {count} {kind}, {result.column_passes:.0f} column-passes, {elapsed:.1f} s"
+        f"{result.status.name.lower()} after {count} {kind}, {result.column_passes:.0f} matrix-vector products, "
+        f"{elapsed:.1f} s"
     )
     return lines

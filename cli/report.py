@@ -137,7 +137,7 @@ def hsq_text(result: FitResult | HEResult, further: Sequence[str] = ()) -> str:
     """GCTA's .hsq: its rows and columns, variances in the phenotype's units squared; ``further`` rows after h2.
 
     V(Gi) is the variance that the component explains, theta_i tr(K_i) / n; logL and logL0 follow GCTA's convention,
-    without the (n - c)/2 log(2 pi).
+    without the (n - c)/2 log(2 pi).  GCTA numbers several components; comments after its rows say which is which.
     """
     G, J = len(result.names), len(result.residual_names)
     label = ["V(G)"] if G == 1 else [f"V(G{g + 1})" for g in range(G)]
@@ -149,8 +149,10 @@ def hsq_text(result: FitResult | HEResult, further: Sequence[str] = ()) -> str:
     for each, derived in result.heritabilities if result.sums else ():
         rows += derived_rows([f"{each.label} ({each.meaning})"], derived)
     rows += further
+    numbered = zip([*label, *residual], [*result.names, *result.residual_names], strict=True)
+    named = [f"# {row}: {name}" for row, name in numbered] if G + J > 2 else []
     if isinstance(result, HEResult):
-        return "\n".join(["Source\tVariance\tSE", *rows, f"n\t{result.num_samples}"]) + "\n"
+        return "\n".join(["Source\tVariance\tSE", *rows, f"n\t{result.num_samples}", *named]) + "\n"
     null = result.loglik_null + result.loglik_gcta - result.loglik
     rows += [
         f"logL\t{result.loglik_gcta:.3f}",
@@ -160,7 +162,7 @@ def hsq_text(result: FitResult | HEResult, further: Sequence[str] = ()) -> str:
         f"Pval\t{result.lrt.p:.4E}",
         f"n\t{result.num_samples}",
     ]
-    return "\n".join(["Source\tVariance\tSE", *rows]) + "\n"
+    return "\n".join(["Source\tVariance\tSE", *rows, *named]) + "\n"
 
 
 def json_record(

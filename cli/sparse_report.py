@@ -1,5 +1,6 @@
 """What a user reads of ``gpu-reml-sparse``: the chosen variants, the path, the records and the closing lines."""
 
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 from gpu_reml import io
 from gpu_reml.io.sparse import PathTable, path_frame, path_svg
 from gpu_reml.reml.studies.sparse import Explained, Round, SparseResult
-from gpu_reml.reml.tables import shown
+from gpu_reml.reml.tables import Sum, shown
 
 from .inputs import Inputs
 from .report import bound_lines
@@ -174,7 +175,7 @@ def summary_record(
         "units": "variances in phenotype units squared, lambda in 1 / phenotype units, effects in phenotype units",
         "history": history_record(list(result.history), inputs, result.statuses[0].name.lower())["rounds"],
         "column_passes": result.column_passes,
-        "samples_dropped": inputs.alignment.dropped_counts,
+        "samples": {"analysed": inputs.alignment.num_samples, "dropped": inputs.alignment.dropped_counts},
         "filters": [{"filter": text, "removed": number} for text, number in inputs.filtered],
         "backend": inputs.covariance.backend,
         "notes": inputs.notes,
@@ -202,7 +203,8 @@ def output_files(
 def closing_lines(result: SparseResult, table: pd.DataFrame) -> list[str]:
     """The results as a person reads them, then the [RESULT] lines."""
     columns = ["snp_id", "chr", "bp", "a1", "freq", "beta_gls", "se_gls", "beta_debiased", "se_debiased", "p_debiased"]
-    lines = [result.fit.summary(), *bound_lines(result.fit), ""]
+    rest = Sum("h2_reml", "beside the chosen variants", tuple(range(len(result.fit.names))))
+    lines = [replace(result.fit, sums=(rest,)).summary(), *bound_lines(result.fit), ""]
     if len(table):
         lines += [table[columns].to_string(index=False, float_format=lambda value: f"{value:.4g}"), ""]
     if len(result.dependent):
@@ -216,10 +218,12 @@ def closing_lines(result: SparseResult, table: pd.DataFrame) -> list[str]:
         )
     explained = result.explained["gls"]
     lines += [f"chosen variants explain {explained.variance:.6g} (SE {explained.se:.3g}), phenotype units squared"]
+    both = result.h2_total("gls")
+    lines.append(f"h2 = {both.estimate:.6f}  SE {shown(both.se, '.6f')}  (of the chosen variants and the others)")
     lines += [f"{status.name.lower()}: {in_flags(status.value)}" for status in result.statuses]
     if len(table):
         lines.append(f"caution: {CAUTION}")
-    chive, both = result.h2_total("lasso"), result.h2_total("gls")
+    chive = result.h2_total("lasso")
     variances = " ".join(f"{value:.6g}" for value in result.fit.theta)
     return [
         *lines,

@@ -28,9 +28,9 @@ from .flags.model import Terms
 from .flags.output import Screen
 from .flags.smile import Smile
 from .flags.sparse import Certificate, Path, Rounds, SparseOutput
-from .inputs import Inputs, load_group
+from .inputs import Inputs, check_components, load_group
 from .methods import choose_method
-from .outputs import SPARSE_FILES, check_outputs, named_outputs, outputs_of_traits, write_samples
+from .outputs import SPARSE_FILES, check_outputs, log_text, named_outputs, outputs_of_traits, write_samples
 from .parser import CommandLine
 from .planned import Planned, check_all_traits, plan_group, planned_lines
 from .progress import Progress
@@ -80,6 +80,7 @@ def sparse_command(line: CommandLine, threads: int) -> bool:
         return True
     check_all_traits([group], [planned])
     inputs = load_group(tables, group, planned, analysis)
+    check_components(inputs)
     method = choose_method(inputs, analysis.estimation.method)
     inputs = noted(inputs, line, SPARSE, Run(method, inputs.covariance.num_components, planned.backend))
     say = (lambda *_, **__: None) if asked.screen.quiet else print
@@ -107,8 +108,11 @@ def sparse_command(line: CommandLine, threads: int) -> bool:
     context = {"settings": line.values, "seed": analysis.estimation.seed, "threads": threads}
     context["seconds"] = time.perf_counter() - started
     files = output_files(output.out, result, table, summary_record(result, table, inputs, context), inputs)
+    closing = closing_lines(result, table)
+    told = [*plan, "", *(round_line(record, inputs) for record in rounds), *closing]
+    files[f"{output.out}.sparse.log"] = log_text("gpu-reml-sparse", told)
     io.write_all(files)
-    print("\n".join(closing_lines(result, table)))
+    print("\n".join(closing))
     print(f"written: {output.out}{{{','.join(path.removeprefix(output.out) for path in files)}}}", flush=True)
     return result.converged
 

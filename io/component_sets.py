@@ -33,6 +33,7 @@ from .components import ComponentSpec, check_names, reindex
 from .errors import InputError
 from .ids import first_words
 
+DEPENDENT = 1e-10  # eigenvalue of normalised products of weights, over the largest, that is rounding
 BACKGROUND = "background"
 NUM_EXAMPLES = 5
 
@@ -190,6 +191,29 @@ def without_empty(components: ComponentSet, varies: np.ndarray, empty: Literal["
     names = tuple(components.names[g] for g in columns)
     note = f"{len(absent)} component(s) without variants left out: {listed}"
     return ComponentSet(names, sparse.csr_array(components.weights[:, columns]), (*components.notes, note))
+
+
+def check_independent(components: ComponentSet, varies: np.ndarray) -> None:
+    """Raises InputError where the weights of a component are a combination of those of others.
+
+    Its variance can then not be told from theirs by any estimator, as where the variants are divided twice, by
+    chromosome and by frequency.  varies (m,): the variants that count.  Cost: the products of the weights, (G, G).
+    """
+    held = components.weights[np.asarray(varies, bool)].tocsc()
+    size = np.sqrt(held.power(2).sum(axis=0))
+    inner = (held.T @ held).toarray() / np.outer(size, size)
+    values, vectors = np.linalg.eigh(inner)
+    dependent = np.flatnonzero(values <= DEPENDENT * values[-1])
+    if not len(dependent):
+        return
+    involved = np.flatnonzero((np.abs(vectors[:, dependent]) > np.sqrt(DEPENDENT)).any(axis=1))
+    named = [components.names[g] for g in involved]
+    listed = ", ".join(named[:NUM_EXAMPLES]) + (f" and {len(named) - NUM_EXAMPLES} more" * (len(named) > NUM_EXAMPLES))
+    raise InputError(
+        f"components {listed}: the weights of one follow from those of the others (as where all variants are divided "
+        f"in two ways), so no fit can tell their variances apart; leave out {len(dependent)} of them, or one way of "
+        "dividing"
+    )
 
 
 def components_from_specs(specs: Sequence[ComponentSpec], variants: AnalysedVariants) -> ComponentSet:

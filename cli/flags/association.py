@@ -27,8 +27,8 @@ class Association(Flags):
     )  # fmt: skip
     refine: float | None = flag(
         "--refine", type=fraction, metavar="P",
-        help="test variants with p <= P by score once more by generalised least squares, 10 to 30 column-passes each "
-        "(default 1e-5; 0 for none, 1 for all)",
+        help="test variants with p <= P by score once more by generalised least squares, for 10 to 30 matrix-vector "
+        "products each (default 1e-5; 0 for none, 1 for all)",
     )  # fmt: skip
     refine_most: int | None = flag(
         "--refine-most", type=count, metavar="N",

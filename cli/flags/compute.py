@@ -78,4 +78,6 @@ class ListDevices(argparse.Action):
 
 def add_devices(group: argparse._ArgumentGroup) -> None:
     """The flag that lists devices; it has no value."""
-    group.add_argument("--devices", action=ListDevices, nargs=0, help="list the CUDA devices and exit")
+    group.add_argument(
+        "--devices", action=ListDevices, nargs=0, default=argparse.SUPPRESS, help="list the CUDA devices and exit"
+    )

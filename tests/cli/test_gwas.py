@@ -74,7 +74,7 @@ def test_the_reference_command_gives_its_file_and_a_regression_of_every_variant(
     beds = f"{folder}/first,{folder}/second"
     accepted = ("--call-width", 4096, "--ring-depth", 4, "--cpu-threads", 1, "--verbose")
     assert run("--bed-prefix", beds, *flags, "--keep-path", folder / "keep.txt", *accepted) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.gwas.tsv", "o.gwas_metadata.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.gwas.log", "o.gwas.tsv", "o.gwas_metadata.json"]
     table = table_of(tmp_path / "o.gwas.tsv")
     X = np.column_stack([np.ones(150), age[:150]])
     counts = people.counts[:150].astype(float)
@@ -268,7 +268,7 @@ def test_several_traits_share_a_scan_and_each_has_its_files(cohort, tmp_path):
     folder = cohort[0]
     flags = ("--pheno-name", "height,weight", "--gz", "--plots")
     assert command(folder, *flags, pheno="gaps.txt", out=tmp_path / "o") == 0
-    kinds = ["gwas.tsv.gz", "gwas_metadata.json", "manhattan.svg", "qq.svg"]
+    kinds = ["gwas.log", "gwas.tsv.gz", "gwas_metadata.json", "manhattan.svg", "qq.svg"]
     names = sorted(f"o.{trait}.{kind}" for trait in ("height", "weight") for kind in kinds)
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert [record_of(tmp_path / f"o.{trait}")["n"] for trait in ("height", "weight")] == [N, N - 2]

@@ -213,7 +213,7 @@ def test_predictions_of_new_samples_are_the_dense_ones(study, fitted, truth):
     np.testing.assert_allclose(table["fixed_effect"], truth.new_fixed[kept], rtol=1e-6)
     np.testing.assert_allclose(table["y_pred"], table["fixed_effect"] + table["random_effect"], rtol=1e-8)
     meta = json.loads(fitted.out.with_name("two.prediction_metadata.json").read_text())
-    assert meta["samples_dropped"] == {"missing covariate age": 1} and meta["variants"]["matched"] == M
+    assert meta["samples"]["dropped"] == {"missing covariate age": 1} and meta["variants"]["matched"] == M
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

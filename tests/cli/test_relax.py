@@ -12,7 +12,7 @@ from gpu_reml.validation import dense
 from gpu_reml.validation.simulate import simulate_cohort, write_plink
 
 N, M = 300, 120
-FILES = "theta.npy var_components.npy theta_grad.npy history.json meta.json".split()
+FILES = "theta.npy var_components.npy theta_grad.npy history.json meta.json relax.log".split()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def run(folder, *arguments, out):
 
 def read(prefix):
     return {name: np.load(f"{prefix}.{name}") for name in FILES[:3]} | {
-        name: json.loads(prefix.with_name(f"{prefix.name}.{name}").read_text()) for name in FILES[3:]
+        name: json.loads(prefix.with_name(f"{prefix.name}.{name}").read_text()) for name in FILES[3:5]
     }
 
 
@@ -53,13 +53,13 @@ def found(folder, tmp_path_factory):
     return prefix, read(prefix)
 
 
-def test_five_files_say_what_was_learned(found):
+def test_six_files_say_what_was_learned(found):
     prefix, files = found
     assert sorted(path.name for path in prefix.parent.iterdir()) == sorted(f"groups.{name}" for name in FILES)
     T, gradient, theta = files["theta.npy"], files["theta_grad.npy"], files["var_components.npy"]
     assert T.shape == gradient.shape == (M, 2) and theta.shape == (3,)
     np.testing.assert_allclose(T.sum(axis=1), 1)
-    meta, history = files["meta.json"], files["history.json"]["outer_iterations"]
+    meta, history = files["meta.json", "relax.log"], files["history.json"]["outer_iterations"]
     np.testing.assert_allclose(meta["group_sizes"], T.sum(axis=0))
     variances = [c["theta"] for c in [*meta["fit"]["components"], *meta["fit"]["residuals"]]]
     np.testing.assert_array_equal(variances, theta)

@@ -204,7 +204,7 @@ def test_predictions_of_new_samples_are_the_dense_ones(study, fitted, truth):
     np.testing.assert_allclose(table["fixed_effect"], truth.new_fixed[COMPLETE], rtol=1e-5)
     np.testing.assert_allclose(table["y_pred"], table["fixed_effect"] + table["random_effect"], rtol=1e-8)
     meta = json.loads(fitted.out.with_name("many.prediction_metadata.json").read_text())
-    assert meta["samples_dropped"] == {
+    assert meta["samples"]["dropped"] == {
         "missing environment age": 1,
         "missing covariate dose": 1,
         f"no environments in {study.folder / 'new.env'}": 1,

@@ -21,7 +21,7 @@ DATA = Path(os.environ.get("GPU_REML_EXTERNAL_DATA", Path(__file__).resolve().pa
 REGENIE = DATA / "regenie_example"
 N, M = 400, 600
 PLANTED, EFFECTS = np.array([50, 301, 577]), np.array([2.4, -2.2, 2.6])
-FILES = {"summary.json", "history.json", "selected_snps.tsv", "path.tsv", "path.svg"}
+FILES = {"summary.json", "history.json", "selected_snps.tsv", "path.tsv", "path.svg", "sparse.log"}
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+from scipy import sparse
 
 from gpu_reml.io.component_sets import (
+    ComponentSet,
+    check_independent,
     complete_components,
     component_set,
     components_by_chromosome,
@@ -181,3 +184,18 @@ def test_filters_do_not_make_another_species_human(make_variants):
     left = make_variants("abc", [True, True, False], chrom=chrom)
     assert components_by_chromosome(left).names == ("chr23", "chr25")
     assert components_by_chromosome(make_variants("ab", chrom=chrom[:2])).names == ("chrX",)
+
+
+def test_sets_that_divide_the_variants_twice_are_named_before_a_fit():
+    """Two chromosomes and two bins: the sum of the one is the sum of the other, however they are scaled."""
+    chromosome, rare = np.repeat([0, 1], [30, 50]), np.arange(80) % 3 == 0
+    columns = np.column_stack([chromosome == 0, chromosome == 1, rare, ~rare]).astype(float)
+    names = ("chr1", "chr2", "rare", "common")
+    varies = np.ones(80, bool)
+    with pytest.raises(InputError, match=r"^components chr1, chr2, rare, common: .* leave out 1 of them"):
+        check_independent(ComponentSet(names, sparse.csr_array(columns * [1, 2, 0.5, 3])), varies)
+    check_independent(ComponentSet(names[:3], sparse.csr_array(columns[:, :3])), varies)
+    alone = np.column_stack([columns[:, 0], columns[:, 0] + (np.arange(80) == 79)])
+    check_independent(ComponentSet(names[:2], sparse.csr_array(alone)), varies)
+    with pytest.raises(InputError, match="components chr1, chr2: "):
+        check_independent(ComponentSet(names[:2], sparse.csr_array(alone)), np.arange(80) < 79)
