@@ -59,12 +59,12 @@ def test_six_files_say_what_was_learned(found):
     T, gradient, theta = files["theta.npy"], files["theta_grad.npy"], files["var_components.npy"]
     assert T.shape == gradient.shape == (M, 2) and theta.shape == (3,)
     np.testing.assert_allclose(T.sum(axis=1), 1)
-    meta, history = files["meta.json", "relax.log"], files["history.json"]["outer_iterations"]
+    meta, history = files["meta.json"], files["history.json"]["outer_iterations"]
     np.testing.assert_allclose(meta["group_sizes"], T.sum(axis=0))
     variances = [c["theta"] for c in [*meta["fit"]["components"], *meta["fit"]["residuals"]]]
     np.testing.assert_array_equal(variances, theta)
     assert (meta["n"], meta["num_variants"], meta["n_groups"]) == (N - 2, M, 2)
-    assert meta["fixed_effects"] == ["intercept", "age"] and "no test" in meta["caution"]
+    assert meta["covariates"] == ["intercept", "age"] and "no test" in meta["caution"]
     assert len(history) == 5 and history[0]["accepted"] and history[0]["rate"] == 0
     accepted = [record["loglik"] for record in history if record["accepted"]]
     assert accepted == sorted(accepted) and abs(accepted[-1] - accepted[0] - meta["loglik_gain"]) < 1e-9
