@@ -52,8 +52,8 @@ HALF_HALF = np.array([0.5, 0.5])
 
 
 class Cohort(NamedTuple):
-    """What all traits share: tr K on the complement of X; Q'KQ; and F = (I - QQ')KQ, its columns of rounding left out
-    (``moved`` says which of the c are kept)."""
+    """What all traits share: tr K on the complement of X; ``inner`` Q'KQ; and F = (I - QQ')KQ without the columns that
+    are rounding (``moved``: which of the c are kept)."""
 
     covariance: CountingCovariance
     Q: Block

@@ -37,8 +37,8 @@ class Accuracy(NamedTuple):
 def accuracy(y: np.ndarray, fixed: np.ndarray, random: np.ndarray, X: np.ndarray, level: float = 0.95) -> Accuracy:
     """Accuracy of y_pred = fixed + random (n,) for y (n,), whose covariates are X (n, c), intercept among them.
 
-    A number that the samples do not determine is NaN: of fewer than 2 samples (4 for the interval), or c + 2 for the
-    regressions, or without variance.
+    A number is NaN where the samples do not determine it: with fewer than 2 of them (4 for the interval, c + 2 for the
+    regressions), or without variance.
     """
     y = as_vector(y, "y")
     fixed, random = as_vector(fixed, "fixed", len(y)), as_vector(random, "random", len(y))

@@ -221,7 +221,7 @@ def exact_scan_memory(num_samples: int) -> int:
 
 
 def exact_scan_seconds(num_samples: int, num_variants: int, num_groups: int) -> float:
-    """Expected seconds of :func:`exact_scan` on one core, those of one more trait being little beside it."""
+    """Expected seconds of :func:`exact_scan` on one core; further traits add little."""
     return SCANNING * num_samples**2 * num_variants + EIGENVECTORS * num_groups * num_samples**3
 
 

@@ -114,8 +114,8 @@ def _basis(X: np.ndarray, training: np.ndarray, fold) -> np.ndarray:
 def _solved(covariance, theta: np.ndarray, Y: np.ndarray, contrasts, tol: float, max_iterations: int):
     """(n, k) P_T y_T of every fold in its column, zero where held out, and the PCG steps taken.
 
-    All folds are one block-diagonal system, so one long vector: they are alike, so the steps are those of one fold, and
-    the masks stay with their columns.
+    All folds are solved as one block-diagonal system, in one long vector, so that the masks stay with their columns.
+    The folds are alike, so that the steps are those of one.
     """
     dtype = np.dtype(covariance.dtype)
 

@@ -1,7 +1,7 @@
 """Estimates with standard errors for variants that a LASSO chose: least squares on them, and the debiased LASSO.
 
-All from S = Z'PZ and s = Z'Py (:class:`~gpu_reml.reml.studies.lasso.Quadratic`) at a fitted theta taken as known, under
-s ~ N(S b, S): y = X a + Z b + u + e with V(theta) the covariance of u + e.
+Everything follows from S = Z'PZ and s = Z'Py (:class:`~gpu_reml.reml.studies.lasso.Quadratic`) at a fitted theta, which
+is taken as known, under s ~ N(S b, S): y = X a + Z b + u + e with V(theta) the covariance of u + e.
 """
 
 from typing import NamedTuple

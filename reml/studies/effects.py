@@ -84,7 +84,7 @@ class Reliability(NamedTuple):
 
 
 class _Scaled(NamedTuple):
-    """A model over its total variance, so that float32 products meet numbers near 1; X and y whitened as by a fit.
+    """A model divided by its total variance, so that float32 products see numbers near 1; X is whitened as in a fit.
 
     ``parameters`` (p,): in y's units squared; ``theta``: the same over ``scale``^2.
     """

@@ -83,8 +83,8 @@ class Solved(NamedTuple):
 class Calibration(NamedTuple):
     """``variants`` (s,) drawn and the ``groups`` they are of; ``ratios`` (s, t) z'P_c z / z'Mz; ``gamma`` (C, t) and
     its standard errors ``se``, see :func:`shrunken_means`; ``scatter`` (t,): SD over single variants of the relative
-    error of their standard error, which gamma does not tell, on ``freedom`` (t,) degrees of freedom; ``converged``:
-    whether every run did."""
+    error of their standard error, which one gamma for all leaves, on ``freedom`` (t,) degrees of freedom;
+    ``converged``: whether every run did."""
 
     variants: np.ndarray
     groups: np.ndarray

@@ -138,9 +138,9 @@ def projection_diagonal(
 ) -> np.ndarray:
     """(m,) estimates of z_j'P z_j from the probes x of a model and their solutions Cz (d, s).
 
-    The mean of (z_j'x)(z_j'P x), which alone errs by sqrt(2 / s) of itself, less its regression on two controls of
-    known mean, with the other fold's M (:mod:`..cross_fit`): (z_j'x)(z_j'M^-1 x) of mean z_j'M^-1 z_j, and
-    (z_j'x)(z_j'(I - SS')x) of mean |z_j|^2 - |S'z_j|^2.  Two slopes serve all variants.  norms: (m,) |z_j|^2 on the
+    An estimate is the mean of (z_j'x)(z_j'P x), which alone errs by sqrt(2 / s) of itself, less its regression on two
+    controls of known mean, made with the other fold's M (:mod:`..cross_fit`): (z_j'x)(z_j'M^-1 x) of mean z_j'M^-1 z_j,
+    and (z_j'x)(z_j'(I - SS')x) of mean |z_j|^2 - |S'z_j|^2.  Two slopes serve all variants.  norms: (m,) |z_j|^2 on the
     complement of the fixed effects.
     """
     F, z = model.basis.F, model.probes

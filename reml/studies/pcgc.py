@@ -226,7 +226,7 @@ class Hollow(NamedTuple):
         return [images[g] - scale_rows(B, column) for g, column in enumerate(columns_of)]
 
     def batches(self, Z: Block) -> list[slice]:
-        """Columns of Z whose images are held together."""
+        """Slices of the columns of Z whose images are held together."""
         n, G = self.diagonals.shape
         return column_batches(Z.shape[1], max(1, BATCH_BYTES // (G * n * Z.dtype.itemsize)))
 
@@ -258,9 +258,9 @@ def covariance_of_forms(parts: np.ndarray, expected: np.ndarray, T: np.ndarray) 
     """(G, G) covariance of q - T theta over samples of independent people.
 
     q_g - sum_h T_gh theta_h is a sum over pairs, q'_i = parts (G, n) less expected (2, G, n) what all pairs of person i
-    add to it.  4 sum_i q'_gi q'_hi counts what is of a pair alone twice, and that is 2 T: it is taken off, as in the
-    jackknife of Efron & Stein 1981, Ann. Statist. 9:586, corrected.  The two halves of the probes, multiplied, keep
-    their noise out of the square.
+    add to it.  4 sum_i q'_gi q'_hi counts twice what belongs to a pair alone, which is 2 T and is taken
+    off: the corrected jackknife of Efron & Stein 1981, Ann. Statist. 9:586.  Each product takes one factor from each
+    half of the probes, so that their noise is not squared.
     """
     first, second = parts - expected[0], parts - expected[1]
     return symmetric(4 * first @ second.T) - 2 * T

@@ -90,8 +90,9 @@ class SparseSettings:
 
 
 class Round(NamedTuple):
-    """One LASSO and the REML fit after it.  ``theta``: at which the LASSO ran; ``change``: of the fit after it, largest
-    share of the phenotypic variance, NaN where none was needed.  ``support``: variants, counted from 0."""
+    """One LASSO and the REML fit after it.  ``theta``: the variances at which the LASSO ran.  ``change``: the largest
+    change of a variance in the fit, as a share of the phenotypic variance, NaN where no fit was needed.  ``support``:
+    the chosen variants, counted from 0."""
 
     round: int
     theta: tuple[float, ...]
