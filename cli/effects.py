@@ -92,7 +92,8 @@ def check_effects(further: Further, analysis: Analysis) -> None:
         raise io.InputError("--reliability: is a column of what --compute-effects writes; give both")
     of_new = [_new_flag(name) for name in NEW_TABLES if getattr(new, f"prediction_{name}")]
     if not new.given and of_new:
-        raise io.InputError(f"{', '.join(of_new)}: of whom? give --prediction-bed-prefix or --prediction-pgen-prefix")
+        raise io.InputError(f"{', '.join(of_new)}: there are no samples to predict; give --prediction-bed-prefix or "
+            "--prediction-pgen-prefix")
     if not further.wanted:
         return
     estimation = analysis.estimation

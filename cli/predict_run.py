@@ -137,7 +137,7 @@ def check_asked(asked: Predicted, tables: NewTables) -> None:
             "--genetic-only: takes no covariates; leave out --qcovar and --covar (environments are given by --gxe)"
         )
     if (asked.pheno_name or asked.mpheno) and not asked.pheno:
-        raise io.InputError("--pheno-name, --mpheno: of what? give --pheno")
+        raise io.InputError("--pheno-name, --mpheno: there is no table of phenotypes; give --pheno")
 
 
 def read_new_data(model: Model, pieces: Pieces, tables: NewTables, asked: Predicted) -> NewData:

@@ -32,7 +32,7 @@ def limit_threads(threads: int) -> int:
 
 
 def run_command(name: str, command: Callable[[int], bool], threads: int, interrupted: str) -> int:
-    """Exit code of ``command(threads)``, True when all converged; one line on stderr for what a user can mend.
+    """Exit code of ``command(threads)``, True when all converged; one line on stderr for what a user can fix.
 
     ``command`` imports what is heavy itself.  ``interrupted``: what to say after Ctrl-C, and after TERM.
     """
@@ -55,7 +55,7 @@ def run_command(name: str, command: Callable[[int], bool], threads: int, interru
 
 
 def report_failure(name: str, error: Exception) -> int:
-    """One line on stderr and the exit code, for errors that a user can mend; others are re-raised."""
+    """One line on stderr and the exit code, for errors that a user can fix; others are re-raised."""
     from gpu_reml.ops.device.interface import DeviceLostError
     from gpu_reml.ops.device.pool import DeviceMemoryError
     from gpu_reml.reml import BreakdownError, ConvergenceError

@@ -16,7 +16,10 @@ class Width(Flags):
     """How many variants are worked on at once."""
 
     call_width: int | None = flag(
-        "--call-width", type=count, metavar="N", help="variants worked on at once follow from the memory there is"
+        "--call-width",
+        type=count,
+        metavar="N",
+        help="the number of variants worked on at once follows from the memory there is",
     )
 
 
@@ -25,9 +28,11 @@ class Determinants(Flags):
     """How log-determinants are approximated."""
 
     slq_samples: int | None = flag(
-        "--slq-samples", type=positive_int, metavar="N", help="log-determinants take all probes"
+        "--slq-samples", type=positive_int, metavar="N", help="log-determinants use all probes"
     )
-    slq_m: int | None = flag("--slq-m", type=positive_int, metavar="N", help="and as many steps as they need")
+    slq_m: int | None = flag(
+        "--slq-m", type=positive_int, metavar="N", help="log-determinants take as many Lanczos steps as they need"
+    )
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,19 @@ class Preconditioner(Flags):
     """The preconditioner of a fit."""
 
     slq_mode: str | None = flag(
-        "--slq-mode", choices=("raw", "projected_core_residual"), help="within the basis of a fit, and checked"
+        "--slq-mode",
+        choices=("raw", "projected_core_residual"),
+        help="log-determinants are computed within the basis of the fit, and checked",
     )
     precond_refresh_reldp: float | None = flag(
         "--precond-refresh-reldp",
         type=not_negative,
         metavar="X",
-        help="a basis that follows the variances takes its place",
+        help="fits use a basis that follows the variances instead of a preconditioner",
     )
-    precond_type: str | None = flag("--precond-type", choices=("projected_core",), help="there is one")
+    precond_type: str | None = flag(
+        "--precond-type", choices=("projected_core",), help="fits use a basis instead of a preconditioner"
+    )
 
 
 @dataclass(frozen=True)
@@ -52,10 +61,13 @@ class SmileSearch(Flags):
 
     smile_optimizer: str | None = flag(
         "--smile-optimizer", choices=("strict", "smile_scoring"),
-        help="there is one optimiser, which converges by the score and never steps downhill",
+        help="there is one optimiser, which never steps downhill",
     )  # fmt: skip
     smile_scoring_step_tol: float | None = flag(
-        "--smile-scoring-step-tol", type=positive_float, metavar="X", help="a fit stops by its score"
+        "--smile-scoring-step-tol",
+        type=positive_float,
+        metavar="X",
+        help="a fit stops when its score is small in standard errors",
     )
 
 
@@ -72,4 +84,4 @@ class Ridges(Flags):
 class Loud(Flags):
     """Printing what is printed anyway."""
 
-    verbose: bool = flag("--verbose", action="store_true", default=False, help="this is the default")
+    verbose: bool = flag("--verbose", action="store_true", default=False, help="printing progress is the default")

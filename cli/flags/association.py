@@ -19,11 +19,17 @@ REFINE_MOST = 100
 class Association(Flags):
     """The model of the tests, and how they are made."""
 
-    model: str = flag("--model", choices=("ols", "loco", "lmm"), default="ols", help="see below (default ols)")
+    model: str = flag(
+        "--model",
+        choices=("ols", "loco", "lmm"),
+        default="ols",
+        help="the model of the test, described below (default ols)",
+    )
     solver: str = flag(
         "--method", choices=("auto", "score", "exact"), default="auto",
-        help="of loco and lmm. exact: dense, float64, h2 fitted for every chromosome; n^2 memory, n^3 time for each. "
-        "auto (default): exact where that costs little, as in gpu-reml, otherwise score",
+        help="how loco and lmm are tested. score: by a calibrated score; exact: by dense algebra in float64 with h2 "
+        "fitted for every chromosome, in n^2 memory and n^3 time for each; auto (default): exact where that costs "
+        "little, else score",
     )  # fmt: skip
     refine: float | None = flag(
         "--refine", type=fraction, metavar="P",
@@ -32,11 +38,11 @@ class Association(Flags):
     )  # fmt: skip
     refine_most: int | None = flag(
         "--refine-most", type=count, metavar="N",
-        help="refine the N most significant variants of a phenotype at most (default 100)",
+        help="refine at most the N most significant variants of a phenotype (default 100)",
     )  # fmt: skip
     loco_refit: bool = flag(
         "--loco-refit", action="store_true", default=False,
-        help="fit the variance components once more for every chromosome left out, not once on the whole genome",
+        help="fit the variance components again without each chromosome, not only once on the whole genome",
     )  # fmt: skip
 
     @property
@@ -56,13 +62,15 @@ class NullModel(Flags):
     """The REML fit that tests of mixed models start from."""
 
     alpha: float | None = flag(
-        "--alpha", type=number, metavar="A", help="weigh the variants of K by [2p(1-p)]^(1 + A); -1 is the usual GRM"
+        "--alpha", type=number, metavar="A", help="weigh the variants of K by [2p(1-p)]^(1 + A); -1 gives the usual GRM"
     )
     max_probes: int = flag(
         "--max-probes", "--n-rand-vec", type=positive_int, default=256, metavar="N",
-        help="most probes of the REML fit (default 256)",
+        help="largest number of random probes of the REML fit (default 256)",
     )  # fmt: skip
-    seed: int = flag("--seed", type=count, default=0, metavar="N", help="of probes and calibration (default 0)")
+    seed: int = flag(
+        "--seed", type=count, default=0, metavar="N", help="seed of the probes and of the calibration (default 0)"
+    )
 
 
 @dataclass(frozen=True)

@@ -14,44 +14,56 @@ class Components(Flags):
 
     component_spec: tuple[str, ...] = flag(
         "--component-spec", "--component-indices-npz", metavar="FILE", action="append", default=(),
-        help="sets of variants of the genotype files, one after another: .json or .npz with zero-based indices or ids",
+        help="components as sets of variants: .json or .npz with ids, or with zero-based indices into all genotype "
+        "files one after another",
     )  # fmt: skip
     vc_block_sizes: tuple[int, ...] | None = flag(
-        "--vc-block-sizes", type=wholes, metavar="N,N...", help="contiguous blocks of variants, a component each"
+        "--vc-block-sizes",
+        type=wholes,
+        metavar="N,N...",
+        help="sizes of contiguous blocks of variants, each of which is a component",
     )
-    snp_lists: tuple[str, ...] = flag("--snp-lists", default=(), help="files of variant ids, a component each", **LIST)
+    snp_lists: tuple[str, ...] = flag(
+        "--snp-lists", default=(), help="files of variant ids, each of which is a component", **LIST
+    )
     component_table: tuple[str, ...] = flag(
         "--component-table", metavar="FILE", action="append", default=(),
-        help="table: variant id, component[, weight]",
+        help="a table with the columns variant id, component and, where wanted, weight",
     )  # fmt: skip
     annot: tuple[str, ...] = flag(
         "--annot", default=(),
-        help="annotations as LDSC has them, .annot or .annot.gz; @ stands for chromosomes; a component for each column",
+        help="LDSC annotations, .annot or .annot.gz, in which @ stands for the chromosome; every column is a component",
         **LIST,
     )  # fmt: skip
     intervals: tuple[str, ...] = flag(
-        "--intervals", default=(), help="BED intervals, a component for each name", **LIST
+        "--intervals", default=(), help="intervals in BED format; every name is a component", **LIST
     )
     by_chromosome: bool = flag(
-        "--by-chromosome", action="store_true", default=False, help="a component for each chromosome"
+        "--by-chromosome", action="store_true", default=False, help="make every chromosome a component"
     )
     maf_bins: tuple[float, ...] | None = flag(
-        "--maf-bins", type=numbers, metavar="X,X...", help="edges of bins of allele frequency, such as 0.01,0.05"
+        "--maf-bins",
+        type=numbers,
+        metavar="X,X...",
+        help="edges of bins of minor allele frequency, such as 0.01,0.05; every bin is a component",
     )
     ld_bins: int | None = flag(
         "--ld-bins", type=positive_int, metavar="K",
-        help="quantile bins of LD scores, within --maf-bins where they are given (GREML-LDMS)",
+        help="number of quantile bins of LD scores, within each of --maf-bins where these are given (GREML-LDMS)",
     )  # fmt: skip
     ld_scores: str | None = flag(
-        "--ld-scores", metavar="FILE", help="LD scores for --ld-bins; by default they are computed"
+        "--ld-scores",
+        metavar="FILE",
+        help="a file of LD scores for --ld-bins (default: they are computed from the genotypes)",
     )
     uncovered: str = flag(
         "--uncovered", choices=("drop", "background"), default="drop",
-        help="variants in no component: left out, or a component of their own (default drop)",
+        help="what happens to variants in no component: they are left out, or form a component of their own (default "
+        "drop)",
     )  # fmt: skip
     empty_components: str = flag(
         "--empty-components", choices=("error", "drop"), default="error",
-        help="components without a variant that varies (default error)",
+        help="what happens to components without a variant that varies: an error, or they are left out (default error)",
     )  # fmt: skip
 
     @property

@@ -14,11 +14,11 @@ class Device(Flags):
 
     device: str = flag(
         "--device", choices=("auto", "cpu", "cuda", "gpu"), default="auto",
-        help="auto (default) takes a CUDA device when there is one; gpu is another name of cuda",
+        help="auto (default) uses a CUDA device when there is one; gpu is another name for cuda",
     )  # fmt: skip
     threads: int = flag(
         "--threads", "--cpu-threads", "--thread-num", type=threads, default=0, metavar="N",
-        help="CPU threads (default 0: all that this process may use)",
+        help="number of CPU threads (default 0: all that this process may use)",
     )  # fmt: skip
     dtype: str = flag(
         "--dtype", choices=("float32", "float64"), default="float32",
@@ -42,20 +42,21 @@ class Compute(Device):
 
     gpu_budget_gib: float = flag(
         "--gpu-budget-gib", "--gpu-budget-gb", type=gibibytes, default=0.0, metavar="GIB",
-        help="memory to stay within on every CUDA device (default 0: nine tenths of what is free); genotypes that do "
-        "not fit are streamed, and what else is large is worked on in smaller parts",
+        help="largest memory to use on each CUDA device (default 0: nine tenths of what is free); genotypes that do "
+        "not fit are streamed, and other large arrays are worked on in parts",
     )  # fmt: skip
     ring_depth: int = flag(
         "--ring-depth", type=count, default=0, metavar="N",
-        help="page-locked host buffers through which genotypes that do not fit on a device are streamed (default 0: 3)",
+        help="number of page-locked host buffers through which genotypes are streamed to a device (default 0: 3)",
     )  # fmt: skip
     num_gpus: int = flag(
         "--num-gpus", type=positive_int, default=1, metavar="N",
-        help="CUDA devices among which the variants are shared (default 1; CUDA_VISIBLE_DEVICES says which)",
+        help="number of CUDA devices that share the variants (default 1; CUDA_VISIBLE_DEVICES says which)",
     )  # fmt: skip
     plan: bool = flag(
         "--plan", action="store_true", default=False,
-        help="print the memory plan and stop; with --gpu-budget-gib a plan for a CUDA device needs none",
+        help="print how much memory the run will need and stop; with --gpu-budget-gib and --device cuda no device is "
+        "needed",
     )  # fmt: skip
 
 

@@ -22,22 +22,28 @@ class Filesets(Flags):
 
     bfile: str | None = flag(
         "--bfile", "--bed-prefix", metavar=SEVERAL,
-        help="PLINK 1 filesets; several, separated by commas, are one variance component each",
+        help="PLINK 1 filesets; each of several, separated by commas, is a variance component",
     )  # fmt: skip
     pfile: str | None = flag(
         "--pfile",
         "--pgen-prefix",
         metavar=SEVERAL,
-        help="PLINK 2 filesets (.pgen, .pvar or .pvar.zst, .psam), likewise",
+        help="PLINK 2 filesets (.pgen, .pvar or .pvar.zst, .psam); several are as with --bfile",
     )
     bgen: str | None = flag("--bgen", metavar="FILE", help="BGEN 1.2 or 1.3")
-    sample: str | None = flag("--sample", metavar="FILE", help="samples of --bgen, where the file does not hold them")
+    sample: str | None = flag(
+        "--sample", metavar="FILE", help="the .sample file of --bgen, where the BGEN file has no sample ids"
+    )
     dosage: bool = flag(
-        "--dosage", action="store_true", default=False, help="take dosages of .pgen and .bgen, not calls"
+        "--dosage",
+        action="store_true",
+        default=False,
+        help="analyse the dosages of .pgen and .bgen files instead of their calls",
     )
     cache: str | None = flag(
         "--cache", metavar="DIR",
-        help="keep packed copies of what is converted or subset here, for the next run (default: none are kept)",
+        help="folder for packed copies of converted or subset genotypes, so that the next run starts at once "
+        "(default: no copies are kept)",
     )  # fmt: skip
 
 
@@ -45,9 +51,11 @@ class Filesets(Flags):
 class Genome(Filesets):
     """Genotype files, or one genome in many of them."""
 
-    mbfile: str | None = flag("--mbfile", metavar="FILE", help="list of PLINK 1 prefixes that together are one genome")
+    mbfile: str | None = flag(
+        "--mbfile", metavar="FILE", help="a list of PLINK 1 prefixes, one a line, that together are one genome"
+    )
     pfile_list: str | None = flag(
-        "--pfile-list", metavar="FILE", help="list of PLINK 2 prefixes that together are one genome"
+        "--pfile-list", metavar="FILE", help="a list of PLINK 2 prefixes, one a line, that together are one genome"
     )
 
 
@@ -57,11 +65,11 @@ class Genotypes(Genome):
 
     rare_bfile: str | None = flag(
         "--rare-bfile", "--rare-bed-prefix", metavar=SEVERAL,
-        help="further PLINK 1 filesets of rare variants, one component each",
+        help="further PLINK 1 filesets, of rare variants; each is a component",
     )  # fmt: skip
     rare_pfile: str | None = flag(
         "--rare-pfile", "--rare-pgen-prefix", metavar=SEVERAL,
-        help="further PLINK 2 filesets of rare variants, one component each",
+        help="further PLINK 2 filesets, of rare variants; each is a component",
     )  # fmt: skip
 
     @property
@@ -82,18 +90,18 @@ class Samples(Flags):
 
     pheno: str | None = flag(
         "--pheno", "--pheno-txt", metavar="FILE",
-        help="phenotypes: FID IID value..., with or without a header; NA, nan, -9 and empty are missing",
+        help="phenotypes: FID IID value..., with or without a header; NA, nan, -9 and empty fields are missing values",
     )  # fmt: skip
     pheno_name: str | None = flag(
         "--pheno-name", metavar="NAME[,NAME...]", unless="mpheno",
-        help="phenotype columns by name, or all; several share one run and give OUT.NAME.json and so on",
+        help="names of phenotype columns, or all; several are fitted in one run and written to OUT.NAME.json and so on",
     )  # fmt: skip
     mpheno: int | None = flag(
-        "--mpheno", type=positive_int, metavar="N", unless="mpheno", help="phenotype column by number (default 1)"
+        "--mpheno", type=positive_int, metavar="N", unless="mpheno", help="number of the phenotype column (default 1)"
     )
     qcovar: str | None = flag(
         "--qcovar", other=("--covar-txt",), metavar="FILE", help="quantitative covariates: FID IID value..."
     )
     covar: str | None = flag("--covar", metavar="FILE", help="categorical covariates: FID IID level...")
     keep: str | None = flag("--keep", "--keep-path", metavar="FILE", help="analyse only these samples")
-    remove: str | None = flag("--remove", metavar="FILE", help="leave these samples out")
+    remove: str | None = flag("--remove", metavar="FILE", help="leave out these samples")

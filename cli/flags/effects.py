@@ -13,7 +13,8 @@ class Matching(Flags):
 
     ambiguous: str = flag(
         "--ambiguous", choices=("keep", "drop"), default="keep",
-        help="A/T and C/G variants, whose strand cannot be told: alleles as written (default), or left out",
+        help="what happens to A/T and C/G variants, whose strand cannot be told: their alleles are taken as written "
+        "(default keep), or they are left out",
     )  # fmt: skip
 
 
@@ -27,14 +28,16 @@ class Effects(Flags):
     )  # fmt: skip
     reliability: int | None = flag(
         "--reliability", type=positive_int, metavar="N",
-        help="with --compute-effects: reliability of every genetic value, estimated by N probes",
+        help="with --compute-effects: add the reliability of every genetic value, estimated with N random probes",
     )  # fmt: skip
     save_model: str | None = flag(
-        "--save-model", metavar="FILE", help="write what gpu-reml-predict needs (FILE.npz; with traits, FILE.NAME.npz)"
+        "--save-model",
+        metavar="FILE",
+        help="write what gpu-reml-predict needs to FILE.npz, or FILE.NAME.npz for each of several traits",
     )
     cv: int | None = flag(
         "--cv", type=at_least(2, "folds"), metavar="K",
-        help="predict every sample from the others, in K random folds at the variances of the whole fit",
+        help="cross-validate: predict every sample from the others, in K random folds at the variances of the fit",
     )  # fmt: skip
 
 
@@ -44,18 +47,20 @@ class NewSamples(Flags):
 
     prediction_bfile: str | None = flag(
         "--prediction-bed-prefix", "--prediction-bfile", metavar=SEVERAL,
-        help="predict the samples of these PLINK 1 filesets, pieces of one genome",
+        help="predict the samples of these PLINK 1 filesets, which are pieces of one genome",
     )  # fmt: skip
     prediction_pfile: str | None = flag(
         "--prediction-pgen-prefix", "--prediction-pfile", metavar=SEVERAL,
-        help="predict the samples of these PLINK 2 filesets",
+        help="predict the samples of these PLINK 2 filesets, likewise",
     )  # fmt: skip
     prediction_qcovar: str | None = flag(
         "--prediction-covar-txt", "--prediction-qcovar", metavar="FILE",
-        help="their quantitative covariates, in columns named as in --qcovar",
+        help="quantitative covariates of the predicted samples, in columns named as in --qcovar",
     )  # fmt: skip
     prediction_covar: str | None = flag(
-        "--prediction-covar", metavar="FILE", help="their categorical covariates, as in --covar"
+        "--prediction-covar",
+        metavar="FILE",
+        help="categorical covariates of the predicted samples, in columns named as in --covar",
     )
 
     @property

@@ -18,12 +18,13 @@ class Estimation(Flags):
     method: str = flag(
         "--method", choices=("auto", "stochastic", "exact", *MOMENTS), default="auto",
         help="exact: dense REML without Monte-Carlo error, for small cohorts; stochastic: matrix-free REML; "
-        "he: Haseman-Elston regression; pcgc: the like for a disease's liability, right where cases were chosen (needs "
-        "--prevalence); auto (default): exact where it is cheap (to 3,000 or 4,000 samples), else stochastic",
+        "he: Haseman-Elston regression; pcgc: the same on a disease's liability, correct also where cases were "
+        "oversampled (needs --prevalence); auto (default): exact where it is cheap (up to about 4,000 samples), else "
+        "stochastic",
     )  # fmt: skip
     max_probes: int = flag(
         "--max-probes", "--n-rand-vec", type=positive_int, default=256, metavar="N",
-        help="most probes to use for the traces (default 256)",
+        help="largest number of random probes for the traces (default 256)",
     )  # fmt: skip
     mc_target: float = flag(
         "--mc-target", type=positive_float, default=0.1, metavar="X",
@@ -31,11 +32,11 @@ class Estimation(Flags):
     )  # fmt: skip
     max_iterations: int = flag(
         "--max-iterations", "--minq-iter", type=positive_int, default=50, metavar="N",
-        help="most iterations of a fit (default 50)",
+        help="largest number of iterations of a fit (default 50)",
     )  # fmt: skip
     constrain: bool = flag(
         "--no-constrain", "--reml-no-constrain", action="store_false", default=True,
-        help="let variances of components be negative, so that small ones have no bias (default: none is below 0)",
+        help="allow negative variances of components, so that small ones are unbiased (default: none is below 0)",
     )  # fmt: skip
     seed: int = flag("--seed", type=count, default=0, metavar="N", help="seed of all random numbers (default 0)")
     first_probes: int = FIRST_PROBES
@@ -57,20 +58,21 @@ class Tests(Flags):
 
     prevalence: float | None = flag(
         "--prevalence", type=share, metavar="K",
-        help="of a disease in the population: h2 of its liability too; cases are the larger of the two values",
+        help="prevalence of a disease in the population: reports h2 of liability too; cases have the larger of the "
+        "two values",
     )  # fmt: skip
     joint_test: tuple[str, ...] = flag(
         "--joint-test", action="append", default=(), metavar="NAME,NAME...",
-        help="Wald test that these components are all zero, in OUT.tests.tsv beside each alone and all together",
+        help="test that these components are all zero (Wald), in OUT.tests.tsv beside the tests of each and of all",
     )  # fmt: skip
     lrt: tuple[str, ...] | None = flag(
         "--lrt", "--reml-lrt", nargs="*", metavar="COMPONENT",
-        help="likelihood-ratio tests against the model without each component and, where some are given (by number, or "
-        "by name), without these together; in OUT.tests.tsv",
+        help="likelihood-ratio tests of each component and, where some are given by number or name, of these "
+        "together; in OUT.tests.tsv",
     )  # fmt: skip
     profile: bool = flag(
         "--profile", action="store_true", default=False,
-        help="profile likelihoods of every component and of h2 with their 95 %% intervals, in OUT.profile.tsv",
+        help="profile likelihoods of every component and of h2, with 95 %% intervals, in OUT.profile.tsv",
     )  # fmt: skip
 
     @property

@@ -13,9 +13,9 @@ class Filters(Flags):
     """Filters with PLINK's meaning and order."""
 
     extract: tuple[str, ...] = flag("--extract", default=(), help="analyse only variants with these ids", **LIST)
-    exclude: tuple[str, ...] = flag("--exclude", default=(), help="leave variants with these ids out", **LIST)
-    chr: str | None = flag("--chr", metavar="N[,N-N...]", help="chromosomes, such as 1-4,22,X")
-    autosome: bool = flag("--autosome", action="store_true", default=False, help="chromosomes 1 to 22")
+    exclude: tuple[str, ...] = flag("--exclude", default=(), help="leave out variants with these ids", **LIST)
+    chr: str | None = flag("--chr", metavar="N[,N-N...]", help="analyse only these chromosomes, such as 1-4,22,X")
+    autosome: bool = flag("--autosome", action="store_true", default=False, help="analyse only chromosomes 1 to 22")
     from_bp: float | None = flag(
         "--from-bp", type=not_negative, metavar="BP",
         help="first position in base pairs, on the one chromosome of --chr",
@@ -27,8 +27,15 @@ class Filters(Flags):
     geno: float | None = flag(
         "--geno", type=fraction, metavar="X", help="largest share of a variant's calls that may be missing, 0 to 1"
     )
-    hwe: float | None = flag("--hwe", type=fraction, metavar="P", help="least p-value of the exact Hardy-Weinberg test")
-    maf: float | None = flag("--maf", type=fraction, metavar="X", help="least frequency of the rarer allele, 0 to 0.5")
+    hwe: float | None = flag(
+        "--hwe",
+        type=fraction,
+        metavar="P",
+        help="smallest p-value of the exact Hardy-Weinberg test that a variant may have",
+    )
+    maf: float | None = flag(
+        "--maf", type=fraction, metavar="X", help="smallest frequency of the rarer allele, 0 to 0.5"
+    )
     max_maf: float | None = flag(
         "--max-maf", type=fraction, metavar="X", help="largest frequency of the rarer allele, 0 to 0.5"
     )

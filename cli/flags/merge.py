@@ -12,11 +12,11 @@ class Merge(Flags):
 
     merge: bool = flag(
         "--merge", action="store_true", default=False,
-        help="make one component of those with z = variance / SE under the cutoff and fit once more; "
-        "OUT.* is the last fit",
+        help="pool the components with z = variance / SE under the cutoff in one and fit once more; OUT.* is the last "
+        "fit",
     )  # fmt: skip
     merge_out_dir: str | None = flag(
-        "--merge-out-dir", metavar="DIR", help="folder of both fits' files (default OUT.merge)"
+        "--merge-out-dir", metavar="DIR", help="folder for the files of both fits (default OUT.merge)"
     )
     merge_mode: str = flag(
         "--merge-mode", choices=("global_weak",), default="global_weak", help="all weak components become one (default)"
@@ -27,10 +27,10 @@ class Merge(Flags):
     )  # fmt: skip
     merge_ai_scale_mode: str = flag(
         "--merge-ai-scale-mode", choices=("per_sample", "full"), default="per_sample",
-        help="per_sample: SE from the information per sample times --merge-n-eff; full: from the information of all "
-        "analysed samples. The information computed here is that of all samples, so both are the same by default",
+        help="what the SE follows from: per_sample is the information per sample times --merge-n-eff, full that of "
+        "all analysed samples; they are the same unless --merge-n-eff is given (default per_sample)",
     )  # fmt: skip
     merge_n_eff: float = flag(
         "--merge-n-eff", type=not_negative, default=0.0, metavar="N",
-        help="samples that the information is taken to be of, in per_sample mode (default 0: those analysed)",
+        help="number of samples in per_sample mode (default 0: those analysed)",
     )  # fmt: skip

@@ -12,7 +12,8 @@ class Terms(Flags):
 
     grm: str | None = flag(
         "--grm", metavar="PREFIX[,PREFIX...]",
-        help="relationship matrices in GCTA's format (.grm.bin, .grm.id), a component each, beside genotypes or alone",
+        help="relationship matrices in GCTA's format (.grm.bin, .grm.id), with or without genotypes; each is a "
+        "component",
     )  # fmt: skip
     dominance: bool = flag(
         "--dominance", action="store_true", default=False,
@@ -20,36 +21,39 @@ class Terms(Flags):
     )  # fmt: skip
     admix_q: str | None = flag(
         "--admix-q", metavar="FILE",
-        help="ancestry proportions (ADMIXTURE's .Q): a genetic variance for each ancestry, sqrt(q_a) K sqrt(q_a)",
+        help="ancestry proportions (ADMIXTURE's .Q); every ancestry has a genetic variance, of sqrt(q_a) K sqrt(q_a)",
     )  # fmt: skip
     admix_fam: str | None = flag(
-        "--admix-fam", metavar="FILE", help="samples of the rows of --admix-q (default: its .fam)"
+        "--admix-fam", metavar="FILE", help="the .fam file of the rows of --admix-q (default: that beside it)"
     )
     admix_component_names: str | None = flag(
-        "--admix-component-names", metavar="NAME,NAME...", help="names of the ancestries"
+        "--admix-component-names", metavar="NAME,NAME...", help="names of the ancestries, in the order of the columns"
     )
     admix_residual_mode: str = flag(
         "--admix-residual-mode", choices=("shared", "per-ancestry"), default="shared",
-        help="one residual variance, or one for each ancestry in proportion to it (default shared)",
+        help="one residual variance for all, or one for each ancestry, in proportion to it (default shared)",
     )  # fmt: skip
     gxe: str | None = flag(
         "--gxe", metavar="FILE",
-        help="environments, FID IID value...: components E K E, and E itself as a fixed effect",
+        help="environments: FID IID value...; each adds the components E K E, and E itself as a fixed effect",
     )  # fmt: skip
     gxe_noise: bool = flag(
-        "--gxe-noise", action="store_true", default=False, help="add residuals whose variance is that of E squared"
+        "--gxe-noise",
+        action="store_true",
+        default=False,
+        help="add residuals whose variance is proportional to E squared",
     )
     gxe_scale: str = flag(
         "--gxe-scale", choices=("standard", "none"), default="standard",
-        help="environments with mean 0 and SD 1 among the analysed samples (default), or as they are",
+        help="scale environments to mean 0 and SD 1 among the analysed samples (default), or take them as they are",
     )  # fmt: skip
     residual_weights: str | None = flag(
         "--residual-weights", metavar="FILE", unless="residuals",
-        help="FID IID w...: the residual of a sample has variance w times one that is estimated, for every column w",
+        help="weights: FID IID w...; every column adds a residual whose variance is w times one that is estimated",
     )  # fmt: skip
     residual_groups: str | None = flag(
         "--residual-groups", metavar="FILE", unless="residuals",
-        help="FID IID group: a residual variance for each group of samples",
+        help="groups of samples: FID IID group; every group has a residual variance",
     )  # fmt: skip
 
     @property
@@ -69,9 +73,9 @@ class Scaling(Flags):
 
     standardize: str = flag(
         "--standardize", choices=("sample", "binomial"), default="sample",
-        help="divide counts by their SD in the sample, or by sqrt(2p(1-p)) (default sample)",
+        help="divide allele counts by their SD in the sample, or by sqrt(2p(1-p)) (default sample)",
     )  # fmt: skip
     alpha: float | None = flag(
         "--alpha", type=number, metavar="A",
-        help="weigh variants by [2p(1-p)]^(1 + A); -1 is the usual GRM (default: all alike)",
+        help="weigh variants by [2p(1-p)]^(1 + A); -1 gives the usual GRM (default: all variants weigh the same)",
     )  # fmt: skip

@@ -6,7 +6,7 @@ from ..numbers import not_negative
 from .group import Flags, flag
 
 OUT = {"metavar": "PREFIX"}
-QUIET = {"action": "store_true", "help": "print only the results"}
+QUIET = {"action": "store_true", "help": "print the results only"}
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,10 @@ class Output(Flags):
     """The prefix of the results, and lists of samples."""
 
     out: str = flag("--out", "--out-prefix", default="gpu_reml", help="results go to PREFIX.*", **OUT)
-    keep_out: str | None = flag("--keep-out", metavar="FILE", help="write the analysed samples")
-    dropped_out: str | None = flag("--dropped-out", metavar="FILE", help="write the samples left out, with the reason")
+    keep_out: str | None = flag("--keep-out", metavar="FILE", help="write a list of the analysed samples")
+    dropped_out: str | None = flag(
+        "--dropped-out", metavar="FILE", help="write a list of the samples that were left out, with the reason"
+    )
 
     @property
     def lists(self) -> dict[str, str]:
@@ -44,8 +46,8 @@ class RemlOutput(Output):
     )  # fmt: skip
     make_grm: bool = flag(
         "--make-grm", action="store_true", default=False,
-        help="write every component's relationship matrix in GCTA's format, OUT.grm.bin, .grm.N.bin, .grm.id, and stop "
-        "(needs no --pheno)",
+        help="write the relationship matrix of every component in GCTA's format (OUT.grm.bin, .grm.N.bin, .grm.id) "
+        "and stop; needs no --pheno",
     )  # fmt: skip
 
 
@@ -55,11 +57,11 @@ class Checkpoints(Flags):
 
     resume: bool = flag(
         "--resume", action="store_true", default=False,
-        help="go on from the checkpoint of an interrupted run with the same flags",
+        help="continue an interrupted run of the same flags from its checkpoint",
     )  # fmt: skip
     checkpoint_seconds: float = flag(
         "--checkpoint-seconds", type=not_negative, default=2.0, metavar="S",
-        help="least seconds between two checkpoints of a stochastic fit (default 2)",
+        help="seconds between two checkpoints of a stochastic fit, at least (default 2)",
     )  # fmt: skip
 
 
@@ -67,5 +69,5 @@ class Checkpoints(Flags):
 class Screen(Flags):
     """How much is printed."""
 
-    verbose: bool = flag("--verbose", action="store_true", default=False, help="print every iteration")
+    verbose: bool = flag("--verbose", action="store_true", default=False, help="print every iteration of the fits")
     quiet: bool = flag("--non-verbose", "--quiet", default=False, **QUIET)

@@ -15,9 +15,14 @@ class Pieces(Flags):
     bfile: str | None = flag("--bfile", "--bed-prefix", metavar=SEVERAL, unless="genotypes", help="PLINK 1 filesets")
     pfile: str | None = flag("--pfile", "--pgen-prefix", metavar=SEVERAL, unless="genotypes", help="PLINK 2 filesets")
     bgen: str | None = flag("--bgen", metavar="FILE", unless="genotypes", help="BGEN 1.2 or 1.3")
-    sample: str | None = flag("--sample", metavar="FILE", help="samples of --bgen, where the file does not hold them")
+    sample: str | None = flag(
+        "--sample", metavar="FILE", help="the .sample file of --bgen, where the BGEN file has no sample ids"
+    )
     dosage: bool = flag(
-        "--dosage", action="store_true", default=False, help="take dosages of .pgen and .bgen, not calls"
+        "--dosage",
+        action="store_true",
+        default=False,
+        help="predict from the dosages of .pgen and .bgen files instead of their calls",
     )
 
 
@@ -28,21 +33,23 @@ class NewTables(Flags):
     qcovar: str | None = flag(
         "--qcovar", "--covar-txt", metavar="FILE", help="quantitative covariates, in columns named as in the fit"
     )
-    covar: str | None = flag("--covar", metavar="FILE", help="categorical covariates, likewise, with levels of the fit")
+    covar: str | None = flag(
+        "--covar", metavar="FILE", help="categorical covariates, in columns named and with levels as in the fit"
+    )
     admix_q: str | None = flag(
         "--admix-q", metavar="FILE",
-        help="ancestry proportions (.Q), for a model with ancestries, in the order of the fit's columns",
+        help="ancestry proportions (.Q) for a model with ancestries, in the order of the fit's columns",
     )  # fmt: skip
     admix_fam: str | None = flag(
-        "--admix-fam", metavar="FILE", help="samples of the rows of --admix-q (default: its .fam)"
+        "--admix-fam", metavar="FILE", help="the .fam file of the rows of --admix-q (default: that beside it)"
     )
     admix_component_names: str | None = flag(
         "--admix-component-names", metavar="NAME,NAME...",
-        help="names that the fit's ancestries have, in the order of these columns, where it is another",
+        help="the names of the fit's ancestries in the order of these columns, where that is another",
     )  # fmt: skip
     gxe: str | None = flag(
         "--gxe", metavar="FILE",
-        help="environments, for a model with some, in columns named as in the fit (or they are in --qcovar)",
+        help="environments for a model with some, in columns named as in the fit (they may also be in --qcovar)",
     )  # fmt: skip
 
 
@@ -50,21 +57,23 @@ class NewTables(Flags):
 class Predicted(Flags):
     """Who is predicted, and what the predictions are compared with."""
 
-    model: str | None = flag("--model", metavar="FILE", help="what gpu-reml --save-model wrote")
+    model: str | None = flag("--model", metavar="FILE", help="the file that gpu-reml --save-model wrote")
     genetic_only: bool = flag(
         "--genetic-only", action="store_true", default=False,
-        help="genetic values alone, without covariates and without y_pred",
+        help="predict genetic values alone, without covariates and without y_pred",
     )  # fmt: skip
-    pheno: str | None = flag("--pheno", "--pheno-txt", metavar="FILE", help="phenotypes, to report the accuracy")
+    pheno: str | None = flag(
+        "--pheno", "--pheno-txt", metavar="FILE", help="phenotypes of the predicted samples, to report the accuracy"
+    )
     pheno_name: str | None = flag(
         "--pheno-name", metavar="NAME", unless="mpheno",
-        help="phenotype column by name (default: the model's, or the first)",
+        help="name of the phenotype column (default: the model's, or the first)",
     )  # fmt: skip
     mpheno: int | None = flag(
-        "--mpheno", type=positive_int, metavar="N", unless="mpheno", help="phenotype column by number"
+        "--mpheno", type=positive_int, metavar="N", unless="mpheno", help="number of the phenotype column"
     )
     keep: str | None = flag("--keep", "--keep-path", metavar="FILE", help="predict only these samples")
-    remove: str | None = flag("--remove", metavar="FILE", help="leave these samples out")
+    remove: str | None = flag("--remove", metavar="FILE", help="leave out these samples")
 
 
 @dataclass(frozen=True)

@@ -18,22 +18,27 @@ class Smile(Flags):
 
     smile: bool = flag(
         "--smile", action="store_true", default=False,
-        help="blocks of weights W between the genotypes, K = sum Z_b W_b Z_b' / c; implied by the flags that say which",
+        help="weigh pairs of variants within blocks, K = sum Z_b W_b Z_b' / c; flags that name weights imply it",
     )  # fmt: skip
     w_files: str | None = flag(
         "--w-files", metavar="FILE[,FILE...]", unless="source",
-        help="the blocks of one component, in the order of the variants before filters: .npy, .npz, .rds, .csv or text",
+        help="files of the blocks of one component, in the order of the variants before filters: .npy, .npz, .rds, "
+        ".csv or text",
     )  # fmt: skip
     w_files_list: str | None = flag(
-        "--w-files-list", metavar="FILE", unless="source", help="a list of such files, one a line; # starts a comment"
+        "--w-files-list",
+        metavar="FILE",
+        unless="source",
+        help="a list of such files, one a line, in which # starts a comment",
     )
     grm_groups: str | None = flag(
         "--grm-groups", metavar="FILE[,FILE...][;FILE...]", unless="source",
-        help="blocks of several components, 'A1.npy,A2.npy;B1.npy'; together they cover the variants in order",
+        help="files of the blocks of several components, as in 'A1.npy,A2.npy;B1.npy'; together they cover the "
+        "variants in order",
     )  # fmt: skip
     identity_w: bool = flag(
         "--identity-w", action="store_true", default=False, unless="source",
-        help="W = I, the ordinary GRM, without a matrix",
+        help="take W = I, which gives the ordinary GRM, without a file",
     )  # fmt: skip
     smile_ld: str | None = flag(
         "--smile-ld", choices=KINDS, unless="source",
@@ -41,16 +46,16 @@ class Smile(Flags):
     )  # fmt: skip
     smile_block_size: int | None = flag(
         "--smile-block-size", type=positive_int, metavar="N",
-        help=f"most variants of a block of --smile-ld, none across chromosomes (default {BLOCK_SIZE})",
+        help=f"largest number of variants in a block of --smile-ld, within a chromosome (default {BLOCK_SIZE})",
     )  # fmt: skip
     smile_shrinkage: float | None = flag(
         "--smile-shrinkage", type=fraction, metavar="X",
-        help=f"of the correlations towards the identity, 0 to 1 (default {SHRINKAGE})",
+        help=f"how far the correlations of --smile-ld are shrunk towards the identity, 0 to 1 (default {SHRINKAGE})",
     )  # fmt: skip
     w_normalization: str = flag(
         "--w-normalization", choices=NORMALISATIONS, default=NORMALISATIONS[0],
-        help="scale of K: so that tr(K) = n (default), or divided by the sum of the blocks' ranks, of a block's .json "
-        "or counted",
+        help="scale of K: kernel_trace makes tr(K) = n (default); effective_rank divides by the sum of the blocks' "
+        "ranks, which are read from the .json beside a block or counted",
     )  # fmt: skip
 
     @property

@@ -15,27 +15,34 @@ class Rounds(Flags):
     """Rounds of LASSO and REML, and the candidates of each."""
 
     outer_max: int = flag(
-        "--outer-max", type=positive_int, default=6, metavar="N", help="most rounds of LASSO and REML (default 6)"
+        "--outer-max",
+        type=positive_int,
+        default=6,
+        metavar="N",
+        help="largest number of rounds of LASSO and REML (default 6)",
     )
     support_stable_rounds: int = flag(
         "--support-stable-rounds", type=positive_int, default=1, metavar="N",
-        help="rounds running in which variants and variances must be the same (default 1)",
+        help="number of rounds in a row in which variants and variances must stay the same (default 1)",
     )  # fmt: skip
     vc_rel_tol: float = flag(
         "--vc-rel-tol", type=positive_float, default=1e-2, metavar="X",
-        help="largest change of a variance, as a share of the phenotypic one, that counts as the same (default 0.01)",
+        help="largest change of a variance, as a share of the phenotypic variance, that counts as no change (default "
+        "0.01)",
     )  # fmt: skip
     candidate_k: int = flag(
         "--candidate-k", type=positive_int, default=256, metavar="N",
-        help="variants of largest score |z'Py| that the LASSO begins with, those of the last round first (default 256)",
+        help="number of variants that the LASSO begins with: those of the last round, then those of largest score "
+        "|z'Py| (default 256)",
     )  # fmt: skip
     screen_topk: int = flag(
         "--screen-topk", type=positive_int, default=2000, metavar="N",
-        help="most variants that screening keeps; fewer than --candidate-k limit the candidates (default 2000)",
+        help="number of variants that screening keeps; it limits --candidate-k where it is smaller (default 2000)",
     )  # fmt: skip
     max_active: int = flag(
         "--max-active", type=positive_int, default=128, metavar="N",
-        help="most variants that may be chosen; a path that wants more ends there and the run says so (default 128)",
+        help="largest number of variants that may be chosen; a path that needs more ends there, and the run says so "
+        "(default 128)",
     )  # fmt: skip
     pcg_tol: float = flag(
         "--pcg-tol", type=share, default=1e-4, metavar="X",
@@ -43,7 +50,11 @@ class Rounds(Flags):
         "phenotype go to 1e-6, or 1e-10 with --dtype float64",
     )  # fmt: skip
     max_pcg_iters: int = flag(
-        "--max-pcg-iters", type=positive_int, default=400, metavar="N", help="most PCG steps of a solve (default 400)"
+        "--max-pcg-iters",
+        type=positive_int,
+        default=400,
+        metavar="N",
+        help="largest number of PCG steps of a solve (default 400)",
     )
 
     @property
@@ -57,40 +68,52 @@ class Path(Flags):
     """The LASSO's path of lambda, and the criterion that chooses on it."""
 
     lasso_n_lambda: int = flag(
-        "--lasso-n-lambda", type=positive_int, default=60, metavar="N", help="values of lambda, geometric (default 60)"
+        "--lasso-n-lambda",
+        type=positive_int,
+        default=60,
+        metavar="N",
+        help="number of values of lambda, in a geometric sequence (default 60)",
     )
     lasso_lam_min_ratio: float = flag(
-        "--lasso-lam-min-ratio", type=share, default=0.05, metavar="X", help="last lambda / the first (default 0.05)"
+        "--lasso-lam-min-ratio",
+        type=share,
+        default=0.05,
+        metavar="X",
+        help="ratio of the last lambda to the first (default 0.05)",
     )
     lasso_ebic_gamma: float = flag(
         "--lasso-ebic-gamma", type=not_negative, default=1.0, metavar="X",
-        help="penalty on the number of models of a size: a variant pays if its squared z is above log n + 2 X log p or "
-        "so; 0 is BIC (default 1)",
+        help="penalty on the number of models of a size: a variant pays if its squared z is above log n + 2 X log p "
+        "or so; 0 is BIC (default 1)",
     )  # fmt: skip
     ebic_p_mode: str = flag(
         "--ebic-p-mode", choices=("candidate", "full"), default="full",
-        help="variants among which EBIC thinks the choice was made: all of them (default), or the candidates as in the "
-        "reference system, which is too lenient since the same phenotype chose those",
+        help="variants that EBIC counts as available: all of them (full, the default), or the candidates, which is "
+        "too lenient since the same phenotype chose those",
     )  # fmt: skip
     lasso_ebic_early_stop: bool = flag(
         "--lasso-ebic-early-stop", default=False, **SWITCH,
-        help="end the path after 10 values of lambda without a lower EBIC. Default off: the whole path takes no time "
-        "beside the rest, and many variants that enter together may not pay for their number at once",
+        help="end the path after 10 values of lambda without a lower EBIC (default off: the whole path takes little "
+        "time, and variants that enter together may lower EBIC only later)",
     )  # fmt: skip
     lasso_ebic_es_min_delta: float = flag(
-        "--lasso-ebic-es-min-delta", type=not_negative, default=0.0, metavar="X", help="what counts as lower (0)"
+        "--lasso-ebic-es-min-delta",
+        type=not_negative,
+        default=0.0,
+        metavar="X",
+        help="smallest decrease of EBIC that counts as one (default 0)",
     )
     lasso_cd_max_iter: int = flag(
         "--lasso-cd-max-iter", type=positive_int, default=2000, metavar="N",
-        help="most sweeps of coordinate descent for one lambda (default 2000)",
+        help="largest number of sweeps of coordinate descent for one lambda (default 2000)",
     )  # fmt: skip
     lasso_cd_tol: float = flag(
         "--lasso-cd-tol", type=positive_float, default=1e-6, metavar="X",
-        help="largest change of a coefficient, in its standard errors, that ends it (default 1e-6)",
+        help="coordinate descent ends when no coefficient changes by more than X of its standard errors (default 1e-6)",
     )  # fmt: skip
     lasso_active_set_period: int = flag(
         "--lasso-active-set-period", type=positive_int, default=5, metavar="N",
-        help="sweeps over active variants between two over all (default 5)",
+        help="number of sweeps over the active variants between two over all (default 5)",
     )  # fmt: skip
 
 
@@ -100,24 +123,36 @@ class Certificate(Flags):
 
     kkt_check: bool = flag(
         "--kkt-check", default=True, **SWITCH,
-        help="check the solution's conditions for every variant, and add those that violate them (default on)",
+        help="check the optimality conditions for all variants, and add those that violate them (default on)",
     )  # fmt: skip
     kkt_tol: float = flag(
         "--kkt-tol", type=not_negative, default=1e-5, metavar="X",
-        help="tolerance for a gradient beyond lambda, least, phenotype of unit variance (default 1e-5)",
+        help="absolute tolerance for a gradient beyond lambda, for a phenotype of unit variance (default 1e-5)",
     )  # fmt: skip
     kkt_rel_tol: float = flag(
         "--kkt-rel-tol", type=not_negative, default=1e-5, metavar="X",
-        help="tolerance for a gradient beyond lambda, times max(1, lambda), phenotype of unit variance (default 1e-5)",
+        help="tolerance relative to max(1, lambda); the larger of the two counts (default 1e-5)",
     )  # fmt: skip
     kkt_add_topk: int = flag(
-        "--kkt-add-topk", type=positive_int, default=256, metavar="N", help="violators added at a time (default 256)"
+        "--kkt-add-topk",
+        type=positive_int,
+        default=256,
+        metavar="N",
+        help="number of violating variants added at a time (default 256)",
     )
     kkt_max_rounds: int = flag(
-        "--kkt-max-rounds", type=positive_int, default=20, metavar="N", help="most checks of a LASSO (default 20)"
+        "--kkt-max-rounds",
+        type=positive_int,
+        default=20,
+        metavar="N",
+        help="largest number of checks of a LASSO (default 20)",
     )
     kkt_max_candidate: int = flag(
-        "--kkt-max-candidate", type=count, default=0, metavar="N", help="most candidates (default 0: no limit)"
+        "--kkt-max-candidate",
+        type=count,
+        default=0,
+        metavar="N",
+        help="largest number of candidates (default 0: no limit)",
     )
 
 

@@ -438,7 +438,7 @@ def test_a_fit_without_genetic_variance_still_predicts(study, tmp_path):
     ("arguments", "message"),
     [
         (["--reliability", "8"], "give both"),
-        (["--prediction-covar-txt", "a"], "of whom"),
+        (["--prediction-covar-txt", "a"], "there are no samples to predict"),
         (["--compute-effects", "--method", "he"], "--compute-effects: need a REML fit"),
         (["--prediction-bed-prefix", "a", "--prediction-pgen-prefix", "b"], "give one of them"),
         (["--prediction-bed-prefix", "a"], "--prediction-covar-txt: the fit has covariates by --qcovar"),

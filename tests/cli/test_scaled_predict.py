@@ -397,7 +397,7 @@ BAD_FITS = {
         "the fit has --admix-q; give --save-model instead and predict by gpu-reml-predict",
     ),
     "environments": ("--gxe @data.env --prediction-bfile @new", "the fit has --gxe; give --save-model instead"),
-    "nobody to predict": ("--prediction-covar a", "--prediction-covar: of whom"),
+    "nobody to predict": ("--prediction-covar a", "--prediction-covar: there are no samples to predict"),
 }
 
 
