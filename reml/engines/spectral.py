@@ -106,8 +106,6 @@ def maximise(spectrum: Spectrum, floor: float, *, constrain: bool = True) -> np.
 def _maximise_above(spectrum: Spectrum, floor: float) -> np.ndarray:
     values, totals = profiled(spectrum, GRID)
     inside = (totals * (1 - GRID) >= floor) & np.isfinite(values)
-    if not inside.any():
-        return _at_floor(spectrum, floor)
     best = int(np.argmax(np.where(inside, values, -np.inf)))
     low, high = GRID[max(best - 1, 0)], GRID[min(best + 1, len(GRID) - 1)]
     h = _peak(spectrum, low, high)
@@ -170,7 +168,8 @@ def _at_floor(spectrum: Spectrum, floor: float) -> np.ndarray:
     found = optimize.minimize_scalar(
         value, bounds=(best - 0.25, best + 0.25), method="bounded", options={"xatol": 1e-10}
     )
-    return np.array([np.exp(found.x), floor])
+    inside, at_zero = (np.array([theta_g, floor]) for theta_g in (np.exp(found.x), 0.0))
+    return inside if loglik(spectrum, inside) > loglik(spectrum, at_zero) else at_zero
 
 
 def share_of_h2(h2, mean_trace: float):

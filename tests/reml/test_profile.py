@@ -1,13 +1,14 @@
 """Profile likelihoods: the highest likelihood with a quantity held, and where it has fallen by 1.92."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import optimize, special
 
 from gpu_reml.reml import FitSettings, ProbeSettings, SolverSettings, draw_probes, exact_probes, fit, fit_exact
-from gpu_reml.reml.profile import Drop, found_end
+from gpu_reml.reml.profile import Drop, curve_of, found_end
 from gpu_reml.validation.dense import dense_loglik, dense_score
 from gpu_reml.validation.small import covariance_of, make_cohort
 
@@ -158,3 +159,34 @@ def test_an_end_is_found_on_curves_that_are_no_parabola_and_at_bounds():
     assert singular.end == pytest.approx(1.5, abs=0.01)
     unknown = found_end(lambda v: Drop(np.nan, np.nan), 0.0, 1.0, np.inf, target, 1e-6)
     assert np.isnan(unknown.end)
+
+
+def test_an_edge_that_is_no_value_is_only_approached():
+    asked = []
+
+    def drop(value):
+        asked.append(value)
+        return Drop(value**2 / 8, 0.0)  # too flat to fall as far before 1
+
+    assert found_end(drop, 0.5, 0.9, 1.0, 1.96, 1e-6).end == 1.0
+    assert len(asked) > 5 and max(asked) < 1 and asked[-1] > 0.99
+
+
+def test_a_curve_that_is_flat_at_its_peak_is_followed_and_not_jumped_over():
+    end = 5 * 1.96 ** (1 / 6)
+    found = found_end(lambda v: Drop((v / 5) ** 12 / 2, 0.0), 0.0, 0.4, np.inf, 1.96, 1e-4)
+    assert found.end == pytest.approx(end, rel=1e-3) and max(found.drops) < 3 * end
+
+
+def test_an_end_is_looked_for_again_where_what_was_known_of_the_likelihood_has_grown():
+    known = {"width": 1.0}  # of the likelihood, as far as it is known, which is less than it is
+
+    def settle(_):
+        known["width"], grown = min(4.0, 2 * known["width"]), known["width"] < 4
+        return grown
+
+    quantity = SimpleNamespace(
+        name="a", which=0, least=-np.inf, most=np.inf, value=lambda theta: 0.0, error=lambda theta, covariance: 1.0
+    )
+    found = curve_of(quantity, np.zeros(2), np.eye(1), lambda v: Drop((v / known["width"]) ** 2 / 2, 0.0), settle, 1e-6)
+    assert -found.lower == pytest.approx(4 * 1.96, rel=0.01) and found.upper == pytest.approx(4 * 1.96, rel=0.01)

@@ -282,6 +282,20 @@ def test_the_null_is_at_its_maximum_whatever_the_limit_of_the_fit(cohort, ancest
         assert not found.converged and found.loglik_null == pytest.approx(expected, abs=1e-8)
 
 
+def test_the_null_is_that_of_groups_apart_where_their_variances_are_far_apart():
+    """Beside groups no identity is estimated, so that one of them may have hardly any variance."""
+    rng = np.random.default_rng(4)
+    groups = np.repeat(np.eye(2), [60, 90], axis=0)
+    y = rng.standard_normal(150) * (groups @ [0.05, 2.0])
+    found = fit_exact(y, groups, with_residuals(dense_covariance([np.cov(rng.standard_normal((150, 300)))]), groups))
+    rest = (y - groups @ np.linalg.lstsq(groups, y, rcond=None)[0]) ** 2
+    expected = 0.0
+    for group in groups.T:
+        df = group.sum() - 1
+        expected -= df / 2 * (np.log(rest @ group / df) + 1 + np.log(2 * np.pi))
+    assert found.loglik_null == pytest.approx(expected, abs=1e-6)
+
+
 def test_residuals_are_given_once_and_last(cohort):
     """A layout within another would be lost, and the fit that of a model nobody asked for."""
     base = dense_covariance(cohort.Ks[:1], ["k"])

@@ -5,10 +5,10 @@ import pytest
 
 from gpu_reml.ops import CpuProducts, make_covariance
 from gpu_reml.reml import CountingCovariance, FitSettings, ProbeSettings, SolverSettings, draw_probes, exact_probes
-from gpu_reml.reml.engines.reduced import of_components
+from gpu_reml.reml.engines.reduced import of_components, reduced_v
 from gpu_reml.reml.engines.reduced_fit import answering
 from gpu_reml.reml.engines.reduced_model import dealt, first_model, prepare
-from gpu_reml.reml.engines.rise import Rise, end_at, rise
+from gpu_reml.reml.engines.rise import Path, Rise, end_at, rise, rule
 from gpu_reml.reml.traits import one_trait
 from gpu_reml.validation import dense
 from gpu_reml.validation.small import make_cohort
@@ -91,3 +91,24 @@ def test_the_error_from_a_few_probes_is_unknown_and_rises_add_up_by_probe():
 
 def replace_values(rise_, values):
     return rise_._replace(per_probe=values)
+
+
+@pytest.mark.parametrize("size", [1.0, 0.0])
+@pytest.mark.parametrize("residual", [1.0, 1e-3])
+def test_nodes_are_added_until_what_is_known_is_integrated_and_are_no_fewer_than_traces_need(residual, size):
+    """What is known is y's part, which is nothing where y is."""
+    rng = np.random.default_rng(0)
+    roots = rng.standard_normal((2, 30, 60)) * np.geomspace(0.1, 3, 30)[:, None]
+    path = Path(roots @ roots.transpose(0, 2, 1) / 60, 1.0, float(np.log(residual)))
+    y = size * rng.standard_normal(30)
+    known = path.form(0.0, y) - path.form(1.0, y)
+    nodes, weights = rule(path, y, known)
+    assert weights @ [path.slope(s, y) for s in nodes] == pytest.approx(known, abs=1e-5)
+
+    def rise_of_logdet(s):
+        theta, speed = path.at(s)
+        change = speed * (path.T[1] - path.T[0]) + path.change * theta[-1] * np.eye(30)
+        return np.trace(np.linalg.solve(reduced_v(path.T, theta), change))
+
+    ends = [np.linalg.slogdet(reduced_v(path.T, path.at(s)[0]))[1] for s in (0.0, 1.0)]
+    assert weights @ [rise_of_logdet(s) for s in nodes] == pytest.approx(ends[1] - ends[0], abs=0.05)

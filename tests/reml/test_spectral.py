@@ -50,11 +50,14 @@ def profiled_at(spectrum, ratio):
     return loglik(spectrum, residual * np.array([ratio, 1.0]))
 
 
-def test_a_residual_below_its_floor_is_held_there_and_the_component_is_the_best_beside_it():
-    spectrum = spectrum_of(25)
-    free = maximise(spectrum, 1e-9)
-    floor = 3 * free[1]
-    theta = maximise(spectrum, floor)
-    assert theta[1] == floor
-    around = [loglik(spectrum, np.array([theta[0] * factor, floor])) for factor in (0.999, 1, 1.001)]
+@pytest.mark.parametrize("unit", [1e-2, 1.0, 1e2])
+def test_a_residual_below_its_floor_is_held_there_and_the_component_is_the_best_beside_it(unit):
+    own = spectrum_of(25)
+    y, trace = (Measure(unit * part.nodes, part.weights) for part in (own.y, own.trace))
+    spectrum = Spectrum(y, trace, own.dimension)
+    lowest = maximise(own, 1e-9)[1]
+    theta = maximise(spectrum, 3 * lowest)
+    assert theta[1] == 3 * lowest
+    around = [loglik(spectrum, theta * [factor, 1]) for factor in (0.999, 1, 1.001)]
     assert np.argmax(around) == 1
+    np.testing.assert_array_equal(maximise(spectrum, 1e3 * lowest), [0.0, 1e3 * lowest])  # nothing is left for it

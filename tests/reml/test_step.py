@@ -49,3 +49,27 @@ def test_indistinguishable_components_are_named_not_regularised():
     ai = np.array([[1.0, 1, 0], [1, 1, 0], [0, 0, 2]])
     with pytest.raises(SingularInformationError, match=r"singular at parameter [01]"):
         ai_step(np.ones(3), np.ones(3), ai, np.zeros(3))
+
+
+def test_directions_that_are_all_axes_make_the_step_of_the_bounds_however_far_these_are():
+    for seed, size in itertools.product(range(10), (1.0, 1e4, 1e8)):
+        rng = np.random.default_rng(seed)
+        p = rng.integers(1, 5)
+        A = rng.standard_normal((p, p + 2))
+        ai, theta = A @ A.T, size * (rng.random(p) + 0.1)
+        score = 5 * size * rng.standard_normal(p) * np.sqrt(np.diag(ai))
+        expected = ai_step(theta, score, ai, np.zeros(p)).theta
+        found = ai_step(theta, score, ai, np.zeros(p), np.eye(p)).theta
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * size)
+
+
+def test_along_directions_a_step_that_meets_a_bound_ends_on_it():
+    met = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        A, lower = rng.standard_normal((3, 5)), np.append(-np.inf, rng.uniform(1e-7, 1e-5, 2))
+        found = ai_step(rng.random(3) + 0.1, 20 * rng.standard_normal(3), A @ A.T, lower)
+        near = found.theta <= lower * (1 + 1e-6)
+        met += near.sum()
+        assert (found.theta >= lower).all() and (found.theta[near] == lower[near]).all()
+    assert met > 50
