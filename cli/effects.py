@@ -41,7 +41,7 @@ from .predict_run import (
 from .report import STANDARDISATION
 from .sources import prefixes_of
 
-# components whose values for other samples do not follow from their allele counts by effects of single alleles
+# The values of these components in other samples do not follow from effects of single alleles.
 NOT_SAVED = ("dominance", "grm")
 NEW_TABLES = ("qcovar", "covar")
 
@@ -92,8 +92,10 @@ def check_effects(further: Further, analysis: Analysis) -> None:
         raise io.InputError("--reliability: is a column of what --compute-effects writes; give both")
     of_new = [_new_flag(name) for name in NEW_TABLES if getattr(new, f"prediction_{name}")]
     if not new.given and of_new:
-        raise io.InputError(f"{', '.join(of_new)}: there are no samples to predict; give --prediction-bed-prefix or "
-            "--prediction-pgen-prefix")
+        raise io.InputError(
+            f"{', '.join(of_new)}: there are no samples to predict; give --prediction-bed-prefix or "
+            "--prediction-pgen-prefix"
+        )
     if not further.wanted:
         return
     estimation = analysis.estimation
@@ -237,7 +239,7 @@ def effects_of_variants(found: Effects, inputs: Inputs, standardize: str) -> Var
     genotypes = inputs.products.genotypes
     beta = allele_effects(variant_effects(model.of_variants, found.theta, found.Py), genotypes.inv_sd)
     stored = np.diff(beta.indptr) > 0
-    # without genetic variance effects are zero, and the variants stay
+    # where no component has a variance, the effects are zero and all variants stay
     carry = np.flatnonzero((genotypes.inv_sd > 0) & (stored if stored.any() else True))
     return VariantEffects(
         tuple(model.of_variants.names),

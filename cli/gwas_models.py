@@ -29,9 +29,9 @@ REFINED = (
     "generalised least squares at the scan's theta_g / theta_e, by conjugate gradients; Student's t on n - c - 1 "
     "degrees of freedom; with --loco-refit the test of --method exact"
 )
-EXACT_BYTES = 1 << 33  # of the n x n matrices of --method exact
-STEPS = 20  # column-passes of a solve or a calibration variant, about
-SCATTER = 0.05  # relative error of single standard errors that is worth a warning
+EXACT_BYTES = 1 << 33  # --method exact is refused where its n x n matrices take more
+STEPS = 20  # a solve, or a calibration variant, takes about so many matrix-vector products
+SCATTER = 0.05  # a warning is given where single standard errors are wrong by more than this share
 NOTHING = np.zeros(0, np.int64)
 
 
@@ -108,7 +108,8 @@ def exactly(inputs: Inputs, asked: Association, analysis: Analysis) -> Found:
         raise io.InputError(f"--method exact: {n} samples need {need:.0f} GiB; use --method score")
     groups = chromosomes_of(inputs, asked.model)
     weights = kernel_weights(inputs, analysis.scaling.alpha)
-    leave_out(inputs.products, weights, groups.left_out, groups.names)  # names a chromosome that leaves no K
+    # This raises an error that names a chromosome without which no K is left.
+    leave_out(inputs.products, weights, groups.left_out, groups.names)
     pairs = list(zip(groups.left_out, groups.tested, strict=True))
     found = exact_scan(inputs.Y, inputs.design.X, inputs.products.genotypes, pairs, weights)
     details = tuple(
@@ -137,7 +138,7 @@ def scored(inputs: Inputs, asked: Association, analysis: Analysis) -> Found:
     thetas = np.array([[one.theta for one in each] for each in refits or [fits] * len(groups.names)])
     seconds = {"fit_seconds": time.perf_counter() - clock}
     clock = time.perf_counter()
-    rng = np.random.default_rng([analysis.estimation.seed, 1])  # apart from the probes' stream
+    rng = np.random.default_rng([analysis.estimation.seed, 1])  # the probes have another stream
     settings = LocoSettings(columns=inputs.planned.columns)
     found = loco_scan(inputs.Y, inputs.design.X, left, groups.tested, thetas, rng, settings)
     seconds["scan_seconds"] = time.perf_counter() - clock

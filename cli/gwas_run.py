@@ -30,8 +30,9 @@ from .report import fixed_line
 from .unused import GWAS, Run, noted, plan_notes
 
 MODELS = {"ols": "marginal_ols_fwl", "loco": "mixed_leave_one_chromosome_out", "lmm": "mixed_whole_genome"}
-TABLE_BYTES = 500  # a variant: a trait's columns and their text, which is joined and encoded before it is written
-TEST_BYTES = 64  # a variant and trait: effects, errors, statistics and p-values
+# A trait's columns and their text, which is encoded before it is written, take so many bytes a variant.
+TABLE_BYTES = 500
+TEST_BYTES = 64  # effects, errors, statistics and p-values take so many bytes a variant and trait
 
 
 class Asked(NamedTuple):
@@ -125,7 +126,7 @@ def scan_group(tables: Tables, group: Group, planned: Planned, asked: Asked, con
     """One group of traits of the same samples: read, scan, write."""
     association, output = asked.association, asked.output
     inputs = load_group(tables, group, planned, asked.analysis)
-    check_freedom(inputs.Y, inputs.design)  # once more: --mind may have taken samples
+    check_freedom(inputs.Y, inputs.design)  # this is checked again, since --mind may have left out samples
     solver = "ols" if association.model == "ols" else choose_solver(inputs, association)
     null = choose_method(inputs, asked.analysis.estimation.method) if solver == "score" else None
     inputs = noted(inputs, asked.line, GWAS, Run(solver, 1, planned.backend, null))

@@ -20,8 +20,8 @@ from .smile import smile_covariance, smile_weights
 from .sources import Loaded, Sources, load
 from .wording import counts_in_flags, notes_in_flags
 
-MOST_MISSING = 0.02  # share of the genotypes; with 0.1 an h2 of 0.5 was off by 0.03, up in families, down in others
-FAR = 20  # robust standard deviations from the median
+MOST_MISSING = 0.02  # a note warns above this share of the calls; with 0.1, an h2 of 0.5 was off by 0.03
+FAR = 20  # values more robust standard deviations from the median than this may be codes
 
 
 class Inputs(NamedTuple):
@@ -165,7 +165,7 @@ def trait_notes(group: Group, remedy: str | None) -> list[str]:
 def _far_note(name: str, y: np.ndarray) -> list[str]:
     """Values that may be codes for missing ones, as -999 and 9999 are in many files."""
     centre = np.median(y)
-    spread = 1.4826 * np.median(np.abs(y - centre))  # the SD of a normal
+    spread = 1.4826 * np.median(np.abs(y - centre))  # this is the SD where values are normal
     far = y[np.abs(y - centre) > FAR * spread] if spread > 0 else y[:0]
     if not len(far):
         return []

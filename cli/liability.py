@@ -13,8 +13,8 @@ from gpu_reml.reml.tables import Sum, derived_record, derived_rows, sum_line
 from .flags.analysis import Analysis
 from .inputs import Inputs
 
-ASCERTAINED = 1.5  # ratio of the odds of a case among the samples and in the population that matters
-BY_CHANCE = 4.0  # standard errors of a share that come of drawing people
+ASCERTAINED = 1.5  # a caution is given where the odds of a case differ from the population's by more than this
+BY_CHANCE = 4.0  # drawing people at random moves their share of cases by no more standard errors than this
 
 
 class Liability(NamedTuple):

@@ -40,11 +40,12 @@ from .model import sums_of
 from .outputs import safe_name
 from .progress import Progress
 
-EXACT_SECONDS = 10.0  # of one core: an answer without Monte-Carlo error is worth this much, or twice the stochastic one
+# An answer without Monte-Carlo error is worth this time on one core, or twice the stochastic fit's.
+EXACT_SECONDS = 10.0
 EXACT_BYTES = 1 << 30
-FLOAT32 = 4  # bytes of a number of products
-PASS_FLOPS = 1e11  # a second of one core, of genotype products
-USUAL_PASSES = (150, 700)  # of a stochastic fit, one and several components
+FLOAT32 = 4  # products take so many bytes a number
+PASS_FLOPS = 1e11  # one core does so many operations of genotype products a second
+USUAL_PASSES = (150, 700)  # a stochastic fit of one component, and of several, takes about so many products
 
 
 def choose_method(inputs: Inputs, asked: str) -> str:

@@ -13,11 +13,11 @@ from .flags.output import Output, RemlOutput
 from .parser import CommandLine
 
 IDS = {"fid": "FID", "iid": "IID"}
-MOST_NAME_BYTES = 160  # of a file's 255, which also has to have a prefix, a suffix and ".tmp"
+MOST_NAME_BYTES = 160  # file names have 255 bytes, of which a prefix, a suffix and ".tmp" need some
 FIT_FILES = ("json", "hsq", "log", "history.tsv", "tests.tsv", "enrichment.tsv")
 EXPORTED = ("theta.npy", "ai.npy", "grad.npy", "ai_stats.json")
 EFFECTS = ("fixed_effects", "random_effect", "random_effect_components", "snp_effects", "snp_effects.component_000")
-FURTHER = {  # flag of gpu-reml -> what it adds
+FURTHER = {  # a flag of gpu-reml -> the suffixes of the files that it adds
     "export_ai": EXPORTED,
     "merge": (*EXPORTED, "component_spec.json"),
     "profile": ("profile.tsv",),
@@ -45,7 +45,7 @@ NO_PATHS = (
 OF_PREFIX = (
     *(".bed", ".bim", ".fam", ".pgen", ".pvar", ".pvar.zst", ".psam", ".bgen", ".sample"),
     *(".grm.bin", ".grm.N.bin", ".grm.id", ".npz"),
-)  # what a flag's value may lack
+)  # a flag's value may name a file without these
 
 
 class Written(NamedTuple):

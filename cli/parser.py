@@ -22,13 +22,13 @@ COMMANDS = {
     "gpu-reml-sparse": ("sparse", "make_sparse_parser"),
     "gpu-reml-relax": ("relax", "make_relax_parser"),
 }
-CHECKPOINTS = ("--resume", "--checkpoint-seconds")  # of gpu-reml alone
-DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # what word processors make of two hyphens
+CHECKPOINTS = ("--resume", "--checkpoint-seconds")  # only gpu-reml has them
+DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # word processors turn two hyphens into one of these
 EXIT_CODES = """
 exit codes: 0 converged; 2 invalid input or unwritable output; 3 not converged, results are written with the reason;
 4 device lost or out of memory; 130 interrupted; 143 ended by TERM.
 """
-ANSWERS = {"-h", "--help", "--version", "--devices"}  # flags that are answered whatever is beside them
+ANSWERS = {"-h", "--help", "--version", "--devices"}  # these are answered whatever stands beside them
 
 
 class CommandLine(NamedTuple):

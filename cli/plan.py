@@ -24,18 +24,19 @@ from .flags.compute import Compute
 from .flags.estimation import HE_PROBES, Estimation
 from .machine import machine_memory
 
-PROGRAM = 230  # MiB that Python, its libraries and compiled kernels take
-VARIANT_BYTES, SAMPLE_BYTES = 500, 400  # of tables: ids, positions and constants of a variant, ids of a sample
-WEIGHT_BYTES = (4, 8, 4, 4)  # a weight: where and how much, for inner products and for the groups of a product
-STORED_WEIGHT = 24  # bytes: as the components have it and as the covariance does, a number and an index each
-COPIES = 3  # of a product's block where several devices share the variants: sent, returned, summed
-SMALL_BYTES = 1 << 16  # rows of scalars and lists of columns
-BLOCK_FEATURES = 2  # copies of features that a product with blocks of weights makes
-RANK_SHARE = 4  # vectors of the basis, in whose place a preconditioner has one and what makes it
-GROWTH = 4  # times the first probes: room that is kept for more of them where genotypes stream
-BASIS_STEP = 0.75  # from one choice of the basis's size to the next
-HOST_SHARE = 0.8  # of this machine's memory that a fit's basis and probes may fill
-FREE_SHARE = 0.9  # of a device's free memory, when no budget is given: others may want some
+PROGRAM = 230  # Python, its libraries and the compiled kernels take so many MiB
+# Tables take so many bytes a variant (ids, positions, constants) and a sample (ids).
+VARIANT_BYTES, SAMPLE_BYTES = 500, 400
+WEIGHT_BYTES = (4, 8, 4, 4)  # a weight is stored twice, each time with its place
+STORED_WEIGHT = 24  # components and covariance each store a weight with its index
+COPIES = 3  # devices that share the variants each receive a block, return one, and have it summed
+SMALL_BYTES = 1 << 16  # scalars and lists of columns fit in this
+BLOCK_FEATURES = 2  # a product with blocks of weights copies its features so often
+RANK_SHARE = 4  # making a preconditioner of rank r takes the memory of this many times r vectors of the basis
+GROWTH = 4  # where genotypes stream, there is room for this many times the first probes
+BASIS_STEP = 0.75  # every choice of the basis's size is this share of the one before
+HOST_SHARE = 0.8  # basis and probes may fill this share of the machine's memory
+FREE_SHARE = 0.9  # without a budget this share of a device's free memory is used, as others may need some
 
 
 class Sizes(NamedTuple):
@@ -264,7 +265,8 @@ def common_items(sizes: Sizes) -> dict[str, int]:
         "tables": VARIANT_BYTES * m + SAMPLE_BYTES * n,
         **dict(sizes.further),
     }
-    if sizes.num_weights > m:  # of components that overlap; one for each variant is among the tables
+    # Overlapping components have more weights than variants; one for each variant is among the tables.
+    if sizes.num_weights > m:
         items["weights"] = STORED_WEIGHT * sizes.num_weights
     if sizes.block_bytes:
         items["blocks of weights"] = sizes.block_bytes

@@ -16,7 +16,7 @@ from functools import wraps
 from typing import Any
 
 EXIT_LOST_FILE = 2
-STOPPING = ("SIGTERM", "SIGHUP")  # a scheduler's way to say what Ctrl-C says
+STOPPING = ("SIGTERM", "SIGHUP")  # a scheduler says by these what a user says by Ctrl-C
 
 
 class Stopped(KeyboardInterrupt):
@@ -117,7 +117,8 @@ class Screen(io.TextIOBase):
         """Let what could not be written go, so that the interpreter does not stumble over it when it ends."""
         if self.failure is None or self.stream is None:
             return
-        with suppress(OSError, ValueError):  # no descriptor of its own, so nothing that the interpreter would flush
+        # A stream without a descriptor has nothing that the interpreter would flush.
+        with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.stream.fileno())
             os.close(nowhere)
@@ -152,7 +153,7 @@ def open_standard_descriptors() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # the system gives the lowest free number, which is this one
 
 
 @contextmanager
@@ -182,7 +183,7 @@ def lost_maps(name: str, shrunken: Callable[[], list[str]]) -> Iterator[None]:
     libc = ctypes.CDLL(None)
     libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lost)
-    before = ctypes.create_string_buffer(1024)  # room for a struct sigaction of any system
+    before = ctypes.create_string_buffer(1024)  # a struct sigaction is smaller on every system
     libc.sigaction(signal.SIGBUS, None, before)
     libc.signal(signal.SIGBUS, ctypes.cast(handler, ctypes.c_void_p))
     try:

@@ -46,8 +46,8 @@ COMPARISON = (
     "iterations are that of the first and the gains since; that of the last fit differs by its Monte-Carlo error"
 )
 
-MEMBERSHIPS = 8  # arrays (m, G) in float64: memberships, logarithms, gradient, of the best point and a trial
-# a variant: features of four blocks, their products and sums in float64, and one block of them in float32
+MEMBERSHIPS = 8  # so many (m, G) arrays are held: memberships, logarithms and gradient, of the best point and a trial
+# A gradient takes, for each variant, features of four blocks with products and sums, and one block in float32.
 GRADIENT_BYTES = 8 * (10 * COLUMNS + 12) + 4 * COLUMNS
 
 
@@ -155,7 +155,7 @@ def read_one(analysis: Analysis) -> tuple[Tables, Group]:
 def plan_groups(planned: Planned, G: int, analysis: Analysis) -> Planned:
     """A plan for as many components of all variants as there are groups, instead of one."""
     m = planned.sizes.num_variants
-    # beside the weights of the fit under way those of the best point and of the gradient
+    # The weights of the best point and of the gradient are held beside those of the fit under way.
     memberships = (8 * MEMBERSHIPS + 2 * STORED_WEIGHT) * G * m
     before = 4 * (m + planned.sizes.num_samples) * min(planned.sizes.dimension, largest_basis(G))
     held = (("memberships", memberships), ("basis before", before), ("gradient", GRADIENT_BYTES * m))
@@ -299,7 +299,7 @@ def closing_lines(result: RelaxResult) -> list[str]:
     first = result.history[0].loglik
     sizes = ", ".join(f"{name} {size:.1f}" for name, size in zip(result.fit.names, result.group_sizes, strict=True))
     lines = [
-        *component_lines(result.fit),  # and no test: the groups were chosen by the fit
+        *component_lines(result.fit),  # without a test, since the fit chose the groups
         *bound_lines(result.fit),
         f"group sizes (sums of memberships): {sizes}",
         f"{result.num_accepted} accepted updates; log-likelihood {first:.4f} at the start, {first + result.gain:.4f} "

@@ -142,7 +142,7 @@ def hsq_text(result: FitResult | HEResult, further: Sequence[str] = ()) -> str:
     G, J = len(result.names), len(result.residual_names)
     label = ["V(G)"] if G == 1 else [f"V(G{g + 1})" for g in range(G)]
     residual = ["V(e)"] if J == 1 else [f"V(e{j + 1})" for j in range(J)]
-    digits = ".6f" if 1e-2 <= result.vp.estimate[0] < 1e9 else ".6e"  # GCTA's, where they say enough
+    digits = ".6f" if 1e-2 <= result.vp.estimate[0] < 1e9 else ".6e"  # GCTA prints so many; other units need exponents
     shares = [f"{name}/Vp" for name in label] + ["Sum of V(G)/Vp"] * (G > 1)
     rows = derived_rows([*label, *residual], result.variances, digits)
     rows += derived_rows(["Vp"], result.vp, digits) + derived_rows(shares, result.h2)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from .process import lost_maps, report_stop
 
 EXIT_OK, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_DEVICE = 0, 2, 3, 4
-SMALLER = {  # what makes a run smaller, where that is not what a fit has
+SMALLER = {  # what makes these commands take less memory
     "gpu-reml-predict": "predict fewer samples at a time, by --keep",
     "gpu-reml-gwas": "test fewer variants at a time, by --chr, and fewer traits",
 }

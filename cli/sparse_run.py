@@ -39,8 +39,8 @@ from .report import plan_lines
 from .sparse_report import closing_lines, history_record, output_files, round_line, selected_table, summary_record
 from .unused import SPARSE, Run, noted, plan_notes
 
-SOLVING = 12  # blocks of all columns that are solved at once, as in a fit
-PATIENCE = 10  # values of lambda without a lower EBIC that end a path
+SOLVING = 12  # solving holds so many blocks of the columns that are solved at once, as in a fit
+PATIENCE = 10  # a path ends after so many values of lambda without a lower EBIC
 
 
 class Asked(NamedTuple):
@@ -72,7 +72,7 @@ def sparse_command(line: CommandLine, threads: int) -> bool:
     tables, group = read_one(analysis)
     outputs = [*outputs_of_traits(SPARSE_FILES, output.out, group.phenotypes), *named_outputs(output)]
     check_outputs(outputs, line, tables.sources.paths)
-    settings_of(asked, None)  # what is wrong with them should show before hours of work
+    settings_of(asked, None)  # an error in the settings shows before hours of work
     planned = with_candidates(plan_group(tables, group, analysis), asked.rounds, analysis.compute.dtype)
     if analysis.compute.plan:
         notes = plan_notes(line, SPARSE, planned.backend)

@@ -12,8 +12,8 @@ from .ids import first_ids, repeated
 from .tables import Covariates
 from .text import WHITESPACE, read_text_table
 
-NEGATIVE = 1e-6  # below zero by this much is rounding and becomes zero
-SUM = 5e-3  # how far a row's sum may be from one
+NEGATIVE = 1e-6  # a value below zero by no more than this is rounding, and becomes zero
+SUM = 5e-3  # a row's sum may differ from one by this much
 
 
 def read_admixture(path: str | Path, fam: str | Path | None = None, names: Sequence[str] | None = None) -> Covariates:

@@ -20,8 +20,8 @@ from .ids import first_words
 from .plausible import MOST_WEIGHT
 from .text import WHITESPACE, TextTable, count_fields, read_text_table, text_table
 
-MANY_POSITIONS = 10  # weights that are equal to so many different positions are not so by chance
-# what @ may stand for
+MANY_POSITIONS = 10  # weights that equal so many different positions do so for a reason: they are positions
+# @ may stand for these
 SPELLINGS = (*map(str, range(1, 100)), *(f"0{k}" for k in range(1, 10)), "X", "Y", "XY", "M", "MT", "PAR1", "PAR2")
 
 
@@ -191,7 +191,7 @@ def _locate_pieces(pieces: Sequence[_Piece], ids: pd.Series, variants: AnalysedV
         return pieces[which].text.where(1 + row - offsets[which])
 
     located = variants.locate(ids, where)
-    # only analysed variants: others may well share a name such as "."
+    # only analysed variants are looked at, since others may share a name such as "."
     again = ids.duplicated().to_numpy() & (located >= 0)
     if again.any():
         row = int(np.argmax(again))
@@ -254,7 +254,7 @@ def _parse(content: Content, width: int, kinds: dict[int, type], layout: str) ->
     options = {"sep": WHITESPACE, "header": None, "names": range(width + 1), "index_col": False, **missing}
     try:
         with content.text() as file, warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # of lines that are longer still
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas warns of lines that are longer still
             next(line for line in file if line.strip())
             table = pd.read_csv(file, dtype=kinds | words, quoting=csv.QUOTE_NONE, **options)
     except (ValueError, pd.errors.ParserWarning) as error:
@@ -305,7 +305,7 @@ def _table_columns(table: TextTable, first: int, id_column: int) -> dict[str, in
             if key is not None:
                 found.setdefault(key, position)
     others = [k for k in range(width) if k not in {*found.values(), *keys}]
-    if len(keys) == 1 and width <= 3:  # what is not named is what is lacking, in its order
+    if len(keys) == 1 and width <= 3:  # the columns that are not named are those that are lacking, in their order
         lacking = [key for key in ("component", "weight") if key not in found]
         found |= dict(zip(lacking, others, strict=False))
         others = others[len(lacking) :]

@@ -16,7 +16,7 @@ import numpy as np
 from .content import CHUNK, most_expanded, opened, read_content
 from .errors import InputError
 
-MOST_CONTAINERS = 1 << 22  # lists and objects of a document: they take twenty times their text in memory
+MOST_CONTAINERS = 1 << 22  # lists and objects take twenty times their text in memory
 MOST_DEPTH = 100
 _SURROGATES, _LAST_CHARACTER = (0xD800, 0xDFFF), 0x10FFFF
 
@@ -77,7 +77,7 @@ def parse_json(text: str, where: str) -> Any:
         raise InputError(f"{where}, line {error.lineno}: not JSON ({error.msg}, column {error.colno})") from None
     except RecursionError:
         raise InputError(f"{where}: not JSON that can be read (lists within lists without end)") from None
-    except ValueError as error:  # a number with thousands of digits, or a key twice
+    except ValueError as error:  # a number with thousands of digits, or a repeated key, is a ValueError
         raise InputError(f"{where}: not JSON that can be read ({error})") from None
     if _is_deeper(document, MOST_DEPTH):
         raise InputError(f"{where}: lists and objects are nested more than {MOST_DEPTH} deep")
@@ -114,7 +114,7 @@ def _decoded(message: str, remedy: str, read: Callable[[], T]) -> T:
         return read()
     except InputError:
         raise
-    except Exception as error:  # of which kinds is not documented, and damaged files meet them all
+    except Exception as error:  # their kinds are not documented, and damaged files meet all of them
         reason = str(error).strip().splitlines()
         raise InputError(f"{message} ({reason[0] if reason else type(error).__name__}); {remedy}") from None
 
@@ -180,7 +180,7 @@ def _npz_arrays(file: BinaryIO) -> dict[str, np.ndarray]:
             with archive.open(info) as member:
                 shape, order, dtype = _npy_header(member, info.file_size)
                 array = _checked(_npy_values(member, shape, order, dtype))
-                if member.read(1):  # reading to the end is what checks the sum of a member
+                if member.read(1):  # the checksum of a member is checked only when it is read to its end
                     raise ValueError(f"array {name!r} goes on after its end")
             arrays[name] = array
     return arrays

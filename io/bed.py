@@ -20,10 +20,10 @@ from .text import WHITESPACE, parse_numbers, parse_positions, read_text_table
 MAGIC = b"\x6c\x1b"
 SNP_MAJOR = 1
 HEADER_BYTES = 3
-LOOKED_AT = 2000  # variants, spread over the file, in which padding is looked for
-NEIGHBOURS = 64  # bytes before it that say how common a call is
-WINDOW_BP = 5_000_000  # of variants that may be in LD
-IMPLAUSIBLE = -30.0  # log-probability: a sample who has the padding's call everywhere, which has less, is none
+LOOKED_AT = 2000  # padding is looked at in so many variants, spread over the file
+NEIGHBOURS = 64  # so many bytes before the padding say how common a call is
+WINDOW_BP = 5_000_000  # variants within this distance may be in LD
+IMPLAUSIBLE = -30.0  # a sample who has the padding's call everywhere with a smaller log-probability is no sample
 
 
 @dataclass(frozen=True)

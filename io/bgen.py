@@ -22,7 +22,7 @@ from .rows import Listed, check_samples, notes_on_ids, room, selected, stretches
 from .stamps import Stamp, stamp_of
 from .text import WHITESPACE, read_text_table
 
-HARD_CALL = 0.1  # most distance of a dosage from the whole number that it is called as; PLINK 2's default
+HARD_CALL = 0.1  # a dosage is called where it is no farther from a whole number; this is PLINK 2's default
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _read_sample(path: Path) -> pd.DataFrame:
 def _has_two_ids(path: Path, names: list[str], second_type: str | bool) -> bool:
     """Whether the first two columns are ids, by their names and the type below the second, which is 0 for an id."""
     keys = [key_of(name, SAMPLE_NAMES) for name in names[:2]]
-    if keys in (["fid", "iid"], ["iid", "iid"]):  # ID_1 ID_2, FID IID, ID ID_2
+    if keys in (["fid", "iid"], ["iid", "iid"]):  # these are headed ID_1 ID_2, FID IID, or ID ID_2
         return True
     if keys[:1] in (["iid"], ["fid"]) and (plain(names[0]) != "fid") and (names[1:2] in ([], ["missing"])):
         return False
@@ -210,5 +210,5 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except ValueError as error:  # also text that is not UTF-8
+    except ValueError as error:  # text that is not UTF-8 is a ValueError too
         raise InputError(f"{path}: it cannot be read as BGEN ({error}); check it or write it again") from None

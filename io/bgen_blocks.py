@@ -14,11 +14,11 @@ import numpy as np
 
 from ..ops.compile import compiled
 
-MOST_TEXT = 1 << 20  # bytes of a name or allele
+MOST_TEXT = 1 << 20  # a name or allele has at most so many bytes
 MAGICS = (b"bgen", b"\0\0\0\0")
 UNCOMPRESSED, ZLIB, ZSTD = range(3)
 _COMPRESSION_MASK, _LAYOUT_SHIFT, _LAYOUT_MASK, _HAS_IDS = 3, 2, 15, 1 << 31
-_FIXED_BYTES = 10  # of a variant's genotypes, beside a byte for each sample and the probabilities
+_FIXED_BYTES = 10  # a variant's genotypes take so many bytes beside a byte a sample and the probabilities
 _MISSING, _PLOIDY = 0x80, 0x3F
 _MOST_BITS = 32
 
@@ -30,8 +30,8 @@ class Header(NamedTuple):
     num_samples: int
     layout: int
     compression: int
-    iids: tuple[str, ...] | None  # None where the file holds no ids
-    first: int  # byte where the first variant begins
+    iids: tuple[str, ...] | None  # it is None where the file holds no ids
+    first: int  # the first variant begins at this byte
 
 
 class Variant(NamedTuple):
@@ -179,7 +179,7 @@ def _expanded(block: bytes, compression: int, num_samples: int) -> bytes:
 
             found = zstandard.ZstdDecompressor().decompress(block[4:], max_output_size=size, allow_extra_data=False)
             is_whole = True
-    except Exception as error:  # zlib.error or ZstdError, of which the latter is only there with its package
+    except Exception as error:  # this is zlib.error or ZstdError, and the latter exists only with its package
         raise ValueError(f"genotypes cannot be expanded ({error})") from None
     if not is_whole or len(found) != size:
         raise ValueError(f"genotypes do not expand to the {size} bytes that are promised")
@@ -204,9 +204,9 @@ def _sum_copies(numbers, bits, is_phased, ploidy, copies):
         first, second = np.int64(numbers[2 * i]), np.int64(numbers[2 * i + 1])
         if ploidy[i] & _MISSING:
             copies[i] = np.nan
-        elif is_phased:  # of the first allele, in either haplotype
+        elif is_phased:  # the probabilities are of the first allele, in either haplotype
             copies[i] = (2 * largest - first - second) / largest
-        else:  # of no copy of the second allele, and of one
+        else:  # the probabilities are of no copy of the second allele, and of one
             exceeding += first + second > largest
             copies[i] = (2 * largest - 2 * first - second) / largest
     return exceeding

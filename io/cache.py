@@ -23,8 +23,8 @@ from .genotype_file import GenotypeFile
 from .staging import held, is_abandoned
 from .stamps import Stamp, add_file, stamp_of_map
 
-FORMAT = 2  # raise it when what is packed from the same source changes
-TRAILER = b"gpu-reml packed\n"  # and eight bytes of checksum, after the genotypes
+FORMAT = 2  # it is raised when the same source is packed differently
+TRAILER = b"gpu-reml packed\n"  # this and eight bytes of checksum follow the genotypes
 UNFINISHED = ".part"
 
 
@@ -113,7 +113,7 @@ class PackedCache:
         """A writable map of a new file whose blocks exist: a full disk is an error here, not a bus error later."""
         try:
             rows = _entry(path, shape, dtype, "w+")
-            if hasattr(os, "posix_fallocate"):  # not on every system
+            if hasattr(os, "posix_fallocate"):  # some systems lack it
                 with open(path, "r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, rows.nbytes + len(TRAILER) + 8)
         except OSError as error:

@@ -33,7 +33,7 @@ from .components import ComponentSpec, check_names, reindex
 from .errors import InputError
 from .ids import first_words
 
-DEPENDENT = 1e-10  # eigenvalue of normalised products of weights, over the largest, that is rounding
+DEPENDENT = 1e-10  # a smaller eigenvalue of the normalised products of weights, over the largest, is rounding
 BACKGROUND = "background"
 NUM_EXAMPLES = 5
 

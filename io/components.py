@@ -16,7 +16,7 @@ from .bed import BedFile
 from .errors import InputError
 from .plausible import MOST_WEIGHT, check_words
 
-# Arrays of an .npz that describe components instead of being one.
+# These arrays of an .npz describe components and are none themselves.
 NPZ_NAMES = "component_names"
 NPZ_ANNOTATIONS = "component_annotations_json"
 NPZ_PROVENANCE = "component_provenance_json"
@@ -171,7 +171,7 @@ def _json_list(where: str, key: str, entry: dict[str, Any], kind: type, wanted: 
     values = entry[key]
     if not isinstance(values, list):
         raise InputError(f"{where}: expected a list of {wanted} in {key!r}, found {type(values).__name__}")
-    # type() and not isinstance: True is an int to Python.
+    # type() tells True from 1, which isinstance does not.
     strange = [value for value in values if type(value) is not kind]
     if strange:
         raise InputError(f"{where}: {key} holds {strange[0]!r}; expected {wanted}{', zero-based' * (kind is int)}")

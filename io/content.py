@@ -25,13 +25,13 @@ from .frames import gzip_fault, zstd_fault
 from .plausible import CONTROL_BYTES
 
 CHUNK = 1 << 20
-PIPE_LIMIT = 3 << 28  # bytes, 768 MiB: what a pipe gives is held in memory, and nothing says when it will end
-PATIENCE = 10.0  # seconds that a FIFO may be without a process that writes to it
-# Most bytes that a compressed file may expand to: so many, and for each of its own bytes so many more.
+PIPE_LIMIT = 3 << 28  # 768 MiB: what a pipe gives is held in memory, and nothing says when it will end
+PATIENCE = 10.0  # a FIFO may have no writer for so many seconds
+# A compressed file may expand to so many bytes, and to so many more for each of its own.
 EXPANDED, EXPANSION = 1 << 25, 250
 GZIP, ZSTD = ".gz", ".zst"
 _MAGIC = {GZIP: b"\x1f\x8b", ZSTD: b"\x28\xb5\x2f\xfd"}
-_FAULTS = {GZIP: gzip_fault, ZSTD: zstd_fault}  # what a decompressor does not notice
+_FAULTS = {GZIP: gzip_fault, ZSTD: zstd_fault}  # these find faults that a decompressor does not notice
 
 _delivered: ContextVar[dict[tuple[int, int], bytes] | None] = ContextVar("delivered", default=None)
 
@@ -171,7 +171,7 @@ def _first_of_pipe(descriptor: int, path: Path, what: str) -> bytes:
     while True:
         try:
             chunk = os.read(descriptor, CHUNK)
-        except BlockingIOError:  # a writer is there
+        except BlockingIOError:  # this error means that there is a writer
             return b""
         if chunk or not is_named or any(event & select.POLLHUP for _, event in waiting.poll(0)):
             return chunk
@@ -224,7 +224,7 @@ def _zstd_stream(path: Path, stored: BinaryIO) -> BinaryIO:
         raise InputError(
             f"{path}: reading .zst needs the package zstandard; pip install 'gpu-reml[zst]', or decompress the file"
         ) from None
-    # all frames: compressors that work in parallel write several
+    # all frames are read, since compressors that work in parallel write several
     return zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True)
 
 

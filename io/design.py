@@ -138,7 +138,7 @@ def _complete_values(covariates: Covariates, samples: pd.DataFrame) -> pd.DataFr
 
 
 def _quantitative_term(name: str, values: np.ndarray, path: str) -> _Term:
-    # Equal up to rounding: 0.1 + 0.2 and 0.3 are one value.
+    # Values that differ by rounding are equal, as 0.1 + 0.2 and 0.3 are.
     constant = np.ptp(values) <= 16 * np.finfo(float).eps * np.abs(values).max()
     note = f"{path}: covariate {name} is {values[0]:g} for every sample, left out" if constant else None
     return _Term(name, values, note=note, varies=not constant)

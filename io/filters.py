@@ -29,7 +29,7 @@ from .genotype_file import GenotypeFile
 from .rows import selected, stretches
 
 _UNTESTED = frozenset(["X", "Y", "MT"])
-_ROUNDING = 2.0**-44  # a rate equal to a limit but for rounding is at the limit, on the side that is kept
+_ROUNDING = 2.0**-44  # a rate that differs from a limit by rounding counts as equal to it, and is kept
 
 
 class Selection(NamedTuple):

@@ -42,14 +42,14 @@ def _end_of_zstd_frame(stored: bytes, start: int) -> int:
         block = int.from_bytes(stored[place : place + 3], "little")
         is_last, is_repeat, size = bool(block & 1), block >> 1 & 3 == 1, block >> 3
         place += 3 + (1 if is_repeat else size)
-    if not is_last:  # no block was the last one, so the file ends first
+    if not is_last:  # the file ends before a block that is marked as the last
         return len(stored) + 1
     return place + (4 if descriptor & 4 else 0)
 
 
 def gzip_fault(stored: bytes, ends_line: bool) -> str:
     """What shows that some of a valid archive is missing, or nothing, as :func:`zstd_fault`."""
-    if stored[12:16] == _BGZF_FIELD:  # bgzip ends its files with an empty block, wherever the last line ends
+    if stored[12:16] == _BGZF_FIELD:  # bgzip ends its files with an empty block, and without it the file is cut
         return "" if stored.endswith(_BGZF_END) else "bgzip's last block is missing"
     return _CUT if not ends_line and _has_several_members(stored) else ""
 

@@ -62,7 +62,7 @@ def _load(
     file: GenotypeFile, rows: np.ndarray, chosen: np.ndarray, bits: int, store: PackedCache | None
 ) -> tuple[np.ndarray, Stamp | None]:
     """A source's part - mapped, from the cache, or packed now - and the stamp of the file that it is a map of."""
-    # None, not all indices, so that a source sees what it need not copy
+    # None instead of all indices tells a source that it need not copy
     samples = None if _is_all(rows, file.num_samples) else rows
     variants = None if _is_all(chosen, file.num_variants) else chosen
 

@@ -22,11 +22,11 @@ from .text import WHITESPACE, read_text_table
 from .writers import write_streams
 
 ENTRY = np.dtype("<f4")
-ROWS = 128  # rows of a matrix formed at once
-# of the mean diagonal: rounding, and what pairs of samples that lack different calls make of GCTA's matrices
+ROWS = 128  # so many rows of a matrix are formed at once
+# As shares of the mean diagonal: rounding, and what missing calls that differ between samples do to GCTA's matrices.
 ROUNDING, INDEFINITE = 1e-4, 0.05
-APART = 100.0  # times the median diagonal: no inbreeding and no few variants make so much of a difference
-CORRELATED = 1.5  # times what two diagonal entries allow: GCTA's first diagonal (Yang et al. 2011) may be too small
+APART = 100.0  # neither inbreeding nor few variants make a diagonal so many times the median
+CORRELATED = 1.5  # GCTA's first diagonal (Yang et al. 2011) may be too small by this factor
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class GrmFile:
         """
         rows = np.arange(self.num_samples) if rows is None else np.asarray(rows, np.int64)
         out = np.empty((len(rows), len(rows)))
-        with np.errstate(invalid="ignore"):  # of what is not a number, and refused below
+        with np.errstate(invalid="ignore"):  # entries that are not numbers are refused below
             for i, row in enumerate(rows):
                 low, high = np.minimum(rows[: i + 1], row), np.maximum(rows[: i + 1], row)
                 out[i, : i + 1] = self.lower[high * (high + 1) // 2 + low]

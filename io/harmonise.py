@@ -21,7 +21,7 @@ AMBIGUOUS = ("keep", "drop")
 NO_ID = (".", "")
 NO_ALLELE = ("0", ".", "")
 _COMPLEMENT = {"A": "T", "T": "A", "C": "G", "G": "C"}
-_MOST_COPIES = 32  # variants that may share an id or a place before that says nothing
+_MOST_COPIES = 32  # an id or a place that more variants share identifies none of them
 _NUM_EXAMPLES = 5
 
 
@@ -128,11 +128,11 @@ def _candidates(model: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
         )
     left, right = numbered
     equal = left.merge(right, on=[*keys, "nth", "copies"])[["model", "other"]].assign(by=-1)
-    left = left[~left["model"].isin(equal["model"])]  # nothing is better than equal
+    left = left[~left["model"].isin(equal["model"])]  # no other match is better than an equal one
     by_id = _joined(left, right, ["id"], ~left["id"].isin(NO_ID), ~right["id"].isin(NO_ID)).assign(by=0)
     by_place = _joined(left, right, ["chrom", "bp"], left["bp"] > 0, right["bp"] > 0).assign(by=1)
     pairs = pd.concat([equal, by_id, by_place], ignore_index=True)
-    return pairs.drop_duplicates(["model", "other"]).reset_index(drop=True)  # the first is the best
+    return pairs.drop_duplicates(["model", "other"]).reset_index(drop=True)  # the best stands first
 
 
 def _joined(left: pd.DataFrame, right: pd.DataFrame, on: list[str], usable_left, usable_right) -> pd.DataFrame:

@@ -13,7 +13,7 @@ SAMPLE_NAMES = {
     "iid": "iid id_2 id individual individual_id individualid indiv_id indid sample sample_id sampleid subject "
     "subject_id person person_id participant participant_id eid",
 }
-PEDIGREE_NAMES = {  # of columns that are ids too, and neither traits nor covariates
+PEDIGREE_NAMES = {  # columns of these names are ids too, and neither traits nor covariates
     "the father's id": "pat father father_id paternal_id pid",
     "the mother's id": "mat mother mother_id maternal_id mid",
     "a second id of the sample": "sid",

@@ -16,7 +16,7 @@ from .errors import InputError
 from .ids import first_words
 from .plausible import MOST_BP
 
-MOST_NAMES = 1000  # components: a file with more names in column 4 most likely names its intervals
+MOST_NAMES = 1000  # a file with more names in column 4 most likely names single intervals, not components
 
 
 class _Interval(NamedTuple):
@@ -93,7 +93,7 @@ def _inside(intervals: Sequence[_Interval], places: tuple[np.ndarray, np.ndarray
     found = []
     for key in pd.unique(keys):
         here = np.flatnonzero(chromosomes == key)
-        # starts passed less ends passed is the number of intervals that hold the position
+        # The intervals that hold a position number the starts before it less the ends before it.
         passed = np.searchsorted(np.sort(starts[keys == key]), bp[here], side="left")
         left = np.searchsorted(np.sort(ends[keys == key]), bp[here], side="left")
         found.append(here[passed > left])

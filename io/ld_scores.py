@@ -12,7 +12,7 @@ from .headings import variant_columns
 from .plausible import LARGEST
 from .text import WHITESPACE, read_text_table
 
-COLUMNS = ("l2", "ldscore_snp", "ldscore", "ld")  # LDSC; GCTA --ld-score-region and --ld-score; early LDSC
+COLUMNS = ("l2", "ldscore_snp", "ldscore", "ld")  # LDSC writes l2, GCTA ldscore_snp or ldscore, and early LDSC ld
 
 
 def read_ld_scores(path: str | Path, variants: AnalysedVariants) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -26,7 +26,7 @@ FORMAT, VERSION = "gpu-reml model", 1
 SUFFIX = ".npz"
 _HEAD = "model.json"
 _TEXTS = ("samples.fid", "samples.iid", "variants.chrom", "variants.id", "variants.a1", "variants.a2")
-_ARRAYS = {  # and their types
+_ARRAYS = {  # the arrays of a file and their types
     "Py": "f8",
     "theta": "f8",
     "theta_se": "f8",
@@ -312,7 +312,7 @@ def read_model(path: str | Path) -> Model:
             ),
             head["about"],
         )
-    except (ValueError, TypeError) as error:  # TypeError: a scale with other fields
+    except (ValueError, TypeError) as error:  # a scale with other fields is a TypeError
         raise InputError(f"{path}: {error}; the file does not hold a whole model, save it again") from None
 
 
@@ -398,7 +398,7 @@ def _are_fixed_terms(value: Any) -> bool:
     )
 
 
-_DOCUMENT = {  # its keys, and what tells that a value is one of that key
+_DOCUMENT = {  # the keys of the document, each with a check of its value
     "phenotype": lambda value: type(value) is str,
     "components": lambda value: _are_words(value) and len(set(value)) == len(value) > 0,
     "scales": _are_scales,

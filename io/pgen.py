@@ -20,8 +20,8 @@ from .stamps import Stamp, stamp_of
 
 MAGIC = b"\x6c\x1b"
 _WORD_SAMPLES = 512  # pgenlib goes through samples by words of at most as many bits
-_UNTOUCHED = -5  # in items beyond the samples: no call and no dosage
-PLAIN_BED, INDEXED_APART = 0x01, (0x20, 0x21)  # modes whose header does not count samples and variants
+_UNTOUCHED = -5  # items beyond the samples keep this value, which is no call and no dosage
+PLAIN_BED, INDEXED_APART = 0x01, (0x20, 0x21)  # the headers of these modes do not count samples and variants
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 
 from .errors import InputError
 
-LARGEST = 1e100  # of a measurement: programs write missing values as 8.99e307 and the like, whose squares overflow
-MOST_WEIGHT = 1e30  # of a variant or pair of variants: products are in float32, which ends at 3.4e38
-MOST_BP = 10**11  # of a position: the longest chromosomes known have some 10^10 base pairs
+LARGEST = 1e100  # larger measurements are codes for missing values, such as 8.99e307, whose squares overflow
+MOST_WEIGHT = 1e30  # a larger weight would overflow in float32 products, which end at 3.4e38
+MOST_BP = 10**11  # the longest chromosomes known have some 10^10 base pairs
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-CONTROL_BYTES = bytes([*range(9), 11, 12, *range(14, 32), 127])  # all but tab, line feed and carriage return
+# These are all control characters but tab, line feed and carriage return.
+CONTROL_BYTES = bytes([*range(9), 11, 12, *range(14, 32), 127])
 
 
 def check_words(where: str, words: Iterable[str]) -> None:

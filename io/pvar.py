@@ -17,7 +17,7 @@ from .headings import SAMPLE_NAMES, VARIANT_NAMES, key_of, refuse_heading
 from .rows import check_samples
 from .text import WHITESPACE, count_fields, parse_numbers, parse_positions
 
-NO_FID = "0"  # what PLINK writes where there is none
+NO_FID = "0"  # PLINK writes this where there is no FID
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _read_lines(
     columns = [name for name in names if name in (*headings, *wanted)]
     if not columns:
         return _Lines(path, pd.DataFrame(), skipped + 1)
-    chosen = [names.index(name) for name in columns] + [len(names)]  # one more: a long line shows there
+    chosen = [names.index(name) for name in columns] + [len(names)]  # one column more shows lines that are too long
     try:
         with content.text() as file:
             for _ in range(skipped):

@@ -31,9 +31,9 @@ def read_rds(path: str | Path, what: str) -> np.ndarray:
     stored = read_stored(path, what)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # rdata warns of what it then guesses
+            warnings.simplefilter("error")  # rdata warns where it guesses
             found = rdata.conversion.convert(rdata.parser.parse_data(_expanded(stored), extension=".rds"))
-    except Exception as error:  # what a parser of a foreign format raises is not documented
+    except Exception as error:  # the parser does not document what it raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: not an .rds file that can be read ({reason}); save it by saveRDS(W, file)") from None
     if getattr(found, "ndim", 0) != 2:

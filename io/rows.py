@@ -10,7 +10,7 @@ from .errors import InputError
 from .ids import first_ids, repeated
 from .plausible import check_words
 
-BLOCK_BYTES = 1 << 25  # of what is decoded and not yet packed
+BLOCK_BYTES = 1 << 25  # so many bytes are decoded and not yet packed at a time
 
 
 class Listed:

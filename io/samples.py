@@ -78,7 +78,7 @@ def align(
         reasons.mark(rows < 0, f"not in {name}")
     phenotype_rows = locate_some(first, phenotype, phenotype.path)
     reasons.mark(phenotype_rows < 0, "no phenotype")
-    y = phenotype.values[phenotype_rows]  # the last value where the row is -1: marked already
+    y = phenotype.values[phenotype_rows]  # a row of -1 takes the last value, and is marked already
     reasons.mark(np.isnan(y), "missing phenotype")
     for table in covariates:
         _mark_covariates(reasons, first, table)

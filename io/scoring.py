@@ -18,7 +18,7 @@ from .model import FixedTerms, Model, Scale
 from .stamps import check_unchanged
 from .tables import Covariates
 
-BATCH_BYTES = 1 << 28  # of packed genotypes that are held at once
+BATCH_BYTES = 1 << 28  # so many bytes of packed genotypes are held at once
 
 
 def genetic_values(
@@ -55,7 +55,7 @@ def genetic_values(
         for start in range(0, len(here), width):
             batch = here[start : start + width]
             found = load_genotypes([file], [index], [matching.rows[batch] - first], dosage)
-            # with 1 for 1 / SD a genotype is its count less the mean, which the effects are for
+            # With 1 in the place of 1/SD a genotype is its count less the mean, to which the effects belong.
             found = replace(found, mean=mean[batch], inv_sd=np.ones(len(batch)))
             total += _values(make_products(found, backend, dtype), effects[batch])
             check_unchanged(found.stamps)

@@ -25,9 +25,9 @@ from .stamps import Stamp, stamp_of_map
 
 SHAPE_KEYS = ("shape", "matrix_shape", "width", "size", "p", "n_snps")
 RANK_KEYS = ("effective_rank", "retained_rank", "weight_rank", "rank")
-ROWS = 1024  # of a matrix that are compared with its transpose at once
-SYMMETRY = 1e-5  # of the entry: what text with six digits may differ by
-NOT_NEGATIVE = 1e-6  # of the largest row sum of |W|: an eigenvalue below minus this is not rounding
+ROWS = 1024  # so many rows of a matrix are compared with its transpose at once
+SYMMETRY = 1e-5  # text with six digits may differ by this share of an entry
+NOT_NEGATIVE = 1e-6  # an eigenvalue below minus this share of the largest row sum of |W| is not rounding
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _read_array(path: Path) -> np.ndarray:
 def _from_text(path: Path) -> np.ndarray:
     comma = "," if path.name.removesuffix(".gz").casefold().endswith(".csv") else None
     with read_content(path, "weight file").text() as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a file without numbers, whose matrix is refused
+        warnings.simplefilter("ignore", UserWarning)  # numpy warns of a file without numbers, whose matrix is refused
         try:
             W = np.loadtxt(file, delimiter=comma, ndmin=2)
         except ValueError as error:

@@ -87,7 +87,7 @@ def _labels(path: PathTable, used: np.ndarray, up) -> list[str]:
     chosen = sorted(chosen, key=lambda c: -abs(path.coefficients[path.chosen, c]))[: (HEIGHT - TOP - BOTTOM) // 13]
     chosen = sorted(chosen, key=lambda c: up(path.coefficients[-1, c]))
     places, last = [up(path.coefficients[-1, c]) for c in chosen], TOP - 13.0
-    for i, place in enumerate(places):  # down from the top, then up from the bottom
+    for i, place in enumerate(places):  # places go down from the top, then up from the bottom
         places[i] = last = max(place, last + 13)
     last = HEIGHT - BOTTOM + 13.0
     for i in reversed(range(len(places))):

@@ -19,11 +19,11 @@ from .errors import OutputError
 
 try:
     import fcntl
-except ImportError:  # not on every system
+except ImportError:  # Windows has no fcntl
     fcntl = None
 
-ABANDONED = 24 * 3600.0  # seconds after the last write when a file that cannot be locked is taken for a killed run's
-RENAMING = 10.0  # seconds to wait for others who rename files in the same folder
+ABANDONED = 24 * 3600.0  # a file that cannot be locked is taken for a killed run's so many seconds after its last write
+RENAMING = 10.0  # others who rename files in the same folder are waited for so many seconds
 _TEMPORARY = re.compile(r"\.(?P<name>.*)\.(?P<token>[0-9a-f]{8})\.tmp", re.DOTALL)
 _STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -59,7 +59,7 @@ class Staging:
             if fcntl is not None:
                 file = self._stack.enter_context(open(part, "r+b"))
                 _locked(file.fileno())
-                if not os.fstat(file.fileno()).st_nlink:  # taken for a leftover before it was locked
+                if not os.fstat(file.fileno()).st_nlink:  # another run took it for a leftover before it was locked
                     continue
             self._token, self._locks[path.parent] = token, part
             return
@@ -80,7 +80,7 @@ class Staging:
     def clear(self) -> None:
         """Remove what was not renamed."""
         for part in self._parts.values():
-            with suppress(OSError):  # gone when all went well; else the first error is the one to report
+            with suppress(OSError):  # the file is gone when all went well; else the first error is the one to report
                 part.unlink()
 
 
@@ -117,7 +117,7 @@ def is_abandoned(path: Path, stack: ExitStack) -> bool:
         file = stack.enter_context(open(path, "r+b"))
         free = _locked(file.fileno(), wait=False)
         return time.time() - os.fstat(file.fileno()).st_mtime > ABANDONED if free is None else free
-    except OSError:  # renamed or removed meanwhile, or another user's
+    except OSError:  # it was renamed or removed meanwhile, or belongs to another user
         return False
 
 
@@ -142,7 +142,7 @@ def _locked(descriptor: int, wait: bool = True) -> bool | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks
+    except OSError:  # some file systems have no locks
         return None
     return True
 

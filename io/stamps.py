@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from .errors import InputError
 
-HEAD_BYTES = 1 << 16  # read from the start of each file
-SAMPLED_BLOCKS, SAMPLED_BYTES = 64, 1 << 12  # spread evenly over the rest
+HEAD_BYTES = 1 << 16  # so many bytes are read from the start of each file
+SAMPLED_BLOCKS, SAMPLED_BYTES = 64, 1 << 12  # these blocks are spread evenly over the rest
 
 
 class Stamp(NamedTuple):

@@ -18,8 +18,8 @@ from .errors import InputError
 from .plausible import LARGEST, MOST_BP, check_words
 
 WHITESPACE = r"\s+"
-MOST_WHOLE = 2.0**53  # whole numbers below it are what was written
-MOST_FIELDS = 100_000  # of a line: a table with more columns is none, and parsing it would take all memory
+MOST_WHOLE = 2.0**53  # float64 holds every whole number below it exactly
+MOST_FIELDS = 100_000  # a file with more columns is no table, and parsing it would take all memory
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def text_table(content: Content, layout: str, min_width: int, sep: str | None = 
                 file,
                 sep=sep,
                 header=None,
-                names=range(width + 1),  # one more than expected: a long line shows there
+                names=range(width + 1),  # one column more than expected shows lines that are too long
                 index_col=False,
                 dtype=str,
                 keep_default_na=False,
@@ -139,7 +139,7 @@ def text_table(content: Content, layout: str, min_width: int, sep: str | None = 
     if sep != WHITESPACE:
         fields = fields.apply(lambda column: column.str.strip())
         fields = fields[(fields != "").any(axis=1)].reset_index(drop=True)
-    if sep == ",":  # within quotes anything may stand
+    if sep == ",":  # within quotes any character may stand
         for column in fields:
             check_words(str(path), fields[column])
     if (fields[width] != "").any() or (fields[width - 1] == "").any():

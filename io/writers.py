@@ -15,7 +15,7 @@ import pandas as pd
 from .errors import OutputError
 from .staging import clear_leftovers, staged
 
-DIGITS = "%.9g"  # gives every float32 back, and every position; OUT.json and saved models have all digits
+DIGITS = "%.9g"  # nine digits give back every float32 and every position; JSON and saved models have all digits
 
 
 def write_text(path: str | Path, text: str) -> None:

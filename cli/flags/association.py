@@ -11,7 +11,7 @@ SCORE_FLAGS = {
     "refine": "--refine",
     "refine_most": "--refine-most",
 }
-REFINE = 1e-5  # p-value of the score up to which variants are refined
+REFINE = 1e-5  # variants with a p-value of the score up to this are refined
 REFINE_MOST = 100
 
 

@@ -6,8 +6,8 @@ from ..numbers import count, positive_float, positive_int, share
 from .group import Flags, flag
 
 # Methods that match moments: they have no likelihood, no bounds and no iterations.
-HE_PROBES = 64  # that they take
-FIRST_PROBES = 32  # that a fit by likelihood begins with
+HE_PROBES = 64  # they take so many random probes
+FIRST_PROBES = 32  # a fit by likelihood begins with so many
 MOMENTS = {"he": "Haseman-Elston regression", "pcgc": "phenotype-correlation genotype-correlation regression"}
 
 

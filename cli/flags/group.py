@@ -39,7 +39,7 @@ class Flags:
         exclusive: dict[str, Any] = {}
         for each in fields(cls):
             declared: Declaration | None = each.metadata.get("flag")
-            if declared is None:  # a command sets it, not its user
+            if declared is None:  # a command sets this field, and no flag does
                 continue
             default = list(each.default) if isinstance(each.default, tuple) else each.default
             takes = {**declared.takes, "dest": each.name, "default": default}
