@@ -89,7 +89,7 @@ def check_effects(further: Further, analysis: Analysis) -> None:
     }
     named = ", ".join(flag for flag, given in flags.items() if given)
     if asked.reliability and not asked.compute_effects:
-        raise io.InputError("--reliability: is a column of what --compute-effects writes; give both")
+        raise io.InputError("--reliability: adds a column to the files of --compute-effects; give both")
     of_new = [_new_flag(name) for name in NEW_TABLES if getattr(new, f"prediction_{name}")]
     if not new.given and of_new:
         raise io.InputError(
@@ -100,11 +100,13 @@ def check_effects(further: Further, analysis: Analysis) -> None:
         return
     estimation = analysis.estimation
     if estimation.by_moments:
-        raise io.InputError(f"{named}: need a REML fit; use another --method than {estimation.method}")
+        raise io.InputError(
+            f"{named}: needs a REML fit, which --method {estimation.method} is not; use auto, exact or stochastic"
+        )
     if not estimation.constrain:
         raise io.InputError(f"{named}: effects of a negative variance have no meaning; leave --no-constrain out")
     if new.prediction_bfile and new.prediction_pfile:
-        raise io.InputError("--prediction-bed-prefix, --prediction-pgen-prefix: give one of them")
+        raise io.InputError("--prediction-bed-prefix, --prediction-pgen-prefix: give only one of them")
     if asked.save_model or new.given:
         _check_components(analysis.terms)
     if new.given:

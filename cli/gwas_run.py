@@ -97,12 +97,14 @@ def check_asked(asked: Association, alpha: float | None) -> None:
     if asked.solver == "exact" and asked.model == "ols":
         raise io.InputError("--method exact: ols is exact as it is; give --model loco or lmm with it")
     if asked.loco_refit and asked.model != "loco":
-        raise io.InputError("--loco-refit: for --model loco; lmm leaves no chromosome out, and ols has no K")
+        raise io.InputError(
+            "--loco-refit: only --model loco leaves chromosomes out; give it, or leave --loco-refit out"
+        )
     if asked.solver == "exact" and given:
-        raise io.InputError(f"{', '.join(given)}: of --method score; exact approximates nothing, so leave them out")
+        raise io.InputError(f"{', '.join(given)}: only --method score uses them; leave them out, or --method exact")
     if asked.model == "ols" and (given or alpha is not None):
         flags = [*given, *(["--alpha"] if alpha is not None else [])]
-        raise io.InputError(f"{', '.join(flags)}: these are of mixed models; give --model loco or lmm")
+        raise io.InputError(f"{', '.join(flags)}: only mixed models use them; give --model loco or lmm")
 
 
 def check_freedom(Y: np.ndarray, design: io.Design) -> None:
@@ -110,7 +112,7 @@ def check_freedom(Y: np.ndarray, design: io.Design) -> None:
     n, c = len(Y), design.num_columns
     if n <= c + 1:
         raise io.InputError(
-            f"{n} samples leave no degree of freedom beside {c} fixed effects and a variant; drop covariates, or "
+            f"{n} samples leave no degree of freedom for {c} fixed effects and a variant; drop covariates, or "
             "loosen the filters of samples"
         )
 

@@ -34,12 +34,16 @@ def check_prevalence(inputs: Inputs, analysis: Analysis) -> None:
     """Raises InputError for a phenotype that is no disease, before it is fitted."""
     if analysis.tests.prevalence is None:
         if analysis.estimation.method == "pcgc":
-            raise io.InputError("--method pcgc: is of a disease's liability; give --prevalence K, its share of people")
+            raise io.InputError(
+                "--method pcgc: estimates h2 of a disease's liability; give its prevalence by --prevalence K"
+            )
         return
     for name, y in zip(inputs.phenotypes, inputs.Y.T, strict=True):
         if share_of_cases(y) is None:
             found = len(np.unique(y))
-            raise io.InputError(f"--prevalence: phenotype {name} has {found} values; a disease has two, leave it out")
+            raise io.InputError(
+                f"--prevalence: phenotype {name} has {found} values, where a disease has two; leave --prevalence out"
+            )
 
 
 def liability_of(result: FitResult | HEResult, inputs: Inputs, name: str, prevalence: float | None) -> Liability | None:

@@ -55,7 +55,9 @@ def check_merge(asked: Merge, analysis: Analysis) -> None:
     if not asked.merge:
         return
     if analysis.smile.wanted:
-        raise io.InputError("--merge: not with SMILE")
+        raise io.InputError(
+            "--merge: cannot be used with SMILE, whose components are no sets of variants; leave one out"
+        )
     if analysis.estimation.by_moments:
         raise io.InputError(f"--merge: --method {analysis.estimation.method} has no average information; use another")
     if analysis.tests.lrt is not None:

@@ -189,7 +189,9 @@ def genotype_pieces(base, parts: Parts, samples, gxe_scale: str):
         proportions = Q.mean(axis=0)
         for name, q in zip(parts.admixture.values.columns, Q.T, strict=True):
             if not q.any():
-                raise io.InputError(f"{parts.admixture.path}: nobody analysed has any of ancestry {name}; drop it")
+                raise io.InputError(
+                    f"{parts.admixture.path}: no analysed sample has any of ancestry {name}; leave its column out"
+                )
             names = (name,) if len(counts) == 1 else tuple(f"{name}.{g}" for g in base.names)
             ancestries[name] = names
             scaled = tuple(f"{text}, scaled by the root of ancestry {name} (mean {q.mean():.3f})" for text in told)
@@ -211,7 +213,7 @@ def dominance_piece(genotypes: ops.PackedGenotypes, base, place) -> Piece:
     if base.backend != "cpu":
         raise io.InputError("--dominance: is computed on the CPU only; add --device cpu")
     if genotypes.bits != ops.CALL_BITS:
-        raise io.InputError("--dominance: deviations are of calls; leave --dosage out")
+        raise io.InputError("--dominance: deviations are made of calls; leave --dosage out")
     deviations = ops.dominance(genotypes)
     covariance = ops.make_covariance(place(deviations), None, ["dominance"])
     count = covariance.num_variants[0]
@@ -262,7 +264,7 @@ def residual_diagonals(parts: Parts, samples, terms: Terms) -> tuple[np.ndarray,
             row, column = bad[0]
             raise io.InputError(
                 f"{table.path}: weight {table.values.columns[column]} of FID {samples['fid'].iloc[row]} IID "
-                f"{samples['iid'].iloc[row]} is negative; a variance cannot be"
+                f"{samples['iid'].iloc[row]} is negative, and a variance cannot be; correct it, or leave the sample out"
             )
         several = diagonals.shape[1] > 1
         names = [f"residual_{name}" for name in table.values.columns] if several else [RESIDUAL]

@@ -91,7 +91,7 @@ def relax_command(line: CommandLine, threads: int) -> bool:
     io.check_writable(out)
     if grouping.theta_init == "uniform" and not grouping.theta_init_npy:
         raise io.InputError(
-            "--theta-init uniform: the groups would be one and the same, and stay so; use random or --theta-init-npy"
+            "--theta-init uniform: all groups would be alike, and stay so; use random or --theta-init-npy"
         )
     given = read_memberships(grouping.theta_init_npy, grouping.n_groups) if grouping.theta_init_npy else None
     tables, group = read_one(analysis)

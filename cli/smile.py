@@ -62,7 +62,7 @@ def check_smile(asked: Smile) -> None:
 def check_beside_smile(genotypes: Genotypes, components: Components, alpha: float | None) -> None:
     """InputError for genotypes and components that blocks of weights cannot be combined with."""
     if genotypes.rare_bfile or genotypes.rare_pfile:
-        raise io.InputError("--rare-bfile, --rare-pfile: not with SMILE, whose blocks cover one set of genotype files")
+        raise io.InputError("--rare-bfile, --rare-pfile: cannot be used with SMILE, whose blocks cover one fileset")
     if genotypes.num_filesets != 1 or "," in (genotypes.bfile or "") + (genotypes.pfile or ""):
         raise io.InputError(
             "SMILE: give exactly one fileset, --bfile, --pfile or --bgen with one prefix (or one genome in pieces by "
@@ -74,7 +74,7 @@ def check_beside_smile(genotypes: Genotypes, components: Components, alpha: floa
             "block sizes, bins, annotations and the other ways to make them"
         )
     if alpha is not None:
-        raise io.InputError("--alpha: not with SMILE")
+        raise io.InputError("--alpha: cannot be used with SMILE, whose blocks weigh the variants; leave one out")
 
 
 def _flag(name: str) -> str:

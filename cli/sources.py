@@ -79,7 +79,7 @@ def open_files(genotypes: Genotypes) -> tuple[list, bool]:
         *(io.read_pgen(prefix) for prefix in prefixes_of(genotypes.rare_pfile)),
     ]
     if listed and named:
-        raise io.InputError("--mbfile, --pfile-list: one genome in pieces; give no other genotypes beside it")
+        raise io.InputError("--mbfile, --pfile-list: these list one genome in pieces; leave other genotypes out")
     return (listed, True) if listed else (named, False)
 
 

@@ -307,14 +307,14 @@ def test_loco_leaves_out_the_whole_chromosome_however_its_variants_spell_it(coho
 BAD = {
     "one chromosome": (("--model", "loco", "--chr", "1"), "--model loco: chromosome 1 is the only one there is"),
     "exact least squares": (("--method", "exact"), "--method exact: ols is exact"),
-    "refit without loco": (("--model", "lmm", "--loco-refit"), "--loco-refit: for --model loco"),
-    "refinement of exact": (("--model", "loco", "--method", "exact", "--refine", 1), "--refine: of --method score"),
-    "refinement of least squares": (("--refine-most", 5), "--refine-most: these are of mixed models"),
+    "refit without loco": (("--model", "lmm", "--loco-refit"), "--loco-refit: only --model loco leaves"),
+    "refinement of exact": (("--model", "loco", "--method", "exact", "--refine", 1), "--refine: only --method score"),
+    "refinement of least squares": (("--refine-most", 5), "--refine-most: only mixed models use them"),
     "trait of the covariates": (
         ("--pheno", "{}/flat.txt", "--pheno-name", "all"),
         "phenotype older: does not vary once",
     ),
-    "weights without K": (("--alpha", -0.5), "--alpha: these are of mixed models"),
+    "weights without K": (("--alpha", -0.5), "--alpha: only mixed models use them"),
     "missing keep": (("--keep", "{}/absent.txt"), "absent.txt"),
     "no such trait": (("--pheno-name", "shoe"), "shoe"),
     "output under a file": (("--out", "{}/pheno.txt/x"), "pheno.txt"),

@@ -85,10 +85,10 @@ def test_the_caution_is_for_what_drawing_people_does_not_explain():
 @pytest.mark.parametrize(
     ("flags", "name", "message"),
     [
-        (["--method", "pcgc"], "disease", "--method pcgc: is of a disease's liability; give --prevalence K"),
+        (["--method", "pcgc"], "disease", "--method pcgc: estimates h2 of a disease's liability; give its prevalence"),
         (["--method", "pcgc", "--prevalence", "0.1"], "height", "phenotype height has 120 values"),
         (["--method", "pcgc", "--prevalence", "0.1", "--export-ai"], "disease", "--export-ai: --method pcgc has no"),
-        (["--method", "pcgc", "--prevalence", "0.1", "--compute-effects"], "disease", "another --method than pcgc"),
+        (["--method", "pcgc", "--prevalence", "0.1", "--compute-effects"], "disease", "which --method pcgc is not"),
     ],
 )
 def test_what_pcgc_cannot_do_is_one_line(study, capsys, flags, name, message):

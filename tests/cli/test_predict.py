@@ -439,8 +439,8 @@ def test_a_fit_without_genetic_variance_still_predicts(study, tmp_path):
     [
         (["--reliability", "8"], "give both"),
         (["--prediction-covar-txt", "a"], "there are no samples to predict"),
-        (["--compute-effects", "--method", "he"], "--compute-effects: need a REML fit"),
-        (["--prediction-bed-prefix", "a", "--prediction-pgen-prefix", "b"], "give one of them"),
+        (["--compute-effects", "--method", "he"], "--compute-effects: needs a REML fit, which --method he is not"),
+        (["--prediction-bed-prefix", "a", "--prediction-pgen-prefix", "b"], "give only one of them"),
         (["--prediction-bed-prefix", "a"], "--prediction-covar-txt: the fit has covariates by --qcovar"),
         (["--prediction-bed-prefix", "a", "--prediction-covar-txt", "b"], "--prediction-covar: the fit has covariates"),
     ],

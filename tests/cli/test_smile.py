@@ -85,13 +85,13 @@ def test_nothing_is_asked_for_by_default():
         (["--w-normalization", "effective_rank"], r"--w-normalization: weights come from --w-files"),
         (["--smile-block-size", "50"], r"--smile-block-size: weights come from"),
         (["--identity-w", "--smile-shrinkage", "0"], r"go with --smile-ld, not with --identity-w"),
-        (["--identity-w", "--rare-bfile", "rare"], r"--rare-bfile, --rare-pfile: not with SMILE"),
+        (["--identity-w", "--rare-bfile", "rare"], r"--rare-bfile, --rare-pfile: cannot be used with SMILE"),
         (["--identity-w", "--pfile", "data"], r"SMILE: give exactly one fileset"),
         (["--identity-w", "--vc-block-sizes", "10,190"], r"SMILE: components come from the weight matrices"),
         (["--identity-w", "--by-chromosome"], r"SMILE: components come from the weight matrices"),
-        (["--identity-w", "--alpha", "-0.5"], r"--alpha: not with SMILE"),
-        (["--identity-w", "--alpha", "0"], r"--alpha: not with SMILE"),
-        (["--identity-w", "--merge"], r"--merge: not with SMILE"),
+        (["--identity-w", "--alpha", "-0.5"], r"--alpha: cannot be used with SMILE"),
+        (["--identity-w", "--alpha", "0"], r"--alpha: cannot be used with SMILE"),
+        (["--identity-w", "--merge"], r"--merge: cannot be used with SMILE"),
     ],
 )
 def test_flags_that_do_not_go_together_are_named(arguments, message):

@@ -116,7 +116,7 @@ def folder(tmp_path_factory):
         (main.main, "--method he --max-probes 1", 2, "--max-probes 1: Haseman-Elston regression takes 2 or more"),
         (main.main, "--maf-bins 0.2,0.1", 2, "--maf-bins: expected rising edges"),
         (main.main, "--alpha -300", 2, "error: --alpha: "),
-        (main.main, "--dominance --dosage", 2, "--dominance: deviations are of calls; leave --dosage out"),
+        (main.main, "--dominance --dosage", 2, "--dominance: deviations are made of calls; leave --dosage out"),
         (main.main, "--by-chromosome --max-iterations 1", 3, "under the tolerance; raise --max-iterations, or look"),
     ],
 )
