@@ -30,9 +30,13 @@ from .reduced_point import (
     y_error,
     y_tolerance,
 )
-from .reduced_search import Walk, known_better, maximised, tolerance
+from .reduced_search import Walk, known_better, maximised, mc_covariance, tolerance
 
 READY = 0.3  # relative error of the solves, in the norm of V, from which the basis serves to move theta
+FORESEEN = 0.1  # the same, from which the Monte-Carlo error at the end is foreseen, once theta moves by
+NEAR = 1.0  # standard errors
+MARGIN = 1.05  # by which a Monte-Carlo error that is foreseen is taken for larger: falling short costs a second look
+AGAIN = 1.5  # times their tolerance, at which probes that had converged are solved further at another theta
 TRUSTED = 0.3  # the same of a trait's solve at the theta moved to
 SMALL_STEP = 0.1  # standard errors, from which a fit may end below its Monte-Carlo error
 FAR_OFF = 8.0  # times y's tolerance, from where y's residual alone would take many rounds
@@ -83,15 +87,15 @@ def moved(problem: Problem, model: Model, walk: Walk, scale: float) -> Walk:
     return walk._replace(theta=theta, off=off, lengths=lengths, cut=cut, point=point, history=history)
 
 
-def probes_wanted(problem: Problem, probes: Probes, point: Point) -> int:
-    """Probes at which mc_se is expected to meet the target, within what there is.
+def probes_wanted(problem: Problem, probes: Probes, point: Point, margin: float = 1.0) -> int:
+    """Probes at which mc_se, times ``margin``, is expected to meet the target, within what there is.
 
     It falls faster than with their root, since their chains grow with them: as the power 0.8 to 1.0 of their number on
     the mice by chromosome.  Too few cost another look, and are added to.
     """
     used, available = point.num_probes, probes.trace.shape[1]
     ratio = problem.mc_ratio(point.theta, point.ai, point.mc)
-    ratio /= problem.settings.probes.mc_target
+    ratio *= margin / problem.settings.probes.mc_target
     if ratio <= 1:
         return used
     if not np.isfinite(ratio):  # too few probes to know their spread
@@ -121,7 +125,8 @@ def with_residuals(problem: Problem, state: State) -> tuple[Model, Growth]:
     V = reduced_v(model.basis.T, walk.theta)
     A = probe_solutions(model, V)
     R, errors = probe_residuals(problem, model, walk.theta, looked_at, A)
-    wrong = np.flatnonzero(errors > problem.settings.solver.probes * accuracy(problem, model, walk.point))
+    most = problem.settings.solver.probes * accuracy(problem, model, walk.point)
+    wrong = np.flatnonzero(errors > most * (AGAIN if state.active is None and walk.point is not None else 1.0))
     y_left = y_error(problem, model, walk.off, walk.theta)
     late, active, before = y_left > y_tolerance(problem), looked_at[wrong], model.basis.size
     unsolved = late or bool(len(active))
@@ -163,6 +168,9 @@ def one_round(problem: Problem, probes: Probes, state: State, scale: float) -> S
         off = off_the_basis(problem, model, walk.theta, walk.trait)
         return State(model, walk._replace(off=off), growth.active, rounds)
     state = State(model, moved(problem, model, walk, scale), growth.active, rounds)
+    near = growth.grew and growth.error <= FORESEEN and state.walk.lengths[-1] <= NEAR
+    if near and model.num_probes == problem.settings.probes.first:
+        return foreseen(problem, probes, state)
     return judged(problem, probes, state, growth)
 
 
@@ -199,6 +207,23 @@ def accuracy(problem: Problem, model: Model, point: Point | None) -> float:
     return 1.0 if np.isnan(errors) else float(np.clip(10 * errors, *RANGE))
 
 
+def with_more(problem: Problem, probes: Probes, state: State, wanted: int) -> State:
+    """The state with ``wanted`` probes, and with a smaller basis where these would have no room."""
+    model, walk = state.model, state.walk
+    if wanted <= model.num_probes:
+        return state
+    if not has_room(problem, model, wanted - model.num_probes, model.num_traits + wanted):
+        V = reduced_v(model.basis.T, walk.theta)
+        model = smaller(problem, model, V, probe_solutions(model, V))
+    return State(with_probes(problem, probes, model, wanted), walk._replace(lengths=()), None, state.rounds)
+
+
+def foreseen(problem: Problem, probes: Probes, state: State) -> State:
+    """The state with the probes that the end is expected to want, so that all are solved in the same rounds."""
+    mc = mc_covariance(problem, state.model, state.walk)
+    return with_more(problem, probes, state, probes_wanted(problem, probes, state.walk.point._replace(mc=mc), MARGIN))
+
+
 def judged(problem: Problem, probes: Probes, state: State, growth: Growth) -> State:
     """The state with more probes where it has settled and they are wanted, or with a status where it ends."""
     walk, model = state.walk, state.model
@@ -210,10 +235,7 @@ def judged(problem: Problem, probes: Probes, state: State, growth: Growth) -> St
             walk = known_better(problem, model, walk)
             wanted = probes_wanted(problem, probes, walk.point)
         if wanted > model.num_probes:
-            if not has_room(problem, model, wanted - model.num_probes, model.num_traits + wanted):
-                V = reduced_v(model.basis.T, walk.theta)
-                model = smaller(problem, model, V, probe_solutions(model, V))
-            return State(with_probes(problem, probes, model, wanted), walk._replace(lengths=()), None, state.rounds)
+            return with_more(problem, probes, state._replace(walk=walk), wanted)
         return state._replace(walk=walk._replace(status=Status.CONVERGED))
     if settled and not growth.grew and state.active is not None:
         return state._replace(walk=walk._replace(status=Status.SOLVER_STALLED))

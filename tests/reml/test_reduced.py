@@ -1,6 +1,7 @@
 """The reduced model: dense REML's numbers, what it costs, and fits that AI steps with solves do not end."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -26,8 +27,9 @@ from gpu_reml.reml import (
 from gpu_reml.reml.cross_fit import controlled_traces, fixed_controls, fold_of, inverse_controls, longer_chain
 from gpu_reml.reml.engines.reduced import empty_basis, extended, new_directions, reduced_v
 from gpu_reml.reml.engines.reduced_end import log_determinant
-from gpu_reml.reml.engines.reduced_fit import ended, state_at
-from gpu_reml.reml.engines.reduced_model import first_model, prepare
+from gpu_reml.reml.engines.reduced_fit import accuracy, ended, state_at
+from gpu_reml.reml.engines.reduced_fit import with_residuals as with_residuals_of
+from gpu_reml.reml.engines.reduced_model import first_model, prepare, probe_residuals, probe_solutions
 from gpu_reml.reml.engines.reduced_point import information, off_the_basis, point_at
 from gpu_reml.reml.engines.reduced_search import curvature_at, mc_covariance, resampled_covariance
 from gpu_reml.reml.inference import bounded_covariance
@@ -79,6 +81,29 @@ def test_it_costs_no_more_passes_than_a_few_solves_would(large):
     covariance, probes = covariance_of(large, np.float32), draw_probes(large.n, 32, 0, 1)
     found = fit(large.y, large.X, covariance, probes, REDUCED, strict=False)
     assert found.column_passes <= 400
+
+
+def test_probes_that_the_end_will_want_join_while_theta_still_moves(large):
+    """So that they are solved in the rounds of the first ones."""
+    settings = replace(REDUCED, probes=ProbeSettings(first=16))
+    found = fit(large.y, large.X, covariance_of(large, np.float32), draw_probes(large.n, 128, 0, 1), settings)
+    before, joined = next(pair for pair in pairwise(found.history) if pair[1].num_probes > 16)
+    assert found.mc_target_met and joined.decrement > 1e-3 and before.basis < 0.6 * found.rank
+
+
+def test_probes_a_little_over_their_tolerance_are_solved_no_further_where_theta_has_hardly_moved(large):
+    covariance, probes = CountingCovariance(covariance_of(large, np.float32)), draw_probes(large.n, 24, 0, 1)
+    settings = replace(REDUCED, probes=ProbeSettings(first=24, mc_target=10))
+    problem = prepare(covariance, make_traits(large.y[:, None], large.X), probes, settings)
+    state = ended(problem, probes, state_at(problem, first_model(problem, probes), problem.start()), 1.0)
+    model, walk, every = state.model, state.walk, np.arange(24)
+    A = probe_solutions(model, reduced_v(model.basis.T, walk.theta))
+    largest = probe_residuals(problem, model, walk.theta, every, A)[1].max() / accuracy(problem, model, walk.point)
+    for below, unsolved in ((1.2, False), (1.8, True)):
+        solver = SolverSettings(probes=largest / below, y=0.5)
+        stricter = problem._replace(settings=replace(settings, solver=solver))
+        assert with_residuals_of(stricter, state._replace(active=None))[1].unsolved == unsolved
+        assert with_residuals_of(stricter, state._replace(active=every))[1].unsolved
 
 
 def test_a_basis_that_is_started_again_leads_to_the_same_estimates(large):
