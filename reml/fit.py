@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gpu_reml.ops import blas
 from gpu_reml.ops.arguments import as_numbers
 
 from .covariance import as_covariance
+from .covariance.threaded import ThreadedCovariance
 from .engines.krylov import krylov_fits
 from .engines.reduced_end import reduced_fits
 from .hooks import Hooks
@@ -99,10 +101,11 @@ def fit_traits(
     if settings.engine == "krylov" and covariance.num_components != 1:
         raise ValueError(f"engine: krylov is for one component, found {covariance.num_components}; use auto")
     try:
-        if covariance.num_components == 1 and settings.engine in ("auto", "krylov"):
-            results = krylov_fits(traits, covariance, probes, settings, hooks)
-        else:
-            results = reduced_fits(traits, covariance, probes, settings, hooks, start)
+        with blas.one_thread():
+            if covariance.num_components == 1 and settings.engine in ("auto", "krylov"):
+                results = krylov_fits(traits, ThreadedCovariance(covariance), probes, settings, hooks)
+            else:
+                results = reduced_fits(traits, ThreadedCovariance(covariance), probes, settings, hooks, start)
     except SingularInformationError as error:
         raise singular_information(layout_of(covariance), error.index, constrained=settings.constrain) from None
     results = [in_given_units(result, factors) for result in results]

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from gpu_reml import ops
+from gpu_reml.ops import blas
 from gpu_reml.reml import (
     ConvergenceError,
     CountingCovariance,
     FitSettings,
+    Operator,
     ProbeSettings,
     SingularModelError,
     SolverSettings,
@@ -272,3 +274,31 @@ def test_a_fit_without_genetic_variance_is_its_own_null_whatever_its_errors(seed
         results = fit_exact(y, X, model), fit(y, X, model, draw_probes(n, 64, seed=seed))
         tests += [result.lrt for result in results if not result.theta[:num_components].any()]
     assert tests and all(test.statistic == 0 and test.p == 1 and test.mc_se == 0 for test in tests)
+
+
+@pytest.mark.parametrize("components", [1, 2])
+def test_small_matrices_have_one_thread_of_blas_and_a_callers_products_all(components, monkeypatch):
+    """And after the fit BLAS has those that it had."""
+    controller = blas._controller()[0]
+    rng = np.random.default_rng(1)
+    Zs = [rng.standard_normal((90, 200)) for _ in range(components)]
+    y = sum(Z @ rng.standard_normal(200) / 14 for Z in Zs) + rng.standard_normal(90)
+    inside, outside = set(), set()
+
+    def threads():
+        return {library["num_threads"] for library in controller.info()}
+
+    def operator(Z):
+        def apply(B):
+            inside.update(threads())
+            return Z @ (Z.T @ B) / 200
+
+        return Operator(apply, float(np.sum(Z**2) / 200))
+
+    with controller.limit(limits=2):
+        monkeypatch.setattr(blas, "_controller", lambda: (controller, 2))
+        monkeypatch.setattr(blas.numba, "get_num_threads", lambda: 2)
+        callback = lambda _: outside.update(threads())  # noqa: E731
+        fit(y, np.ones((90, 1)), [operator(Z) for Z in Zs], 16, strict=False, callback=callback)
+        assert threads() == {2}
+    assert inside == {2} and outside == {1}

@@ -1,0 +1,36 @@
+"""How many threads BLAS uses: one for small matrices, all for products and factorisations.
+
+OpenBLAS's threads wait for each other in loops, some thousand times in a fit of several components.  Where other
+processes share the cores, the one that waits takes the time of the one that works: a fit by chromosome (5,000 people,
+50,000 variants, two cores with a load of nine) took 105 CPU seconds and 455 s, and 22 and 77 with one thread for its
+small matrices (docs/performance.md).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import numba
+from threadpoolctl import ThreadpoolController
+
+
+@cache
+def _controller() -> tuple[ThreadpoolController, int]:
+    """The BLAS libraries of this process, and the most threads that any had when they were first looked at."""
+    found = ThreadpoolController().select(user_api="blas")
+    return found, max((library["num_threads"] for library in found.info()), default=1)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """BLAS works on one thread meanwhile: for many products of small matrices."""
+    with _controller()[0].limit(limits=1):
+        yield
+
+
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """BLAS works on as many threads as numba meanwhile, at most those that it had."""
+    controller, most = _controller()
+    with controller.limit(limits=min(most, numba.get_num_threads())):
+        yield
