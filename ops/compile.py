@@ -6,7 +6,8 @@ nobody else can write; where there is no such folder either, every process compi
 saved or read back never fails a run.
 
 A kernel inlines functions and constants of the modules that it imports, and numba looks at the kernel's own file alone.
-Here kept code counts only while no module of its folder has changed, so a kernel takes code from its own folder only.
+Here kept code counts only while neither its module nor one of the same folder that this imports, directly or not, has
+changed, so a kernel takes code from its own folder only.
 
 numba's workqueue layer (:mod:`gpu_reml.threads`) ends the process when two Python threads start parallel kernels
 together.  A lock lets one of this package's kernels run at a time, and each of them uses all threads.  Parallel kernels
@@ -16,6 +17,7 @@ of others in the same process do not know of the lock: run them in the same thre
 
 import hashlib
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -121,19 +123,32 @@ def _careful(kernel: Any, function: Callable) -> Any:
     """The kernel with code of other sources or that cannot be read taken for absent, and what cannot be saved left."""
     found = getattr(kernel, "_cache", None)
     if hasattr(found, "_cache_file"):  # numba's simulator of a device compiles nothing
-        file, folder = found._cache_file, Path(function.__code__.co_filename).parent
-        file._source_stamp = (file._source_stamp, sources_digest(folder))
+        file = found._cache_file
+        file._source_stamp = (file._source_stamp, sources_digest(Path(function.__code__.co_filename)))
         found.load_overload = partial(_unless_it_fails, found.load_overload, "read")
         found.save_overload = partial(_unless_it_fails, found.save_overload, "saved")
     return kernel
 
 
+# imports from the own folder: "from .name import", "from name import" and "from . import name, name"
+FROM_MODULE = re.compile(rb"^from \.?(\w+) import", re.MULTILINE)
+FROM_FOLDER = re.compile(rb"^from \. import \(?([\w\s,]+)", re.MULTILINE)
+
+
 @cache
-def sources_digest(folder: Path) -> str:
-    """A digest of the modules in a folder, by name and text."""
+def sources_digest(module: Path) -> str:
+    """A digest of a module and of those of its folder that it imports, directly or not, by name and text."""
+    texts, left = {}, [module]
+    while left:
+        path = left.pop()
+        if path not in texts and path.is_file():
+            texts[path] = text = path.read_bytes()
+            names = FROM_MODULE.findall(text) + [
+                name for some in FROM_FOLDER.findall(text) for name in some.split(b",")
+            ]
+            left += [path.with_name(f"{name.decode().strip()}.py") for name in names if name.strip()]
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
-        text = path.read_bytes()
+    for path, text in sorted(texts.items()):
         digest.update(f"{path.name} {len(text)}\n".encode() + text)
     return digest.hexdigest()
 

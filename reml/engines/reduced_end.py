@@ -63,6 +63,7 @@ class SavedFits(NamedTuple):
     walk: Walk
     active: np.ndarray | None
     rounds: int
+    ahead: bool
     moments: Moments
     column_passes: float
 
@@ -86,6 +87,7 @@ def saved(progress: Progress, state: State) -> SavedFits:
         state.walk,
         state.active,
         state.rounds,
+        state.ahead,
         problem.moments,
         problem.covariance.column_passes,
     )
@@ -101,7 +103,7 @@ def restored(value: SavedFits, traits: Traits, covariance: Covariance, probes: P
     problem = prepare(covariance, traits, probes, settings, value.moments)
     base = None if value.base is None else model_of(problem, probes, value.base)
     walk = value.walk._replace(off=value.walk.off._replace(images=covariance.block(value.walk.off.images)))
-    state = State(model_of(problem, probes, value.model), walk, value.active, value.rounds)
+    state = State(model_of(problem, probes, value.model), walk, value.active, value.rounds, value.ahead)
     problem = problem._replace(covariance=CountingCovariance(covariance, before=value.column_passes))
     return Progress(problem, base, value.results, state)
 

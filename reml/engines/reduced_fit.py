@@ -46,12 +46,14 @@ RANGE = (0.05, 1.0)  # of what tolerances are multiplied by
 
 
 class State(NamedTuple):
-    """A fit between two rounds.  ``active``: probes that have not converged, None for a look at all."""
+    """A fit between two rounds.  ``active``: probes that have not converged, None for a look at all.  ``ahead``:
+    whether the probes that the end will want have been foreseen."""
 
     model: Model
     walk: Walk
     active: np.ndarray | None = None
     rounds: int = 0
+    ahead: bool = False
 
 
 def state_at(problem: Problem, model: Model, theta: np.ndarray, trait: int = 0) -> State:
@@ -166,11 +168,12 @@ def one_round(problem: Problem, probes: Probes, state: State, scale: float) -> S
     walk, rounds = state.walk, state.rounds + 1
     if growth.grew and growth.error > READY and rounds < MOST_ROUNDS:
         off = off_the_basis(problem, model, walk.theta, walk.trait)
-        return State(model, walk._replace(off=off), growth.active, rounds)
-    state = State(model, moved(problem, model, walk, scale), growth.active, rounds)
-    near = growth.grew and growth.error <= FORESEEN and state.walk.lengths[-1] <= NEAR
-    if near and model.num_probes == problem.settings.probes.first:
-        return foreseen(problem, probes, state)
+        return State(model, walk._replace(off=off), growth.active, rounds, state.ahead)
+    state = State(model, moved(problem, model, walk, scale), growth.active, rounds, state.ahead)
+    if growth.grew and not state.ahead and growth.error <= FORESEEN and state.walk.lengths[-1] <= NEAR:
+        state = foreseen(problem, probes, state)
+        if state.model.num_probes > model.num_probes:
+            return state
     return judged(problem, probes, state, growth)
 
 
@@ -210,18 +213,19 @@ def accuracy(problem: Problem, model: Model, point: Point | None) -> float:
 def with_more(problem: Problem, probes: Probes, state: State, wanted: int) -> State:
     """The state with ``wanted`` probes, and with a smaller basis where these would have no room."""
     model, walk = state.model, state.walk
-    if wanted <= model.num_probes:
-        return state
     if not has_room(problem, model, wanted - model.num_probes, model.num_traits + wanted):
         V = reduced_v(model.basis.T, walk.theta)
         model = smaller(problem, model, V, probe_solutions(model, V))
-    return State(with_probes(problem, probes, model, wanted), walk._replace(lengths=()), None, state.rounds)
+    model = with_probes(problem, probes, model, wanted)
+    return state._replace(model=model, walk=walk._replace(lengths=()), active=None)
 
 
 def foreseen(problem: Problem, probes: Probes, state: State) -> State:
     """The state with the probes that the end is expected to want, so that all are solved in the same rounds."""
     mc = mc_covariance(problem, state.model, state.walk)
-    return with_more(problem, probes, state, probes_wanted(problem, probes, state.walk.point._replace(mc=mc), MARGIN))
+    wanted = probes_wanted(problem, probes, state.walk.point._replace(mc=mc), MARGIN)
+    state = state._replace(ahead=True)
+    return with_more(problem, probes, state, wanted) if wanted > state.model.num_probes else state
 
 
 def judged(problem: Problem, probes: Probes, state: State, growth: Growth) -> State:

@@ -115,8 +115,9 @@ def next_process(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "kernels_of_a_test.py").write_text(KERNEL)
 
-    def imported(number):
+    def imported(number, other=""):
         (tmp_path / "neighbour.py").write_text(NEIGHBOUR.format(number))
+        (tmp_path / "not_imported.py").write_text(other)
         for name in ("kernels_of_a_test", "neighbour"):
             sys.modules.pop(name, None)
         importlib.invalidate_caches()
@@ -131,7 +132,7 @@ def next_process(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["plain", "on_all_threads"])
 def test_kept_code_counts_until_a_module_that_it_inlines_changes(next_process, name):
     assert getattr(next_process(1), name)(1) == 2
-    again = getattr(next_process(1), name)
+    again = getattr(next_process(1, other="x = 1"), name)
     assert again(1) == 2 and sum(again.stats.cache_hits.values()) == 1
     changed = getattr(next_process(10), name)
     assert changed(1) == 11 and sum(changed.stats.cache_hits.values()) == 0
@@ -221,3 +222,17 @@ def test_no_module_keeps_machine_code_in_a_way_of_its_own():
     sources = [path for folder in ("io", "ops", "reml", "cli") for path in (root / folder).rglob("*.py")]
     own = [path.name for path in sources if re.search(r"jit\([^)]*cache=True", path.read_text())]
     assert own == ["compile.py"] and len(sources) > 100
+
+
+def test_the_sources_of_a_kernel_are_its_module_and_all_that_this_imports_from_its_folder(tmp_path):
+    """On one line or several, by any of the forms in use, and no others."""
+    modules = {"kernel": "from . import (\n    first,\n    second,\n)\n", "first": "from .third import (\n    x,\n)\n"}
+    modules |= {"second": "from fourth import y\n", "third": "", "fourth": "from .kernel import z\n", "other": ""}
+    for name, text in modules.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    before = sources_digest(tmp_path / "kernel.py")
+    for name in modules:
+        (tmp_path / f"{name}.py").write_text(modules[name] + "# changed\n")
+        sources_digest.cache_clear()
+        assert (sources_digest(tmp_path / "kernel.py") != before) == (name != "other")
+        (tmp_path / f"{name}.py").write_text(modules[name])

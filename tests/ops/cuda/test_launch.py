@@ -1,7 +1,9 @@
 """Machine code that is kept between processes, and what errors of CUDA's libraries become."""
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +18,7 @@ pytestmark = [
 ]
 
 KERNEL = """
+from neighbour import SIZE
 from gpu_reml.ops.cuda.launch import cuda_kernel
 
 @cuda_kernel()
@@ -39,13 +42,14 @@ def kept_code(tmp_path, monkeypatch):
         (folder / "neighbour.py").write_text(neighbour)
         sources_digest.cache_clear()  # a process of its own reads them anew
         names = {}
+        monkeypatch.setitem(sys.modules, "neighbour", SimpleNamespace(SIZE=1))
         exec(compile(KERNEL, path, "exec"), names)
         return names["kernel"]._cache._cache_file
 
     return kernel
 
 
-def test_kept_code_of_a_kernel_counts_until_a_module_beside_it_changes(kept_code):
+def test_kept_code_of_a_kernel_counts_until_a_module_that_it_imports_changes(kept_code):
     kept_code("SIZE = 1").save("signature", "code of size 1")
     assert kept_code("SIZE = 1").load("signature") == "code of size 1"
     assert kept_code("SIZE = 2").load("signature") is None
@@ -53,7 +57,7 @@ def test_kept_code_of_a_kernel_counts_until_a_module_beside_it_changes(kept_code
     assert kept_code("SIZE = 2").load("signature") == "code of size 2"
 
 
-def test_every_kernel_of_the_package_and_of_the_benchmark_is_kept_by_all_sources_beside_it(monkeypatch):
+def test_every_kernel_of_the_package_and_of_the_benchmark_is_kept_by_the_sources_that_it_takes(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[3])  # the benchmark is not installed
     from benchmarks.gpu import kernels
     from gpu_reml.ops.cuda import algebra, fragments, portable, tensor, weights
