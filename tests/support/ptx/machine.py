@@ -98,15 +98,15 @@ class Machine:
         self.spaces = {"global": self.memory, "shared": SharedMemory(self.kernel.shared_bytes, num_blocks)}
         self.copies, self.registers = [], {}
         warps = -(-self.threads // WARP)
-        units = [np.flatnonzero(self.warp % warps == w) for w in range(warps)] if self.schedule else [None]
+        units = [np.flatnonzero(self.warp % warps == w) for w in range(warps)] if self.schedule else [self.all_lanes]
         states = [{0: unit} for unit in units]
         turn = 0
         while any(states):
             arrived = np.full(len(self.all_lanes), -1)
             for u in self.schedule(warps, turn) if self.schedule else [0]:
                 states[u] = self._run_to_barrier(states[u])
-                for where, idx in states[u].items():
-                    arrived[slice(None) if idx is None else idx] = where
+                for where, lanes in states[u].items():
+                    arrived[lanes] = where
             self._check_barrier(arrived.reshape(-1, self.threads))
             self.spaces["shared"].epoch += 1
             turn += 1
@@ -125,40 +125,24 @@ class Machine:
         waiting: dict = {}
         while groups:
             at = min(groups)
-            idx = groups.pop(at)
-            block = self.kernel.blocks[at]
-            condition = self._run_block(block, idx)
-            if block.ending == "barrier":
-                self._join(waiting, at + 1, idx)
-            elif block.ending == "go":
-                self._join(groups, at + 1, idx)
-            elif block.ending == "branch":
-                for where, chosen in ((block.target, condition), (at + 1, ~condition)):
-                    if chosen.all():
-                        self._join(groups, where, idx)
-                    elif chosen.any():
-                        self._join(groups, where, self.lanes[chosen])
+            lanes, block = groups.pop(at), self.kernel.blocks[at]
+            condition = np.broadcast_to(self._run_block(block, lanes), lanes.shape)
+            following = waiting if block.ending == "barrier" else groups
+            if block.ending != "end":
+                join(following, at + 1, lanes[~condition])
+                join(following, block.target, lanes[condition])
         return waiting
 
-    def _join(self, groups: dict, at: int, idx) -> None:
-        if at in groups:
-            idx = np.sort(np.concatenate([groups[at], idx]))
-            idx = None if len(idx) == len(self.all_lanes) else idx
-        groups[at] = idx
-
-    def _run_block(self, block, idx):
-        """A block of code for the threads ``idx`` (None: all); which of them branch."""
-        self.idx, self.lanes = idx, self.all_lanes if idx is None else idx
+    def _run_block(self, block, lanes: np.ndarray) -> np.ndarray:
+        """A block of code for some threads; which of them branch."""
+        self.lanes, self.all = lanes, len(lanes) == len(self.all_lanes)
         self.fragments: dict = {}
         self.env = {register: self._get(register) for register in block.live}
         for self.line, step in block.steps:
             step(self)
         for register in block.kept:
             self._put(register)
-        if block.ending == "branch":
-            condition = block.condition(self) if block.condition else np.True_
-            return ~condition if block.negated else condition
-        return None
+        return block.condition(self)
 
     # registers
 
@@ -166,20 +150,20 @@ class Machine:
         if register not in self.registers:
             raise PtxError(f"{register} is read before it is written")
         value = self.registers[register]
-        if self.idx is None:
+        if self.all:
             return value
         value = self.registers[register] = whole(value)
-        return value if value.ndim == 0 else value[self.idx]
+        return value if value.ndim == 0 else value[self.lanes]
 
     def _put(self, register: str) -> None:
         value = self.env[register]
-        if self.idx is not None:
+        if not self.all:
             value, kept = whole(value), whole(self.registers.get(register))
             size = len(self.all_lanes)
             if kept is None:
                 kept = np.full(size * value.dtype.itemsize, POISON, "u1").view(value.dtype)
             kept = np.full(size, kept) if kept.ndim == 0 else kept.copy()
-            kept[self.idx] = value
+            kept[self.lanes] = value
             value = kept
         self.registers[register] = value
 
@@ -191,7 +175,7 @@ class Machine:
 
     def special(self, name: str):
         value = self.ids[name]
-        return value if self.idx is None or value.ndim == 0 else value[self.idx]
+        return value if self.all or value.ndim == 0 else value[self.lanes]
 
     # reports
 
@@ -257,6 +241,11 @@ class Machine:
         for i, value in enumerate(values):
             table[:, i] = value
         return table.reshape(-1, WARP * len(values))
+
+
+def join(groups: dict, at: int, lanes: np.ndarray) -> None:
+    if len(lanes):
+        groups[at] = np.sort(np.concatenate([groups[at], lanes])) if at in groups else lanes
 
 
 def whole(value):

@@ -44,18 +44,16 @@ class Block:
         if any(each.predicate for each in plain):
             raise PtxError(f"line {plain[0].line} and after: a predicate of what is no branch")
         self.steps = [(each.line, step(kernel, each)) for each in plain]
-        self._read_ending(kernel, ending)
+        self.ending, self.target, self.condition = "branch", None, lambda m: np.False_
+        if ending:
+            self._read_ending(kernel, ending)
 
-    def _read_ending(self, kernel: "Kernel", ending: Instruction | None) -> None:
-        self.ending, self.target, self.condition, self.negated = "go", None, None, False
-        if ending is None:
-            return
-        self.ending, self.line = ENDINGS[ending.name], ending.line
+    def _read_ending(self, kernel: "Kernel", ending: Instruction) -> None:
+        self.ending = ENDINGS[ending.name]
         if self.ending == "branch":
             self.target = kernel.labels[ending.operands[0]]
-            if ending.predicate:
-                self.condition = source(kernel, ending.predicate.lstrip("!"), TYPES["pred"])
-                self.negated = ending.predicate.startswith("!")
+            taken = source(kernel, ending.predicate.lstrip("!"), TYPES["pred"]) if ending.predicate else always
+            self.condition = (lambda m: ~taken(m)) if (ending.predicate or "").startswith("!") else taken
         elif ending.predicate or ending.operands != (["0"] if self.ending == "barrier" else []):
             raise PtxError(f"line {ending.line}: {ending.name} {ending.operands} is not modelled")
 
@@ -85,6 +83,10 @@ class Kernel:
 
     def kind(self, register: str) -> np.dtype:
         return self.kinds[re.match(r"%([a-z]+)", register)[1]]
+
+
+def always(machine) -> np.bool_:
+    return np.True_
 
 
 def placed(variables) -> tuple[dict[str, int], int]:
