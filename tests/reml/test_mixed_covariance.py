@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpu_reml.reml import (
+    CountingCovariance,
     Covariance,
     FitSettings,
     ScaledCovariance,
@@ -51,6 +52,22 @@ def test_every_product_is_that_of_the_components_in_order(cohort, mixed):
     np.testing.assert_allclose(
         mixed.inner(F[..., :2], F[..., 2:]), np.stack([np.diag(g[:2, 2:]) for g in grams]), atol=1e-9
     )
+
+
+def test_what_a_product_reads_is_counted_through_every_covariance_that_stands_for_another(mixed):
+    scale = np.linspace(0.5, 1.5, 150)
+    groups = np.repeat(np.eye(2), 75, axis=0)  # diagonals read nothing
+    for covariance in (mixed, ScaledCovariance(mixed, scale), with_residuals(mixed, groups)):
+        counting = CountingCovariance(covariance)
+        counting.apply(np.ones(counting.num_components), counting.block(np.ones((150, 3))))
+        assert counting.column_passes == 2 * 3  # genotypes and a matrix
+
+
+def test_the_images_of_a_scaled_covariance_are_unknown_before_they_are_scaled_back(cohort):
+    scaled = ScaledCovariance(dense_covariance(cohort.Ks[:1]), np.linspace(0.1, 2, 150))
+    F = scaled.features(np.ones((150, 2)))
+    assert scaled.image_squares(F).shape == (1, 2) and np.isnan(scaled.image_squares(F)).all()
+    assert np.isfinite(scaled.base.image_squares(F)).all()
 
 
 def test_features_are_joined_by_columns(mixed):
