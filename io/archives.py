@@ -76,7 +76,7 @@ def parse_json(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         raise InputError(f"{where}, line {error.lineno}: not JSON ({error.msg}, column {error.colno})") from None
     except RecursionError:
-        raise InputError(f"{where}: not JSON that can be read (lists within lists without end)") from None
+        raise InputError(f"{where}: not JSON that can be read (its lists are nested too deeply)") from None
     except ValueError as error:  # a number with thousands of digits, or a repeated key, is a ValueError
         raise InputError(f"{where}: not JSON that can be read ({error})") from None
     if _is_deeper(document, MOST_DEPTH):

@@ -239,7 +239,7 @@ def parse_chromosomes(text: str, present: Iterable[str]) -> frozenset[str]:
             wanted.update(_chromosome_range(word, human))
         else:
             raise InputError(
-                f"`chrom`: {word!r} is no human chromosome and none of the variants'; they are on "
+                f"`chrom`: {word!r} is neither a human chromosome nor one of the variants'; they are on "
                 f"{', '.join(names[:30])}"
             )
     return frozenset(wanted)
@@ -323,5 +323,5 @@ def _chromosome_range(word: str, human: bool) -> tuple[str, ...]:
     ends = [end[3:] if end[:3].casefold() == "chr" else end for end in (first, last)]
     most = len(NUMBERED) - 1 if human else 999
     if not all(end.isdecimal() and int(end) <= most for end in ends) or int(ends[0]) >= int(ends[1]):
-        raise InputError(f"`chrom`: {word!r} is no range; give two numbers from 0 to {most} in order, as 1-4")
+        raise InputError(f"`chrom`: {word!r} is not a range; give two numbers from 0 to {most} in order, as 1-4")
     return tuple(chromosome_name(str(k), human) for k in range(int(ends[0]), int(ends[1]) + 1))

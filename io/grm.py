@@ -115,7 +115,7 @@ def definite_notes(where: str, matrix: np.ndarray) -> tuple[str, ...]:
     told = f"{where}: the smallest eigenvalue is {least:.4g}, with a mean diagonal of {scale:.4g}"
     if least < -INDEFINITE * scale:
         raise InputError(
-            f"{told}; this is no matrix of covariances: make it again, of all samples at once, and set no entry to zero"
+            f"{told}; this is not a covariance matrix: make it again, of all samples at once, and set no entry to zero"
         )
     return (
         f"{told}, as when pairs of samples lack different calls; impute them before the matrix is made if h2 is near 1",

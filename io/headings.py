@@ -90,4 +90,4 @@ def is_strict(words: Sequence[str]) -> bool:
 def refuse_heading(where: str, words: Sequence[str]) -> None:
     """InputError where the first line of a file that has no header is one: who counts its lines would be off by one."""
     if family_first(where, words) is not None:
-        raise InputError(f"{where}: {' '.join(words[:2])} is a header, which this file has not; remove the line")
+        raise InputError(f"{where}: {' '.join(words[:2])} is a header, which this file does not have; remove the line")

@@ -91,7 +91,9 @@ def add_file(digest, path: str | Path) -> None:
 
 
 def _changed(stamp: Stamp) -> InputError:
-    return InputError(f"{stamp.path}: was changed while it was read, so a result would be of no one file; run again")
+    return InputError(
+        f"{stamp.path}: was changed while it was read, so a result would belong to no single file; run again"
+    )
 
 
 def _size(path: Path) -> int:

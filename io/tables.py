@@ -110,7 +110,7 @@ def read_phenotypes(path: str | Path, names: Sequence[str] | str | None = None) 
         _refuse_pedigree(table, len(names), "choose phenotypes by name")
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
-        raise InputError(f"{path}: phenotype(s) {', '.join(twice)} more than once; name each column once")
+        raise InputError(f"{path}: phenotype(s) {', '.join(twice)} occur more than once; name each column once")
     return [_phenotype(table, _choose(table, name, None)) for name in names]
 
 
@@ -238,7 +238,7 @@ def _refuse_pedigree(table: _KeyedTable, count: int, remedy: str) -> None:
     for name in names[:count]:
         what = key_of(name, PEDIGREE_NAMES)
         if what is not None:
-            raise InputError(f"{table.text.path}: column {name} is {what}, and no trait or covariate; {remedy}")
+            raise InputError(f"{table.text.path}: column {name} is {what}, not a trait or covariate; {remedy}")
 
 
 def _choose(table: _KeyedTable, name: str | None, number: int | None) -> int:

@@ -267,7 +267,7 @@ def test_a_fam_with_a_header_is_refused(make_fileset, random_counts):
     prefix = make_fileset(random_counts(7, 3))
     fam = prefix.with_name("cohort.fam")
     fam.write_text("FID IID father mother sex phenotype\n" + fam.read_text())
-    with pytest.raises(InputError, match=r"cohort\.fam, line 1: FID IID is a header, which this file has not"):
+    with pytest.raises(InputError, match=r"cohort\.fam, line 1: FID IID is a header, which this file does not have"):
         read_bed(prefix)
 
 

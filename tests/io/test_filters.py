@@ -137,11 +137,11 @@ def test_chromosomes_are_read_as_plink_reads_them(text, wanted):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Z", r"'Z' is no human chromosome and none of the variants'; they are on 1, X"),
-        ("1-X", r"'1-X' is no range; give two numbers"),
-        ("3-1", r"'3-1' is no range"),
-        ("4-4", r"'4-4' is no range"),
-        ("1-27", r"'1-27' is no range"),
+        ("Z", r"'Z' is neither a human chromosome nor one of the variants'; they are on 1, X"),
+        ("1-X", r"'1-X' is not a range; give two numbers"),
+        ("3-1", r"'3-1' is not a range"),
+        ("4-4", r"'4-4' is not a range"),
+        ("1-27", r"'1-27' is not a range"),
         (" , ", r"name at least one"),
     ],
 )

@@ -106,7 +106,7 @@ def test_an_indefinite_matrix_is_refused_with_its_smallest_eigenvalue_and_one_ne
         assert len(notes) == said and np.array_equal(K, matrix(least))
         if said:
             assert "k: the smallest eigenvalue is -0.03, with a mean diagonal of 0.9993" in notes[0]
-    with pytest.raises(InputError, match=r"k: the smallest eigenvalue is -0\.4, with .* no matrix of covariances"):
+    with pytest.raises(InputError, match=r"k: the smallest eigenvalue is -0\.4, with .* not a covariance matrix"):
         definite_notes("k", matrix(-0.4))
 
 

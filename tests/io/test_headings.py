@@ -73,5 +73,5 @@ def test_a_header_whose_ids_are_unclear_is_refused(line, message):
 
 def test_a_header_where_none_belongs_is_refused():
     refuse_heading("x", "id a 0 0 1 -9".split())
-    with pytest.raises(InputError, match="x: FID IID is a header, which this file has not"):
+    with pytest.raises(InputError, match="x: FID IID is a header, which this file does not have"):
         refuse_heading("x", "FID IID PAT MAT SEX PHENO".split())

@@ -245,7 +245,7 @@ def test_parents_ids_are_no_trait_and_no_covariate(write):
     psam = write("p.txt", "#FID IID PAT MAT SEX y\n1 a 7 8 1 0.5\n1 b 7 9 2 1.5\n")
     fam = write("x.fam", "1 a 7 8 1 0.5\n1 b 7 9 2 1.5\n")
     with pytest.raises(
-        InputError, match=r"p\.txt: column PAT is the father's id, and no trait or covariate; choose the"
+        InputError, match=r"p\.txt: column PAT is the father's id, not a trait or covariate; choose the"
     ):
         read_phenotype(psam)
     with pytest.raises(InputError, match=r"x\.fam: column father is the father's id, .*; choose the phenotype by its"):
