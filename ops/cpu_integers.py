@@ -12,7 +12,8 @@ from .cpu_sums import Calls, Kernels, SampleDigits, add_z_sums, zt_sums
 from .genotypes import CALL_BITS, CHUNK, blocks_between, chunks
 from .integers import DIGITS, LIMIT, as_integers
 
-FUSED_COLUMNS = 16  # most columns for which float32 products straight from packed bytes are as fast
+FUSED_COLUMNS = 16  # columns up to which float32 products straight from packed bytes are as fast for any cohort
+FUSED_WORK = 80_000  # samples times columns that they take beyond those in less than integers are made and laid out in
 KINDS = (cpu_amx.KERNELS, cpu_vnni.KERNELS)  # the fastest first
 VARIANT_BYTES = 32  # an entry of a chunk's features: itself, weighted, as an integer, times its mean, and as digits
 SAMPLE_BYTES = 16  # an entry of a block: as an integer, as digits, and the float64 sum
@@ -27,18 +28,20 @@ def best_kernels(kinds: Iterable[Kernels] | None = None) -> Kernels | None:
 class IntegerProducts(CpuProducts):
     """Products of calls by exact sums of integers, for a block with more than ``fused_columns`` columns.
 
-    ``digits``: 3 are as exact as float32 (1e-7 of a column), 2 are faster (3e-5).  ``kernels`` multiply.  The bits of a
-    column depend on neither threads, nor kernels, nor how variants lie in files, nor the other columns.  What has no
-    integer form (block weights, squared genotypes, groups scattered over the variants) is computed as
-    :class:`CpuProducts` does.
+    By default (None) those are :func:`fused_columns` of the samples.  ``digits``: 3 are as exact as float32 (1e-7 of a
+    column), 2 are faster (3e-5).  ``kernels`` multiply.  The bits of a column depend on neither threads, nor kernels,
+    nor how variants lie in files, nor the other columns.  What has no integer form (block weights, squared genotypes,
+    groups scattered over the variants) is computed as :class:`CpuProducts` does.
     """
 
-    fused_columns: int = FUSED_COLUMNS
+    fused_columns: int | None = None
     digits: int = DIGITS
     kernels: Kernels | None = field(default_factory=best_kernels)
 
     def __post_init__(self):
         super().__post_init__()
+        if self.fused_columns is None:
+            object.__setattr__(self, "fused_columns", fused_columns(self.num_samples))
         if self.digits not in LIMIT:
             raise ValueError(f"digits: expected one of {', '.join(map(str, LIMIT))}, found {self.digits}")
         if not have_integers(self.genotypes.bits, self.dtype):
@@ -52,7 +55,8 @@ class IntegerProducts(CpuProducts):
     @property
     def arithmetic(self) -> str:
         """What multiplies, in words for a log."""
-        return f"products in integers ({self.kernels.instruction}, {self.digits} digits)"
+        kind = f"{self.kernels.instruction}, {self.digits} digits"
+        return f"products in integers ({kind}) of more than {self.fused_columns} columns, in float32 of fewer"
 
     def zt(self, B: np.ndarray) -> np.ndarray:
         """Z' B, (n, k) -> (m, k); half a pass."""
@@ -132,6 +136,14 @@ class IntegerProducts(CpuProducts):
 
     def _laid(self, B: np.ndarray) -> SampleDigits:
         return SampleDigits(as_integers(B, self.digits), self.kernels)
+
+
+def fused_columns(n: int) -> int:
+    """Most columns for which float32 products straight from packed bytes are as fast as integers, for n samples.
+
+    To make integers of a variant's features costs as much for few samples as for many.
+    """
+    return FUSED_COLUMNS + FUSED_WORK // n
 
 
 def have_integers(bits: int, dtype: type) -> bool:

@@ -86,7 +86,7 @@ def test_what_a_file_has_after_the_last_sample_is_not_looked_at():
     marked[:, -1] |= 0b01010100  # three missing calls of nobody
     rng = np.random.default_rng(0)
     B, U = rng.standard_normal((2113, 20)).astype(np.float32), rng.standard_normal((40, 20)).astype(np.float32)
-    clean, other = (IntegerProducts(replace(genotypes, parts=(part,))) for part in (packed, marked))
+    clean, other = (IntegerProducts(replace(genotypes, parts=(part,)), fused_columns=0) for part in (packed, marked))
     np.testing.assert_array_equal(other.zt(B), clean.zt(B))
     np.testing.assert_array_equal(other.z(U), clean.z(U))
 
@@ -108,7 +108,7 @@ def test_products_are_within_the_stated_error_of_the_dense_ones(digits, missing)
     genotypes = genotypes_of(1, n, m, missing)
     Z, rng = to_dense(genotypes), np.random.default_rng(2)
     B, U, w = rng.standard_normal((n, 21)), rng.standard_normal((m, 21)), rng.random(m)
-    products = IntegerProducts(genotypes, digits=digits)
+    products = IntegerProducts(genotypes, fused_columns=0, digits=digits)
     assert_columns_within(products.zt(B), Z.T @ B, ERROR[digits])
     assert_columns_within(products.z(U), Z @ U, 1.5 * ERROR[digits])  # 1/SD of rare variants is above the others'
     assert_columns_within(
@@ -145,7 +145,7 @@ def test_a_list_of_missing_calls_and_the_product_with_their_mask_have_the_same_b
     genotypes, rng = genotypes_of(3, n, m, missing=0.2), np.random.default_rng(4)
     B, V = rng.standard_normal((n, k)), rng.standard_normal((m, k))
     monkeypatch.setattr(cpu_sums, "DENSE", share)
-    products = IntegerProducts(genotypes, digits=digits)
+    products = IntegerProducts(genotypes, fused_columns=0, digits=digits)
     assert 0.2 * m > 2 * cpu_sums.ROOM
     np.testing.assert_array_equal(products.zt(B), by_formula(genotypes, B, digits).astype(np.float32))
     np.testing.assert_array_equal(products.z(V), by_formula_back(genotypes, V, digits, 4096).astype(np.float32))
@@ -200,7 +200,11 @@ def test_grouped_products_and_cores_are_the_dense_ones(layout, k):
     if layout == "gaps":
         W[1000:2000] = 0
     Z, U, B = to_dense(genotypes), rng.standard_normal((m, k)), rng.standard_normal((n, k))
-    for products in (IntegerProducts(genotypes), CpuProducts(genotypes), CpuProducts(genotypes, fused_columns=0)):
+    for products in (
+        IntegerProducts(genotypes, fused_columns=k - 1),
+        CpuProducts(genotypes),
+        CpuProducts(genotypes, fused_columns=0),
+    ):
         found = products.grouped(U, sparse.csr_array(W))
         core = products.core(B, sparse.csr_array(W))
         for g in range(groups):
@@ -275,8 +279,19 @@ def test_the_best_instruction_is_taken_or_the_one_that_the_environment_names(mon
         monkeypatch.setitem(backend.ARITHMETIC, name, value)
     monkeypatch.setenv("GPU_REML_PRODUCTS", wanted)
     products = make_products(genotypes_of(12, 100, 50), "cpu")
-    expected = "float32 products" if taken is None else f"products in integers ({taken}, 3 digits)"
-    assert products.arithmetic == expected
+    integers = f"products in integers ({taken}, 3 digits) of more than 816 columns, in float32 of fewer"
+    assert products.arithmetic == ("float32 products" if taken is None else integers)
+
+
+@needs_bytes
+def test_few_samples_take_float32_products_for_more_columns():
+    genotypes, rng = genotypes_of(13, 1000, 300), np.random.default_rng(14)
+    B = rng.standard_normal((1000, 97)).astype(np.float32)
+    products, float32 = IntegerProducts(genotypes), CpuProducts(genotypes, fused_columns=96)
+    assert products.fused_columns == 96
+    assert by_integers.fused_columns(500_000) == 16
+    np.testing.assert_array_equal(products.zt(B[:, :96]), float32.zt(B[:, :96]))
+    np.testing.assert_array_equal(products.zt(B), by_formula(genotypes, B, 3).astype(np.float32))
 
 
 @pytest.mark.parametrize("wanted", ["vnni", "amx"])
