@@ -124,6 +124,12 @@ class Traces(NamedTuple):
         return covariance_of_mean(self.per_probe, k) * (s - 2) / max(1, s - k - 2)
 
 
+def regression_slopes(X: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(G, k) least-squares slopes of each y (G, s) on its X (G, s, k), the shortest where X is of less rank."""
+    rounding = X.shape[1] * np.finfo(float).eps
+    return (np.linalg.pinv(X, rcond=rounding) @ y[:, :, None])[:, :, 0]
+
+
 def controlled_traces(
     values: np.ndarray, inverse: np.ndarray, off: np.ndarray, theta: np.ndarray, dimension: int, num: int
 ) -> Traces:
@@ -132,10 +138,8 @@ def controlled_traces(
     So the residual's error is the mirror image of the components'.
     """
     share = theta[:-1] / np.abs(theta[:-1]).sum() if theta[:-1].any() else np.full(len(values), 1 / len(values))
-    total_inverse, total_off = share @ inverse, share @ off
-    left = np.empty_like(values)
-    for g, value in enumerate(values):
-        X = np.column_stack([inverse[g], total_inverse, off[g], total_off])[:, :num]
-        slopes = np.linalg.lstsq(X - X.mean(axis=0), value - value.mean(), rcond=None)[0]
-        left[g] = value - X @ slopes
+    total_inverse, total_off = (np.broadcast_to(share @ control, control.shape) for control in (inverse, off))
+    X = np.stack([inverse, total_inverse, off, total_off], axis=2)[:, :, :num]
+    slopes = regression_slopes(X - X.mean(axis=1, keepdims=True), values - values.mean(axis=1, keepdims=True))
+    left = values - (X @ slopes[:, :, None])[:, :, 0]
     return Traces(np.vstack([left, (dimension - theta[:-1] @ left) / theta[-1]]), num)

@@ -80,10 +80,10 @@ def point_at(problem: Problem, model: Model, trait: int, theta: np.ndarray, off:
     """Score and average information at theta within the basis; no pass.  ``off`` and ``inverse`` (G, s), the controls,
     are those of a theta near."""
     V = reduced_v(model.basis.T, theta)
-    here = solved(V, np.column_stack([model.trait(trait), model.probes]), inverted=model.exact)
+    here = solved(V, np.column_stack([model.trait(trait), model.probes]))
     score, traces, images = score_of(problem, model, theta, here, inverse)
     inside = np.column_stack([images.T, here.C[:, :1]])
-    ai = inside.T @ np.linalg.solve(V, inside)
+    ai = inside.T @ here.times(inside)
     # off the basis V is its mean there; what is off of K_g P y changes with theta as the part within does
     scale = np.sqrt(np.maximum(images @ here.C[:, 0], 0) / np.where(off.forms > 0, off.forms, 1.0))
     ai[:-1, :-1] += off.gram * np.outer(scale, scale) / tail_mean(model.basis, problem.traces, problem.dimension, theta)
@@ -93,7 +93,7 @@ def point_at(problem: Problem, model: Model, trait: int, theta: np.ndarray, off:
 def score_at(problem: Problem, model: Model, trait: int, theta: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     """(p,) the score of :func:`point_at` alone."""
     B = np.column_stack([model.trait(trait), model.probes])
-    here = solved(reduced_v(model.basis.T, theta), B, inverted=model.exact)
+    here = solved(reduced_v(model.basis.T, theta), B)
     return score_of(problem, model, theta, here, inverse)[0]
 
 
@@ -102,7 +102,7 @@ def score_of(problem: Problem, model: Model, theta: np.ndarray, here: Solved, in
     c, T = here.C[:, 0], model.basis.T
     images, s = T @ c, model.num_probes
     if model.exact:
-        values, controls = np.tensordot(T, here.inverse, axes=2)[:, None].repeat(s, axis=1), 0
+        values, controls = np.tensordot(T, here.times(np.eye(len(c))), axes=2)[:, None].repeat(s, axis=1), 0
     else:
         values, controls = np.einsum("az,gaz->gz", here.C[:, 1:], model.fixed.images), num_controls(s)
     traces = controlled_traces(values, inverse, model.fixed.off, theta, problem.dimension, controls)
