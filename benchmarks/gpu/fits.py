@@ -1,12 +1,13 @@
 """Steps: whole fits from packed genotypes in host memory, and one within half the memory that the genotypes take."""
 
 import time
-from argparse import Namespace
 from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.gpu_usage import GpuUsage
+from gpu_reml.cli.flags.compute import Compute
+from gpu_reml.cli.flags.estimation import Estimation
 from gpu_reml.cli.plan import Sizes, device_plan
 from gpu_reml.ops import PackedGenotypes, make_covariance
 from gpu_reml.ops.device.plan import BudgetError, DevicePlan
@@ -57,17 +58,9 @@ def prepare(bench, cohort: Cohort, num_components: int) -> Prepared:
 def plan_for(prepared: Prepared, budget: int) -> DevicePlan:
     """The command's own plan for this fit within ``budget`` bytes."""
     n, m = prepared.cohort.num_samples, prepared.cohort.num_variants
-    options = Namespace(
-        device="cuda",
-        method="stochastic",
-        num_gpus=1,
-        ring_depth=0,
-        gpu_budget_gib=budget / 2**30,
-        precond_rank=None,
-        first_probes=FIRST_PROBES,
-        max_probes=MAX_PROBES,
-    )
-    return device_plan(Sizes(n, (m,), prepared.num_components, 1, 1, m), options)
+    estimation = Estimation(method="stochastic", first_probes=FIRST_PROBES, max_probes=MAX_PROBES)
+    compute = Compute(device="cuda", gpu_budget_gib=budget / 2**30)
+    return device_plan(Sizes(n, (m,), prepared.num_components, 1, 1, m), estimation, compute)
 
 
 def fit_within(bench, prepared: Prepared, budget: int) -> Fitted:
