@@ -10,14 +10,17 @@ Only numpy's BLAS is called: scipy brings a second OpenBLAS, whose threads spin 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from numba import get_num_threads
 from scipy import sparse
 
+from . import blas
 from .cpu_fused import MIN_SAMPLES, fused_weighted, fused_z, fused_z_rows, fused_zt
 from .cpu_kernels import as_pairs, decode, pair_table, scatter
 from .dosages import DOSAGE_MISSING, decode_dosages
@@ -40,6 +43,7 @@ FUSED_COLUMNS = 24  # most columns for which products straight from packed bytes
 SCATTERED = 4  # how many times cheaper a column is in BLAS than added to one group at a time
 HELD_BYTES = 1 << 26  # a decoded tile of whole blocks of weights
 INNER_ROWS = 1 << 14  # variants whose products are held in float64 at once
+ALONE = 1 << 22  # multiplications of a Gram matrix that one thread does sooner than it shares them
 GROUPED_BYTES = 1 << 28  # right-hand sides and results of a grouped product that are laid out at once
 MOST_RUNS = 8  # of variants of the same groups that a chunk is cut into
 
@@ -229,13 +233,21 @@ class CpuProducts:
     def gram(self, FA: np.ndarray, FB: np.ndarray | None, weights: sparse.spmatrix) -> np.ndarray:
         """(G, a, b) FA' W_g FB for every column g of ``weights``, from features (m, a) and (m, b); no pass.
 
-        FB None: FA.
+        FB None: FA.  Components are dealt to as many threads as numba has.
         """
         columns, other = sparse.csc_array(weights), FA if FB is None else FB
         out = np.empty((columns.shape[1], FA.shape[1], other.shape[1]))
-        for g in range(columns.shape[1]):
+
+        def of_group(g: int) -> None:
             entries = slice(columns.indptr[g], columns.indptr[g + 1])
             out[g] = weighted_gram(FA, other, columns.indices[entries], columns.data[entries])
+
+        if columns.nnz * FA.shape[1] * other.shape[1] < ALONE:
+            for g in range(len(out)):
+                of_group(g)
+        else:
+            with blas.one_thread(), ThreadPoolExecutor(get_num_threads()) as pool:
+                list(pool.map(of_group, range(len(out))))
         return (out + out.transpose(0, 2, 1)) / 2 if FB is None else out
 
     def core(self, B: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:

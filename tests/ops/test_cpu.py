@@ -1,8 +1,12 @@
+import threading
+import time
+
 import numpy as np
 import pytest
 from scipy import sparse
 
-from gpu_reml.ops import CpuProducts, make_covariance, pack, standardise, to_dense
+from gpu_reml.ops import CpuProducts, cpu, make_covariance, pack, standardise, to_dense
+from gpu_reml.ops.cpu import weighted_gram
 
 MISSING = -127
 N, M = 203, 310
@@ -77,6 +81,28 @@ def test_adjoint_of_zt_is_z(cohort):
     products = CpuProducts(genotypes, np.float64)
     B, U = rng.standard_normal((N, 2)), rng.standard_normal((M, 2))
     np.testing.assert_allclose(np.sum(products.zt(B) * U), np.sum(B * products.z(U)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_gram_matrices_of_components_are_the_dense_ones_however_many_threads_share_them(cohort, threads, monkeypatch):
+    genotypes, _, rng = cohort
+    used = set()
+    monkeypatch.setattr(cpu, "get_num_threads", lambda: threads)
+    A, B = rng.standard_normal((M, 5)).astype(np.float32), rng.standard_normal((M, 9)).astype(np.float32)
+    W = rng.random((M, 12)) * (rng.random((M, 12)) < 0.4)
+    alone = CpuProducts(genotypes).gram(A, B, sparse.csr_array(W))
+
+    def noted(*arguments):
+        used.add(threading.get_ident())
+        time.sleep(0.01)  # so that no thread takes all of them
+        return weighted_gram(*arguments)
+
+    monkeypatch.setattr(cpu, "ALONE", 0)
+    monkeypatch.setattr(cpu, "weighted_gram", noted)
+    shared = CpuProducts(genotypes).gram(A, B, sparse.csr_array(W))
+    assert (shared == alone).all() and len(used) == threads and threading.get_ident() not in used
+    for g in range(12):
+        np.testing.assert_allclose(shared[g], A.T.astype(float) @ (W[:, [g]] * B), rtol=1e-12, atol=1e-12)
 
 
 def test_covariance_traces_and_forms_equal_the_dense_ones(cohort):
