@@ -3,34 +3,45 @@
 OpenBLAS's threads wait for each other in loops, some thousand times in a fit of several components.  Where other
 processes share the cores, the one that waits takes the time of the one that works: a fit by chromosome (5,000 people,
 50,000 variants, two cores with a load of nine) took 105 CPU seconds and 455 s, and 22 and 77 with one thread for its
-small matrices (docs/performance.md).
+small matrices (docs/performance.md).  Without threadpoolctl (the device benchmark runs from a bare checkout) BLAS keeps
+the threads that it has: that costs time, and changes no result but by rounding.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 
 import numba
-from threadpoolctl import ThreadpoolController
+
+try:
+    from threadpoolctl import ThreadpoolController
+except ImportError:
+    ThreadpoolController = None
 
 
 @cache
-def _controller() -> tuple[ThreadpoolController, int]:
+def _libraries() -> tuple["ThreadpoolController | None", int]:
     """The BLAS libraries of this process, and the most threads that any had when they were first looked at."""
+    if ThreadpoolController is None:
+        return None, 1
     found = ThreadpoolController().select(user_api="blas")
     return found, max((library["num_threads"] for library in found.info()), default=1)
+
+
+def _at_most(threads: int) -> AbstractContextManager:
+    libraries, most = _libraries()
+    return nullcontext() if libraries is None else libraries.limit(limits=min(most, threads))
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """BLAS works on one thread meanwhile: for many products of small matrices."""
-    with _controller()[0].limit(limits=1):
+    with _at_most(1):
         yield
 
 
 @contextmanager
 def all_threads() -> Iterator[None]:
     """BLAS works on as many threads as numba meanwhile, at most those that it had."""
-    controller, most = _controller()
-    with controller.limit(limits=min(most, numba.get_num_threads())):
+    with _at_most(numba.get_num_threads()):
         yield

@@ -272,8 +272,11 @@ def test_it_needs_neither_an_installed_package_nor_tables_and_progress_bars():
         "import importlib, sys\n"
         "sys.meta_path = [f for f in sys.meta_path if 'editable' not in getattr(f, '__module__', '')]\n"
         "sys.path = [p for p in sys.path if '__editable__' not in p]\n"
-        "sys.modules.update(dict.fromkeys(['pandas', 'bed_reader', 'pgenlib', 'tqdm', 'hypothesis', 'cupy']))\n"
+        "absent = ['pandas', 'bed_reader', 'pgenlib', 'tqdm', 'threadpoolctl', 'hypothesis', 'cupy']\n"
+        "sys.modules.update(dict.fromkeys(absent))\n"
         f"for name in {modules}: importlib.import_module(name)\n"
+        "from gpu_reml.ops import blas\n"
+        "with blas.one_thread(), blas.all_threads(): pass\n"
         "import gpu_reml.ops; print(gpu_reml.ops.__file__)\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

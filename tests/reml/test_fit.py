@@ -279,7 +279,7 @@ def test_a_fit_without_genetic_variance_is_its_own_null_whatever_its_errors(seed
 @pytest.mark.parametrize("components", [1, 2])
 def test_small_matrices_have_one_thread_of_blas_and_a_callers_products_all(components, monkeypatch):
     """And after the fit BLAS has those that it had."""
-    controller = blas._controller()[0]
+    controller = blas._libraries()[0]
     rng = np.random.default_rng(1)
     Zs = [rng.standard_normal((90, 200)) for _ in range(components)]
     y = sum(Z @ rng.standard_normal(200) / 14 for Z in Zs) + rng.standard_normal(90)
@@ -296,7 +296,7 @@ def test_small_matrices_have_one_thread_of_blas_and_a_callers_products_all(compo
         return Operator(apply, float(np.sum(Z**2) / 200))
 
     with controller.limit(limits=2):
-        monkeypatch.setattr(blas, "_controller", lambda: (controller, 2))
+        monkeypatch.setattr(blas, "_libraries", lambda: (controller, 2))
         monkeypatch.setattr(blas.numba, "get_num_threads", lambda: 2)
         callback = lambda _: outside.update(threads())  # noqa: E731
         fit(y, np.ones((90, 1)), [operator(Z) for Z in Zs], 16, strict=False, callback=callback)
