@@ -2,8 +2,8 @@
 
 OpenBLAS's threads wait for each other in loops, some thousand times in a fit of several components.  Where other
 processes share the cores, the one that waits takes the time of the one that works: a fit by chromosome (5,000 people,
-50,000 variants, two cores with a load of nine) took 105 CPU seconds and 455 s, and 22 and 77 with one thread for its
-small matrices (docs/performance.md).  Without threadpoolctl (the device benchmark runs from a bare checkout) BLAS keeps
+50,000 variants, two cores with a load of nine) took 105 CPU seconds and 455 s, and 22 and 77 where BLAS had one thread
+(docs/performance.md).  Without threadpoolctl (the device benchmark runs from a bare checkout) BLAS keeps
 the threads that it has: that costs time, and changes no result but by rounding.
 """
 

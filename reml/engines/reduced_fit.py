@@ -33,10 +33,10 @@ from .reduced_point import (
 from .reduced_search import Walk, known_better, maximised, mc_covariance, tolerance
 
 READY = 0.3  # relative error of the solves, in the norm of V, from which the basis serves to move theta
-FORESEEN = 0.1  # the same, from which the Monte-Carlo error at the end is foreseen, once theta moves by
-NEAR = 1.0  # standard errors
+FORESEEN = 0.1  # relative error of the solves from which the Monte-Carlo error at the end can be foreseen
+NEAR = 1.0  # standard errors that theta may have moved by in the round in which it is foreseen
 MARGIN = 1.05  # by which a Monte-Carlo error that is foreseen is taken for larger: falling short costs a second look
-AGAIN = 1.5  # times their tolerance, at which probes that had converged are solved further at another theta
+AGAIN = 1.5  # times its tolerance: from this error on, a probe that had converged is solved further
 TRUSTED = 0.3  # the same of a trait's solve at the theta moved to
 SMALL_STEP = 0.1  # standard errors, from which a fit may end below its Monte-Carlo error
 FAR_OFF = 8.0  # times y's tolerance, from where y's residual alone would take many rounds
