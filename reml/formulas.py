@@ -6,7 +6,7 @@ V is the covariance of y, and P = A (A'VA)^-1 A' for a basis A (n, n - c) of the
 
 import numpy as np
 
-from .linalg import Block, gram, project, symmetric
+from .linalg import Block, gram, symmetric
 
 LOG_2PI = np.log(2 * np.pi)
 
@@ -30,18 +30,17 @@ def profiled_loglik(logdet, variance, dimension: int):
 def ai_matrix(F: Block, PF: Block, R: Block | None = None) -> np.ndarray:
     """Average information 1/2 F'P F in float64, from the working variates F = [K_g P y] (n, p) and solves PF.
 
-    Where the solves are approximate, R are their residuals: F'X + X'R = F'X + X'F - X'V X errs by the square of the
-    solves' errors, so that loose ones do.
+    R: residuals of the solves, as :func:`inverse_form` takes them.
     Source: Gilmour, Thompson & Cullis 1995, Biometrics 51:1440, equation 7 (there for a different parameterisation).
     """
-    inside = gram(F, PF)
-    return symmetric(inside if R is None else inside + gram(PF, R)) / 2
+    return inverse_form(F, PF, R) / 2
 
 
-def fixed_inverse(Q: Block, VQ: Block, PVQ: Block, R: Block) -> np.ndarray:
-    """(c, c) Q'X (X'V^-1X)^-1 X'Q = Q'VQ - Q'V P V Q in float64, from V Q and solves P V Q with residuals R.
+def inverse_form(F: Block, PF: Block, R: Block | None = None) -> np.ndarray:
+    """(p, p) F'P F in float64 from F (n, p) and solves X = P F.
 
-    Errs by the square of the solves' errors, as :func:`ai_matrix`.
-    Source: Searle, Casella & McCulloch 1992, Variance Components, App. M.
+    Where the solves are approximate, R are their residuals: F'X + X'R = F'X + X'F - X'V X errs by the square of the
+    solves' errors, so that loose ones do.
     """
-    return symmetric(gram(Q, VQ)) - 2 * ai_matrix(project(Q, VQ), PVQ, R)
+    inside = gram(F, PF)
+    return symmetric(inside if R is None else inside + gram(PF, R))

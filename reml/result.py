@@ -8,8 +8,9 @@ import numpy as np
 
 from .formulas import LOG_2PI, profiled_loglik
 from .inference import Lrt, likelihood_ratio_test, sampling_covariance
+from .least_squares import FixedEffects
 from .likelihood_ratio import RatioTest, ratio_lines
-from .linalg import coordinates, logdet_gram, symmetric
+from .linalg import logdet_gram
 from .profile import Curve, Profile, curve_lines
 from .residuals import Layout, layout_of
 from .tables import Components, Sum, component_lines, component_records, shown
@@ -41,23 +42,6 @@ class Record(NamedTuple):
     num_probes: int
     column_passes: float
     basis: int = 0
-
-
-class FixedEffects(NamedTuple):
-    """Generalised least squares: ``estimate`` (c,) and ``covariance`` (c, c) = (X'V^-1X)^-1."""
-
-    estimate: np.ndarray
-    covariance: np.ndarray
-
-    @property
-    def se(self) -> np.ndarray:
-        return np.sqrt(np.diag(self.covariance))
-
-
-def fixed_effects_of(X: np.ndarray, Q: np.ndarray, fitted: np.ndarray, inner: np.ndarray) -> FixedEffects:
-    """Effects of the columns of X (n, c) from ``fitted`` Q'X b (c,), of its orthonormal basis Q, and its covariance."""
-    to_columns = coordinates(X, Q)
-    return FixedEffects(to_columns @ fitted, symmetric(to_columns @ inner @ to_columns.T))
 
 
 @dataclass(frozen=True, repr=False)

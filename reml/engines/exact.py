@@ -18,6 +18,7 @@ from gpu_reml.ops.relationship import tile_width
 from ..contract import SKEW, WRONG_TRACE, refuse, units_of
 from ..covariance import CountingCovariance, as_covariance
 from ..hooks import Hooks
+from ..least_squares import FixedEffects, fixed_effects, fixed_inverse
 from ..likelihood import apply_v_at
 from ..likelihood_ratio import tested_sets
 from ..moments import Moments, check_left, check_separable, start_values
@@ -28,9 +29,7 @@ from ..result import (
     ConvergenceError,
     Estimate,
     FitResult,
-    FixedEffects,
     Record,
-    fixed_effects_of,
     make_result,
     singular_information,
 )
@@ -243,7 +242,7 @@ def result_of(model: AnyModel, ended: Search, trait: Traits, problem: Problem) -
         loglik_mc_se=0.0,
         weights=lrt_weights(layout, problem.T, constrain=settings.constrain),
         ratio=0.0,
-        fixed_effects=fixed_effects(model, point, trait, problem),
+        fixed_effects=effects_of(model, point, trait, problem),
         loglik_null=null_loglik(covariance, trait, settings),
     )
     profile = None
@@ -271,13 +270,11 @@ def result_of(model: AnyModel, ended: Search, trait: Traits, problem: Problem) -
     return with_profiles(result, curves, scale)
 
 
-def fixed_effects(model: AnyModel, point: Point, trait: Traits, problem: Problem) -> FixedEffects:
-    """Generalised least squares from Q'X b = Q'(y - V P y) and var(Q'X b) = Q'(V - V P V)Q; c + 1 column-passes."""
-    covariance, basis, Q, scale = problem.covariance, problem.basis, trait.Q, float(trait.scales[0])
+def effects_of(model: AnyModel, point: Point, trait: Traits, problem: Problem) -> FixedEffects:
+    """Generalised least squares; c + 1 column-passes."""
+    covariance, basis, Q = problem.covariance, problem.basis, trait.Q
     block = covariance.block(np.column_stack([basis.vectors(model.back(point.Py)), Q]))
     images = np.asarray(apply_v_at(covariance, point.theta)(block), np.float64)
     VPy, VQ = images[:, :1], images[:, 1:]
     cross = model.rotate(basis.coordinates(VQ))
-    inner = Q.T @ VQ - cross.T @ model.solve(point, cross)
-    fitted = Q.T @ (trait.Y - scale * VPy)
-    return fixed_effects_of(trait.X, Q, fitted[:, 0], inner * scale**2)
+    return fixed_effects(trait, Q.T @ VPy[:, 0], fixed_inverse(Q.T @ VQ, cross.T @ model.solve(point, cross)))

@@ -18,6 +18,7 @@ from ..covariance import CountingCovariance, Covariance
 from ..hooks import Hooks
 from ..inference import largest_mc_ratio, mc_covariance_of_theta, sampling_covariance
 from ..lanczos import LanczosState, lanczos_start, lanczos_step, ritz_measures
+from ..least_squares import FixedEffects, fixed_effects, fixed_inverse
 from ..likelihood_ratio import test_of_one, tested_sets
 from ..linalg import Block, column_batches, column_dots, columns, gram, project, symmetric
 from ..moments import check_left, check_separable
@@ -25,7 +26,7 @@ from ..monte_carlo import LEAST_PROBES
 from ..probes import Probes, probes_are_exact
 from ..profile import with_profiles
 from ..residuals import Layout, layout_of
-from ..result import Estimate, FitResult, FixedEffects, Record, Status, fixed_effects_of, make_result
+from ..result import Estimate, FitResult, Record, Status, make_result
 from ..settings import FitSettings
 from ..traits import Traits
 from . import spectral
@@ -383,7 +384,7 @@ def result_of(
         loglik_mc_se=found.loglik_mc_se,
         weights=HALF_HALF if constrain else np.array([0.0, 1.0]),
         ratio=found.ratio,
-        fixed_effects=fixed_effects(cohort, run, traits, which, found.theta),
+        fixed_effects=effects_of(cohort, run, traits, which, found.theta),
     )
     return make_result(
         cohort.covariance,
@@ -408,11 +409,10 @@ def krylov_coordinates(run: Run, column: int, theta: np.ndarray) -> np.ndarray:
     return np.linalg.solve(theta[0] * T + theta[1] * np.eye(len(alpha)), right)
 
 
-def fixed_effects(cohort: Cohort, run: Run, traits: Traits, which: int, theta: np.ndarray) -> FixedEffects:
-    """Generalised least squares from X b = y - V P y and X (X'V^-1X)^-1 X' = V - V P V; no product.
+def effects_of(cohort: Cohort, run: Run, traits: Traits, which: int, theta: np.ndarray) -> FixedEffects:
+    """Generalised least squares; no product.
 
-    On the span of Q these need Q'K P y and F'P F only, sums over steps of the edges Q'K q.
-    Source: Searle, Casella & McCulloch 1992, Variance Components, App. M.
+    Q'V P y and Q'V P V Q need Q'K P y and F'P F only, sums over steps of the edges Q'K q.
     """
     t = traits.Y.shape[1]
     edges = np.stack(run.edges, axis=-1).astype(np.float64)
@@ -421,7 +421,5 @@ def fixed_effects(cohort: Cohort, run: Run, traits: Traits, which: int, theta: n
     for position, j in enumerate(np.flatnonzero(cohort.moved)):
         FPF[:, j] = edges[:, t + position] @ krylov_coordinates(run, t + position, theta)
     FPF[~cohort.moved] = 0
-    inner = theta[0] * cohort.inner + theta[1] * np.eye(len(FPF)) - theta[0] ** 2 * symmetric(FPF)
-    scale = traits.scales[which]
-    fitted = traits.Q.T @ traits.Y[:, which] - scale * vpy
-    return fixed_effects_of(traits.X, traits.Q, fitted, inner * scale**2)
+    inverse = fixed_inverse(theta[0] * cohort.inner + theta[1] * np.eye(len(FPF)), theta[0] ** 2 * FPF)
+    return fixed_effects(traits.only(which), vpy, inverse)

@@ -13,9 +13,10 @@ import numpy as np
 from .. import likelihood
 from ..covariance import CountingCovariance, Covariance
 from ..cross_fit import FOLDS, fold_of
-from ..formulas import fixed_inverse, restricted_loglik
+from ..formulas import restricted_loglik
 from ..hooks import Hooks
 from ..lanczos import quadrature_of_trace, regression_slope
+from ..least_squares import FixedEffects, fixed_effects, solved_inverse
 from ..linalg import Block, columns, gram, project, take_columns
 from ..moments import Moments
 from ..monte_carlo import error_of_mean
@@ -23,7 +24,7 @@ from ..pcg import BreakdownError, PcgResult
 from ..precondition import Preconditioner, ProjectedCore, precondition
 from ..probes import Probes
 from ..profile import with_profiles
-from ..result import ConvergenceError, Estimate, FitResult, FixedEffects, fixed_effects_of, make_result
+from ..result import ConvergenceError, Estimate, FitResult, make_result
 from ..settings import FitSettings
 from ..traits import Traits
 from .memory import CHECKED
@@ -298,7 +299,7 @@ def finish(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResu
         loglik_mc_se=0.5 * logdet_se,
         weights=lrt_weights(problem.layout, problem.moments.T, constrain=problem.settings.constrain),
         ratio=problem.mc_ratio(theta, ai, mc),
-        fixed_effects=fixed_effects(problem, solve, theta, Py, trait),
+        fixed_effects=effects_of(problem, solve, theta, Py, trait),
         loglik_null=null_loglik(covariance, trait, problem.settings),
     )
     return make_result(
@@ -317,17 +318,15 @@ def finish(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResu
     )
 
 
-def fixed_effects(
+def effects_of(
     problem: Problem, solve: Callable[[Block, float], PcgResult], theta: np.ndarray, Py: Block, trait: Traits
 ) -> FixedEffects:
-    """Generalised least squares from X b = y - V P y and X (X'V^-1X)^-1 X' = V - V P V; c + 1 columns.
+    """Generalised least squares; c + 1 columns.
 
     solve(B, tol) is P B at theta.
     """
-    Q, scale = problem.Q, float(trait.scales[0])
+    Q = problem.Q
     images = likelihood.apply_v_at(problem.covariance, theta)(columns(Py, Q))
     VPy, VQ = images[:, :1], images[:, 1:]
     solved = solve(VQ, 1e-3)
-    inner = fixed_inverse(Q, VQ, solved.X, solved.R)
-    fitted = trait.Q.T @ trait.Y - scale * gram(Q, VPy)
-    return fixed_effects_of(trait.X, trait.Q, fitted[:, 0], inner * scale**2)
+    return fixed_effects(trait, gram(Q, VPy)[:, 0], solved_inverse(Q, VQ, solved.X, solved.R))

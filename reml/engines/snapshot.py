@@ -9,10 +9,11 @@ import numpy as np
 from ..cross_fit import Traces
 from ..inference import Lrt
 from ..lanczos import LanczosState
+from ..least_squares import FixedEffects
 from ..likelihood_ratio import RatioTest
 from ..moments import Moments
 from ..profile import Curve, Profile
-from ..result import FitResult, FixedEffects, Record, Status
+from ..result import FitResult, Record, Status
 from ..tables import Sum
 from .krylov import Run, Settling
 from .reduced_end import SavedBasis, SavedFits

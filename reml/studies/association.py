@@ -16,6 +16,7 @@ from gpu_reml.ops.relationship import tile_width
 
 from ..engines import spectral
 from ..engines.contrasts import Contrasts, contrast_kernels, contrasts
+from ..least_squares import column_effects
 from ..linalg import COLLINEAR, column_lengths, orthonormal_basis, powers_of_two, project
 from ..traits import check_varying
 
@@ -147,8 +148,8 @@ def tested_variants(products, FQ: np.ndarray, Q: np.ndarray) -> Tested:
 def ols_scan(Y: np.ndarray, X: np.ndarray, products) -> Scan:
     """y = X b + z_j beta + e by least squares, for every variant and column of Y (n, t), X (n, c).
 
-    beta = z'My / z'Mz, se^2 = (y'My - beta z'My) / ((n - c - 1) z'Mz), M = I - QQ' (Frisch & Waugh 1933, Econometrica
-    1:387; Lovell 1963, JASA 58:993).  Cost: half a pass of t + c columns, whatever t; memory (m, t + c).
+    :func:`~gpu_reml.reml.least_squares.column_effects` with I - QQ' for P.  Cost: half a pass of t + c columns,
+    whatever t; memory (m, t + c).
     y is projected in float64 and scaled before it meets products in float32, whose rounding moves t by about
     1e-6 sqrt(n) at most.
     """
@@ -158,9 +159,7 @@ def ols_scan(Y: np.ndarray, X: np.ndarray, products) -> Scan:
     F = np.asarray(products.zt(products.block(np.column_stack([left / lengths, Q]))), np.float64)
     t = left.shape[1]
     norms = tested_variants(products, F[:, t:], Q).norms[:, None]
-    beta = F[:, :t] / norms
-    left_over = np.maximum(1 - beta * F[:, :t], 0)  # rounding of either sign is left where a variant is y itself
-    se = np.sqrt(left_over / norms / (n - c - 1))
+    beta, se = column_effects(F[:, :t], norms, 1.0, n - c - 1)
     return make_scan(beta * lengths, se * lengths, n - c - 1)
 
 
@@ -177,9 +176,9 @@ def exact_scan(
     """Mixed-model tests without approximation: y = X b + z_j beta + u + e, var(u + e) = s (h2 K + (1 - h2) I).
 
     groups: (variants left out of K, variants tested) each, indices; K = Z W Z' over the others, scaled to tr(K) = n.
-    h2 maximises REML without z_j for every group and trait.  beta = z'Py / z'Pz, Student's t with
-    s = (y'Py - (z'Py)^2 / z'Pz) / (n-c-1).  Kang et al. 2010, Nat Genet 42:348 (h2 of the null
-    model); Lippert et al. 2011, Nat Methods 8:833.
+    h2 maximises REML without z_j for every group and trait; tests are
+    :func:`~gpu_reml.reml.least_squares.column_effects`, Student's t on n - c - 1 degrees of freedom.
+    Source: Kang et al. 2010, Nat Genet 42:348 (h2 of the null model); Lippert et al. 2011, Nat Methods 8:833.
     Cost (:func:`exact_scan_seconds`): half a pass of n columns through all genotypes and through those left out, half
     a pass and an eigendecomposition for each group; float64 throughout.  Memory: :func:`exact_scan_memory`.
     Raises ValueError where no weight is left without a group.
@@ -209,8 +208,7 @@ def exact_scan(
             zPz, zPy = (F**2) @ (1 / d).T, F @ (rotated / d.T)
             there = (F**2).sum(axis=1) > COLLINEAR[8] * genotypes.squared_norm[rows]
             zPz[~there] = np.nan
-            beta[rows] = zPy / zPz * scales
-            se[rows] = np.sqrt(np.maximum(yPy - zPy**2 / zPz, 0) / zPz / dof) * scales
+            beta[rows], se[rows] = (scales * values for values in column_effects(zPy, zPz, yPy, dof))
     return ExactScan(make_scan(beta, se, dof), h2)
 
 

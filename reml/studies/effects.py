@@ -15,14 +15,14 @@ from gpu_reml.ops.arguments import as_count, as_matrix, as_numbers, as_sparse, a
 
 from ..contract import SKEW
 from ..covariance import MixedCovariance, as_covariance
-from ..formulas import fixed_inverse
+from ..least_squares import FixedEffects, fixed_effects, solved_inverse
 from ..likelihood import apply_v_at, solve
 from ..linalg import Block, column_batches, columns, gram, orthonormal_basis, project
 from ..monte_carlo import LEAST_PROBES, widening
 from ..precondition import Preconditioner, preconditioner_at
 from ..probes import probes_are_exact, trace_probes
 from ..residuals import Layout, ResidualCovariance, layout_of
-from ..result import ConvergenceError, FixedEffects, fixed_effects_of
+from ..result import ConvergenceError
 from ..scaled import ScaledCovariance
 from ..traits import make_traits
 
@@ -112,7 +112,7 @@ def effects(
 ) -> Effects:
     """Fixed effects and genetic values at theta (G + J,), residuals last; y (n,) and X (n, c) as given to the fit.
 
-    Generalised least squares from X b = y - V P y and var(X b) = V - V P V.  ``preconditioner`` as that of
+    ``preconditioner`` as that of
     :func:`~gpu_reml.reml.likelihood.loglik`, of the covariance as given.
     tol: relative residual of the solve for P y; with float32 products 1e-6 is about what can be had.  Residuals other
     than one identity (:func:`~gpu_reml.reml.residuals.with_residuals`) are whitened as by a fit.
@@ -149,9 +149,8 @@ def effects(
             "PCG steps; use products in float64, a preconditioner, or a looser tolerance"
         )
     Py = solved.X[:, :1]
-    inner = fixed_inverse(Q_there, VQ, solved.X[:, 1:], solved.R[:, 1:])
-    fitted = Q.T @ y - scale * gram(Q_there, apply_v(Py))[:, 0]
-    fixed = fixed_effects_of(X, Q, fitted, inner * scale**2)
+    inverse = solved_inverse(Q_there, VQ, solved.X[:, 1:], solved.R[:, 1:])
+    fixed = fixed_effects(trait, gram(Q_there, apply_v(Py))[:, 0], inverse)
     G = layout.num_genetic
     images = covariance.apply_each(covariance.features(Py))
     random = np.column_stack([np.asarray(images[g], np.float64)[:, 0] for g in range(G)])
@@ -276,7 +275,7 @@ def reliability(
     mean, mc_se = _inverse_diagonal(model, probes, tol, at_once)
     VQ = model.apply_v(model.Q_there)
     solved = solve(model.Q_there, model.apply_v, VQ, model.preconditioner, tol=min(tol, INFORMATION_TOL))
-    inner = fixed_inverse(model.Q_there, VQ, solved.X, solved.R)
+    inner = solved_inverse(model.Q_there, VQ, solved.X, solved.R)
     # V^-1 H = I - P V on the span of X, so its rows are those of (Q - P V Q) Q'
     outer = np.einsum("nc,cd,nd->n", model.Q, inner, model.Q)
     cross = np.einsum("nc,nc->n", model.Q - np.asarray(solved.X, np.float64), model.Q)

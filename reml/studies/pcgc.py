@@ -20,12 +20,13 @@ from scipy import special
 
 from ..covariance import CountingCovariance, Covariance, as_covariance
 from ..he import BATCH_BYTES, HEResult, probes_used
+from ..least_squares import FixedEffects
 from ..linalg import Block, column_batches, orthonormal_basis, scale_rows, symmetric, take_columns
 from ..moments import check_separable, probe_grams
 from ..monte_carlo import covariance_of_mean
 from ..probes import Probes, checked_probes, probes_are_exact
 from ..residuals import layout_of
-from ..result import FixedEffects, singular_moments
+from ..result import singular_moments
 from ..scaled import ScaledCovariance
 from ..step import SingularInformationError
 from ..traits import checked, one_phenotype

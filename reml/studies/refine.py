@@ -14,6 +14,7 @@ import numpy as np
 from gpu_reml.ops import take_variants, to_dense
 from gpu_reml.ops.arguments import as_count, as_number
 
+from ..least_squares import column_effects
 from ..linalg import Block, column_batches, column_dots, project, take_columns
 from .association import Scan, log10p_student
 from .loco import LocoModel, LocoScan, LocoSettings, apply_v, columns_at_once, solve_columns
@@ -91,8 +92,8 @@ class Forms(NamedTuple):
 def refine(found: LocoScan, tested: Sequence[np.ndarray], settings: RefineSettings | None = None) -> Refined:
     """The scan with its most significant variants tested by generalised least squares.
 
-    beta = z'Py / z'Pz, se^2 = s / z'Pz, s = (y'Py - (z'Py)^2 / z'Pz) / (n-c-1), Student's t: theta_g / theta_e of the
-    chromosome and trait is kept, their scale is estimated with the variant.
+    :func:`~gpu_reml.reml.least_squares.column_effects` and Student's t on n - c - 1 degrees of freedom: theta_g /
+    theta_e of the chromosome and trait is kept, their scale is estimated with the variant.
     With x ~ P z and w ~ P y, and their residuals r, forms err by the square of the solves' errors:
     z'Pz = z'x + x'r_z + r_z'P r_z, where the last, left out, is at most |r_z|^2 / theta_e; z'Py alike.
     Cost: a column of conjugate gradients for every variant and trait, and a column-pass for every chromosome and trait.
@@ -111,8 +112,7 @@ def refine(found: LocoScan, tested: Sequence[np.ndarray], settings: RefineSettin
     ]
     zPy, zPz, bounds, iterations = (np.concatenate([part[i] for part in parts]) for i in range(4))
     yPy, scales = of_traits.ypy[tests.pair_of], model.scales[tests.traits]
-    beta = zPy / zPz
-    se = np.sqrt(np.maximum(yPy - zPy * beta, 0) / zPz / model.dof)
+    beta, se = column_effects(zPy, zPz, yPy, model.dof)
     passes = int(iterations.sum()) + len(iterations) + len(tests.pairs)
     scan = with_tests(found.scan, tests, beta * scales, se * scales, model.dof)
     return Refined(scan, which, wanted, bounds, iterations, passes, all(part.converged for part in parts))

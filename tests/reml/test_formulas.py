@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy import linalg, stats
 
-from gpu_reml.reml.formulas import ai_matrix, fixed_inverse, profiled_loglik, restricted_loglik
+from gpu_reml.reml.formulas import ai_matrix, profiled_loglik, restricted_loglik
+from gpu_reml.reml.least_squares import column_effects, fixed_effects, fixed_inverse, solved_inverse
+from gpu_reml.reml.traits import make_traits
 
 N = 12
 
@@ -49,7 +51,7 @@ def test_solves_that_err_leave_errors_of_their_squares(dense):
     exact = F.T @ P @ F / 2
     np.testing.assert_allclose(ai_matrix(F, P @ F), exact, rtol=1e-10)
     inverse = Q.T @ X @ np.linalg.inv(X.T @ np.linalg.inv(V) @ X) @ X.T @ Q
-    np.testing.assert_allclose(fixed_inverse(*Qs, P @ V @ Q, np.zeros((N, 3))), inverse, rtol=1e-9)
+    np.testing.assert_allclose(solved_inverse(*Qs, P @ V @ Q, np.zeros((N, 3))), inverse, rtol=1e-9)
     errors = []
     for size in (1e-3, 1e-4):
         wrong = size * outside @ rng.standard_normal((N, 2))
@@ -57,3 +59,24 @@ def test_solves_that_err_leave_errors_of_their_squares(dense):
         R = outside @ (F - V @ PF)
         errors.append(np.abs(ai_matrix(outside @ F, PF, R) - F.T @ P @ F / 2).max())
     assert errors[1] < 0.03 * errors[0]
+
+
+def test_fixed_effects_without_x_in_a_solve_are_those_of_the_normal_equations(dense):
+    y, X, V, _, P = dense
+    trait = make_traits(y[:, None], X)
+    Q, scale = trait.Q, float(trait.scales[0])
+    scaled, P_scaled = V / scale**2, P * scale**2
+    inverse = fixed_inverse(Q.T @ scaled @ Q, Q.T @ scaled @ P_scaled @ scaled @ Q)
+    found = fixed_effects(trait, Q.T @ scaled @ P_scaled @ y / scale, inverse)
+    expected = np.linalg.inv(X.T @ np.linalg.inv(V) @ X)
+    np.testing.assert_allclose(found.covariance, expected, rtol=1e-9)
+    np.testing.assert_allclose(found.estimate, expected @ X.T @ np.linalg.inv(V) @ y, rtol=1e-9)
+
+
+def test_a_column_beside_the_fixed_effects_has_the_effect_and_error_of_all_columns_together(dense):
+    y, X, V, _, P = dense
+    z = np.random.default_rng(2).standard_normal(N)
+    W, root = np.column_stack([X, z]), linalg.inv(np.linalg.cholesky(V))
+    b, (rss,), *_ = np.linalg.lstsq(root @ W, root @ y)
+    se = np.sqrt(rss / (N - 4) * np.linalg.inv(W.T @ np.linalg.inv(V) @ W)[-1, -1])
+    assert column_effects(z @ P @ y, z @ P @ z, y @ P @ y, N - 4) == pytest.approx((b[-1], se), rel=1e-9)
