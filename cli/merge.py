@@ -37,7 +37,7 @@ from .merge_files import (
     summary_record,
     trace_table,
 )
-from .methods import Following, remove_checkpoint, run_method
+from .methods import FAILURES, Failed, Following, remove_checkpoint, run_method
 from .model import plain_model
 
 
@@ -88,11 +88,12 @@ def run_merge(
     report: Callable,
     partition: Partition,
     prefix_of: Callable[[str], str],
+    failed: Failed | None = None,
 ) -> None:
     """:func:`~gpu_reml.cli.methods.run_method` with a merge, trait by trait.
 
     Both fits share genotypes, seed (so probes) and method.  ``report((trait, result, seconds), inputs)`` gets the last
-    fit and the inputs it is of; ``prefix_of(trait)`` is where a trait's files go.
+    fit and the inputs it is of; ``prefix_of(trait)`` is where a trait's files go; ``failed`` as there.
     """
     if inputs.covariance.num_components < 2:
         raise io.InputError("--merge: there is one component; give several, for example by --component-spec")
@@ -100,7 +101,13 @@ def run_merge(
     for which, name in enumerate(inputs.phenotypes):
         one = inputs._replace(Y=inputs.Y[:, which : which + 1], phenotypes=(name,))
         folder = merge_folder(prefix_of(name), merging)
-        rounds, reason = merge_rounds(method, one, merging, folder, partition)
+        try:
+            rounds, reason = merge_rounds(method, one, merging, folder, partition)
+        except FAILURES as error:
+            if failed is None:
+                raise
+            failed(name, error)
+            continue
         print("\n".join(merge_lines(rounds, reason)), flush=True)
         last = rounds[-1]
         report((name, last.result, last.seconds), last.inputs)

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +11,8 @@ import numpy as np
 
 from gpu_reml import io
 from gpu_reml.reml import (
+    BreakdownError,
+    ConvergenceError,
     CountingCovariance,
     FitResult,
     FitSettings,
@@ -81,6 +83,8 @@ def costs_little(seconds: float, passes: float, num_samples: int, num_variants: 
 
 
 Report = tuple[str, FitResult | HEResult, list[float]]
+Failed = Callable[[str, Exception], None]
+FAILURES = (ConvergenceError, BreakdownError)  # these are of one trait; others are of the input or the machine
 
 
 class Following(NamedTuple):
@@ -92,9 +96,18 @@ class Following(NamedTuple):
 
 
 def run_method(
-    method: str, inputs: Inputs, analysis: Analysis, following: Following, report: Callable[[Report], None]
+    method: str,
+    inputs: Inputs,
+    analysis: Analysis,
+    following: Following,
+    report: Callable[[Report], None],
+    failed: Failed | None = None,
 ) -> None:
-    """Fit every trait; ``report`` gets each result (trait, result, seconds of each iteration) when it is ready."""
+    """Fit every trait; ``report`` gets each result (trait, result, seconds of each iteration) when it is ready.
+
+    ``failed``: gets a trait that cannot be fitted, with the error, and the others go on; without it that error ends
+    the run.
+    """
     sums, estimation = sums_of(inputs.model.kinds), analysis.estimation
 
     def labelled(result):
@@ -123,20 +136,31 @@ def run_method(
         profile=analysis.tests.profile,
         lrt=ratio_sets(analysis.tests, layout_of(inputs.covariance).names),
     )
-    together = method == "exact" or inputs.covariance.num_components == 1
-    singles = [slice(i, i + 1) for i in range(len(inputs.phenotypes))]
-    for columns in [slice(None)] if together else singles:
+    shared = method != "exact" and inputs.covariance.num_components == 1
+    left = list(range(len(inputs.phenotypes)))
+    while left:
+        taken = left if shared or method == "exact" else left[:1]
         progress = Progress(settings.tol, following.screen)
+        done = 0
         try:
             if method == "exact":
-                results = fit_exactly(inputs, columns, settings, progress)
+                results = fit_exactly(inputs, taken, settings, progress)
             else:
-                results = fit_columns(inputs, columns, analysis, settings, following, progress)
-            for name, result in zip(inputs.phenotypes[columns], results, strict=True):
+                results = fit_columns(inputs, taken, analysis, settings, following, progress)
+            for result in results:
                 progress.clear()
-                report((name, labelled(result), progress.seconds))
+                done += 1
+                report((inputs.phenotypes[taken[done - 1]], labelled(result), progress.seconds))
+        except FAILURES as error:
+            if failed is None:
+                raise
+            lost = taken if shared else taken[done : done + 1]
+            for which in lost:
+                failed(inputs.phenotypes[which], error)
+            done += len(lost)
         finally:
             progress.close()
+        left = left[done:]
 
 
 def by_moments(y: np.ndarray, inputs: Inputs, analysis: Analysis, probes) -> HEResult:
@@ -153,7 +177,7 @@ def by_moments(y: np.ndarray, inputs: Inputs, analysis: Analysis, probes) -> HER
         raise io.InputError(f"--method pcgc: {error}") from None
 
 
-def fit_exactly(inputs: Inputs, columns: slice, settings: FitSettings, progress: Progress):
+def fit_exactly(inputs: Inputs, columns: Sequence[int], settings: FitSettings, progress: Progress):
     """Results of some traits, one by one."""
     counting = CountingCovariance(inputs.covariance, progress.passes)
     Y, X = inputs.Y[:, columns], inputs.design.X
@@ -161,14 +185,19 @@ def fit_exactly(inputs: Inputs, columns: slice, settings: FitSettings, progress:
 
 
 def fit_columns(
-    inputs: Inputs, columns: slice, analysis: Analysis, settings: FitSettings, following: Following, progress: Progress
+    inputs: Inputs,
+    columns: Sequence[int],
+    analysis: Analysis,
+    settings: FitSettings,
+    following: Following,
+    progress: Progress,
 ):
     """Results of some traits by one stochastic call, which share its checkpoint."""
     Y, X, estimation = inputs.Y[:, columns], inputs.design.X, analysis.estimation
     counting = CountingCovariance(inputs.covariance, progress.passes)
     most = inputs.planned.probes(estimation.max_probes)
     probes = draw_probes(len(Y), most, 0, estimation.seed)
-    path = checkpoint_path(following.out, inputs.phenotypes[columns])
+    path = checkpoint_path(following.out, [inputs.phenotypes[which] for which in columns])
     identity = fingerprint(inputs, Y, analysis)
     resume = found_checkpoint(path, identity, following.screen.quiet) if following.checkpoints.resume else None
     last = time.monotonic()
@@ -194,7 +223,7 @@ def found_checkpoint(path: str, identity: dict, quiet: bool):
     return resume
 
 
-def checkpoint_path(out: str, phenotypes: tuple[str, ...]) -> str:
+def checkpoint_path(out: str, phenotypes: Sequence[str]) -> str:
     """One file for each call: OUT.checkpoint.npz, with the first trait's name in it when there are several calls."""
     return f"{out}.{safe_name(phenotypes[0])}.checkpoint.npz"
 

@@ -97,6 +97,11 @@ def outputs_of_traits(suffixes: Sequence[str], out: str, traits: Sequence[str]) 
     return outputs_of(suffixes, zip(prefixes, whats, strict=True))
 
 
+def traits_path(out: str) -> str:
+    """Where the table of all traits goes."""
+    return f"{out}.traits.tsv"
+
+
 def reml_outputs(line: CommandLine, output: RemlOutput, save_model: str | None, traits: Sequence[str]) -> list[Written]:
     """What gpu-reml writes."""
     if output.make_grm:
@@ -104,6 +109,8 @@ def reml_outputs(line: CommandLine, output: RemlOutput, save_model: str | None, 
     further = [suffix for flag, added in FURTHER.items() if line.get(flag) for suffix in added]
     suffixes = list(dict.fromkeys((*FIT_FILES, *further)))
     outputs = [*outputs_of_traits(suffixes, output.out, traits), *named_outputs(output)]
+    if len(traits) > 1:
+        outputs.append(Written(traits_path(output.out), "the table of all phenotypes"))
     if save_model:
         several = len(traits) > 1
         paths = [model_path(save_model, safe_name(trait) if several else None) for trait in traits]

@@ -26,8 +26,8 @@ from .inputs import Inputs, check_components, load_group
 from .liability import check_prevalence, liability_lines, liability_of, liability_rows
 from .merge import Merging, check_merge, run_merge
 from .merge_files import Partition
-from .methods import Following, choose_method, remove_checkpoint, run_method
-from .outputs import check_outputs, grm_outputs, reml_outputs, trait_prefix, write_samples
+from .methods import FAILURES, Following, choose_method, remove_checkpoint, run_method
+from .outputs import check_outputs, grm_outputs, reml_outputs, trait_prefix, traits_path, write_samples
 from .parser import CommandLine
 from .planned import check_all_traits, plan_group, planned_lines
 from .read import Tables, read_tables
@@ -42,6 +42,7 @@ from .report import (
     plan_lines,
     profile_text,
 )
+from .traits_table import TraitsTable, failed_row, row_of
 from .unused import REML, Run, noted, plan_notes
 from .wording import in_flags
 
@@ -99,14 +100,20 @@ def reml_command(line: CommandLine, threads: int) -> bool:
             print("\n".join([*planned_lines(planned, analysis), *notes]), flush=True)
         return True
     check_all_traits(groups, planned_groups)
-    converged, run = True, {"threads": threads, "started": started, "several": len(traits) > 1}
-    for group, planned in zip(groups, planned_groups, strict=True):
-        inputs = load_group(tables, group, planned, analysis)
-        if output.make_grm:
-            write_grms(inputs, asked)
-        else:
-            converged &= fit_group(inputs, asked, run)
-        write_samples(inputs.alignment, output)
+    several = len(traits) > 1
+    order = [phenotype.name for phenotype in tables.phenotypes]
+    table = TraitsTable(traits_path(output.out) if several and not output.make_grm else None, order, started)
+    converged, run = True, {"threads": threads, "started": started, "several": several}
+    with table:
+        for group, planned in zip(groups, planned_groups, strict=True):
+            inputs = load_group(tables, group, planned, analysis)
+            if output.make_grm:
+                write_grms(inputs, asked)
+            else:
+                converged &= fit_group(inputs, asked, run, table)
+            write_samples(inputs.alignment, output)
+    if table.path is not None:
+        print(f"written: {table.path}", flush=True)
     return converged
 
 
@@ -129,8 +136,11 @@ def check_files(tables: Tables, groups: list[Group], traits: list[str], asked: A
     check_outputs(outputs, asked.line, tables.sources.paths)
 
 
-def fit_group(inputs: Inputs, asked: Asked, run: dict[str, Any]) -> bool:
-    """Fit the traits of one group and write their files; True when every fit converged."""
+def fit_group(inputs: Inputs, asked: Asked, run: dict[str, Any], table: TraitsTable) -> bool:
+    """Fit the traits of one group, write their files and add them to the table; True when every fit converged.
+
+    A trait of several that cannot be fitted has a row that says why, and the others go on.
+    """
     analysis, output = asked.analysis, asked.output
     check_components(inputs)
     sets_of(analysis.tests, layout_of(inputs.covariance).names)  # an error comes before any work
@@ -159,14 +169,31 @@ def fit_group(inputs: Inputs, asked: Asked, run: dict[str, Any]) -> bool:
         }
         plan = plan_lines(inputs, method, analysis, run["threads"])
         converged &= write_result(prefix_of(name), result, seconds, inputs, asked, plan, context)
+        row = row_of(result)
         if asked.further.wanted and isinstance(result, FitResult):
-            write_further(name, result, inputs, asked, prefix_of(name))
+            try:
+                write_further(name, result, inputs, asked, prefix_of(name))
+            except FAILURES as error:
+                if not run["several"]:
+                    raise
+                converged = False
+                row.update(failed_row(result.num_samples, error))
+                print(f"gpu-reml: not converged: {name}: {row['message']}", file=sys.stderr)
+        table.add(name, row)
 
+    def failed(name: str, error: Exception) -> None:
+        nonlocal converged
+        converged = False
+        row = failed_row(inputs.alignment.num_samples, error)
+        table.add(name, row)
+        print(f"gpu-reml: not converged: {name}: {row['message']}", file=sys.stderr)
+
+    failing = failed if run["several"] else None
     if asked.merge.merge:
         merging = Merging(asked.merge, analysis, asked.following, asked.line.values)
-        run_merge(method, inputs, merging, finish, partition_of(inputs, analysis), prefix_of)
+        run_merge(method, inputs, merging, finish, partition_of(inputs, analysis), prefix_of, failing)
     else:
-        run_method(method, inputs, analysis, asked.following, finish)
+        run_method(method, inputs, analysis, asked.following, finish, failing)
     remove_checkpoint(output.out, inputs.phenotypes)
     return converged
 

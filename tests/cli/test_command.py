@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from gpu_reml import io as io_module
+from gpu_reml.cli import methods
 from gpu_reml.cli.main import main
+from gpu_reml.reml import BreakdownError
 from gpu_reml.reml.studies.liability import liability_factor
 from gpu_reml.validation import SPARSE, dense
 from gpu_reml.validation.exact import exact_reml
@@ -324,9 +326,48 @@ def test_several_phenotypes_share_a_run_with_those_of_the_same_samples(cohort, t
     assert run(cohort, "--pheno-name", "height", *arguments, tmp_path / "one") == 0
     alone = json.loads((tmp_path / "one.json").read_text())["h2"]
     assert abs(records["height"]["h2"]["estimate"] - alone["estimate"]) <= 0.01 * alone["se"]
+    rows = pd.read_csv(tmp_path / "all.traits.tsv", sep="\t", index_col="trait")
+    assert list(rows.index) == ["other", "height", "also"] and (rows["status"] == "converged").all()
+    for name, record in records.items():
+        assert rows.loc[name, "n"] == record["n"]
+        row = rows.loc[name, ["h2", "h2_se", "h2_mc_se", "vp", "lrt", "p"]].to_numpy(float)
+        h2, vp = record["h2"], record["vp"]["estimate"]
+        values = [h2["estimate"], h2["se"], h2["mc_se"], vp, record["lrt"], record["lrt_p"]]
+        np.testing.assert_allclose(row, values, rtol=1e-7)
+    assert not (tmp_path / "one.traits.tsv").exists()
     assert "phenotype also" in capsys.readouterr().out
     assert run(cohort, "--pheno-name", "height,nobody", *arguments, tmp_path / "no") == 2
     assert "no phenotype 'nobody'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def one_breaks_down(cohort, monkeypatch):
+    """Fits in which height is wanted end with an error."""
+    real, height = methods.fit_traits, pd.read_csv(cohort / "pheno.txt", sep="\t")["height"].dropna().to_numpy()
+
+    def fit_traits(Y, *arguments, **options):
+        if any(np.array_equal(y, height) for y in Y.T):
+            raise BreakdownError("V is not positive definite")
+        return real(Y, *arguments, **options)
+
+    monkeypatch.setattr(methods, "fit_traits", fit_traits)
+
+
+SETS = ("--component-spec", "{}/spec.json")
+
+
+@pytest.mark.parametrize("flags", [(), SETS, (*SETS, "--merge")])
+def test_a_trait_that_cannot_be_fitted_has_a_row_and_the_others_go_on(cohort, tmp_path, capsys, one_breaks_down, flags):
+    table = pd.read_csv(cohort / "pheno.txt", sep="\t")
+    table.assign(last=table["other"] ** 2).to_csv(tmp_path / "pheno.txt", sep="\t", index=False, na_rep="NA")
+    given = ("--pheno", tmp_path / "pheno.txt", "--pheno-name", "all", "--method", "stochastic")
+    assert run(cohort, *given, *[flag.format(cohort) for flag in flags], out=tmp_path / "all") == 3
+    rows = pd.read_csv(tmp_path / "all.traits.tsv", sep="\t", index_col="trait")
+    assert list(rows["status"]) == ["converged", "failed", "converged"]
+    assert rows.loc["height", "n"] == N - 2 and rows.loc["height", "message"] == "V is not positive definite"
+    assert np.isnan(rows.loc["height", "h2"])
+    assert "gpu-reml: not converged: height: V is not positive definite" in capsys.readouterr().err
+    assert (tmp_path / "all.last.json").exists() and not (tmp_path / "all.height.json").exists()
 
 
 def test_haseman_elston_is_a_method_of_its_own(cohort):
