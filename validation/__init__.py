@@ -3,6 +3,7 @@
 from importlib import import_module
 
 _HOMES = {
+    "bivariate": ("DenseCovariances", "dense_covariances"),
     "dense": (
         "dense_average_information",
         "dense_expected_information",

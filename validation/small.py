@@ -42,3 +42,23 @@ def make_cohort(n, m, num_components, seed, h2=0.5, overlap=True, scale=7.0):
 
 def covariance_of(cohort, dtype=np.float64):
     return make_covariance(CpuProducts(cohort.genotypes, dtype), cohort.W)
+
+
+def two_traits(cohort, overlap, seed, rg=0.6, re=0.3):
+    """(Y, S): two traits of a cohort with NaN outside of their people, of whom a share ``overlap`` has both; S
+    (G + 1, 2, 2) is what they were simulated with, the residual last."""
+    rng = np.random.default_rng(seed)
+    G, n = len(cohort.Ks), cohort.n
+    sizes = np.array([3.0, 0.2])
+    S = [np.outer(sizes, sizes) * (0.6 / G) * np.array([[1, rg], [rg, 1]]) for _ in range(G)]
+    S.append(np.outer(sizes, sizes) * 0.4 * np.array([[1, re], [re, 1]]))
+    Y = cohort.X @ rng.standard_normal((cohort.X.shape[1], 2))
+    for K, covariance in zip([*cohort.Ks, np.eye(n)], S, strict=True):
+        values, vectors = np.linalg.eigh(K)
+        root = vectors * np.sqrt(np.maximum(values, 0))
+        Y += root @ rng.standard_normal((n, 2)) @ np.linalg.cholesky(covariance).T
+    order, both = rng.permutation(n), round(overlap * n)
+    rest = order[both:]
+    Y[rest[: len(rest) // 2], 0] = np.nan
+    Y[rest[len(rest) // 2 :], 1] = np.nan
+    return Y, np.array(S)
