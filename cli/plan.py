@@ -339,8 +339,8 @@ def host_plan(
     elif room is not None:
         items.update(fit_items(sizes, dtype, room.choice, probes, most))
     elif G == 1:
-        columns = 4 * estimation.first_probes + sizes.num_traits
-        items["sample blocks"] = np.dtype(dtype).itemsize * n * 5 * columns
+        columns = estimation.first_probes + sizes.num_traits
+        items["sample blocks"] = np.dtype(dtype).itemsize * n * 7 * columns
         items |= integer_items(sizes, dtype, columns)
     else:
         phases = he_blocks(work_of(sizes, min(HE_PROBES, most), Choice(0, None)))

@@ -17,7 +17,8 @@ from .relationship import relationship_matrices
 class Products(Protocol):
     """What a backend offers: products with the standardised Z (n, m) of its genotypes.  See :class:`CpuProducts`.
 
-    ``block`` puts an array (n, k) where the backend computes; blocks (n, k) and features (m, k) stay there.
+    ``block`` puts an array (n, k) where the backend computes; blocks (n, k) and features (m, k) stay there.  ``home``:
+    where that is; blocks of the same home need no copy.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Products(Protocol):
     num_samples: int
     num_variants: int
     arithmetic: str
+    home: Any
 
     def block(self, array: np.ndarray) -> Any: ...
     def zt(self, B) -> Any: ...
@@ -61,9 +63,8 @@ class OnGenotypes(Covariance):
         return self.products.name
 
     @property
-    def home(self):
-        """Where blocks live: a device, or the type of arrays."""
-        return getattr(self.products, "lead", ("arrays", np.dtype(self.dtype)))
+    def home(self) -> Any:
+        return self.products.home
 
     def block(self, array: np.ndarray) -> np.ndarray:
         """An array (n, k) where the products are computed, in their type."""

@@ -87,6 +87,11 @@ class CpuProducts:
         """What multiplies, in words for a log."""
         return f"{np.dtype(self.dtype)} products"
 
+    @property
+    def home(self) -> tuple[str, np.dtype]:
+        """Where blocks live: those of one type need no copy."""
+        return "arrays", np.dtype(self.dtype)
+
     def block(self, array: np.ndarray) -> np.ndarray:
         """An array (n, k) in the working type."""
         return np.asarray(array, self.dtype)

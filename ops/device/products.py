@@ -74,6 +74,11 @@ class DeviceProducts(BlockProducts):
         return self.shards[0].device
 
     @property
+    def home(self) -> Device:
+        """Where blocks live."""
+        return self.lead
+
+    @property
     def peak_bytes(self) -> dict[str, int]:
         """Most bytes that were held on every device."""
         return {shard.device.label: shard.device.pool.peak_held for shard in self.shards}

@@ -1,9 +1,9 @@
 """The trace's spectral measure from probes, calibrated to the moments that are known (docs/design.md).
 
 Every probe z gives a measure whose integral of f is z'f(A)z.  The mean over a few *deep* probes is corrected so that
-its moments of degree 0 and 1 are exactly n - c and tr A, and that of degree 2 the mean over many *shallow* probes,
-whose single Lanczos step costs one pass each.  One corrected measure serves every f, so the likelihood that is
-maximised and those that are reported are the same smooth function.
+its moments of degree 0 and 1 are exactly n - c and tr A, and that of degree 2 the mean over all probes.  Where errors
+ask for more of these, some are *shallow*: their single Lanczos step costs one pass each.  One corrected measure serves
+every f, so the likelihood that is maximised and those that are reported are the same smooth function.
 """
 
 from typing import NamedTuple

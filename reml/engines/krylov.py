@@ -3,8 +3,9 @@
 The block is [traits, fixed-effect columns, probes].  Each column's tridiagonal matrix is a quadrature of its spectral
 measure, so after the run REML is a scalar problem (spectral.py) with no further product, whatever the number of traits.
 
-Cost in column-passes: c for the fixed effects, one for every probe, and k - 1 more for each trait, fixed effect and
-deep probe, k being the steps taken: the run stops when no trait's estimate moves any more.
+Cost in column-passes: c for the fixed effects, and k for each trait, fixed effect and probe, k being the steps taken:
+the run stops when no trait's estimate moves any more.  Where Monte-Carlo errors are then too large, further probes
+follow: deep ones of k steps, and *shallow* ones of a single step, which tells the second moment.
 Source: Border & Becker 2019, BMC Bioinformatics 20:411.
 """
 
@@ -34,8 +35,6 @@ from .calibration import Calibration, ProbeSpectra, calibrate, spectra_of
 from .krylov_profile import krylov_curves
 from .spectral import Measure, Spectrum
 
-# A run begins with so many probes of one step, shallow ones, for each deep one, which takes all steps.
-SHALLOW = 4
 # A trait has settled where the decrement of its last step is below this share of the tolerance: a step of a quarter
 # of the tolerated length, since quadrature has about that much left to go.
 SETTLED_DECREMENT = 0.0625
@@ -91,7 +90,7 @@ class Run(NamedTuple):
 
 
 class Settling(NamedTuple):
-    """The run between two steps: what all probes said in the first one, every trait's history and last (theta,
+    """The run between two steps: what the probes said in the first one, every trait's history and last (theta,
     log-likelihood), and the column-passes so far."""
 
     run: Run
@@ -114,7 +113,7 @@ def krylov_fits(
     available = probes.trace.shape[1]
     deep = available if exact else min(settings.probes.first, available)
     if hooks.resume is None:
-        at = begin(cohort, traits, probes, (deep, min(SHALLOW * deep, available)), settings.probes.columns)
+        at = begin(cohort, traits, probes.trace[:, :deep])
         at, status = judged(cohort, traits, at, settings)
         hooks.report(at.history[0][-1])
     else:
@@ -136,7 +135,7 @@ def krylov_fits(
         enough = exact or wanted == (spectra.num_deep, spectra.num_probes) or spectra.num_probes == available
         if enough or rounds == MOST_ROUNDS:
             break
-        at_once = settings.probes.columns or SHALLOW * deep  # no wider than the first step
+        at_once = min(settings.probes.columns or deep, deep)  # no wider than the steps before
         spectra = further_probes(cohort, probes, spectra, wanted, at.run.num_steps, at_once)
     details = {"status": status, "num_probes": spectra.num_probes, "mc_target": settings.probes.mc_target}
     details["constrain"] = settings.constrain
@@ -203,35 +202,17 @@ def probe_spectra(run: Run, num_lead: int, moments) -> ProbeSpectra:
     return spectra_of(np.stack([m.nodes for m in deep]), np.stack([m.weights for m in deep]), moments)
 
 
-def begin(
-    cohort: Cohort, traits: Traits, probes: Probes, counts: tuple[int, int], at_once: int | None = None
-) -> Settling:
-    """The first step of all columns, which is the only one of the shallow probes.
-
-    counts: (deep, all) probes.  at_once: most columns of a step where memory is short; shallow probes then come after.
-    """
-    deep, every = counts
+def begin(cohort: Cohort, traits: Traits, probes: np.ndarray) -> Settling:
+    """The first step of the traits, fixed effects and deep probes (n, s)."""
     lead = columns(cohort.covariance.block(traits.scaled), cohort.F)
     num_lead, t = lead.shape[1], traits.Y.shape[1]
-    together = every if at_once is None or num_lead + every <= at_once else deep
-    Z = project(cohort.Q, cohort.covariance.block(probes.trace[:, :together]))
+    Z = project(cohort.Q, cohort.covariance.block(probes))
     run = advance(cohort, Run(lanczos_start(columns(lead, Z)), ()))
-    moments = [first_steps(run, num_lead)]
-    if together < every:
-        moments += [
-            shallow_moments(cohort, probes.trace[:, deep:every][:, b]) for b in column_batches(every - deep, at_once)
-        ]
-    joined = tuple(np.concatenate(parts) for parts in zip(*moments, strict=True))
-    norms2, alpha, beta = joined
+    moments = first_steps(run, num_lead)
+    norms2, alpha, beta = moments
     forms, squares = norms2 * alpha, norms2 * (alpha**2 + beta**2)
     check_traces(cohort.covariance, forms[None], squares[None], np.array([cohort.trace]))
-    return Settling(run.take(slice(num_lead + deep)), joined, ((),) * t, (None,) * t, 0.0)
-
-
-def shallow_moments(cohort: Cohort, fresh: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """:func:`first_steps` of some probes (n, s)."""
-    Z = project(cohort.Q, cohort.covariance.block(fresh))
-    return first_steps(advance(cohort, Run(lanczos_start(Z), ())), 0)
+    return Settling(run, moments, ((),) * t, (None,) * t, 0.0)
 
 
 def resumed(at: Settling, covariance: Covariance) -> Settling:
@@ -357,8 +338,7 @@ def further_probes(
 
 def spectra_of_probes(cohort: Cohort, fresh: np.ndarray, deep: int, steps: int) -> ProbeSpectra:
     """Spectra of probes (n, s) after one step, and of the first ``deep`` of them after ``steps``."""
-    Z = project(cohort.Q, cohort.covariance.block(fresh))
-    run = advance(cohort, Run(lanczos_start(Z), ()))
+    run = advance(cohort, Run(lanczos_start(project(cohort.Q, cohort.covariance.block(fresh))), ()))
     moments = first_steps(run, 0)
     if not deep:
         return spectra_of(np.zeros((0, steps)), np.zeros((0, steps)), moments)

@@ -59,15 +59,10 @@ def _with_diagonals(blocks: Blocks, work: Work) -> Blocks:
 
 def _krylov_blocks(work: Work) -> dict[str, Blocks]:
     t, c = work.num_traits, work.num_fixed
-    deep, every = work.num_probes, 4 * work.num_probes
-    kept, first, going = (2, c), t + c + every, t + c + deep
-    steps = Blocks((kept, (5, going)), (), going)
-    if work.columns is None or first <= work.columns:
-        return {"first Lanczos step": Blocks((kept, (1, every), (4, first)), (), first), "Lanczos steps": steps}
-    shallow = min(work.columns, every - deep)
+    kept, going, more = (2, c), t + c + work.num_probes, min(work.columns or work.num_probes, work.num_probes)
     return {
-        "shallow probes": Blocks((kept, (1, deep), (2, going), (5, shallow)), (), shallow),
-        "Lanczos steps": steps,
+        "Lanczos steps": Blocks((kept, (5, going)), (), going),
+        "further probes": Blocks((kept, (2, going), (5, more)), (), more),
     }
 
 

@@ -132,7 +132,7 @@ def test_the_plan_is_printed_without_a_device_and_without_reading_genotypes(coho
     code, text = plan(capsys, cohort, "--gpu-budget-gib", "1")
     assert code == 0
     assert "resident" in text and planned_mib(text) < 1024
-    assert re.search(r"phase first Lanczos step +[\d.]+ MiB", text)
+    assert re.search(r"phase Lanczos steps +[\d.]+ MiB", text)
     assert not (cohort / "out.json").exists()
 
 

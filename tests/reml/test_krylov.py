@@ -56,6 +56,16 @@ def test_by_default_one_component_takes_one_run_of_few_passes():
     assert abs(found.loglik - expected.loglik) <= 4 * found.loglik_mc_se + 0.05
 
 
+def test_a_run_whose_first_probes_are_enough_has_no_others():
+    """c column-passes for X, and at every step one for the trait, one for a covariate off the constant, one a probe."""
+    cohort = make_cohort(600, 1500, 1, seed=5)
+    x = np.column_stack([np.ones(cohort.n), np.random.default_rng(0).standard_normal(cohort.n)])
+    found = fit(cohort.y, x, covariance_of(cohort), draw_probes(cohort.n, 256, seed=1))
+    steps = found.history[-1].iteration
+    assert found.mc_target_met and found.num_probes == 32
+    assert found.column_passes == 2 + steps * (1 + 1 + 32)
+
+
 def test_the_monte_carlo_error_is_the_spread_over_seeds():
     cohort = make_cohort(600, 1500, 1, seed=5)
     covariance = covariance_of(cohort, np.float32)
