@@ -10,6 +10,7 @@ from gpu_reml.ops.arguments import as_numbers
 from .covariance import as_covariance
 from .covariance.threaded import ThreadedCovariance
 from .engines.krylov import krylov_fits
+from .engines.people import one_by_one, peoples_of, traits_of
 from .engines.reduced_end import reduced_fits
 from .hooks import Hooks
 from .likelihood_ratio import tested_sets
@@ -18,7 +19,7 @@ from .residuals import layout_of
 from .result import ConvergenceError, FitResult, Record, singular_information
 from .settings import FitSettings
 from .step import SingularInformationError
-from .traits import checked, make_traits, one_phenotype
+from .traits import check_measured, checked, make_traits, one_phenotype
 from .units import (
     check_variances,
     hooks_in_given_units,
@@ -62,6 +63,7 @@ def fit(
     (('component_000',), True, True)
     """
     y = one_phenotype(y)
+    check_measured(y)
     return fit_traits(y[:, None], X, covariance, probes, settings, start=start, hooks=Hooks(callback), strict=strict)[0]
 
 
@@ -76,11 +78,13 @@ def fit_traits(
     hooks: Hooks | None = None,
     strict: bool = True,
 ) -> list[FitResult]:
-    """:func:`fit` of every column of Y (n, t), each on its own, on the same samples and fixed effects.
+    """:func:`fit` of every column of Y (n, t), each on its own, on the same fixed effects; nan: not measured.
 
     One component: a single Krylov run serves all traits, which share its probes and passes.  Several components: the
     traits share moments and probes, and are fitted one after the other, from the basis of the first where that pays.
-    ``hooks``: progress, checkpoints, and one to resume from.
+    Traits that not everybody has are fitted among their own samples, with K[rows, rows] of the K that is given; this
+    needs its diagonal.  ``hooks``: progress, checkpoints, and one to resume from, where all traits have the same
+    samples.
     """
     settings = FitSettings() if settings is None else settings
     if not isinstance(settings, FitSettings):
@@ -92,20 +96,34 @@ def fit_traits(
     covariance = in_moderate_units(as_covariance(covariance, len(Y)))
     factors = reported_factors(covariance)
     hooks = hooks_in_given_units(hooks, factors)
-    Y, X = checked(Y, X, covariance)
+    measured = ~np.isnan(Y)
+    filled, X = checked(np.where(measured, Y, 0.0), X, covariance)
+    Y = np.where(measured, filled, np.nan)
     probes = checked_probes(probes, covariance.num_samples)
     start = None if start is None else start_variances(start, covariance)
-    traits = make_traits(Y, X)
-    check_variances(covariance, traits.scales)
+    peoples = peoples_of(measured)
+    everybody = len(peoples) == 1 and measured.all()
+    if not everybody and hooks.resume is not None:
+        raise ValueError("hooks.resume: traits of different samples are fitted without checkpoints; fit them anew")
+    traits = [make_traits(Y, X)] if everybody else [traits_of(people, Y, X) for people in peoples]
+    for each in traits:
+        check_variances(covariance, each.scales)
     tested_sets(settings.lrt, layout_of(covariance).names)  # raises what is wrong with them before any work
     if settings.engine == "krylov" and covariance.num_components != 1:
         raise ValueError(f"engine: krylov is for one component, found {covariance.num_components}; use auto")
+
+    def engine(traits, covariance, probes, hooks=Hooks(hooks.callback)):  # noqa: B008
+        if covariance.num_components == 1 and settings.engine in ("auto", "krylov"):
+            return krylov_fits(traits, covariance, probes, settings, hooks)
+        return reduced_fits(traits, covariance, probes, settings, hooks, start)
+
     try:
         with blas.one_thread():
-            if covariance.num_components == 1 and settings.engine in ("auto", "krylov"):
-                results = krylov_fits(traits, ThreadedCovariance(covariance), probes, settings, hooks)
+            threaded = ThreadedCovariance(covariance)
+            if everybody:
+                results = engine(traits[0], threaded, probes, hooks)
             else:
-                results = reduced_fits(traits, ThreadedCovariance(covariance), probes, settings, hooks, start)
+                results = one_by_one(peoples, traits, threaded, probes, engine)
     except SingularInformationError as error:
         raise singular_information(layout_of(covariance), error.index, constrained=settings.constrain) from None
     results = [in_given_units(result, factors) for result in results]

@@ -53,7 +53,7 @@ def starting_moments(covariance: Covariance, Q: Block, Y: Block, probes: Probes,
     n = covariance.num_samples
     used = num_starting(n, covariance.num_components, np.dtype(covariance.dtype).itemsize)
     if probes_are_exact(probes.trace):
-        used = n
+        used = probes.trace.shape[1]
     return moments(covariance, Q, Y, project(Q, covariance.block(probes.trace[:, :used])), left)
 
 

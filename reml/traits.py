@@ -1,5 +1,6 @@
 """Phenotypes of the same samples, with what scales and projects them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,13 +39,17 @@ class Traits(NamedTuple):
         return Traits(self.Y[:, which : which + 1], self.X, self.Q, self.scales[which : which + 1])
 
 
-def make_traits(Y: np.ndarray, X: np.ndarray) -> Traits:
-    """Phenotypes Y (n, t) and fixed effects X (n, c) with their scales, or a ValueError that says what is wrong."""
+def make_traits(Y: np.ndarray, X: np.ndarray, names: Sequence[str] | None = None) -> Traits:
+    """Phenotypes Y (n, t) and fixed effects X (n, c) with their scales, or a ValueError that says what is wrong.
+
+    names: of the phenotypes, in the words of an argument.
+    """
+    names = trait_names(Y) if names is None else names
     Q = orthonormal_basis(X)
     units = powers_of_two(np.abs(Y).max(axis=0))
     scales = units * np.linalg.norm(project(Q, Y / units), axis=0) / np.sqrt(len(Y) - Q.shape[1])
-    check_varying(scales, Y)
-    for name, scale in zip(trait_names(Y), scales, strict=True):
+    check_varying(scales, Y, names)
+    for name, scale in zip(names, scales, strict=True):
         check_unit(scale, name)
         check_effects(X, scale)
     return Traits(Y, X, Q, scales)
@@ -60,9 +65,10 @@ def trait_names(Y: np.ndarray) -> list[str]:
     return ["y"] if Y.shape[1] == 1 else [f"Y[:, {t}]" for t in range(Y.shape[1])]
 
 
-def check_varying(scales: np.ndarray, Y: np.ndarray) -> None:
+def check_varying(scales: np.ndarray, Y: np.ndarray, names: Sequence[str] | None = None) -> None:
     """ValueError that names the first trait of Y (n, t) which does not vary beside the fixed effects."""
-    for name, varies in zip(trait_names(Y), varying(scales, Y), strict=True):
+    names = trait_names(Y) if names is None else names
+    for name, varies in zip(names, varying(scales, Y), strict=True):
         if not varies:
             raise ValueError(
                 f"{name}: does not vary once the fixed effects are taken out; there is no variance to divide"
@@ -99,6 +105,13 @@ def one_phenotype(y: np.ndarray) -> np.ndarray:
     return y
 
 
+def check_measured(y: np.ndarray) -> None:
+    """ValueError for a value of y (n,) that is not finite."""
+    if not np.isfinite(y).all():
+        sample = int(np.argmin(np.isfinite(y)))
+        raise ValueError(f"y: value {y[sample]} of sample {sample} is not finite")
+
+
 def checked(Y: np.ndarray, X: np.ndarray, covariance) -> tuple[np.ndarray, np.ndarray]:
     """Y and X as float64, whitened by the reference residual, or a ValueError that says what is wrong with them."""
     Y, X = as_numbers(Y, "y"), as_numbers(X, "X")
@@ -110,9 +123,8 @@ def checked(Y: np.ndarray, X: np.ndarray, covariance) -> tuple[np.ndarray, np.nd
     if X.ndim != 2 or len(X) != n:
         hint = "; one column is x[:, None]" if X.ndim == 1 else ""
         raise ValueError(f"X: expected ({n}, c), found {X.shape}{hint}")
-    if not np.isfinite(Y).all():
-        sample = int(np.argwhere(~np.isfinite(Y))[0, 0])
-        raise ValueError(f"y: value {Y[sample][~np.isfinite(Y[sample])][0]} of sample {sample} is not finite")
+    for y in Y.T:
+        check_measured(y)
     layout = layout_of(covariance)
     return layout.whitened(Y), layout.whitened(X)
 

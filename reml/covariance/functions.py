@@ -112,8 +112,8 @@ class FunctionCovariance(Covariance):
         """(n, G) the diagonals that were given."""
         if self._diagonals is None:
             raise ValueError(
-                f"{', '.join(self.names)}: samples are scaled, so traces need the diagonals of the operators; give "
-                "FunctionCovariance(..., diagonals=(n, G))"
+                f"{', '.join(self.names)}: samples are scaled, or a trait has not all, so traces need the diagonals of "
+                "the operators; give FunctionCovariance(..., diagonals=(n, G))"
             )
         return self._diagonals
 

@@ -255,6 +255,7 @@ FUNCTION = {
 }
 FINE = {  # what is no mistake in its place
     ("variant_effects", "theta", "one more"),  # the residual
+    ("fit_traits", "Y", "NaN"),  # a sample that is not measured
 }
 
 

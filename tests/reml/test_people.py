@@ -1,0 +1,116 @@
+"""Traits that not everybody has: each as dense REML has it among its own people, from one covariance of all."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpu_reml.reml import FitSettings, exact_probes, fit, fit_traits, with_residuals
+from gpu_reml.reml.covariance import FunctionCovariance
+from gpu_reml.reml.covariance.subset import SubsetCovariance
+from gpu_reml.validation.exact import exact_reml
+from gpu_reml.validation.small import covariance_of
+
+TIGHT = FitSettings(tol=1e-10)
+
+
+def with_gaps(cohort, patterns, seed=3):
+    """(n, t) traits of the cohort's genetic values, nan where a pattern (n,) is False."""
+    rng = np.random.default_rng(seed)
+    Y = np.column_stack([cohort.y + 3 * rng.standard_normal(cohort.n) for _ in patterns])
+    return np.where(np.column_stack(patterns), Y, np.nan)
+
+
+def patterns_of(n, shares, seed=1):
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(n) < round(share * n) for share in shares]
+
+
+def assert_as_dense(result, y, cohort):
+    """The result is dense REML's among those who have y."""
+    rows = np.flatnonzero(~np.isnan(y))
+    exact = exact_reml(y[rows], cohort.X[rows], [K[np.ix_(rows, rows)] for K in cohort.Ks])
+    assert result.num_samples == len(rows)
+    np.testing.assert_allclose(result.theta / result.se, exact.theta / result.se, atol=1e-4)
+    np.testing.assert_allclose(result.information, exact.ai, rtol=2e-3)
+    np.testing.assert_allclose(result.loglik, exact.loglik, atol=1e-3)
+    np.testing.assert_allclose(result.lrt.statistic, exact.lrt, atol=2e-3)
+    effects = result.fixed_effects
+    np.testing.assert_allclose(effects.estimate, exact.fixed_effects, atol=1e-3 * effects.se.max())
+    np.testing.assert_allclose(effects.covariance, exact.fixed_effects_cov, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_components", [1, 3])
+def test_each_trait_is_that_of_dense_reml_among_its_own_people(cohorts, num_components):
+    cohort = cohorts[num_components]
+    everybody = np.ones(cohort.n, bool)
+    Y = with_gaps(cohort, [*patterns_of(cohort.n, (0.9, 0.8)), everybody, everybody])
+    Y[:, 3] = np.where(np.isnan(Y[:, 0]), np.nan, Y[:, 3])  # the same people as the first
+    found = fit_traits(Y, cohort.X, covariance_of(cohort), exact_probes(cohort.n), TIGHT)
+    for result, y in zip(found, Y.T, strict=True):
+        assert_as_dense(result, y, cohort)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.floats(0.3, 1.0), min_size=1, max_size=3), st.integers(0, 1000))
+def test_any_pattern_of_missing_values_gives_dense_reml(cohorts, shares, seed):
+    cohort = cohorts[1]
+    Y = with_gaps(cohort, patterns_of(cohort.n, shares, seed), seed)
+    found = fit_traits(Y, cohort.X, covariance_of(cohort), exact_probes(cohort.n), TIGHT)
+    for result, y in zip(found, Y.T, strict=True):
+        assert_as_dense(result, y, cohort)
+
+
+def test_every_product_of_a_subset_is_that_of_its_rows(cohorts):
+    cohort = cohorts[3]
+    rows = np.flatnonzero(patterns_of(cohort.n, [0.6])[0])
+    among = SubsetCovariance(covariance_of(cohort), rows)
+    B = np.random.default_rng(0).standard_normal((len(rows), 4))
+    Ks = [K[np.ix_(rows, rows)] for K in cohort.Ks]
+    theta = np.array([0.3, 0.0, 0.9])
+    np.testing.assert_allclose(among.traces, [np.trace(K) for K in Ks], rtol=1e-9)
+    np.testing.assert_allclose(among.apply(theta, B), sum(t * K @ B for t, K in zip(theta, Ks, strict=True)), atol=1e-9)
+    F = among.features(B)
+    np.testing.assert_allclose(np.stack(among.apply_each(F)), [K @ B for K in Ks], atol=1e-9)
+    np.testing.assert_allclose(among.gram(F), [B.T @ K @ B for K in Ks], atol=1e-9)
+    np.testing.assert_allclose(among.core(B), [B.T @ K @ B for K in Ks], atol=1e-9)
+    np.testing.assert_allclose(among.apply_features(theta, F), among.apply(theta, B), atol=1e-9)
+    for made, K in zip(among.kernels(), Ks, strict=True):
+        np.testing.assert_allclose(np.triu(made), np.triu(K), atol=1e-9)
+
+
+def test_residuals_of_groups_are_those_of_the_people_who_are_measured(cohorts):
+    cohort = cohorts[1]
+    groups = np.repeat(np.eye(2), [90, 60], axis=0)
+    (pattern,) = patterns_of(cohort.n, [0.8])
+    Y = with_gaps(cohort, [pattern])
+    whole = with_residuals(covariance_of(cohort), groups)
+    (found,) = fit_traits(Y, cohort.X, whole, exact_probes(cohort.n), TIGHT)
+    among = SubsetCovariance(covariance_of(cohort), np.flatnonzero(pattern))
+    own = with_residuals(among, groups[pattern])
+    alone = fit(Y[pattern, 0], cohort.X[pattern], own, exact_probes(pattern.sum()), TIGHT)
+    np.testing.assert_allclose(found.theta, alone.theta, rtol=1e-4)
+    np.testing.assert_allclose(found.residual_traces, alone.residual_traces)
+    np.testing.assert_allclose(found.mean_traces, alone.mean_traces)
+    np.testing.assert_allclose(found.h2.se, alone.h2.se, rtol=1e-3)
+
+
+def test_what_is_wrong_with_a_trait_that_not_everybody_has_names_it(cohorts):
+    cohort = cohorts[1]
+    covariance, nobody = covariance_of(cohort), np.zeros(cohort.n, bool)
+    everybody = ~nobody
+    with pytest.raises(ValueError, match=r"Y\[:, 1\]: is measured in no sample"):
+        fit_traits(with_gaps(cohort, [everybody, nobody]), cohort.X, covariance)
+    Y = with_gaps(cohort, patterns_of(cohort.n, [0.9, 0.9]))
+    flat = Y.copy()
+    flat[~np.isnan(Y[:, 1]), 1] = 3.0
+    with pytest.raises(ValueError, match=r"Y\[:, 1\]: does not vary"):
+        fit_traits(flat, cohort.X, covariance)
+    level = np.column_stack([cohort.X, np.isnan(Y[:, 0])])  # nobody with the first trait has this level
+    with pytest.raises(ValueError, match=r"X: column 3 is zero.*135 samples of Y\[:, 0\]"):
+        fit_traits(Y, level, covariance)
+    with pytest.raises(ValueError, match="y: value nan of sample 0 is not finite"):
+        fit(np.where(np.arange(cohort.n) > 0, cohort.y, np.nan), cohort.X, covariance)
+    K = cohort.Ks[0]
+    with pytest.raises(ValueError, match="a trait has not all, so traces need the diagonals of the operators"):
+        fit_traits(Y, cohort.X, FunctionCovariance([lambda B: K @ B], [np.trace(K)], cohort.n))
