@@ -46,6 +46,7 @@ from .studies.lasso import DescentSettings, PathSettings, Quadratic, lasso_path
 from .studies.loco import LocoSettings, loco_scan
 from .studies.pcgc import PCGCResult, pcgc
 from .studies.refine import Refined, RefineSettings, refine
+from .studies.scan import ScanResult, ScanSettings, scan
 from .studies.sparse import SparseResult, SparseSettings, SparseStatus, sparse_reml
 
 __all__ = [
@@ -86,6 +87,8 @@ __all__ = [
     "ResidualCovariance",
     "ScaledCovariance",
     "Scan",
+    "ScanResult",
+    "ScanSettings",
     "Score",
     "SingularInformationError",
     "SingularModelError",
@@ -142,6 +145,7 @@ __all__ = [
     "precondition",
     "refine",
     "reliability",
+    "scan",
     "score",
     "slq",
     "sparse_reml",

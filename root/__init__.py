@@ -18,8 +18,8 @@ With a matrix K (n, n), or a list of them, ``gpu_reml.fit(y, X, K)`` is a whole 
 
 Files in: ``read_bed``, ``read_phenotype``, ``align``, ``load_genotypes``.  Covariances: ``make_products``,
 ``make_covariance``, ``standardise`` (of packed genotypes in memory).  Estimators: ``fit``, ``fit_traits`` (several
-phenotypes), ``fit_exact`` (dense), ``haseman_elston``.  What ``fit`` is made of, each a pure function: ``loglik``,
-``score``, ``average_information``, ``ai_step``, ``pcg``, ``slq``.
+phenotypes), ``fit_exact`` (dense), ``haseman_elston``; ``scan`` tests further components after one.  What ``fit`` is
+made of, each a pure function: ``loglik``, ``score``, ``average_information``, ``ai_step``, ``pcg``, ``slq``.
 
 More is in the three packages below: :mod:`gpu_reml.io` (files), :mod:`gpu_reml.ops` (genotypes and their products, on
 CPUs and CUDA devices) and :mod:`gpu_reml.reml` (estimators, effects, prediction, association, sparse REML).
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         haseman_elston,
         loglik,
         pcg,
+        scan,
         score,
         slq,
     )
@@ -73,6 +74,7 @@ __all__ = [
     "pcg",
     "read_bed",
     "read_phenotype",
+    "scan",
     "score",
     "slq",
     "standardise",

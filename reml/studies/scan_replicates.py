@@ -1,0 +1,161 @@
+"""Replicates x ~ (0, P), and what they say of quadratic forms y'P K P y under the fitted model, whatever K.
+
+x = P^(1/2) w for random w with E[ww'] = I has E[xx'] = P.  So for any symmetric K, with E_bc = x_b'K x_c,
+
+    E[y'P K P y]      = tr(P K)        mean of E_bb
+    Var[y'P K P y]    = 2 tr(P K)^2    2 mean of E_bc^2 over b != c
+    third cumulant    = 8 tr(P K)^3    8 mean of E_bc E_cd E_db over different b, c, d
+
+without bias, and the last two with far less error than the sample moments of R forms have: the relative error of the
+variance is about sqrt(8 / (k R)) for a form of k equal eigenvalues, not sqrt(2 / R).
+Replicates sqrt(n) I are ``complete``: their sums over all b, c, d are exact.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..covariance import Covariance
+from ..lanczos import lanczos_start, lanczos_step
+from ..likelihood import Apply, on_complement
+from ..linalg import Block, column_batches, columns, gram, project
+from ..precondition import Preconditioner
+
+MAX_STEPS = 400
+POWER_STEPS = 12  # products with E^2 after which a Rayleigh quotient is that of the leading eigenvalue
+
+
+class Replicates(NamedTuple):
+    """``x`` (n, R) whose mean x x' is P; ``complete``: exactly.  ``steps`` that they took."""
+
+    x: Block
+    complete: bool
+    steps: int
+
+    @property
+    def count(self) -> int:
+        return self.x.shape[1]
+
+    @property
+    def inflation(self) -> float:
+        """Variance that a mean over replicates adds to a form of unit variance."""
+        return 0.0 if self.complete else 1 / self.count
+
+
+def make_replicates(
+    Q: Block, apply_v: Apply, W: Block, preconditioner: Preconditioner, tol: float, at_once: int | None = None
+) -> tuple[Block, int]:
+    """(x, steps): x = M^(-1/2) A^(-1/2) W for A = M^(-1/2) V M^(-1/2) on the complement of Q, whose second moment is P
+    for any M that does not depend on W; by Lanczos, until a step changes no column by more than ``tol`` of its length.
+
+    Cost: a pass of s columns a step, ``at_once`` together, and the memory of as many blocks as steps.
+    Source: Druskin & Knizhnerman 1989, USSR Comput. Math. Math. Phys. 29:112.
+    """
+    apply_a = preconditioner.balanced(on_complement(Q, apply_v))
+    parts, most = [], 0
+    for batch in column_batches(W.shape[1], at_once):
+        root, steps = inverse_root(apply_a, project(Q, W[:, batch]), tol)
+        parts.append(project(Q, preconditioner.apply_power(root, -0.5)))
+        most = max(most, steps)
+    return parts[0] if len(parts) == 1 else columns(*parts), most
+
+
+def inverse_root(apply_a: Apply, W: Block, tol: float) -> tuple[Block, int]:
+    """A^(-1/2) W by Lanczos, and its steps."""
+    state, basis, before = lanczos_start(W), [], None
+    while len(basis) < MAX_STEPS:
+        basis.append(state.current)
+        state = lanczos_step(apply_a, state)
+        C = root_coordinates(state.tridiagonal)
+        if before is not None:
+            change = np.sqrt(((C - np.pad(before, ((0, 1), (0, 0)))) ** 2).sum(axis=0))
+            if (change <= tol * np.sqrt((C**2).sum(axis=0))).all():
+                break
+        if not state.live.any():
+            break
+        before = C
+    total = basis[0] * C[0].astype(W.dtype)
+    for vectors, c in zip(basis[1:], C[1:], strict=True):
+        total += vectors * c.astype(W.dtype)
+    return total, len(basis)
+
+
+def root_coordinates(tridiagonal) -> np.ndarray:
+    """(k, s) coordinates |w| T^(-1/2) e_1 of A^(-1/2) w in its Lanczos vectors."""
+    alpha, beta, norms2 = tridiagonal
+    k, s = alpha.shape
+    T, steps = np.zeros((s, k, k)), np.arange(k)
+    T[:, steps, steps] = alpha.T
+    T[:, steps[1:], steps[:-1]] = T[:, steps[:-1], steps[1:]] = beta[:-1].T
+    values, vectors = np.linalg.eigh(T)
+    if not (values > 0).all():
+        raise ArithmeticError(f"a Ritz value of {values.min():.3g}: the fitted covariance is not positive definite")
+    found = np.einsum("ski,si,si->ks", vectors, values**-0.5, vectors[:, 0])
+    return found * np.sqrt(norms2)
+
+
+class Forms(NamedTuple):
+    """Of forms E (a, R, R): ``variance``, ``third`` cumulant, leading eigenvalue ``lead``, and ``variance_error``, the
+    Monte-Carlo standard error of the first; all (a,).  ``influence`` (a, R): of every replicate on the variance."""
+
+    variance: np.ndarray
+    third: np.ndarray
+    lead: np.ndarray
+    variance_error: np.ndarray
+    influence: np.ndarray
+
+
+def pair_means(A: np.ndarray, B: np.ndarray, *, complete: bool) -> np.ndarray:
+    """tr(P K P L) for every pair of forms A (a, R, R) of K and B (b, R, R) of L, as (a, b)."""
+    R = A.shape[-1]
+    products = A.reshape(len(A), -1) @ B.reshape(len(B), -1).T
+    if complete:
+        return products / R**2
+    diagonals = [np.diagonal(each, axis1=1, axis2=2) for each in (A, B)]
+    return (products - diagonals[0] @ diagonals[1].T) / (R * (R - 1))
+
+
+def forms_of(E: np.ndarray, *, complete: bool) -> Forms:
+    """Moments of the laws of forms E (a, R, R)."""
+    R = E.shape[-1]
+    lead = leading(E, complete=complete)
+    if not complete:
+        E = E.copy()
+        E[:, np.arange(R), np.arange(R)] = 0
+    squares = (E**2).sum(axis=2)
+    triples = np.einsum("abc,abc->a", E @ E, E)
+    if complete:
+        none = np.zeros(len(E))
+        return Forms(2 * squares.sum(axis=1) / R**2, 8 * triples / R**3, lead, none, np.zeros(squares.shape))
+    by_replicate = 2 * squares / (R - 1)
+    variance = by_replicate.mean(axis=1)
+    influence = 2 * (by_replicate - variance[:, None])
+    error = np.sqrt((influence**2).sum(axis=1) / (R * (R - 1)))
+    return Forms(variance, 8 * triples / (R * (R - 1) * (R - 2)), lead, error, influence)
+
+
+def leading(E: np.ndarray, *, complete: bool) -> np.ndarray:
+    """(a,) the largest eigenvalue of P^(1/2) K P^(1/2) from its forms E (a, R, R), 0 where a negative one is larger.
+
+    The largest of E / R exceeds it by about the others' sum over R (Baik & Silverstein 2006, J. Multivar. Anal.
+    97:1382), which is taken off.
+    """
+    R = E.shape[-1]
+    S = E @ E
+    diagonal = np.diagonal(S, axis1=1, axis2=2)
+    v = np.take_along_axis(S, diagonal.argmax(axis=1)[:, None, None], axis=2)
+    for _ in range(POWER_STEPS):
+        v = S @ v
+        v /= np.maximum(np.linalg.norm(v, axis=1, keepdims=True), np.finfo(float).tiny)
+    top = (v.transpose(0, 2, 1) @ E @ v)[:, 0, 0] / R
+    rest = 0.0 if complete else np.maximum(np.trace(E, axis1=1, axis2=2) / R - top, 0) / R
+    return np.maximum(top - rest, 0)
+
+
+def baseline_forms(covariance: Covariance, x: Block, which: np.ndarray, y: Block) -> tuple[np.ndarray, np.ndarray]:
+    """(forms (q, R, R), of y (q,)): x_b'K_g x_c and y'P K_g P y of the parameters ``which`` (q,), the identity last in
+    the covariance's; half a pass of R + 1 columns."""
+    F, Fy = covariance.features(x), covariance.features(y)
+    own = np.concatenate([covariance.gram(F), gram(x, x)[None]])[which]
+    of_y = np.append(covariance.inner(Fy, Fy)[:, 0], gram(y, y)[0, 0])[which]
+    return own, of_y

@@ -1,0 +1,158 @@
+"""The scan of components against dense algebra: exact scores, laws by brute force, one-step estimates."""
+
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from gpu_reml.ops import CpuProducts, make_covariance
+from gpu_reml.reml import draw_probes, exact_probes, fit_exact, scan, with_residuals
+from gpu_reml.reml.studies.scan import ScanSettings, bonferroni, false_discovery
+from gpu_reml.reml.studies.scan_law import log10_p, log_tail
+from gpu_reml.validation import dense
+from gpu_reml.validation.scan_dense import dense_score
+from gpu_reml.validation.small import covariance_of, make_cohort
+
+TIGHT = ScanSettings(tol=1e-10, solve=1e-10)
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return make_cohort(160, 300, 2, seed=4, h2=0.6)
+
+
+@pytest.fixture(scope="module")
+def result(cohort):
+    return fit_exact(cohort.y, cohort.X, covariance_of(cohort))
+
+
+def sets_of(cohort):
+    """Windows, an overlapping continuous annotation, and a single variant."""
+    rng, m = np.random.default_rng(3), len(cohort.W)
+    single = np.zeros(m)
+    single[7] = 1
+    return np.column_stack([np.repeat(np.eye(6), m // 6, axis=0), rng.gamma(2.0, size=m), single])
+
+
+def expected(cohort, result, weights):
+    Z = dense.standardised(cohort.counts)
+    free = ~result.at_bound
+    return [dense_score(result.theta, cohort.y, cohort.X, cohort.Ks, dense.kernel(Z, w), free) for w in weights.T]
+
+
+def test_score_information_and_step_with_exact_probes_are_those_of_dense_algebra(cohort, result):
+    weights = sets_of(cohort)
+    found = scan(result, cohort.y, cohort.X, covariance_of(cohort), weights, exact_probes(cohort.n), TIGHT)
+    truth = expected(cohort, result, weights)
+    for name, values in (("z", found.z), ("theta", found.theta), ("own", found.own)):
+        np.testing.assert_allclose(values, [getattr(each, name) for each in truth], rtol=1e-6, err_msg=name)
+    traces = np.array([np.trace(dense.kernel(dense.standardised(cohort.counts), w)) for w in weights.T]) / cohort.n
+    np.testing.assert_allclose(found.variance.se, [each.se for each in truth] * traces, rtol=1e-6)
+    np.testing.assert_allclose(found.skewness, [each.third / each.variance**1.5 for each in truth], rtol=1e-6)
+    dominance = [2 * each.eigenvalues[-1] ** 2 / each.variance for each in truth]
+    np.testing.assert_allclose(found.dominance, dominance, rtol=0.15)
+    np.testing.assert_allclose(found.dominance[-1], dominance[-1], rtol=1e-6)
+    assert found.remarks == [*[""] * 7, "one direction"]
+    assert not found.z_mc_se.any()
+
+
+def test_scores_by_random_replicates_are_within_their_stated_errors_of_dense_ones(cohort, result):
+    weights = sets_of(cohort)
+    z = np.array([each.z for each in expected(cohort, result, weights)])
+    misses = []
+    for seed in range(12):
+        probes = draw_probes(cohort.n, 128, rank=20, seed=seed)
+        found = scan(result, cohort.y, cohort.X, covariance_of(cohort), weights, probes)
+        misses.append((found.z - z) / found.z_mc_se)
+    assert np.abs(misses).max() < 4.5
+    assert 0.6 < np.sqrt(np.mean(np.square(misses))) < 1.4
+
+
+def test_a_tail_is_that_of_a_weighted_sum_of_chi_squares():
+    rng = np.random.default_rng(0)
+    for eigenvalues in (np.ones(1), np.array([1.0, 0.5, 0.2]), np.r_[3.0, np.ones(20)], np.r_[1.0, -0.05 * np.ones(9)]):
+        drawn = rng.chisquare(1, (400_000, len(eigenvalues))) @ eigenvalues - eigenvalues.sum()
+        q = np.quantile(drawn, [0.5, 0.9, 0.99, 0.999])
+        variance, third = 2 * np.sum(eigenvalues**2), 8 * np.sum(eigenvalues**3)
+        lead, variance, third = (np.full(4, value) for value in (eigenvalues[0], variance, third))
+        np.testing.assert_allclose(np.exp(log_tail(q, lead, variance, third)), [0.5, 0.1, 0.01, 0.001], rtol=0.08)
+
+
+def test_a_tail_beyond_the_range_of_float64_is_known_by_its_logarithm():
+    z, one = np.array([900.0]), np.ones(1)
+    found = log10_p(z, np.sqrt(0.5) * one, np.sqrt(8) * one, 0.0, np.zeros(1))
+    exact = -(np.log(2) + stats.norm.logsf(np.sqrt(1 + np.sqrt(2) * z))) / np.log(10)
+    np.testing.assert_allclose(found, exact, rtol=1e-6)
+    gamma = log10_p(z, np.zeros(1), 0.5 * one, 0.0, np.zeros(1))  # chi-square with 32 degrees of freedom
+    x, k = (32 + 8 * z) / 2, np.arange(16)
+    np.testing.assert_allclose(gamma, (x - special.logsumexp(k * np.log(x) - special.gammaln(k + 1))) / np.log(10))
+
+
+def test_a_scale_that_is_estimated_from_replicates_gives_the_tail_of_an_f_law():
+    # one variant: q / (mean of 128 squares) has the law F(1, 128)
+    f = stats.f.isf(1e-4, 1, 128)
+    z, error = (f - 1) / np.sqrt(2), np.sqrt(2 / 128)
+    values = (np.array([z]), np.array([np.sqrt(0.5)]), np.array([np.sqrt(8.0)]))
+    found = log10_p(*values, 0.0, np.array([error]))
+    assert abs(found[0] - 4) < 0.15
+    assert log10_p(*values, 0.0, np.zeros(1))[0] > 4.2
+
+
+def test_p_values_under_the_null_are_uniform_whatever_the_size_of_a_set(cohort):
+    rng, weights = np.random.default_rng(5), sets_of(cohort)
+    covariance = covariance_of(cohort)
+    theta = np.array([0.25, 0.25, 0.5])
+    root = np.linalg.cholesky(dense.covariance_matrix(theta, cohort.Ks))
+    p = []
+    for seed in range(25):
+        y = root @ rng.standard_normal(cohort.n)
+        probes = draw_probes(cohort.n, 128, rank=20, seed=seed)
+        p.append(scan(fit_exact(y, cohort.X, covariance), y, cohort.X, covariance, weights, probes).p)
+    p = np.concatenate(p)
+    for level in (0.5, 0.1, 0.02):
+        share, se = np.mean(p <= level), np.sqrt(level * (1 - level) / len(p)) * 1.6  # sets of one y are dependent
+        assert abs(share - level) < 4 * se, level
+
+
+def test_a_set_that_the_baseline_holds_already_is_named_and_has_no_test(cohort, result):
+    covariance = covariance_of(cohort)
+    weights = np.column_stack([cohort.W[:, 0], sets_of(cohort)[:, 0]])
+    found = scan(result, cohort.y, cohort.X, covariance, weights, exact_probes(cohort.n), TIGHT)
+    assert found.remarks[0] == "not told from the baseline" and np.isnan(found.p[0])
+    frame = found.to_frame()
+    assert frame["p_bonferroni"].iloc[1] == frame["p"].iloc[1] == frame["p_fdr"].iloc[1]
+
+
+def test_a_residual_that_differs_between_samples_is_that_of_the_fit(cohort):
+    noise = np.random.default_rng(1).uniform(0.5, 2.0, cohort.n)
+    covariance = with_residuals(covariance_of(cohort), noise[:, None])
+    result = fit_exact(cohort.y, cohort.X, covariance)
+    weights = sets_of(cohort)
+    sets = make_covariance(CpuProducts(cohort.genotypes, np.float64), weights)
+    found = scan(result, cohort.y, cohort.X, covariance, sets, exact_probes(cohort.n), TIGHT)
+    root = np.sqrt(noise)
+    Z = dense.standardised(cohort.counts)
+    Ks = [K / np.outer(root, root) for K in cohort.Ks]
+    for a, w in enumerate(weights.T):
+        K = dense.kernel(Z, w) / np.outer(root, root)
+        args = (result.theta, cohort.y / root, cohort.X / root[:, None], Ks, K, ~result.at_bound)
+        np.testing.assert_allclose(found.z[a], dense_score(*args).z, rtol=1e-6)
+
+
+def test_a_set_of_many_variants_takes_fewer_pairs_of_replicates(cohort, result):
+    probes = draw_probes(cohort.n, 256, rank=20, seed=1)
+    args = (result, cohort.y, cohort.X, covariance_of(cohort), sets_of(cohort), probes)
+    few, all_pairs = scan(*args, ScanSettings(pair_work=2e6)), scan(*args)
+    assert few.replicates[6] < few.replicates[0] < few.replicates[7] == 256
+    np.testing.assert_allclose(few.z[:6], all_pairs.z[:6], rtol=0.2, atol=0.1)
+
+
+def test_adjusted_p_values_are_those_of_their_definitions():
+    p = np.array([0.01, 0.04, np.nan, 0.03, 0.9])
+    np.testing.assert_allclose(bonferroni(p), [0.04, 0.16, np.nan, 0.12, 1.0])
+    np.testing.assert_allclose(false_discovery(p), [0.04, 0.16 / 3, np.nan, 0.16 / 3, 0.9])
+
+
+def test_sets_of_other_samples_are_refused(cohort, result):
+    other = make_cohort(50, 60, 1, seed=1)
+    with pytest.raises(ValueError, match="sets: expected 160 samples, found 50"):
+        scan(result, cohort.y, cohort.X, covariance_of(cohort), covariance_of(other))
