@@ -6,6 +6,7 @@ ask for more of these, some are *shallow*: their single Lanczos step costs one p
 every f, so the likelihood that is maximised and those that are reported are the same smooth function.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,9 @@ from .spectral import Measure
 # A power of the eigenvalues adds nothing to those before it where what is left of it is below this share of its
 # length.
 DISTINCT = 1e-5
+
+# Functions of eigenvalues, all at once: nodes of any shape to values (q, *shape).
+Functions = Callable[[np.ndarray], np.ndarray]
 
 
 class ProbeSpectra(NamedTuple):
@@ -53,13 +57,13 @@ class Calibration(NamedTuple):
     basis: np.ndarray
     quadratic: np.ndarray | None
 
-    def covariance(self, values: np.ndarray) -> np.ndarray:
-        """(q, q) Monte-Carlo covariance of integrals of functions with values (q, d, k) at the deep probes' nodes.
+    def covariance(self, functions: Functions) -> np.ndarray:
+        """(q, q) Monte-Carlo covariance of integrals of functions, which take nodes to values (q, ...).
 
         What is left after the least-squares fit by polynomials varies over the deep probes, and the quadratic's
         coefficient times its own integral over all of them.  NaN for fewer than 16 deep probes.
         """
-        coefficients, per_probe = self._split(values)
+        coefficients, per_probe = self._split(functions)
         total = covariance_of_mean(per_probe)
         if self.quadratic is None:
             return total
@@ -69,13 +73,14 @@ class Calibration(NamedTuple):
         shared = np.outer(slope, per_probe @ centred[:d]) / (s * max(d - 1, 1)) * widening(max(d - 1, 1)) ** 2
         return total + np.outer(slope, slope) * covariance_of_mean(self.quadratic[None]) + shared + shared.T
 
-    def deep_covariance(self, values: np.ndarray) -> np.ndarray:
+    def deep_covariance(self, functions: Functions) -> np.ndarray:
         """The part of :meth:`covariance` that more deep probes reduce."""
-        return covariance_of_mean(self._split(values)[1])
+        return covariance_of_mean(self._split(functions)[1])
 
-    def _split(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _split(self, functions: Functions) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients (q, a) on the basis, and the centred integrals (q, d) of what the basis leaves."""
         spectra = self.spectra
+        values = functions(spectra.nodes)
         coefficients = np.einsum("adk,qdk,dk->qa", self.basis, values, spectra.weights / spectra.num_deep)
         rest = values - np.einsum("qa,adk->qdk", coefficients, self.basis)
         per_probe = np.einsum("qdk,dk->qd", rest, spectra.weights)

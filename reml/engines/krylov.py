@@ -89,6 +89,13 @@ class Run(NamedTuple):
         return [Measure(*pair) for pair in zip(*ritz_measures(tridiagonal), strict=True)]
 
 
+class Runs(NamedTuple):
+    """The runs of the traits and of the columns of F, which may have other numbers of steps."""
+
+    traits: Run
+    fixed: Run
+
+
 class Settling(NamedTuple):
     """The run between two steps: what the probes said in the first one, every trait's history and last (theta,
     log-likelihood), and the column-passes so far."""
@@ -98,6 +105,11 @@ class Settling(NamedTuple):
     history: tuple[tuple[Record, ...], ...]
     last: tuple[tuple[np.ndarray, float] | None, ...]
     column_passes: float
+
+    @property
+    def num_deep(self) -> int:
+        """Probes that take all steps."""
+        return len(self.moments[0])
 
 
 def krylov_fits(
@@ -138,10 +150,12 @@ def krylov_fits(
         at_once = min(settings.probes.columns or deep, deep)  # no wider than the steps before
         spectra = further_probes(cohort, probes, spectra, wanted, at.run.num_steps, at_once)
     details = {"status": status, "num_probes": spectra.num_probes, "mc_target": settings.probes.mc_target}
-    details["constrain"] = settings.constrain
+    details.update(constrain=settings.constrain, column_passes=cohort.covariance.column_passes)
+    t = traits.Y.shape[1]
+    runs = Runs(at.run.take(slice(t)), at.run.take(slice(t, num_lead)))
     return [
         further(
-            result_of(cohort, at.run, traits, which, found, history=at.history[which], **details),
+            result_of(cohort, runs, traits, which, found, history=at.history[which], **details),
             found,
             calibration,
             settings,
@@ -165,7 +179,11 @@ def further(
 def prepare(covariance: CountingCovariance, Q: np.ndarray) -> Cohort:
     """K Q, and what follows from it; c column-passes."""
     Q = covariance.block(Q)
-    KQ = covariance.apply(np.ones(1), Q) if Q.shape[1] else Q
+    return prepared(covariance, Q, covariance.apply(np.ones(1), Q) if Q.shape[1] else Q)
+
+
+def prepared(covariance: Covariance, Q: Block, KQ: Block) -> Cohort:
+    """What follows from K Q; no product."""
     inner = symmetric(gram(Q, KQ))
     trace = float(covariance.traces[0] - np.trace(inner))
     check_left(covariance, np.array([trace]))
@@ -175,12 +193,12 @@ def prepare(covariance: CountingCovariance, Q: np.ndarray) -> Cohort:
     return Cohort(covariance, Q, trace, inner, F[:, moved], moved)
 
 
-def advance(cohort: Cohort, run: Run) -> Run:
-    """One Lanczos step of every column."""
+def advance(cohort: Cohort, run: Run, image: Block | None = None) -> Run:
+    """One Lanczos step of every column.  ``image``: K times the run's current vectors, where it is known already."""
     edges = []
 
     def apply(B):
-        W = cohort.covariance.apply(np.ones(1), B)
+        W = cohort.covariance.apply(np.ones(1), B) if image is None else image
         if not run.edges and B.shape[1] > 1:
             check_symmetric(cohort.covariance.names[0], B, W, cohort.trace / cohort.dimension)
         edges.append(gram(cohort.Q, W))
@@ -235,10 +253,22 @@ def judged(cohort: Cohort, traits: Traits, at: Settling, settings: FitSettings) 
         return at, None
     num_lead = t + cohort.F.shape[1]
     trace = calibrate(probe_spectra(at.run, num_lead, at.moments), cohort.dimension, cohort.trace).measure
-    spectra = [Spectrum(measure, trace, cohort.dimension) for measure in at.run.measures(slice(t))]
+    at, settled = moved(traits, at, trace, cohort.dimension, settings)
+    status = None
+    if settled or k >= limit:
+        status = Status.CONVERGED if settled or limit == cohort.dimension else Status.SOLVER_STALLED
+    return at, status
+
+
+def moved(traits: Traits, at: Settling, trace: Measure, dimension: int, settings: FitSettings) -> tuple[Settling, bool]:
+    """The run with the estimates that it gives so far, and whether all traits have settled.
+
+    The first columns are those of the traits.  trace: the spectral measure of the trace.
+    """
+    k, t = at.run.num_steps, traits.Y.shape[1]
+    spectra = [Spectrum(measure, trace, dimension) for measure in at.run.measures(slice(t))]
     constrain = settings.constrain
     thetas = [spectral.maximise(spectrum, settings.residual_floor, constrain=constrain) for spectrum in spectra]
-    num_deep = len(at.run.state.norms2) - num_lead
     records, settled, last = [], True, []  # not at the first step, whose log-likelihood has none before it
     for which, (spectrum, theta) in enumerate(zip(spectra, thetas, strict=True)):
         value, ai = spectral.loglik(spectrum, theta), spectral.average_information(spectrum, theta)
@@ -246,14 +276,11 @@ def judged(cohort: Cohort, traits: Traits, at: Settling, settings: FitSettings) 
         decrement = float((theta - before) @ ai @ (theta - before))
         norm = float(np.sqrt(np.sum(spectral.score(spectrum, before) ** 2 / np.diag(ai))))
         variances = tuple(float(v) for v in theta * traits.scales[which] ** 2)
-        records.append(Record(k, variances, decrement, norm, k, num_deep, at.column_passes))
+        records.append(Record(k, variances, decrement, norm, k, at.num_deep, at.column_passes))
         settled &= decrement <= SETTLED_DECREMENT * settings.tol and abs(value - value_before) <= LOGLIK_SETTLED
         last.append((theta, value))
     history = tuple((*old, new) for old, new in zip(at.history, records, strict=True))
-    status = None
-    if settled or k >= limit:
-        status = Status.CONVERGED if settled or limit == cohort.dimension else Status.SOLVER_STALLED
-    return at._replace(history=history, last=tuple(last)), status
+    return at._replace(history=history, last=tuple(last)), settled
 
 
 class Found(NamedTuple):
@@ -280,10 +307,8 @@ def estimate(
     ai = spectral.average_information(spectrum, theta)
     check_separable(ai)
     free = theta > layout.lower(floor, constrain=settings.constrain) * (1 + 1e-9)
-    nodes = calibration.spectra.nodes
-    d = spectral.eigenvalues_of_v(theta, nodes)
-    errors = calibration.covariance(np.stack([nodes / d, 1 / d, np.log(d)]))
-    deep_only = calibration.deep_covariance(np.stack([nodes / d, 1 / d]))
+    errors = calibration.covariance(lambda nodes: spectral.of_v(theta, nodes))
+    deep_only = calibration.deep_covariance(lambda nodes: spectral.of_v(theta, nodes)[:2])
     if exact:
         errors, deep_only = np.zeros_like(errors), np.zeros_like(deep_only)
     mc, mc_of_deep = (mc_covariance_of_theta(ai, part / 4, free) for part in (errors[:2, :2], deep_only))
@@ -349,9 +374,9 @@ def spectra_of_probes(cohort: Cohort, fresh: np.ndarray, deep: int, steps: int) 
 
 
 def result_of(
-    cohort: Cohort, run: Run, traits: Traits, which: int, found: Found, *, constrain: bool, **details
+    cohort: Cohort, runs: Runs, traits: Traits, which: int, found: Found, *, constrain: bool, **details
 ) -> FitResult:
-    """A trait's FitResult: likelihood, profile and fixed effects from what the run has kept; no product."""
+    """A trait's FitResult: likelihood, profile and fixed effects from what the runs have kept; no product."""
     layout = layout_of(cohort.covariance)
     mean_trace = float(layout.mean_traces[0] / layout.residual_traces[0])
     packed = Estimate(
@@ -364,7 +389,7 @@ def result_of(
         loglik_mc_se=found.loglik_mc_se,
         weights=HALF_HALF if constrain else np.array([0.0, 1.0]),
         ratio=found.ratio,
-        fixed_effects=effects_of(cohort, run, traits, which, found.theta),
+        fixed_effects=effects_of(cohort, runs, traits, which, found.theta),
     )
     return make_result(
         cohort.covariance,
@@ -372,7 +397,6 @@ def result_of(
         float(traits.scales[which]),
         packed,
         rank=0,
-        column_passes=cohort.covariance.column_passes,
         method="krylov",
         **details,
         constrained=constrain,
@@ -389,17 +413,23 @@ def krylov_coordinates(run: Run, column: int, theta: np.ndarray) -> np.ndarray:
     return np.linalg.solve(theta[0] * T + theta[1] * np.eye(len(alpha)), right)
 
 
-def effects_of(cohort: Cohort, run: Run, traits: Traits, which: int, theta: np.ndarray) -> FixedEffects:
-    """Generalised least squares; no product.
-
-    Q'V P y and Q'V P V Q need Q'K P y and F'P F only, sums over steps of the edges Q'K q.
-    """
-    t = traits.Y.shape[1]
+def edge_forms(run: Run, theta: np.ndarray) -> np.ndarray:
+    """(c, b) Q'K P b for the starts b of a run, sums over steps of the edges Q'K q; no product."""
     edges = np.stack(run.edges, axis=-1).astype(np.float64)
-    vpy = theta[0] * (edges[:, which] @ krylov_coordinates(run, which, theta))
+    forms = [edges[:, column] @ krylov_coordinates(run, column, theta) for column in range(edges.shape[1])]
+    return np.stack(forms, axis=1) if forms else np.zeros(edges.shape[:2])
+
+
+def inverse_of(cohort: Cohort, fixed: Run, theta: np.ndarray) -> np.ndarray:
+    """(c, c) :func:`~gpu_reml.reml.least_squares.fixed_inverse` from the run of F; no product."""
     FPF = np.zeros_like(cohort.inner)
-    for position, j in enumerate(np.flatnonzero(cohort.moved)):
-        FPF[:, j] = edges[:, t + position] @ krylov_coordinates(run, t + position, theta)
+    if cohort.moved.any():
+        FPF[:, cohort.moved] = edge_forms(fixed, theta)
     FPF[~cohort.moved] = 0
-    inverse = fixed_inverse(theta[0] * cohort.inner + theta[1] * np.eye(len(FPF)), theta[0] ** 2 * FPF)
-    return fixed_effects(traits.only(which), vpy, inverse)
+    return fixed_inverse(theta[0] * cohort.inner + theta[1] * np.eye(len(FPF)), theta[0] ** 2 * FPF)
+
+
+def effects_of(cohort: Cohort, runs: Runs, traits: Traits, which: int, theta: np.ndarray) -> FixedEffects:
+    """Generalised least squares; no product."""
+    vpy = theta[0] * edge_forms(runs.traits.take(slice(which, which + 1)), theta)[:, 0]
+    return fixed_effects(traits.only(which), vpy, inverse_of(cohort, runs.fixed, theta))

@@ -64,8 +64,12 @@ def krylov_curves(
             found, end = dense(value)
             if end is None or exact:
                 return found
-            d, other = (spectral.eigenvalues_of_v(at, calibration.spectra.nodes) for at in (theta, end))
-            logdet = calibration.covariance(np.log(other / d)[None])[0, 0]
+
+            def difference(nodes):
+                d, other = (spectral.eigenvalues_of_v(at, nodes) for at in (theta, end))
+                return np.log(other / d)[None]
+
+            logdet = calibration.covariance(difference)[0, 0]
             return found._replace(mc_se=0.5 * float(np.sqrt(logdet)))
 
         return drop

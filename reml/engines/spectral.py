@@ -43,6 +43,12 @@ def eigenvalues_of_v(theta: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     return theta[0] * nodes + theta[1]
 
 
+def of_v(theta: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    """(3, ...) lambda / d, 1 / d and log d at nodes of any shape: their integrals are tr(P K), tr(P) and log|V|."""
+    d = eigenvalues_of_v(theta, nodes)
+    return np.stack([nodes / d, 1 / d, np.log(d)])
+
+
 def loglik(spectrum: Spectrum, theta: np.ndarray) -> float:
     """REML log-likelihood of the error contrasts, with -(n-c)/2 log 2 pi; -inf where V is not positive definite."""
     d_trace = eigenvalues_of_v(theta, spectrum.trace.nodes)
