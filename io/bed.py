@@ -103,6 +103,16 @@ def read_bed(prefix: str | Path) -> BedFile:
         InputError: a missing file, a malformed or empty .fam or .bim (with its line), a repeated FID + IID, a .bed
             that is not SNP-major, whose size does not fit the .fam and .bim, or whose padding shows another number of
             samples than the .fam has.
+
+    >>> import pathlib, tempfile
+    >>> from gpu_reml import read_bed
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "tiny.bed").write_bytes(bytes([0x6C, 0x1B, 1, 0b00111000, 0b00100010]))
+    >>> _ = (folder / "tiny.bim").write_text("1 rs1 0 100 A G\\n1 rs2 0 200 C T\\n")
+    >>> _ = (folder / "tiny.fam").write_text("1 a 0 0 0 -9\\n1 b 0 0 0 -9\\n1 c 0 0 0 -9\\n")
+    >>> found = read_bed(folder / "tiny")
+    >>> found.samples["iid"].tolist(), found.variants["id"].tolist()
+    (['a', 'b', 'c'], ['rs1', 'rs2'])
     """
     prefix = str(prefix).removesuffix(".bed")
     paths = {suffix: Path(f"{prefix}.{suffix}") for suffix in ("bed", "bim", "fam")}

@@ -38,6 +38,15 @@ def load_genotypes(
     Raises:
         InputError: no source, ``keep`` or ``variants`` of the wrong shape or out of range, nothing left, or sources
             whose samples differ.
+
+    >>> import pathlib, tempfile
+    >>> from gpu_reml import load_genotypes, read_bed
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "tiny.bed").write_bytes(bytes([0x6C, 0x1B, 1, 0b00111000, 0b00100010]))
+    >>> _ = (folder / "tiny.bim").write_text("1 rs1 0 100 A G\\n1 rs2 0 200 C T\\n")
+    >>> _ = (folder / "tiny.fam").write_text("1 a 0 0 0 -9\\n1 b 0 0 0 -9\\n1 c 0 0 0 -9\\n")
+    >>> load_genotypes([read_bed(folder / "tiny")]).mean.tolist()
+    [1.0, 1.3333333333333333]
     """
     files = list(files)
     if not files:

@@ -57,6 +57,16 @@ def align(
         InputError: a sample twice in a source, a table or list, also of samples to remove, that shares no sample with
             the genotypes (with one id from each side), a header line that is a sample, nobody left, or a phenotype that
             does not vary.
+
+    >>> import pathlib, tempfile
+    >>> from gpu_reml import align, read_phenotype
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> import pandas as pd
+    >>> _ = (folder / "traits.txt").write_text("FID IID height\\n1 b 1.5\\n1 c 2.5\\n1 d 3.5\\n")
+    >>> genotyped = pd.DataFrame({"fid": ["1", "1", "1"], "iid": ["a", "b", "c"]})
+    >>> found = align([genotyped], read_phenotype(folder / "traits.txt"))
+    >>> found.y.tolist(), found.indices[0].tolist(), found.dropped_counts
+    ([1.5, 2.5], [1, 2], {'no phenotype': 1, 'not genotyped': 1})
     """
     names = list(source_names or [f"genotypes {k + 1}" for k in range(len(genotype_samples))])
     if not genotype_samples or len(names) != len(genotype_samples):

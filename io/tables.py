@@ -84,6 +84,14 @@ def read_phenotype(path: str | Path, name: str | None = None, number: int | None
         InputError: no file or no rows, a line of another length, a repeated sample, no such trait or several of that
             name, parents' ids in the first column where none is chosen, a value that is text, infinite or larger than
             any measurement (with its line and ids).
+
+    >>> import pathlib, tempfile
+    >>> from gpu_reml import read_phenotype
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "traits.txt").write_text("FID IID height\\n1 a 1.5\\n1 b NA\\n")
+    >>> found = read_phenotype(folder / "traits.txt", "height")
+    >>> found.name, found.values.tolist()
+    ('height', [1.5, nan])
     """
     if name is not None and number is not None:
         raise InputError(f"{path}: choose the phenotype by name ({name!r}) or by number ({number}), not by both")

@@ -77,6 +77,16 @@ def make_products(
     be held on each device, ``num_devices`` how many share the variants, ``cuts`` where pieces may end, which block
     weights (:class:`~gpu_reml.ops.weights.BlockWeights`) say.  Dosages take the portable kernels: those for
     tensor cores multiply calls.
+
+    >>> import numpy as np
+    >>> from gpu_reml.ops import make_products, pack, standardise
+    >>> rng = np.random.default_rng(0)
+    >>> counts = rng.binomial(2, 0.3, (200, 400)).astype(np.int8)
+    >>> genotypes = standardise([pack(counts)], 200)
+    >>> products = make_products(genotypes, "cpu", np.float64)
+    >>> Z = (counts - counts.mean(axis=0)) / counts.std(axis=0)
+    >>> bool(np.allclose(products.zt(np.ones((200, 1))), Z.T @ np.ones((200, 1))))
+    True
     """
     backend = resolve_backend(device)
     if backend == "cpu":

@@ -161,6 +161,16 @@ def make_covariance(
     "trace" makes tr(K_g) = n exactly.  Variants that do not vary are left out of c_g and of every product.
     Raises ValueError that names the component when its weights are negative, not finite, or all on variants that do
     not vary.
+
+    >>> import numpy as np
+    >>> from gpu_reml.ops import make_covariance, make_products, pack, standardise
+    >>> rng = np.random.default_rng(0)
+    >>> counts = rng.binomial(2, 0.3, (200, 400)).astype(np.int8)
+    >>> genotypes = standardise([pack(counts)], 200)
+    >>> halves = np.repeat(np.eye(2), 200, axis=0)  # weights of two components
+    >>> covariance = make_covariance(make_products(genotypes, "cpu"), halves, ["first", "second"])
+    >>> covariance.names, covariance.num_variants, covariance.traces.round(9).tolist()
+    (('first', 'second'), (200, 200), [200.0, 200.0])
     """
     if not hasattr(products, "genotypes"):
         raise ValueError(f"products: expected those of make_products, found {type(products).__name__}")

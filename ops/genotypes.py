@@ -84,6 +84,12 @@ def standardise(parts, num_samples: int, bits: int = CALL_BITS) -> PackedGenotyp
 
     Exact: the counts, or sums of dosage codes, are integers and the moments are formed from them in float64.  Cost: one
     read of the genotypes.
+
+    >>> import numpy as np
+    >>> from gpu_reml.ops import MISSING, pack, standardise
+    >>> genotypes = standardise([pack(np.array([[0, 2], [1, 2], [2, MISSING]], np.int8))], 3)
+    >>> genotypes.mean.tolist(), genotypes.squared_norm.tolist()  # the second variant does not vary
+    ([1.0, 2.0], [3.0, 0.0])
     """
     if bits not in (CALL_BITS, *DOSAGE_TYPE):
         raise ValueError(f"bits: expected {CALL_BITS} for calls, 8 or 16 for dosages, found {bits}")

@@ -85,6 +85,15 @@ def fit_traits(
     Traits that not everybody has are fitted among their own samples, with K[rows, rows] of the K that is given; this
     needs its diagonal.  ``hooks``: progress, checkpoints, and one to resume from, where all traits have the same
     samples.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import fit_traits
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((200, 400))
+    >>> y = Z @ rng.standard_normal(400) / 20 + rng.standard_normal(200)
+    >>> found = fit_traits(np.column_stack([y, y[::-1]]), np.ones((200, 1)), Z @ Z.T / 400)
+    >>> [result.converged for result in found]
+    [True, True]
     """
     settings = FitSettings() if settings is None else settings
     if not isinstance(settings, FitSettings):

@@ -96,6 +96,15 @@ def haseman_elston(
     K_g z of a batch of probes, at most 256 MiB or one probe's.
     Raises ValueError on invalid input, SingularModelError where components cannot be told apart, ConvergenceError
     where the fixed effects leave nothing of one.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import exact_probes, haseman_elston
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((200, 400))
+    >>> y = Z @ rng.standard_normal(400) / 20 + rng.standard_normal(200)
+    >>> found = haseman_elston(y, np.ones((200, 1)), Z @ Z.T / 400, exact_probes(200))
+    >>> found.theta.round(3).tolist()
+    [0.763, 1.248]
     """
     y = one_phenotype(y)
     counting = CountingCovariance(in_moderate_units(as_covariance(covariance, len(y))))

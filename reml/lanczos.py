@@ -13,7 +13,7 @@ from .contract import NOT_FINITE, NOT_SYMMETRIC, skew_of
 from .linalg import Block, column_batches, column_dots, columns, of_shape, take_columns
 from .monte_carlo import error_of_mean
 from .pcg import BreakdownError
-from .probes import Probes, draw_probes
+from .probes import Probes, draw_probes, probes_are_exact
 
 Apply = Callable[[Block], Block]
 # Up to so many steps the quadrature's estimate is looked at after each.
@@ -171,8 +171,7 @@ def slq(
     control_mean: the exact tr(V) on the space of the probes, if known; z'Vz (the first Lanczos coefficient) is then
     used as a control variate with its regression slope over the probes.
     Cost: one pass of s columns a step, ``at_once`` at a time (None for all), and s k^3 for a look at k steps.  mc_se is
-    the standard error over probes (NaN for fewer than 16); with sqrt(n) I as probes the estimate is exact and mc_se
-    says nothing.
+    the standard error over probes, NaN for fewer than 16; with sqrt(n) I as probes the estimate is exact and it is 0.
     Raises ValueError for wrong arguments, a V that is not symmetric, and an f without value at an eigenvalue of V, such
     as log where V is not positive definite.
     Source: Ubaru, Chen & Saad 2017, SIAM J. Matrix Anal. Appl. 38:1075.
@@ -192,11 +191,13 @@ def slq(
     if as_number(tol, "tol") < 0:
         raise ValueError(f"tol: expected 0 or more, found {tol}")
     limit = min(as_count(max_steps, "max_steps"), len(probes))
-    options = {"tol": tol, "mc_share": mc_share, "control_mean": control_mean, "at_once": at_once}
+    exact = isinstance(probes, np.ndarray) and probes_are_exact(probes)
+    options = {"tol": tol, "mc_share": 0.0 if exact else mc_share, "control_mean": control_mean, "at_once": at_once}
     try:
-        return quadrature_at(apply_v, probes, f, looks(limit), **options)
+        found = quadrature_at(apply_v, probes, f, looks(limit), **options)
     except BreakdownError as error:
         raise ValueError(f"f: {error}") from None
+    return found._replace(mc_se=0.0) if exact else found
 
 
 def samples_of(V) -> int:

@@ -123,6 +123,11 @@ def apply_v_at(covariance, theta: np.ndarray) -> Apply:
     """B -> V(theta) B = sum_g theta_g K_g B + theta_e B, for B (n, k) or (n,); one pass of k columns.
 
     covariance: as :func:`~gpu_reml.reml.covariance.as_covariance` takes it; theta (G + 1,), residual last.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import apply_v_at
+    >>> apply_v_at(np.diag([1.0, 2.0]), [10.0, 3.0])(np.ones(2)).tolist()
+    [13.0, 23.0]
     """
     covariance = as_covariance(covariance)
     theta = as_vector(theta, "theta", covariance.num_components + 1)

@@ -82,7 +82,13 @@ class Preconditioner(NamedTuple):
 
 
 def complement_traces(covariance: Covariance, Q: Block) -> np.ndarray:
-    """(G,) tr((I-QQ')K_g(I-QQ')) = tr K_g - tr Q'K_gQ, exact; half a pass of c columns."""
+    """(G,) tr((I-QQ')K_g(I-QQ')) = tr K_g - tr Q'K_gQ, exact; half a pass of c columns.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import as_covariance, complement_traces
+    >>> complement_traces(as_covariance(np.eye(4)), np.full((4, 1), 0.5)).tolist()
+    [3.0]
+    """
     Q = placed(covariance, Q, "Q")
     if not Q.shape[1]:
         return np.asarray(covariance.traces, np.float64)
@@ -98,6 +104,15 @@ def make_projected_core(
     The sketch must be independent of the probes, or the trace estimates are biased.  The second of two subspace
     iterations halves the Monte-Carlo variance on a cohort with relatives (docs/performance.md), so it pays for itself.
     Cost: 2.5 passes of r columns.  Source: Halko, Martinsson & Tropp 2011, SIAM Review 53:217, algorithm 4.4.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import as_covariance, complement_traces, draw_probes, make_projected_core
+    >>> Z, Q = np.random.default_rng(0).standard_normal((200, 40)), np.full((200, 1), 200**-0.5)
+    >>> covariance = as_covariance(Z @ Z.T / 40)
+    >>> traces, sketch = complement_traces(covariance, Q), draw_probes(200, 0, rank=50).sketch
+    >>> core = make_projected_core(covariance, Q, traces, np.ones(1), sketch)
+    >>> core.U.shape  # all that K has on the complement of Q
+    (200, 40)
     """
     sketch, Q = probe_block(sketch, "sketch"), placed(covariance, Q, "Q")
     traces = as_vector(traces, "traces", covariance.num_components)
@@ -119,7 +134,20 @@ def make_projected_core(
 
 
 def precondition(core: ProjectedCore, theta: np.ndarray) -> Preconditioner:
-    """The preconditioner at theta (G + 1, residual last); k^3 work, no pass."""
+    """The preconditioner at theta (G + 1, residual last); k^3 work, no pass.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import as_covariance, complement_traces, draw_probes, make_projected_core, pcg, precondition
+    >>> Z, Q = np.random.default_rng(0).standard_normal((200, 40)), np.full((200, 1), 200**-0.5)
+    >>> covariance = as_covariance(Z @ Z.T / 40)
+    >>> traces, sketch = complement_traces(covariance, Q), draw_probes(200, 0, rank=50).sketch
+    >>> core = make_projected_core(covariance, Q, traces, np.ones(1), sketch)
+    >>> b = np.random.default_rng(1).standard_normal(200)
+    >>> V = Z @ Z.T / 40 + np.eye(200)
+    >>> steps = [pcg(V, b - b.mean(), preconditioner=M).iterations for M in (None, precondition(core, np.ones(2)))]
+    >>> bool(steps[1] < steps[0])
+    True
+    """
     theta = as_vector(theta, "theta", len(core.cores) + 1)
     tail = core.dimension - core.rank
     d = float(theta[:-1] @ core.tail_traces / tail + theta[-1]) if tail else float(theta[-1])

@@ -26,14 +26,24 @@ class Probes(NamedTuple):
 
 
 def default_rank(num_samples: int) -> int:
-    """Usual rank of a preconditioner: 3 sqrt(n), at most n / 4."""
+    """Usual rank of a preconditioner: 3 sqrt(n), at most n / 4.
+
+    >>> from gpu_reml.reml import default_rank
+    >>> default_rank(10_000), default_rank(40)
+    (300, 10)
+    """
     as_count(num_samples, "num_samples")
     return int(min(3 * np.sqrt(num_samples), num_samples / 4))
 
 
 def draw_probes(num_samples: int, num_probes: int = NUM_PROBES, rank: int = 0, seed: int = 0) -> Probes:
     """Rademacher probes (int8, +1 or -1) and a sketch of ``rank`` columns from one seed; the first s do not depend on
-    ``num_probes``."""
+    ``num_probes``.
+
+    >>> from gpu_reml.reml import draw_probes
+    >>> draw_probes(5, 3, seed=1).trace.T.tolist() == draw_probes(5, 9, seed=1).trace[:, :3].T.tolist()
+    True
+    """
     num_samples, num_probes = as_count(num_samples, "num_samples"), as_count(num_probes, "num_probes", 0)
     rank = as_count(rank, "rank", 0)
     streams = np.random.SeedSequence(as_count(seed, "seed", 0)).spawn(2)
@@ -45,7 +55,14 @@ def draw_probes(num_samples: int, num_probes: int = NUM_PROBES, rank: int = 0, s
 
 
 def exact_probes(num_samples: int, rank: int = 0, seed: int = 0) -> Probes:
-    """sqrt(n) I as probes: every trace is then exact.  n columns, so for small n."""
+    """sqrt(n) I as probes: every trace is then exact.  n columns, so for small n.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import exact_probes, slq
+    >>> found = slq(np.diag([1.0, 2.0, 4.0]), exact_probes(3))
+    >>> round(float(found.estimate / np.log(2)), 9), found.mc_se
+    (3.0, 0.0)
+    """
     num_samples = as_count(num_samples, "num_samples")
     return Probes(np.sqrt(num_samples) * np.eye(num_samples), draw_probes(num_samples, 0, rank, seed).sketch)
 

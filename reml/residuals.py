@@ -126,7 +126,13 @@ class Layout:
 
 
 def layout_of(covariance: Covariance) -> Layout:
-    """The layout of a covariance: its own, or that of a single identity residual."""
+    """The layout of a covariance: its own, or that of a single identity residual.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import as_covariance, layout_of
+    >>> layout_of(as_covariance(np.eye(3))).residual_names
+    ('residual',)
+    """
     if covariance.layout is not None:
         return covariance.layout
     return Layout(tuple(covariance.names), np.asarray(covariance.traces, np.float64) / covariance.num_samples)
@@ -150,6 +156,16 @@ def with_residuals(covariance, diagonals: np.ndarray, names: Sequence[str] | Non
     Cost: the diagonals of the K_g once, half a pass.
     Raises ValueError that names a residual which is zero for all or a combination of others, a sample without any, and
     for a covariance that has residuals already.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import fit_exact, with_residuals
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((200, 400))
+    >>> y = Z @ rng.standard_normal(400) / 20 + rng.standard_normal(200)
+    >>> groups = np.repeat(np.eye(2), 100, axis=0)  # a residual variance for each half of the samples
+    >>> found = fit_exact(y, np.ones((200, 1)), with_residuals(Z @ Z.T / 400, groups, ["first", "second"]))
+    >>> found.names, found.residual_names, found.theta.shape
+    (('component_000',), ('first', 'second'), (3,))
     """
     covariance = genetic(as_covariance(covariance))
     diagonals = as_numbers(diagonals, "diagonals")

@@ -23,6 +23,12 @@ def as_covariance(covariance: Any, num_samples: int | None = None) -> Covariance
     Fits and moments need traces; ``loglik``, ``score`` and ``average_information`` do without.
     An array (G, n, n) is a list of matrices.  Unnamed ones are component_000, ... by their place.
     num_samples: needed where the list has nothing but functions.  ValueError for what is none of these.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import as_covariance
+    >>> both = as_covariance([np.eye(4), (lambda B: 2 * B, 8.0)])
+    >>> both.names, both.traces.tolist(), both.apply([1.0, 3.0], np.ones((4, 1))).ravel().tolist()
+    (('component_000', 'component_001'), [4.0, 8.0], [7.0, 7.0, 7.0, 7.0])
     """
     if _is_matrix(covariance) and np.ndim(covariance) == 3:
         covariance = list(covariance)

@@ -157,6 +157,12 @@ def dense_covariance(matrices: Sequence[np.ndarray], names: Sequence[str] | None
     Cost: a Cholesky decomposition of each dense one.  ValueError for one that is not symmetric to rounding, not finite,
     zero throughout, or has a negative diagonal or an eigenvalue below -5 % of the mean diagonal, as far as pairs of
     samples that lack different calls take a relationship matrix.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import dense_covariance
+    >>> K = dense_covariance([np.eye(3), np.ones((3, 3))], ["person", "household"])
+    >>> K.names, K.traces.tolist()
+    (('person', 'household'), [3.0, 3.0])
     """
     if not len(matrices):
         raise ValueError("covariance: expected at least one matrix (n, n), found none")

@@ -141,6 +141,15 @@ def fit_exact(
     flop an iteration.  Memory: :func:`exact_memory`.
     Raises ValueError on invalid input, ConvergenceError (with the result so far) when it does not converge and
     ``strict``, and where components cannot be told apart or the fixed effects leave nothing of one.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import fit_exact
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((200, 400))
+    >>> y = Z @ rng.standard_normal(400) / 20 + rng.standard_normal(200)
+    >>> found = fit_exact(y, np.ones((200, 1)), Z @ Z.T / 400)
+    >>> found.method, found.theta.round(3).tolist(), found.mc_se.tolist()
+    ('exact', [0.791, 1.223], [0.0, 0.0])
     """
     Y = one_phenotype(y)[:, None]
     return next(exact_fits(Y, X, covariance, settings, start=start, callback=callback, strict=strict))
@@ -156,7 +165,17 @@ def exact_fits(
     callback: Callable[[Record], None] | None = None,
     strict: bool = True,
 ) -> Iterator[FitResult]:
-    """:func:`fit_exact` of every column of Y (n, t), each when it is asked for; the matrices are formed once."""
+    """:func:`fit_exact` of every column of Y (n, t), each when it is asked for; the matrices are formed once.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import exact_fits
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((200, 400))
+    >>> y = Z @ rng.standard_normal(400) / 20 + rng.standard_normal(200)
+    >>> found = list(exact_fits(np.column_stack([y, 10 * y]), np.ones((200, 1)), Z @ Z.T / 400))
+    >>> bool(np.allclose(found[1].theta, 100 * found[0].theta))
+    True
+    """
     settings = settings or FitSettings()
     counting = CountingCovariance(in_moderate_units(as_covariance(covariance, len(Y))))
     factors = reported_factors(counting)
@@ -207,7 +226,12 @@ def fit_trait(problem: Problem, trait: Traits, start: np.ndarray | None, hooks: 
 
 def exact_memory(num_samples: int, num_components: int, itemsize: int = 8) -> int:
     """Peak bytes of :func:`fit_exact` beside the genotypes: three matrices (n, n), a tile of genotypes, and the
-    triangles of several components, in numbers of the products' ``itemsize``."""
+    triangles of several components, in numbers of the products' ``itemsize``.
+
+    >>> from gpu_reml.reml import exact_memory
+    >>> round(exact_memory(5_000, 1) / 2**20)  # MiB
+    611
+    """
     n, G = num_samples, num_components
     kept = G * itemsize * n * (n + ROWS) // 2 if G > 1 else 0
     return 24 * n**2 + kept + itemsize * n * tile_width(n, itemsize)
@@ -219,6 +243,10 @@ def exact_seconds(
     """Expected seconds of :func:`exact_fits` on one core, float32 products, good to a factor of two.
 
     More cores divide it.  overlap: components that a variant is in, on average.
+
+    >>> from gpu_reml.reml import exact_seconds
+    >>> exact_seconds(5_000, 50_000, 22) > exact_seconds(5_000, 50_000, 1) > 0
+    True
     """
     n, G = num_samples, num_components
     forming = n**2 * (FORMING * num_variants * overlap + KEEPING * G)

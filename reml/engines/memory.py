@@ -44,7 +44,12 @@ class Work:
 
 
 def fit_blocks(work: Work) -> dict[str, Blocks]:
-    """The peaks of a fit by phase; one component is the Krylov engine's, several the reduced model's."""
+    """The peaks of a fit by phase; one component is the Krylov engine's, several the reduced model's.
+
+    >>> from gpu_reml.reml import Work, fit_blocks
+    >>> sorted(fit_blocks(Work(num_components=1, num_traits=1, num_fixed=2, num_probes=32)))
+    ['Lanczos steps', 'further probes']
+    """
     phases = _krylov_blocks(work) if work.num_components == 1 else _reduced_blocks(work)
     return {name: _with_diagonals(blocks, work) for name, blocks in phases.items()}
 
@@ -103,7 +108,12 @@ def least_basis(num_columns: int) -> int:
 
 
 def he_blocks(work: Work) -> dict[str, Blocks]:
-    """The peaks of randomised Haseman-Elston regression with ``num_probes`` probes."""
+    """The peaks of randomised Haseman-Elston regression with ``num_probes`` probes.
+
+    >>> from gpu_reml.reml import Work, he_blocks
+    >>> he_blocks(Work(num_components=3, num_traits=1, num_fixed=2, num_probes=64))["moments"].samples[0]
+    (1, 2)
+    """
     c, s, G, S = work.num_fixed, work.num_probes, work.num_components, work.scales
     kept = ((1, c), (1, s))
     phases = {

@@ -27,7 +27,14 @@ KINDS = {kind.__name__: kind for kind in (*OF_RESULTS, *OF_FITS)}
 
 def pack(value: Any) -> tuple[Any, list[np.ndarray]]:
     """(skeleton, arrays) of named tuples, dataclasses and enumerations of this package, tuples, arrays and scalars,
-    however nested."""
+    however nested.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import Status, pack, unpack
+    >>> skeleton, arrays = pack((np.arange(3), Status.CONVERGED))
+    >>> len(arrays), unpack(skeleton, arrays)[1]
+    (1, <Status.CONVERGED: 'converged'>)
+    """
     arrays: list[np.ndarray] = []
     return _pack(value, arrays), arrays
 
@@ -50,7 +57,13 @@ def _pack(value: Any, arrays: list[np.ndarray]) -> Any:
 
 
 def unpack(skeleton: Any, arrays: list[np.ndarray]) -> Any:
-    """What was packed; raises ValueError for a kind that this version does not know, or that has other fields."""
+    """What was packed; raises ValueError for a kind that this version does not know, or that has other fields.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import pack, unpack
+    >>> unpack(*pack((1.5, (np.arange(2),))))
+    (1.5, (array([0, 1]),))
+    """
     if not isinstance(skeleton, dict):
         return skeleton
     if "array" in skeleton:

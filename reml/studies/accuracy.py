@@ -39,6 +39,13 @@ def accuracy(y: np.ndarray, fixed: np.ndarray, random: np.ndarray, X: np.ndarray
 
     A number is NaN where the samples do not determine it: with fewer than 2 of them (4 for the interval, c + 2 for the
     regressions), or without variance.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import accuracy
+    >>> y = np.array([1.0, 2.0, 3.0, 4.0, 5.5])
+    >>> found = accuracy(y, np.full(5, 3.0), y - 3.1, np.ones((5, 1)))
+    >>> round(found.correlation, 6), round(found.r2, 4)
+    (1.0, 0.9959)
     """
     y = as_vector(y, "y")
     fixed, random = as_vector(fixed, "fixed", len(y)), as_vector(random, "random", len(y))

@@ -114,6 +114,11 @@ def lambda_gc(log10p: np.ndarray) -> float:
     """Genomic inflation: the median p-value as a chi-squared on 1 df, over the median of that law.
 
     Devlin & Roeder 1999, Biometrics 55:997.  nan without a test.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import lambda_gc
+    >>> round(lambda_gc(-np.log10(np.linspace(0.0005, 0.9995, 1000))), 3)  # uniform p-values
+    1.0
     """
     log10p = as_numbers(log10p, "log10p")
     known = log10p[~np.isnan(log10p)]
@@ -152,6 +157,17 @@ def ols_scan(Y: np.ndarray, X: np.ndarray, products) -> Scan:
     whatever t; memory (m, t + c).
     y is projected in float64 and scaled before it meets products in float32, whose rounding moves t by about
     1e-6 sqrt(n) at most.
+
+    >>> import numpy as np
+    >>> from gpu_reml.ops import make_products, pack, standardise
+    >>> from gpu_reml.reml import ols_scan
+    >>> rng = np.random.default_rng(0)
+    >>> counts = rng.binomial(2, 0.3, (200, 400)).astype(np.int8)
+    >>> genotypes = standardise([pack(counts)], 200)
+    >>> y = 2.0 * counts[:, 7] + rng.standard_normal(200)
+    >>> found = ols_scan(y[:, None], np.ones((200, 1)), make_products(genotypes, "cpu"))
+    >>> int(found.log10p[:, 0].argmax()), bool(found.log10p[7, 0] > 20)
+    (7, True)
     """
     Q, left = left_of_fixed_effects(Y, X)
     n, c = X.shape
@@ -182,6 +198,18 @@ def exact_scan(
     Cost (:func:`exact_scan_seconds`): half a pass of n columns through all genotypes and through those left out, half
     a pass and an eigendecomposition for each group; float64 throughout.  Memory: :func:`exact_scan_memory`.
     Raises ValueError where no weight is left without a group.
+
+    >>> import numpy as np
+    >>> from gpu_reml.ops import pack, standardise
+    >>> from gpu_reml.reml import exact_scan
+    >>> rng = np.random.default_rng(0)
+    >>> counts = rng.binomial(2, 0.3, (200, 400)).astype(np.int8)
+    >>> genotypes = standardise([pack(counts)], 200)
+    >>> y = 2.0 * counts[:, 7] + rng.standard_normal(200)
+    >>> halves = np.arange(200), np.arange(200, 400)  # each tested with a K of the other
+    >>> found = exact_scan(y[:, None], np.ones((200, 1)), genotypes, [(half, half) for half in halves])
+    >>> int(found.scan.log10p[:, 0].argmax()), found.h2.shape
+    (7, (2, 1))
     """
     Q, left = left_of_fixed_effects(Y, X)
     n, c = X.shape

@@ -61,6 +61,16 @@ def least_squares(problem: Quadratic) -> tuple[np.ndarray, np.ndarray]:
 
     The standard errors are those of a model given in advance: after a choice on the same phenotype they are too small.
     Raises ValueError where the columns are dependent.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import Quadratic, least_squares
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((300, 5))
+    >>> y = 2.0 * Z[:, 3] + rng.standard_normal(300)
+    >>> problem = Quadratic(Z.T @ Z, Z.T @ y, float(y @ y), 300)  # P = I
+    >>> effects, covariance = least_squares(problem)
+    >>> bool(np.allclose(effects, np.linalg.lstsq(Z, y)[0])), covariance.shape
+    (True, (5, 5))
     """
     problem = checked_quadratic(problem)
     if not problem.num_columns:
@@ -86,6 +96,17 @@ def debiased(
     What is covered: each coefficient's own interval in the joint model of these k columns.  What is not: that the
     columns, and those worth reporting among them, were chosen by the same phenotype (the largest estimates are too
     large), and the error of theta.  A column of which nothing is left beside the covariates has NaN.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import Quadratic, debiased, lasso_path
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((300, 5))
+    >>> y = 2.0 * Z[:, 3] + rng.standard_normal(300)
+    >>> problem = Quadratic(Z.T @ Z, Z.T @ y, float(y @ y), 300)  # P = I
+    >>> path = lasso_path(problem, 5)
+    >>> found = debiased(problem, path.coefficients[path.best], np.array([3]))
+    >>> bool(abs(found.estimate[0] - 2) < 4 * found.se[0])
+    True
     """
     settings, problem = settings or DescentSettings(), checked_quadratic(problem)
     b = as_vector(b, "b", problem.num_columns)

@@ -121,6 +121,17 @@ def effects(
     Raises ValueError when theta has not G + J values or there is no variance to divide, ConvergenceError when
     ``max_iterations`` steps do not reach ``tol``.  ``solve_residual`` is the true residual: rounding in float32
     products may leave more than ``tol``.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import effects
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((200, 400))
+    >>> y = Z @ rng.standard_normal(400) / 20 + rng.standard_normal(200)
+    >>> X, K = np.ones((200, 1)), Z @ Z.T / 400
+    >>> found = effects([1.0, 1.0], y, X, K)
+    >>> V = K + np.eye(200)
+    >>> bool(np.allclose(found.total, K @ np.linalg.solve(V, y - X @ found.fixed.estimate), atol=1e-4))
+    True
     """
     y = as_vector(y, "y")
     covariance = as_covariance(covariance, len(y))
@@ -189,6 +200,20 @@ def variant_effects(covariance, theta: np.ndarray, Py: np.ndarray) -> sparse.csr
     weight.  A covariance has sparse ``weights`` (m, G) or a method ``variant_effects(theta, F)``; mixed ones need parts
     of the same variants; whitening by a residual is undone.
     Cost: half a pass for every part.
+
+    >>> import numpy as np
+    >>> from gpu_reml.ops import make_covariance, make_products, pack, standardise
+    >>> from gpu_reml.reml import effects, variant_effects
+    >>> rng = np.random.default_rng(0)
+    >>> counts = rng.binomial(2, 0.3, (200, 400)).astype(np.int8)
+    >>> genotypes = standardise([pack(counts)], 200)
+    >>> covariance = make_covariance(make_products(genotypes, "cpu"))
+    >>> y, X = counts @ rng.standard_normal(400) / 13 + rng.standard_normal(200), np.ones((200, 1))
+    >>> found = effects([1.0, 1.0], y, X, covariance, tol=1e-5)
+    >>> beta = variant_effects(covariance, found.theta, found.Py)
+    >>> Z = (counts - counts.mean(axis=0)) / counts.std(axis=0)
+    >>> beta.shape, bool(np.allclose(Z @ beta.toarray(), found.random, atol=1e-4))
+    ((400, 1), True)
     """
     covariance = as_covariance(covariance)
     if isinstance(covariance, ResidualCovariance):
@@ -228,19 +253,44 @@ def scaled_rows(A: sparse.csr_array, scale: np.ndarray) -> sparse.csr_array:
 
 
 def allele_effects(standardised: sparse.csr_array, inv_sd: np.ndarray) -> sparse.csr_array:
-    """(m, G) effects of one more copy of a1, from those of a standard deviation and 1 / SD of the count (m,)."""
+    """(m, G) effects of one more copy of a1, from those of a standard deviation and 1 / SD of the count (m,).
+
+    >>> import numpy as np
+    >>> from scipy import sparse
+    >>> from gpu_reml.reml import allele_effects
+    >>> allele_effects(sparse.csr_array([[0.1], [0.3]]), np.array([2.0, 1.0])).toarray().ravel().tolist()
+    [0.2, 0.3]
+    """
     standardised = as_sparse(standardised, "standardised")
     return scaled_rows(standardised, as_vector(inv_sd, "inv_sd", standardised.shape[0]))
 
 
 def allele_intercept(effects_of_alleles: sparse.csr_array, mean: np.ndarray) -> np.ndarray:
-    """(G,) - sum_j beta_j mean_j: what makes sums of counts times effects into genetic values."""
+    """(G,) - sum_j beta_j mean_j: what makes sums of counts times effects into genetic values.
+
+    >>> import numpy as np
+    >>> from scipy import sparse
+    >>> from gpu_reml.reml import allele_intercept
+    >>> allele_intercept(sparse.csr_array([[0.5], [0.25]]), np.array([1.0, 2.0])).tolist()
+    [-1.0]
+    """
     effects_of_alleles = as_sparse(effects_of_alleles, "effects_of_alleles")
     return -(effects_of_alleles.T @ as_vector(mean, "mean", effects_of_alleles.shape[0]))
 
 
 def fixed_tests(fixed: FixedEffects, num_samples: int) -> FixedTests:
-    """Tests of the fixed effects, each alone, on n samples; ValueError where they leave no degree of freedom."""
+    """Tests of the fixed effects, each alone, on n samples; ValueError where they leave no degree of freedom.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import effects, fixed_tests
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((200, 400))
+    >>> y = Z @ rng.standard_normal(400) / 20 + rng.standard_normal(200)
+    >>> X, K = np.ones((200, 1)), Z @ Z.T / 400
+    >>> found = fixed_tests(effects([1.0, 1.0], y, X, K).fixed, 200)
+    >>> found.df, found.p.shape
+    (199, (1,))
+    """
     as_count(num_samples, "num_samples", len(fixed.estimate) + 1)
     df = num_samples - len(fixed.estimate)
     t = fixed.estimate / fixed.se
@@ -269,6 +319,16 @@ def reliability(
     exact probes.  Other residuals than one identity are whitened as by the fit, and PEV_i unwhitened.  diagonals
     (n, G): of every K_g as given, by default the covariance's.
     Cost: s columns a PCG step, ``at_once`` together, and c columns for the fixed effects.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import exact_probes, reliability
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((200, 400))
+    >>> y = Z @ rng.standard_normal(400) / 20 + rng.standard_normal(200)
+    >>> X, K = np.ones((200, 1)), Z @ Z.T / 400
+    >>> found = reliability([1.0, 1.0], X, K, exact_probes(200))
+    >>> bool((found.pev < found.prior).all()), float(found.mc_se.max())
+    (True, 0.0)
     """
     model = _scaled_model(theta, X, covariance, preconditioner)
     probes, tol = trace_probes(probes, model.covariance.num_samples), float(as_tolerance(tol, "tol"))
@@ -301,6 +361,16 @@ def component_reliability(
     The second term is the mean of z_i (K_g P K_g z)_i over probes (n, s): Bekas et al. 2007 as in :func:`reliability`,
     which is far more precise for the total, the only component of a model with one.
     Cost: G s columns a PCG step and two passes of G s columns, ``at_once`` probes together.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import component_reliability, draw_probes
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((200, 400))
+    >>> y = Z @ rng.standard_normal(400) / 20 + rng.standard_normal(200)
+    >>> X, K = np.ones((200, 1)), Z @ Z.T / 400
+    >>> found = component_reliability([0.5, 0.5, 1.0], X, [K, np.diag(y**2)], draw_probes(200, 16))
+    >>> found.reliability.shape
+    (200, 2)
     """
     model = _scaled_model(theta, X, covariance, preconditioner)
     probes, tol = trace_probes(probes, model.covariance.num_samples), float(as_tolerance(tol, "tol"))

@@ -75,6 +75,20 @@ def enrichment(
     is as uncertain as the average information says, which ignores the bound.  No pass: products of sparse matrices.
     Source: the shares are those of Finucane et al. 2015, Nat. Genet. 47:1228, there from summary statistics.
     Raises ValueError when the shapes or the weights are not those of the fit, or an annotation has no variant.
+
+    >>> import numpy as np
+    >>> from gpu_reml.ops import make_covariance, make_products, pack, standardise
+    >>> from gpu_reml.reml import enrichment, fit_exact
+    >>> rng = np.random.default_rng(0)
+    >>> counts = rng.binomial(2, 0.3, (200, 400)).astype(np.int8)
+    >>> genotypes = standardise([pack(counts)], 200)
+    >>> halves = np.repeat(np.eye(2), 200, axis=0)
+    >>> covariance = make_covariance(make_products(genotypes, "cpu"), halves, ["first", "second"])
+    >>> y = counts[:, :200] @ rng.standard_normal(200) / 9 + rng.standard_normal(200)
+    >>> result = fit_exact(y, np.ones((200, 1)), covariance)
+    >>> found = enrichment(result, covariance.weights, genotypes.squared_norm / 200, halves, ["first", "second"])
+    >>> found.share_of_variants.tolist(), bool(found.enrichment.estimate[0] > 1)
+    ([0.5, 0.5], True)
     """
     weights, membership = as_sparse(weights, "weights"), as_sparse(membership, "membership")
     mean_squares = as_vector(mean_squares, "mean_squares")
@@ -144,6 +158,15 @@ def wald_test(result: FitResult, which: Sequence[str]) -> Wald:
     quadratic approximation at the estimate: prefer the likelihood ratio where it is at hand.
     Source: Kudo 1963, Biometrika 50:403; Susko 2013, Biometrika 100:1019.
     Raises ValueError for an unknown name or a name twice.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import fit_exact, wald_test
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((200, 400))
+    >>> y = Z @ rng.standard_normal(400) / 20 + rng.standard_normal(200)
+    >>> X, K = np.ones((200, 1)), Z @ Z.T / 400
+    >>> wald_test(fit_exact(y, X, K), ["component_000"]).df
+    1
     """
     unknown = [name for name in which if name not in result.names]
     if unknown or not which or len(set(which)) < len(which):

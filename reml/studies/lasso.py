@@ -246,6 +246,16 @@ def lasso_path(
     num_variants: p of EBIC.  Every solution is the closed form on its active set where that is one (:func:`polished`).
     Copies of an earlier column (variants in perfect LD) keep 0: any division of an effect among them is a minimiser,
     rounding would choose one, and EBIC would count a column twice.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import Quadratic, lasso_path
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((300, 5))
+    >>> y = 2.0 * Z[:, 3] + rng.standard_normal(300)
+    >>> problem = Quadratic(Z.T @ Z, Z.T @ y, float(y @ y), 300)  # P = I
+    >>> path = lasso_path(problem, 5)
+    >>> path.coefficients[path.best].nonzero()[0].tolist()
+    [3]
     """
     problem = checked_quadratic(problem)
     as_count(num_variants, "num_variants", max(1, problem.num_columns))

@@ -279,6 +279,21 @@ def loco_scan(
     se = (gamma z'Mz)^-1/2, chi^2 = (beta / se)^2 on 1 df; what z_j explains is not taken out of the variance, as
     in BOLT-LMM-inf and GRAMMAR-gamma.
     Cost: passes of C t columns until P_c y, the calibration's, half a pass of C t + c columns.
+
+    >>> import numpy as np
+    >>> from gpu_reml.ops import make_products, pack, standardise
+    >>> from gpu_reml.ops.loco import leave_out
+    >>> from gpu_reml.reml import loco_scan
+    >>> rng = np.random.default_rng(0)
+    >>> counts = rng.binomial(2, 0.3, (200, 400)).astype(np.int8)
+    >>> genotypes = standardise([pack(counts)], 200)
+    >>> y = 2.0 * counts[:, 7] + rng.standard_normal(200)
+    >>> halves = [np.arange(200), np.arange(200, 400)]
+    >>> left = leave_out(make_products(genotypes, "cpu"), np.ones(400), halves, ["1", "2"])
+    >>> thetas = np.tile([0.5, 1.5], (2, 1, 1))  # of each half and trait, as a fit found them
+    >>> found = loco_scan(y[:, None], np.ones((200, 1)), left, halves, thetas, rng)
+    >>> int(found.scan.log10p[:, 0].argmax()), found.converged
+    (7, True)
     """
     settings = settings or LocoSettings()
     model = loco_model(Y, X, left, thetas)

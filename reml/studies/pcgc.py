@@ -88,6 +88,16 @@ def pcgc(
     Cost: num_probes (1 / 2 + overlap) column-passes.  Memory: features (m, num_probes), and K_g z of a batch of probes.
     Raises ValueError on invalid input, where covariates tell cases from controls without error, and where components
     cannot be told apart.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import draw_probes, pcgc
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((200, 400))
+    >>> y = Z @ rng.standard_normal(400) / 20 + rng.standard_normal(200)
+    >>> cases = (y > np.quantile(y, 0.8)).astype(float)
+    >>> found = pcgc(cases, np.ones((200, 1)), Z @ Z.T / 400, 0.2, draw_probes(200, 64))
+    >>> found.names, found.theta.shape
+    (('component_000',), (2,))
     """
     base = as_covariance(covariance, len(y))
     layout = layout_of(base)

@@ -97,6 +97,22 @@ def refine(found: LocoScan, tested: Sequence[np.ndarray], settings: RefineSettin
     With x ~ P z and w ~ P y, and their residuals r, forms err by the square of the solves' errors:
     z'Pz = z'x + x'r_z + r_z'P r_z, where the last, left out, is at most |r_z|^2 / theta_e; z'Py alike.
     Cost: a column of conjugate gradients for every variant and trait, and a column-pass for every chromosome and trait.
+
+    >>> import numpy as np
+    >>> from gpu_reml.ops import make_products, pack, standardise
+    >>> from gpu_reml.ops.loco import leave_out
+    >>> from gpu_reml.reml import loco_scan, refine
+    >>> rng = np.random.default_rng(0)
+    >>> counts = rng.binomial(2, 0.3, (200, 400)).astype(np.int8)
+    >>> genotypes = standardise([pack(counts)], 200)
+    >>> y = 2.0 * counts[:, 7] + rng.standard_normal(200)
+    >>> halves = [np.arange(200), np.arange(200, 400)]
+    >>> left = leave_out(make_products(genotypes, "cpu"), np.ones(400), halves, ["1", "2"])
+    >>> thetas = np.tile([0.5, 1.5], (2, 1, 1))  # of each half and trait, as a fit found them
+    >>> found = loco_scan(y[:, None], np.ones((200, 1)), left, halves, thetas, rng)
+    >>> again = refine(found, halves)
+    >>> again.which.ravel().nonzero()[0].tolist(), again.converged
+    ([7], True)
     """
     settings = settings or RefineSettings()
     which, wanted = chosen_tests(found.scan.log10p, settings)

@@ -209,6 +209,19 @@ def sparse_reml(
     sketch (n, r): for the preconditioner of the LASSO's solves, r >= 0.
     Raises ValueError on invalid input, ConvergenceError where not even the fit without chosen variants is possible.
     Cost a round: a REML fit, and PCG steps' passes of the candidates.  Memory: 2 (n, k) of the candidates' columns.
+
+    >>> import numpy as np
+    >>> from gpu_reml.ops import make_covariance, make_products, pack, standardise
+    >>> from gpu_reml.reml import draw_probes, fit, sparse_reml
+    >>> rng = np.random.default_rng(0)
+    >>> counts = rng.binomial(2, 0.3, (200, 400)).astype(np.int8)
+    >>> genotypes = standardise([pack(counts)], 200)
+    >>> covariance = make_covariance(make_products(genotypes, "cpu"))
+    >>> y, X = 2.0 * counts[:, 7] + rng.standard_normal(200), np.ones((200, 1))
+    >>> probes = draw_probes(200, 32, rank=20)
+    >>> estimate = lambda X, start: fit(y, X, covariance, probes, start=start, strict=False)
+    >>> sparse_reml(y, X, covariance, estimate, probes.sketch).support.tolist()
+    [7]
     """
     settings = settings or SparseSettings()
     if not sparse.issparse(as_covariance(covariance).weights):

@@ -19,6 +19,7 @@ def test_with_a_full_set_of_probes_quadrature_is_the_spectral_sum(f):
     V = spd(40, rng)
     found = slq(lambda B: V @ B, np.sqrt(40) * np.eye(40), f, max_steps=40, tol=1e-14)
     np.testing.assert_allclose(found.estimate, f(np.linalg.eigvalsh(V)).sum(), rtol=1e-9)
+    assert found.mc_se == 0
 
 
 def test_one_product_a_step():
@@ -90,3 +91,12 @@ def test_a_number_of_probes_is_drawn_where_the_matrix_tells_its_size():
         slq(lambda B: V @ B, 20)
     with pytest.raises(ValueError, match="probes: expected a whole number from 1 up, found 0"):
         slq(V, 0)
+
+
+def test_probes_of_small_integers_are_those_of_floats():
+    """Signs come in int8, in which a product or a squared length of 300 of them would overflow."""
+    V, probes = spd(300, np.random.default_rng(4)), draw_probes(300, 32).trace
+    assert probes.dtype == np.int8
+    found, expected = slq(V, probes), slq(V, probes.astype(np.float64))
+    np.testing.assert_array_equal(found.per_probe, expected.per_probe)
+    assert abs(found.estimate - np.linalg.slogdet(V)[1]) < 4 * found.mc_se

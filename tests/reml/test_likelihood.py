@@ -1,5 +1,7 @@
 """loglik, score and average information against the dense reference, to rounding, with sqrt(n) I as probes."""
 
+import inspect
+
 import numpy as np
 import pytest
 from scipy.sparse.linalg import aslinearoperator
@@ -244,3 +246,13 @@ def test_one_vector_times_v_is_one_vector(cohorts):
     assert found.shape == cohort.y.shape
     np.testing.assert_allclose(found, dense.covariance_matrix(cohort.theta, cohort.Ks) @ cohort.y, rtol=1e-10)
     np.testing.assert_array_equal(found, apply_v(cohort.y[:, None])[:, 0])
+
+
+def test_the_functions_of_theta_take_the_same_arguments():
+    """Those of the data in one order; ``average_information`` has no probes, since it needs none."""
+    found = [inspect.signature(function).parameters for function in (loglik, score, average_information)]
+    names = [[name for name in parameters if name != "probes"] for parameters in found]
+    assert names[0] == names[1] == names[2] == ["theta", "y", "X", "covariance", "preconditioner", "solver"]
+    for parameters in found:
+        assert parameters["preconditioner"].default is None and parameters["solver"].default == Solver()
+        assert parameters["preconditioner"].kind is parameters["solver"].kind is inspect.Parameter.KEYWORD_ONLY

@@ -102,3 +102,38 @@ def test_a_product_that_is_not_finite_never_passes_for_a_solution():
     answers = iter([1.0, np.nan])
     with pytest.raises(BreakdownError, match=r"b - V x is not finite in column 0"):
         pcg(lambda P: P * next(answers), np.ones((5, 1)))
+
+
+def test_one_bad_column_among_good_ones_is_an_error():
+    axes = np.eye(3)[:, [0, 2]]
+    with pytest.raises(BreakdownError, match=r"p'Vp = -1 in column 1"):
+        pcg(lambda P: np.array([[1.0], [1.0], [-1.0]]) * P, axes)
+    with pytest.raises(BreakdownError, match=r"b - V x is not finite in column 1"):
+        pcg(lambda P: P * np.array([1.0, np.nan]), axes, X0=2 * axes)
+
+
+def test_a_preconditioner_that_is_not_finite_later_is_an_error():
+    rng = np.random.default_rng(7)
+    V, B = spd(40, rng), rng.standard_normal((40, 2))
+    answers = iter([1.0, 1.0, np.nan])
+    with pytest.raises(BreakdownError, match="the preconditioner is not positive definite, or not finite"):
+        pcg(V, B, preconditioner=lambda R: R * next(answers), tol=1e-10)
+
+
+def test_residuals_are_multiplied_out_where_a_column_was_solved_before_the_first_step():
+    rng = np.random.default_rng(8)
+    V, B = spd(40, rng), np.column_stack([np.zeros(40), rng.standard_normal(40)])
+    calls = []
+    found = pcg(lambda P: calls.append(P.shape[1]) or V @ P, B, tol=1e-8)
+    assert found.iterations[0] == 0 and calls == [1] * found.iterations[1] + [2]
+    np.testing.assert_allclose(found.R, B - V @ found.X, atol=1e-12)
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_a_start_at_the_solution_of_numbers_whose_squares_floats_lack_is_one_too(unit):
+    rng = np.random.default_rng(9)
+    V, B = spd(40, rng, 1), np.column_stack([rng.standard_normal(40), unit * rng.standard_normal(40)])
+    found = pcg(V, B, X0=np.linalg.solve(V, B), tol=1e-8)
+    assert (found.iterations == 0).all() and found.converged.all()
+    solved = pcg(V, B, tol=1e-10)
+    np.testing.assert_allclose(solved.X / [1, unit], np.linalg.solve(V, B / [1, unit]), rtol=1e-6)
