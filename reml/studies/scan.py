@@ -299,9 +299,8 @@ def batch_statistics(G: np.ndarray, diagonal: np.ndarray, of_y: np.ndarray, fitt
     (a, R), and of y (a,)."""
     r, (a, R) = G.shape[-1], diagonal.shape
     complete, own = fitted.replicates.complete, fitted.own[:, :r, :r]
-    whole = 2 * np.array([pair_means(each[None], each[None], complete=complete)[0, 0] for each in G])
     beta = regression(G, own, complete=complete)
-    forms = forms_of(G - np.tensordot(beta, own, axes=1), complete=complete)
+    forms = forms_of(G, G - np.tensordot(beta, own, axes=1), complete=complete)
     diagonal = diagonal - beta @ np.diagonal(fitted.own, axis1=1, axis2=2)
     mean = diagonal.mean(axis=1)
     score = of_y - beta @ fitted.of_y - mean
@@ -309,7 +308,7 @@ def batch_statistics(G: np.ndarray, diagonal: np.ndarray, of_y: np.ndarray, fitt
     on_variance[:, :r] = forms.influence * (R / r)
     on_mean = np.zeros((a, R)) if complete else diagonal - mean[:, None]
     moments = (forms.variance, forms.third, forms.lead, forms.variance_error)
-    return Statistics(score, *moments, whole, beta, np.full(a, r), (on_mean, on_variance))
+    return Statistics(score, *moments, forms.whole, beta, np.full(a, r), (on_mean, on_variance))
 
 
 def regression(G: np.ndarray, own: np.ndarray, *, complete: bool) -> np.ndarray:

@@ -11,9 +11,13 @@ variance is about sqrt(8 / (k R)) for a form of k equal eigenvalues, not sqrt(2 
 Replicates sqrt(n) I are ``complete``: their sums over all b, c, d are exact.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from numba import get_num_threads
+
+from gpu_reml.ops import blas
 
 from ..covariance import Covariance
 from ..lanczos import lanczos_start, lanczos_step
@@ -95,9 +99,11 @@ def root_coordinates(tridiagonal) -> np.ndarray:
 
 
 class Forms(NamedTuple):
-    """Of forms E (a, R, R): ``variance``, ``third`` cumulant, leading eigenvalue ``lead``, and ``variance_error``, the
-    Monte-Carlo standard error of the first; all (a,).  ``influence`` (a, R): of every replicate on the variance."""
+    """Of forms E (R, R), or several: ``whole``, the variance of another, ``variance``, ``third`` cumulant, leading
+    eigenvalue ``lead``, and ``variance_error``, the Monte-Carlo standard error of the second.  ``influence`` (R,): of
+    every replicate on the variance."""
 
+    whole: np.ndarray
     variance: np.ndarray
     third: np.ndarray
     lead: np.ndarray
@@ -115,41 +121,53 @@ def pair_means(A: np.ndarray, B: np.ndarray, *, complete: bool) -> np.ndarray:
     return (products - diagonals[0] @ diagonals[1].T) / (R * (R - 1))
 
 
-def forms_of(E: np.ndarray, *, complete: bool) -> Forms:
-    """Moments of the laws of forms E (a, R, R)."""
-    R = E.shape[-1]
-    lead = leading(E, complete=complete)
-    if not complete:
-        E = E.copy()
-        E[:, np.arange(R), np.arange(R)] = 0
-    squares = (E**2).sum(axis=2)
-    triples = np.einsum("abc,abc->a", E @ E, E)
+def forms_of(G: np.ndarray, E: np.ndarray, *, complete: bool) -> Forms:
+    """Moments of the laws of forms E (a, R, R), and the variances of G (a, R, R); a matrix a thread."""
+
+    def one(pair: tuple[np.ndarray, np.ndarray]) -> Forms:
+        return moments_of(*pair, complete=complete)
+
+    with blas.one_thread(), ThreadPoolExecutor(get_num_threads()) as pool:
+        found = list(pool.map(one, zip(G, E, strict=True)))
+    return Forms(*(np.array(values) for values in zip(*found, strict=True)))
+
+
+def moments_of(G: np.ndarray, E: np.ndarray, *, complete: bool) -> Forms:
+    """:func:`forms_of` one E (R, R); 2 R^3 flop.
+
+    Sums over different replicates are those over all less what has one twice, as the diagonal d of E = E_0 + D is
+    apart: tr E_0^3 = tr E^3 - 3 sum_b d_b (E_0^2)_bb - sum_b d_b^3.
+    """
+    R = len(E)
+    S, d = E @ E, np.diagonal(E)
+    squares, triples = np.diagonal(S), np.vdot(S, E)
+    lead = leading(S, E, complete=complete)
     if complete:
-        none = np.zeros(len(E))
-        return Forms(2 * squares.sum(axis=1) / R**2, 8 * triples / R**3, lead, none, np.zeros(squares.shape))
+        return Forms(2 * np.vdot(G, G) / R**2, 2 * squares.sum() / R**2, 8 * triples / R**3, lead, 0.0, np.zeros(R))
+    squares = squares - d**2
+    triples -= 3 * d @ squares + np.sum(d**3)
+    whole = 2 * (np.vdot(G, G) - np.sum(np.diagonal(G) ** 2)) / (R * (R - 1))
     by_replicate = 2 * squares / (R - 1)
-    variance = by_replicate.mean(axis=1)
-    influence = 2 * (by_replicate - variance[:, None])
-    error = np.sqrt((influence**2).sum(axis=1) / (R * (R - 1)))
-    return Forms(variance, 8 * triples / (R * (R - 1) * (R - 2)), lead, error, influence)
+    variance = by_replicate.mean()
+    influence = 2 * (by_replicate - variance)
+    error = np.sqrt(influence @ influence / (R * (R - 1)))
+    return Forms(whole, variance, 8 * triples / (R * (R - 1) * (R - 2)), lead, error, influence)
 
 
-def leading(E: np.ndarray, *, complete: bool) -> np.ndarray:
-    """(a,) the largest eigenvalue of P^(1/2) K P^(1/2) from its forms E (a, R, R), 0 where a negative one is larger.
+def leading(S: np.ndarray, E: np.ndarray, *, complete: bool) -> float:
+    """The largest eigenvalue of P^(1/2) K P^(1/2) from its form E (R, R) and S = E^2, 0 where a negative one is larger.
 
     The largest of E / R exceeds it by about the others' sum over R (Baik & Silverstein 2006, J. Multivar. Anal.
     97:1382), which is taken off.
     """
-    R = E.shape[-1]
-    S = E @ E
-    diagonal = np.diagonal(S, axis1=1, axis2=2)
-    v = np.take_along_axis(S, diagonal.argmax(axis=1)[:, None, None], axis=2)
+    R = len(E)
+    v = S[:, np.argmax(np.diagonal(S))]
     for _ in range(POWER_STEPS):
         v = S @ v
-        v /= np.maximum(np.linalg.norm(v, axis=1, keepdims=True), np.finfo(float).tiny)
-    top = (v.transpose(0, 2, 1) @ E @ v)[:, 0, 0] / R
-    rest = 0.0 if complete else np.maximum(np.trace(E, axis1=1, axis2=2) / R - top, 0) / R
-    return np.maximum(top - rest, 0)
+        v /= max(np.linalg.norm(v), np.finfo(float).tiny)
+    top = v @ E @ v / R
+    rest = 0.0 if complete else max(np.trace(E) / R - top, 0.0) / R
+    return max(top - rest, 0.0)
 
 
 def baseline_forms(covariance: Covariance, x: Block, which: np.ndarray, y: Block) -> tuple[np.ndarray, np.ndarray]:
