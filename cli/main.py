@@ -15,6 +15,7 @@ from .flags.filters import Filters
 from .flags.merge import Merge
 from .flags.model import Scaling, Terms
 from .flags.output import Checkpoints, RemlOutput, Screen
+from .flags.scan import Scan
 from .flags.smile import Smile
 from .parser import EXIT_CODES, Need, Parser
 from .process import entry_point
@@ -51,6 +52,7 @@ def make_parser(version: str) -> Parser:
     parser.add_flags("model and accuracy", Scaling, Estimation, Tests)
     add_devices(parser.add_flags("compute", Compute))
     parser.add_flags("effects, prediction, cross-validation", Effects, NewSamples)
+    parser.add_flags("tests of many sets after the fit", Scan)
     parser.add_flags("output", RemlOutput, Checkpoints, Screen)
     parser.add_flags(TITLE, Width, Determinants, Preconditioner, SmileSearch)
     return parser

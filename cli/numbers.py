@@ -44,6 +44,17 @@ def at_least(least: int, what: str) -> Callable[[str], int]:
     return convert
 
 
+def base_pairs(text: str) -> int:
+    """A number of base pairs, also in kb or Mb: 1000000, 1000kb and 1Mb are the same."""
+    found = re.fullmatch(r"([0-9.]+)\s*(bp|kb|mb)?", text, re.IGNORECASE)
+    if found is None or not _NUMBER.fullmatch(found[1]):
+        raise ArgumentTypeError(f"expected base pairs, such as 1Mb, 500kb or 250000, found {text}")
+    value = number(found[1]) * {"kb": 1e3, "mb": 1e6}.get((found[2] or "").lower(), 1.0)
+    if value != int(value) or value > 1e11:
+        raise ArgumentTypeError(f"expected whole base pairs, at most 1e11, found {text}")
+    return int(value)
+
+
 def positive_int(text: str) -> int:
     value = whole(text)
     if value < 1:

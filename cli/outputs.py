@@ -17,12 +17,16 @@ MOST_NAME_BYTES = 160  # file names have 255 bytes, of which a prefix, a suffix 
 FIT_FILES = ("json", "hsq", "log", "history.tsv", "tests.tsv", "enrichment.tsv")
 EXPORTED = ("theta.npy", "ai.npy", "grad.npy", "ai_stats.json")
 EFFECTS = ("fixed_effects", "random_effect", "random_effect_components", "snp_effects", "snp_effects.component_000")
+SCAN_FILES = ("scan.tsv", "scan.svg")
 FURTHER = {  # a flag of gpu-reml -> the suffixes of the files that it adds
     "export_ai": EXPORTED,
     "merge": (*EXPORTED, "component_spec.json"),
     "profile": ("profile.tsv",),
     "compute_effects": (*(f"{name}.tsv" for name in EFFECTS), "effect_metadata.json"),
     "cv": ("cv.tsv", "cv.json"),
+    "scan": SCAN_FILES,
+    "scan_genes": SCAN_FILES,
+    "scan_windows": SCAN_FILES,
     "prediction_bfile": ("prediction.tsv", "prediction_metadata.json"),
     "prediction_pfile": ("prediction.tsv", "prediction_metadata.json"),
 }

@@ -22,6 +22,7 @@ from .flags.effects import Effects, NewSamples
 from .flags.merge import Merge
 from .flags.model import Terms
 from .flags.output import Checkpoints, RemlOutput, Screen
+from .flags.scan import Scan
 from .inputs import Inputs, check_components, load_group
 from .liability import check_prevalence, liability_lines, liability_of, liability_rows
 from .merge import Merging, check_merge, run_merge
@@ -42,6 +43,7 @@ from .report import (
     plan_lines,
     profile_text,
 )
+from .scan import Sets, check_scan, scan_files, scan_sets, with_scan
 from .traits_table import TraitsTable, failed_row, row_of
 from .unused import REML, Run, noted, plan_notes
 from .wording import in_flags
@@ -54,6 +56,7 @@ class Asked(NamedTuple):
     analysis: Analysis
     merge: Merge
     further: Further
+    scan: Scan
     output: RemlOutput
     following: Following
 
@@ -67,6 +70,7 @@ class Asked(NamedTuple):
             Analysis.of(values),
             Merge.of(values),
             Further(Effects.of(values), NewSamples.of(values), output.out),
+            Scan.of(values),
             output,
             Following(output.out, Checkpoints.of(values), Screen.of(values)),
         )
@@ -86,6 +90,7 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     check_merge(asked.merge, analysis)
     check_export(output.export_ai, analysis.estimation)
     check_effects(asked.further, analysis)
+    check_scan(asked.scan, analysis)
     tables = read_tables(analysis)
     if output.make_grm:
         check_matrices(tables, analysis.terms)
@@ -93,7 +98,7 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     traits = [name for group in groups for name in group.phenotypes]
     check_files(tables, groups, traits, asked)
     asked.say("\n".join([f"gpu-reml {version('gpu-reml')}", *group_lines(groups)]), flush=True)
-    planned_groups = [plan_group(tables, group, analysis) for group in groups]
+    planned_groups = [with_scan(plan_group(tables, group, analysis), asked.scan) for group in groups]
     if analysis.compute.plan:
         for planned in planned_groups:
             notes = plan_notes(line, REML, planned.backend)
@@ -146,6 +151,7 @@ def fit_group(inputs: Inputs, asked: Asked, run: dict[str, Any], table: TraitsTa
     sets_of(analysis.tests, layout_of(inputs.covariance).names)  # an error comes before any work
     check_prevalence(inputs, analysis)
     check_folds(inputs, asked.further.effects.cv)
+    sets = scan_sets(asked.scan, inputs, analysis)
     method = choose_method(inputs, analysis.estimation.method)
     known = Run(method, inputs.covariance.num_components, inputs.planned.backend)
     inputs = noted(inputs, asked.line, REML, known)
@@ -170,9 +176,9 @@ def fit_group(inputs: Inputs, asked: Asked, run: dict[str, Any], table: TraitsTa
         plan = plan_lines(inputs, method, analysis, run["threads"])
         converged &= write_result(prefix_of(name), result, seconds, inputs, asked, plan, context)
         row = row_of(result)
-        if asked.further.wanted and isinstance(result, FitResult):
+        if isinstance(result, FitResult):
             try:
-                write_further(name, result, inputs, asked, prefix_of(name))
+                write_after(name, result, inputs, asked, prefix_of(name), sets)
             except FAILURES as error:
                 if not run["several"]:
                     raise
@@ -198,6 +204,14 @@ def fit_group(inputs: Inputs, asked: Asked, run: dict[str, Any], table: TraitsTa
     return converged
 
 
+def write_after(name: str, result: FitResult, inputs: Inputs, asked: Asked, prefix: str, sets: Sets | None) -> None:
+    """What is asked for beside a fit, which is on disk by then."""
+    if asked.further.wanted:
+        write_further(name, result, inputs, asked, prefix)
+    if sets is not None:
+        write_scan(name, result, inputs, asked, prefix, sets)
+
+
 def write_further(name: str, result: FitResult, inputs: Inputs, asked: Asked, prefix: str) -> None:
     """Effects, a saved model, predictions and cross-validation: after the fit's own files, which are safe by then."""
     record = Record(prefix, asked.line.values)
@@ -208,6 +222,18 @@ def write_further(name: str, result: FitResult, inputs: Inputs, asked: Asked, pr
     others = [path for path in outcome.files if not path.startswith(f"{prefix}.")]
     written = ", ".join([*([f"{prefix}{{{','.join(own)}}}"] if own else []), *others])
     print("\n".join([*outcome.lines, f"written: {written}"]), flush=True)
+
+
+def write_scan(name: str, result: FitResult, inputs: Inputs, asked: Asked, prefix: str, sets: Sets) -> None:
+    """Tests of many sets beside the fitted components; none beside a fit that has not converged."""
+    if not result.converged:
+        print("gpu-reml: no scan, since the fit has not converged", file=sys.stderr)
+        return
+    found = scan_files(name, result, inputs, asked.analysis, asked.scan, sets)
+    inputs.check_unchanged()
+    io.write_all({f"{prefix}.{suffix}": text for suffix, text in found.files.items()})
+    written = ",".join(f".{suffix}" for suffix in found.files)
+    print("\n".join([*found.lines, f"written: {prefix}{{{written}}}"]), flush=True)
 
 
 def partition_of(inputs: Inputs, analysis: Analysis) -> Partition:

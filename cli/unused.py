@@ -74,7 +74,7 @@ def by(*methods: str) -> Callable[[CommandLine, Run], bool]:
 
 def draws_after_the_fit(line: CommandLine) -> bool:
     """Whether the seed matters beside the fit."""
-    return bool(line.get("cv") or line.get("reliability"))
+    return any(map(line.get, ("cv", "reliability", "scan", "scan_genes", "scan_windows")))
 
 
 def only_matrices(line: CommandLine, run: Run) -> bool:

@@ -63,6 +63,7 @@ from .tables import (
     read_phenotypes,
     read_sample_list,
 )
+from .windows import gene_sets, interval_sets, windows
 from .writers import check_writable, json_text, table_text, write_all, write_json, write_table, write_text
 
 __all__ = [
@@ -119,8 +120,10 @@ __all__ = [
     "dosage_freq",
     "fixed_columns",
     "fixed_terms",
+    "gene_sets",
     "genetic_values",
     "harmonise",
+    "interval_sets",
     "join_components",
     "json_text",
     "load_genotypes",
@@ -153,6 +156,7 @@ __all__ = [
     "stamp_of_map",
     "table_text",
     "values_of",
+    "windows",
     "write_all",
     "write_checkpoint",
     "write_grm",

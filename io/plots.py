@@ -17,8 +17,11 @@ GENOME_WIDE = -np.log10(5e-8)
 STYLE = 'font-family="sans-serif" font-size="12"'
 
 
-def manhattan_svg(chrom: Sequence[str], bp: np.ndarray, log10p: np.ndarray, title: str) -> str:
+def manhattan_svg(
+    chrom: Sequence[str], bp: np.ndarray, log10p: np.ndarray, title: str, threshold: float = GENOME_WIDE
+) -> str:
     """-log10 p against position, chromosomes side by side in the order of first occurrence; tests only.
+    ``threshold``: where the dashed line is.
 
     An infinite -log10 p, of a variant that fits perfectly, is drawn at the top.
     """
@@ -29,7 +32,7 @@ def manhattan_svg(chrom: Sequence[str], bp: np.ndarray, log10p: np.ndarray, titl
     gap = 0.01 * lengths.sum()
     starts = np.concatenate([[0.0], np.cumsum(lengths + gap)])
     box = Box(WIDTH, starts[-1] or 1.0, _top(log10p))
-    parts = [box.axes(title, "-log10 p"), box.line(GENOME_WIDE, "#c00000")]
+    parts = [box.axes(title, "-log10 p"), box.line(threshold, "#c00000")]
     for i, name in enumerate(names):
         here = np.flatnonzero((chrom == name) & ~np.isnan(log10p))
         x = starts[i] + bp[here] - spans[name][0]

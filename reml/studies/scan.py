@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from gpu_reml.ops import GenotypeCovariance, make_covariance
+from gpu_reml.ops import GenotypeCovariance, blas, make_covariance
 from gpu_reml.ops.arguments import as_count, as_number, as_vector
 
 from ..covariance import Covariance, as_covariance
+from ..covariance.threaded import ThreadedCovariance
 from ..inference import Derived
 from ..likelihood import apply_v_at, solve
 from ..linalg import Block, orthonormal_basis, take_columns
@@ -44,7 +45,7 @@ LEAST_REPLICATES = 32
 DEPENDENT = 1e-6
 # One direction that holds this share of a statistic's variance is named.
 DOMINANT = 0.8
-BATCH_NUMBERS = 1 << 22  # of forms that are held at once
+BATCH_NUMBERS = 1 << 20  # of forms that are held at once
 STEP = 1e-3  # in z, for the slope of -log10 p
 
 
@@ -205,8 +206,9 @@ def scan(
     y = as_vector(y, "y")
     covariance = as_covariance(covariance, len(y))
     sets = as_sets(sets, covariance)
-    fitted = fitted_model(result, y, X, covariance, probes, settings)
-    return made_result(result, covariance, sets, fitted, statistics(sets, fitted, settings))
+    with blas.one_thread():
+        fitted = fitted_model(result, y, X, ThreadedCovariance(covariance), probes, settings)
+        return made_result(result, covariance, sets, fitted, statistics(sets, fitted, settings))
 
 
 def as_sets(sets: Any, covariance: Covariance) -> GenotypeCovariance:
@@ -262,7 +264,8 @@ def statistics(sets: GenotypeCovariance, fitted: Fitted, settings: ScanSettings)
     products, x, y = sets.products, fitted.replicates.x, fitted.Py
     if fitted.root is not None:
         x, y = (np.asarray(block, np.float64) / fitted.root[:, None] for block in (x, y))
-    F, Fy = products.zt(products.block(x)), products.zt(products.block(y))
+    with blas.all_threads():
+        F, Fy = products.zt(products.block(x)), products.zt(products.block(y))
     of_y = products.inner(Fy, Fy, sets.weights)[:, 0]
     columns, order, parts = sparse.csc_array(sets.weights), [], []
     for which, count in batches(np.diff(columns.indptr), fitted.replicates, settings.pair_work):
