@@ -27,8 +27,8 @@ from .merge_files import (
     REFITTED,
     SUMMARY,
     TRACE,
+    MergeRound,
     Partition,
-    Round,
     fit_prefix,
     merge_lines,
     round_files,
@@ -118,7 +118,7 @@ def run_merge(
 
 def merge_rounds(
     method: str, inputs: Inputs, merging: Merging, folder: Path, partition: Partition
-) -> tuple[list[Round], str]:
+) -> tuple[list[MergeRound], str]:
     """One round, or two where weak components were merged, and why it ended; writes every round when it is done."""
     first = fitted_round(method, inputs, partition, merging, folder, 0)
     remove_stale(folder)
@@ -146,8 +146,8 @@ def fitted_round(
     merging: Merging,
     folder: Path,
     number: int,
-    before: Round | None = None,
-) -> Round:
+    before: MergeRound | None = None,
+) -> MergeRound:
     """Fit, plan, and write the files of a round."""
     prefix = fit_prefix(folder, number)
     io.check_writable(prefix)
@@ -158,7 +158,7 @@ def fitted_round(
     ((_, result, seconds),) = found
     cutoff = Z_CUTOFF if merging.asked.z_cutoff is None else merging.asked.z_cutoff
     plan = merge_plan(result.theta, scaled_covariance(result, merging.asked), result.names, cutoff)
-    done = Round(inputs, partition, result, seconds, plan)
+    done = MergeRound(inputs, partition, result, seconds, plan)
     inputs.check_unchanged()
     io.write_all(round_files(folder, number, done, merging.analysis, merging.settings, before))
     return done
@@ -182,7 +182,7 @@ def remove_stale(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_outcome(prefix: str, folder: Path, rounds: list[Round], reason: str, asked: Merge) -> None:
+def write_outcome(prefix: str, folder: Path, rounds: list[MergeRound], reason: str, asked: Merge) -> None:
     """The trace, the summary, and the last fit's exports and components beside OUT.*; all or none."""
     last = rounds[-1]
     before = rounds[0] if len(rounds) > 1 else None

@@ -32,7 +32,7 @@ class Partition(NamedTuple):
     rows: np.ndarray
 
 
-class Round(NamedTuple):
+class MergeRound(NamedTuple):
     """One fit, with the components it had and what becomes of them."""
 
     inputs: Inputs
@@ -51,7 +51,7 @@ def spec_path(folder: Path, number: int) -> Path:
 
 
 def round_files(
-    folder: Path, number: int, done: Round, analysis: Analysis, settings: dict[str, Any], before: Round | None
+    folder: Path, number: int, done: MergeRound, analysis: Analysis, settings: dict[str, Any], before: MergeRound | None
 ) -> dict[str, str | bytes]:
     """Path and content of all files of a round; ``settings``: what they tell of the flags."""
     prefix, spec, result = fit_prefix(folder, number), spec_path(folder, number), done.result
@@ -74,7 +74,7 @@ def round_files(
     }
 
 
-def spec_record(partition: Partition, names: tuple[str, ...], before: Round | None) -> dict[str, Any]:
+def spec_record(partition: Partition, names: tuple[str, ...], before: MergeRound | None) -> dict[str, Any]:
     """A component file of the components: rows of the genotype files, weights where they are not all 1, and for merged
     ones where they come from."""
     columns = sparse.csc_array(partition.weights)
@@ -112,7 +112,7 @@ def origins(plan: MergePlan) -> dict[str, dict[str, Any]]:
     return described
 
 
-def merge_lines(rounds: list[Round], reason: str) -> list[str]:
+def merge_lines(rounds: list[MergeRound], reason: str) -> list[str]:
     """What was merged and why, and what the last fit says of its components."""
     first, plan = rounds[0], rounds[0].plan
     weak, G = len(plan.weak), len(plan.names)
@@ -145,7 +145,7 @@ def z_lines(plan: MergePlan, result: FitResult, fates: list[str] | None) -> list
     return lines
 
 
-def trace_table(rounds: list[Round], asked: Merge) -> pd.DataFrame:
+def trace_table(rounds: list[MergeRound], asked: Merge) -> pd.DataFrame:
     """A row for each round, with the reference system's columns."""
     rows = []
     for number, done in enumerate(rounds):
@@ -177,7 +177,7 @@ def trace_table(rounds: list[Round], asked: Merge) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def summary_record(rounds: list[Round], reason: str, asked: Merge) -> dict[str, Any]:
+def summary_record(rounds: list[MergeRound], reason: str, asked: Merge) -> dict[str, Any]:
     """What was done, and the estimates, errors and z of both fits by component."""
     first, last = rounds[0], rounds[-1]
     analysed = first.result.num_samples
@@ -199,7 +199,7 @@ def summary_record(rounds: list[Round], reason: str, asked: Merge) -> dict[str, 
     }
 
 
-def round_record(done: Round, number: int, merges: bool) -> dict[str, Any]:
+def round_record(done: MergeRound, number: int, merges: bool) -> dict[str, Any]:
     """A round of the summary; ``merges``: whether another follows, so that its weak components were merged."""
     plan, result = done.plan, done.result
     statuses = [status if merges or status != MERGED else "weak" for status in plan.statuses]

@@ -45,7 +45,7 @@ from .report import (
 )
 from .scan import Sets, check_scan, scan_files, scan_sets, with_scan
 from .traits_table import TraitsTable, failed_row, row_of
-from .unused import REML, Run, noted, plan_notes
+from .unused import REML, Outcome, noted, plan_notes
 from .wording import in_flags
 
 
@@ -153,7 +153,7 @@ def fit_group(inputs: Inputs, asked: Asked, run: dict[str, Any], table: TraitsTa
     check_folds(inputs, asked.further.effects.cv)
     sets = scan_sets(asked.scan, inputs, analysis)
     method = choose_method(inputs, analysis.estimation.method)
-    known = Run(method, inputs.covariance.num_components, inputs.planned.backend)
+    known = Outcome(method, inputs.covariance.num_components, inputs.planned.backend)
     inputs = noted(inputs, asked.line, REML, known)
     plan = plan_lines(inputs, method, analysis, run["threads"])
     asked.say("\n".join([*plan, ""]), flush=True)
@@ -244,7 +244,7 @@ def partition_of(inputs: Inputs, analysis: Analysis) -> Partition:
 
 def write_grms(inputs: Inputs, asked: Asked) -> None:
     """``--make-grm``: every component's relationship matrix in GCTA's format."""
-    inputs = noted(inputs, asked.line, REML, Run(backend=inputs.planned.backend))
+    inputs = noted(inputs, asked.line, REML, Outcome(backend=inputs.planned.backend))
     asked.say("\n".join(grm_lines(inputs, asked.analysis.scaling.standardize)), flush=True)
     covariance = inputs.genetic
     check_outputs(grm_outputs(asked.output, covariance.names), asked.line)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from gpu_reml import io
 from gpu_reml.io.sparse import PathTable, path_frame, path_svg
-from gpu_reml.reml.studies.sparse import Explained, Round, SparseResult
+from gpu_reml.reml.studies.sparse import Explained, RoundRecord, SparseResult
 from gpu_reml.reml.tables import Sum, shown
 
 from .inputs import Inputs
@@ -86,7 +86,7 @@ def path_table(result: SparseResult, inputs: Inputs) -> PathTable:
     )
 
 
-def round_line(record: Round, inputs: Inputs) -> str:
+def round_line(record: RoundRecord, inputs: Inputs) -> str:
     """One round as a person reads it."""
     theta = " ".join(f"{value:.5g}" for value in record.theta)
     certified = f"KKT to {record.kkt_violation:.1e} of lambda" if record.kkt_rounds else "KKT not checked"
@@ -97,13 +97,13 @@ def round_line(record: Round, inputs: Inputs) -> str:
     )
 
 
-def round_record(record: Round, ids: np.ndarray) -> dict[str, Any]:
+def round_record(record: RoundRecord, ids: np.ndarray) -> dict[str, Any]:
     """A round with the names that files use; ``support`` counts the analysed variants."""
     values = record._asdict()
     return {"lambda": values.pop("lam"), **values, "snp_ids": ids[list(record.support)].tolist()}
 
 
-def history_record(rounds: list[Round], inputs: Inputs, status: str) -> dict[str, Any]:
+def history_record(rounds: list[RoundRecord], inputs: Inputs, status: str) -> dict[str, Any]:
     """``OUT.history.json``: every round, its variants by id as well."""
     ids = inputs.variants.table["id"].to_numpy()
     return {

@@ -19,7 +19,7 @@ from gpu_reml.reml import (
 )
 from gpu_reml.reml.studies.certified import AT_ONCE, KktSettings, LassoSettings
 from gpu_reml.reml.studies.lasso import SMALLEST_RATIO, DescentSettings, PathSettings
-from gpu_reml.reml.studies.sparse import Round, SparseSettings, sparse_reml
+from gpu_reml.reml.studies.sparse import RoundRecord, SparseSettings, sparse_reml
 
 from .align import Group, groups_of_samples
 from .flags.analysis import Analysis
@@ -37,7 +37,7 @@ from .progress import Progress
 from .read import Tables, read_tables
 from .report import plan_lines
 from .sparse_report import closing_lines, history_record, output_files, round_line, selected_table, summary_record
-from .unused import SPARSE, Run, noted, plan_notes
+from .unused import SPARSE, Outcome, noted, plan_notes
 
 SOLVING = 12  # solving holds so many blocks of the columns that are solved at once, as in a fit
 PATIENCE = 10  # a path ends after so many values of lambda without a lower EBIC
@@ -82,14 +82,14 @@ def sparse_command(line: CommandLine, threads: int) -> bool:
     inputs = load_group(tables, group, planned, analysis)
     check_components(inputs)
     method = choose_method(inputs, analysis.estimation.method)
-    inputs = noted(inputs, line, SPARSE, Run(method, inputs.covariance.num_components, planned.backend))
+    inputs = noted(inputs, line, SPARSE, Outcome(method, inputs.covariance.num_components, planned.backend))
     say = (lambda *_, **__: None) if asked.screen.quiet else print
     plan = plan_lines(inputs, method, analysis, threads)
     say("\n".join([f"gpu-reml-sparse {version('gpu-reml')}", *plan, ""]), flush=True)
     write_samples(inputs.alignment, output)
-    rounds: list[Round] = []
+    rounds: list[RoundRecord] = []
 
-    def finished(record: Round) -> None:
+    def finished(record: RoundRecord) -> None:
         rounds.append(record)
         io.write_json(f"{output.out}.history.json", history_record(rounds, inputs, "running"))
         say(round_line(record, inputs), flush=True)

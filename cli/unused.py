@@ -15,7 +15,7 @@ from .inputs import Inputs
 from .parser import CommandLine
 
 
-class Run(NamedTuple):
+class Outcome(NamedTuple):
     """What an analysis turned out to be; None where that is not decided, as in a plan.
 
     ``num_components``: of the covariance that is fitted, with the residual ones beside a first.  ``null``: the method
@@ -32,44 +32,44 @@ class Rule(NamedTuple):
     """``names``: of values, separated by blanks."""
 
     names: str
-    holds: Callable[[CommandLine, Run], object]
+    holds: Callable[[CommandLine, Outcome], object]
     why: str
 
 
-def notes_on_flags(line: CommandLine, rules: Sequence[Rule], run: Run) -> list[str]:
+def notes_on_flags(line: CommandLine, rules: Sequence[Rule], outcome: Outcome) -> list[str]:
     """A note for each reason with the flags, as they were typed, that change nothing; and those typed twice."""
     found: dict[str, list[str]] = {}
     told: set[str] = set()
     for rule in rules:
         names = [name for name in rule.names.split() if name in line.typed and name not in told]
-        if names and rule.holds(line, run):
+        if names and rule.holds(line, outcome):
             told.update(names)
             found.setdefault(rule.why, []).extend(line.typed[name] for name in names)
     return [*line.replaced, *(f"{', '.join(flags)}: no effect, since {why}" for why, flags in found.items())]
 
 
-def noted(inputs: Inputs, line: CommandLine, rules: Sequence[Rule], run: Run) -> Inputs:
+def noted(inputs: Inputs, line: CommandLine, rules: Sequence[Rule], outcome: Outcome) -> Inputs:
     """The inputs with these notes among theirs."""
-    return inputs._replace(notes=(*inputs.notes, *notes_on_flags(line, rules, run)))
+    return inputs._replace(notes=(*inputs.notes, *notes_on_flags(line, rules, outcome)))
 
 
 def plan_notes(line: CommandLine, rules: Sequence[Rule], backend: str) -> list[str]:
     """Lines for a plan, before which nothing but the backend is decided."""
-    return [f"note: {note}" for note in notes_on_flags(line, rules, Run(backend=backend))]
+    return [f"note: {note}" for note in notes_on_flags(line, rules, Outcome(backend=backend))]
 
 
-def always(line: CommandLine, run: Run) -> bool:
+def always(line: CommandLine, outcome: Outcome) -> bool:
     return True
 
 
-def without(*names: str) -> Callable[[CommandLine, Run], bool]:
+def without(*names: str) -> Callable[[CommandLine, Outcome], bool]:
     """Holds where none of these is given."""
-    return lambda line, run: not any(line.get(name) for name in names)
+    return lambda line, outcome: not any(line.get(name) for name in names)
 
 
-def by(*methods: str) -> Callable[[CommandLine, Run], bool]:
+def by(*methods: str) -> Callable[[CommandLine, Outcome], bool]:
     """Holds for these methods."""
-    return lambda line, run: run.method in methods
+    return lambda line, outcome: outcome.method in methods
 
 
 def draws_after_the_fit(line: CommandLine) -> bool:
@@ -77,17 +77,17 @@ def draws_after_the_fit(line: CommandLine) -> bool:
     return any(map(line.get, ("cv", "reliability", "scan", "scan_genes", "scan_windows")))
 
 
-def only_matrices(line: CommandLine, run: Run) -> bool:
+def only_matrices(line: CommandLine, outcome: Outcome) -> bool:
     """Whether relationship matrices are all there is."""
     return not Genotypes.of(line.values).given
 
 
-def smile(line: CommandLine, run: Run) -> bool:
+def smile(line: CommandLine, outcome: Outcome) -> bool:
     """Whether components are blocks of weights."""
     return Smile.of(line.values).wanted
 
 
-def no_sets(line: CommandLine, run: Run) -> bool:
+def no_sets(line: CommandLine, outcome: Outcome) -> bool:
     """Whether no sets of variants are asked for."""
     return not Components.of(line.values).given
 
@@ -109,7 +109,9 @@ DATA = (
         "PLINK 1 files have no dosages",
     ),
 )
-DEVICE = (Rule("gpu_budget_gib ring_depth num_gpus", lambda line, run: run.backend == "cpu", "this runs on the CPU"),)
+DEVICE = (
+    Rule("gpu_budget_gib ring_depth num_gpus", lambda line, outcome: outcome.backend == "cpu", "this runs on the CPU"),
+)
 COMPONENTS = (
     Rule("ld_scores", without("ld_bins"), "they are for --ld-bins"),
     Rule("uncovered empty_components", smile, "blocks of weights cover all variants"),
@@ -124,7 +126,7 @@ OF_FITS = (
 REML = (
     *ACCEPTED,
     *DATA,
-    Rule(OF_FITS, lambda line, run: line.get("make_grm"), "--make-grm writes matrices and fits nothing"),
+    Rule(OF_FITS, lambda line, outcome: line.get("make_grm"), "--make-grm writes matrices and fits nothing"),
     Rule(
         "extract exclude chr autosome from_bp to_bp mind geno hwe maf max_maf dosage cache standardize alpha "
         "uncovered empty_components w_normalization ld_scores",
@@ -134,7 +136,7 @@ REML = (
     *COMPONENTS,
     Rule(
         "smile_optimizer",
-        lambda line, run: line.get("smile_optimizer") != "strict",
+        lambda line, outcome: line.get("smile_optimizer") != "strict",
         "there is one optimiser, which never steps downhill",
     ),
     Rule("smile_scoring_step_tol", always, "a fit stops by its score, in standard errors"),
@@ -143,28 +145,30 @@ REML = (
     Rule("admix_residual_mode", without("admix_q"), "it is of the ancestries of --admix-q"),
     *DEVICE,
     Rule("max_probes mc_target", by("exact"), PROBES),
-    Rule("seed", lambda line, run: run.method == "exact" and not draws_after_the_fit(line), PROBES),
+    Rule("seed", lambda line, outcome: outcome.method == "exact" and not draws_after_the_fit(line), PROBES),
     Rule("mc_target", by(*MOMENTS), "he and pcgc take all of their probes at once"),
     Rule(
         "max_probes",
-        lambda line, run: run.method in MOMENTS and line.get("max_probes") > HE_PROBES,
+        lambda line, outcome: outcome.method in MOMENTS and line.get("max_probes") > HE_PROBES,
         f"he and pcgc take {HE_PROBES} probes",
     ),
     Rule("max_iterations verbose", by(*MOMENTS), "he and pcgc have no iterations"),
     Rule(
         "max_iterations",
-        lambda line, run: run.method == "stochastic" and run.num_components == 1,
+        lambda line, outcome: outcome.method == "stochastic" and outcome.num_components == 1,
         "one component is answered by a Lanczos run, which goes on until it settles",
     ),
     Rule("resume checkpoint_seconds", by("exact", *MOMENTS), "only stochastic fits keep checkpoints"),
     Rule(
         "joint_test",
-        lambda line, run: run.method in MOMENTS or run.num_components == 1,
+        lambda line, outcome: outcome.method in MOMENTS or outcome.num_components == 1,
         "there is a Wald test of REML with several components only",
     ),
     Rule("lrt profile", by(*MOMENTS), "he and pcgc have no likelihood"),
     Rule("constrain", by(*MOMENTS), "he and pcgc have no bounds"),
-    Rule("lrt", lambda line, run: run.num_components == 1, "the one component's likelihood ratio is always there"),
+    Rule(
+        "lrt", lambda line, outcome: outcome.num_components == 1, "the one component's likelihood ratio is always there"
+    ),
 )
 GWAS = (
     WIDTH,
@@ -173,7 +177,7 @@ GWAS = (
     Rule("verbose", always, "there is nothing more to print"),
     Rule("solver max_probes seed", by("ols"), "least squares fits no variance"),
     Rule("max_probes seed", by("exact"), PROBES),
-    Rule("max_probes", lambda line, run: run.null == "exact", "the null model is fitted by dense REML"),
+    Rule("max_probes", lambda line, outcome: outcome.null == "exact", "the null model is fitted by dense REML"),
 )
 SPARSE = (
     *ACCEPTED,
@@ -190,7 +194,7 @@ SPARSE = (
     Rule("lasso_ebic_es_min_delta", without("lasso_ebic_early_stop"), "the path does not end early"),
     Rule(
         "screen_topk",
-        lambda line, run: line.get("screen_topk") >= line.get("candidate_k"),
+        lambda line, outcome: line.get("screen_topk") >= line.get("candidate_k"),
         "it limits --candidate-k, which is no larger",
     ),
 )
@@ -202,7 +206,7 @@ RELAX = (
     Rule("verbose", always, "it is the default"),
     Rule(
         "theta_random_low theta_random_high",
-        lambda line, run: line.get("theta_init_npy"),
+        lambda line, outcome: line.get("theta_init_npy"),
         "memberships are from a file",
     ),
 )

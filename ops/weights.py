@@ -19,7 +19,7 @@ class HeldBlocks(NamedTuple):
     starts: np.ndarray
 
 
-class Run(NamedTuple):
+class Stretch(NamedTuple):
     """Variants ``start:stop`` that are all of dense blocks, ``matrices``, or (none) all of identity blocks."""
 
     start: int
@@ -125,7 +125,7 @@ class BlockWeights:
                 out[rows] *= U.dtype.type(factor)
         return out
 
-    def runs(self, start: int, stop: int) -> Iterator[Run]:
+    def runs(self, start: int, stop: int) -> Iterator[Stretch]:
         """The blocks of variants start:stop, dense and identity ones in turns; a dense block that sticks out is an
         error."""
         first = int(np.searchsorted(self.starts, start, side="right")) - 1
@@ -135,17 +135,17 @@ class BlockWeights:
             W, here, end = self.matrices[first], int(self.starts[first]), int(self.starts[first + 1])
             if isinstance(W, int):
                 if dense:
-                    yield Run(begin, here, tuple(dense))
+                    yield Stretch(begin, here, tuple(dense))
                     dense = []
                 begin = min(end, stop)
-                yield Run(max(here, start), begin, ())
+                yield Stretch(max(here, start), begin, ())
             else:
                 if here < start or end > stop:
                     raise ValueError(_CUT.format(start=start, stop=stop))
                 dense.append(W)
             first += 1
         if dense:
-            yield Run(begin, stop, tuple(dense))
+            yield Stretch(begin, stop, tuple(dense))
 
     def stretches(self, width: int) -> Iterator[tuple[int, int]]:
         """(start, stop) of consecutive variants that W mixes with no others: whole blocks that together are at most

@@ -88,7 +88,7 @@ class Information(NamedTuple):
     converged: bool
 
 
-class Model(NamedTuple):
+class Arguments(NamedTuple):
     """The arguments of a function of theta, checked: phenotype (n,) over its ``scale``, basis of X (n, c), a covariance
     of one residual and its variances (G + 1,) over the scale's square."""
 
@@ -99,14 +99,14 @@ class Model(NamedTuple):
     scale: float
 
 
-def model_of(theta, y, X, covariance) -> Model:
+def arguments_of(theta, y, X, covariance) -> Arguments:
     """The arguments as numerics take them, or a ValueError that names the wrong one."""
     y = as_vector(y, "y")
     covariance = genetic(as_covariance(covariance, len(y)))
     n = covariance.num_samples
     traits = make_traits(as_vector(y, "y", n)[:, None], as_matrix(X, "X", n))
     theta, scale = as_variances(theta, "theta", covariance.num_components + 1), float(traits.scales[0])
-    return Model(traits.scaled[:, 0], traits.Q, covariance, theta / scale**2, scale)
+    return Arguments(traits.scaled[:, 0], traits.Q, covariance, theta / scale**2, scale)
 
 
 def on_complement(Q: Block, apply_v: Apply) -> Apply:
@@ -205,9 +205,9 @@ def loglik(
     """
     solver = checked_solver(solver)
     if theta is None:
-        model, apply_v = model_of_v(y, X, covariance)
+        model, apply_v = arguments_of_v(y, X, covariance)
     else:
-        model = model_of(theta, y, X, covariance)
+        model = arguments_of(theta, y, X, covariance)
         apply_v = apply_v_at(model.covariance, model.theta)
     preconditioner = preconditioner_at(preconditioner, model.theta, model.scale)
     Z = trace_probes(probes, len(model.y))
@@ -245,13 +245,13 @@ def log_determinants(Q: Block, Z: Block, apply_v: Apply, preconditioner, options
     return found.per_probe + preconditioner.logdet, found.converged
 
 
-def model_of_v(y, X, V) -> tuple[Model, Apply]:
+def arguments_of_v(y, X, V) -> tuple[Arguments, Apply]:
     """The model whose covariance is V itself, and B -> V B over the scale's square."""
     y = as_vector(y, "y")
     apply_v = symmetric_in_sight(as_apply(V, "covariance", len(y)), "covariance")
     traits = make_traits(y[:, None], as_matrix(X, "X", len(y)))
     scale = float(traits.scales[0])
-    return Model(traits.scaled[:, 0], traits.Q, V, None, scale), lambda B: apply_v(B) / B.dtype.type(scale**2)
+    return Arguments(traits.scaled[:, 0], traits.Q, V, None, scale), lambda B: apply_v(B) / B.dtype.type(scale**2)
 
 
 def checked_solver(solver: Solver) -> Solver:
@@ -310,7 +310,7 @@ def score(
     [-0.22999, -0.183022]
     """
     solver = checked_solver(solver)
-    y, Q, covariance, theta, scale = model_of(theta, y, X, covariance)
+    y, Q, covariance, theta, scale = arguments_of(theta, y, X, covariance)
     probes = trace_probes(probes, len(y))
     check_independent(preconditioner, probes)
     preconditioner = preconditioner_at(preconditioner, theta, scale)
@@ -386,7 +386,7 @@ def average_information(
     [[0.3078, 0.2663], [0.2663, 0.2466]]
     """
     solver = checked_solver(solver)
-    y, Q, covariance, theta, scale = model_of(theta, y, X, covariance)
+    y, Q, covariance, theta, scale = arguments_of(theta, y, X, covariance)
     preconditioner = preconditioner_at(preconditioner, theta, scale)
     apply_v, options = apply_v_at(covariance, theta), {**solver_options(solver), "at_once": solver.columns}
     B, Q = covariance.block(y[:, None]), covariance.block(Q)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..weights import BlockWeights, Run, overlapping
+from ..weights import BlockWeights, Stretch, overlapping
 from .block import DeviceBlock, ShardedBlock
 from .interface import Array, Selection
 
@@ -50,7 +50,7 @@ class BlockProducts:
                 shard.device.combine(U[here], ones, None, None, out[here])
         return out
 
-    def _matrices(self, shard, weights: BlockWeights, run: Run) -> Any:
+    def _matrices(self, shard, weights: BlockWeights, run: Stretch) -> Any:
         """Dense blocks on the device; those of the last weights stay, whatever their factors, if they are few."""
         placed = self._placed["matrices"][1]
         if (held := placed.get(run.start)) is not None:

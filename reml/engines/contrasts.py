@@ -12,19 +12,19 @@ from ..kernels import kernels_of
 class Contrasts(NamedTuple):
     """A'B and A C for the orthonormal basis A (n, n - c) of the complement of Q: the last columns of a reflection.
 
-    H = I - W core W' with W (n, c) maps Q to the first c coordinates, so A takes no n x n memory.
+    H = I - W middle W' with W (n, c) maps Q to the first c coordinates, so A takes no n x n memory.
     Source: Schreiber & Parlett 1988, SIAM J. Numer. Anal. 25:189.
     """
 
     W: np.ndarray
-    core: np.ndarray
+    middle: np.ndarray
 
     @property
     def num_fixed(self) -> int:
         return self.W.shape[1]
 
     def reflect(self, B: np.ndarray) -> np.ndarray:
-        return B - self.W @ (self.core @ (self.W.T @ B))
+        return B - self.W @ (self.middle @ (self.W.T @ B))
 
     def coordinates(self, B: np.ndarray) -> np.ndarray:
         """A'B (n - c, k) of B (n, k)."""
@@ -37,12 +37,12 @@ class Contrasts(NamedTuple):
     def restrict(self, K: np.ndarray) -> np.ndarray:
         """A'K A (n - c, n - c) of a symmetric K (n, n), both by their upper triangles; K is overwritten.
 
-        H K H = K - U W' - W U' with U = T - W core W'T / 2, T = K W core.  Cost: 4 c n^2 flop.
+        H K H = K - U W' - W U' with U = T - W middle W'T / 2, T = K W middle.  Cost: 4 c n^2 flop.
         """
         c = self.num_fixed
         if c:
-            T = blas.dsymm(1.0, K.T, self.W, lower=1) @ self.core
-            U = T - self.W @ (self.core @ (self.W.T @ T)) / 2
+            T = blas.dsymm(1.0, K.T, self.W, lower=1) @ self.middle
+            U = T - self.W @ (self.middle @ (self.W.T @ T)) / 2
             K = blas.dsyr2k(-1.0, U, self.W, beta=1.0, c=K.T, lower=1, overwrite_c=1).T
         return K[c:, c:]
 

@@ -10,7 +10,7 @@ from scipy.linalg import blas, lapack
 
 from ..formulas import restricted_loglik
 from . import spectral
-from .search import Point
+from .search import DensePoint
 from .spectral import Measure, Spectrum
 from .triangles import Triangles
 
@@ -80,7 +80,7 @@ class SpectralModel:
         if not np.isfinite(value):
             return None
         d = spectral.eigenvalues_of_v(theta, self.values)[:, None]
-        return Point(theta, value, d, self.y / d)
+        return DensePoint(theta, value, d, self.y / d)
 
     def solve(self, point, B):
         return B / point.factor
@@ -113,7 +113,7 @@ class DenseModel:
             return None
         Py = lapack.dpotrs(L, self.y, lower=1)[0]
         logdet = 2 * np.log(np.diag(L)).sum()
-        return Point(theta, float(restricted_loglik(logdet, (self.y.T @ Py).item(), N)), L, Py)
+        return DensePoint(theta, float(restricted_loglik(logdet, (self.y.T @ Py).item(), N)), L, Py)
 
     def solve(self, point, B):
         return lapack.dpotrs(point.factor, B, lower=1)[0]

@@ -49,7 +49,7 @@ from .contrasts import Contrasts, contrast_kernels, contrasts
 from .dense import DenseModel, Diagonalised, SpectralModel
 from .exact_tests import exact_curves, exact_ratio_tests
 from .null import lrt_weights, null_loglik
-from .search import Point, Search, search
+from .search import DensePoint, SearchResult, search
 from .triangles import ROWS, Triangles
 
 AnyModel = SpectralModel | DenseModel
@@ -256,7 +256,7 @@ def exact_seconds(
     return forming + SEPARATING * G**2 * n**2 + num_traits * ITERATIONS * iteration
 
 
-def result_of(model: AnyModel, ended: Search, trait: Traits, problem: Problem) -> FitResult:
+def result_of(model: AnyModel, ended: SearchResult, trait: Traits, problem: Problem) -> FitResult:
     """Information, fixed effects and, for one component, the profile of h2 at the end of the search."""
     covariance, settings, lower = problem.covariance, problem.settings, problem.lower
     point, theta, layout = ended.point, ended.point.theta, layout_of(problem.covariance)
@@ -298,7 +298,7 @@ def result_of(model: AnyModel, ended: Search, trait: Traits, problem: Problem) -
     return with_profiles(result, curves, scale)
 
 
-def effects_of(model: AnyModel, point: Point, trait: Traits, problem: Problem) -> FixedEffects:
+def effects_of(model: AnyModel, point: DensePoint, trait: Traits, problem: Problem) -> FixedEffects:
     """Generalised least squares; c + 1 column-passes."""
     covariance, basis, Q = problem.covariance, problem.basis, trait.Q
     block = covariance.block(np.column_stack([basis.vectors(model.back(point.Py)), Q]))

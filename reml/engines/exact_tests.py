@@ -10,7 +10,7 @@ from ..profile import Curve, Drop, Quantity, curve_of, quantities
 from ..residuals import Layout
 from ..result import Status
 from ..settings import FitSettings
-from .search import Model, Point, Search, average_information, search
+from .search import DensePoint, Likelihood, SearchResult, average_information, search
 
 # A search within a profile or a test takes at most so many steps.
 MOST_STEPS = 200
@@ -18,14 +18,16 @@ MOST_STEPS = 200
 END_ERROR = 1e-4
 
 
-def maximum(model: Model, theta: np.ndarray, lower: np.ndarray, settings: FitSettings, estimated: np.ndarray) -> Search:
+def maximum(
+    model: Likelihood, theta: np.ndarray, lower: np.ndarray, settings: FitSettings, estimated: np.ndarray
+) -> SearchResult:
     """The highest likelihood from theta along what is ``estimated``: see :func:`~gpu_reml.reml.step.ai_step`."""
     own = replace(settings, max_iterations=max(MOST_STEPS, settings.max_iterations))
     return search(model, theta, lower, own, lambda *record: record, estimated)
 
 
 def exact_ratio_tests(
-    model: Model, point: Point, lower: np.ndarray, layout: Layout, settings: FitSettings
+    model: Likelihood, point: DensePoint, lower: np.ndarray, layout: Layout, settings: FitSettings
 ) -> tuple[RatioTest, ...]:
     """The tests that ``settings`` ask for, at the maximum ``point``; a search for each of components above zero."""
     tests = []
@@ -42,7 +44,12 @@ def exact_ratio_tests(
 
 
 def exact_curves(
-    model: Model, point: Point, lower: np.ndarray, layout: Layout, settings: FitSettings, covariance: np.ndarray
+    model: Likelihood,
+    point: DensePoint,
+    lower: np.ndarray,
+    layout: Layout,
+    settings: FitSettings,
+    covariance: np.ndarray,
 ) -> tuple[Curve, ...]:
     """Profiles of every component and of h2, if ``settings`` ask for them; a search for each value that is looked at.
 
@@ -59,7 +66,7 @@ def exact_curves(
     return tuple(curves)
 
 
-def dense_drop(model: Model, point: Point, lower: np.ndarray, settings: FitSettings, quantity: Quantity):
+def dense_drop(model: Likelihood, point: DensePoint, lower: np.ndarray, settings: FitSettings, quantity: Quantity):
     """v -> (:class:`~gpu_reml.reml.profile.Drop` from the maximum ``point``, theta there or None); each search starts
     where the last ended."""
     last = point.theta

@@ -67,7 +67,7 @@ class Cohort(NamedTuple):
         return len(self.Q) - self.Q.shape[1]
 
 
-class Run(NamedTuple):
+class LanczosRun(NamedTuple):
     """A Lanczos run: its ``state``, and for every step ``edges`` (c, b) = Q'K q, from which fixed effects follow."""
 
     state: LanczosState
@@ -77,8 +77,8 @@ class Run(NamedTuple):
     def num_steps(self) -> int:
         return len(self.edges)
 
-    def take(self, which: np.ndarray | slice) -> "Run":
-        return Run(self.state.take(which), tuple(edge[:, which] for edge in self.edges))
+    def take(self, which: np.ndarray | slice) -> "LanczosRun":
+        return LanczosRun(self.state.take(which), tuple(edge[:, which] for edge in self.edges))
 
     def measures(self, columns: slice) -> list[Measure]:
         """Spectral measures of some columns."""
@@ -92,15 +92,15 @@ class Run(NamedTuple):
 class Runs(NamedTuple):
     """The runs of the traits and of the columns of F, which may have other numbers of steps."""
 
-    traits: Run
-    fixed: Run
+    traits: LanczosRun
+    fixed: LanczosRun
 
 
 class Settling(NamedTuple):
     """The run between two steps: what the probes said in the first one, every trait's history and last (theta,
     log-likelihood), and the column-passes so far."""
 
-    run: Run
+    run: LanczosRun
     moments: tuple[np.ndarray, np.ndarray, np.ndarray]
     history: tuple[tuple[Record, ...], ...]
     last: tuple[tuple[np.ndarray, float] | None, ...]
@@ -167,7 +167,13 @@ def krylov_fits(
 
 
 def further(
-    result: FitResult, found: "Found", calibration: Calibration, settings: FitSettings, scale: float, *, exact: bool
+    result: FitResult,
+    found: "TraitFit",
+    calibration: Calibration,
+    settings: FitSettings,
+    scale: float,
+    *,
+    exact: bool,
 ) -> FitResult:
     """The result with the tests and profiles that are asked for; the test of one component is that of all."""
     tests = tuple(test_of_one(result.names, result.lrt) for _ in tested_sets(settings.lrt, result.names))
@@ -193,7 +199,7 @@ def prepared(covariance: Covariance, Q: Block, KQ: Block) -> Cohort:
     return Cohort(covariance, Q, trace, inner, F[:, moved], moved)
 
 
-def advance(cohort: Cohort, run: Run, image: Block | None = None) -> Run:
+def advance(cohort: Cohort, run: LanczosRun, image: Block | None = None) -> LanczosRun:
     """One Lanczos step of every column.  ``image``: K times the run's current vectors, where it is known already."""
     edges = []
 
@@ -205,16 +211,16 @@ def advance(cohort: Cohort, run: Run, image: Block | None = None) -> Run:
         return W - cohort.Q @ edges[-1].astype(W.dtype)
 
     state = lanczos_step(apply, run.state)
-    return Run(state, (*run.edges, *edges))
+    return LanczosRun(state, (*run.edges, *edges))
 
 
-def first_steps(run: Run, num_lead: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def first_steps(run: LanczosRun, num_lead: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Squared norm, alpha and beta of the probes' first step."""
     state = run.state
     return state.norms2[num_lead:], state.alphas[0][num_lead:], state.betas[0][num_lead:]
 
 
-def probe_spectra(run: Run, num_lead: int, moments) -> ProbeSpectra:
+def probe_spectra(run: LanczosRun, num_lead: int, moments) -> ProbeSpectra:
     """Spectral measures of the deep probes and first moments of all, after the steps so far."""
     deep = run.measures(slice(num_lead, None))
     return spectra_of(np.stack([m.nodes for m in deep]), np.stack([m.weights for m in deep]), moments)
@@ -225,7 +231,7 @@ def begin(cohort: Cohort, traits: Traits, probes: np.ndarray) -> Settling:
     lead = columns(cohort.covariance.block(traits.scaled), cohort.F)
     num_lead, t = lead.shape[1], traits.Y.shape[1]
     Z = project(cohort.Q, cohort.covariance.block(probes))
-    run = advance(cohort, Run(lanczos_start(columns(lead, Z)), ()))
+    run = advance(cohort, LanczosRun(lanczos_start(columns(lead, Z)), ()))
     moments = first_steps(run, num_lead)
     norms2, alpha, beta = moments
     forms, squares = norms2 * alpha, norms2 * (alpha**2 + beta**2)
@@ -283,7 +289,7 @@ def moved(traits: Traits, at: Settling, trace: Measure, dimension: int, settings
     return at._replace(history=history, last=tuple(last)), settled
 
 
-class Found(NamedTuple):
+class TraitFit(NamedTuple):
     """The estimate of a trait that was scaled to unit variance, and what its errors follow from."""
 
     spectrum: Spectrum
@@ -299,7 +305,7 @@ class Found(NamedTuple):
 
 def estimate(
     cohort: Cohort, measure: Measure, calibration: Calibration, settings: FitSettings, *, exact: bool
-) -> Found:
+) -> TraitFit:
     """theta with its sampling information and Monte-Carlo covariance; no product."""
     spectrum = Spectrum(measure, calibration.measure, cohort.dimension)
     layout, floor = layout_of(cohort.covariance), settings.residual_floor
@@ -316,10 +322,10 @@ def estimate(
     ratio, ratio_of_deep = (
         largest_mc_ratio(theta, layout.mean_traces, sampling, part, layout.residual_traces) for part in (mc, mc_of_deep)
     )
-    return Found(spectrum, theta, ai, mc, free, ratio, ratio_of_deep, 0.5 * float(np.sqrt(errors[2, 2])), layout)
+    return TraitFit(spectrum, theta, ai, mc, free, ratio, ratio_of_deep, 0.5 * float(np.sqrt(errors[2, 2])), layout)
 
 
-def probes_wanted(found: list[Found], steps: int, spectra: ProbeSpectra, available: int, target: float):
+def probes_wanted(found: list[TraitFit], steps: int, spectra: ProbeSpectra, available: int, target: float):
     """(deep, all) probes at which every Monte-Carlo error is expected to meet the target at the least cost.
 
     The squared error is A / deep + B / all, the cost steps * deep + all: deep : all = sqrt(A / steps) : sqrt(B).
@@ -363,7 +369,7 @@ def further_probes(
 
 def spectra_of_probes(cohort: Cohort, fresh: np.ndarray, deep: int, steps: int) -> ProbeSpectra:
     """Spectra of probes (n, s) after one step, and of the first ``deep`` of them after ``steps``."""
-    run = advance(cohort, Run(lanczos_start(project(cohort.Q, cohort.covariance.block(fresh))), ()))
+    run = advance(cohort, LanczosRun(lanczos_start(project(cohort.Q, cohort.covariance.block(fresh))), ()))
     moments = first_steps(run, 0)
     if not deep:
         return spectra_of(np.zeros((0, steps)), np.zeros((0, steps)), moments)
@@ -374,7 +380,7 @@ def spectra_of_probes(cohort: Cohort, fresh: np.ndarray, deep: int, steps: int) 
 
 
 def result_of(
-    cohort: Cohort, runs: Runs, traits: Traits, which: int, found: Found, *, constrain: bool, **details
+    cohort: Cohort, runs: Runs, traits: Traits, which: int, found: TraitFit, *, constrain: bool, **details
 ) -> FitResult:
     """A trait's FitResult: likelihood, profile and fixed effects from what the runs have kept; no product."""
     layout = layout_of(cohort.covariance)
@@ -404,7 +410,7 @@ def result_of(
     )
 
 
-def krylov_coordinates(run: Run, column: int, theta: np.ndarray) -> np.ndarray:
+def krylov_coordinates(run: LanczosRun, column: int, theta: np.ndarray) -> np.ndarray:
     """(k,) P b in the Lanczos basis of start b: |b| (theta_g T + theta_e I)^-1 e_1."""
     alpha, beta, norms2 = (part[..., column] for part in run.state.tridiagonal)
     T = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
@@ -413,14 +419,14 @@ def krylov_coordinates(run: Run, column: int, theta: np.ndarray) -> np.ndarray:
     return np.linalg.solve(theta[0] * T + theta[1] * np.eye(len(alpha)), right)
 
 
-def edge_forms(run: Run, theta: np.ndarray) -> np.ndarray:
+def edge_forms(run: LanczosRun, theta: np.ndarray) -> np.ndarray:
     """(c, b) Q'K P b for the starts b of a run, sums over steps of the edges Q'K q; no product."""
     edges = np.stack(run.edges, axis=-1).astype(np.float64)
     forms = [edges[:, column] @ krylov_coordinates(run, column, theta) for column in range(edges.shape[1])]
     return np.stack(forms, axis=1) if forms else np.zeros(edges.shape[:2])
 
 
-def inverse_of(cohort: Cohort, fixed: Run, theta: np.ndarray) -> np.ndarray:
+def inverse_of(cohort: Cohort, fixed: LanczosRun, theta: np.ndarray) -> np.ndarray:
     """(c, c) :func:`~gpu_reml.reml.least_squares.fixed_inverse` from the run of F; no product."""
     FPF = np.zeros_like(cohort.inner)
     if cohort.moved.any():

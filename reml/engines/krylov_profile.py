@@ -8,7 +8,7 @@ from ..settings import FitSettings
 from . import spectral
 from .calibration import Calibration
 from .exact_tests import dense_drop
-from .search import Point
+from .search import DensePoint
 from .spectral import Spectrum
 
 # An end of an interval may err by so many standard errors.
@@ -26,7 +26,7 @@ class SpectrumModel:
         if not np.isfinite(value):
             return None
         d = spectral.eigenvalues_of_v(theta, self.spectrum.y.nodes)[:, None]
-        return Point(theta, value, d, self.y / d)
+        return DensePoint(theta, value, d, self.y / d)
 
     def solve(self, point, B):
         return B / point.factor

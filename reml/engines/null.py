@@ -11,7 +11,7 @@ from ..residuals import Layout, layout_of
 from ..result import ConvergenceError, Status
 from ..settings import FitSettings
 from ..traits import Traits
-from .search import Point, search
+from .search import DensePoint, search
 
 # The search takes at most so many steps of O(n) each; ten to fifty are usual.
 MOST_STEPS = 1000
@@ -36,7 +36,7 @@ class DiagonalModel:
         Py = self._solve(factor, self.y)
         logdet = np.log(v).sum() + 2 * np.log(np.diag(L)).sum()
         n, c = self.Q.shape
-        return Point(theta, float(restricted_loglik(logdet, (self.y.T @ Py).item(), n - c)), factor, Py)
+        return DensePoint(theta, float(restricted_loglik(logdet, (self.y.T @ Py).item(), n - c)), factor, Py)
 
     @staticmethod
     def _solve(factor, B):

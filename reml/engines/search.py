@@ -27,7 +27,7 @@ LEAST_CURVATURE = 0.1
 ROUNDING = 1e-12
 
 
-class Point(NamedTuple):
+class DensePoint(NamedTuple):
     """What is known at one theta: the log-likelihood, V factorised in the model's way, and P y (N, 1)."""
 
     theta: np.ndarray
@@ -36,28 +36,28 @@ class Point(NamedTuple):
     Py: np.ndarray
 
 
-class Model(Protocol):
+class Likelihood(Protocol):
     """The likelihood of the contrasts; ``solve(point, B)`` is V^-1 B (N, k)."""
 
-    def at(self, theta: np.ndarray) -> Point | None: ...
-    def solve(self, point: Point, B: np.ndarray) -> np.ndarray: ...
-    def traces(self, point: Point) -> np.ndarray: ...
+    def at(self, theta: np.ndarray) -> DensePoint | None: ...
+    def solve(self, point: DensePoint, B: np.ndarray) -> np.ndarray: ...
+    def traces(self, point: DensePoint) -> np.ndarray: ...
     def images(self, B: np.ndarray) -> np.ndarray: ...
 
 
-def derivatives(model: Model, point: Point) -> tuple[np.ndarray, np.ndarray]:
+def derivatives(model: Likelihood, point: DensePoint) -> tuple[np.ndarray, np.ndarray]:
     """Score 1/2 [y'P K_g P y - tr(P K_g)] (p,) and average information (p, p)."""
     F = model.images(point.Py)
     return (F.T @ point.Py[:, 0] - model.traces(point)) / 2, average_information(model, point, F)
 
 
-def average_information(model: Model, point: Point, F: np.ndarray | None = None) -> np.ndarray:
+def average_information(model: Likelihood, point: DensePoint, F: np.ndarray | None = None) -> np.ndarray:
     """(p, p) 1/2 y'P K_g P K_h P y; ``F`` = [K_g P y] where it is known."""
     F = model.images(point.Py) if F is None else F
     return ai_matrix(F, model.solve(point, F))
 
 
-def line_search(model: Model, point: Point, step: Step, slope: float, lower: np.ndarray) -> Point:
+def line_search(model: Likelihood, point: DensePoint, step: Step, slope: float, lower: np.ndarray) -> DensePoint:
     """The first of the steps 1, 1/2, 1/4, .. times ``step`` that brings a tenth of the gain its slope promises.
 
     A step that rounding hides counts as enough, so the search ends.  Source: Armijo 1966, Pacific J. Math. 16:1.
@@ -93,10 +93,10 @@ def with_secants(ai: np.ndarray, secants: Sequence[Secant]) -> np.ndarray:
     return B
 
 
-class Search(NamedTuple):
+class SearchResult(NamedTuple):
     """Where a search ended, with the score (p,) and the average information (p, p) there."""
 
-    point: Point
+    point: DensePoint
     score: np.ndarray
     ai: np.ndarray
     history: tuple[Record, ...]
@@ -104,8 +104,8 @@ class Search(NamedTuple):
 
 
 def search(
-    model: Model, theta: np.ndarray, lower: np.ndarray, settings: FitSettings, report, estimated: np.ndarray
-) -> Search:
+    model: Likelihood, theta: np.ndarray, lower: np.ndarray, settings: FitSettings, report, estimated: np.ndarray
+) -> SearchResult:
     """Bounded AI steps from theta until the next would be shorter than the tolerance.
 
     ``report(iteration, theta, decrement, score_norm)`` makes a record of each.  estimated: as
@@ -122,10 +122,10 @@ def search(
         norm = score_norm(score, ai, estimated)
         history.append(report(iteration, point.theta, step.decrement, norm))
         if step.decrement <= tol:
-            return Search(point, score, ai, tuple(history), Status.CONVERGED)
+            return SearchResult(point, score, ai, tuple(history), Status.CONVERGED)
         before, fallen = point.theta, score
         point = line_search(model, point, step, float(score @ step.direction), lower)
         score, ai = derivatives(model, point)
         if step.decrement <= LARGEST_SECANT:
             secants.append(Secant(point.theta - before, fallen - score))
-    return Search(point, score, ai, tuple(history), Status.MAX_ITERATIONS)
+    return SearchResult(point, score, ai, tuple(history), Status.MAX_ITERATIONS)

@@ -15,13 +15,13 @@ from ..moments import Moments
 from ..profile import Curve, Profile
 from ..result import FitResult, Record, Status
 from ..tables import Sum
-from .krylov import Run, Settling
+from .krylov import LanczosRun, Settling
 from .reduced_end import SavedBasis, SavedFits
 from .reduced_point import Outside, Point
 from .reduced_search import Walk
 
 OF_RESULTS = (Curve, FitResult, FixedEffects, Lrt, Profile, RatioTest, Record, Status, Sum)
-OF_FITS = (LanczosState, Moments, Outside, Point, Run, SavedBasis, SavedFits, Settling, Traces, Walk)
+OF_FITS = (LanczosState, Moments, Outside, Point, LanczosRun, SavedBasis, SavedFits, Settling, Traces, Walk)
 KINDS = {kind.__name__: kind for kind in (*OF_RESULTS, *OF_FITS)}
 
 

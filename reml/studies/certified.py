@@ -83,7 +83,7 @@ class LassoSettings:
         as_number(self.solve_tol, "solve_tol", above=0, below=1)
 
 
-class Data(NamedTuple):
+class LassoData(NamedTuple):
     """``y`` (n,) of unit variance given X, ``Q`` its block (n, c), and the variants (m,) that may be chosen.
 
     covariance: a :class:`~gpu_reml.ops.GenotypeCovariance`, or one that counts its passes.
@@ -103,7 +103,7 @@ class Data(NamedTuple):
         return int(np.count_nonzero(self.eligible))
 
 
-class Point(NamedTuple):
+class AtTheta(NamedTuple):
     """One theta (G + 1,) in units of y's variance, V there, and P y with its residual, relative to y."""
 
     theta: np.ndarray
@@ -146,7 +146,7 @@ class Certificate(NamedTuple):
         return self.violation <= self.tolerance
 
 
-class Found(NamedTuple):
+class LassoFit(NamedTuple):
     """The LASSO at one theta: b (k,) of the candidates at lambda, the path to it, and its certificate if asked for."""
 
     candidates: Candidates
@@ -168,14 +168,14 @@ class Found(NamedTuple):
         return np.sort(self.candidates.rows[self.b != 0])
 
 
-def make_point(data: Data, theta: np.ndarray, preconditioner: Preconditioner, max_pcg: int, start=None) -> Point:
+def make_point(data: LassoData, theta: np.ndarray, preconditioner: Preconditioner, max_pcg: int, start=None) -> AtTheta:
     """V, and P y to the precision of the products; start: P y at another theta."""
     apply_v = apply_v_at(data.covariance, theta)
-    point = Point(theta, apply_v, preconditioner, None)
+    point = AtTheta(theta, apply_v, preconditioner, None)
     return point._replace(Py=tight_solve(data, point, data.y[:, None], start, max_pcg))
 
 
-def tight_solve(data: Data, point: Point, B: np.ndarray, start: Block | None, max_pcg: int) -> PcgResult:
+def tight_solve(data: LassoData, point: AtTheta, B: np.ndarray, start: Block | None, max_pcg: int) -> PcgResult:
     """P B for B (n, 1) on the host, as near as the type of the products allows."""
     B = data.covariance.block(B)
     tol = TIGHT_TOL[np.dtype(B.dtype)]
@@ -187,14 +187,14 @@ def tight_solve(data: Data, point: Point, B: np.ndarray, start: Block | None, ma
     return found
 
 
-def standardised_columns(data: Data, rows: np.ndarray) -> np.ndarray:
+def standardised_columns(data: LassoData, rows: np.ndarray) -> np.ndarray:
     """(n, k) columns of Z of some variants, on the host in the type of the products."""
     products = data.covariance.products
     taken = CpuProducts(take_variants(products.genotypes, rows), products.dtype)
     return taken.z(np.eye(len(rows), dtype=products.dtype))
 
 
-def gradients(data: Data, block: Block) -> np.ndarray:
+def gradients(data: LassoData, block: Block) -> np.ndarray:
     """(m,) float64 z_j'x for a block x (n, 1); half a pass."""
     return np.asarray(data.covariance.features(block), np.float64)[:, 0]
 
@@ -209,8 +209,8 @@ def first_candidates(scores: np.ndarray, support: np.ndarray, eligible: np.ndarr
 
 
 def extend(
-    data: Data,
-    point: Point,
+    data: LassoData,
+    point: AtTheta,
     known: Candidates | None,
     rows: np.ndarray,
     warm: Candidates | None,
@@ -267,7 +267,7 @@ def warm_start(warm: Candidates, rows: np.ndarray, Z: np.ndarray) -> np.ndarray 
     return start
 
 
-def certify(data: Data, point: Point, found: Found, rounds: int, settings: LassoSettings) -> Certificate:
+def certify(data: LassoData, point: AtTheta, found: LassoFit, rounds: int, settings: LassoSettings) -> Certificate:
     """The gradients of all variants at the solution; one tight solve of y - Zb and half a pass."""
     candidates, lam, b = found.candidates, found.lam, found.b
     active = np.flatnonzero(b)
@@ -294,8 +294,8 @@ def certify(data: Data, point: Point, found: Found, rounds: int, settings: Lasso
 
 
 def lasso_at(
-    data: Data, point: Point, support: np.ndarray, warm: Candidates | None, settings: LassoSettings | None = None
-) -> Found:
+    data: LassoData, point: AtTheta, support: np.ndarray, warm: Candidates | None, settings: LassoSettings | None = None
+) -> LassoFit:
     """The LASSO of lowest EBIC along its path, certified over all variants.
 
     support: variants that are candidates first; warm: candidates at another theta.  Cost: half a pass for the scores,
@@ -308,7 +308,7 @@ def lasso_at(
     for rounds in range(1, settings.kkt.max_rounds + 1):
         num_variants = data.num_eligible if settings.full_p else len(candidates.rows)
         path = lasso_path(candidates.problem, num_variants, settings.path, settings.descent)
-        found = Found(candidates, path, None)
+        found = LassoFit(candidates, path, None)
         if not settings.kkt.check:
             return found
         found = found._replace(certificate=certify(data, point, found, rounds, settings))

@@ -139,7 +139,7 @@ def start_rate(T: np.ndarray, gradient: np.ndarray) -> float:
     return 1 / size if size > 0 else 1.0
 
 
-class Point(NamedTuple):
+class Grouping(NamedTuple):
     """Memberships with their group sizes, what does not change at them, and their fit with its basis."""
 
     logs: np.ndarray
@@ -152,11 +152,11 @@ class Point(NamedTuple):
     def end(self) -> End:
         return end_at(self.problem, self.model, self.walk.theta)
 
-    def within(self, model: Model) -> "Point":
+    def within(self, model: Model) -> "Grouping":
         """The point in the basis of another's model; no pass."""
         return self._replace(model=in_components(self.problem, model))
 
-    def answered(self, model: Model) -> "Point":
+    def answered(self, model: Model) -> "Grouping":
         """The point with a model in whose basis its columns have converged."""
         return self._replace(model=answering(self.problem, model, self.walk.theta))
 
@@ -168,7 +168,7 @@ class NoFit(Enum):
     ALIKE = "the groups cannot be told apart"
 
 
-class Search(NamedTuple):
+class Shared(NamedTuple):
     """What all fits share: the trait, ``probes``, |z_j|^2 off the fixed effects (m,), and ``hooks`` of their rounds."""
 
     trait: Traits
@@ -177,19 +177,19 @@ class Search(NamedTuple):
     norms: np.ndarray
     hooks: Hooks
 
-    def fit(self, logs: np.ndarray, sizes: np.ndarray, problem: Problem, model: Model, theta: np.ndarray) -> Point:
+    def fit(self, logs: np.ndarray, sizes: np.ndarray, problem: Problem, model: Model, theta: np.ndarray) -> Grouping:
         """The fit at log memberships from theta."""
         start = state_at(problem, model, theta)
         state = ended(problem, self.probes, start, float(self.trait.scales[0]), self.hooks)
-        return Point(logs, sizes, problem, state.model, state.walk)
+        return Grouping(logs, sizes, problem, state.model, state.walk)
 
-    def result(self, point: Point) -> FitResult:
+    def result(self, point: Grouping) -> FitResult:
         """A fit as it is reported."""
         problem = prepare(point.problem.covariance, self.trait, self.probes, point.problem.settings)
         walk = with_information(problem, point.model, point.walk)
         return finish(problem, point.model, walk, self.trait)
 
-    def gradient(self, point: Point) -> np.ndarray:
+    def gradient(self, point: Grouping) -> np.ndarray:
         """(m, G) the gradient at a point."""
         return gradient_within(point.problem, point.model, point.walk.theta, self.norms, point.sizes)
 
@@ -203,7 +203,7 @@ def first_fit(
     settings: FitSettings,
     start: np.ndarray | None,
     hooks: Hooks,
-) -> tuple[Search, Point]:
+) -> tuple[Shared, Grouping]:
     """What all fits share, and the first of them, which takes as many probes as its Monte-Carlo errors ask for."""
     covariance = CountingCovariance(group_covariance(products, T))
     trait, probes = one_trait(y, X, covariance), checked_probes(probes, covariance.num_samples)
@@ -212,26 +212,26 @@ def first_fit(
     if start is not None:
         theta = as_vector(start_variances(start, covariance), "start", len(theta))
         theta = started(problem, theta / trait.scales[0] ** 2)
-    search = Search(trait, products, probes, norms_left(covariance, problem.Q), hooks)
+    shared = Shared(trait, products, probes, norms_left(covariance, problem.Q), hooks)
     with np.errstate(divide="ignore"):
         logs = np.log(T)
     try:
-        point = search.fit(logs, group_sizes(products, T), problem, first_model(problem, probes), theta)
+        point = shared.fit(logs, group_sizes(products, T), problem, first_model(problem, probes), theta)
     except SingularInformationError:
         raise ConvergenceError(f"{CANNOT_START}: {NoFit.ALIKE.value}") from None
-    return search._replace(probes=Probes(probes.trace[:, : point.model.num_probes], probes.sketch)), point
+    return shared._replace(probes=Probes(probes.trace[:, : point.model.num_probes], probes.sketch)), point
 
 
-def fitted(search: Search, log_T: np.ndarray, best: Point) -> Point | NoFit:
+def fitted(shared: Shared, log_T: np.ndarray, best: Grouping) -> Grouping | NoFit:
     """The fit at memberships, from the theta and the basis of the best before, or why there is none."""
     T = np.exp(log_T)
-    sizes = group_sizes(search.products, T)
+    sizes = group_sizes(shared.products, T)
     if sizes.min() < LEAST_VARIANTS:
         return NoFit.EMPTY
-    covariance = CountingCovariance(group_covariance(search.products, T))
-    problem = best.problem._replace(covariance=covariance, traces=covariance.weights.T @ search.norms)
+    covariance = CountingCovariance(group_covariance(shared.products, T))
+    problem = best.problem._replace(covariance=covariance, traces=covariance.weights.T @ shared.norms)
     try:
-        return search.fit(log_T, sizes, problem, in_components(problem, best.model), best.walk.theta)
+        return shared.fit(log_T, sizes, problem, in_components(problem, best.model), best.walk.theta)
     except SingularInformationError:
         return NoFit.ALIKE
 
@@ -241,7 +241,7 @@ def in_components(problem: Problem, model: Model) -> Model:
     return dealt(problem, model._replace(basis=of_components(problem.covariance, model.basis)))
 
 
-def in_one_basis(best: Point, trial: Point) -> tuple[Point, Point]:
+def in_one_basis(best: Grouping, trial: Grouping) -> tuple[Grouping, Grouping]:
     """Both in the basis of the trial, which grew from the best's; where it was started again since, it is made to
     answer for the best once more."""
     beside = best.within(trial.model)
@@ -251,11 +251,11 @@ def in_one_basis(best: Point, trial: Point) -> tuple[Point, Point]:
     return beside, trial.within(beside.model)
 
 
-def with_room(search: Search, point: Point) -> Point:
+def with_room(shared: Shared, point: Grouping) -> Grouping:
     """The point in a basis with room for further steps: one made for it alone where the one it has is nearly full."""
     if point.model.basis.size <= ROOM * most_basis(point.problem, 1 + point.model.num_probes):
         return point
-    return point.answered(first_model(point.problem, search.probes))
+    return point.answered(first_model(point.problem, shared.probes))
 
 
 def relax(
@@ -288,19 +288,19 @@ def relax(
             f"memberships: group {int(np.argmin(small))} has {small.min():.3g} of the variants that vary; "
             "start from other memberships, or from fewer groups"
         )
-    search, best = first_fit(y, X, products, T, probes, settings.fit, start, Hooks(hooks.iteration))
-    first, gradient = search.result(best), search.gradient(best)
+    shared, best = first_fit(y, X, products, T, probes, settings.fit, start, Hooks(hooks.iteration))
+    first, gradient = shared.result(best), shared.gradient(best)
     state = State(best, Rise(np.zeros(best.model.num_probes), best.model.exact), gradient, start_rate(T, gradient), 0)
     history = [outer_record(1, best, (first.loglik, np.nan, np.nan), True, 0.0, gradient)]
     hooks.report(history[0])
     while len(history) < settings.outer_iterations and state.rejected < settings.trials:
         if not state.rejected and settings.rate is not None:
             state = state._replace(rate=settings.rate)
-        state, record = advanced(search, state, first.loglik, len(history) + 1)
+        state, record = advanced(shared, state, first.loglik, len(history) + 1)
         history.append(record)
         hooks.report(record)
     status = RelaxStatus.NO_GAIN if state.rejected >= settings.trials else RelaxStatus.OUTER_LIMIT
-    found = first if state.best.logs is best.logs else search.result(state.best)
+    found = first if state.best.logs is best.logs else shared.result(state.best)
     gained, best = state.risen, state.best
     return RelaxResult(
         status, np.exp(best.logs), state.gradient, best.sizes, found, gained.value, gained.mc_se, tuple(history)
@@ -311,18 +311,18 @@ class State(NamedTuple):
     """Where a search stands: the best point and its ``gradient`` (m, G), how the log-likelihood has ``risen``, the rate
     of the next step, and how many were ``rejected`` in a row."""
 
-    best: Point
+    best: Grouping
     risen: Rise
     gradient: np.ndarray
     rate: float
     rejected: int
 
 
-def advanced(search: Search, state: State, loglik: float, outer: int) -> tuple[State, OuterRecord]:
+def advanced(shared: Shared, state: State, loglik: float, outer: int) -> tuple[State, OuterRecord]:
     """One step tried, and taken where the log-likelihood, ``loglik`` at the start of the search, rises."""
-    best, rate, gradient = with_room(search, state.best), state.rate, state.gradient
+    best, rate, gradient = with_room(shared, state.best), state.rate, state.gradient
     rejected = state._replace(best=best, rate=rate / 2, rejected=state.rejected + 1)
-    trial = fitted(search, moved(best.logs, gradient, rate), best)
+    trial = fitted(shared, moved(best.logs, gradient, rate), best)
     if isinstance(trial, NoFit):
         return rejected, outer_record(outer, trial, (np.nan,) * 3, False, rate, gradient)
     best, trial = in_one_basis(best, trial)
@@ -331,12 +331,12 @@ def advanced(search: Search, state: State, loglik: float, outer: int) -> tuple[S
     compared = (loglik + risen.value, step.value, step.mc_se)
     if step.value < 0:
         return rejected._replace(best=best), outer_record(outer, trial, compared, False, rate, gradient)
-    gradient = search.gradient(trial)
+    gradient = shared.gradient(trial)
     return State(trial, risen, gradient, rate, 0), outer_record(outer, trial, compared, True, rate, gradient)
 
 
 def outer_record(
-    outer: int, trial: Point | NoFit, compared: tuple[float, float, float], accepted: bool, rate: float, gradient
+    outer: int, trial: Grouping | NoFit, compared: tuple[float, float, float], accepted: bool, rate: float, gradient
 ) -> OuterRecord:
     """The record of one outer iteration; compared: log-likelihood, gain and its error, nan where there is no fit."""
     norm = float(np.linalg.norm(gradient)) if accepted else np.nan

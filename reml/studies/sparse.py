@@ -26,12 +26,12 @@ from ..probes import probe_block
 from ..result import ConvergenceError, FitResult
 from ..traits import one_trait
 from .certified import (
+    AtTheta,
     Candidates,
     Certificate,
-    Data,
-    Found,
+    LassoData,
+    LassoFit,
     LassoSettings,
-    Point,
     extend,
     lasso_at,
     make_point,
@@ -89,7 +89,7 @@ class SparseSettings:
         as_number(self.theta_tol, "theta_tol", above=0)
 
 
-class Round(NamedTuple):
+class RoundRecord(NamedTuple):
     """One LASSO and the REML fit after it.  ``theta``: the variances at which the LASSO ran.  ``change``: the largest
     change of a variance in the fit, as a share of the phenotypic variance, NaN where no fit was needed.  ``support``:
     the chosen variants, counted from 0."""
@@ -151,7 +151,7 @@ class SparseResult:
     path: LassoPath
     certificate: Certificate | None
     explained: dict[str, Explained]
-    history: tuple[Round, ...]
+    history: tuple[RoundRecord, ...]
     column_passes: float
 
     @property
@@ -199,7 +199,7 @@ def sparse_reml(
     sketch: np.ndarray,
     settings: SparseSettings | None = None,
     *,
-    callback: Callable[[Round], None] | None = None,
+    callback: Callable[[RoundRecord], None] | None = None,
 ) -> SparseResult:
     """Alternate LASSO and REML until the support and theta settle, or a limit is met, which the result then says.
 
@@ -229,26 +229,26 @@ def sparse_reml(
             "covariance: expected a GenotypeCovariance, whose variants have one effect for all samples and can be "
             f"chosen; found {type(covariance).__name__}"
         )
-    run = make_run(y, X, CountingCovariance(covariance), estimate, sketch, settings)
-    state = State(estimate(run.X, None))
+    setup = make_setup(y, X, CountingCovariance(covariance), estimate, sketch, settings)
+    state = State(estimate(setup.X, None))
     for number in range(1, settings.rounds + 1):
-        state = next_round(run, state, number)
+        state = next_round(setup, state, number)
         if callback is not None:
             callback(state.history[-1])
         if state.ended is not None:
             break
     else:
         state = state._replace(ended=SparseStatus.MAX_ROUNDS)
-    return result_of(run, state)
+    return result_of(setup, state)
 
 
-class Run(NamedTuple):
+class Setup(NamedTuple):
     """What does not change from round to round: X (n, c) and its basis ``Q``, y and the variants as a LASSO takes them
     (``data``), the standard deviation ``scale`` that y was divided by, and ``traces`` (G,) on the complement of X."""
 
     X: np.ndarray
     Q: np.ndarray
-    data: Data
+    data: LassoData
     scale: float
     traces: np.ndarray
     estimate: Estimator
@@ -267,68 +267,68 @@ class State(NamedTuple):
     fit: FitResult
     fitted: np.ndarray = np.zeros(0, np.int64)
     dependent: np.ndarray = np.zeros(0, np.int64)
-    found: Found | None = None
-    point: Point | None = None
+    found: LassoFit | None = None
+    point: AtTheta | None = None
     core: ProjectedCore | None = None
-    history: tuple[Round, ...] = ()
+    history: tuple[RoundRecord, ...] = ()
     stable: int = 0
     passes: float = 0.0
     ended: SparseStatus | None = None
 
-    def column_passes(self, run: Run) -> float:
+    def column_passes(self, setup: Setup) -> float:
         """Those of all fits and of the LASSOs."""
-        return self.passes + self.fit.column_passes + run.data.covariance.column_passes
+        return self.passes + self.fit.column_passes + setup.data.covariance.column_passes
 
 
-def make_run(
+def make_setup(
     y, X, covariance: CountingCovariance, estimate: Estimator, sketch: np.ndarray, settings: SparseSettings
-) -> Run:
+) -> Setup:
     """The arguments checked and scaled, or a ValueError that says what is wrong with them."""
     trait, sketch = one_trait(y, X, covariance), probe_block(sketch, "sketch")
     if len(sketch) != covariance.num_samples:
         raise ValueError(f"sketch: expected ({covariance.num_samples}, r), found {sketch.shape}")
     weighted = np.zeros(covariance.products.num_variants, bool)
     weighted[covariance.weights.nonzero()[0]] = True
-    data = Data(trait.scaled[:, 0], covariance.block(trait.Q), covariance, weighted)
+    data = LassoData(trait.scaled[:, 0], covariance.block(trait.Q), covariance, weighted)
     traces = complement_traces(covariance, data.Q)
-    return Run(trait.X, trait.Q, data, float(trait.scales[0]), traces, estimate, sketch, settings)
+    return Setup(trait.X, trait.Q, data, float(trait.scales[0]), traces, estimate, sketch, settings)
 
 
-def at_last_fit(run: Run, state: State) -> State:
+def at_last_fit(setup: Setup, state: State) -> State:
     """The state with P at the last fit's theta; the preconditioner is made again only for quite other proportions."""
-    theta, core = state.fit.theta / run.scale**2, state.core
+    theta, core = state.fit.theta / setup.scale**2, state.core
     if core is None or (theta[:-1].any() and core.distance(theta[:-1]) > FAR_PROPORTIONS):
         made_for = theta[:-1] if theta[:-1].any() else np.ones(len(theta) - 1)
-        core = make_projected_core(run.data.covariance, run.data.Q, run.traces, made_for, run.sketch)
+        core = make_projected_core(setup.data.covariance, setup.data.Q, setup.traces, made_for, setup.sketch)
     start = None if state.point is None else state.point.Py.X
-    point = make_point(run.data, theta, precondition(core, theta), run.settings.lasso.max_pcg, start)
+    point = make_point(setup.data, theta, precondition(core, theta), setup.settings.lasso.max_pcg, start)
     return state._replace(core=core, point=point)
 
 
-def next_round(run: Run, state: State, number: int) -> State:
+def next_round(setup: Setup, state: State, number: int) -> State:
     """A LASSO at the last fit's theta, and a fit with its support unless that is a fixed point."""
-    state = at_last_fit(run, state)
+    state = at_last_fit(setup, state)
     warm = None if state.found is None else state.found.candidates
-    found = lasso_at(run.data, state.point, state.fitted, warm, run.settings.lasso)
+    found = lasso_at(setup.data, state.point, state.fitted, warm, setup.settings.lasso)
     state, theta, support = state._replace(found=found), state.fit.theta, found.support
     same = np.array_equal(support, state.fitted)
     change, status = np.nan, "not needed"
-    if same and state.stable + 1 >= run.settings.stable_rounds:
+    if same and state.stable + 1 >= setup.settings.stable_rounds:
         state = state._replace(ended=SparseStatus.CONVERGED)
     elif not same and any(np.array_equal(support, record.support) for record in state.history):
         state = state._replace(ended=SparseStatus.CYCLE)
     if state.ended is not SparseStatus.CONVERGED:
-        state, change, status = refitted(run, state, support)
-        stable = state.stable + 1 if same and change <= run.settings.theta_tol else 0
+        state, change, status = refitted(setup, state, support)
+        stable = state.stable + 1 if same and change <= setup.settings.theta_tol else 0
         state = state._replace(stable=stable)
-    return state._replace(history=(*state.history, record_of(run, state, number, theta, change, status)))
+    return state._replace(history=(*state.history, record_of(setup, state, number, theta, change, status)))
 
 
-def refitted(run: Run, state: State, support: np.ndarray) -> tuple[State, float, str]:
+def refitted(setup: Setup, state: State, support: np.ndarray) -> tuple[State, float, str]:
     """REML with a support as fixed effects: the state, the largest change of a variance as a share of all, a status."""
-    columns, dependent = fixed_columns(run, support)
+    columns, dependent = fixed_columns(setup, support)
     try:
-        fit = run.estimate(np.column_stack([run.X, columns]), state.fit.theta)
+        fit = setup.estimate(np.column_stack([setup.X, columns]), state.fit.theta)
     except (ConvergenceError, BreakdownError) as error:
         fit = error.result if isinstance(error, ConvergenceError) else None
         if fit is None:
@@ -339,21 +339,21 @@ def refitted(run: Run, state: State, support: np.ndarray) -> tuple[State, float,
     return state._replace(fit=fit, fitted=support, dependent=dependent, passes=passes), change, status
 
 
-def fixed_columns(run: Run, support: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fixed_columns(setup: Setup, support: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n, a) standardised columns of a support, and the variants left out as combinations of others or X."""
-    Z = standardised_columns(run.data, support).astype(np.float64)
-    left = project(run.Q, Z)
+    Z = standardised_columns(setup.data, support).astype(np.float64)
+    left = project(setup.Q, Z)
     kept = independent_columns(left.T @ left, (Z**2).sum(axis=0))
     return Z[:, kept], np.delete(support, kept)
 
 
-def record_of(run: Run, state: State, number: int, theta: np.ndarray, change: float, status: str) -> Round:
+def record_of(setup: Setup, state: State, number: int, theta: np.ndarray, change: float, status: str) -> RoundRecord:
     """The record of a round that began at theta."""
     found, seen = state.found, state.found.certificate
-    return Round(
+    return RoundRecord(
         number,
         tuple(theta.tolist()),
-        float(found.lam / run.scale),
+        float(found.lam / setup.scale),
         tuple(found.support.tolist()),
         len(found.candidates.rows),
         float(found.path.ebic[found.path.best]),
@@ -363,14 +363,14 @@ def record_of(run: Run, state: State, number: int, theta: np.ndarray, change: fl
         change,
         status,
         float(state.fit.loglik),
-        state.column_passes(run),
+        state.column_passes(setup),
     )
 
 
-def limits_of(run: Run, state: State) -> tuple[SparseStatus, ...]:
+def limits_of(setup: Setup, state: State) -> tuple[SparseStatus, ...]:
     """Everything that kept the run from converging."""
     found, path = state.found, state.found.path
-    slow = found.candidates.stalled or state.point.Py.residuals.max() > run.settings.lasso.solve_tol
+    slow = found.candidates.stalled or state.point.Py.residuals.max() > setup.settings.lasso.solve_tol
     checks = {
         state.ended: state.ended is not SparseStatus.CONVERGED,
         SparseStatus.NOT_CERTIFIED: found.certificate is not None and not found.certificate.holds,
@@ -383,18 +383,18 @@ def limits_of(run: Run, state: State) -> tuple[SparseStatus, ...]:
     return tuple(status for status, met in checks.items() if met)
 
 
-def result_of(run: Run, state: State) -> SparseResult:
+def result_of(setup: Setup, state: State) -> SparseResult:
     """Effects, their errors and what they explain, at the last fit's theta."""
-    found, scale, support, lasso = state.found, run.scale, state.fitted, run.settings.lasso
-    limits = limits_of(run, state)
+    found, scale, support, lasso = state.found, setup.scale, state.fitted, setup.settings.lasso
+    limits = limits_of(setup, state)
     if state.history[-1].fit_status != "not needed":
-        state = at_last_fit(run, state)
-    b = np.zeros(run.data.covariance.products.num_variants)
+        state = at_last_fit(setup, state)
+    b = np.zeros(setup.data.covariance.products.num_variants)
     b[found.candidates.rows] = found.b
     order = np.argsort(found.candidates.rows)
     place = order[np.searchsorted(found.candidates.rows, support, sorter=order)]
     estimate = debiased_beside_copies(found.candidates.problem, found.b, place, lasso.descent)
-    active = extend(run.data, state.point, None, support, found.candidates, lasso)
+    active = extend(setup.data, state.point, None, support, found.candidates, lasso)
     kept = np.flatnonzero(~np.isin(support, state.dependent))
     effects, covariance = least_squares(active.problem.take(kept))
     gls = np.full((2, len(support)), np.nan)
@@ -402,7 +402,7 @@ def result_of(run: Run, state: State) -> SparseResult:
     used = np.zeros(len(support))
     used[kept] = effects
     B = np.column_stack([b[support], used])
-    explained = explained_variances(run.data, state.point, active, B, scale, lasso.max_pcg)
+    explained = explained_variances(setup.data, state.point, active, B, scale, lasso.max_pcg)
     path = found.path
     return SparseResult(
         limits=limits,
@@ -412,13 +412,13 @@ def result_of(run: Run, state: State) -> SparseResult:
         debiased=Inference(estimate.estimate * scale, estimate.se * scale),
         dependent=state.dependent,
         fit=state.fit,
-        num_fixed=run.X.shape[1],
+        num_fixed=setup.X.shape[1],
         candidates=found.candidates.rows,
         path=path._replace(lambdas=path.lambdas / scale, coefficients=path.coefficients * scale),
         certificate=found.certificate,
         explained=dict(zip(("lasso", "gls"), explained, strict=True)),
         history=state.history,
-        column_passes=state.column_passes(run),
+        column_passes=state.column_passes(setup),
     )
 
 
@@ -435,7 +435,7 @@ def debiased_beside_copies(
 
 
 def explained_variances(
-    data: Data, point: Point, active: Candidates, B: np.ndarray, scale: float, max_pcg: int
+    data: LassoData, point: AtTheta, active: Candidates, B: np.ndarray, scale: float, max_pcg: int
 ) -> list[Explained]:
     """:class:`Explained` of each column of effects B (a, q) of the active variants; y and B of unit variance.
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpu_reml.reml import FitSettings, Status, ai_step, dense_covariance, fit_exact
 from gpu_reml.reml.engines import search as module
-from gpu_reml.reml.engines.search import Point, line_search, search
+from gpu_reml.reml.engines.search import DensePoint, line_search, search
 from gpu_reml.validation.small import make_cohort
 
 
@@ -20,7 +20,7 @@ class Parabola:
         self.calls += 1
         noise = self.rounding * (float(theta[0]) * 1e9 % 1 - 0.5)
         value = self.constant - self.curvature * float(theta[0]) ** 2 / 2 + noise
-        return Point(theta, value, None, np.ones((1, 1)))
+        return DensePoint(theta, value, None, np.ones((1, 1)))
 
 
 def searched(monkeypatch, model, start, information):
@@ -61,11 +61,11 @@ def test_the_last_falls_of_the_score_along_short_steps_save_iterations(monkeypat
 
 def test_a_step_to_a_bound_ends_on_it_and_not_beside_it_by_rounding():
     rng = np.random.default_rng(0)
-    model = SimpleNamespace(at=lambda theta: Point(theta, 0.0, None, np.ones((1, 1))))
+    model = SimpleNamespace(at=lambda theta: DensePoint(theta, 0.0, None, np.ones((1, 1))))
     for lower, start in zip(rng.uniform(1e-7, 1e-5, 300), rng.uniform(0.1, 3, 300), strict=True):
         at, bound = np.array([start]), np.array([lower])
         step = ai_step(at, np.array([-100.0]), np.eye(1), bound)
-        assert line_search(model, Point(at, -1.0, None, np.ones((1, 1))), step, 0.0, bound).theta[0] >= lower
+        assert line_search(model, DensePoint(at, -1.0, None, np.ones((1, 1))), step, 0.0, bound).theta[0] >= lower
 
 
 def test_a_likelihood_ratio_has_steps_of_its_own():

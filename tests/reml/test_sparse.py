@@ -25,8 +25,8 @@ from gpu_reml.reml import (
 from gpu_reml.reml.linalg import orthonormal_basis, project
 from gpu_reml.reml.precondition import complement_traces, make_projected_core, precondition
 from gpu_reml.reml.studies.certified import (
-    Data,
     KktSettings,
+    LassoData,
     LassoSettings,
     extend,
     first_candidates,
@@ -255,16 +255,16 @@ def test_without_the_check_no_certificate_is_claimed(cohorts):
 
 def test_a_certificate_that_is_spoilt_does_not_hold(cohorts):
     """Candidates without the planted variants, and coefficients that are not the LASSO's."""
-    from gpu_reml.reml.studies.certified import Found, certify
+    from gpu_reml.reml.studies.certified import LassoFit, certify
 
     data, point = data_of(cohorts[1])
     settings = LassoSettings(candidates=60)
     found = lasso_at(data, point, np.zeros(0, np.int64), None, settings)
     path = found.path
     moved = path._replace(coefficients=path.coefficients * 1.01)
-    assert not certify(data, point, Found(found.candidates, moved, None), 1, settings).holds
+    assert not certify(data, point, LassoFit(found.candidates, moved, None), 1, settings).holds
     lower = path._replace(lambdas=path.lambdas * 0.7)
-    seen = certify(data, point, Found(found.candidates, lower, None), 1, settings)
+    seen = certify(data, point, LassoFit(found.candidates, lower, None), 1, settings)
     assert not seen.holds and seen.violation > 0.1
 
 
@@ -274,7 +274,7 @@ def data_of(cohort, dtype=np.float64, theta=(8.0, 18.0)):
     Q = orthonormal_basis(cohort.X)
     left = project(Q, cohort.y[:, None])[:, 0]
     scale = np.linalg.norm(left) / np.sqrt(cohort.n - 3)
-    data = Data(left / scale, covariance.block(Q), covariance, covariance.weights.sum(axis=1) > 0)
+    data = LassoData(left / scale, covariance.block(Q), covariance, covariance.weights.sum(axis=1) > 0)
     theta = np.array(theta) / scale**2
     core = make_projected_core(covariance, data.Q, complement_traces(covariance, data.Q), theta[:-1], sketch())
     return data, make_point(data, theta, precondition(core, theta), 400)
@@ -334,10 +334,10 @@ def test_variants_that_are_copies_are_said_to_be_dependent(cohorts):
     found = run(cohort)
     assert set(found.support) & {30, 31} and found.converged
     from gpu_reml.reml.covariance import CountingCovariance
-    from gpu_reml.reml.studies.sparse import fixed_columns, make_run
+    from gpu_reml.reml.studies.sparse import fixed_columns, make_setup
 
     covariance = covariance_of(cohort)
-    state = make_run(
+    state = make_setup(
         cohort.y,
         cohort.X,
         CountingCovariance(covariance),
