@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -200,12 +201,12 @@ def fit_columns(
     path = checkpoint_path(following.out, [inputs.phenotypes[which] for which in columns])
     identity = fingerprint(inputs, Y, analysis)
     resume = found_checkpoint(path, identity, following.screen.quiet) if following.checkpoints.resume else None
-    last = time.monotonic()
+    last, copies = time.monotonic(), WeakKeyDictionary()
 
     def save(value):
         nonlocal last
         if time.monotonic() - last >= following.checkpoints.checkpoint_seconds:
-            io.write_checkpoint(path, identity, *pack(value))
+            io.write_checkpoint(path, identity, *pack(value, copies))
             last = time.monotonic()
 
     return fit_traits(Y, X, counting, probes, settings, hooks=Hooks(progress.iteration, save, resume), strict=False)

@@ -3,6 +3,7 @@
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -25,9 +26,13 @@ OF_FITS = (LanczosState, Moments, Outside, Point, LanczosRun, SavedBasis, SavedF
 KINDS = {kind.__name__: kind for kind in (*OF_RESULTS, *OF_FITS)}
 
 
-def pack(value: Any) -> tuple[Any, list[np.ndarray]]:
+def pack(value: Any, copies: WeakKeyDictionary | None = None) -> tuple[Any, list[np.ndarray]]:
     """(skeleton, arrays) of named tuples, dataclasses and enumerations of this package, tuples, arrays and scalars,
     however nested.
+
+    copies: the same WeakKeyDictionary for all checkpoints of a fit, whose blocks do not change once they are in one.  A
+    block on a device is then fetched for the first checkpoint that has it, and kept on the host for as long as it is
+    on the device.
 
     >>> import numpy as np
     >>> from gpu_reml.reml import Status, pack, unpack
@@ -36,12 +41,21 @@ def pack(value: Any) -> tuple[Any, list[np.ndarray]]:
     (1, <Status.CONVERGED: 'converged'>)
     """
     arrays: list[np.ndarray] = []
-    return _pack(value, arrays), arrays
+    return _pack(value, arrays, copies), arrays
 
 
-def _pack(value: Any, arrays: list[np.ndarray]) -> Any:
-    if hasattr(value, "__array__") and not isinstance(value, np.generic):  # blocks of a backend come back as arrays
-        arrays.append(np.asarray(value))
+def on_host(block: Any, copies: WeakKeyDictionary | None) -> np.ndarray:
+    """An array, or a block of a backend as one."""
+    if copies is None or isinstance(block, np.ndarray):
+        return np.asarray(block)
+    if block not in copies:
+        copies[block] = np.asarray(block)
+    return copies[block]
+
+
+def _pack(value: Any, arrays: list[np.ndarray], copies: WeakKeyDictionary | None) -> Any:
+    if hasattr(value, "__array__") and not isinstance(value, np.generic):
+        arrays.append(on_host(value, copies))
         return {"array": len(arrays) - 1}
     if isinstance(value, np.generic):
         return value.item()
@@ -53,7 +67,7 @@ def _pack(value: Any, arrays: list[np.ndarray]) -> Any:
     if isinstance(value, Enum):
         return {"kind": kind, "items": [value.name]}
     items = [getattr(value, field.name) for field in fields(value)] if is_dataclass(value) else value
-    return {"kind": kind, "items": [_pack(item, arrays) for item in items]}
+    return {"kind": kind, "items": [_pack(item, arrays, copies) for item in items]}
 
 
 def unpack(skeleton: Any, arrays: list[np.ndarray]) -> Any:

@@ -1,5 +1,8 @@
 """Whole fits on a device's blocks: the CPU's estimates, nothing large on the bus, and memory as planned."""
 
+import gc
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import pytest
 
@@ -143,6 +146,31 @@ def test_a_fit_on_a_device_resumes_from_every_checkpoint_to_the_same_bits(small,
         resumed = fit_traits(*arguments, hooks=Hooks(resume=unpack(skeleton, arrays)))[0]
         np.testing.assert_array_equal(resumed.theta, whole.theta)
         assert resumed.loglik == whole.loglik and resumed.column_passes == whole.column_passes
+
+
+@pytest.mark.parametrize("engine", ["one component", "three components"])
+def test_checkpoints_of_a_fit_fetch_every_block_once(small, engine):
+    G, settings = ENGINES[engine]
+    devices, covariance = on_devices(small[G])
+    copies, values, packed = WeakKeyDictionary(), [], []
+
+    def checkpoint(value):
+        values.append(value)  # which keeps its blocks on the device
+        packed.append(pack(value, copies))
+
+    arguments = (small[G].y[:, None], small[G].X, covariance, draw_probes(150, 64, 20), settings)
+    fit_traits(*arguments, hooks=Hooks(checkpoint=checkpoint))
+    fetched = [shape for shape in devices[0].downloaded if shape[0] == 150]
+    assert len(values) > 2 and len(fetched) == len(copies)
+    for value, (skeleton, arrays) in zip(values, packed, strict=True):
+        again, whole = pack(value)
+        assert again == skeleton
+        for array, expected in zip(arrays, whole, strict=True):
+            np.testing.assert_array_equal(array, expected)
+    del value
+    values.clear()
+    gc.collect()
+    assert not copies
 
 
 def planned_bytes(blocks, n, m, rows, size_class=size_class):
