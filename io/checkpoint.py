@@ -1,8 +1,9 @@
 """The state of a long fit on disk: one .npz file, written whole or not at all."""
 
 import hashlib
-import io
 import json
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from .archives import load_npz, parse_json
 from .errors import InputError
-from .writers import write_all
+from .writers import write_streams
 
 VERSION = 2
 
@@ -23,9 +24,8 @@ def write_checkpoint(path: str | Path, fingerprint: dict[str, Any], skeleton: An
     """
     head = json.dumps({"version": VERSION, "fingerprint": fingerprint, "skeleton": skeleton})
     named = {f"array_{i}": array for i, array in enumerate(arrays)}
-    buffer = io.BytesIO()
-    np.savez(buffer, head=np.array(head), sha256=np.array(_checksum(head, named)), **named)
-    write_all({path: buffer.getvalue()})
+    members = {"head": np.array(head), "sha256": np.array(_checksum(head, named)), **named}
+    write_streams({Path(path): _npz_pieces(members)})
 
 
 def read_checkpoint(path: str | Path, fingerprint: dict[str, Any]) -> tuple[Any, list[np.ndarray]] | None:
@@ -69,11 +69,38 @@ def _is_skeleton(value: Any, num_arrays: int) -> bool:
     return isinstance(value["kind"], str) and all(_is_skeleton(item, num_arrays) for item in value["items"])
 
 
+class _Pieces(list):
+    """A file to write to, which keeps what was written until it is taken."""
+
+    def write(self, data) -> int:
+        self.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Everything written is here."""
+
+    def taken(self) -> list[bytes]:
+        pieces = self.copy()
+        self.clear()
+        return pieces
+
+
+def _npz_pieces(members: dict[str, np.ndarray]) -> Iterator[bytes]:
+    """What :func:`numpy.savez` writes of arrays, array by array."""
+    pieces = _Pieces()
+    with zipfile.ZipFile(pieces, "w") as archive:
+        for name, array in members.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+            yield from pieces.taken()
+    yield from pieces.taken()
+
+
 def _checksum(head: str, arrays: dict[str, np.ndarray]) -> str:
     """SHA-256 of the document, and of every array with its name, type and shape."""
     state = hashlib.sha256(head.encode())
     for name, array in arrays.items():
         array = np.ascontiguousarray(array)
         state.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        state.update(array.tobytes())
+        state.update(array.reshape(-1).view(np.uint8))
     return state.hexdigest()

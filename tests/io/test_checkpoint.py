@@ -1,5 +1,7 @@
 """A checkpoint comes back as it was, and one that is not of this analysis is refused with what differs."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -72,3 +74,14 @@ def test_kinds_of_another_version_are_refused():
         unpack({"kind": "Step", "items": [1]}, [])
     with pytest.raises(ValueError, match="Leap with 0 fields"):
         unpack({"kind": "Leap", "items": []}, [])
+
+
+def test_a_checkpoint_is_never_held_whole_beside_the_arrays(tmp_path):
+    arrays = [np.full((1 << 18, 2), float(i)) for i in range(8)]  # 4 MiB each
+    tracemalloc.start()
+    write_checkpoint(tmp_path / "x.npz", IDENTITY, {"kind": "tuple", "items": []}, arrays)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * arrays[0].nbytes
+    with np.load(tmp_path / "x.npz") as file:
+        np.testing.assert_array_equal(file["array_7"], arrays[7])
