@@ -46,6 +46,8 @@ from .studies.lasso import DescentSettings, PathSettings, Quadratic, lasso_path
 from .studies.loco import LocoSettings, loco_scan
 from .studies.pcgc import PCGCResult, pcgc
 from .studies.refine import Refined, RefineSettings, refine
+from .studies.rg import RgSettings, fit_rg
+from .studies.rg_result import GeneticCorrelations
 from .studies.scan import ScanResult, ScanSettings, scan
 from .studies.sparse import SparseResult, SparseSettings, SparseStatus, sparse_reml
 
@@ -64,6 +66,7 @@ __all__ = [
     "FitResult",
     "FitSettings",
     "FunctionCovariance",
+    "GeneticCorrelations",
     "HEResult",
     "HeldOut",
     "Hooks",
@@ -85,6 +88,7 @@ __all__ = [
     "Refined",
     "Reliability",
     "ResidualCovariance",
+    "RgSettings",
     "ScaledCovariance",
     "Scan",
     "ScanResult",
@@ -127,6 +131,7 @@ __all__ = [
     "fit",
     "fit_blocks",
     "fit_exact",
+    "fit_rg",
     "fit_traits",
     "fixed_tests",
     "haseman_elston",

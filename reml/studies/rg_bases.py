@@ -1,0 +1,291 @@
+"""Bases for traits of different people: those that the same people have share one, and all traits share the probes.
+
+A basis grows, as that of a fit of one trait does (:mod:`gpu_reml.reml.engines.reduced_model`), by true residuals of all
+its traits at their own variances, and of the probes at those of the trait with the least residual, which asks most.
+Cost in column-passes: one for every vector, half of one for every residual that is looked at.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import linalg
+
+from ..covariance import Covariance
+from ..covariance.subset import SubsetCovariance
+from ..engines.reduced import Basis, combined, outside, reduced_v, tail_mean
+from ..engines.reduced_model import (
+    Model,
+    Problem,
+    first_model,
+    grown,
+    most_basis,
+    prepare,
+    probe_residuals,
+    probe_solutions,
+    with_probes,
+)
+from ..engines.reduced_point import y_tolerance
+from ..inference import mc_covariance_of_theta
+from ..linalg import Block, column_dots, column_lengths, columns, gram, project, take_columns
+from ..monte_carlo import LEAST_PROBES
+from ..probes import Probes, exact_probes, probes_are_exact
+from ..settings import FitSettings
+from ..traits import Traits, make_traits
+from .rg_search import Found, maximised
+from .rg_stack import Part, stacked
+
+READY = 0.3  # relative error of the solves, in the norm of V, from which the basis serves to move variances
+STILL = 1e-2  # standard errors, moves of variances that ask no further look at residuals
+MOST_ROUNDS = 200
+VECTORS = 16  # in a basis for every trait and probe, where settings do not say
+
+
+class People(NamedTuple):
+    """People with the same traits: ``rows`` of the cohort, ``whose`` traits, their ``model``, and the variances
+    ``thetas`` (t, p) of each trait alone.  ``answered``: whether residuals are as small as asked; ``solved``: the
+    residual variance, as a share, at which those of the probes were looked at."""
+
+    rows: np.ndarray
+    whose: tuple[int, ...]
+    traits: Traits
+    problem: Problem
+    probes: Probes
+    model: Model
+    thetas: np.ndarray
+    answered: bool = False
+    solved: float = np.inf
+
+
+def groups_of(Y: np.ndarray) -> list[tuple[np.ndarray, tuple[int, ...]]]:
+    """(rows, columns) of traits Y (n, t) that the same people have, NaN for who has not."""
+    found: dict[bytes, tuple[np.ndarray, list[int]]] = {}
+    for column, has in enumerate(~np.isnan(Y).T):
+        found.setdefault(has.tobytes(), (np.flatnonzero(has), []))[1].append(column)
+    return [(rows, tuple(members)) for rows, members in found.values()]
+
+
+def independent_columns(X: np.ndarray) -> np.ndarray:
+    """Which columns of X (n, c) span it: a covariate that some people have all alike is none of theirs."""
+    lengths = column_lengths(X)
+    alive = np.flatnonzero(lengths > 0)
+    if not len(alive):
+        return alive
+    _, R, pivots = linalg.qr(X[:, alive] / lengths[alive], mode="economic", pivoting=True)
+    sizes = np.abs(np.diag(R))
+    return np.sort(alive[pivots[: len(sizes)][sizes > max(X.shape) * np.finfo(float).eps * sizes[0]]])
+
+
+def people_of(
+    Y: np.ndarray, X: np.ndarray, covariance: Covariance, probes: Probes, settings: FitSettings
+) -> list[People]:
+    """Every group with its first basis; the diagonals of the components, half a pass, where some are a subset."""
+    groups = groups_of(Y)
+    whole = all(len(rows) == len(Y) for rows, _ in groups)
+    diagonals = None if whole else covariance.diagonals()
+    found = []
+    for rows, whose in groups:
+        own: Any = covariance if len(rows) == len(Y) else SubsetCovariance(covariance, rows, diagonals)
+        x = X[rows]
+        traits = make_traits(Y[np.ix_(rows, whose)], x[:, independent_columns(x)])
+        mine = of_rows(probes, rows)
+        problem = prepare(own, traits, mine, settings)
+        starts = np.array([problem.start(trait) for trait in range(len(whose))])
+        found.append(People(rows, whose, traits, problem, mine, first_model(problem, mine), starts))
+    return found
+
+
+def of_rows(probes: Probes, rows: np.ndarray) -> Probes:
+    """The probes of some samples; exact ones are exact for any."""
+    if probes_are_exact(probes.trace):
+        return exact_probes(len(rows))
+    return Probes(probes.trace[rows], probes.sketch[rows])
+
+
+def part_of(people: People) -> Part:
+    """The basis as stacks take it."""
+    model, problem = people.model, people.problem
+    T = np.concatenate([model.basis.T, np.eye(model.basis.size)[None]])
+    traces, Y = np.append(problem.traces, problem.dimension), model.coords[:, : model.num_traits]
+    return Part(T, Y, model.probes, model.chains, traces, problem.dimension, model.exact)
+
+
+def alone(people: People, part: Part) -> list[Found]:
+    """Every trait's maximum on its own, within the basis."""
+    floor = people.problem.settings.residual_floor
+    return [
+        maximised(stacked([part], [trait], {}), people.thetas[trait][:, None, None], floor)
+        for trait in range(len(people.whose))
+    ]
+
+
+def off_images(people: People, C: np.ndarray) -> list[Block]:
+    """G blocks (n, k) of what K_g U C has off the basis, for solutions C (d, k); half a pass, times the overlap."""
+    model, problem = people.model, people.problem
+    images = problem.covariance.apply_each(combined(model.basis.F, C))
+    return [outside(model.basis, project(problem.Q, image)) for image in images]
+
+
+def solutions(people: People) -> np.ndarray:
+    """(d, t) Galerkin solutions of every trait at its own variances."""
+    T, model = people.model.basis.T, people.model
+    return np.column_stack(
+        [np.linalg.solve(reduced_v(T, theta), model.coords[:, t]) for t, theta in enumerate(people.thetas)]
+    )
+
+
+def trait_residuals(people: People) -> tuple[Block, np.ndarray]:
+    """True residuals (n, t) of every trait at its own variances, and their relative errors (t,) in the norm of V."""
+    model, problem = people.model, people.problem
+    C = solutions(people)
+    images = off_images(people, C)
+    R = images[0] * (-people.thetas[:, 0]).astype(problem.covariance.dtype)
+    for g, image in enumerate(images[1:], 1):
+        R = R + image * (-people.thetas[:, g]).astype(problem.covariance.dtype)
+    energy = np.einsum("dt,dt->t", model.coords[:, : model.num_traits], C)
+    tails = [tail_mean(model.basis, problem.traces, problem.dimension, theta) for theta in people.thetas]
+    return R, np.sqrt(column_dots(R, R) / (np.array(tails) * energy))
+
+
+def hardest(people: People, extra: np.ndarray | None = None) -> np.ndarray:
+    """(p,) the variances that ask most of the basis: those with the least residual, of the traits or ``extra``."""
+    theta = people.thetas[np.argmin(people.thetas[:, -1])]
+    return extra if extra is not None and extra[-1] < theta[-1] else theta
+
+
+def room(people: People) -> int:
+    """Vectors that the basis may still take."""
+    problem, model = people.problem, people.model
+    num = model.B.shape[1]
+    most = max(most_basis(problem, num), 0 if problem.settings.solver.most_basis else VECTORS * num)
+    return min(most, problem.dimension) - model.basis.size
+
+
+def has_room(people: People, num_new: int) -> bool:
+    """Whether the basis has room for more vectors, or for all that there are."""
+    return room(people) >= min(num_new, people.problem.dimension - people.model.basis.size)
+
+
+def with_directions(people: People, W: Block, whose: np.ndarray | None = None) -> People:
+    """The people with the columns of W (n, k) in their basis, where that has room; ``whose`` (k,): the probes of which
+    they are residuals, None where they are of traits."""
+    if not has_room(people, W.shape[1]):
+        return people
+    ends = take_columns(W, slice(0, 0)) if whose is None else W
+    model = grown(people.problem, people.model, W, np.arange(0) if whose is None else whose, ends)
+    return people._replace(model=model)
+
+
+def answering(people: People, extra: np.ndarray | None = None) -> People:
+    """The people with a basis that has grown until it answers for all traits at their best variances, and for all
+    probes at the hardest of these, or at ``extra`` (p,) where that is harder; ``answered`` says whether it does."""
+    active: np.ndarray | None = None
+    for _ in range(MOST_ROUNDS):
+        if people.model.exact:
+            return moved(people)[0]._replace(answered=True)
+        people, left, error = one_round(people, extra, active)
+        length = np.inf
+        if error <= READY or people.model.exact:
+            people, length = moved(people)
+        if left.stuck:
+            break
+        if not left.unsolved and active is None and length <= STILL:
+            return people._replace(answered=True, solved=float(hardest(people, extra)[-1]))
+        active = left.probes if left.unsolved else None
+    return people._replace(answered=False)
+
+
+class Left(NamedTuple):
+    """What a round leaves: ``probes`` that had not converged, whether any probe or trait was ``unsolved``, and whether
+    the basis is ``stuck``, as it has no room or rounding gives it no direction."""
+
+    probes: np.ndarray
+    unsolved: bool
+    stuck: bool
+
+
+def one_round(people: People, extra: np.ndarray | None, active: np.ndarray | None) -> tuple[People, Left, float]:
+    """The people with residuals that are not small in their basis, and the largest relative error."""
+    problem, model = people.problem, people.model
+    theta = hardest(people, extra)
+    R, errors = trait_residuals(people)
+    late = np.flatnonzero(errors > y_tolerance(problem))
+    looked_at = np.arange(model.num_probes) if active is None else active
+    worst, ends, wrong = float(errors.max()), None, looked_at[:0]
+    if len(looked_at):
+        A = probe_solutions(model, reduced_v(model.basis.T, theta))
+        of_probes, probe_errors = probe_residuals(problem, model, theta, looked_at, A)
+        far = np.flatnonzero(probe_errors > problem.settings.solver.probes)
+        wrong, ends = looked_at[far], take_columns(of_probes, far)
+        worst = max(worst, float(probe_errors.max()))
+    if not len(late) and not len(wrong):
+        return people, Left(wrong, False, False), worst
+    if not has_room(people, len(late) + len(wrong)):
+        return people, Left(wrong, True, True), worst
+    before = model.basis.size
+    W = take_columns(R, late)
+    ends = take_columns(R, slice(0, 0)) if ends is None else ends
+    model = grown(problem, model, columns(W, ends), wrong, ends)
+    return people._replace(model=model), Left(wrong, True, model.basis.size == before), worst
+
+
+def moved(people: People) -> tuple[People, float]:
+    """The people with every trait at its best variances within the basis, and the longest move in standard errors."""
+    found = alone(people, part_of(people))
+    thetas = np.array([each.point.S[:, 0, 0] for each in found])
+    moves = thetas - people.thetas
+    lengths = [np.sqrt(move @ each.point.ai @ move) for move, each in zip(moves, found, strict=True)]
+    return people._replace(thetas=thetas), float(max(lengths))
+
+
+def with_probes_wanted(people: People) -> People:
+    """The people with more probes, until Monte-Carlo errors of every trait's variances meet their target."""
+    while not people.model.exact:
+        wanted = probes_wanted(people)
+        if wanted <= people.model.num_probes or not has_room(people, wanted - people.model.num_probes):
+            break
+        model = with_probes(people.problem, people.probes, people.model, wanted)
+        people = answering(people._replace(model=model))
+    return people
+
+
+def probes_wanted(people: People) -> int:
+    """Probes at which the Monte-Carlo error of every trait's variances is expected to meet the target."""
+    problem, used, available = people.problem, people.model.num_probes, people.probes.trace.shape[1]
+    ratio = 0.0
+    for found in alone(people, part_of(people)):
+        theta, point = found.point.S[:, 0, 0], found.point
+        mc = mc_covariance_of_theta(point.ai, point.traces.covariance / 4, problem.free(theta))
+        ratio = max(ratio, problem.mc_ratio(theta, point.ai, mc) / problem.settings.probes.mc_target)
+        if np.isnan(mc).any():
+            ratio = np.nan
+            break
+    if not ratio > 1 and not np.isnan(ratio):
+        return used
+    if np.isnan(ratio):
+        return min(available, max(LEAST_PROBES, 2 * used))
+    return min(available, max(used + 4, int(np.ceil(ratio**1.2 * used))))
+
+
+def with_images(people: People) -> People:
+    """The people with what K_g P y has off the basis in it, for every trait and component, where that has room.
+
+    The average information of several components needs it.
+    """
+    num = people.problem.covariance.num_components
+    if people.model.exact or num == 1 or room(people) < num * len(people.whose):
+        return people
+    return with_directions(people, columns(*off_images(people, solutions(people))))
+
+
+def cross_products(covariance: Covariance, one: People, other: People) -> np.ndarray:
+    """(H, d, d') T^ab between the bases of different people, the residual's last; no pass, 2 G m d d' flop."""
+    A, B = one.model.basis, other.model.basis
+    genetic = np.concatenate([np.concatenate([covariance.gram(fa, fb) for fb in B.F], axis=2) for fa in A.F], axis=1)
+    _, mine, theirs = np.intersect1d(one.rows, other.rows, assume_unique=True, return_indices=True)
+    residual = gram(rows_of(A, mine), rows_of(B, theirs))
+    return np.concatenate([genetic, residual[None]])
+
+
+def rows_of(basis: Basis, rows: np.ndarray) -> np.ndarray:
+    """(k, d) some rows of U, on the host."""
+    return np.concatenate([np.asarray(piece)[rows] for piece in basis.U], axis=1)

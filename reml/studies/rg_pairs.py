@@ -1,0 +1,315 @@
+"""Pairs of traits, or several jointly, in bases that answer for them: fits, errors and tests.
+
+The residual of a stack of traits lies in what K_g U c has off their bases: half a pass of a column for each trait.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import linalg
+
+from ..covariance import Covariance
+from ..cross_fit import FOLDS, fold_of
+from ..engines.reduced import combined, coordinates
+from ..linalg import Block, column_dots, columns, project, take_columns
+from .rg_bases import People, answering, cross_products, part_of, with_directions
+from .rg_search import Found, maximised, untold
+from .rg_stack import Part, Point, Stack, mean_off, point_at, stacked
+from .rg_tests import UNKNOWN, Ratio, mc_covariance, one_correlation, uncorrelated
+
+NO_VARIANCE = 1e-4  # share of a trait's variance that counts as none: beside it a correlation goes to its bound
+FURTHER = 40  # times that bases grow for a pair
+SMALL_RESIDUAL = 0.02  # share of the phenotypic variance below which no residual of a combination asks more of a basis
+HARDER = 0.8  # times the residual that probes were solved for
+
+
+class Member(NamedTuple):
+    """A trait: its ``people`` by their place, and its ``column`` among their traits."""
+
+    people: int
+    column: int
+
+
+class Fitted(NamedTuple):
+    """A stack's fit in units of its traits' standard deviations: ``S`` (H, t, t), ``information`` and Monte-Carlo
+    covariance ``mc`` (p, p) of the entries, whether it ``converged``, and ``answered``: whether the bases answer for
+    it.  Tests by component, of all, of the residual (H + 1,): ``rg0``, and ``rg1``."""
+
+    members: tuple[int, ...]
+    S: np.ndarray
+    information: np.ndarray
+    told: np.ndarray
+    mc: np.ndarray
+    converged: bool
+    answered: bool
+    rg0: tuple[Ratio, ...]
+    rg1: tuple[Ratio, ...]
+
+
+class Outside(NamedTuple):
+    """What a stack has off its bases: ``error``, of its solution in the norm of V; ``gram`` (p, p), which adds to the
+    information; ``directions``: the true residual, a block (n_a, 1) for every trait."""
+
+    error: float
+    gram: np.ndarray
+    directions: tuple[Block, ...]
+
+
+class Bench:
+    """All people with their bases, and the products between these, which are made when first asked for."""
+
+    def __init__(self, covariance: Covariance, people: list[People], members: list[Member]):
+        self.covariance, self.people, self.members = covariance, people, members
+        self._parts: dict[int, Part] = {}
+        self._cross: dict[tuple[int, int], np.ndarray] = {}
+
+    @property
+    def floor(self) -> float:
+        return self.people[0].problem.settings.residual_floor
+
+    def copy(self) -> "Bench":
+        """Another with the same bases, which may grow apart from these."""
+        other = Bench(self.covariance, list(self.people), self.members)
+        other._parts, other._cross = dict(self._parts), dict(self._cross)
+        return other
+
+    def part(self, which: int) -> Part:
+        if which not in self._parts:
+            self._parts[which] = part_of(self.people[which])
+        return self._parts[which]
+
+    def cross(self, one: int, other: int) -> np.ndarray:
+        if (other, one) in self._cross:
+            return self._cross[other, one].transpose(0, 2, 1)
+        if (one, other) not in self._cross:
+            self._cross[one, other] = cross_products(self.covariance, self.people[one], self.people[other])
+        return self._cross[one, other]
+
+    def replace(self, which: int, people: People) -> None:
+        """Other bases for some people; what was made of the former is forgotten."""
+        self.people[which] = people
+        self._parts.pop(which, None)
+        self._cross = {key: value for key, value in self._cross.items() if which not in key}
+
+    def stack(self, traits: tuple[int, ...]) -> Stack:
+        """The traits beside one another."""
+        who = [self.members[trait].people for trait in traits]
+        cross = {
+            (a, b): self.cross(who[a], who[b])
+            for a in range(len(traits))
+            for b in range(a + 1, len(traits))
+            if who[a] != who[b]
+        }
+        return stacked([self.part(k) for k in who], [self.members[trait].column for trait in traits], cross)
+
+    def start(self, traits: tuple[int, ...]) -> np.ndarray:
+        """(H, t, t) variances of every trait alone, and no covariances."""
+        thetas = np.array([self.people[self.members[k].people].thetas[self.members[k].column] for k in traits])
+        return np.einsum("ah,ab->hab", thetas, np.eye(len(traits)))
+
+
+def fitted(bench: Bench, traits: tuple[int, ...], tests: bool) -> Fitted:
+    """The REML fit of some traits.  Bases grow where they do not answer for it: for traits of the same people, for all
+    fits after this one, else for this one alone, as it asks for products between people that no other does."""
+    start, alike = bench.start(traits), len({bench.members[trait].people for trait in traits}) == 1
+    bench = bench if alike else bench.copy()
+    for further in range(FURTHER + 1):
+        stack = bench.stack(traits)
+        found = maximised(stack, start, bench.floor)
+        point = found.point
+        if not (further or alike or stack.exact):  # halfway, as the bases know nothing yet of what is between people
+            point = point_at(stack, (start + point.S) / 2)
+        needs = needs_of(bench, traits, stack, point)
+        if further == FURTHER or needs.answered or not grow(bench, traits, needs):
+            break
+        start = found.point.S
+    ai = found.point.ai + needs.off.gram
+    told = ~untold(stack).any(axis=0)
+    rg0, rg1 = tests_of(bench, traits, stack, found) if tests else ((UNKNOWN,) * (len(start) + 1),) * 2
+    S = found.point.S if found.converged else found.first
+    mc = mc_covariance(stack, found.point, ai, bench.floor)
+    return Fitted(traits, S, ai, told, mc, found.converged, needs.answered, rg0, rg1)
+
+
+class Needs(NamedTuple):
+    """What a fit asks of the bases of its traits: what is ``off`` them, whether that is ``late``; residuals of probes
+    by trait, blocks (n_a, k), and ``whose`` they are (k,); variances at which the probes of the same people are to be
+    solved, None where they are."""
+
+    off: Outside
+    late: bool
+    residuals: tuple[Block, ...]
+    whose: np.ndarray
+    harder: np.ndarray | None
+
+    @property
+    def answered(self) -> bool:
+        return not self.late and not len(self.whose) and self.harder is None
+
+
+def needs_of(bench: Bench, traits: tuple[int, ...], stack: Stack, point: Point) -> Needs:
+    """What a fit at a point asks.  The probes of traits of the same people are solved, for any S, where those of the
+    combination of traits with the least residual are; those of different people are looked at themselves."""
+    off = outside_of(bench, traits, stack, point)
+    late = off.error > tolerance(bench, traits)
+    if stack.exact:
+        return Needs(off, late, (), np.arange(0), None)
+    if stack.same.all():
+        return Needs(off, late, (), np.arange(0), harder_variances(bench, traits, point.S))
+    return Needs(off, late, *probe_residuals(bench, traits, stack, point.S), None)
+
+
+def probe_residuals(bench: Bench, traits: tuple[int, ...], stack: Stack, S: np.ndarray):
+    """(residuals, whose): of the probes z (x) e_a whose solutions, each in the chains of its fold, are not near enough.
+
+    Cost: t s half passes of columns for every two traits.
+    """
+    people = [bench.people[bench.members[k].people] for k in traits]
+    t, s = len(traits), stack.num_probes
+    V, where = stack.v(S), stack.sizes
+    solved, energy, folds = np.zeros((len(V), t, s)), np.zeros((t, s)), fold_of(s)
+    for fold in range(FOLDS):
+        mine = np.flatnonzero(folds == fold)
+        Q = linalg.block_diag(*(part.chains[fold] for part in stack.parts))
+        factor = linalg.cho_factor(Q.T @ V @ Q)
+        for a, part in enumerate(stack.parts):
+            right = Q[where[a]].T @ part.z[:, mine]
+            solution = linalg.cho_solve(factor, right)
+            solved[:, a, mine] = Q @ solution
+            energy[a, mine] = np.einsum("rs,rs->s", right, solution)
+    flat = solved.reshape(len(V), t * s)
+    residuals = [true_residual(bench, people, b, stack, S, flat) for b in range(t)]
+    traces = np.array([part.off_traces for part in stack.parts])
+    left = np.array([part.dimension - len(y) for part, y in zip(stack.parts, stack.y, strict=True)])
+    tails = np.diag(mean_off(S, traces, left, stack.same))
+    square = sum(column_dots(R, R) / tail for R, tail in zip(residuals, tails, strict=True))
+    errors = np.sqrt(square / np.maximum(energy.ravel(), np.finfo(float).tiny))
+    wrong = np.flatnonzero(errors > people[0].problem.settings.solver.probes)
+    return tuple(take_columns(R, wrong) for R in residuals), wrong % s
+
+
+def true_residual(bench: Bench, people: list[People], b: int, stack: Stack, S: np.ndarray, C: np.ndarray) -> Block:
+    """(n_b, t s) what the probes z (x) e_a leave of trait b, for solutions C (D, t s) in the bases."""
+    t, s, where, own = len(people), stack.num_probes, stack.sizes, people[b]
+    Z = own.model.probe_block(slice(0, s))
+    total = np.zeros((len(own.rows), t * s), Z.dtype)
+    total[:, b * s : (b + 1) * s] = np.asarray(Z)
+    for c, other in enumerate(people):
+        F = combined(other.model.basis.F, C[where[c]])
+        image = np.asarray(bench.covariance.apply_features(S[:-1, b, c], F))[own.rows]
+        _, mine, theirs = np.intersect1d(own.rows, other.rows, assume_unique=True, return_indices=True)
+        image[mine] += np.asarray(combined(other.model.basis.U, S[-1, b, c] * C[where[c]]))[theirs]
+        total -= image
+    return project(own.problem.Q, own.problem.covariance.block(total))
+
+
+def tolerance(bench: Bench, traits: tuple[int, ...]) -> float:
+    """Relative error of a solution that moves the log-likelihood by 2e-4, as of one trait."""
+    size = sum(bench.people[bench.members[k].people].problem.dimension for k in traits)
+    return 0.02 / np.sqrt(size)
+
+
+def outside_of(bench: Bench, traits: tuple[int, ...], stack: Stack, point: Point) -> Outside:
+    """What the solution at a point leaves; half a pass of a column for each trait, times the overlap."""
+    own, t = stack.entries, len(traits)
+    p = len(own.h)
+    people = [bench.people[bench.members[k].people] for k in traits]
+    if stack.exact:
+        return Outside(0.0, np.zeros((p, p)), ())
+    images = [[images_off(bench, people[a], people[b], point.c[b]) for b in range(t)] for a in range(t)]
+    parts = [np.zeros((len(each.rows), p)) for each in people]
+    for k, (h, a, b) in enumerate(zip(*own, strict=True)):
+        parts[a][:, k] += images[a][b][:, h]
+        if a != b:
+            parts[b][:, k] += images[b][a][:, h]
+    traces = np.array([part.off_traces for part in stack.parts])
+    left = np.array([part.dimension - len(y) for part, y in zip(stack.parts, stack.y, strict=True)])
+    D = np.linalg.inv(mean_off(point.S, traces, left, stack.same))
+    gram = sum(D[a, b] * parts[a].T @ parts[b] for a in range(t) for b in range(t) if stack.same[a, b])
+    theta = own.vector(point.S)
+    error = float(np.sqrt(max(theta @ gram @ theta, 0.0) / point.ypy))
+    directions = tuple(-part @ theta[:, None] for part in parts)
+    return Outside(error, gram / 2, directions)
+
+
+def images_off(bench: Bench, of: People, source: People, c: np.ndarray) -> np.ndarray:
+    """(n, H) what K_h U c has off the basis of the people ``of``, for a solution c (d,) in that of ``source``."""
+    U, F = combined(source.model.basis.U, c[:, None]), combined(source.model.basis.F, c[:, None])
+    model, problem = of.model, of.problem
+    if of is source:
+        images: Any = [*problem.covariance.apply_each(F)]
+    else:
+        images = [np.asarray(image)[of.rows] for image in bench.covariance.apply_each(F)]
+        whole = np.zeros((bench.covariance.num_samples, 1))
+        whole[source.rows] = np.asarray(U)
+        images.append(whole[of.rows])  # what residuals of people who have both traits add
+        images = [problem.covariance.block(image) for image in images]
+    block = project(problem.Q, columns(*(image[:, :1] for image in images)))
+    off = np.asarray(block - combined(model.basis.U, coordinates(model.basis, block)), np.float64)
+    return off if of is not source else np.column_stack([off, np.zeros(len(off))])
+
+
+def harder_variances(bench: Bench, traits: tuple[int, ...], S: np.ndarray) -> np.ndarray | None:
+    """(p,) variances of the combination of traits with the least residual, where that asks more of the probes than
+    they were solved for; down to ``SMALL_RESIDUAL``, since less could only be answered by a complete basis."""
+    people = [bench.people[bench.members[k].people] for k in traits]
+    if all(each.model.exact for each in people):
+        return None
+    traces = np.mean([each.problem.traces / each.problem.dimension for each in people], axis=0)
+    total = np.tensordot(np.append(traces, 1.0), S, axes=1)
+    root = np.linalg.inv(np.linalg.cholesky(total))
+    v = root.T @ np.linalg.eigh(root @ S[-1] @ root.T)[1][:, 0]
+    theta = np.einsum("hab,a,b->h", S, v, v)
+    theta[-1] = max(theta[-1], SMALL_RESIDUAL)
+    solved = max(each.solved for each in people if not each.model.exact)
+    return theta if theta[-1] < HARDER * solved else None
+
+
+def grow(bench: Bench, traits: tuple[int, ...], needs: Needs) -> bool:
+    """Let the bases of some traits answer better; whether any grew."""
+    grew = False
+    for which in sorted({bench.members[k].people for k in traits}):
+        people, before = bench.people[which], bench.people[which].model.basis.size
+        if people.model.exact:
+            continue
+        mine = [place for place, k in enumerate(traits) if bench.members[k].people == which]
+        if needs.late:
+            W = np.column_stack([needs.off.directions[place] for place in mine])
+            people = with_directions(people, people.problem.covariance.block(W))
+        if len(needs.whose):
+            ends = columns(*(needs.residuals[place] for place in mine))
+            people = with_directions(people, ends, np.tile(needs.whose, len(mine)))
+        if needs.harder is not None:
+            people = answering(people, needs.harder)
+        if people.model.basis.size > before:
+            bench.replace(which, people)
+            grew = True
+    return grew
+
+
+def tests_of(bench: Bench, traits: tuple[int, ...], stack: Stack, found: Found):
+    """(rg0, rg1) of a pair, by component, of all components together, and of the residual (H + 1,) each."""
+    S, floor = found.point.S, bench.floor
+    H = len(S)
+    G, alive = H - 1, alive_of(S)
+    people = [bench.people[bench.members[k].people] for k in traits]
+    means = np.sqrt(np.prod([each.problem.layout.mean_traces for each in people], axis=0))
+    rg0, rg1 = [], []
+    for g in range(G):
+        tested = alive[g].all()
+        rg0.append(uncorrelated(stack, found, floor, np.eye(H)[g]) if tested else UNKNOWN)
+        rg1.append(one_correlation(stack, found, floor, g) if tested else UNKNOWN)
+    if G == 1:
+        total = rg0[0], rg1[0]
+    else:
+        any_alive = bool(alive[:G].any(axis=0).all())
+        total = uncorrelated(stack, found, floor, np.append(means, 0.0)) if any_alive else UNKNOWN, UNKNOWN
+    overlap = not untold(stack).any()
+    residual = uncorrelated(stack, found, floor, np.eye(H)[-1]) if overlap else UNKNOWN
+    return (*rg0, total[0], residual), (*rg1, total[1], UNKNOWN)
+
+
+def alive_of(S: np.ndarray) -> np.ndarray:
+    """(H, t) bool: variances that are not zero."""
+    variances = np.einsum("haa->ha", S)
+    return variances > NO_VARIANCE * variances.sum(axis=0)

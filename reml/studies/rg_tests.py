@@ -1,0 +1,104 @@
+"""Likelihood ratios of a stack of traits, and the Monte-Carlo errors of its maximum.
+
+Between two matrices S the log-likelihood rises by the integral of the score along the straight line, which stays in the
+cone.  Every probe has a value of it, with the controls that scores have, so that the spread of the integral over probes
+is the Monte-Carlo error of the difference (compare :mod:`gpu_reml.reml.engines.rise`).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+
+from ..cross_fit import Traces
+from .rg_cone import AT_BOUND, at_bounds, cone_step
+from .rg_search import Found, Restriction, cone_of, maximised, untold
+from .rg_stack import Point, Stack, point_at
+
+NODES, MOST_NODES = 4, 64  # of the Gauss rule, doubled until it is good enough
+QUADRATURE = 1e-6  # error of y's part of the log-likelihood, whose integral is known, that is good enough
+DRAWS = 12  # errors of the score, each with both signs, where bounds come in
+
+
+class Ratio(NamedTuple):
+    """A likelihood ratio with its Monte-Carlo error and its p."""
+
+    statistic: float
+    mc_se: float
+    p: float
+
+
+UNKNOWN = Ratio(np.nan, np.nan, np.nan)
+
+
+def rise(stack: Stack, before: Point, after: Point) -> tuple[float, float]:
+    """By how much the log-likelihood rises from one S to another, and its Monte-Carlo error; no pass."""
+    known = before.ypy - after.ypy
+    if stack.exact:
+        return (before.logdet - after.logdet + known) / 2, 0.0
+    step, num = after.S - before.S, NODES
+    d = stack.entries.vector(step)
+    while True:
+        nodes, weights = np.polynomial.legendre.leggauss(num)
+        points = [point_at(stack, before.S + (1 + node) / 2 * step) for node in nodes]
+        found = sum(weight / 2 * float(point.forms @ d) for weight, point in zip(weights, points, strict=True))
+        if num >= MOST_NODES or abs(found - known) <= 2 * QUADRATURE:
+            break
+        num *= 2
+    logdet = sum(weight / 2 * (d @ point.traces.per_probe) for weight, point in zip(weights, points, strict=True))
+    per_probe, controls = (known - logdet) / 2, points[0].traces.controls
+    return float(per_probe.mean()), float(np.sqrt(Traces(per_probe[None], controls).covariance[0, 0]))
+
+
+def ratio_of(stack: Stack, found: Found, floor: float, restriction: Restriction, weight: float) -> Ratio:
+    """Twice the rise from the maximum under a restriction; p is ``weight`` times the tail of chi-square with 1 df."""
+    smaller = maximised(stack, found.point.S, floor, restriction)
+    if not (smaller.converged and found.converged):
+        return UNKNOWN
+    value, mc_se = rise(stack, smaller.point, found.point)
+    statistic = max(0.0, 2 * value)
+    p = weight * float(special.chdtrc(1, statistic)) if statistic > 0 else 1.0
+    return Ratio(statistic, 2 * mc_se, p)
+
+
+def uncorrelated(stack: Stack, found: Found, floor: float, weights: np.ndarray, a: int = 0, b: int = 1) -> Ratio:
+    """The test that sum_h weights_h S_h[a, b] = 0, with one degree of freedom; weights (H,)."""
+    own = stack.entries
+    row = np.where((own.a == a) & (own.b == b), weights[own.h], 0.0)
+    return ratio_of(stack, found, floor, Restriction(row[None]), 1.0)
+
+
+def one_correlation(stack: Stack, found: Found, floor: float, component: int) -> Ratio:
+    """The test that a component's correlation is 1, or -1 where the estimate is negative: half a chi-square with 1 df
+    and half a zero, since no correlation is beyond it."""
+    (one, between), (_, other) = found.point.S[component]
+    if abs(between) >= (1 - AT_BOUND) * np.sqrt(one * other):
+        return Ratio(0.0, 0.0, 1.0)
+    sign = 1.0 if between >= 0 else -1.0
+    none = np.zeros((0, len(stack.entries.h)))
+    return ratio_of(stack, found, floor, Restriction(none, component, sign), 0.5)
+
+
+def mc_covariance(stack: Stack, point: Point, ai: np.ndarray, floor: float) -> np.ndarray:
+    """(p, p) second moment, about x, of where the step leads when the score has other probes' errors; NaN for under 16
+    probes, 0 for exact ones."""
+    own = stack.entries
+    p = len(own.h)
+    if stack.exact:
+        return np.zeros((p, p))
+    errors, zero = point.traces.covariance / 4, untold(stack)
+    if not np.isfinite(errors).all():
+        return np.full((p, p), np.nan)
+    J = np.eye(p)[:, ~zero.any(axis=0)]
+    x, cone = own.vector(point.S), cone_of(stack, point.S, floor)
+    to_bound = np.linalg.eigvalsh(cone.slack(x)).min(axis=1)
+    A = J.T @ ai @ J
+    inverse = J @ np.linalg.solve(A, J.T)
+    inside = inverse @ errors @ inverse
+    if (to_bound > 3 * np.sqrt(np.diag(inside).max())).all():
+        return inside
+    values, vectors = np.linalg.eigh(errors)
+    half = np.random.default_rng(0).standard_normal((p, DRAWS))
+    drawn = (vectors * np.sqrt(np.maximum(values, 0))) @ np.hstack([half, -half])
+    moves = [at_bounds(cone, x + J @ cone_step(x, J.T @ (point.score + error), A, cone, J)) - x for error in drawn.T]
+    return sum(np.outer(move, move) for move in moves) / len(moves)

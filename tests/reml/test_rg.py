@@ -1,0 +1,177 @@
+"""Genetic correlations against a dense REML of every (trait, person) pair, and what units and order must not change."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpu_reml.reml import ConvergenceError, RgSettings, draw_probes, exact_probes, fit, fit_rg
+from gpu_reml.validation.bivariate import dense_covariances
+from gpu_reml.validation.small import covariance_of, make_cohort, two_traits
+
+
+@pytest.fixture(scope="module")
+def cohorts():
+    return {g: make_cohort(90, 240, g, seed=2, overlap=False) for g in (1, 3)}
+
+
+def exactly(cohort, Y, X=None, **options):
+    X = cohort.X if X is None else X
+    return fit_rg(Y, X, covariance_of(cohort), exact_probes(cohort.n), **options)
+
+
+@pytest.mark.parametrize("components", [1, 3])
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 1.0])
+def test_exact_probes_give_the_dense_fit_of_traits_of_different_people(cohorts, components, overlap):
+    cohort = cohorts[components]
+    Y, _ = two_traits(cohort, overlap, seed=5)
+    (found,), dense = exactly(cohort, Y).fits, dense_covariances(Y, cohort.X, cohort.Ks, starts=1)
+    se = np.sqrt(np.diag(dense.covariance))
+    known = np.isfinite(se)
+    off = (found.entries.vector(found.S) - found.entries.vector(dense.S))[known] / se[known]
+    assert np.abs(off).max() < 1e-4
+    np.testing.assert_allclose(np.sqrt(np.diag(found.covariance))[known], se[known], rtol=1e-4)
+    assert known.all() == (overlap > 0)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 1.0])
+def test_a_row_has_the_dense_correlation_and_its_likelihood_ratios(cohorts, overlap):
+    cohort = cohorts[1]
+    Y, _ = two_traits(cohort, overlap, seed=11)
+    row = exactly(cohort, Y).to_frame().iloc[0]
+    best = dense_covariances(Y, cohort.X, cohort.Ks, starts=1)
+    zero = dense_covariances(Y, cohort.X, cohort.Ks, uncorrelated=(0,), starts=1)
+    one = dense_covariances(Y, cohort.X, cohort.Ks, rank_one=(0,), starts=2)
+    rg, se = best.correlation(0, 0, 1)
+    means = [np.mean(np.diag(cohort.Ks[0])[~np.isnan(y)]) for y in Y.T]
+    np.testing.assert_allclose([row.rg, row.lrt_rg0], [rg, 2 * (best.loglik - zero.loglik)], atol=1e-5)
+    np.testing.assert_allclose(row.lrt_rg1, 2 * (best.loglik - one.loglik), atol=1e-5)
+    np.testing.assert_allclose(row.covariance, best.S[0, 0, 1] * np.sqrt(np.prod(means)), rtol=1e-4)
+    if abs(rg) < 1 - 1e-5:
+        np.testing.assert_allclose(row.rg_se, se, rtol=1e-4)
+    else:
+        assert np.isnan(row.rg_se) and "rg_at_bound" in row.status and row.p_rg1 == 1
+
+
+def test_residuals_of_traits_that_share_nobody_have_no_covariance(cohorts):
+    Y, _ = two_traits(cohorts[1], 0.0, seed=3)
+    row = exactly(cohorts[1], Y).to_frame().iloc[-1]
+    assert (row.component, row.n_common, row.status) == ("residual", 0, "converged,no_common_people")
+    assert np.isnan(row[["covariance", "covariance_se", "rg", "rg_se", "p_rg0"]].astype(float)).all()
+
+
+def test_a_trait_without_genetic_variance_has_no_genetic_correlation(cohorts):
+    cohort = cohorts[1]
+    Y, _ = two_traits(cohort, 1.0, seed=3)
+    values, vectors = np.linalg.eigh(cohort.Ks[0])
+    Y[:, 1] = vectors @ (np.random.default_rng(1).standard_normal(cohort.n) / (0.1 + np.maximum(values, 0)))
+    row = exactly(cohort, Y).to_frame().iloc[0]
+    assert row.variance_2 < 1e-4 * Y[:, 1].var() and row.status == "converged,variance_2_zero"
+    assert np.isnan(row[["rg", "rg_se", "p_rg0", "p_rg1", "covariance_se"]].astype(float)).all()
+
+
+def test_likelihood_ratios_of_no_correlation_add_up_over_components_of_total(cohorts):
+    Y, _ = two_traits(cohorts[3], 1.0, seed=5)
+    frame = exactly(cohorts[3], Y).to_frame()
+    assert frame.component.tolist() == ["component_000", "component_001", "component_002", "total", "residual"]
+    total = frame[frame.component == "total"].iloc[0]
+    np.testing.assert_allclose(total.covariance, frame.covariance[:3].sum(), rtol=1e-9)
+    np.testing.assert_allclose(total.rg, total.covariance / np.sqrt(total.variance_1 * total.variance_2), rtol=1e-9)
+    assert total.lrt_rg0 > 0 and np.isnan(total.lrt_rg1)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.floats(1e-3, 1e3), st.lists(st.floats(-50, 50), min_size=3, max_size=3), st.sampled_from([0.0, 0.5, 1.0]))
+def test_order_units_and_fixed_effects_change_nothing_else(scale, b, overlap):
+    cohort = make_cohort(60, 120, 1, seed=7)
+    Y, _ = two_traits(cohort, overlap, seed=4)
+    plain = exactly(cohort, Y).to_frame()
+    other = np.column_stack([scale * Y[:, 1], Y[:, 0] + cohort.X @ np.array(b)])
+    changed = exactly(cohort, other).to_frame()
+    for name, factor in (("rg", 1), ("rg_se", 1), ("lrt_rg0", 1), ("covariance", scale), ("covariance_se", scale)):
+        np.testing.assert_allclose(changed[name], factor * plain[name], rtol=1e-4, atol=1e-5 * factor)
+    np.testing.assert_allclose(changed.variance_1, scale**2 * plain.variance_2, rtol=1e-4, atol=1e-6 * scale**2)
+    np.testing.assert_allclose(changed.variance_2, plain.variance_1, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("overlap", "components"), [(1.0, 1), (1.0, 3), (0.4, 1)])
+def test_random_probes_err_as_they_say(overlap, components):
+    cohort = make_cohort(300, 900, components, seed=5, overlap=False)
+    Y, _ = two_traits(cohort, overlap, seed=6)
+    (exact,) = exactly(cohort, Y, rg=RgSettings(tests=False)).fits
+    found = fit_rg(Y, cohort.X, covariance_of(cohort), draw_probes(cohort.n, seed=1), rg=RgSettings(tests=False))
+    (fitted,) = found.fits
+    assert found.num_probes < cohort.n / 2
+    off = fitted.entries.vector(fitted.S - exact.S)
+    mc, se = (np.sqrt(np.diag(matrix)) for matrix in (fitted.mc_covariance, exact.covariance))
+    assert (np.abs(off) <= 4 * mc + 0.01 * se).all()
+    assert (mc < 0.2 * se).all()
+    np.testing.assert_allclose(np.sqrt(np.diag(fitted.covariance)), se, rtol=0.1)
+
+
+def test_traits_fitted_jointly_have_matrices_that_are_positive_semidefinite(cohorts):
+    cohort = cohorts[1]
+    first, _ = two_traits(cohort, 1.0, seed=1)
+    second, _ = two_traits(cohort, 0.6, seed=2)
+    Y = np.column_stack([first, second[:, 0]])
+    (found,) = exactly(cohort, Y, rg=RgSettings(joint=True)).fits
+    dense = dense_covariances(Y, cohort.X, cohort.Ks, starts=1)
+    off = (found.entries.vector(found.S) - found.entries.vector(dense.S)) / np.sqrt(np.diag(dense.covariance))
+    assert np.abs(off).max() < 1e-4
+    assert (np.linalg.eigvalsh(found.S) > -1e-9 * np.abs(found.S).max()).all()
+
+
+def test_all_pairs_of_a_frame_are_named_and_a_trait_alone_has_its_own_fit(cohorts):
+    cohort = cohorts[1]
+    Y = pd.DataFrame(np.hstack([two_traits(cohort, 1.0, seed=k)[0] for k in (1, 2)])[:, :3], columns=list("abc"))
+    found = exactly(cohort, Y, rg=RgSettings(tests=False))
+    assert found.to_frame()[["trait_1", "trait_2"]].drop_duplicates().to_numpy().tolist() == [
+        ["a", "b"],
+        ["a", "c"],
+        ["b", "c"],
+    ]
+    alone = fit(Y["b"].to_numpy(), cohort.X, covariance_of(cohort), exact_probes(cohort.n))
+    np.testing.assert_allclose(found.variances[1], alone.theta, rtol=1e-3, atol=1e-4 * alone.theta.sum())
+    assert found.matrix("residual").loc["a", "c"] == found.to_frame().query("component == 'residual'").rg.iloc[1]
+    one = exactly(cohort, Y, rg=RgSettings(pairs=((2, 0),), tests=False)).to_frame()
+    assert one.trait_1.tolist() == ["c"] * 3 and one.trait_2.tolist() == ["a"] * 3
+
+
+def test_a_covariate_that_is_constant_among_the_people_of_a_trait_is_none_of_its_fixed_effects(cohorts):
+    cohort = cohorts[1]
+    Y, _ = two_traits(cohort, 0.0, seed=3)
+    site = np.isnan(Y[:, 0]).astype(float)
+    X = np.column_stack([cohort.X, site])
+    with_site, without = exactly(cohort, Y, X).to_frame(), exactly(cohort, Y).to_frame()
+    np.testing.assert_allclose(with_site.covariance, without.covariance, rtol=1e-6)
+
+
+def test_a_basis_without_room_is_said(cohorts):
+    from gpu_reml.reml import FitSettings, SolverSettings
+
+    cohort = make_cohort(300, 900, 1, seed=5, overlap=False)
+    Y, _ = two_traits(cohort, 1.0, seed=6)
+    few = FitSettings(solver=SolverSettings(most_basis=40))
+    with pytest.raises(ConvergenceError, match="1 of 1 fits of traits have not converged") as error:
+        fit_rg(Y, cohort.X, covariance_of(cohort), draw_probes(cohort.n, seed=1), few, rg=RgSettings(tests=False))
+    assert "basis_too_small" in error.value.result.to_frame().status.iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"Y": np.ones(90)}, r"Y: expected two or more traits \(n, T\), found \(90,\)"),
+        ({"Y": np.full((90, 2), np.inf)}, "Y: value inf of sample 0, trait 0 is not finite; NaN is missing"),
+        ({"Y": np.full((90, 2), np.nan)}, r"Y\[:, 0\]: is measured in 0 people, too few beside 3 fixed effects"),
+        ({"X": np.ones((80, 1))}, r"X: expected \(90, c\), found \(80, 1\)"),
+        ({"rg": RgSettings(pairs=((0, 2),))}, r"pairs: expected two different traits of 0 to 1, found \(0, 2\)"),
+        ({"rg": RgSettings(pairs=())}, "pairs: expected at least one, found none"),
+        ({"Y": pd.DataFrame(np.ones((90, 2)), columns=["a", "a"])}, "Y: expected columns of different names"),
+        ({"Y": np.ones((90, 11)), "rg": RgSettings(joint=True)}, "joint: is for up to 10 traits, found 11"),
+    ],
+)
+def test_what_is_wrong_with_arguments_is_said(cohorts, change, message):
+    given = {"Y": two_traits(cohorts[1], 1.0, seed=3)[0], "X": cohorts[1].X, **change}
+    with pytest.raises(ValueError, match=message):
+        fit_rg(given.pop("Y"), given.pop("X"), covariance_of(cohorts[1]), exact_probes(90), **given)
