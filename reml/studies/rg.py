@@ -22,9 +22,9 @@ from ..probes import NUM_PROBES, Probes, checked_probes
 from ..result import ConvergenceError
 from ..settings import FitSettings
 from ..units import in_moderate_units, reported_factors
-from .rg_bases import People, answering, people_of, with_images, with_probes_wanted
+from .rg_bases import PeopleBasis, answering, people_of, with_images, with_probes_wanted
 from .rg_cone import entries_of
-from .rg_pairs import Bench, Fitted, Member, fitted
+from .rg_pairs import Bench, Member, StackFit, fitted
 from .rg_result import GeneticCorrelations, PairResult
 
 MOST_JOINT = 10
@@ -165,7 +165,7 @@ def bench_of(Y: np.ndarray, X: np.ndarray, covariance, probes: Probes, settings:
     return Bench(covariance, people, [members[trait] for trait in range(Y.shape[1])])
 
 
-def ready(people: People) -> People:
+def ready(people: PeopleBasis) -> PeopleBasis:
     """The people with a basis and probes that answer for each of their traits on its own."""
     return with_images(with_probes_wanted(answering(people)))
 
@@ -181,13 +181,13 @@ def variances_alone(bench: Bench) -> np.ndarray:
     return thetas * scales_of(bench)[:, None] ** 2
 
 
-def residuals_at_floor(fit: Fitted, floor: float) -> np.ndarray:
+def residuals_at_floor(fit: StackFit, floor: float) -> np.ndarray:
     """(t,) bool: traits whose residual is at its bound, alone or as a combination with others."""
     values, vectors = np.linalg.eigh(fit.S[-1])
     return (np.abs(vectors[:, values <= floor * (1 + 1e-6)]) > 1e-6).any(axis=1)
 
 
-def reported(bench: Bench, fit: Fitted, factors: np.ndarray) -> PairResult:
+def reported(bench: Bench, fit: StackFit, factors: np.ndarray) -> PairResult:
     """A fit in the units of its traits, with its sampling covariance.
 
     A residual at its bound has no error, and the others' are those with it held there.

@@ -12,6 +12,7 @@ from scipy import linalg
 
 from ..covariance import Covariance
 from ..covariance.subset import SubsetCovariance
+from ..engines.people import peoples_of
 from ..engines.reduced import Basis, combined, outside, reduced_v, tail_mean
 from ..engines.reduced_model import (
     Model,
@@ -31,7 +32,7 @@ from ..monte_carlo import LEAST_PROBES
 from ..probes import Probes, exact_probes, probes_are_exact
 from ..settings import FitSettings
 from ..traits import Traits, make_traits
-from .rg_search import Found, maximised
+from .rg_search import Maximum, maximised
 from .rg_stack import Part, stacked
 
 READY = 0.3  # relative error of the solves, in the norm of V, from which the basis serves to move variances
@@ -40,8 +41,8 @@ MOST_ROUNDS = 200
 VECTORS = 16  # in a basis for every trait and probe, where settings do not say
 
 
-class People(NamedTuple):
-    """People with the same traits: ``rows`` of the cohort, ``whose`` traits, their ``model``, and the variances
+class PeopleBasis(NamedTuple):
+    """PeopleBasis with the same traits: ``rows`` of the cohort, ``whose`` traits, their ``model``, and the variances
     ``thetas`` (t, p) of each trait alone.  ``answered``: whether residuals are as small as asked; ``solved``: the
     residual variance, as a share, at which those of the probes were looked at."""
 
@@ -54,14 +55,6 @@ class People(NamedTuple):
     thetas: np.ndarray
     answered: bool = False
     solved: float = np.inf
-
-
-def groups_of(Y: np.ndarray) -> list[tuple[np.ndarray, tuple[int, ...]]]:
-    """(rows, columns) of traits Y (n, t) that the same people have, NaN for who has not."""
-    found: dict[bytes, tuple[np.ndarray, list[int]]] = {}
-    for column, has in enumerate(~np.isnan(Y).T):
-        found.setdefault(has.tobytes(), (np.flatnonzero(has), []))[1].append(column)
-    return [(rows, tuple(members)) for rows, members in found.values()]
 
 
 def independent_columns(X: np.ndarray) -> np.ndarray:
@@ -77,20 +70,22 @@ def independent_columns(X: np.ndarray) -> np.ndarray:
 
 def people_of(
     Y: np.ndarray, X: np.ndarray, covariance: Covariance, probes: Probes, settings: FitSettings
-) -> list[People]:
+) -> list[PeopleBasis]:
     """Every group with its first basis; the diagonals of the components, half a pass, where some are a subset."""
-    groups = groups_of(Y)
-    whole = all(len(rows) == len(Y) for rows, _ in groups)
+    groups = peoples_of(~np.isnan(Y))
+    whole = all(group.num_samples == len(Y) for group in groups)
     diagonals = None if whole else covariance.diagonals()
     found = []
-    for rows, whose in groups:
+    for rows, which in groups:
         own: Any = covariance if len(rows) == len(Y) else SubsetCovariance(covariance, rows, diagonals)
         x = X[rows]
-        traits = make_traits(Y[np.ix_(rows, whose)], x[:, independent_columns(x)])
+        traits = make_traits(Y[np.ix_(rows, which)], x[:, independent_columns(x)], [f"Y[:, {k}]" for k in which])
         mine = of_rows(probes, rows)
         problem = prepare(own, traits, mine, settings)
-        starts = np.array([problem.start(trait) for trait in range(len(whose))])
-        found.append(People(rows, whose, traits, problem, mine, first_model(problem, mine), starts))
+        starts = np.array([problem.start(trait) for trait in range(len(which))])
+        found.append(
+            PeopleBasis(rows, tuple(which.tolist()), traits, problem, mine, first_model(problem, mine), starts)
+        )
     return found
 
 
@@ -101,7 +96,7 @@ def of_rows(probes: Probes, rows: np.ndarray) -> Probes:
     return Probes(probes.trace[rows], probes.sketch[rows])
 
 
-def part_of(people: People) -> Part:
+def part_of(people: PeopleBasis) -> Part:
     """The basis as stacks take it."""
     model, problem = people.model, people.problem
     T = np.concatenate([model.basis.T, np.eye(model.basis.size)[None]])
@@ -109,7 +104,7 @@ def part_of(people: People) -> Part:
     return Part(T, Y, model.probes, model.chains, traces, problem.dimension, model.exact)
 
 
-def alone(people: People, part: Part) -> list[Found]:
+def alone(people: PeopleBasis, part: Part) -> list[Maximum]:
     """Every trait's maximum on its own, within the basis."""
     floor = people.problem.settings.residual_floor
     return [
@@ -118,14 +113,14 @@ def alone(people: People, part: Part) -> list[Found]:
     ]
 
 
-def off_images(people: People, C: np.ndarray) -> list[Block]:
+def off_images(people: PeopleBasis, C: np.ndarray) -> list[Block]:
     """G blocks (n, k) of what K_g U C has off the basis, for solutions C (d, k); half a pass, times the overlap."""
     model, problem = people.model, people.problem
     images = problem.covariance.apply_each(combined(model.basis.F, C))
     return [outside(model.basis, project(problem.Q, image)) for image in images]
 
 
-def solutions(people: People) -> np.ndarray:
+def solutions(people: PeopleBasis) -> np.ndarray:
     """(d, t) Galerkin solutions of every trait at its own variances."""
     T, model = people.model.basis.T, people.model
     return np.column_stack(
@@ -133,7 +128,7 @@ def solutions(people: People) -> np.ndarray:
     )
 
 
-def trait_residuals(people: People) -> tuple[Block, np.ndarray]:
+def trait_residuals(people: PeopleBasis) -> tuple[Block, np.ndarray]:
     """True residuals (n, t) of every trait at its own variances, and their relative errors (t,) in the norm of V."""
     model, problem = people.model, people.problem
     C = solutions(people)
@@ -146,13 +141,13 @@ def trait_residuals(people: People) -> tuple[Block, np.ndarray]:
     return R, np.sqrt(column_dots(R, R) / (np.array(tails) * energy))
 
 
-def hardest(people: People, extra: np.ndarray | None = None) -> np.ndarray:
+def hardest(people: PeopleBasis, extra: np.ndarray | None = None) -> np.ndarray:
     """(p,) the variances that ask most of the basis: those with the least residual, of the traits or ``extra``."""
     theta = people.thetas[np.argmin(people.thetas[:, -1])]
     return extra if extra is not None and extra[-1] < theta[-1] else theta
 
 
-def room(people: People) -> int:
+def room(people: PeopleBasis) -> int:
     """Vectors that the basis may still take."""
     problem, model = people.problem, people.model
     num = model.B.shape[1]
@@ -160,12 +155,12 @@ def room(people: People) -> int:
     return min(most, problem.dimension) - model.basis.size
 
 
-def has_room(people: People, num_new: int) -> bool:
+def has_room(people: PeopleBasis, num_new: int) -> bool:
     """Whether the basis has room for more vectors, or for all that there are."""
     return room(people) >= min(num_new, people.problem.dimension - people.model.basis.size)
 
 
-def with_directions(people: People, W: Block, whose: np.ndarray | None = None) -> People:
+def with_directions(people: PeopleBasis, W: Block, whose: np.ndarray | None = None) -> PeopleBasis:
     """The people with the columns of W (n, k) in their basis, where that has room; ``whose`` (k,): the probes of which
     they are residuals, None where they are of traits."""
     if not has_room(people, W.shape[1]):
@@ -175,7 +170,7 @@ def with_directions(people: People, W: Block, whose: np.ndarray | None = None) -
     return people._replace(model=model)
 
 
-def answering(people: People, extra: np.ndarray | None = None) -> People:
+def answering(people: PeopleBasis, extra: np.ndarray | None = None) -> PeopleBasis:
     """The people with a basis that has grown until it answers for all traits at their best variances, and for all
     probes at the hardest of these, or at ``extra`` (p,) where that is harder; ``answered`` says whether it does."""
     active: np.ndarray | None = None
@@ -203,7 +198,9 @@ class Left(NamedTuple):
     stuck: bool
 
 
-def one_round(people: People, extra: np.ndarray | None, active: np.ndarray | None) -> tuple[People, Left, float]:
+def one_round(
+    people: PeopleBasis, extra: np.ndarray | None, active: np.ndarray | None
+) -> tuple[PeopleBasis, Left, float]:
     """The people with residuals that are not small in their basis, and the largest relative error."""
     problem, model = people.problem, people.model
     theta = hardest(people, extra)
@@ -228,7 +225,7 @@ def one_round(people: People, extra: np.ndarray | None, active: np.ndarray | Non
     return people._replace(model=model), Left(wrong, True, model.basis.size == before), worst
 
 
-def moved(people: People) -> tuple[People, float]:
+def moved(people: PeopleBasis) -> tuple[PeopleBasis, float]:
     """The people with every trait at its best variances within the basis, and the longest move in standard errors."""
     found = alone(people, part_of(people))
     thetas = np.array([each.point.S[:, 0, 0] for each in found])
@@ -237,7 +234,7 @@ def moved(people: People) -> tuple[People, float]:
     return people._replace(thetas=thetas), float(max(lengths))
 
 
-def with_probes_wanted(people: People) -> People:
+def with_probes_wanted(people: PeopleBasis) -> PeopleBasis:
     """The people with more probes, until Monte-Carlo errors of every trait's variances meet their target."""
     while not people.model.exact:
         wanted = probes_wanted(people)
@@ -248,7 +245,7 @@ def with_probes_wanted(people: People) -> People:
     return people
 
 
-def probes_wanted(people: People) -> int:
+def probes_wanted(people: PeopleBasis) -> int:
     """Probes at which the Monte-Carlo error of every trait's variances is expected to meet the target."""
     problem, used, available = people.problem, people.model.num_probes, people.probes.trace.shape[1]
     ratio = 0.0
@@ -266,7 +263,7 @@ def probes_wanted(people: People) -> int:
     return min(available, max(used + 4, int(np.ceil(ratio**1.2 * used))))
 
 
-def with_images(people: People) -> People:
+def with_images(people: PeopleBasis) -> PeopleBasis:
     """The people with what K_g P y has off the basis in it, for every trait and component, where that has room.
 
     The average information of several components needs it.
@@ -277,7 +274,7 @@ def with_images(people: People) -> People:
     return with_directions(people, columns(*off_images(people, solutions(people))))
 
 
-def cross_products(covariance: Covariance, one: People, other: People) -> np.ndarray:
+def cross_products(covariance: Covariance, one: PeopleBasis, other: PeopleBasis) -> np.ndarray:
     """(H, d, d') T^ab between the bases of different people, the residual's last; no pass, 2 G m d d' flop."""
     A, B = one.model.basis, other.model.basis
     genetic = np.concatenate([np.concatenate([covariance.gram(fa, fb) for fb in B.F], axis=2) for fa in A.F], axis=1)

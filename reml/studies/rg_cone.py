@@ -4,7 +4,7 @@ The matrices S (H, t, t) of H components, the residual last, are known by their 
 vector x (p,).  A step maximises the quadratic s'd - d'A d / 2 of score s and information A over S - L >= 0, exactly: by
 an interior point, whose barrier -mu log|S - L| is taken to where it moves the maximum by less than rounding of the
 score.  What has then come near its bound is put there.
-Source: Nesterov & Nemirovskii 1994, Interior-Point Polynomial Algorithms in Convex Programming.
+Source: Nesterov & Nemirovskii 1994, Interior-StackPoint Polynomial Algorithms in Convex Programming.
 """
 
 from itertools import combinations_with_replacement

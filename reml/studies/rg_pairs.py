@@ -12,9 +12,9 @@ from ..covariance import Covariance
 from ..cross_fit import FOLDS, fold_of
 from ..engines.reduced import combined, coordinates
 from ..linalg import Block, column_dots, columns, project, take_columns
-from .rg_bases import People, answering, cross_products, part_of, with_directions
-from .rg_search import Found, maximised, untold
-from .rg_stack import Part, Point, Stack, mean_off, point_at, stacked
+from .rg_bases import PeopleBasis, answering, cross_products, part_of, with_directions
+from .rg_search import Maximum, maximised, untold
+from .rg_stack import Part, Stack, StackPoint, mean_off, point_at, stacked
 from .rg_tests import UNKNOWN, Ratio, mc_covariance, one_correlation, uncorrelated
 
 NO_VARIANCE = 1e-4  # share of a trait's variance that counts as none: beside it a correlation goes to its bound
@@ -30,7 +30,7 @@ class Member(NamedTuple):
     column: int
 
 
-class Fitted(NamedTuple):
+class StackFit(NamedTuple):
     """A stack's fit in units of its traits' standard deviations: ``S`` (H, t, t), ``information`` and Monte-Carlo
     covariance ``mc`` (p, p) of the entries, whether it ``converged``, and ``answered``: whether the bases answer for
     it.  Tests by component, of all, of the residual (H + 1,): ``rg0``, and ``rg1``."""
@@ -46,7 +46,7 @@ class Fitted(NamedTuple):
     rg1: tuple[Ratio, ...]
 
 
-class Outside(NamedTuple):
+class OffBases(NamedTuple):
     """What a stack has off its bases: ``error``, of its solution in the norm of V; ``gram`` (p, p), which adds to the
     information; ``directions``: the true residual, a block (n_a, 1) for every trait."""
 
@@ -58,7 +58,7 @@ class Outside(NamedTuple):
 class Bench:
     """All people with their bases, and the products between these, which are made when first asked for."""
 
-    def __init__(self, covariance: Covariance, people: list[People], members: list[Member]):
+    def __init__(self, covariance: Covariance, people: list[PeopleBasis], members: list[Member]):
         self.covariance, self.people, self.members = covariance, people, members
         self._parts: dict[int, Part] = {}
         self._cross: dict[tuple[int, int], np.ndarray] = {}
@@ -85,7 +85,7 @@ class Bench:
             self._cross[one, other] = cross_products(self.covariance, self.people[one], self.people[other])
         return self._cross[one, other]
 
-    def replace(self, which: int, people: People) -> None:
+    def replace(self, which: int, people: PeopleBasis) -> None:
         """Other bases for some people; what was made of the former is forgotten."""
         self.people[which] = people
         self._parts.pop(which, None)
@@ -108,7 +108,7 @@ class Bench:
         return np.einsum("ah,ab->hab", thetas, np.eye(len(traits)))
 
 
-def fitted(bench: Bench, traits: tuple[int, ...], tests: bool) -> Fitted:
+def fitted(bench: Bench, traits: tuple[int, ...], tests: bool) -> StackFit:
     """The REML fit of some traits.  Bases grow where they do not answer for it: for traits of the same people, for all
     fits after this one, else for this one alone, as it asks for products between people that no other does."""
     start, alike = bench.start(traits), len({bench.members[trait].people for trait in traits}) == 1
@@ -128,7 +128,7 @@ def fitted(bench: Bench, traits: tuple[int, ...], tests: bool) -> Fitted:
     rg0, rg1 = tests_of(bench, traits, stack, found) if tests else ((UNKNOWN,) * (len(start) + 1),) * 2
     S = found.point.S if found.converged else found.first
     mc = mc_covariance(stack, found.point, ai, bench.floor)
-    return Fitted(traits, S, ai, told, mc, found.converged, needs.answered, rg0, rg1)
+    return StackFit(traits, S, ai, told, mc, found.converged, needs.answered, rg0, rg1)
 
 
 class Needs(NamedTuple):
@@ -136,7 +136,7 @@ class Needs(NamedTuple):
     by trait, blocks (n_a, k), and ``whose`` they are (k,); variances at which the probes of the same people are to be
     solved, None where they are."""
 
-    off: Outside
+    off: OffBases
     late: bool
     residuals: tuple[Block, ...]
     whose: np.ndarray
@@ -147,7 +147,7 @@ class Needs(NamedTuple):
         return not self.late and not len(self.whose) and self.harder is None
 
 
-def needs_of(bench: Bench, traits: tuple[int, ...], stack: Stack, point: Point) -> Needs:
+def needs_of(bench: Bench, traits: tuple[int, ...], stack: Stack, point: StackPoint) -> Needs:
     """What a fit at a point asks.  The probes of traits of the same people are solved, for any S, where those of the
     combination of traits with the least residual are; those of different people are looked at themselves."""
     off = outside_of(bench, traits, stack, point)
@@ -188,7 +188,7 @@ def probe_residuals(bench: Bench, traits: tuple[int, ...], stack: Stack, S: np.n
     return tuple(take_columns(R, wrong) for R in residuals), wrong % s
 
 
-def true_residual(bench: Bench, people: list[People], b: int, stack: Stack, S: np.ndarray, C: np.ndarray) -> Block:
+def true_residual(bench: Bench, people: list[PeopleBasis], b: int, stack: Stack, S: np.ndarray, C: np.ndarray) -> Block:
     """(n_b, t s) what the probes z (x) e_a leave of trait b, for solutions C (D, t s) in the bases."""
     t, s, where, own = len(people), stack.num_probes, stack.sizes, people[b]
     Z = own.model.probe_block(slice(0, s))
@@ -209,13 +209,13 @@ def tolerance(bench: Bench, traits: tuple[int, ...]) -> float:
     return 0.02 / np.sqrt(size)
 
 
-def outside_of(bench: Bench, traits: tuple[int, ...], stack: Stack, point: Point) -> Outside:
+def outside_of(bench: Bench, traits: tuple[int, ...], stack: Stack, point: StackPoint) -> OffBases:
     """What the solution at a point leaves; half a pass of a column for each trait, times the overlap."""
     own, t = stack.entries, len(traits)
     p = len(own.h)
     people = [bench.people[bench.members[k].people] for k in traits]
     if stack.exact:
-        return Outside(0.0, np.zeros((p, p)), ())
+        return OffBases(0.0, np.zeros((p, p)), ())
     images = [[images_off(bench, people[a], people[b], point.c[b]) for b in range(t)] for a in range(t)]
     parts = [np.zeros((len(each.rows), p)) for each in people]
     for k, (h, a, b) in enumerate(zip(*own, strict=True)):
@@ -229,10 +229,10 @@ def outside_of(bench: Bench, traits: tuple[int, ...], stack: Stack, point: Point
     theta = own.vector(point.S)
     error = float(np.sqrt(max(theta @ gram @ theta, 0.0) / point.ypy))
     directions = tuple(-part @ theta[:, None] for part in parts)
-    return Outside(error, gram / 2, directions)
+    return OffBases(error, gram / 2, directions)
 
 
-def images_off(bench: Bench, of: People, source: People, c: np.ndarray) -> np.ndarray:
+def images_off(bench: Bench, of: PeopleBasis, source: PeopleBasis, c: np.ndarray) -> np.ndarray:
     """(n, H) what K_h U c has off the basis of the people ``of``, for a solution c (d,) in that of ``source``."""
     U, F = combined(source.model.basis.U, c[:, None]), combined(source.model.basis.F, c[:, None])
     model, problem = of.model, of.problem
@@ -287,7 +287,7 @@ def grow(bench: Bench, traits: tuple[int, ...], needs: Needs) -> bool:
     return grew
 
 
-def tests_of(bench: Bench, traits: tuple[int, ...], stack: Stack, found: Found):
+def tests_of(bench: Bench, traits: tuple[int, ...], stack: Stack, found: Maximum):
     """(rg0, rg1) of a pair, by component, of all components together, and of the residual (H + 1,) each."""
     S, floor = found.point.S, bench.floor
     H = len(S)

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import linalg
 
 from .rg_cone import Cone, at_bounds, cone_step
-from .rg_stack import Point, Stack, point_at
+from .rg_stack import Stack, StackPoint, point_at
 
 MOST_STEPS = 100
 NEAR = 1.0  # squared step from which the curvature that steps show is relied on
@@ -31,10 +31,10 @@ class Restriction(NamedTuple):
     sign: float = 1.0
 
 
-class Found(NamedTuple):
+class Maximum(NamedTuple):
     """A maximum: the ``point`` there, and whether the search ``converged``.  ``first``: S after one step."""
 
-    point: Point
+    point: StackPoint
     converged: bool
     first: np.ndarray
 
@@ -55,7 +55,7 @@ def untold(stack: Stack) -> np.ndarray:
     return np.array(rows).reshape(-1, len(own.h))
 
 
-def maximised(stack: Stack, S: np.ndarray, floor: float, restriction: Restriction | None = None) -> Found:
+def maximised(stack: Stack, S: np.ndarray, floor: float, restriction: Restriction | None = None) -> Maximum:
     """The maximum from S (H, t, t), with ``floor`` the smallest eigenvalue of the residual's matrix."""
     own = stack.entries
     restriction = restriction or Restriction(np.zeros((0, len(own.h))))
@@ -67,9 +67,9 @@ def maximised(stack: Stack, S: np.ndarray, floor: float, restriction: Restrictio
         at, point = step.at, step.point
         first = point.S if first is None else first
         if step.decrement <= DECREMENT:
-            return Found(point, True, first)
+            return Maximum(point, True, first)
         known = step.curvature if step.decrement <= NEAR else None
-    return Found(point, False, first)
+    return Maximum(point, False, first)
 
 
 def started(stack: Stack, S: np.ndarray, restriction: Restriction) -> Coordinates:
@@ -113,18 +113,18 @@ def cone_of(stack: Stack, S: np.ndarray, floor: float, rank_one: int | None = No
     return Cone(stack.entries, lower, coned)
 
 
-class Step(NamedTuple):
+class StackStep(NamedTuple):
     """Where a step led, its squared length in standard errors, and the ``curvature`` (q, q) that it has shown."""
 
     at: Coordinates
-    point: Point
+    point: StackPoint
     decrement: float
     curvature: np.ndarray
 
 
 def stepped(
-    stack: Stack, at: Coordinates, point: Point, floor: float, restriction: Restriction, known: np.ndarray | None
-) -> Step:
+    stack: Stack, at: Coordinates, point: StackPoint, floor: float, restriction: Restriction, known: np.ndarray | None
+) -> StackStep:
     """One step, of average information or of the curvature that is ``known``; the likelihood is higher after it."""
     own, rank_one = stack.entries, restriction.rank_one
     J, cone = jacobian(stack, at, restriction), cone_of(stack, point.S, floor, rank_one)
@@ -154,7 +154,7 @@ def stepped(
         low, high = (t, high) if after > 0 else (low, t)
         t = (low + high) / 2
     shown = updated(A, t * w, J.T @ point.score - score)
-    return Step(new, found, t**2 * float(w @ J.T @ point.ai @ J @ w), shown)
+    return StackStep(new, found, t**2 * float(w @ J.T @ point.ai @ J @ w), shown)
 
 
 def updated(A: np.ndarray, step: np.ndarray, fall: np.ndarray) -> np.ndarray:

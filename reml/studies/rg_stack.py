@@ -155,7 +155,7 @@ def stacked(parts: list[Part], columns: list[int], cross: dict[tuple[int, int], 
     return Stack(tuple(parts), y, tuple(map(tuple, T)), tuple(map(tuple, images)), folds, same, entries)
 
 
-class Point(NamedTuple):
+class StackPoint(NamedTuple):
     """What a stack says at S: ``score`` (p,), average information ``ai`` (p, p) within the basis, ``forms`` (p,)
     y'P dV P y, ``traces`` of P dV, solutions ``c``, and y'P y."""
 
@@ -169,7 +169,7 @@ class Point(NamedTuple):
     logdet: float
 
 
-def point_at(stack: Stack, S: np.ndarray) -> Point:
+def point_at(stack: Stack, S: np.ndarray) -> StackPoint:
     """Score and information at S (H, t, t): a Cholesky factor of V (D, D) and its solutions for t s + p columns."""
     where, y = stack.sizes, np.concatenate(stack.y)
     V = stack.v(S)
@@ -181,7 +181,7 @@ def point_at(stack: Stack, S: np.ndarray) -> Point:
     ai = symmetric(F @ linalg.cho_solve(factor, F.T, check_finite=False)) / 2
     traces = traces_at(stack, S, factor)
     logdet = 2 * float(np.log(np.diag(factor[0])).sum())
-    return Point(S, (forms - traces.mean) / 2, ai, forms, traces, c, float(y @ whole), logdet)
+    return StackPoint(S, (forms - traces.mean) / 2, ai, forms, traces, c, float(y @ whole), logdet)
 
 
 def traces_at(stack: Stack, S: np.ndarray, factor) -> Traces:

@@ -12,8 +12,8 @@ from scipy import special
 
 from ..cross_fit import Traces
 from .rg_cone import AT_BOUND, at_bounds, cone_step
-from .rg_search import Found, Restriction, cone_of, maximised, untold
-from .rg_stack import Point, Stack, point_at
+from .rg_search import Maximum, Restriction, cone_of, maximised, untold
+from .rg_stack import Stack, StackPoint, point_at
 
 NODES, MOST_NODES = 4, 64  # of the Gauss rule, doubled until it is good enough
 QUADRATURE = 1e-6  # error of y's part of the log-likelihood, whose integral is known, that is good enough
@@ -31,7 +31,7 @@ class Ratio(NamedTuple):
 UNKNOWN = Ratio(np.nan, np.nan, np.nan)
 
 
-def rise(stack: Stack, before: Point, after: Point) -> tuple[float, float]:
+def rise(stack: Stack, before: StackPoint, after: StackPoint) -> tuple[float, float]:
     """By how much the log-likelihood rises from one S to another, and its Monte-Carlo error; no pass."""
     known = before.ypy - after.ypy
     if stack.exact:
@@ -50,7 +50,7 @@ def rise(stack: Stack, before: Point, after: Point) -> tuple[float, float]:
     return float(per_probe.mean()), float(np.sqrt(Traces(per_probe[None], controls).covariance[0, 0]))
 
 
-def ratio_of(stack: Stack, found: Found, floor: float, restriction: Restriction, weight: float) -> Ratio:
+def ratio_of(stack: Stack, found: Maximum, floor: float, restriction: Restriction, weight: float) -> Ratio:
     """Twice the rise from the maximum under a restriction; p is ``weight`` times the tail of chi-square with 1 df."""
     smaller = maximised(stack, found.point.S, floor, restriction)
     if not (smaller.converged and found.converged):
@@ -61,14 +61,14 @@ def ratio_of(stack: Stack, found: Found, floor: float, restriction: Restriction,
     return Ratio(statistic, 2 * mc_se, p)
 
 
-def uncorrelated(stack: Stack, found: Found, floor: float, weights: np.ndarray, a: int = 0, b: int = 1) -> Ratio:
+def uncorrelated(stack: Stack, found: Maximum, floor: float, weights: np.ndarray, a: int = 0, b: int = 1) -> Ratio:
     """The test that sum_h weights_h S_h[a, b] = 0, with one degree of freedom; weights (H,)."""
     own = stack.entries
     row = np.where((own.a == a) & (own.b == b), weights[own.h], 0.0)
     return ratio_of(stack, found, floor, Restriction(row[None]), 1.0)
 
 
-def one_correlation(stack: Stack, found: Found, floor: float, component: int) -> Ratio:
+def one_correlation(stack: Stack, found: Maximum, floor: float, component: int) -> Ratio:
     """The test that a component's correlation is 1, or -1 where the estimate is negative: half a chi-square with 1 df
     and half a zero, since no correlation is beyond it."""
     (one, between), (_, other) = found.point.S[component]
@@ -79,7 +79,7 @@ def one_correlation(stack: Stack, found: Found, floor: float, component: int) ->
     return ratio_of(stack, found, floor, Restriction(none, component, sign), 0.5)
 
 
-def mc_covariance(stack: Stack, point: Point, ai: np.ndarray, floor: float) -> np.ndarray:
+def mc_covariance(stack: Stack, point: StackPoint, ai: np.ndarray, floor: float) -> np.ndarray:
     """(p, p) second moment, about x, of where the step leads when the score has other probes' errors; NaN for under 16
     probes, 0 for exact ones."""
     own = stack.entries
