@@ -10,11 +10,12 @@ from gpu_reml.ops.arguments import as_numbers
 from .covariance import as_covariance
 from .covariance.threaded import ThreadedCovariance
 from .engines.krylov import krylov_fits
+from .engines.krylov_people import fits_together
 from .engines.people import one_by_one, peoples_of, traits_of
 from .engines.reduced_end import reduced_fits
 from .hooks import Hooks
 from .likelihood_ratio import tested_sets
-from .probes import NUM_PROBES, Probes, checked_probes
+from .probes import NUM_PROBES, Probes, checked_probes, probes_are_exact
 from .residuals import layout_of
 from .result import ConvergenceError, FitResult, Record, singular_information
 from .settings import FitSettings
@@ -121,18 +122,26 @@ def fit_traits(
     if settings.engine == "krylov" and covariance.num_components != 1:
         raise ValueError(f"engine: krylov is for one component, found {covariance.num_components}; use auto")
 
-    def engine(traits, covariance, probes, hooks=Hooks(hooks.callback)):  # noqa: B008
-        if covariance.num_components == 1 and settings.engine in ("auto", "krylov"):
+    krylov = covariance.num_components == 1 and settings.engine in ("auto", "krylov")
+    own = Hooks(hooks.callback)  # there are no checkpoints of traits of different samples
+
+    def engine(traits, covariance, probes, hooks=own):
+        if krylov:
             return krylov_fits(traits, covariance, probes, settings, hooks)
         return reduced_fits(traits, covariance, probes, settings, hooks, start)
 
     try:
         with blas.one_thread():
             threaded = ThreadedCovariance(covariance)
+            together = krylov and not probes_are_exact(probes.trace)
             if everybody:
                 results = engine(traits[0], threaded, probes, hooks)
             else:
-                results = one_by_one(peoples, traits, threaded, probes, engine)
+                results = (
+                    fits_together(peoples, traits, X, threaded, probes, settings, own)
+                    if together
+                    else one_by_one(peoples, traits, threaded, probes, engine)
+                )
     except SingularInformationError as error:
         raise singular_information(layout_of(covariance), error.index, constrained=settings.constrain) from None
     results = [in_given_units(result, factors) for result in results]

@@ -102,21 +102,41 @@ def calibrate(spectra: ProbeSpectra, dimension: int, trace: float) -> Calibratio
     """
     nodes, weights = spectra.nodes, spectra.weights / spectra.num_deep
     scale = trace / dimension if trace > 0 else 1.0
+    polynomials = polynomials_of(nodes, weights, scale)
+    basis = polynomials.at(nodes)
+    targets = polynomials.integrals(np.array([dimension, trace, 0.0]))
+    quadratic = None
+    if len(basis) == 3:
+        quadratic = polynomials.integrals(spectra.moments[:3])[2]
+        targets[2] = quadratic.mean()
+    found = np.einsum("adk,dk->a", basis, weights)
+    corrected = weights * (1 + np.einsum("a,adk->dk", targets - found, basis))
+    return Calibration(Measure(nodes.ravel(), corrected.ravel()), spectra, basis, quadratic)
+
+
+class Polynomials(NamedTuple):
+    """Polynomials of degree 0, 1 and 2 in lambda / ``scale``, with coefficients ``inverse`` (powers, polynomials)."""
+
+    inverse: np.ndarray
+    scale: float
+
+    def at(self, nodes: np.ndarray) -> np.ndarray:
+        """(a, ...) values at nodes."""
+        powers = (nodes / self.scale)[None] ** np.arange(len(self.inverse)).reshape(-1, *[1] * nodes.ndim)
+        return np.tensordot(self.inverse.T, powers, 1)
+
+    def integrals(self, moments: np.ndarray) -> np.ndarray:
+        """(a, ...) integrals against measures with moments (3, ...) of degree 0, 1 and 2."""
+        degrees = np.arange(len(self.inverse)).reshape(-1, *[1] * (moments.ndim - 1))
+        return np.tensordot(self.inverse.T, moments[: len(self.inverse)] / self.scale**degrees, 1)
+
+
+def polynomials_of(nodes: np.ndarray, weights: np.ndarray, scale: float) -> Polynomials:
+    """Those that are orthonormal under a measure (d, k), as many as its nodes tell apart."""
     powers = (nodes / scale)[None] ** np.arange(3)[:, None, None]
     root = np.sqrt(weights).ravel()
     _, R = np.linalg.qr(root[:, None] * powers.reshape(3, -1).T)
     lengths = np.sqrt(np.einsum("adk,dk->a", powers**2, weights))
     distinct = np.abs(np.diag(R)) > DISTINCT * lengths[: len(R)]  # so few nodes do not tell three powers apart
     degrees = len(distinct) if distinct.all() else int(np.argmin(distinct))
-    inverse = np.linalg.inv(R[:degrees, :degrees])
-    basis = np.einsum("ba,bdk->adk", inverse, powers[:degrees])
-    known = np.array([dimension, trace / scale, 0.0])[:degrees]
-    targets = inverse.T @ known
-    quadratic = None
-    if degrees == 3:
-        scaled = spectra.moments / (scale ** np.arange(3))[:, None]
-        quadratic = inverse[:, 2] @ scaled
-        targets[2] = quadratic.mean()
-    found = np.einsum("adk,dk->a", basis, weights)
-    corrected = weights * (1 + np.einsum("a,adk->dk", targets - found, basis))
-    return Calibration(Measure(nodes.ravel(), corrected.ravel()), spectra, basis, quadratic)
+    return Polynomials(np.linalg.inv(R[:degrees, :degrees]), scale)

@@ -50,6 +50,11 @@ def traits_of(people: People, Y: np.ndarray, X: np.ndarray) -> Traits:
     return make_traits(Y[people.rows][:, people.which], among, names)
 
 
+def restricted_to(probes: Probes, people: People) -> Probes:
+    """Probes of everybody among some people."""
+    return Probes(probes.trace[people.rows], probes.sketch[people.rows])
+
+
 def one_by_one(
     peoples: Sequence[People], traits: Sequence[Traits], covariance: Covariance, probes: Probes, engine: Engine
 ) -> list[FitResult]:
@@ -61,6 +66,6 @@ def one_by_one(
     results: dict[int, FitResult] = {}
     for people, theirs in zip(peoples, traits, strict=True):
         among = SubsetCovariance(covariance, people.rows, diagonals)
-        found = engine(theirs, among, Probes(probes.trace[people.rows], probes.sketch[people.rows]))
+        found = engine(theirs, among, restricted_to(probes, people))
         results.update(zip(people.which.tolist(), found, strict=True))
     return [results[which] for which in sorted(results)]
