@@ -17,6 +17,7 @@ import numpy as np
 from scipy import linalg
 
 from .monte_carlo import covariance_of_mean
+from .reduced_matrices import ReducedMatrices
 
 FOLDS = 2
 MOST_CONTROLS = 4
@@ -54,13 +55,19 @@ class Fixed(NamedTuple):
     tails: tuple[np.ndarray, ...]
 
 
-def fixed_controls(T: np.ndarray, chains: tuple[np.ndarray, ...], coords: np.ndarray, traces: np.ndarray) -> Fixed:
-    """T (G, d, d); coords (d, s) U'z; traces (G,) on the complement of the fixed effects."""
-    images = T @ coords
-    folds, off, tails = fold_of(coords.shape[1]), np.empty((len(T), coords.shape[1])), []
+def fixed_controls(
+    T: ReducedMatrices,
+    chains: tuple[np.ndarray, ...],
+    coords: np.ndarray,
+    traces: np.ndarray,
+    known: np.ndarray | None = None,
+) -> Fixed:
+    """coords (d, s) U'z; traces (G,) on the complement of the fixed effects; known: images of a smaller basis."""
+    images = T.times(coords, known)
+    folds, off = fold_of(coords.shape[1]), np.empty((len(traces), coords.shape[1]))
+    tails = traces - T.dots(*(S @ S.T for S in chains[::-1])).T
     for fold in range(FOLDS):
         S, mine = chains[1 - fold], folds == fold
-        tails.append(traces - np.tensordot(T, S @ S.T, axes=2))
         z = coords[:, mine]
         off[:, mine] = np.einsum("az,gaz->gz", z - S @ (S.T @ z), images[:, :, mine]) - tails[fold][:, None]
     return Fixed(images, off, tuple(tails))
@@ -92,13 +99,15 @@ def fold_inverses(
 
 
 def inverse_controls(
-    T: np.ndarray, V: np.ndarray, theta: np.ndarray, chains, coords: np.ndarray, fixed: Fixed, dimension: int
+    T: ReducedMatrices, V: np.ndarray, theta: np.ndarray, chains, coords: np.ndarray, fixed: Fixed, dimension: int
 ) -> np.ndarray:
     """(G, s) the controls c at theta; see :func:`fold_inverses`."""
     folds, out = fold_of(coords.shape[1]), np.empty_like(fixed.off)
-    for fold, inverse in enumerate(fold_inverses(V, theta, chains, fixed, dimension)):
+    inverses = fold_inverses(V, theta, chains, fixed, dimension)
+    within = T.dots(*(inverse.S @ inverse.H @ inverse.S.T for inverse in inverses)).T
+    for fold, inverse in enumerate(inverses):
         mine = folds == fold
-        known = np.tensordot(T, inverse.S @ inverse.H @ inverse.S.T, axes=2) + fixed.tails[fold] / inverse.d
+        known = within[fold] + fixed.tails[fold] / inverse.d
         out[:, mine] = np.einsum("az,gaz->gz", inverse.times(coords[:, mine]), fixed.images[:, :, mine])
         out[:, mine] -= known[:, None]
     return out

@@ -18,23 +18,24 @@ from scipy import linalg
 
 from ..covariance import Covariance
 from ..linalg import Block, column_batches, column_dots, columns, gram, project, range_basis, take_columns, times
+from ..reduced_matrices import ReducedMatrices
 
 
 class Basis(NamedTuple):
-    """``U`` (n, d) and its features ``F``, in the pieces in which they were added; ``T`` (G, d, d) = U'K_gU."""
+    """``U`` (n, d) and its features ``F``, in the pieces in which they were added; ``T``: U'K_gU of every component."""
 
     U: tuple[Block, ...]
     F: tuple[Any, ...]
-    T: np.ndarray
+    T: ReducedMatrices
 
     @property
     def size(self) -> int:
-        return self.T.shape[1]
+        return self.T.size
 
 
 def empty_basis(num_components: int) -> Basis:
     """A basis of nothing."""
-    return Basis((), (), np.zeros((num_components, 0, 0)))
+    return Basis((), (), ReducedMatrices(num_components))
 
 
 def coordinates(basis: Basis, B: Block) -> np.ndarray:
@@ -86,12 +87,7 @@ def extended(covariance: Covariance, basis: Basis, W: Block, at_once: int | None
 def joined(covariance: Covariance, basis: Basis, W: Block, F: Any) -> Basis:
     """The basis with columns W (n, k) added, of which F are the features; no pass."""
     new = np.concatenate([*(covariance.gram(piece, F) for piece in basis.F), covariance.gram(F)], axis=1)
-    d, k = basis.size, W.shape[1]
-    T = np.empty((len(basis.T), d + k, d + k))
-    T[:, :d, :d] = basis.T
-    T[:, :, d:] = new
-    T[:, d:, :d] = new[:, :d].transpose(0, 2, 1)
-    return Basis((*basis.U, W), (*basis.F, F), T)
+    return Basis((*basis.U, W), (*basis.F, F), basis.T.joined(new))
 
 
 def of_components(covariance: Covariance, basis: Basis) -> Basis:
@@ -100,9 +96,9 @@ def of_components(covariance: Covariance, basis: Basis) -> Basis:
     return reduce(lambda made, part: joined(covariance, made, *part), parts, empty_basis(covariance.num_components))
 
 
-def reduced_v(T: np.ndarray, theta: np.ndarray) -> np.ndarray:
+def reduced_v(T: ReducedMatrices, theta: np.ndarray) -> np.ndarray:
     """(d, d) U'VU = sum_g theta_g T_g + theta_e I."""
-    V = np.tensordot(theta[:-1], T, axes=1)
+    V = T.weighted(theta[:-1])
     V[np.diag_indices_from(V)] += theta[-1]
     return V
 
@@ -141,4 +137,4 @@ def tail_mean(basis: Basis, traces: np.ndarray, dimension: int, theta: np.ndarra
     left = dimension - basis.size
     if left <= 0:
         return float(theta[-1])
-    return float(theta[:-1] @ (traces - np.trace(basis.T, axis1=1, axis2=2)) / left + theta[-1])
+    return float(theta[:-1] @ (traces - basis.T.traces) / left + theta[-1])

@@ -37,7 +37,7 @@ from .reduced import (
     extended,
     reduced_v,
 )
-from .reduced_fit import State, ended, state_at
+from .reduced_fit import NO_PROBES, State, ended, state_at
 from .reduced_likelihood import reduced_ratio_tests
 from .reduced_model import Model, Problem, dealt, first_model, most_basis, prepare
 from .reduced_profile import reduced_curves
@@ -152,8 +152,10 @@ def with_trait(
 ) -> Progress:
     """The progress after one more trait, from theta unless it is under way."""
     problem, base, state = progress.problem, progress.base, progress.state
-    if state is None:
-        state = state_at(problem, base or first_model(problem, probes), theta, trait)
+    if state is None and base is None:
+        state = state_at(problem, first_model(problem, probes), theta, trait)
+    elif state is None:
+        state = state_at(problem, base, theta, trait)._replace(active=NO_PROBES)
     scale = float(only.scales[0])
     state = ended(problem, probes, state, scale, hooks, lambda state: hooks.save(saved(progress, state)))
     model, walk, state = state.model, state.walk, None
@@ -206,14 +208,15 @@ def finished(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitRe
         ) from error
 
 
-def core_of(problem: Problem, basis: Basis, S: np.ndarray | None, theta: np.ndarray) -> ProjectedCore:
-    """The preconditioner on the span of U S, for orthonormal S (d, r), None for that of U; no pass."""
-    cores = basis.T if S is None else np.stack([S.T @ t @ S for t in basis.T])
+def preconditioner_on(problem: Problem, basis: Basis, theta: np.ndarray, S: np.ndarray | None = None) -> Preconditioner:
+    """V(theta) on the span of U S, for orthonormal S (d, r), None for that of U, and its mean off it; no pass."""
+    genetic, trace = basis.T.weighted(theta[:-1]), np.array([theta[:-1] @ problem.traces])
     if S is None:
         U = basis.U[0] if len(basis.U) == 1 else columns(*basis.U)
     else:
-        U = combined(basis.U, S)
-    return ProjectedCore(U, cores, problem.traces, problem.dimension, theta[:-1])
+        U, genetic = combined(basis.U, S), S.T @ genetic @ S
+    core = ProjectedCore(U, genetic[None], trace, problem.dimension, np.ones(1))
+    return precondition(core, np.array([1.0, theta[-1]]))
 
 
 def log_determinant(problem: Problem, model: Model, theta: np.ndarray) -> tuple[float, float]:
@@ -237,7 +240,7 @@ def log_determinant(problem: Problem, model: Model, theta: np.ndarray) -> tuple[
     values, controls, off = np.empty(model.num_probes), np.empty(model.num_probes), []
     for fold in range(FOLDS):
         mine = np.flatnonzero(folds == fold)
-        preconditioner = precondition(core_of(problem, model.basis, model.chains[1 - fold], theta), theta)
+        preconditioner = preconditioner_on(problem, model.basis, theta, model.chains[1 - fold])
         half = half_power(preconditioner, model.chains[1 - fold])
         balanced = half @ V @ half
         z = model.probes[:, mine]
@@ -269,8 +272,7 @@ def finish(problem: Problem, model: Model, walk: Walk, trait: Traits) -> FitResu
     covariance, Q, solver = problem.covariance, problem.Q, problem.settings.solver
     theta, scale, most = walk.theta, float(trait.scales[0]), solver.max_iterations
     apply_v = likelihood.apply_v_at(covariance, theta)
-    U = model.basis.U[0] if len(model.basis.U) == 1 else columns(*model.basis.U)
-    whole = precondition(ProjectedCore(U, model.basis.T, problem.traces, problem.dimension, theta[:-1]), theta)
+    whole = preconditioner_on(problem, model.basis, theta)
     V = reduced_v(model.basis.T, theta)
     y = take_columns(problem.Y, slice(walk.trait, walk.trait + 1))
 

@@ -45,6 +45,10 @@ MOST_ROUNDS = 400
 RANGE = (0.05, 1.0)  # of what tolerances are multiplied by
 
 
+# The probes of a round that looks at none: a further trait moves first as far as the basis of the others answers.
+NO_PROBES = np.arange(0)
+
+
 class State(NamedTuple):
     """A fit between two rounds.  ``active``: probes that have not converged, None for a look at all.  ``ahead``:
     whether the probes that the end will want have been foreseen."""
@@ -165,12 +169,12 @@ def answering(problem: Problem, model: Model, theta: np.ndarray, trait: int = 0)
 def one_round(problem: Problem, probes: Probes, state: State, scale: float) -> State:
     """A round further; the walk's ``status`` is set when it was the last.  ``scale`` makes records of variances."""
     model, growth = with_residuals(problem, state)
-    walk, rounds = state.walk, state.rounds + 1
+    walk, rounds, looked = state.walk, state.rounds + 1, state.active is None or len(state.active) > 0
     if growth.grew and growth.error > READY and rounds < MOST_ROUNDS:
         off = off_the_basis(problem, model, walk.theta, walk.trait)
         return State(model, walk._replace(off=off), growth.active, rounds, state.ahead)
     state = State(model, moved(problem, model, walk, scale), growth.active, rounds, state.ahead)
-    if growth.grew and not state.ahead and growth.error <= FORESEEN and state.walk.lengths[-1] <= NEAR:
+    if looked and growth.grew and not state.ahead and growth.error <= FORESEEN and state.walk.lengths[-1] <= NEAR:
         state = foreseen(problem, probes, state)
         if state.model.num_probes > model.num_probes:
             return state

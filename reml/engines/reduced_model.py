@@ -141,7 +141,7 @@ def with_probes(problem: Problem, probes: Probes, model: Model, wanted: int) -> 
     fresh = project(problem.Q, covariance.block(probes.trace[:, used:wanted]))
     B = columns(model.B, fresh)
     W = B if not model.basis.size else fresh
-    return grown(problem, model._replace(B=B), W, np.arange(used, wanted), fresh)
+    return grown(problem, model._replace(B=B, fixed=None), W, np.arange(used, wanted), fresh)
 
 
 def grown(problem: Problem, model: Model, W: Block, whose: np.ndarray, ends: Block) -> Model:
@@ -157,8 +157,10 @@ def grown(problem: Problem, model: Model, W: Block, whose: np.ndarray, ends: Blo
 
 
 def dealt(problem: Problem, model: Model) -> Model:
-    """The model with the controls that its basis and chains give."""
-    fixed = fixed_controls(model.basis.T, model.chains, model.probes, problem.traces)
+    """The model with the controls that its basis and chains give; any that it has are those of the same probes in the
+    basis before it grew."""
+    images = None if model.fixed is None else model.fixed.images
+    fixed = fixed_controls(model.basis.T, model.chains, model.probes, problem.traces, images)
     return model._replace(fixed=fixed, exact=model.basis.size >= problem.dimension)
 
 
@@ -199,7 +201,8 @@ def smaller(problem: Problem, model: Model, V: np.ndarray, A: np.ndarray) -> Mod
         mine = np.flatnonzero(folds == fold)
         own = coords[:, np.append(model.num_traits + mine, coords.shape[1] - model.num_probes + mine)]
         chains.append(longer_chain(np.zeros((basis.size, 0)), own, basis.size))
-    return dealt(problem, model._replace(basis=basis, chains=tuple(chains), coords=coordinates(basis, model.B)))
+    coords = coordinates(basis, model.B)
+    return dealt(problem, model._replace(basis=basis, chains=tuple(chains), coords=coords, fixed=None))
 
 
 def probe_solutions(model: Model, V: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ def off_the_basis(problem: Problem, model: Model, theta: np.ndarray, trait: int 
     c = np.linalg.solve(reduced_v(T, theta), y)
     images = problem.covariance.apply_each(combined(model.basis.F, c))
     off = outside(model.basis, project(problem.Q, columns(*(image[:, :1] for image in images))))
-    return Outside(off, gram(off, off), (T @ c)[:, :, 0] @ c[:, 0], float(y[:, 0] @ c[:, 0]))
+    return Outside(off, gram(off, off), T.images(c[:, 0]) @ c[:, 0], float(y[:, 0] @ c[:, 0]))
 
 
 def y_error(problem: Problem, model: Model, off: Outside, theta: np.ndarray) -> float:
@@ -100,9 +100,9 @@ def score_at(problem: Problem, model: Model, trait: int, theta: np.ndarray, inve
 def score_of(problem: Problem, model: Model, theta: np.ndarray, here: Solved, inverse: np.ndarray):
     """The score (p,) from solutions of y and the probes, the traces in it, and T_g c (G, d) of y's."""
     c, T = here.C[:, 0], model.basis.T
-    images, s = T @ c, model.num_probes
+    images, s = T.images(c), model.num_probes
     if model.exact:
-        values, controls = np.tensordot(T, here.times(np.eye(len(c))), axes=2)[:, None].repeat(s, axis=1), 0
+        values, controls = T.dots(here.times(np.eye(len(c)))).repeat(s, axis=1), 0
     else:
         values, controls = np.einsum("az,gaz->gz", here.C[:, 1:], model.fixed.images), num_controls(s)
     traces = controlled_traces(values, inverse, model.fixed.off, theta, problem.dimension, controls)

@@ -65,7 +65,7 @@ def maximised(problem: Problem, model: Model, walk: Walk, inverse: np.ndarray) -
     """(theta, held): where bounded AI steps within the basis lead a trait, and whether one was held back: a residual on
     its way to its bound, or a variance that grows to where the basis says nothing true of V.
 
-    They end when one is 1 % of the first: the next round looks at what is left.
+    They end when one is 3 % of the first: the next round looks at what is left.
     """
     layout, least, tol = problem.layout, MOST_SHRINKAGE * walk.theta, 1e-2 * tolerance(problem, model)
     guarded = layout.guarded & (least > problem.settings.residual_floor)
@@ -74,7 +74,7 @@ def maximised(problem: Problem, model: Model, walk: Walk, inverse: np.ndarray) -
     for taken in range(1, LAST_STEPS + 1):
         step = shortened(ai_step(point.theta, point.score, point.ai, lower, problem.estimated), point.theta, upper)
         point = along(problem, model, walk, point, step, inverse)
-        tol = tol if model.exact else max(tol, 1e-4 * step.decrement)
+        tol = tol if model.exact else max(tol, 1e-3 * step.decrement)
         if step.decrement <= tol or (taken >= INNER_STEPS and step.decrement > SHORT):
             break
     held = (guarded & (point.theta <= lower * (1 + 1e-9))) | (point.theta >= upper * (1 - 1e-9))
@@ -130,15 +130,16 @@ def mc_covariance(problem: Problem, model: Model, walk: Walk) -> np.ndarray:
     if not np.isfinite(errors).all():
         return mc_covariance_of_theta(point.ai, errors, free)
     may_move = layout.estimated & (free | (np.abs(point.score) <= FAR * np.sqrt(np.diag(errors))))
-    curvature = curvature_at(problem, model, walk)
+    curvature = curvature_at(problem, model, walk, may_move)
     if np.linalg.eigvalsh(curvature[np.ix_(may_move, may_move)])[0] <= 0:
         return resampled_covariance(problem, model, walk)
     bounds = problem.lower, most_in_a_round(problem, point.theta)
     return bounded_covariance(point.theta, point.score, curvature, errors, bounds, may_move)
 
 
-def curvature_at(problem: Problem, model: Model, walk: Walk) -> np.ndarray:
-    """(p, p) minus the derivative of the score, by differences within the basis, p small solves.
+def curvature_at(problem: Problem, model: Model, walk: Walk, may_move: np.ndarray) -> np.ndarray:
+    """(p, p) minus the derivative of the score, by differences within the basis, a small solve for each parameter that
+    ``may_move`` (p,) bool; for the others the average information.
 
     It is twice the average information less that of the traces; of what is off the basis these are taken as equal, as
     they are in expectation.
@@ -146,14 +147,14 @@ def curvature_at(problem: Problem, model: Model, walk: Walk) -> np.ndarray:
     theta, ai, trait = walk.theta, walk.point.ai, walk.trait
     inverse, V = controls_at(problem, model, theta), reduced_v(model.basis.T, theta)
     c = np.linalg.solve(V, model.trait(trait))
-    inside = np.column_stack([(model.basis.T @ c)[:, :, 0].T, c])
+    inside = np.column_stack([model.basis.T.images(c[:, 0]).T, c])
     within = inside.T @ np.linalg.solve(V, inside) / 2
-    here, sizes = score_at(problem, model, trait, theta, inverse), DIFFERENCE / np.sqrt(np.diag(ai))
-    falls = [
-        (here - score_at(problem, model, trait, theta + size * axis, inverse)) / size
-        for size, axis in zip(sizes, np.eye(len(theta)), strict=True)
-    ]
-    return symmetric(np.array(falls) + ai - within)
+    here, falls = score_at(problem, model, trait, theta, inverse), within.copy()
+    sizes = DIFFERENCE / np.sqrt(np.diag(ai))
+    for h in np.flatnonzero(may_move):
+        there = theta + sizes[h] * (np.arange(len(theta)) == h)
+        falls[h] = (here - score_at(problem, model, trait, there, inverse)) / sizes[h]
+    return symmetric(falls + ai - within)
 
 
 def resampled_covariance(problem: Problem, model: Model, walk: Walk) -> np.ndarray:

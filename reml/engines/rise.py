@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..cross_fit import MOST_CONTROLS, Traces, fixed_controls, inverse_controls, num_controls
+from ..reduced_matrices import ReducedMatrices
 from .reduced import reduced_v
 from .reduced_model import Model, Problem
 
@@ -53,15 +54,15 @@ class Rise(NamedTuple):
 
 def end_at(problem: Problem, model: Model, theta: np.ndarray) -> End:
     """The covariance at theta."""
-    genetic = np.tensordot(theta[:-1], model.basis.T, axes=1)
+    genetic = model.basis.T.weighted(theta[:-1])
     return End(genetic, float(theta[:-1] @ problem.traces), float(theta[-1]))
 
 
 class Path(NamedTuple):
-    """V(t) = (1 - t) V_0 + t V_1, which is positive definite as both are, for genetic parts T (2, d, d) and a residual
+    """V(t) = (1 - t) V_0 + t V_1, which is positive definite as both are, for two genetic parts T (d, d) and a residual
     from ``start`` that grows by ``change`` = log e_1 / e_0 evenly as s goes from 0 to 1."""
 
-    T: np.ndarray
+    T: ReducedMatrices
     start: float
     change: float
 
@@ -81,12 +82,13 @@ class Path(NamedTuple):
         """y'P V' P y, V' the derivative in s."""
         theta, speed = self.at(s)
         c = np.linalg.solve(reduced_v(self.T, theta), y)
-        return float(speed * (c @ (self.T[1] - self.T[0]) @ c) + self.change * theta[-1] * (c @ c))
+        return float(speed * (c @ self.T.weighted(np.array([-1.0, 1.0])) @ c) + self.change * theta[-1] * (c @ c))
 
 
 def rise(problem: Problem, model: Model, before: End, after: End, trait: int = 0) -> Rise:
     """The rise of a trait's log-likelihood between two covariances for both of which the basis answers; no pass."""
-    T, change = np.stack([before.genetic, after.genetic]), float(np.log(after.residual / before.residual))
+    T = ReducedMatrices.of(np.stack([before.genetic, after.genetic]))
+    change = float(np.log(after.residual / before.residual))
     path, y, z = Path(T, before.residual, change), model.trait(trait)[:, 0], model.probes
     ypy = path.form(1.0, y) - path.form(0.0, y)
     if model.exact:

@@ -9,6 +9,7 @@ from gpu_reml.reml.engines.reduced import of_components, reduced_v
 from gpu_reml.reml.engines.reduced_fit import answering
 from gpu_reml.reml.engines.reduced_model import dealt, first_model, prepare
 from gpu_reml.reml.engines.rise import Path, Rise, end_at, rise, rule
+from gpu_reml.reml.reduced_matrices import ReducedMatrices
 from gpu_reml.reml.traits import one_trait
 from gpu_reml.validation import dense
 from gpu_reml.validation.small import make_cohort
@@ -99,7 +100,7 @@ def test_nodes_are_added_until_what_is_known_is_integrated_and_are_no_fewer_than
     """What is known is y's part, which is nothing where y is."""
     rng = np.random.default_rng(0)
     roots = rng.standard_normal((2, 30, 60)) * np.geomspace(0.1, 3, 30)[:, None]
-    path = Path(roots @ roots.transpose(0, 2, 1) / 60, 1.0, float(np.log(residual)))
+    path = Path(ReducedMatrices.of(roots @ roots.transpose(0, 2, 1) / 60), 1.0, float(np.log(residual)))
     y = size * rng.standard_normal(30)
     known = path.form(0.0, y) - path.form(1.0, y)
     nodes, weights = rule(path, y, known)
@@ -107,7 +108,7 @@ def test_nodes_are_added_until_what_is_known_is_integrated_and_are_no_fewer_than
 
     def rise_of_logdet(s):
         theta, speed = path.at(s)
-        change = speed * (path.T[1] - path.T[0]) + path.change * theta[-1] * np.eye(30)
+        change = speed * path.T.weighted(np.array([-1.0, 1.0])) + path.change * theta[-1] * np.eye(30)
         return np.trace(np.linalg.solve(reduced_v(path.T, theta), change))
 
     ends = [np.linalg.slogdet(reduced_v(path.T, path.at(s)[0]))[1] for s in (0.0, 1.0)]
