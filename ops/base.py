@@ -1,7 +1,7 @@
 """What every covariance has, with the defaults of a plain one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,11 @@ class Covariance(ABC):
     @abstractmethod
     def gram(self, FA: Any, FB: Any = None) -> np.ndarray:
         """(G, a, b) A' K_g B from features of A and B (None: A); no pass."""
+
+    def grams(self, pieces: Sequence[Any], F: Any) -> np.ndarray:
+        """(G, d + k, k) [A_1 .. A_p, B]' K_g B from the features of A_i, d columns in all, and F (m, k) of B; no
+        pass."""
+        return np.concatenate([*(self.gram(piece, F) for piece in pieces), self.gram(F)], axis=1)
 
     @abstractmethod
     def apply_each(self, F: Any) -> Any:

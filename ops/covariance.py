@@ -37,6 +37,7 @@ class Products(Protocol):
     def inner(self, FA, FB, weights: sparse.spmatrix) -> np.ndarray: ...
     def core(self, B, weights: sparse.spmatrix) -> np.ndarray: ...
     def gram(self, FA, FB, weights: sparse.spmatrix) -> np.ndarray: ...
+    def grams(self, pieces, F, weights: sparse.spmatrix) -> np.ndarray: ...
     def squared_norms_by_sample(self, weights: sparse.spmatrix) -> np.ndarray: ...
 
 
@@ -121,6 +122,10 @@ class GenotypeCovariance(OnGenotypes):
     def gram(self, FA: np.ndarray, FB: np.ndarray | None = None) -> np.ndarray:
         """(G, a, b) A' K_g B from features of A and B (None: A); no pass."""
         return self.products.gram(FA, FB, self.weights)
+
+    def grams(self, pieces, F):
+        """(G, d + k, k) [A_1 .. A_p, B]' K_g B from features of A_i and B; no pass."""
+        return self.products.grams(pieces, F, self.weights)
 
     def core(self, B: np.ndarray) -> np.ndarray:
         """(G, k, k) B' K_g B, with the features of a block of variants at a time; half a pass."""

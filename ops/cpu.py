@@ -43,6 +43,7 @@ FUSED_COLUMNS = 24  # most columns for which products straight from packed bytes
 SCATTERED = 4  # how many times cheaper a column is in BLAS than added to one group at a time
 HELD_BYTES = 1 << 26  # a decoded tile of whole blocks of weights
 INNER_ROWS = 1 << 14  # variants whose products are held in float64 at once
+GRAM_BYTES = 1 << 21  # features of a Gram matrix that are held in float64 at once
 ALONE = 1 << 22  # multiplications of a Gram matrix that one thread does sooner than it shares them
 GROUPED_BYTES = 1 << 28  # right-hand sides and results of a grouped product that are laid out at once
 MOST_RUNS = 8  # of variants of the same groups that a chunk is cut into
@@ -238,22 +239,35 @@ class CpuProducts:
     def gram(self, FA: np.ndarray, FB: np.ndarray | None, weights: sparse.spmatrix) -> np.ndarray:
         """(G, a, b) FA' W_g FB for every column g of ``weights``, from features (m, a) and (m, b); no pass.
 
-        FB None: FA.  Components are dealt to as many threads as numba has.
+        FB None: FA.
         """
-        columns, other = sparse.csc_array(weights), FA if FB is None else FB
-        out = np.empty((columns.shape[1], FA.shape[1], other.shape[1]))
+        out = self._grams((FA,), FA if FB is None else FB, weights)
+        return (out + out.transpose(0, 2, 1)) / 2 if FB is None else out
+
+    def grams(self, pieces: Sequence[np.ndarray], F: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:
+        """(G, d + k, k) [F_1 .. F_p, F]' W_g F for every column g of ``weights``, from features of d columns in
+        ``pieces`` (m, d_i) and F (m, k); no pass."""
+        out = self._grams((*pieces, F), F, weights)
+        own = out[:, -F.shape[1] :]
+        out[:, -F.shape[1] :] = (own + own.transpose(0, 2, 1)) / 2
+        return out
+
+    def _grams(self, pieces: Sequence[np.ndarray], F: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:
+        """[F_1 .. F_p]' W_g F; components are dealt to as many threads as numba has."""
+        columns, width = sparse.csc_array(weights), sum(piece.shape[1] for piece in pieces)
+        out = np.empty((columns.shape[1], width, F.shape[1]))
 
         def of_group(g: int) -> None:
             entries = slice(columns.indptr[g], columns.indptr[g + 1])
-            out[g] = weighted_gram(FA, other, columns.indices[entries], columns.data[entries])
+            out[g] = weighted_gram(pieces, F, columns.indices[entries], columns.data[entries])
 
-        if columns.nnz * FA.shape[1] * other.shape[1] < ALONE:
+        if columns.nnz * width * F.shape[1] < ALONE:
             for g in range(len(out)):
                 of_group(g)
         else:
             with blas.one_thread(), ThreadPoolExecutor(get_num_threads()) as pool:
                 list(pool.map(of_group, range(len(out))))
-        return (out + out.transpose(0, 2, 1)) / 2 if FB is None else out
+        return out
 
     def core(self, B: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:
         """(G, k, k) B' Z W_g Z' B for every column g of ``weights``; half a pass, and Z' B is never held whole."""
@@ -265,7 +279,7 @@ class CpuProducts:
             local = sparse.csc_array(weights[block.rows])
             for g in np.unique(local.nonzero()[1]):
                 entries = slice(local.indptr[g], local.indptr[g + 1])
-                out[g] += weighted_gram(F, F, local.indices[entries], local.data[entries])
+                out[g] += weighted_gram((F,), F, local.indices[entries], local.data[entries])
         return (out + out.transpose(0, 2, 1)) / 2
 
     def squared_norms_by_sample(self, weights: sparse.spmatrix) -> np.ndarray:
@@ -328,12 +342,17 @@ def _runs(weights: sparse.csr_array) -> Iterator[tuple[int, int]]:
                 yield int(first), int(last)
 
 
-def weighted_gram(A: np.ndarray, B: np.ndarray, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """A[rows]' diag(w) B[rows] in float64, a slab of rows at a time."""
-    total = np.zeros((A.shape[1], B.shape[1]))
-    for first in range(0, len(rows), INNER_ROWS):
-        slab = rows[first : first + INNER_ROWS]
-        total += A[slab].T.astype(np.float64) @ (w[first : first + INNER_ROWS, None] * B[slab])
+def weighted_gram(pieces: Sequence[np.ndarray], B: np.ndarray, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """[A_1 .. A_p][rows]' diag(w) B[rows] in float64, a slab of rows at a time."""
+    ends = np.cumsum([piece.shape[1] for piece in pieces])
+    total = np.zeros((ends[-1], B.shape[1]))
+    slab_rows = max(1, min(len(rows), GRAM_BYTES // (8 * max(1, int(ends[-1])))))
+    left = np.empty((slab_rows, ends[-1]))
+    for first in range(0, len(rows), slab_rows):
+        slab = rows[first : first + slab_rows]
+        for piece, last in zip(pieces, ends, strict=True):
+            left[: len(slab), last - piece.shape[1] : last] = np.take(piece, slab, axis=0)
+        total += left[: len(slab)].T @ (w[first : first + slab_rows, None] * np.take(B, slab, axis=0))
     return total
 
 

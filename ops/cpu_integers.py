@@ -100,7 +100,7 @@ class IntegerProducts(CpuProducts):
             local = sparse.csc_array(weights[start:stop])
             for g in np.unique(local.nonzero()[1]):
                 entries = slice(local.indptr[g], local.indptr[g + 1])
-                out[g] += weighted_gram(F, F, local.indices[entries], local.data[entries])
+                out[g] += weighted_gram((F,), F, local.indices[entries], local.data[entries])
         return (out + out.transpose(0, 2, 1)) / 2
 
     def _is_few(self, B: np.ndarray) -> bool:

@@ -265,6 +265,11 @@ class DeviceProducts(BlockProducts):
         total = sum(self._each_with(list(zip(left.parts, right.parts, strict=True)), grams))
         return (total + total.transpose(0, 2, 1)) / 2 if FB is None else total
 
+    def grams(self, pieces: Sequence[Any], F, weights: sparse.spmatrix) -> np.ndarray:
+        """(G, d + k, k) float64 [F_1 .. F_p, F]' W_g F for every column g of ``weights``, from features; no pass."""
+        of_pieces = (self.gram(piece, F, weights) for piece in pieces)
+        return np.concatenate([*of_pieces, self.gram(F, None, weights)], axis=1)
+
     def core(self, B, weights: sparse.spmatrix) -> np.ndarray:
         """(G, k, k) float64 B' Z W_g Z' B for every column g; half a pass, with Z' B of one piece at a time."""
         require_rows("B", B, self.num_samples)

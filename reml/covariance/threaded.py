@@ -20,6 +20,9 @@ class ThreadedCovariance(WrappedCovariance):
     def features(self, B):
         return self.base.features(B)
 
+    def grams(self, pieces, F):
+        return self.base.grams(pieces, F)
+
     @all_threads()
     def core(self, B):
         return self.base.core(B)

@@ -149,6 +149,9 @@ class CountingCovariance(WrappedCovariance):
         self._count("features", B.shape[1] / 2)
         return self.base.features(B)
 
+    def grams(self, pieces, F):
+        return self.base.grams(pieces, F)
+
     def kernels(self):
         made = self.base.kernels()
         if made is not None:

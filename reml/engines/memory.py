@@ -94,9 +94,9 @@ def _reduced_blocks(work: Work) -> dict[str, Blocks]:
 
 
 def algebra_bytes(work: Work) -> int:
-    """Host bytes of the small matrices: U'K_gU while it grows, its products with the probes, and a few (d, d)."""
+    """Host bytes of the small matrices: half of every U'K_gU, its products with the probes, and a few (d, d)."""
     d, s = work.basis, work.num_traits + work.num_probes
-    return 8 * (work.num_components * (2 * work.bases * d**2 + 3 * d * s) + 6 * d**2)
+    return 8 * (work.num_components * (work.bases * d * (d + s) // 2 + 4 * d * s) + 6 * d**2)
 
 
 def least_basis(num_columns: int) -> int:

@@ -86,8 +86,7 @@ def extended(covariance: Covariance, basis: Basis, W: Block, at_once: int | None
 
 def joined(covariance: Covariance, basis: Basis, W: Block, F: Any) -> Basis:
     """The basis with columns W (n, k) added, of which F are the features; no pass."""
-    new = np.concatenate([*(covariance.gram(piece, F) for piece in basis.F), covariance.gram(F)], axis=1)
-    return Basis((*basis.U, W), (*basis.F, F), basis.T.joined(new))
+    return Basis((*basis.U, W), (*basis.F, F), basis.T.joined(covariance.grams(basis.F, F)))
 
 
 def of_components(covariance: Covariance, basis: Basis) -> Basis:

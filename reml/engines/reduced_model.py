@@ -31,7 +31,7 @@ from .reduced import (
     tail_mean,
 )
 
-REDUCED_BYTES = 1 << 29  # most memory of T
+REDUCED_BYTES = 1 << 29  # most memory of T, of which half is kept
 MOST_BASIS = 1024
 
 
@@ -173,7 +173,7 @@ def check_stated(problem: Problem, model: Model) -> None:
 
 def largest_basis(num_components: int) -> int:
     """Most vectors that a basis has where nobody says: within the memory of T."""
-    return min(MOST_BASIS, int(np.sqrt(REDUCED_BYTES / (8 * num_components))))
+    return min(MOST_BASIS, int(np.sqrt(2 * REDUCED_BYTES / (8 * num_components))))
 
 
 def most_basis(problem: Problem, num_columns: int) -> int:

@@ -118,6 +118,8 @@ def test_covariance_traces_and_forms_equal_the_dense_ones(cohort):
     for g, K in enumerate(Ks):
         np.testing.assert_allclose(covariance.inner(FA, FB)[g], np.sum(A * (K @ B), axis=0), rtol=1e-10)
         np.testing.assert_allclose(covariance.gram(FA)[g], A.T @ K @ A, rtol=1e-10, atol=1e-10)
+        both = np.concatenate([A, B], axis=1)
+        np.testing.assert_allclose(covariance.grams((FA,), FB)[g], both.T @ K @ B, rtol=1e-10, atol=1e-10)
         np.testing.assert_allclose(covariance.apply_each(FA)[g], K @ A, rtol=1e-10, atol=1e-10)
     theta = np.array([0.3, 0.0, 1.2])
     expected = sum(t * K for t, K in zip(theta, Ks, strict=True)) @ B

@@ -114,6 +114,9 @@ def test_inner_products_and_grams_of_features_equal_the_dense_ones(products, rng
     weights = sparse.csr_array(W)
     np.testing.assert_allclose(products.inner(FA, FB, weights), np.einsum("jg,jk,jk->gk", W, FA, FB), atol=1e-9)
     np.testing.assert_allclose(products.gram(FA, None, weights), np.einsum("jg,ja,jb->gab", W, FA, FA), atol=1e-9)
+    both = np.concatenate([FB, FA], axis=1)
+    expected = np.einsum("jg,ja,jb->gab", W, both, FA)
+    np.testing.assert_allclose(products.grams((FB,), FA, weights), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("density", [0.2, 0.9], ids=["listed", "side by side"])
