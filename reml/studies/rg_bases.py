@@ -99,7 +99,7 @@ def of_rows(probes: Probes, rows: np.ndarray) -> Probes:
 def part_of(people: PeopleBasis) -> Part:
     """The basis as stacks take it."""
     model, problem = people.model, people.problem
-    T = np.concatenate([model.basis.T, np.eye(model.basis.size)[None]])
+    T = np.concatenate([model.basis.T.whole(), np.eye(model.basis.size)[None]])
     traces, Y = np.append(problem.traces, problem.dimension), model.coords[:, : model.num_traits]
     return Part(T, Y, model.probes, model.chains, traces, problem.dimension, model.exact)
 
