@@ -136,8 +136,10 @@ gpu-reml --max-probes N
     --h2EstMCtrials --num_random_vectors --num-random-vectors --num-vectors --num-probes
 gpu-reml --method he
     --HEreg --he --fast-he --he-reg
-not here: no genetic covariance between traits; gcta64 --reml-bivar or bolt --reml with two --phenoCol have it
-    --bivar --reml-bivar* --HEreg-bivar*
+gpu-reml --reml-bivar has both tests, of rg = 0 and |rg| = 1, and residual covariances where people overlap: leave it out
+    --reml-bivar-lrt-rg --reml-bivar-nocove --reml-bivar-no-constrain --reml-bivar-prevalence
+gpu-reml --rg has genetic covariances by REML, not by moments
+    --bivar --HEreg-bivar*
 variances of components are bounded at 0, unless gpu-reml --no-constrain is given
     --constrain
 the likelihood-ratio test of all components is always there, others by gpu-reml --lrt: leave it out
@@ -166,7 +168,7 @@ gpu-reml --component-spec, --snp-lists, --annot or --by-chromosome make several 
     --partition-number --partition-prefix --partition-length --region-number --region-prefix --regions --vcFile
     --snp_sets --annotation-number --annotation-prefix -cat
 not here: needs each sample's genotypes; ldsc and LDAK (SumHer) take summary statistics
-    --sumstats --h2 --rg --ref-ld-chr --w-ld-chr --ref-ld --w-ld --summary --tagfile --sum-hers --sum-cors --mega-prs
+    --sumstats --h2 --ref-ld-chr --w-ld-chr --ref-ld --w-ld --summary --tagfile --sum-hers --sum-cors --mega-prs
     --ind-hers --mbfile-ld --beta-file --cojo-* --gsmr-* --mtcojo-* --sbayes* --calc-tagging --smr*
 not here: no tests of genes or sets of rare variants; regenie --anno-file and gcta64 --fastBAT have them
     --acat --gene-list --set-list --mBAT-combo --anno-file --build-mask --joint --extract-sets --exclude-sets

@@ -15,6 +15,7 @@ from .flags.filters import Filters
 from .flags.merge import Merge
 from .flags.model import Scaling, Terms
 from .flags.output import Checkpoints, RemlOutput, Screen
+from .flags.rg import Correlations
 from .flags.scan import Scan
 from .flags.smile import Smile
 from .parser import EXIT_CODES, Need, Parser
@@ -53,6 +54,7 @@ def make_parser(version: str) -> Parser:
     add_devices(parser.add_flags("compute", Compute))
     parser.add_flags("effects, prediction, cross-validation", Effects, NewSamples)
     parser.add_flags("tests of many sets after the fit", Scan)
+    parser.add_flags("genetic correlations of several phenotypes", Correlations)
     parser.add_flags("output", RemlOutput, Checkpoints, Screen)
     parser.add_flags(TITLE, Width, Determinants, Preconditioner, SmileSearch)
     return parser

@@ -22,6 +22,7 @@ from .flags.effects import Effects, NewSamples
 from .flags.merge import Merge
 from .flags.model import Terms
 from .flags.output import Checkpoints, RemlOutput, Screen
+from .flags.rg import Correlations
 from .flags.scan import Scan
 from .inputs import Inputs, check_components, load_group
 from .liability import check_prevalence, liability_lines, liability_of, liability_rows
@@ -43,6 +44,7 @@ from .report import (
     plan_lines,
     profile_text,
 )
+from .rg import Correlating, rg_command
 from .scan import Sets, check_scan, scan_files, scan_sets, with_scan
 from .traits_table import TraitsTable, failed_row, row_of
 from .unused import REML, Outcome, noted, plan_notes
@@ -87,6 +89,9 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     analysis, output = asked.analysis, asked.output
     for path in output.paths:
         io.check_writable(path)
+    correlations = Correlations.of(line.values)
+    if correlations.wanted:
+        return rg_command(Correlating(line, analysis, correlations, output, asked.following.screen.quiet), threads)
     check_merge(asked.merge, analysis)
     check_export(output.export_ai, analysis.estimation)
     check_effects(asked.further, analysis)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from .flags.components import Components
 from .flags.data import Genotypes
 from .flags.estimation import HE_PROBES, MOMENTS
+from .flags.rg import Correlations
 from .flags.smile import Smile
 from .inputs import Inputs
 from .parser import CommandLine
@@ -82,6 +83,11 @@ def only_matrices(line: CommandLine, outcome: Outcome) -> bool:
     return not Genotypes.of(line.values).given
 
 
+def correlates(line: CommandLine, outcome: Outcome | None = None) -> bool:
+    """Whether genetic correlations are asked for."""
+    return Correlations.of(line.values).wanted
+
+
 def smile(line: CommandLine, outcome: Outcome) -> bool:
     """Whether components are blocks of weights."""
     return Smile.of(line.values).wanted
@@ -141,6 +147,8 @@ REML = (
     ),
     Rule("smile_scoring_step_tol", always, "a fit stops by its score, in standard errors"),
     Rule("merge_out_dir merge_mode z_cutoff merge_ai_scale_mode merge_n_eff", without("merge"), "they are for --merge"),
+    Rule("rg_samples rg_with plots", lambda line, outcome: not correlates(line), "they are for --rg"),
+    Rule("checkpoint_seconds verbose max_iterations", correlates, "--rg keeps no checkpoints and prints no iterations"),
     Rule("gxe_scale", without("gxe"), "it is of the environments of --gxe"),
     Rule("admix_residual_mode", without("admix_q"), "it is of the ancestries of --admix-q"),
     *DEVICE,
