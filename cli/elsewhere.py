@@ -136,7 +136,7 @@ gpu-reml --max-probes N
     --h2EstMCtrials --num_random_vectors --num-random-vectors --num-vectors --num-probes
 gpu-reml --method he
     --HEreg --he --fast-he --he-reg
-gpu-reml --reml-bivar has both tests, of rg = 0 and |rg| = 1, and residual covariances where people overlap: leave it out
+gpu-reml --reml-bivar has both tests, of rg = 0 and |rg| = 1, and residual covariances of people with both: leave it out
     --reml-bivar-lrt-rg --reml-bivar-nocove --reml-bivar-no-constrain --reml-bivar-prevalence
 gpu-reml --rg has genetic covariances by REML, not by moments
     --bivar --HEreg-bivar*
