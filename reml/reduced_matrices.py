@@ -43,6 +43,12 @@ class ReducedMatrices(NamedTuple):
             out[:, first:last, :first] = piece[:, :first].transpose(0, 2, 1)
         return out
 
+    def parameter(self, h: int) -> np.ndarray:
+        """(d, d) T_h, or the identity, of the residual, for h = G."""
+        if h == self.num_components:
+            return np.eye(self.size)
+        return self._replace(num_components=1, pieces=tuple(piece[h : h + 1] for piece in self.pieces)).whole()[0]
+
     def weighted(self, theta: np.ndarray) -> np.ndarray:
         """(d, d) sum_g theta_g T_g."""
         out = np.empty((self.size, self.size))

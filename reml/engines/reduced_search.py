@@ -149,11 +149,11 @@ def curvature_at(problem: Problem, model: Model, walk: Walk, may_move: np.ndarra
     c = np.linalg.solve(V, model.trait(trait))
     inside = np.column_stack([model.basis.T.images(c[:, 0]).T, c])
     within = inside.T @ np.linalg.solve(V, inside) / 2
-    here, falls = score_at(problem, model, trait, theta, inverse), within.copy()
+    here, falls = score_at(problem, model, trait, theta, V, inverse), within.copy()
     sizes = DIFFERENCE / np.sqrt(np.diag(ai))
     for h in np.flatnonzero(may_move):
-        there = theta + sizes[h] * (np.arange(len(theta)) == h)
-        falls[h] = (here - score_at(problem, model, trait, there, inverse)) / sizes[h]
+        there, rise = theta + sizes[h] * (np.arange(len(theta)) == h), sizes[h] * model.basis.T.parameter(h)
+        falls[h] = (here - score_at(problem, model, trait, there, V + rise, inverse)) / sizes[h]
     return symmetric(falls + ai - within)
 
 
