@@ -1,6 +1,6 @@
 """Alignment: which samples all files share, and which traits have the same ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -8,17 +8,19 @@ import numpy as np
 import pandas as pd
 
 from gpu_reml import io
+from gpu_reml.io.ids import sample_keys
 
 from .flags.data import Samples
 from .read import Tables
 
 
 class Group(NamedTuple):
-    """Traits that the same samples have."""
+    """Traits that the same samples have; or, with ``members``, all of these, and nan in Y where a sample has none."""
 
     alignment: io.Alignment
     Y: np.ndarray
     phenotypes: tuple[str, ...]
+    members: tuple["Group", ...] = ()
 
 
 def groups_of_samples(tables: Tables, samples: Samples) -> Iterator[Group]:
@@ -37,6 +39,26 @@ def groups_of_samples(tables: Tables, samples: Samples) -> Iterator[Group]:
         yield Group(replace(members[0][1]), Y, tuple(name for name, _ in members))
 
 
+def everybody(groups: Sequence[Group]) -> Group:
+    """All groups as one, of the samples that have any of their traits."""
+    own = [group.alignment for group in groups]
+    rows, first = np.unique(np.concatenate([each.indices[0] for each in own]), return_index=True)
+    ids = pd.concat([each.samples for each in own], ignore_index=True).iloc[first].reset_index(drop=True)
+    indices = tuple(np.concatenate(parts)[first] for parts in zip(*(each.indices for each in own), strict=True))
+    dropped = pd.concat([each.dropped for each in own], ignore_index=True).drop_duplicates(["fid", "iid"])
+    taken = sample_keys(dropped, True).isin(sample_keys(ids, True))
+    notes = tuple(dict.fromkeys(note for each in own for note in each.notes))
+    dropped = dropped[~taken].reset_index(drop=True)
+    Y = np.full((len(rows), sum(len(group.phenotypes) for group in groups)), np.nan)
+    column = 0
+    for group in groups:
+        width = len(group.phenotypes)
+        Y[np.searchsorted(rows, group.alignment.indices[0]), column : column + width] = group.Y
+        column += width
+    names = tuple(name for group in groups for name in group.phenotypes)
+    return Group(io.Alignment(ids, indices, Y[:, 0], dropped, notes), Y, names, tuple(groups))
+
+
 def without_samples(group: Group, kept: np.ndarray, reason: str) -> Group:
     """The group with only the samples where ``kept`` is True."""
     alignment = group.alignment
@@ -48,7 +70,12 @@ def without_samples(group: Group, kept: np.ndarray, reason: str) -> Group:
         y=alignment.y[kept],
         dropped=pd.concat([alignment.dropped, dropped], ignore_index=True),
     )
-    return Group(left, group.Y[kept], group.phenotypes)
+    rows = alignment.indices[0]
+    members = tuple(
+        without_samples(member, kept[np.searchsorted(rows, member.alignment.indices[0])], reason)
+        for member in group.members
+    )
+    return Group(left, group.Y[kept], group.phenotypes, members)
 
 
 def design_of(tables: Tables, alignment: io.Alignment) -> io.Design:

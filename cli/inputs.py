@@ -14,7 +14,7 @@ from .flags.analysis import Analysis
 from .flags.compute import Compute
 from .model import Model, assemble
 from .plan import budget_of
-from .planned import Planned, check_traits
+from .planned import Planned, check_group
 from .read import Tables
 from .smile import smile_covariance, smile_weights
 from .sources import Loaded, Sources, load
@@ -25,7 +25,7 @@ FAR = 20  # values more robust standard deviations from the median than this may
 
 
 class Inputs(NamedTuple):
-    """What a fit of traits of the same samples needs, and what was read to get there.
+    """What a fit of traits of the same samples needs, and what was read to get there; with ``members``, of all theirs.
 
     ``genetic``: components of the genotypes as they are, of which ``model`` makes what is fitted; None, as variants and
     components are then empty, where relationship matrices are all there is.  ``files``: those of the genotypes, their
@@ -44,6 +44,7 @@ class Inputs(NamedTuple):
     components: io.ComponentSet | None
     files: tuple[Path, ...] = ()
     stamps: tuple[io.Stamp, ...] = ()
+    members: tuple[Group, ...] = ()
 
     def check_unchanged(self) -> None:
         """Raises InputError where a file that is mapped was written to: what was computed is then of no one file."""
@@ -81,7 +82,7 @@ def load_group(tables: Tables, group: Group, planned: Planned, analysis: Analysi
             group, loaded.kept_samples, f"more than --mind {analysis.filters.mind:g} of its calls missing"
         )
         planned = planned._replace(design=design_of(tables, group.alignment))
-        check_traits(group, planned.design)
+        check_group(tables, group)
     if analysis.smile.wanted:
         genetic, made = smile_components(loaded, planned, analysis)
     else:
@@ -113,6 +114,7 @@ def load_group(tables: Tables, group: Group, planned: Planned, analysis: Analysi
         made if isinstance(made, io.ComponentSet) else None,
         tuple(tables.sources.paths),
         (*loaded.genotypes.stamps, *getattr(made, "stamps", ())),
+        group.members,
     )
 
 
@@ -155,11 +157,11 @@ def trait_notes(group: Group, remedy: str | None) -> list[str]:
 
     ``remedy``: what to do about two values; None where they need no note.
     """
-    pairs = zip(group.phenotypes, group.Y.T, strict=True)
+    pairs = [(name, y[~np.isnan(y)]) for name, y in zip(group.phenotypes, group.Y.T, strict=True)]
     binary = [name for name, y in pairs if len(np.unique(y)) == 2 and remedy is not None]
     where = f"variances and h2 are on that observed scale{remedy}"
     told = [f"{name} has two values: {where}" for name in binary]
-    return told + [note for name, y in zip(group.phenotypes, group.Y.T, strict=True) for note in _far_note(name, y)]
+    return told + [note for name, y in pairs for note in _far_note(name, y)]
 
 
 def _far_note(name: str, y: np.ndarray) -> list[str]:

@@ -48,6 +48,7 @@ EXACT_SECONDS = 10.0
 EXACT_BYTES = 1 << 30
 FLOAT32 = 4  # products take so many bytes a number
 PASS_FLOPS = 1e11  # one core does so many operations of genotype products a second
+SET_SHARE = 0.2  # another set of samples takes a stochastic fit of one component about this share of the first one's
 USUAL_PASSES = (150, 700)  # a stochastic fit of one component, and of several, takes about so many products
 
 
@@ -60,21 +61,29 @@ def choose_method(inputs: Inputs, asked: str) -> str:
     covariance = inputs.covariance
     m = inputs.products.num_variants * inputs.planned.sizes.num_scales
     sizes = (covariance.num_samples, m, covariance.num_components)
-    cheap = covariance.backend == "cpu" and exact_is_cheap(*sizes, covariance.overlap, len(inputs.phenotypes))
+    t, sets = len(inputs.phenotypes), max(1, len(inputs.members))
+    cheap = covariance.backend == "cpu" and exact_is_cheap(*sizes, covariance.overlap, t, sets)
     return "exact" if cheap else "stochastic"
 
 
-def exact_is_cheap(n: int, m: int, num_components: int, overlap: float = 1.0, num_traits: int = 1) -> bool:
+def exact_is_cheap(
+    n: int, m: int, num_components: int, overlap: float = 1.0, num_traits: int = 1, num_sets: int = 1
+) -> bool:
     """Whether ``auto`` takes the exact method, for n samples and m variants: the same on every machine.
+
+    num_sets: of samples, each of which has its own matrices; those of one component are formed once.
 
     It does where the matrices take at most EXACT_BYTES and one core at most EXACT_SECONDS (:func:`exact_seconds`) or
     twice the time of a stochastic fit's usual passes.  overlap: components that a variant is in, on average.
     """
     if exact_memory(n, num_components, FLOAT32) > EXACT_BYTES:
         return False
-    return costs_little(
-        exact_seconds(n, m, num_components, overlap, num_traits), USUAL_PASSES[num_components > 1], n, m
-    )
+    passes = USUAL_PASSES[num_components > 1]
+    if num_components == 1:
+        seconds = exact_seconds(n, m, 1, overlap, num_traits) + (num_sets - 1) * exact_seconds(n, 0, 1)
+        return costs_little(seconds, passes * (1 + SET_SHARE * (num_sets - 1)), n, m)
+    seconds = exact_seconds(n, m, num_components, overlap, -(-num_traits // num_sets))
+    return costs_little(num_sets * seconds, num_sets * passes, n, m)
 
 
 def costs_little(seconds: float, passes: float, num_samples: int, num_variants: int) -> bool:
@@ -198,6 +207,9 @@ def fit_columns(
     counting = CountingCovariance(inputs.covariance, progress.passes)
     most = inputs.planned.probes(estimation.max_probes)
     probes = draw_probes(len(Y), most, 0, estimation.seed)
+    if np.isnan(Y).any():  # of these there are no checkpoints
+        hooks = Hooks(progress.iteration)
+        return fit_traits(Y, X, counting, probes, settings, hooks=hooks, strict=False)
     path = checkpoint_path(following.out, [inputs.phenotypes[which] for which in columns])
     identity = fingerprint(inputs, Y, analysis)
     resume = found_checkpoint(path, identity, following.screen.quiet) if following.checkpoints.resume else None

@@ -102,6 +102,12 @@ def check_all_traits(groups: Sequence[Group], planned: Sequence[Planned]) -> Non
         check_traits(group, each.design)
 
 
+def check_group(tables: Tables, group: Group) -> None:
+    """:func:`check_traits` of a group, or of each of its members."""
+    for member in group.members or (group,):
+        check_traits(member, design_of(tables, member.alignment))
+
+
 def check_traits(group: Group, design: io.Design) -> None:
     """Raises InputError that names a trait that does not vary beside the fixed effects, or a column out of scale."""
     try:

@@ -31,7 +31,7 @@ from .merge_files import Partition
 from .methods import FAILURES, Following, choose_method, remove_checkpoint, run_method
 from .outputs import check_outputs, grm_outputs, reml_outputs, trait_prefix, traits_path, write_samples
 from .parser import CommandLine
-from .planned import check_all_traits, plan_group, planned_lines
+from .planned import check_group, plan_group, planned_lines
 from .read import Tables, read_tables
 from .report import (
     ancestry_records,
@@ -46,6 +46,7 @@ from .report import (
 )
 from .rg import Correlating, rg_command
 from .scan import Sets, check_scan, scan_files, scan_sets, with_scan
+from .together import parts_of, read_once, together_note
 from .traits_table import TraitsTable, failed_row, row_of
 from .unused import REML, Outcome, noted, plan_notes
 from .wording import in_flags
@@ -103,13 +104,16 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     traits = [name for group in groups for name in group.phenotypes]
     check_files(tables, groups, traits, asked)
     asked.say("\n".join([f"gpu-reml {version('gpu-reml')}", *group_lines(groups)]), flush=True)
+    only_fits = not (asked.further.wanted or asked.merge.merge or asked.scan.wanted or output.make_grm)
+    members, groups = groups, read_once(tables, groups, analysis, only_fits=only_fits)
     planned_groups = [with_scan(plan_group(tables, group, analysis), asked.scan) for group in groups]
     if analysis.compute.plan:
         for planned in planned_groups:
             notes = plan_notes(line, REML, planned.backend)
             print("\n".join([*planned_lines(planned, analysis), *notes]), flush=True)
         return True
-    check_all_traits(groups, planned_groups)
+    for group in members:
+        check_group(tables, group)
     several = len(traits) > 1
     order = [phenotype.name for phenotype in tables.phenotypes]
     table = TraitsTable(traits_path(output.out) if several and not output.make_grm else None, order, started)
@@ -120,7 +124,7 @@ def reml_command(line: CommandLine, threads: int) -> bool:
             if output.make_grm:
                 write_grms(inputs, asked)
             else:
-                converged &= fit_group(inputs, asked, run, table)
+                converged &= fit_inputs(inputs, tables, asked, run, table)
             write_samples(inputs.alignment, output)
     if table.path is not None:
         print(f"written: {table.path}", flush=True)
@@ -146,18 +150,31 @@ def check_files(tables: Tables, groups: list[Group], traits: list[str], asked: A
     check_outputs(outputs, asked.line, tables.sources.paths)
 
 
-def fit_group(inputs: Inputs, asked: Asked, run: dict[str, Any], table: TraitsTable) -> bool:
-    """Fit the traits of one group, write their files and add them to the table; True when every fit converged.
+def fit_inputs(inputs: Inputs, tables: Tables, asked: Asked, run: dict[str, Any], table: TraitsTable) -> bool:
+    """:func:`fit_group` of the traits of one group, or of the parts in which those of its members are fitted."""
+    method = choose_method(inputs, asked.analysis.estimation.method)
+    if not inputs.members:
+        return fit_group(inputs, method, dict.fromkeys(inputs.phenotypes, inputs), asked, run, table)
+    inputs = inputs._replace(notes=(*inputs.notes, together_note(inputs)))
+    parts = parts_of(inputs, tables, method)
+    return all([fit_group(part, method, own, asked, run, table) for part, own in parts])
 
-    A trait of several that cannot be fitted has a row that says why, and the others go on.
+
+def fit_group(
+    inputs: Inputs, method: str, own: dict[str, Inputs], asked: Asked, run: dict[str, Any], table: TraitsTable
+) -> bool:
+    """Fit traits together, write their files and add them to the table; True when every fit converged.
+
+    ``own``: the inputs that each trait's files tell of.  A trait of several that cannot be fitted has a row that says
+    why, and the others go on.
     """
     analysis, output = asked.analysis, asked.output
     check_components(inputs)
     sets_of(analysis.tests, layout_of(inputs.covariance).names)  # an error comes before any work
-    check_prevalence(inputs, analysis)
+    for each in own.values():
+        check_prevalence(each, analysis)
     check_folds(inputs, asked.further.effects.cv)
     sets = scan_sets(asked.scan, inputs, analysis)
-    method = choose_method(inputs, analysis.estimation.method)
     known = Outcome(method, inputs.covariance.num_components, inputs.planned.backend)
     inputs = noted(inputs, asked.line, REML, known)
     plan = plan_lines(inputs, method, analysis, run["threads"])
@@ -167,10 +184,11 @@ def fit_group(inputs: Inputs, asked: Asked, run: dict[str, Any], table: TraitsTa
     def prefix_of(name: str) -> str:
         return trait_prefix(output.out, name, run["several"])
 
-    def finish(report, inputs=inputs):
+    def finish(report, merged=None):
         nonlocal converged
-        inputs.check_unchanged()
         name, result, seconds = report
+        inputs = merged or noted(own[name], asked.line, REML, known)
+        inputs.check_unchanged()
         context = {
             "phenotype": name,
             "settings": {**asked.line.values, "threads": run["threads"]},
@@ -195,7 +213,7 @@ def fit_group(inputs: Inputs, asked: Asked, run: dict[str, Any], table: TraitsTa
     def failed(name: str, error: Exception) -> None:
         nonlocal converged
         converged = False
-        row = failed_row(inputs.alignment.num_samples, error)
+        row = failed_row(own[name].alignment.num_samples, error)
         table.add(name, row)
         print(f"gpu-reml: not converged: {name}: {row['message']}", file=sys.stderr)
 

@@ -1,6 +1,7 @@
 """What a user reads: the plan before the work, GCTA's .hsq, and the JSON record."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,11 @@ from .wording import fit_record
 
 MANY_NAMES = 30
 CONFOUNDED = 0.99
-STANDARDISATION = {"sample": "mean and SD (ddof 0)", "binomial": "mean and binomial SD sqrt(2p(1-p))"}
+STANDARDISATION = {
+    "sample": "mean and SD (ddof 0)",
+    "per-trait": "mean and SD (ddof 0)",
+    "binomial": "mean and binomial SD sqrt(2p(1-p))",
+}
 
 
 def plan_lines(inputs: Inputs, method: str, analysis: Analysis, threads: int) -> list[str]:
@@ -74,8 +79,16 @@ def genotype_lines(inputs: Inputs, standardize: str) -> list[str]:
         f"variants: {genotypes.num_variants} read, {varying} vary among the analysed samples, "
         f"{genotypes.num_variants - varying} monomorphic or never called dropped",
         *(f"{text}: {count} removed" for text, count in inputs.filtered),
-        f"standardised by {STANDARDISATION[standardize]} of the analysed samples; A1 counted; missing genotype = mean",
+        f"standardised by {STANDARDISATION[standardize]} of {standardised_in(inputs)}; A1 counted; missing genotype = "
+        "mean",
     ]
+
+
+def standardised_in(inputs: Inputs) -> str:
+    """The samples whose means and SDs are those of the genotypes."""
+    n = inputs.products.genotypes.num_samples
+    everybody = inputs.members or n != inputs.alignment.num_samples
+    return f"the {n} samples that have any phenotype" if everybody else "the analysed samples"
 
 
 def grm_lines(inputs: Inputs, standardize: str) -> list[str]:
@@ -219,7 +232,7 @@ def genotype_record(inputs: Inputs, standardize: str) -> dict[str, Any]:
     return {
         "num_variants": int((inv_sd > 0).sum()),
         "num_variants_dropped": int((inv_sd == 0).sum()),
-        "standardisation": f"{divided} of the analysed samples; missing = mean; A1 counted",
+        "standardisation": f"{divided} of {standardised_in(inputs)}; missing = mean; A1 counted",
     }
 
 
@@ -237,6 +250,9 @@ def enrichment_of(result: FitResult | HEResult, inputs: Inputs) -> Enrichment | 
     mean_squares = genotypes.squared_norm / genotypes.num_samples
     m, own = inputs.genetic.weights.shape
     weights = sparse.hstack([inputs.genetic.weights, sparse.csr_array((m, len(result.names) - own))])
+    if genotypes.num_samples != result.num_samples:  # what variants explain is among those that standardised them
+        traces = np.append(inputs.genetic.traces / genotypes.num_samples, result.mean_traces[own:])
+        result = replace(result, mean_traces=traces)
     return enrichment(result, weights, mean_squares, made.weights, made.names)
 
 

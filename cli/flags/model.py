@@ -72,8 +72,10 @@ class Scaling(Flags):
     """How genotypes and components are scaled."""
 
     standardize: str = flag(
-        "--standardize", choices=("sample", "binomial"), default="sample",
-        help="divide allele counts by their SD in the sample, or by sqrt(2p(1-p)) (default sample)",
+        "--standardize", choices=("sample", "binomial", "per-trait"), default="sample",
+        help="divide allele counts by their SD in the samples that have any phenotype (sample, the default), by "
+        "sqrt(2p(1-p)) there (binomial), or by their SD in the samples of each phenotype, for which genotypes are read "
+        "again (per-trait)",
     )  # fmt: skip
     alpha: float | None = flag(
         "--alpha", type=number, metavar="A",

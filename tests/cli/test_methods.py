@@ -21,6 +21,7 @@ def chosen(
         products=SimpleNamespace(num_variants=m),
         planned=SimpleNamespace(sizes=sizes),
         phenotypes=("trait",),
+        members=(),
     )
     return choose_method(inputs, method)
 
@@ -60,6 +61,7 @@ def test_overlap_and_traits_that_cost_more_count():
     assert exact_is_cheap(2_000, 50_000, 40) and not exact_is_cheap(2_000, 50_000, 40, overlap=20)
     assert exact_is_cheap(2_500, 10_000, 22) and not exact_is_cheap(2_500, 10_000, 22, num_traits=10)
     assert exact_is_cheap(2_500, 10_000, 1, num_traits=10)  # which is diagonalised once
+    assert not exact_is_cheap(2_500, 10_000, 1, num_traits=100, num_sets=100)  # here for each set of samples
 
 
 def test_matrices_that_are_given_are_planned_as_they_are_kept_in_float64():

@@ -1,0 +1,88 @@
+"""Phenotypes of different samples: genotypes are read once, of all who have any, and each is fitted among its own."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gpu_reml import io
+from gpu_reml.reml import Covariance, dense_covariance
+from gpu_reml.reml.covariance.subset import SubsetCovariance
+from gpu_reml.reml.kernels import kernels_of
+
+from .align import Group, design_of, everybody
+from .flags.analysis import Analysis
+from .flags.model import Terms
+from .inputs import Inputs
+from .read import Tables
+
+PER_TRAIT = "per-trait"  # what --standardize says for genotypes of each phenotype's own samples
+
+
+def read_once(tables: Tables, groups: Sequence[Group], analysis: Analysis, *, only_fits: bool) -> list[Group]:
+    """The groups as one, where several can share the genotypes that are read; else as they are.
+
+    ``only_fits``: nothing is asked for beside the fits, which takes the genotypes of a phenotype's own samples.
+    """
+    plain = analysis.terms == Terms() and tables.sources.files
+    if len(groups) == 1 or not plain or not only_fits or analysis.scaling.standardize == PER_TRAIT:
+        return list(groups)
+    return [everybody(groups)]
+
+
+def together_note(inputs: Inputs) -> str:
+    """What it means that genotypes are read once."""
+    return (
+        f"the phenotypes have different samples: genotypes are filtered and standardised in the "
+        f"{inputs.alignment.num_samples} samples that have any of them; --standardize {PER_TRAIT} does so for each "
+        "phenotype, and reads them each time"
+    )
+
+
+def parts_of(inputs: Inputs, tables: Tables, method: str) -> list[tuple[Inputs, dict[str, Inputs]]]:
+    """What is fitted at once: inputs, and those of each phenotype, which its files tell of.
+
+    A stochastic fit of one component takes all phenotypes with the same fixed effects together; others are fitted in
+    turn, one set of samples after another.
+    """
+    covariance = inputs.covariance
+    if method == "exact" and covariance.num_components == 1:
+        covariance = formed(covariance)
+    diagonals = covariance.diagonals()
+    each = [among(inputs, tables, member, covariance, diagonals) for member in inputs.members]
+    one = method == "stochastic" and covariance.num_components == 1
+    same = [one and same_effects(own.design, inputs.design) for own in each]
+    shared = [own for own, fits in zip(each, same, strict=True) if fits]
+    apart = [own for own, fits in zip(each, same, strict=True) if not fits]
+    parts = [(own, dict.fromkeys(own.phenotypes, own)) for own in apart]
+    if not shared:
+        return parts
+    names = tuple(name for own in shared for name in own.phenotypes)
+    columns = [inputs.phenotypes.index(name) for name in names]
+    whole = inputs._replace(Y=inputs.Y[:, columns], phenotypes=names)
+    return [(whole, {name: own for own in shared for name in own.phenotypes}), *parts]
+
+
+def same_effects(a: io.Design, b: io.Design) -> bool:
+    """Whether two designs have the same columns, for other samples."""
+    return a.names == b.names and a.reference_levels == b.reference_levels
+
+
+def formed(covariance: Covariance) -> Covariance:
+    """The matrix of one component, from which exact fits take those of every set of samples."""
+    (K,) = (np.triu(K) + np.triu(K, 1).T for K in kernels_of(covariance))
+    return dense_covariance([K], covariance.names)
+
+
+def among(inputs: Inputs, tables: Tables, member: Group, covariance: Covariance, diagonals: np.ndarray) -> Inputs:
+    """The inputs of one set of samples, with the covariance of all."""
+    rows = np.searchsorted(inputs.alignment.indices[0], member.alignment.indices[0])
+    planned = inputs.planned
+    sizes = planned.sizes._replace(num_samples=len(rows), num_traits=len(member.phenotypes))
+    return inputs._replace(
+        alignment=member.alignment,
+        Y=member.Y,
+        phenotypes=member.phenotypes,
+        planned=planned._replace(design=design_of(tables, member.alignment), sizes=sizes),
+        model=inputs.model._replace(covariance=SubsetCovariance(covariance, rows, diagonals)),
+        members=(),
+    )
