@@ -26,6 +26,7 @@ from .scaled import DiagonalCovariance, ScaledCovariance
 from .settings import FitSettings, ProbeSettings, SolverSettings
 from .step import SingularInformationError, Step, ai_step
 from .studies.accuracy import Accuracy, accuracy
+from .studies.alpha import LearnedWeights, LogLinear, alpha_law, fit_weights
 from .studies.association import ExactScan, Scan, exact_scan, lambda_gc, ols_scan
 from .studies.certified import KktSettings, LassoSettings
 from .studies.cross_validation import HeldOut, cross_validate, draw_folds
@@ -73,7 +74,9 @@ __all__ = [
     "Information",
     "KktSettings",
     "LassoSettings",
+    "LearnedWeights",
     "LocoSettings",
+    "LogLinear",
     "Loglik",
     "MixedCovariance",
     "Operator",
@@ -110,6 +113,7 @@ __all__ = [
     "ai_step",
     "allele_effects",
     "allele_intercept",
+    "alpha_law",
     "apply_v_at",
     "as_covariance",
     "average_information",
@@ -133,6 +137,7 @@ __all__ = [
     "fit_exact",
     "fit_rg",
     "fit_traits",
+    "fit_weights",
     "fixed_tests",
     "haseman_elston",
     "he_blocks",
