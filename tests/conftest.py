@@ -48,6 +48,9 @@ def pytest_terminal_summary(terminalreporter):
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if "gpu" in report.keywords]
     if skipped:
         terminalreporter.write_line(f"{len(skipped)} gpu tests skipped: {cuda_unavailable_reason()}")
+    for report in terminalreporter.stats.get("passed", []):
+        for line in dict(report.user_properties).get("lines", ()):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gpu_reml.reml import SingularInformationError, ai_step
+from gpu_reml.reml.step import score_norm, shortened
 
 
 def best_by_enumeration(theta, score, ai, lower):
@@ -73,3 +74,30 @@ def test_along_directions_a_step_that_meets_a_bound_ends_on_it():
         met += near.sum()
         assert (found.theta >= lower).all() and (found.theta[near] == lower[near]).all()
     assert met > 50
+
+
+def test_a_parameter_without_information_is_the_one_that_is_named():
+    ai = np.diag([2.0, 0.0, 3.0])
+    for estimated in (None, np.eye(3)):
+        with pytest.raises(SingularInformationError, match="singular at parameter 1") as raised:
+            ai_step(np.ones(3), np.ones(3), ai, np.zeros(3), estimated)
+        assert raised.value.index == 1
+    alike = np.array([[1.0, 0, 0], [0, 1, 1e4], [0, 1e4, 1e8]])  # the last has the same information in another unit
+    with pytest.raises(SingularInformationError, match="singular at parameter 1"):
+        ai_step(np.ones(3), np.ones(3), alike, np.zeros(3), np.eye(3))
+
+
+def test_a_step_past_an_upper_bound_is_shortened_to_where_it_first_meets_one():
+    theta, upper = np.array([1.0, 1.0, 1.0]), np.array([3.0, 2.0, 0.5])
+    step = ai_step(theta, np.array([4.0, 4.0, -0.5]), np.eye(3), np.full(3, -9.0))
+    found = shortened(step, theta, upper)
+    np.testing.assert_allclose(found.theta, [2.0, 2.0, 0.875])  # the last falls, so that its bound does not count
+    np.testing.assert_allclose(found.direction, found.theta - theta)
+    assert found.decrement == pytest.approx(found.direction @ found.direction)
+    assert shortened(step, theta, np.full(3, 5.0)) is step  # as far as it goes, and no farther
+
+
+def test_the_length_of_a_score_is_in_its_standard_errors_along_the_directions():
+    score, ai = np.array([6.0, 5.0, 7.0]), np.diag([4.0, 25.0, 1.0])
+    assert score_norm(score, ai, np.array([True, True, False])) == pytest.approx(np.sqrt(9 + 1))
+    assert score_norm(score, ai, np.array([[1.0], [1.0], [0.0]])) == pytest.approx(11 / np.sqrt(29))

@@ -13,12 +13,19 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("part", ["tensor", "portable"])
-def test_the_gpu_tests_pass_on_interpreted_ptx(interpreted_runs, part):
-    """Same tests as on a device; --require-gpu makes a skipped one a failure, and so is any race or stray access."""
+def test_the_gpu_tests_pass_on_interpreted_ptx(interpreted_runs, part, record_property):
+    """Same tests as on a device; --require-gpu makes a skipped one a failure, and so is any race or stray access.
+
+    The report of the tests ends with how many they are, their seconds and launches.
+    """
     process, printed = interpreted_runs(part)
     code, text = process.wait(), printed.read_text()
     assert code == 0, text
-    assert re.search(r"\d+ passed", text) and "skipped" not in text, text
+    passed = re.search(r"(\d+ passed).* in ([\d.]+ ?s)", text)
+    assert passed and "skipped" not in text, text
+    record_property(
+        "lines", [f"interpreted PTX, {part}: {' in '.join(passed.groups())}", *re.findall(r".*launches of.*", text)]
+    )
     for mode in ("lockstep, nearest", "shuffled, truncating"):
         launches, kernels = map(int, re.search(rf"{mode}: (\d+) launches of (\d+) kernels", text).groups())
         assert launches > 100 and kernels >= 20, text
