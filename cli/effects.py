@@ -64,7 +64,7 @@ class Further(NamedTuple):
         return bool(self.solves or self.effects.cv)
 
 
-class Record(NamedTuple):
+class FileSettings(NamedTuple):
     """Where a trait's files begin, and the settings that they tell."""
 
     prefix: str
@@ -164,7 +164,7 @@ def new_files(new: NewSamples) -> NewFiles:
 
 
 def after_fit(
-    name: str, result: FitResult, inputs: Inputs, analysis: Analysis, further: Further, record: Record
+    name: str, result: FitResult, inputs: Inputs, analysis: Analysis, further: Further, record: FileSettings
 ) -> Outcome:
     """Everything that was asked for of one trait's fit; ``name`` is the trait's.
 

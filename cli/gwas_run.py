@@ -27,7 +27,7 @@ from .parser import CommandLine
 from .planned import Planned, check_all_traits, plan_group, planned_lines
 from .read import Tables, read_tables
 from .report import fixed_line
-from .unused import GWAS, Outcome, noted, plan_notes
+from .unused import GWAS, Decided, noted, plan_notes
 
 MODELS = {"ols": "marginal_ols_fwl", "loco": "mixed_leave_one_chromosome_out", "lmm": "mixed_whole_genome"}
 # A trait's columns and their text, which is encoded before it is written, take so many bytes a variant.
@@ -131,7 +131,7 @@ def scan_group(tables: Tables, group: Group, planned: Planned, asked: Asked, con
     check_freedom(inputs.Y, inputs.design)  # this is checked again, since --mind may have left out samples
     solver = "ols" if association.model == "ols" else choose_solver(inputs, association)
     null = choose_method(inputs, asked.analysis.estimation.method) if solver == "score" else None
-    inputs = noted(inputs, asked.line, GWAS, Outcome(solver, 1, planned.backend, null))
+    inputs = noted(inputs, asked.line, GWAS, Decided(solver, 1, planned.backend, null))
     plan = start_lines(inputs, asked, context["threads"])
     if not output.quiet:
         print("\n".join(plan), flush=True)

@@ -12,7 +12,7 @@ from .align import Group, design_of, without_samples
 from .components import components, with_alpha
 from .flags.analysis import Analysis
 from .flags.compute import Compute
-from .model import Model, assemble
+from .model import Assembled, assemble
 from .plan import budget_of
 from .planned import Planned, check_group
 from .read import Tables
@@ -37,7 +37,7 @@ class Inputs(NamedTuple):
     phenotypes: tuple[str, ...]
     planned: Planned
     genetic: ops.GenotypeCovariance | None
-    model: Model
+    model: Assembled
     notes: tuple[str, ...]
     filtered: tuple[tuple[str, int], ...]
     variants: io.AnalysedVariants | None

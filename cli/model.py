@@ -70,7 +70,7 @@ def read_parts(terms: Terms) -> Parts:
     )
 
 
-class Model(NamedTuple):
+class Assembled(NamedTuple):
     """The covariance to fit, what each of its components is, and how many variants it has (None where it has none).
 
     ``kinds``: additive, dominance or environment (its interaction with genotypes), for each component.
@@ -114,15 +114,15 @@ def sums_of(kinds: Sequence[str]) -> tuple[Sum, ...]:
     return tuple(found)
 
 
-def plain_model(genetic) -> Model:
+def plain_model(genetic) -> Assembled:
     """Sets of variants and one residual."""
     counts = tuple(genetic.num_variants)
     described = tuple(f"{count} variants" for count in counts)
     kinds = (ADDITIVE,) * len(counts)
-    return Model(genetic, described, counts, {}, np.zeros(0), (), kinds, genetic, (None,) * len(counts))
+    return Assembled(genetic, described, counts, {}, np.zeros(0), (), kinds, genetic, (None,) * len(counts))
 
 
-def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignment, place, terms: Terms) -> Model:
+def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignment, place, terms: Terms) -> Assembled:
     """The model of the analysed samples.
 
     base: components of the genotypes, or None for relationship matrices alone.  ``place(genotypes)`` makes products.
@@ -140,13 +140,13 @@ def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignmen
         notes += definite_notes(f"{grm.prefix}.grm.bin", matrix)
         values.append(matrix)
         text = f"relationship matrix {grm.prefix}.grm.bin"
-        pieces.append(Piece(dense_covariance([matrix], [name]), (text,), (None,)))
+        pieces.append(OneKind(dense_covariance([matrix], [name]), (text,), (None,)))
     covariance = joined(pieces)
     diagonals, names = residual_diagonals(parts, samples, terms)
     if names != (RESIDUAL,) or np.ptp(diagonals):
         covariance = with_residuals(covariance, diagonals, names)
         values.append(diagonals)
-    return Model(
+    return Assembled(
         covariance,
         tuple(text for piece in pieces for text in piece.descriptions),
         tuple(count for piece in pieces for count in piece.num_variants),
@@ -160,7 +160,7 @@ def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignmen
     )
 
 
-class Piece(NamedTuple):
+class OneKind(NamedTuple):
     """Some components of a kind with what they are, their numbers of variants, and what multiplies all of them."""
 
     covariance: Any
@@ -170,7 +170,7 @@ class Piece(NamedTuple):
     kind: str = ADDITIVE
 
 
-def joined(pieces: list[Piece]) -> Covariance:
+def joined(pieces: list[OneKind]) -> Covariance:
     """The components of all pieces in their order."""
     if len(pieces) == 1:
         return pieces[0].covariance
@@ -183,7 +183,7 @@ def genotype_pieces(base, parts: Parts, samples, gxe_scale: str):
     told = tuple(f"{count} variants" for count in counts)
     pieces, ancestries, proportions, values = [], {}, np.zeros(0), []
     if parts.admixture is None:
-        pieces.append(Piece(base, told, counts))
+        pieces.append(OneKind(base, told, counts))
     else:
         Q = io.values_of(parts.admixture, samples)
         proportions = Q.mean(axis=0)
@@ -196,19 +196,19 @@ def genotype_pieces(base, parts: Parts, samples, gxe_scale: str):
             ancestries[name] = names
             scaled = tuple(f"{text}, scaled by the root of ancestry {name} (mean {q.mean():.3f})" for text in told)
             scale = Scale("ancestry", name, root=True)
-            pieces.append(Piece(ScaledCovariance(base, scale.of(q), names), scaled, counts, scale))
+            pieces.append(OneKind(ScaledCovariance(base, scale.of(q), names), scaled, counts, scale))
             values.append(q)
     if parts.environments is not None:
         E = environments_of(parts, samples, gxe_scale)
         for scale, e in zip(environment_scales(parts, samples, gxe_scale), E.T, strict=True):
             names = tuple(f"{g}_x_{scale.name}" for g in base.names)
             scaled = tuple(f"{text}, scaled by environment {scale.name}" for text in told)
-            pieces.append(Piece(ScaledCovariance(base, e, names), scaled, counts, scale, ENVIRONMENT))
+            pieces.append(OneKind(ScaledCovariance(base, e, names), scaled, counts, scale, ENVIRONMENT))
             values.append(e)
     return pieces, ancestries, proportions, values
 
 
-def dominance_piece(genotypes: ops.PackedGenotypes, base, place) -> Piece:
+def dominance_piece(genotypes: ops.PackedGenotypes, base, place) -> OneKind:
     """One component of all variants in dominance coding."""
     if base.backend != "cpu":
         raise io.InputError("--dominance: is computed on the CPU only; add --device cpu")
@@ -217,7 +217,7 @@ def dominance_piece(genotypes: ops.PackedGenotypes, base, place) -> Piece:
     deviations = ops.dominance(genotypes)
     covariance = ops.make_covariance(place(deviations), None, ["dominance"])
     count = covariance.num_variants[0]
-    return Piece(covariance, (f"{count} variants, dominance deviations",), (count,), kind=DOMINANCE)
+    return OneKind(covariance, (f"{count} variants, dominance deviations",), (count,), kind=DOMINANCE)
 
 
 def environment_scales(parts: Parts, samples, gxe_scale: str) -> tuple[Scale, ...]:
@@ -279,7 +279,7 @@ def residual_diagonals(parts: Parts, samples, terms: Terms) -> tuple[np.ndarray,
     return diagonals, tuple(names)
 
 
-def ancestry_residuals(model: Model, own: bool) -> dict[str, str]:
+def ancestry_residuals(model: Assembled, own: bool) -> dict[str, str]:
     """The residual that belongs to each ancestry; ``own``: whether each has its own."""
     return {name: f"residual_{name}" if own else RESIDUAL for name in model.ancestries}
 

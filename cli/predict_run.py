@@ -23,7 +23,7 @@ from .flags.predict import NewTables, Pieces, Predicted, PredictOutput
 from .outputs import PREDICTION_FILES, check_outputs, log_text, outputs_of
 from .parser import CommandLine
 from .sources import joined_variants, prefixes_of
-from .unused import PREDICT, Outcome, notes_on_flags
+from .unused import PREDICT, Decided, notes_on_flags
 from .wording import counts_in_flags, notes_in_flags
 
 
@@ -119,7 +119,7 @@ def predict_command(line: CommandLine) -> bool:
         np.dtype(device.dtype).type,
     )
     found = predict(model, data, scoring)
-    found = found._replace(notes=(*found.notes, *notes_on_flags(line, PREDICT, Outcome())))
+    found = found._replace(notes=(*found.notes, *notes_on_flags(line, PREDICT, Decided())))
     files = prediction_files(output.out, model, found, {"model_file": asked.model, "settings": line.values})
     told = prediction_lines(model, found)
     files[f"{output.out}.prediction.log"] = log_text("gpu-reml-predict", told)

@@ -36,7 +36,7 @@ from .plan import STORED_WEIGHT
 from .planned import Planned, check_all_traits, plan_group, planned_lines, rooms
 from .read import Tables, read_tables
 from .report import bound_lines, fixed_line
-from .unused import RELAX, Outcome, noted, plan_notes
+from .unused import RELAX, Decided, noted, plan_notes
 from .wording import fit_record, in_flags
 
 CAUTION = "the likelihood and the errors are of groups chosen to raise it on the same phenotypes: no test of the groups"
@@ -101,7 +101,7 @@ def relax_command(line: CommandLine, threads: int) -> bool:
         print("\n".join([*planned_lines(planned, analysis), *plan_notes(line, RELAX, planned.backend)]), flush=True)
         return True
     check_all_traits([group], [planned])
-    inputs = noted(load_group(tables, group, planned, analysis), line, RELAX, Outcome(backend=planned.backend))
+    inputs = noted(load_group(tables, group, planned, analysis), line, RELAX, Decided(backend=planned.backend))
     start = first_memberships(given, inputs.products.num_variants, grouping, asked.fits.seed)
     report = Printer(asked.output.detail)
     report.line(f"gpu-reml-relax {version('gpu-reml')}")

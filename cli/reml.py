@@ -15,7 +15,7 @@ from gpu_reml.reml.tables import shown
 from .align import Group, group_lines, groups_of_samples
 from .component_tests import component_tests, sets_of
 from .components import with_alpha
-from .effects import Further, Record, after_fit, check_effects, check_folds
+from .effects import FileSettings, Further, after_fit, check_effects, check_folds
 from .export import check_export, export_files
 from .flags.analysis import Analysis
 from .flags.effects import Effects, NewSamples
@@ -48,7 +48,7 @@ from .rg import Correlating, rg_command
 from .scan import Sets, check_scan, scan_files, scan_sets, with_scan
 from .together import parts_of, read_once, together_note
 from .traits_table import TraitsTable, failed_row, row_of
-from .unused import REML, Outcome, noted, plan_notes
+from .unused import REML, Decided, noted, plan_notes
 from .wording import in_flags
 
 
@@ -175,7 +175,7 @@ def fit_group(
         check_prevalence(each, analysis)
     check_folds(inputs, asked.further.effects.cv)
     sets = scan_sets(asked.scan, inputs, analysis)
-    known = Outcome(method, inputs.covariance.num_components, inputs.planned.backend)
+    known = Decided(method, inputs.covariance.num_components, inputs.planned.backend)
     inputs = noted(inputs, asked.line, REML, known)
     plan = plan_lines(inputs, method, analysis, run["threads"])
     asked.say("\n".join([*plan, ""]), flush=True)
@@ -237,7 +237,7 @@ def write_after(name: str, result: FitResult, inputs: Inputs, asked: Asked, pref
 
 def write_further(name: str, result: FitResult, inputs: Inputs, asked: Asked, prefix: str) -> None:
     """Effects, a saved model, predictions and cross-validation: after the fit's own files, which are safe by then."""
-    record = Record(prefix, asked.line.values)
+    record = FileSettings(prefix, asked.line.values)
     outcome = after_fit(name, result, inputs, asked.analysis, asked.further, record)
     inputs.check_unchanged()
     io.write_all(outcome.files)
@@ -267,7 +267,7 @@ def partition_of(inputs: Inputs, analysis: Analysis) -> Partition:
 
 def write_grms(inputs: Inputs, asked: Asked) -> None:
     """``--make-grm``: every component's relationship matrix in GCTA's format."""
-    inputs = noted(inputs, asked.line, REML, Outcome(backend=inputs.planned.backend))
+    inputs = noted(inputs, asked.line, REML, Decided(backend=inputs.planned.backend))
     asked.say("\n".join(grm_lines(inputs, asked.analysis.scaling.standardize)), flush=True)
     covariance = inputs.genetic
     check_outputs(grm_outputs(asked.output, covariance.names), asked.line)

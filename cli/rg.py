@@ -34,7 +34,7 @@ from .planned import check_traits, plan_group, planned_lines
 from .read import Tables, read_tables
 from .report import arithmetic, genotype_record, plan_lines
 from .rg_files import correlation_svg, hsq_of_pair
-from .unused import REML, Outcome, noted, plan_notes
+from .unused import REML, Decided, noted, plan_notes
 from .wording import in_names
 
 FILES = ("json", "log", "rg.tsv", "rg.svg", "hsq")
@@ -77,7 +77,7 @@ def rg_command(asked: Correlating, threads: int) -> bool:
     check_components(inputs)
     Y = values_of(tables, measured, inputs)
     method = "exact" if analysis.estimation.method == "exact" else "stochastic"
-    inputs = noted(inputs, line, REML, Outcome(method, inputs.covariance.num_components, inputs.planned.backend))
+    inputs = noted(inputs, line, REML, Decided(method, inputs.covariance.num_components, inputs.planned.backend))
     inputs = inputs._replace(phenotypes=tuple(Y.columns), notes=(*inputs.notes, *notes_of_traits(Y, inputs, analysis)))
     plan = plan_lines(inputs, method, analysis, threads)
     counts = ", ".join(f"{name} {count}" for name, count in Y.notna().sum().items())

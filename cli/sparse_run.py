@@ -37,7 +37,7 @@ from .progress import Progress
 from .read import Tables, read_tables
 from .report import plan_lines
 from .sparse_report import closing_lines, history_record, output_files, round_line, selected_table, summary_record
-from .unused import SPARSE, Outcome, noted, plan_notes
+from .unused import SPARSE, Decided, noted, plan_notes
 
 SOLVING = 12  # solving holds so many blocks of the columns that are solved at once, as in a fit
 PATIENCE = 10  # a path ends after so many values of lambda without a lower EBIC
@@ -82,7 +82,7 @@ def sparse_command(line: CommandLine, threads: int) -> bool:
     inputs = load_group(tables, group, planned, analysis)
     check_components(inputs)
     method = choose_method(inputs, analysis.estimation.method)
-    inputs = noted(inputs, line, SPARSE, Outcome(method, inputs.covariance.num_components, planned.backend))
+    inputs = noted(inputs, line, SPARSE, Decided(method, inputs.covariance.num_components, planned.backend))
     say = (lambda *_, **__: None) if asked.screen.quiet else print
     plan = plan_lines(inputs, method, analysis, threads)
     say("\n".join([f"gpu-reml-sparse {version('gpu-reml')}", *plan, ""]), flush=True)

@@ -16,7 +16,7 @@ from .inputs import Inputs
 from .parser import CommandLine
 
 
-class Outcome(NamedTuple):
+class Decided(NamedTuple):
     """What an analysis turned out to be; None where that is not decided, as in a plan.
 
     ``num_components``: of the covariance that is fitted, with the residual ones beside a first.  ``null``: the method
@@ -33,44 +33,44 @@ class Rule(NamedTuple):
     """``names``: of values, separated by blanks."""
 
     names: str
-    holds: Callable[[CommandLine, Outcome], object]
+    holds: Callable[[CommandLine, Decided], object]
     why: str
 
 
-def notes_on_flags(line: CommandLine, rules: Sequence[Rule], outcome: Outcome) -> list[str]:
+def notes_on_flags(line: CommandLine, rules: Sequence[Rule], decided: Decided) -> list[str]:
     """A note for each reason with the flags, as they were typed, that change nothing; and those typed twice."""
     found: dict[str, list[str]] = {}
     told: set[str] = set()
     for rule in rules:
         names = [name for name in rule.names.split() if name in line.typed and name not in told]
-        if names and rule.holds(line, outcome):
+        if names and rule.holds(line, decided):
             told.update(names)
             found.setdefault(rule.why, []).extend(line.typed[name] for name in names)
     return [*line.replaced, *(f"{', '.join(flags)}: no effect, since {why}" for why, flags in found.items())]
 
 
-def noted(inputs: Inputs, line: CommandLine, rules: Sequence[Rule], outcome: Outcome) -> Inputs:
+def noted(inputs: Inputs, line: CommandLine, rules: Sequence[Rule], decided: Decided) -> Inputs:
     """The inputs with these notes among theirs."""
-    return inputs._replace(notes=(*inputs.notes, *notes_on_flags(line, rules, outcome)))
+    return inputs._replace(notes=(*inputs.notes, *notes_on_flags(line, rules, decided)))
 
 
 def plan_notes(line: CommandLine, rules: Sequence[Rule], backend: str) -> list[str]:
     """Lines for a plan, before which nothing but the backend is decided."""
-    return [f"note: {note}" for note in notes_on_flags(line, rules, Outcome(backend=backend))]
+    return [f"note: {note}" for note in notes_on_flags(line, rules, Decided(backend=backend))]
 
 
-def always(line: CommandLine, outcome: Outcome) -> bool:
+def always(line: CommandLine, decided: Decided) -> bool:
     return True
 
 
-def without(*names: str) -> Callable[[CommandLine, Outcome], bool]:
+def without(*names: str) -> Callable[[CommandLine, Decided], bool]:
     """Holds where none of these is given."""
-    return lambda line, outcome: not any(line.get(name) for name in names)
+    return lambda line, decided: not any(line.get(name) for name in names)
 
 
-def by(*methods: str) -> Callable[[CommandLine, Outcome], bool]:
+def by(*methods: str) -> Callable[[CommandLine, Decided], bool]:
     """Holds for these methods."""
-    return lambda line, outcome: outcome.method in methods
+    return lambda line, decided: decided.method in methods
 
 
 def draws_after_the_fit(line: CommandLine) -> bool:
@@ -78,22 +78,22 @@ def draws_after_the_fit(line: CommandLine) -> bool:
     return any(map(line.get, ("cv", "reliability", "scan", "scan_genes", "scan_windows")))
 
 
-def only_matrices(line: CommandLine, outcome: Outcome) -> bool:
+def only_matrices(line: CommandLine, decided: Decided) -> bool:
     """Whether relationship matrices are all there is."""
     return not Genotypes.of(line.values).given
 
 
-def correlates(line: CommandLine, outcome: Outcome | None = None) -> bool:
+def correlates(line: CommandLine, decided: Decided | None = None) -> bool:
     """Whether genetic correlations are asked for."""
     return Correlations.of(line.values).wanted
 
 
-def smile(line: CommandLine, outcome: Outcome) -> bool:
+def smile(line: CommandLine, decided: Decided) -> bool:
     """Whether components are blocks of weights."""
     return Smile.of(line.values).wanted
 
 
-def no_sets(line: CommandLine, outcome: Outcome) -> bool:
+def no_sets(line: CommandLine, decided: Decided) -> bool:
     """Whether no sets of variants are asked for."""
     return not Components.of(line.values).given
 
@@ -116,7 +116,7 @@ DATA = (
     ),
 )
 DEVICE = (
-    Rule("gpu_budget_gib ring_depth num_gpus", lambda line, outcome: outcome.backend == "cpu", "this runs on the CPU"),
+    Rule("gpu_budget_gib ring_depth num_gpus", lambda line, decided: decided.backend == "cpu", "this runs on the CPU"),
 )
 COMPONENTS = (
     Rule("ld_scores", without("ld_bins"), "they are for --ld-bins"),
@@ -132,7 +132,7 @@ OF_FITS = (
 REML = (
     *ACCEPTED,
     *DATA,
-    Rule(OF_FITS, lambda line, outcome: line.get("make_grm"), "--make-grm writes matrices and fits nothing"),
+    Rule(OF_FITS, lambda line, decided: line.get("make_grm"), "--make-grm writes matrices and fits nothing"),
     Rule(
         "extract exclude chr autosome from_bp to_bp mind geno hwe maf max_maf dosage cache standardize alpha "
         "uncovered empty_components w_normalization ld_scores",
@@ -142,40 +142,40 @@ REML = (
     *COMPONENTS,
     Rule(
         "smile_optimizer",
-        lambda line, outcome: line.get("smile_optimizer") != "strict",
+        lambda line, decided: line.get("smile_optimizer") != "strict",
         "there is one optimiser, which never steps downhill",
     ),
     Rule("smile_scoring_step_tol", always, "a fit stops by its score, in standard errors"),
     Rule("merge_out_dir merge_mode z_cutoff merge_ai_scale_mode merge_n_eff", without("merge"), "they are for --merge"),
-    Rule("rg_samples rg_with plots", lambda line, outcome: not correlates(line), "they are for --rg"),
+    Rule("rg_samples rg_with plots", lambda line, decided: not correlates(line), "they are for --rg"),
     Rule("checkpoint_seconds verbose max_iterations", correlates, "--rg keeps no checkpoints and prints no iterations"),
     Rule("gxe_scale", without("gxe"), "it is of the environments of --gxe"),
     Rule("admix_residual_mode", without("admix_q"), "it is of the ancestries of --admix-q"),
     *DEVICE,
     Rule("max_probes mc_target", by("exact"), PROBES),
-    Rule("seed", lambda line, outcome: outcome.method == "exact" and not draws_after_the_fit(line), PROBES),
+    Rule("seed", lambda line, decided: decided.method == "exact" and not draws_after_the_fit(line), PROBES),
     Rule("mc_target", by(*MOMENTS), "he and pcgc take all of their probes at once"),
     Rule(
         "max_probes",
-        lambda line, outcome: outcome.method in MOMENTS and line.get("max_probes") > HE_PROBES,
+        lambda line, decided: decided.method in MOMENTS and line.get("max_probes") > HE_PROBES,
         f"he and pcgc take {HE_PROBES} probes",
     ),
     Rule("max_iterations verbose", by(*MOMENTS), "he and pcgc have no iterations"),
     Rule(
         "max_iterations",
-        lambda line, outcome: outcome.method == "stochastic" and outcome.num_components == 1,
+        lambda line, decided: decided.method == "stochastic" and decided.num_components == 1,
         "one component is answered by a Lanczos run, which goes on until it settles",
     ),
     Rule("resume checkpoint_seconds", by("exact", *MOMENTS), "only stochastic fits keep checkpoints"),
     Rule(
         "joint_test",
-        lambda line, outcome: outcome.method in MOMENTS or outcome.num_components == 1,
+        lambda line, decided: decided.method in MOMENTS or decided.num_components == 1,
         "there is a Wald test of REML with several components only",
     ),
     Rule("lrt profile", by(*MOMENTS), "he and pcgc have no likelihood"),
     Rule("constrain", by(*MOMENTS), "he and pcgc have no bounds"),
     Rule(
-        "lrt", lambda line, outcome: outcome.num_components == 1, "the one component's likelihood ratio is always there"
+        "lrt", lambda line, decided: decided.num_components == 1, "the one component's likelihood ratio is always there"
     ),
 )
 GWAS = (
@@ -185,7 +185,7 @@ GWAS = (
     Rule("verbose", always, "there is nothing more to print"),
     Rule("solver max_probes seed", by("ols"), "least squares fits no variance"),
     Rule("max_probes seed", by("exact"), PROBES),
-    Rule("max_probes", lambda line, outcome: outcome.null == "exact", "the null model is fitted by dense REML"),
+    Rule("max_probes", lambda line, decided: decided.null == "exact", "the null model is fitted by dense REML"),
 )
 SPARSE = (
     *ACCEPTED,
@@ -202,7 +202,7 @@ SPARSE = (
     Rule("lasso_ebic_es_min_delta", without("lasso_ebic_early_stop"), "the path does not end early"),
     Rule(
         "screen_topk",
-        lambda line, outcome: line.get("screen_topk") >= line.get("candidate_k"),
+        lambda line, decided: line.get("screen_topk") >= line.get("candidate_k"),
         "it limits --candidate-k, which is no larger",
     ),
 )
@@ -214,7 +214,7 @@ RELAX = (
     Rule("verbose", always, "it is the default"),
     Rule(
         "theta_random_low theta_random_high",
-        lambda line, outcome: line.get("theta_init_npy"),
+        lambda line, decided: line.get("theta_init_npy"),
         "memberships are from a file",
     ),
 )

@@ -1,7 +1,10 @@
 """Code in the documents runs and says what they claim."""
 
+import ast
+import importlib
 import re
 import runpy
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -95,3 +98,51 @@ def test_the_files_that_the_design_names_are_there():
     assert len(set(named)) > 15
     for path in named:
         assert list(DOCS.parent.glob(path)), path
+
+
+def names_of_the_glossary():
+    rows = re.findall(r"^\|[^|]*\|[^|]*\|([^|]*)\|", (DOCS / "glossary.md").read_text(), re.MULTILINE)
+    return [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
+
+
+def is_there(name):
+    """Whether a module below the package, or what a module has, or a field of a class."""
+    parts = f"gpu_reml.{name}".split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            value = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            if not hasattr(value, part):
+                return part in getattr(value, "__annotations__", {}) and part == parts[-1]
+            value = getattr(value, part)
+        return True
+
+
+def test_the_names_of_the_glossary_are_in_the_code():
+    names = names_of_the_glossary()
+    assert len(names) > 60 and not [name for name in names if not is_there(name)]
+    assert not is_there("reml.Probes.tracer") and not is_there("reml.prob.Probes")
+
+
+def test_a_class_has_a_name_of_its_own_or_shares_it_for_what_the_glossary_says():
+    """Groups of flags are apart: they have the names of their subjects."""
+    places, told = defaultdict(set), set(names_of_the_glossary())
+    for folder in ("reml", "ops", "io", "cli"):
+        for path in (DOCS.parent / folder).rglob("*.py"):
+            module = ".".join(path.relative_to(DOCS.parent).with_suffix("").parts)
+            if not module.startswith("cli.flags."):
+                for node in ast.parse(path.read_text()).body:
+                    if isinstance(node, ast.ClassDef):
+                        places[node.name].add(f"{module}.{node.name}")
+    shared = [names for names in places.values() if len(names) > 1]
+    assert len(places) > 200 and not [sorted(names) for names in shared if not names <= told]
+
+
+def test_the_documents_that_docstrings_cite_are_there():
+    root = DOCS.parent
+    for folder in ("root", "reml", "ops", "io", "cli", "validation", "benchmarks"):
+        for path in (root / folder).rglob("*.py"):
+            for cited in re.findall(r"docs/[\w./]+\.(?:md|py)\b", path.read_text()):
+                assert (root / cited).is_file(), (path, cited)

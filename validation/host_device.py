@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_reml.ops.device.interface import Selection, Variants
+from gpu_reml.ops.device.interface import Variants, WeightedRows
 from gpu_reml.ops.device.pool import DeviceMemoryError, Pool
 from gpu_reml.ops.dosages import DOSAGE_MISSING, DOSAGE_UNIT
 from gpu_reml.ops.genotypes import CALL_BITS, COUNT_OF_CODE, items_per_row
@@ -142,12 +142,12 @@ class HostDevice:
     def zt(self, variants: Variants, operand, out) -> None:
         out[...] = self._rows_of_z(variants, len(operand)) @ operand
 
-    def z(self, variants: Variants, U, selection: Selection, out) -> None:
+    def z(self, variants: Variants, U, selection: WeightedRows, out) -> None:
         chosen = slice(None) if selection.rows is None else selection.rows
         scaled = selection.factor[:, None].astype(np.float64) * U[chosen]
         out += (self._rows_of_z(variants, len(out))[chosen].T @ scaled).astype(np.float32)
 
-    def squares(self, variants: Variants, table, selection: Selection, out) -> None:
+    def squares(self, variants: Variants, table, selection: WeightedRows, out) -> None:
         chosen = slice(None) if selection.rows is None else selection.rows
         squares = self._rows_of_z(variants, len(out))[chosen] ** 2
         out[:, 0] += (selection.factor @ squares).astype(np.float32)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import config, cuda
 
-from ..device.interface import Array, Selection, Variants
+from ..device.interface import Array, Variants, WeightedRows
 from ..device.pool import Pool
 from ..weights import HeldBlocks
 from . import algebra, portable, weights
@@ -202,11 +202,11 @@ class CudaDevice:
         self._products.zt(variants, operand, out)
 
     @on_device
-    def z(self, variants: Variants, U: Array, selection: Selection, out: Array) -> None:
+    def z(self, variants: Variants, U: Array, selection: WeightedRows, out: Array) -> None:
         self._products.z(variants, U, selection, out)
 
     @on_device
-    def squares(self, variants: Variants, table: Array, selection: Selection, out: Array) -> None:
+    def squares(self, variants: Variants, table: Array, selection: WeightedRows, out: Array) -> None:
         encoded = portable.Encoded(variants.packed, table, variants.bits)
         column = out.reshape((out.size,))
         portable.launch_diag(encoded, selection.factor, selection.rows, column, self.pool.array, self._stream)

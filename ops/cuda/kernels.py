@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..device.interface import Array, Selection, Variants
+from ..device.interface import Array, Variants, WeightedRows
 from ..dosages import dosage_table
 from ..genotypes import CALL_BITS, COUNT_OF_CODE
 from . import algebra, portable
@@ -41,7 +41,7 @@ class PortableKernels:
     def zt(self, variants: Variants, operand: Array, out: Array) -> None:
         portable.launch_zt(self._encoded(variants), operand, out, *self._scratch)
 
-    def z(self, variants: Variants, U: Array, selection: Selection, out: Array) -> None:
+    def z(self, variants: Variants, U: Array, selection: WeightedRows, out: Array) -> None:
         portable.launch_z(self._encoded(variants), U, selection.factor, selection.rows, out, *self._scratch)
 
     def _encoded(self, variants: Variants) -> portable.Encoded:
@@ -71,7 +71,7 @@ class TensorKernels:
     def zt(self, variants: Variants, operand: Any, out: Array) -> None:
         self._tensor.launch_zt(self._block(variants), operand, out, self._allocate, self._stream)
 
-    def z(self, variants: Variants, U: Array, selection: Selection, out: Array) -> None:
+    def z(self, variants: Variants, U: Array, selection: WeightedRows, out: Array) -> None:
         rows, factor = selection
         if rows is not None:  # the kernels look factors up by row of the block
             by_row = self._allocate((1, len(U)), np.float32)

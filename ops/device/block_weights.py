@@ -7,7 +7,7 @@ import numpy as np
 
 from ..weights import BlockWeights, Stretch, overlapping
 from .block import DeviceBlock, ShardedBlock
-from .interface import Array, Selection
+from .interface import Array, WeightedRows
 
 RESIDENT_WEIGHTS = 1 << 31  # bytes of block weights that stay on a device
 
@@ -31,7 +31,7 @@ class BlockProducts:
             U = device.pool.array((variants.stop - variants.start, k), np.float32)
             device.zt(variants, operand, U)
             WU = self._multiplied(shard, weights, variants.rows, U)
-            device.z(variants, WU, Selection(None, factor[here]), out.array)
+            device.z(variants, WU, WeightedRows(None, factor[here]), out.array)
             del U, WU
         return out
 

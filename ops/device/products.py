@@ -17,7 +17,7 @@ from ..genotypes import PackedGenotypes, decode_table
 from ..weights import BlockWeights
 from .block import DeviceBlock, ShardedBlock
 from .block_weights import BlockProducts, require_rows
-from .interface import Array, Device, Selection
+from .interface import Array, Device, WeightedRows
 from .pool import size_class
 from .store import Piece, Store, padded, pieces, pitch
 
@@ -156,7 +156,7 @@ class DeviceProducts(BlockProducts):
             here = slice(variants.start - first, variants.stop - first)
             U = device.pool.array((variants.stop - variants.start, k), np.float32)
             device.zt(variants, operand, U)
-            device.z(variants, U, Selection(None, factor[here]), out.array)
+            device.z(variants, U, WeightedRows(None, factor[here]), out.array)
             del U  # before the next piece's is made
         return out
 
@@ -191,10 +191,10 @@ class DeviceProducts(BlockProducts):
             kept[key] = weights, {piece.start: place(shard, piece, columns[piece.rows]) for piece in shard.store.pieces}
         return sums(shard, U, kept[key][1], G)
 
-    def _spread(self, shard: Shard, piece: Piece, weights: sparse.csc_array) -> tuple[DeviceBlock, Selection]:
+    def _spread(self, shard: Shard, piece: Piece, weights: sparse.csc_array) -> tuple[DeviceBlock, WeightedRows]:
         """Weights of a piece (b, G) as a block on the device, and what selects all of its variants alike."""
         ones = shard.factor(self.genotypes, np.ones(weights.shape[0]), piece.rows)
-        return DeviceBlock.upload(shard.device, weights.toarray()), Selection(None, ones)
+        return DeviceBlock.upload(shard.device, weights.toarray()), WeightedRows(None, ones)
 
     def _spread_sums(self, shard: Shard, U: DeviceBlock, placed: dict, G: int) -> list[DeviceBlock]:
         """Groups side by side: columns W_g U for several g are one right-hand side of all variants."""
@@ -214,7 +214,7 @@ class DeviceProducts(BlockProducts):
             out[:, k * g : k * (g + 1)] for groups, out in zip(batches, sums, strict=True) for g in range(len(groups))
         ]
 
-    def _lists(self, shard: Shard, piece: Piece, weights: sparse.csc_array) -> list[tuple[int, Selection]]:
+    def _lists(self, shard: Shard, piece: Piece, weights: sparse.csc_array) -> list[tuple[int, WeightedRows]]:
         """The groups with weight on variants of a piece, and what selects these."""
         columns = ((g, *_column(weights, g)) for g in range(weights.shape[1]))
         return [(g, self._selection(shard, piece, rows, w)) for g, rows, w in columns if len(rows)]
@@ -229,12 +229,12 @@ class DeviceProducts(BlockProducts):
                 device.z(variants, part, selection, out[g].array)
         return out
 
-    def _selection(self, shard: Shard, piece: Piece, rows: np.ndarray, w: np.ndarray) -> Selection:
+    def _selection(self, shard: Shard, piece: Piece, rows: np.ndarray, w: np.ndarray) -> WeightedRows:
         """Weights w of some rows of a piece: as they are when all are listed."""
         factor = shard.factor(self.genotypes, w, piece.start + rows)
         if len(rows) == piece.stop - piece.start:
-            return Selection(None, factor)
-        return Selection(shard.device.upload(rows.astype(np.int32)), factor)
+            return WeightedRows(None, factor)
+        return WeightedRows(shard.device.upload(rows.astype(np.int32)), factor)
 
     def inner(self, FA, FB, weights: sparse.spmatrix) -> np.ndarray:
         """(G, k) float64 fa_k' W_g fb_k for every column g of ``weights``, from features FA and FB (m, k); no pass."""
@@ -327,7 +327,7 @@ class DeviceProducts(BlockProducts):
                 for g, target in enumerate(out):
                     rows, w = _column(block, g)
                     if len(rows):
-                        chosen = Selection(
+                        chosen = WeightedRows(
                             shard.device.upload(rows.astype(np.int32)), shard.device.upload(np.float32(w))
                         )
                         shard.device.squares(variants, table, chosen, target.array)

@@ -71,7 +71,7 @@ STREAMING = 9e-10
 ITERATIONS = 8
 
 
-class Problem(NamedTuple):
+class DenseProblem(NamedTuple):
     """What the fits of all phenotypes share: the components on the contrasts of X."""
 
     covariance: CountingCovariance
@@ -86,7 +86,7 @@ class Problem(NamedTuple):
         return layout_of(self.covariance).lower(self.settings.residual_floor, constrain=self.settings.constrain)
 
 
-def make_problem(covariance: CountingCovariance, Q: np.ndarray, settings: FitSettings) -> Problem:
+def make_problem(covariance: CountingCovariance, Q: np.ndarray, settings: FitSettings) -> DenseProblem:
     """The components on the complement of Q (n, c), checked: their traces, and that something is left of each."""
     basis = contrasts(Q)
     kernels = kernels_on(covariance, basis)
@@ -94,7 +94,7 @@ def make_problem(covariance: CountingCovariance, Q: np.ndarray, settings: FitSet
     check_left(covariance, kernels.traces)
     across = kernels.traces[:, None]
     T = np.block([[kernels.inner, across], [across.T, np.array([[len(Q) - Q.shape[1]]])]])
-    return Problem(covariance, basis, kernels, T, settings)
+    return DenseProblem(covariance, basis, kernels, T, settings)
 
 
 def kernels_on(covariance, basis: Contrasts) -> Diagonalised | Triangles:
@@ -199,7 +199,7 @@ def exact_fits(
         yield result
 
 
-def fit_trait(problem: Problem, trait: Traits, start: np.ndarray | None, hooks: Hooks) -> FitResult:
+def fit_trait(problem: DenseProblem, trait: Traits, start: np.ndarray | None, hooks: Hooks) -> FitResult:
     """The fit of one phenotype, from start (p,) in units of its variance where one is given."""
     settings, layout, lower = problem.settings, layout_of(problem.covariance), problem.lower
     scale = float(trait.scales[0])
@@ -256,7 +256,7 @@ def exact_seconds(
     return forming + SEPARATING * G**2 * n**2 + num_traits * ITERATIONS * iteration
 
 
-def result_of(model: AnyModel, ended: SearchResult, trait: Traits, problem: Problem) -> FitResult:
+def result_of(model: AnyModel, ended: SearchResult, trait: Traits, problem: DenseProblem) -> FitResult:
     """Information, fixed effects and, for one component, the profile of h2 at the end of the search."""
     covariance, settings, lower = problem.covariance, problem.settings, problem.lower
     point, theta, layout = ended.point, ended.point.theta, layout_of(problem.covariance)
@@ -298,7 +298,7 @@ def result_of(model: AnyModel, ended: SearchResult, trait: Traits, problem: Prob
     return with_profiles(result, curves, scale)
 
 
-def effects_of(model: AnyModel, point: DensePoint, trait: Traits, problem: Problem) -> FixedEffects:
+def effects_of(model: AnyModel, point: DensePoint, trait: Traits, problem: DenseProblem) -> FixedEffects:
     """Generalised least squares; c + 1 column-passes."""
     covariance, basis, Q = problem.covariance, problem.basis, trait.Q
     block = covariance.block(np.column_stack([basis.vectors(model.back(point.Py)), Q]))

@@ -69,7 +69,7 @@ class SavedFits(NamedTuple):
     column_passes: float
 
 
-class Progress(NamedTuple):
+class FitsSoFar(NamedTuple):
     """What all traits have so far: see :class:`SavedFits`; ``state`` of the trait that goes on, None for its start."""
 
     problem: Problem
@@ -78,7 +78,7 @@ class Progress(NamedTuple):
     state: State | None
 
 
-def saved(progress: Progress, state: State) -> SavedFits:
+def saved(progress: FitsSoFar, state: State) -> SavedFits:
     """What to keep of fits that go on."""
     base, problem = progress.base, progress.problem
     return SavedFits(
@@ -106,7 +106,7 @@ def restored(value: SavedFits, traits: Traits, covariance: Covariance, probes: P
     walk = value.walk._replace(off=value.walk.off._replace(images=covariance.block(value.walk.off.images)))
     state = State(model_of(problem, probes, value.model), walk, value.active, value.rounds, value.ahead)
     problem = problem._replace(covariance=CountingCovariance(covariance, before=value.column_passes))
-    return Progress(problem, base, value.results, state)
+    return FitsSoFar(problem, base, value.results, state)
 
 
 def model_of(problem: Problem, probes: Probes, value: SavedBasis) -> Model:
@@ -135,7 +135,7 @@ def reduced_fits(
     result are those of all.  Raises SingularInformationError when components cannot be told apart.
     """
     if hooks.resume is None:
-        progress = Progress(prepare(CountingCovariance(covariance), traits, probes, settings), None, (), None)
+        progress = FitsSoFar(prepare(CountingCovariance(covariance), traits, probes, settings), None, (), None)
     else:
         progress = restored(hooks.resume, traits, covariance, probes, settings)
     problem = progress.problem
@@ -148,8 +148,8 @@ def reduced_fits(
 
 
 def with_trait(
-    progress: Progress, probes: Probes, only: Traits, trait: int, theta: np.ndarray, hooks: Hooks
-) -> Progress:
+    progress: FitsSoFar, probes: Probes, only: Traits, trait: int, theta: np.ndarray, hooks: Hooks
+) -> FitsSoFar:
     """The progress after one more trait, from theta unless it is under way."""
     problem, base, state = progress.problem, progress.base, progress.state
     if state is None and base is None:
@@ -168,7 +168,7 @@ def with_trait(
     curves = reduced_curves(problem, model, walk, result.covariance / scale**4)
     result = with_profiles(result, curves, scale)
     result = replace(result, ratio_tests=reduced_ratio_tests(problem, probes, model, walk))
-    return Progress(problem, base, (*progress.results, result), None)
+    return FitsSoFar(problem, base, (*progress.results, result), None)
 
 
 def with_information(problem: Problem, model: Model, walk: Walk) -> Walk:

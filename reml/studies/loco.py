@@ -70,7 +70,7 @@ class LocoModel(NamedTuple):
         return len(self.Q) - self.Q.shape[1] - 1
 
 
-class Solved(NamedTuple):
+class SolvedColumns(NamedTuple):
     """``X`` (n, k); true relative residuals and iterations (k,); column-passes spent; whether all met the tolerance."""
 
     X: Block
@@ -80,7 +80,7 @@ class Solved(NamedTuple):
     converged: bool
 
 
-class Calibration(NamedTuple):
+class ScoreCalibration(NamedTuple):
     """``variants`` (s,) drawn and the ``groups`` they are of; ``ratios`` (s, t) z'P_c z / z'Mz; ``gamma`` (C, t) and
     its standard errors ``se``, see :func:`shrunken_means`; ``scatter`` (t,): SD over single variants of the relative
     error of their standard error, which one gamma for all leaves, on ``freedom`` (t,) degrees of freedom;
@@ -104,7 +104,7 @@ class LocoScan(NamedTuple):
     scan: Scan
     model: LocoModel
     Py: Block
-    calibration: Calibration
+    calibration: ScoreCalibration
     residuals: np.ndarray
     iterations: np.ndarray
     column_passes: int
@@ -128,7 +128,9 @@ def solve_columns(
     return pcg(apply, B, by_column=True, **options)
 
 
-def solve_in_batches(left: LeaveOut, Q: Block, thetas, groups, traits, B: Block, settings: LocoSettings) -> Solved:
+def solve_in_batches(
+    left: LeaveOut, Q: Block, thetas, groups, traits, B: Block, settings: LocoSettings
+) -> SolvedColumns:
     """:func:`solve_columns`, as many columns at once as memory allows; a last pass makes the residuals true ones."""
     options = {"tol": settings.tol, "max_iterations": settings.max_iterations}
     parts = [
@@ -136,7 +138,7 @@ def solve_in_batches(left: LeaveOut, Q: Block, thetas, groups, traits, B: Block,
         for batch in column_batches(B.shape[1], columns_at_once(left, B, settings))
     ]
     iterations = np.concatenate([part.iterations for part in parts])
-    return Solved(
+    return SolvedColumns(
         columns(*(part.X for part in parts)),
         np.concatenate([part.residuals for part in parts]),
         iterations,
@@ -158,7 +160,7 @@ def calibrate(
     candidates: Sequence[np.ndarray],
     rng: np.random.Generator,
     settings: LocoSettings,
-) -> Calibration:
+) -> ScoreCalibration:
     """gamma of every group and trait, from random ``candidates`` of each group, until its error is small enough.
 
     Cost: a Lanczos run for each variant, some ten column-passes, whatever the number of traits.
@@ -186,7 +188,7 @@ def calibrate(
         known = (se <= settings.calibration_se * gamma).all() and (freedom >= settings.scatter).all()
         if known or len(variants) >= min(total, settings.most):
             scatter = scatter_of_errors(ratios / gamma[groups], freedom)
-            return Calibration(variants, groups, ratios, gamma, se, scatter, freedom, passes, converged)
+            return ScoreCalibration(variants, groups, ratios, gamma, se, scatter, freedom, passes, converged)
 
 
 def scatter_of_errors(ratios: np.ndarray, freedom: np.ndarray) -> np.ndarray:
@@ -198,7 +200,7 @@ def scatter_of_errors(ratios: np.ndarray, freedom: np.ndarray) -> np.ndarray:
         return np.sqrt(np.sum((np.sqrt(ratios) - 1) ** 2, axis=0) / np.where(freedom > 0, freedom, np.nan))
 
 
-class Forms(NamedTuple):
+class QuadraticForms(NamedTuple):
     """Quadratic forms ``values`` (k, t), and what they took."""
 
     values: np.ndarray
@@ -208,7 +210,7 @@ class Forms(NamedTuple):
 
 def inverse_forms(
     left: LeaveOut, Q: Block, thetas: np.ndarray, groups: np.ndarray, B: Block, settings: LocoSettings
-) -> Forms:
+) -> QuadraticForms:
     """b'P_c b for every column of B (n, k) in the complement of Q, at the t variances thetas (k, t, 2) of each.
 
     Lanczos on K_{-c} from b serves every theta, as theta_g K + theta_e I share its Krylov spaces; Gauss quadrature,
@@ -222,7 +224,7 @@ def inverse_forms(
         values = np.stack([(weights / (at[:, :1] * nodes + at[:, 1:])).sum(axis=1) for at in thetas.swapaxes(0, 1)], 1)
         settled = bool((np.abs(values - before) <= settings.calibration_tol * values).all())
         if settled or len(found.alpha) >= settings.max_iterations:
-            return Forms(values, found.alpha.size, settled)
+            return QuadraticForms(values, found.alpha.size, settled)
     raise AssertionError("lanczos_steps ended")
 
 

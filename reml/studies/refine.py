@@ -79,7 +79,7 @@ class OfTraits(NamedTuple):
     ypy: np.ndarray
 
 
-class Forms(NamedTuple):
+class TestForms(NamedTuple):
     """z'P_c y, z'P_c z and the relative error bounds of the latter, (k,), with what they took."""
 
     zpy: np.ndarray
@@ -166,7 +166,9 @@ def solved_traits(model: LocoModel, Py: Block, tests: Tests) -> OfTraits:
     return OfTraits(w, r, column_dots(y, w) + column_dots(w, r))
 
 
-def forms_of(model: LocoModel, gamma: np.ndarray, of_traits: OfTraits, tests: Tests, settings: RefineSettings) -> Forms:
+def forms_of(
+    model: LocoModel, gamma: np.ndarray, of_traits: OfTraits, tests: Tests, settings: RefineSettings
+) -> TestForms:
     """z'Py and z'Pz of some tests, solved together."""
     products = model.left.products
     Q, at = products.block(model.Q), (tests.groups, tests.traits)
@@ -178,7 +180,7 @@ def forms_of(model: LocoModel, gamma: np.ndarray, of_traits: OfTraits, tests: Te
     w, r = (take_columns(block, tests.pair_of) for block in of_traits[:2])
     zPy = column_dots(Z, w) + column_dots(solved.X, r)
     bounds = column_dots(solved.R, solved.R) / (theta_e * zPz)
-    return Forms(zPy, zPz, bounds, solved.iterations, bool(solved.converged.all()))
+    return TestForms(zPy, zPz, bounds, solved.iterations, bool(solved.converged.all()))
 
 
 def with_tests(scan: Scan, tests: Tests, beta: np.ndarray, se: np.ndarray, dof: int) -> Scan:

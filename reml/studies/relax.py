@@ -139,7 +139,7 @@ def start_rate(T: np.ndarray, gradient: np.ndarray) -> float:
     return 1 / size if size > 0 else 1.0
 
 
-class Grouping(NamedTuple):
+class Grouped(NamedTuple):
     """Memberships with their group sizes, what does not change at them, and their fit with its basis."""
 
     logs: np.ndarray
@@ -152,11 +152,11 @@ class Grouping(NamedTuple):
     def end(self) -> End:
         return end_at(self.problem, self.model, self.walk.theta)
 
-    def within(self, model: Model) -> "Grouping":
+    def within(self, model: Model) -> "Grouped":
         """The point in the basis of another's model; no pass."""
         return self._replace(model=in_components(self.problem, model))
 
-    def answered(self, model: Model) -> "Grouping":
+    def answered(self, model: Model) -> "Grouped":
         """The point with a model in whose basis its columns have converged."""
         return self._replace(model=answering(self.problem, model, self.walk.theta))
 
@@ -177,19 +177,19 @@ class Shared(NamedTuple):
     norms: np.ndarray
     hooks: Hooks
 
-    def fit(self, logs: np.ndarray, sizes: np.ndarray, problem: Problem, model: Model, theta: np.ndarray) -> Grouping:
+    def fit(self, logs: np.ndarray, sizes: np.ndarray, problem: Problem, model: Model, theta: np.ndarray) -> Grouped:
         """The fit at log memberships from theta."""
         start = state_at(problem, model, theta)
         state = ended(problem, self.probes, start, float(self.trait.scales[0]), self.hooks)
-        return Grouping(logs, sizes, problem, state.model, state.walk)
+        return Grouped(logs, sizes, problem, state.model, state.walk)
 
-    def result(self, point: Grouping) -> FitResult:
+    def result(self, point: Grouped) -> FitResult:
         """A fit as it is reported."""
         problem = prepare(point.problem.covariance, self.trait, self.probes, point.problem.settings)
         walk = with_information(problem, point.model, point.walk)
         return finish(problem, point.model, walk, self.trait)
 
-    def gradient(self, point: Grouping) -> np.ndarray:
+    def gradient(self, point: Grouped) -> np.ndarray:
         """(m, G) the gradient at a point."""
         return gradient_within(point.problem, point.model, point.walk.theta, self.norms, point.sizes)
 
@@ -203,7 +203,7 @@ def first_fit(
     settings: FitSettings,
     start: np.ndarray | None,
     hooks: Hooks,
-) -> tuple[Shared, Grouping]:
+) -> tuple[Shared, Grouped]:
     """What all fits share, and the first of them, which takes as many probes as its Monte-Carlo errors ask for."""
     covariance = CountingCovariance(group_covariance(products, T))
     trait, probes = one_trait(y, X, covariance), checked_probes(probes, covariance.num_samples)
@@ -222,7 +222,7 @@ def first_fit(
     return shared._replace(probes=Probes(probes.trace[:, : point.model.num_probes], probes.sketch)), point
 
 
-def fitted(shared: Shared, log_T: np.ndarray, best: Grouping) -> Grouping | NoFit:
+def fitted(shared: Shared, log_T: np.ndarray, best: Grouped) -> Grouped | NoFit:
     """The fit at memberships, from the theta and the basis of the best before, or why there is none."""
     T = np.exp(log_T)
     sizes = group_sizes(shared.products, T)
@@ -241,7 +241,7 @@ def in_components(problem: Problem, model: Model) -> Model:
     return dealt(problem, model._replace(basis=of_components(problem.covariance, model.basis)))
 
 
-def in_one_basis(best: Grouping, trial: Grouping) -> tuple[Grouping, Grouping]:
+def in_one_basis(best: Grouped, trial: Grouped) -> tuple[Grouped, Grouped]:
     """Both in the basis of the trial, which grew from the best's; where it was started again since, it is made to
     answer for the best once more."""
     beside = best.within(trial.model)
@@ -251,7 +251,7 @@ def in_one_basis(best: Grouping, trial: Grouping) -> tuple[Grouping, Grouping]:
     return beside, trial.within(beside.model)
 
 
-def with_room(shared: Shared, point: Grouping) -> Grouping:
+def with_room(shared: Shared, point: Grouped) -> Grouped:
     """The point in a basis with room for further steps: one made for it alone where the one it has is nearly full."""
     if point.model.basis.size <= ROOM * most_basis(point.problem, 1 + point.model.num_probes):
         return point
@@ -311,7 +311,7 @@ class State(NamedTuple):
     """Where a search stands: the best point and its ``gradient`` (m, G), how the log-likelihood has ``risen``, the rate
     of the next step, and how many were ``rejected`` in a row."""
 
-    best: Grouping
+    best: Grouped
     risen: Rise
     gradient: np.ndarray
     rate: float
@@ -336,7 +336,7 @@ def advanced(shared: Shared, state: State, loglik: float, outer: int) -> tuple[S
 
 
 def outer_record(
-    outer: int, trial: Grouping | NoFit, compared: tuple[float, float, float], accepted: bool, rate: float, gradient
+    outer: int, trial: Grouped | NoFit, compared: tuple[float, float, float], accepted: bool, rate: float, gradient
 ) -> OuterRecord:
     """The record of one outer iteration; compared: log-likelihood, gain and its error, nan where there is no fit."""
     norm = float(np.linalg.norm(gradient)) if accepted else np.nan

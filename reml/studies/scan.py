@@ -351,7 +351,7 @@ def made_result(
         tuple(sets.names),
         np.asarray(sets.num_variants),
         Derived(theta * traces, se * traces, theta_mc * traces),
-        enrichment_of(result, covariance, sets, fitted, Step(theta, se, theta_mc, found.beta)),
+        enrichment_of(result, covariance, sets, fitted, OneStep(theta, se, theta_mc, found.beta)),
         theta,
         z,
         z_mc,
@@ -376,7 +376,7 @@ def tails(z, lead, skewness, inflation: float, unit_error) -> tuple[np.ndarray, 
     return log10p, slope
 
 
-class Step(NamedTuple):
+class OneStep(NamedTuple):
     """One step to ``theta`` (A,) with its errors; ``beta`` (A, q): what it takes from the fitted variances."""
 
     theta: np.ndarray
@@ -405,7 +405,7 @@ def shares_of(covariance: GenotypeCovariance, sets: GenotypeCovariance) -> Share
 
 
 def enrichment_of(
-    result: FitResult, covariance: Covariance, sets: GenotypeCovariance, fitted: Fitted, step: Step
+    result: FitResult, covariance: Covariance, sets: GenotypeCovariance, fitted: Fitted, step: OneStep
 ) -> Derived:
     """Share of heritability over share of variants after the step, a function of the fitted variances and theta_a;
     the fitted ones' errors are those of the fit."""

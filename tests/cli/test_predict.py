@@ -14,7 +14,7 @@ from pgenlib import PgenWriter
 
 from gpu_reml import io
 from gpu_reml.cli.align import groups_of_samples
-from gpu_reml.cli.effects import Record, after_fit, check_effects
+from gpu_reml.cli.effects import FileSettings, after_fit, check_effects
 from gpu_reml.cli.inputs import load_group
 from gpu_reml.cli.main import make_parser
 from gpu_reml.cli.methods import choose_method, run_method, safe_name
@@ -92,7 +92,7 @@ def run(out, *arguments):
         def finish(report, inputs=inputs):
             name, result, _ = report
             prefix = f"{out}.{safe_name(name)}" if several else str(out)
-            outcome = after_fit(name, result, inputs, analysis, asked.further, Record(prefix, line.values))
+            outcome = after_fit(name, result, inputs, analysis, asked.further, FileSettings(prefix, line.values))
             io.write_all(outcome.files)
             found[name] = SimpleNamespace(result=result, lines=outcome.lines)
 

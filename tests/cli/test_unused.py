@@ -7,12 +7,12 @@ import pytest
 
 from gpu_reml.cli import gwas, main, predict, relax, sparse, unused
 from gpu_reml.cli.main import make_parser
-from gpu_reml.cli.unused import Outcome, notes_on_flags
+from gpu_reml.cli.unused import Decided, notes_on_flags
 from gpu_reml.validation.simulate import simulate_cohort, write_plink
 
 DATA = ["--bfile", "data", "--pheno", "pheno.txt"]
 STOCHASTIC, LANCZOS, EXACT, HE = (
-    Outcome(*each, "cpu") for each in [("stochastic", 3), ("stochastic", 1), ("exact", 3), ("he", 3)]
+    Decided(*each, "cpu") for each in [("stochastic", 3), ("stochastic", 1), ("exact", 3), ("he", 3)]
 )
 RULES = {
     gwas.make_gwas_parser: unused.GWAS,
@@ -50,7 +50,7 @@ def notes(words, run, rules=unused.REML):
         ("--call-width 9", STOCHASTIC, "how many variants are worked on at once follows from the memory there is"),
         ("--slq-mode raw", STOCHASTIC, "log-determinants take all probes, and steps until they settle"),
         ("--smile-scoring-step-tol 0.1", STOCHASTIC, "a fit stops by its score, in standard errors"),
-        ("--compute-effects --make-grm", Outcome(None, None, "cpu"), "--make-grm writes matrices and fits nothing"),
+        ("--compute-effects --make-grm", Decided(None, None, "cpu"), "--make-grm writes matrices and fits nothing"),
     ],
 )
 def test_a_flag_without_effect_is_named_with_the_reason(words, run, why):
@@ -64,10 +64,10 @@ def test_a_flag_without_effect_is_named_with_the_reason(words, run, why):
         ("--max-probes 9 --seed 1 --mc-target 1 --resume", LANCZOS),
         ("--cv 5 --seed 1", EXACT),
         ("--compute-effects --reliability 5 --seed 1", EXACT),
-        ("--gpu-budget-gib 3 --ring-depth 2", Outcome("stochastic", 3, "cuda")),
+        ("--gpu-budget-gib 3 --ring-depth 2", Decided("stochastic", 3, "cuda")),
         ("--ld-bins 3 --ld-scores x --uncovered background", STOCHASTIC),
         ("--merge --z-cutoff 1", STOCHASTIC),
-        ("--max-probes 9 --seed 1", Outcome(None, None, "cpu")),
+        ("--max-probes 9 --seed 1", Decided(None, None, "cpu")),
         ("--smile-optimizer strict --identity-w", STOCHASTIC),
         ("--prediction-pfile x --dosage", STOCHASTIC),
     ],
