@@ -24,7 +24,7 @@ from ..settings import FitSettings
 from ..units import in_moderate_units, reported_factors
 from .rg_bases import PeopleBasis, answering, people_of, with_images, with_probes_wanted
 from .rg_cone import entries_of
-from .rg_pairs import Bench, Member, StackFit, fitted
+from .rg_pairs import Bench, Member, StackFit, fits_of
 from .rg_result import GeneticCorrelations, PairResult
 
 MOST_JOINT = 10
@@ -111,10 +111,10 @@ def fit_rg(
     with blas.one_thread():
         bench = bench_of(Y, X, counting, probes, settings)
         fits = []
-        for done, traits in enumerate(wanted):
-            fits.append(reported(bench, fitted(bench, traits, rg.tests and not rg.joint), factors))
+        for fit in fits_of(bench, wanted, rg.tests and not rg.joint):
+            fits.append(reported(bench, fit, factors))
             if callback is not None:
-                callback(done + 1, len(wanted))
+                callback(len(fits), len(wanted))
     has = ~np.isnan(Y)
     result = GeneticCorrelations(
         names,

@@ -3,6 +3,8 @@
 The residual of a stack of traits lies in what K_g U c has off their bases: half a pass of a column for each trait.
 """
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +14,13 @@ from ..covariance import Covariance
 from ..cross_fit import FOLDS, fold_of
 from ..engines.reduced import combined, coordinates
 from ..linalg import Block, column_dots, columns, project, take_columns
-from .rg_bases import PeopleBasis, answering, cross_products, part_of, with_directions
+from .rg_bases import PeopleBasis, answering, cross_products, off_images, part_of, with_directions
 from .rg_search import Maximum, maximised, untold
 from .rg_stack import Part, Stack, StackPoint, mean_off, point_at, stacked
 from .rg_tests import UNKNOWN, Ratio, mc_covariance, one_correlation, uncorrelated
 
 NO_VARIANCE = 1e-4  # share of a trait's variance that counts as none: beside it a correlation goes to its bound
+AT_ONCE = 32  # fits of the same people that are looked at in one pass
 FURTHER = 40  # times that bases grow for a pair
 SMALL_RESIDUAL = 0.02  # share of the phenotypic variance below which no residual of a combination asks more of a basis
 HARDER = 0.8  # times the residual that probes were solved for
@@ -73,6 +76,10 @@ class Bench:
         other._parts, other._cross = dict(self._parts), dict(self._cross)
         return other
 
+    def alike(self, traits: tuple[int, ...]) -> bool:
+        """Whether the same people have all of these traits."""
+        return len({self.members[trait].people for trait in traits}) == 1
+
     def part(self, which: int) -> Part:
         if which not in self._parts:
             self._parts[which] = part_of(self.people[which])
@@ -108,22 +115,74 @@ class Bench:
         return np.einsum("ah,ab->hab", thetas, np.eye(len(traits)))
 
 
-def fitted(bench: Bench, traits: tuple[int, ...], tests: bool) -> StackFit:
-    """The REML fit of some traits.  Bases grow where they do not answer for it: for traits of the same people, for all
-    fits after this one, else for this one alone, as it asks for products between people that no other does."""
-    start, alike = bench.start(traits), len({bench.members[trait].people for trait in traits}) == 1
+class First(NamedTuple):
+    """A maximum within the bases as they are, and what these leave of it."""
+
+    stack: Stack
+    found: Maximum
+    off: OffBases
+
+
+def fits_of(bench: Bench, wanted: list[tuple[int, ...]], tests: bool) -> Iterator[StackFit]:
+    """The fits of some traits after others; those of the same people are looked at many at once, in a pass."""
+    for first in range(0, len(wanted), AT_ONCE):
+        batch = wanted[first : first + AT_ONCE]
+        for traits, known in zip(batch, firsts(bench, batch), strict=True):
+            yield fitted(bench, traits, tests, known)
+
+
+def firsts(bench: Bench, batch: list[tuple[int, ...]]) -> list[First | None]:
+    """First fits of traits of the same people, with what is off their basis; None for others."""
+    alike = [traits for traits in batch if bench.alike(traits)]
+    stacks = {traits: bench.stack(traits) for traits in alike}
+    found = {traits: maximised(stacks[traits], bench.start(traits), bench.floor) for traits in alike}
+    known: dict[tuple[int, ...], First] = {}
+    for which in {bench.members[traits[0]].people for traits in alike}:
+        mine = [traits for traits in alike if bench.members[traits[0]].people == which]
+        people = bench.people[which]
+        images: list[Any] = [None] * len(mine)
+        if not people.model.exact:
+            C = np.column_stack([c for traits in mine for c in found[traits].point.c])
+            blocks = [np.asarray(image) for image in off_images(people, C)]
+            ends = np.cumsum([0, *map(len, mine)])
+            images = [[with_residual(blocks, column) for column in range(start, end)] for start, end in pairwise(ends)]
+        for traits, own in zip(mine, images, strict=True):
+            columns_of = None if own is None else [own] * len(traits)
+            off = outside_of(bench, traits, stacks[traits], found[traits].point, columns_of)
+            known[traits] = First(stacks[traits], found[traits], off)
+    return [known.get(traits) for traits in batch]
+
+
+def with_residual(blocks: list[np.ndarray], column: int) -> np.ndarray:
+    """(n, H) a column of each block (n, k) of a component, and the residual's, which has nothing off the basis."""
+    genetic = [block[:, column].astype(np.float64) for block in blocks]
+    return np.column_stack([*genetic, np.zeros(len(genetic[0]))])
+
+
+def fitted(bench: Bench, traits: tuple[int, ...], tests: bool, known: First | None = None) -> StackFit:
+    """The REML fit of some traits, whose first maximum may be ``known``.  Bases grow where they do not answer for it:
+    for traits of the same people, for all fits after this one, else for this one alone, as it asks for products between
+    people that no other does."""
+    start, alike = bench.start(traits), bench.alike(traits)
     bench = bench if alike else bench.copy()
     for further in range(FURTHER + 1):
-        stack = bench.stack(traits)
-        found = maximised(stack, start, bench.floor)
-        point = found.point
-        if not (further or alike or stack.exact):  # halfway, as the bases know nothing yet of what is between people
-            point = point_at(stack, (start + point.S) / 2)
-        needs = needs_of(bench, traits, stack, point)
+        if known is not None:
+            stack, found, point, off = known.stack, known.found, known.found.point, known.off
+            known = None
+        else:
+            stack = bench.stack(traits)
+            found = maximised(stack, start, bench.floor)
+            point = found.point
+            if not (
+                further or alike or stack.exact
+            ):  # halfway, as the bases know nothing yet of what is between people
+                point = point_at(stack, (start + point.S) / 2)
+            off = outside_of(bench, traits, stack, point)
+        needs = needs_of(bench, traits, stack, point, off)
         if further == FURTHER or needs.answered or not grow(bench, traits, needs):
             break
         start = found.point.S
-    ai = found.point.ai + needs.off.gram
+    ai = found.point.ai + off.gram
     told = ~untold(stack).any(axis=0)
     rg0, rg1 = tests_of(bench, traits, stack, found) if tests else ((UNKNOWN,) * (len(start) + 1),) * 2
     S = found.point.S if found.converged else found.first
@@ -147,10 +206,9 @@ class Needs(NamedTuple):
         return not self.late and not len(self.whose) and self.harder is None
 
 
-def needs_of(bench: Bench, traits: tuple[int, ...], stack: Stack, point: StackPoint) -> Needs:
+def needs_of(bench: Bench, traits: tuple[int, ...], stack: Stack, point: StackPoint, off: OffBases) -> Needs:
     """What a fit at a point asks.  The probes of traits of the same people are solved, for any S, where those of the
     combination of traits with the least residual are; those of different people are looked at themselves."""
-    off = outside_of(bench, traits, stack, point)
     late = off.error > tolerance(bench, traits)
     if stack.exact:
         return Needs(off, late, (), np.arange(0), None)
@@ -209,14 +267,18 @@ def tolerance(bench: Bench, traits: tuple[int, ...]) -> float:
     return 0.02 / np.sqrt(size)
 
 
-def outside_of(bench: Bench, traits: tuple[int, ...], stack: Stack, point: StackPoint) -> OffBases:
-    """What the solution at a point leaves; half a pass of a column for each trait, times the overlap."""
+def outside_of(
+    bench: Bench, traits: tuple[int, ...], stack: Stack, point: StackPoint, images: list[list[np.ndarray]] | None = None
+) -> OffBases:
+    """What the solution at a point leaves; half a pass of a column for each trait, times the overlap, unless
+    ``images[a][b]`` (n_a, H) of what K_h U_b c_b has off the basis of a are known."""
     own, t = stack.entries, len(traits)
     p = len(own.h)
     people = [bench.people[bench.members[k].people] for k in traits]
     if stack.exact:
         return OffBases(0.0, np.zeros((p, p)), ())
-    images = [[images_off(bench, people[a], people[b], point.c[b]) for b in range(t)] for a in range(t)]
+    if images is None:
+        images = [[images_off(bench, people[a], people[b], point.c[b]) for b in range(t)] for a in range(t)]
     parts = [np.zeros((len(each.rows), p)) for each in people]
     for k, (h, a, b) in enumerate(zip(*own, strict=True)):
         parts[a][:, k] += images[a][b][:, h]

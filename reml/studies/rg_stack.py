@@ -51,6 +51,18 @@ class Part:
         """What controls take, of these people alone."""
         return tuple(self.between(self, self.T, self.images, fold) for fold in range(FOLDS))
 
+    @cached_property
+    def spectrum(self) -> "Spectrum":
+        """What a single component takes: its eigenvectors in the basis make V a (t, t) matrix for each eigenvalue."""
+        values, vectors = np.linalg.eigh(self.T[0])
+        z, chains = vectors.T @ self.z, []
+        for fold, of in enumerate(self.folds):
+            own, rotation = np.linalg.eigh(of.core[0])
+            inside = rotation.T @ of.inside
+            products = np.stack([(rotation.T @ of.images[0]) * inside, inside**2])
+            chains.append(FoldSpectrum(own, products, fold_of(self.z.shape[1]) == fold))
+        return Spectrum(values, vectors, vectors.T @ self.Y, z**2, tuple(chains))
+
     def between(self, other: "Part", T: np.ndarray, images: np.ndarray, fold: int) -> "Fold":
         """What controls of a fold take: T (H, d, d') to the other people, and ``images`` (H, d', s) T'z."""
         S, Q = self.chains[1 - fold], other.chains[1 - fold]
@@ -78,6 +90,26 @@ class Fold(NamedTuple):
     tails: np.ndarray
 
 
+class FoldSpectrum(NamedTuple):
+    """Of a fold and the other's chain: ``values`` (r,) of its core, ``products`` (2, r, s) of its probes there with
+    their images, and which probes are its ``own``."""
+
+    values: np.ndarray
+    products: np.ndarray
+    own: np.ndarray
+
+
+class Spectrum(NamedTuple):
+    """``values`` (d,) and ``vectors`` (d, d) of a component in its basis; ``Y`` (d, t) and ``squares`` (d, s) of the
+    traits and probes in these, and what controls take of the ``folds``."""
+
+    values: np.ndarray
+    vectors: np.ndarray
+    Y: np.ndarray
+    squares: np.ndarray
+    folds: tuple[FoldSpectrum, ...]
+
+
 class Stack(NamedTuple):
     """Traits to be fitted together: each one's ``parts`` and coordinates ``y`` (d_a,); ``T[a][b]`` (H, d_a, d_b) and
     ``images[a][b]`` (H, d_b, s) T^ba z_a; ``folds[fold][a][b]``; ``same`` (t, t) bool: whether traits have the same
@@ -90,6 +122,12 @@ class Stack(NamedTuple):
     folds: tuple[tuple[tuple[Fold, ...], ...], ...]
     same: np.ndarray
     entries: Entries
+    columns: tuple[int, ...]
+
+    @property
+    def spectral(self) -> bool:
+        """Whether one component's eigenvectors serve all traits."""
+        return len(self.parts[0].T) == 2 and bool(self.same.all())
 
     @property
     def num_probes(self) -> int:
@@ -152,7 +190,7 @@ def stacked(parts: list[Part], columns: list[int], cross: dict[tuple[int, int], 
         for fold in range(FOLDS)
     )
     entries = entries_of(len(parts[0].T), t)
-    return Stack(tuple(parts), y, tuple(map(tuple, T)), tuple(map(tuple, images)), folds, same, entries)
+    return Stack(tuple(parts), y, tuple(map(tuple, T)), tuple(map(tuple, images)), folds, same, entries, tuple(columns))
 
 
 class StackPoint(NamedTuple):
@@ -170,7 +208,10 @@ class StackPoint(NamedTuple):
 
 
 def point_at(stack: Stack, S: np.ndarray) -> StackPoint:
-    """Score and information at S (H, t, t): a Cholesky factor of V (D, D) and its solutions for t s + p columns."""
+    """Score and information at S (H, t, t): a Cholesky factor of V (D, D) and its solutions for t s + p columns; or, of
+    one component and the same people, d matrices (t, t)."""
+    if stack.spectral:
+        return spectral_point(stack, S)
     where, y = stack.sizes, np.concatenate(stack.y)
     V = stack.v(S)
     factor = linalg.cho_factor(V, lower=True, check_finite=False)
@@ -202,6 +243,50 @@ def traces_at(stack: Stack, S: np.ndarray, factor) -> Traces:
     solutions = [[X[where[b], a * s : (a + 1) * s] for b in range(t)] for a in range(t)]
     values = forms_of(stack, solutions)
     return controlled(stack, S, values, *controls_at(stack, S))
+
+
+def spectral_point(stack: Stack, S: np.ndarray) -> StackPoint:
+    """:func:`point_at` by the eigenvectors of the component: V is w S_g + S_e at every eigenvalue w."""
+    own, of = stack.entries, stack.parts[0].spectrum
+    y = of.Y[:, stack.columns]
+    weights = np.stack([of.values, np.ones_like(of.values)])
+    V = of.values[:, None, None] * S[0] + S[1]
+    P = np.linalg.inv(V)
+    c = np.einsum("dab,db->da", P, y)
+    both = np.where(own.a == own.b, 1.0, 2.0)[:, None]
+    sizes = both * weights[own.h]
+    forms = np.sum(sizes * c.T[own.a] * c.T[own.b], axis=1)
+    F = np.zeros((len(own.h), *c.shape))
+    for k, (h, a, b) in enumerate(zip(*own, strict=True)):
+        F[k, :, a] = weights[h] * c[:, b]
+        F[k, :, b] = weights[h] * c[:, a]
+    flat = F.reshape(len(F), -1)
+    ai = symmetric(flat @ np.einsum("dab,kdb->kda", P, F).reshape(len(F), -1).T) / 2
+    values = (sizes * P[:, own.a, own.b].T) @ (np.ones((len(V), 1)) if stack.exact else of.squares)
+    if stack.exact:
+        traces = Traces(np.repeat(values, stack.num_probes, axis=1), 0)
+    else:
+        traces = controlled(stack, S, values, *spectral_controls(stack, S, of))
+    parts = tuple((of.vectors @ c).T)
+    logdet = float(np.linalg.slogdet(V)[1].sum())
+    return StackPoint(S, (forms - traces.mean) / 2, ai, forms, traces, parts, float(np.sum(c * y)), logdet)
+
+
+def spectral_controls(stack: Stack, S: np.ndarray, of: Spectrum) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`controls_at` by eigenvectors of the chains."""
+    own, part = stack.entries, stack.parts[0]
+    both, diagonal = np.where(own.a == own.b, 1.0, 2.0), own.a == own.b
+    inverse, off = np.empty((len(own.h), stack.num_probes)), np.zeros((len(own.h), stack.num_probes))
+    for known, chain in zip(part.folds, of.folds, strict=True):
+        left = part.dimension - len(chain.values)
+        D = np.linalg.inv(mean_off(S, known.tails[None], np.array([left]), np.ones((1, 1), bool)))
+        M = np.linalg.inv(chain.values[:, None, None] * S[0] + S[1])[:, own.a, own.b].T
+        cores = np.stack([chain.values, np.ones_like(chain.values)])[own.h]
+        found = np.stack([M[k] @ chain.products[h] for k, h in enumerate(own.h)])
+        off_chain = D[own.a, own.b][:, None] * (known.forms - known.tails[:, None])[own.h]
+        inverse[:, chain.own] = both[:, None] * (found - np.sum(M * cores, axis=1)[:, None] + off_chain)
+        off[:, chain.own] = np.where(diagonal[:, None], (known.forms - known.tails[:, None])[own.h], 0.0)
+    return inverse, off
 
 
 def forms_of(stack: Stack, solutions: list[list[np.ndarray]]) -> np.ndarray:

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from gpu_reml.reml import CountingCovariance, FitSettings, draw_probes, exact_probes
+from gpu_reml.reml.studies.rg_bases import part_of, people_of
 from gpu_reml.reml.studies.rg_cone import Cone, at_bounds, cone_step, entries_of
+from gpu_reml.reml.studies.rg_stack import Stack, point_at, stacked
+from gpu_reml.validation.small import covariance_of, make_cohort, two_traits
 
 
 def problem(seed, num_matrices, num_traits):
@@ -66,3 +70,21 @@ def test_zero_variances_take_their_covariances_with_them():
     S = own.matrices(at_bounds(cone, x))
     np.testing.assert_array_equal(S[0], [[0, 0], [0, 1]])
     np.testing.assert_array_equal(S[1], [[1, 0.2], [0.2, 1]])
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_eigenvectors_of_one_component_say_what_factors_of_the_whole_matrix_do(exact, monkeypatch):
+    cohort = make_cohort(150, 400, 1, seed=2)
+    Y, _ = two_traits(cohort, 1.0, seed=3)
+    probes = exact_probes(cohort.n) if exact else draw_probes(cohort.n, seed=1)
+    (people,) = people_of(Y, cohort.X, CountingCovariance(covariance_of(cohort)), probes, FitSettings())
+    stack = stacked([part_of(people)] * 2, [0, 1], {})
+    S = np.array([[[0.5, 0.2], [0.2, 0.4]], [[0.5, 0.1], [0.1, 0.6]]])
+    spectral = point_at(stack, S)
+    monkeypatch.setattr(Stack, "spectral", False)
+    whole = point_at(stack, S)
+    assert people.model.exact == exact
+    for name in ("score", "ai", "forms", "ypy", "logdet"):
+        np.testing.assert_allclose(getattr(spectral, name), getattr(whole, name), rtol=1e-9)
+    np.testing.assert_allclose(spectral.traces.per_probe, whole.traces.per_probe, rtol=1e-9)
+    np.testing.assert_allclose(spectral.c, whole.c, atol=1e-9)
