@@ -168,7 +168,7 @@ class NoFit(Enum):
     ALIKE = "the groups cannot be told apart"
 
 
-class Shared(NamedTuple):
+class SharedByFits(NamedTuple):
     """What all fits share: the trait, ``probes``, |z_j|^2 off the fixed effects (m,), and ``hooks`` of their rounds."""
 
     trait: Traits
@@ -203,7 +203,7 @@ def first_fit(
     settings: FitSettings,
     start: np.ndarray | None,
     hooks: Hooks,
-) -> tuple[Shared, Grouped]:
+) -> tuple[SharedByFits, Grouped]:
     """What all fits share, and the first of them, which takes as many probes as its Monte-Carlo errors ask for."""
     covariance = CountingCovariance(group_covariance(products, T))
     trait, probes = one_trait(y, X, covariance), checked_probes(probes, covariance.num_samples)
@@ -212,7 +212,7 @@ def first_fit(
     if start is not None:
         theta = as_vector(start_variances(start, covariance), "start", len(theta))
         theta = started(problem, theta / trait.scales[0] ** 2)
-    shared = Shared(trait, products, probes, norms_left(covariance, problem.Q), hooks)
+    shared = SharedByFits(trait, products, probes, norms_left(covariance, problem.Q), hooks)
     with np.errstate(divide="ignore"):
         logs = np.log(T)
     try:
@@ -222,7 +222,7 @@ def first_fit(
     return shared._replace(probes=Probes(probes.trace[:, : point.model.num_probes], probes.sketch)), point
 
 
-def fitted(shared: Shared, log_T: np.ndarray, best: Grouped) -> Grouped | NoFit:
+def fitted(shared: SharedByFits, log_T: np.ndarray, best: Grouped) -> Grouped | NoFit:
     """The fit at memberships, from the theta and the basis of the best before, or why there is none."""
     T = np.exp(log_T)
     sizes = group_sizes(shared.products, T)
@@ -251,7 +251,7 @@ def in_one_basis(best: Grouped, trial: Grouped) -> tuple[Grouped, Grouped]:
     return beside, trial.within(beside.model)
 
 
-def with_room(shared: Shared, point: Grouped) -> Grouped:
+def with_room(shared: SharedByFits, point: Grouped) -> Grouped:
     """The point in a basis with room for further steps: one made for it alone where the one it has is nearly full."""
     if point.model.basis.size <= ROOM * most_basis(point.problem, 1 + point.model.num_probes):
         return point
@@ -318,7 +318,7 @@ class State(NamedTuple):
     rejected: int
 
 
-def advanced(shared: Shared, state: State, loglik: float, outer: int) -> tuple[State, OuterRecord]:
+def advanced(shared: SharedByFits, state: State, loglik: float, outer: int) -> tuple[State, OuterRecord]:
     """One step tried, and taken where the log-likelihood, ``loglik`` at the start of the search, rises."""
     best, rate, gradient = with_room(shared, state.best), state.rate, state.gradient
     rejected = state._replace(best=best, rate=rate / 2, rejected=state.rejected + 1)
