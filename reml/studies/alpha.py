@@ -73,6 +73,13 @@ def alpha_law(genotypes: PackedGenotypes, components: Sequence[str] | None = Non
     """The alpha model: log w_j = tau log 2p(1-p), alpha = tau - 1; one alpha for all, or one for each component named.
 
     0 where a variant does not vary.
+
+    >>> import numpy as np
+    >>> from gpu_reml.ops import pack, standardise
+    >>> from gpu_reml.reml import alpha_law
+    >>> law = alpha_law(standardise([pack(np.array([[0, 1], [1, 1], [2, 0], [1, 0]], np.int8))], 4))
+    >>> law.names, np.exp(law.columns[:, 0]).round(3).tolist()  # 2p(1-p) for p = 1/2 and 1/4
+    (('alpha',), [0.5, 0.375])
     """
     varies, p = genotypes.inv_sd > 0, genotypes.mean / 2
     column = np.zeros(genotypes.num_variants)
@@ -231,6 +238,18 @@ def fit_weights(
     interval: whether profile-likelihood intervals are looked for, five to ten more fits for each tau.
     Cost: a fit, half a pass of the probes or less for every tau after the first, and m d^2 flop of small algebra.
     Raises ValueError for wrong arguments, ConvergenceError where the fit at tau = 0 does not converge.
+
+    >>> import numpy as np
+    >>> from gpu_reml.ops import make_covariance, make_products, pack, standardise
+    >>> from gpu_reml.reml import LogLinear, fit_weights
+    >>> rng = np.random.default_rng(0)
+    >>> counts, score = rng.binomial(2, 0.4, (200, 300)).astype(np.int8), rng.standard_normal(300)
+    >>> whole = make_covariance(make_products(standardise([pack(counts)], 200), "cpu"))
+    >>> effects = np.exp(score / 2) * rng.standard_normal(300) / 12  # their variance is that of tau = 1
+    >>> y = (counts - 0.8) @ effects + rng.standard_normal(200)
+    >>> found = fit_weights(y, np.ones((200, 1)), whole, LogLinear(score[:, None], ("score",)), interval=False)
+    >>> bool(abs(found.tau[0] - 1) < 3 * found.se[0]), bool(found.p < 0.05)
+    (True, True)
     """
     settings = replace(settings or FitSettings(), lrt=False, profile=False)
     settings = replace(settings, tol=min(settings.tol, TOL))
