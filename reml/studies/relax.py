@@ -238,7 +238,7 @@ def fitted(shared: SharedByFits, log_T: np.ndarray, best: Grouped) -> Grouped | 
 
 def in_components(problem: Problem, model: Model) -> Model:
     """The model of other components in the same basis; no pass."""
-    return dealt(problem, model._replace(basis=of_components(problem.covariance, model.basis)))
+    return dealt(problem, model._replace(basis=of_components(problem.covariance, model.basis), fixed=None))
 
 
 def in_one_basis(best: Grouped, trial: Grouped) -> tuple[Grouped, Grouped]:
