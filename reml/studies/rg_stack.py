@@ -52,7 +52,7 @@ class Part:
         return tuple(self.between(self, self.T, self.images, fold) for fold in range(FOLDS))
 
     @cached_property
-    def spectrum(self) -> "Spectrum":
+    def spectrum(self) -> "StackSpectrum":
         """What a single component takes: its eigenvectors in the basis make V a (t, t) matrix for each eigenvalue."""
         values, vectors = np.linalg.eigh(self.T[0])
         z, chains = vectors.T @ self.z, []
@@ -61,7 +61,7 @@ class Part:
             inside = rotation.T @ of.inside
             products = np.stack([(rotation.T @ of.images[0]) * inside, inside**2])
             chains.append(FoldSpectrum(own, products, fold_of(self.z.shape[1]) == fold))
-        return Spectrum(values, vectors, vectors.T @ self.Y, z**2, tuple(chains))
+        return StackSpectrum(values, vectors, vectors.T @ self.Y, z**2, tuple(chains))
 
     def between(self, other: "Part", T: np.ndarray, images: np.ndarray, fold: int) -> "Fold":
         """What controls of a fold take: T (H, d, d') to the other people, and ``images`` (H, d', s) T'z."""
@@ -99,7 +99,7 @@ class FoldSpectrum(NamedTuple):
     own: np.ndarray
 
 
-class Spectrum(NamedTuple):
+class StackSpectrum(NamedTuple):
     """``values`` (d,) and ``vectors`` (d, d) of a component in its basis; ``Y`` (d, t) and ``squares`` (d, s) of the
     traits and probes in these, and what controls take of the ``folds``."""
 
@@ -272,7 +272,7 @@ def spectral_point(stack: Stack, S: np.ndarray) -> StackPoint:
     return StackPoint(S, (forms - traces.mean) / 2, ai, forms, traces, parts, float(np.sum(c * y)), logdet)
 
 
-def spectral_controls(stack: Stack, S: np.ndarray, of: Spectrum) -> tuple[np.ndarray, np.ndarray]:
+def spectral_controls(stack: Stack, S: np.ndarray, of: StackSpectrum) -> tuple[np.ndarray, np.ndarray]:
     """:func:`controls_at` by eigenvectors of the chains."""
     own, part = stack.entries, stack.parts[0]
     both, diagonal = np.where(own.a == own.b, 1.0, 2.0), own.a == own.b
