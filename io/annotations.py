@@ -92,8 +92,8 @@ def components_from_table(path: str | Path, variants: AnalysedVariants) -> Compo
 
 
 def annotation_files(pattern: str | Path) -> list[Path]:
-    """The files that a name with ``@`` in the place of the chromosome (1, 2, ..., X, Y, XY, MT, also 01, M,
-    PAR1) means, or the one it is.
+    """The files of a name: one for each chromosome (1, 2, ..., X, Y, XY, MT, also 01, M, PAR1) where ``@`` stands in
+    the chromosome's place, else the one of that name.
 
     Raises InputError when there is none, or two of one chromosome.
     """
@@ -130,7 +130,7 @@ def components_from_annotations(paths: Sequence[str | Path], variants: AnalysedV
     Columns may be binary or continuous and may overlap; ``base`` is a column like any other.  Key columns are known by
     their usual names (:mod:`.headings`), wherever they are, and are no components.  Several files are pieces
     of one table (chromosomes) with the same columns.  Rows are matched by SNP, or one by one where the files list
-    exactly the variants of the genotype files; those without CHR BP SNP CM (``--thin-annot``) must.
+    exactly the variants of the genotype files, as files without CHR BP SNP CM (``--thin-annot``) have to.
 
     Raises:
         InputError: no such file, other columns than the first file's, a line of another length, a weight that is

@@ -1,4 +1,4 @@
-"""Arrays (.npy, .npz) and JSON from files that may be damaged or made to harm: checked against what the file can hold.
+"""Arrays (.npy, .npz) and JSON from files that may be damaged or malicious: checked against what the file can hold.
 
 Nothing is unpickled.  What a header promises is compared with the bytes that are there before memory is taken.
 """
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def load_npy(path: str | Path, what: str, mapped: bool = False) -> np.ndarray:
-    """The array of a .npy file, which has no objects in it; ``mapped``: as a read-only map where that is possible.
+    """The array of a .npy file; one of Python objects is refused.  ``mapped``: as a read-only map where possible.
 
     Raises:
         InputError: no such file, or what is not exactly one array; ``what`` names it ("weight file").
@@ -50,11 +50,11 @@ def npy_shape(path: str | Path, what: str) -> tuple[int, ...]:
 def load_npz(
     path: str | Path, what: str, fault: str = "not an .npz of plain arrays", remedy: str = "write it with numpy.savez"
 ) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name, which have no objects in them.
+    """The arrays of an .npz file by name; those of Python objects are refused.
 
     Raises:
-        InputError: no such file (``what`` names it), or a damaged one, or with something else in it: its ``fault`` and
-            ``remedy``.
+        InputError: no such file (``what`` names it), a damaged one, or one with something else in it; ``fault`` and
+            ``remedy`` then stand in the message.
     """
     with opened(path, what) as file:
         return _decoded(f"{path}: {fault}", remedy, lambda: _npz_arrays(file))

@@ -32,7 +32,7 @@ def places_of(variants: AnalysedVariants, names: Sequence[str], sizes: Sequence[
 def marginal_table(
     variants: AnalysedVariants, places: Places, genotypes: PackedGenotypes, tests: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
-    """The reference system's columns, with log10p after them.
+    """The columns of GPU_REML's scan, with log10p after them.
 
     tests: beta, se, beta_std, se_std, t, log10p (m,).  ``p`` is 0 where it is under the least float64; log10p is not.
     """

@@ -182,12 +182,13 @@ def _map_bed(path: Path, num_samples: int, num_variants: int) -> np.ndarray:
 
 
 def _check_padding(paths: dict[str, Path], packed: np.ndarray, samples: pd.DataFrame, variants: pd.DataFrame) -> None:
-    """A .fam that lost or gained a line may still fit the size of the .bed, where four samples share a byte.
+    """Tell from the padding whether the .fam lost or gained a line, which the .bed's size may not show: four samples
+    share a byte.
 
-    PLINK pads a variant's last byte with zeros, which would be calls of two copies of A1: a pair of bits there that is
-    not zero is of a sample who is not in the .fam, and a last sample who has nothing else is none.  Of that: a sample
-    has two copies at all variants of a window with at most the least share that one of them has, whatever their LD,
-    and windows are independent.
+    PLINK pads a variant's last byte with zeros, which as calls are two copies of A1.  A pair of bits in the padding
+    that is not zero belongs to a sample who is not in the .fam; a last sample with nothing but zeros is padding.  That a
+    person has two copies at every variant of a window is no more probable than at the one where they are rarest,
+    whatever the LD, and windows count as independent.
     """
     last = packed.shape[1] - 1
     rows = np.unique(np.linspace(0, len(packed) - 1, LOOKED_AT).astype(np.int64))

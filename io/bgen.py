@@ -104,7 +104,7 @@ def read_bgen(path: str | Path, sample: str | Path | None = None) -> BgenFile:
     """Open a BGEN file (``path`` may lack its .bgen).
 
     ``sample``: an Oxford .sample file; by default the one of the same name beside it, or else the ids in the BGEN
-    itself (FID 0, as PLINK 2 writes where there is none).  Cost: one walk over the file that passes the genotypes by.
+    itself (FID 0, as PLINK 2 writes where there is none).  Cost: one walk over the file that skips the genotypes.
 
     Raises:
         InputError: a missing or malformed file, layout 1, a variant that is not biallelic, no sample ids, another

@@ -117,7 +117,7 @@ def _read_iids(source: _Bytes, num_samples: int) -> tuple[str, ...]:
 
 
 def walk(file: BinaryIO, header: Header) -> Iterator[Variant]:
-    """The variants of layout 2 in order; their genotypes are passed by.  ValueError where one is not whole."""
+    """The variants of layout 2 in order; their genotypes are skipped.  ValueError where one is not whole."""
     source = _Bytes(file, file.seek(0, io.SEEK_END))
     source.seek(header.first)
     for _ in range(header.num_variants):

@@ -144,7 +144,7 @@ def complete_components(
     varies: np.ndarray | None = None,
     empty: Literal["error", "drop"] = "error",
 ) -> ComponentSet:
-    """Components ready for a fit: none empty, and what to do with the variants that are in none decided and counted.
+    """Components ready for a fit: none is empty, and the variants that are in none are dealt with and counted.
 
     uncovered: "drop" leaves them out of the model; "background" puts them, weight 1, in a last component of that name.
     varies (m,): only these variants count, as only they carry weight in a covariance (None: all).  empty: whether a
@@ -194,10 +194,9 @@ def without_empty(components: ComponentSet, varies: np.ndarray, empty: Literal["
 
 
 def check_independent(components: ComponentSet, varies: np.ndarray) -> None:
-    """Raises InputError where the weights of a component are a combination of those of others.
-
-    Its variance can then not be told from theirs by any estimator, as where the variants are divided twice, by
-    chromosome and by frequency.  varies (m,): the variants that count.  Cost: the products of the weights, (G, G).
+    """Raises InputError where the weights of a component are a combination of those of others.  No estimator can then
+    tell its variance from theirs.  Variants that are divided twice, by chromosome and by frequency, are such a case.
+    varies (m,): the variants that count.  Cost: the products of the weights, (G, G).
     """
     held = components.weights[np.asarray(varies, bool)].tocsc()
     size = np.sqrt(held.power(2).sum(axis=0))

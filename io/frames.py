@@ -13,7 +13,7 @@ _CUT = "its last part ends in the middle of a line"
 
 
 def zstd_fault(stored: bytes, ends_line: bool) -> str:
-    """What shows that some of an archive is missing, or nothing; lengths only, nothing is expanded.
+    """What shows that a part of an archive is missing, or nothing.  Only lengths are read; nothing is expanded.
 
     ``ends_line``: whether its text ends with a line.  Where an archive of several parts does not, it was cut between.
     """
@@ -48,7 +48,7 @@ def _end_of_zstd_frame(stored: bytes, start: int) -> int:
 
 
 def gzip_fault(stored: bytes, ends_line: bool) -> str:
-    """What shows that some of a valid archive is missing, or nothing, as :func:`zstd_fault`."""
+    """What shows that a part of a valid archive is missing, or nothing, as :func:`zstd_fault`."""
     if stored[12:16] == _BGZF_FIELD:  # bgzip ends its files with an empty block, and without it the file is cut
         return "" if stored.endswith(_BGZF_END) else "bgzip's last block is missing"
     return _CUT if not ends_line and _has_several_members(stored) else ""

@@ -32,7 +32,7 @@ def load_genotypes(
     ``dosage_bits`` (16, or 8 for half the memory and steps of 1/127 copy).  ``cache``: folder where what had to be
     packed is kept, to be mapped by later runs.
 
-    A .bed whose samples are all taken in file order, and of whose variants one stretch, stays a memory map; anything
+    A .bed stays a memory map where all its samples are taken in file order, and one stretch of its variants; anything
     else is packed once.
 
     Raises:

@@ -103,7 +103,7 @@ def definite_notes(where: str, matrix: np.ndarray) -> tuple[str, ...]:
 
     V = theta_g K + theta_e I has a likelihood where it is positive definite.  Rounding to float32, and pairs of samples
     that lack different calls, leave eigenvalues a little below zero, of at most the share of missing calls.  Cost: a
-    Cholesky factor, in the matrix's own memory, which is as it was afterwards.
+    Cholesky factor, made in the matrix's own memory, which is then restored.
 
     Raises:
         InputError: an eigenvalue below -0.05 of the mean diagonal, which is named.

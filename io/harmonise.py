@@ -1,4 +1,4 @@
-"""Variants of a model found among those of other genotypes: by id, then by place, with their alleles made to agree."""
+"""Variants of a model found among those of other genotypes: by id, then by position, with alleles made to agree."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ class Matching:
     """Model variants ``model`` (k,) are rows ``rows`` (k,), ascending, of the other table; ``swapped`` (k,) where its
     counted allele a1 is the model's a2.
 
-    ``counts``: (what, model variants): classes of which every variant is in one; last, two of those that were found.
-    ``notes``: what was noticed, with the first few ids.
+    ``counts``: (what, number of model variants): every variant is in one class; the last two classes divide those that
+    were found.  ``notes``: what was noticed, with the first few ids.
     """
 
     model: np.ndarray

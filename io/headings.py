@@ -62,7 +62,7 @@ def variant_columns(where: str, words: Iterable[str]) -> tuple[dict[int, str], i
 
 
 def family_first(where: str, words: Sequence[str]) -> bool | None:
-    """Of a header of samples, whether the family's id comes first and not the sample's own; None where it is none.
+    """Whether a header of samples has the family's id first, not the sample's own; None where the line is no header.
 
     FID and IID make a line a header whatever follows.  By other names of ids it is one only where no number follows: a
     sample may be called so.  InputError, which starts with ``where``, for a family's id without the sample's after it.
@@ -88,6 +88,6 @@ def is_strict(words: Sequence[str]) -> bool:
 
 
 def refuse_heading(where: str, words: Sequence[str]) -> None:
-    """InputError where the first line of a file that has no header is one: who counts its lines would be off by one."""
+    """InputError where a file that should have no header has one: rows counted in it would be off by one."""
     if family_first(where, words) is not None:
         raise InputError(f"{where}: {' '.join(words[:2])} is a header, which this file does not have; remove the line")

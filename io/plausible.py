@@ -1,4 +1,4 @@
-"""What numbers and names may be: what is beyond is a missing code, damage, or would be found out after the fit."""
+"""What numbers and names may be: anything beyond is a missing code, damage, or would be noticed only after the fit."""
 
 import re
 from collections.abc import Iterable

@@ -44,7 +44,7 @@ def read_rds(path: str | Path, what: str) -> np.ndarray:
 
 
 def _expanded(stored: bytes) -> bytes:
-    """What R serialised; ValueError where it is larger than what is compressed can be."""
+    """What R serialised; ValueError where it is larger than the compressed bytes can expand to."""
     opener = _opener(stored)
     if opener is None:
         return stored

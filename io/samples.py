@@ -1,4 +1,4 @@
-"""Who is analysed: the samples that every source has, in one order, and why each of the others is out."""
+"""Who is analysed: the samples that every source has, in one order, and why each of the others is left out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

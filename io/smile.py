@@ -50,8 +50,8 @@ class SmileBlock:
 
 
 def read_w_list(path: str | Path) -> list[str]:
-    """Names of the files of blocks in a list: one a line or separated by commas; blank lines and # comments are passed
-    over.  A name that is not absolute is taken from where the command runs."""
+    """Names of the files of blocks in a list: one a line or separated by commas; blank lines and # comments are left
+    out.  A name that is not absolute is taken from where the command runs."""
     with read_content(path, "list of weight files").text() as file:
         lines = [line.split("#", 1)[0] for line in file]
     names = [name.strip() for line in lines for name in line.split(",") if name.strip()]

@@ -1,4 +1,4 @@
-"""Files that are read as long as a run lasts: whether they are still what they were when it began."""
+"""Whether files that a run reads from start to end are still what they were when it began."""
 
 import hashlib
 import os
@@ -57,7 +57,7 @@ def check_unchanged(stamps: Iterable[Stamp]) -> None:
 
 
 def check_same(stamps: Iterable[Stamp]) -> None:
-    """Raises InputError that names a file which is not the one it was: for those that are opened by name once more."""
+    """Raises InputError that names a file which was replaced: for files that are opened by name once more."""
     for stamp in stamps:
         try:
             same = stamp_of(stamp.path) == stamp

@@ -49,7 +49,7 @@ class Covariates(SampleTable):
 
 @dataclass(frozen=True)
 class _KeyedTable:
-    """A text table taken apart: who the rows are, and which columns hold values."""
+    """A parsed text table: who the rows are, and which columns hold values."""
 
     text: TextTable
     first_row: int
