@@ -186,8 +186,8 @@ def _check_padding(paths: dict[str, Path], packed: np.ndarray, samples: pd.DataF
     share a byte.
 
     PLINK pads a variant's last byte with zeros, which as calls are two copies of A1.  A pair of bits in the padding
-    that is not zero belongs to a sample who is not in the .fam; a last sample with nothing but zeros is padding.  That a
-    person has two copies at every variant of a window is no more probable than at the one where they are rarest,
+    that is not zero belongs to a sample who is not in the .fam; a last sample with nothing but zeros is padding.  That
+    a person has two copies at every variant of a window is no more probable than at the one where they are rarest,
     whatever the LD, and windows count as independent.
     """
     last = packed.shape[1] - 1

@@ -40,7 +40,7 @@ def inverse_form(F: Block, PF: Block, R: Block | None = None) -> np.ndarray:
     """(p, p) F'P F in float64 from F (n, p) and solves X = P F.
 
     Where the solves are approximate, R are their residuals: F'X + X'R = F'X + X'F - X'V X errs by the square of the
-    solves' errors, so that loose ones do.
+    solves' errors, so that loose solves are enough.
     """
     inside = gram(F, PF)
     return symmetric(inside if R is None else inside + gram(PF, R))

@@ -45,9 +45,9 @@ def fixed_inverse(QVQ: np.ndarray, QVPVQ: np.ndarray) -> np.ndarray:
 
 
 def solved_inverse(Q: Block, VQ: Block, PVQ: Block, R: Block) -> np.ndarray:
-    """:func:`fixed_inverse` in float64 from V Q and solves P V Q with residuals R; errs by the square of their errors.
+    """:func:`fixed_inverse` in float64 from V Q and solves P V Q with residuals R.
 
-    Loose solves therefore do.
+    It errs by the square of the solves' errors, so that loose solves are enough.
     """
     return fixed_inverse(gram(Q, VQ), inverse_form(project(Q, VQ), PVQ, R))
 

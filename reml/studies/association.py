@@ -197,7 +197,7 @@ def exact_scan(
     Source: Kang et al. 2010, Nat Genet 42:348 (h2 of the null model); Lippert et al. 2011, Nat Methods 8:833.
     Cost (:func:`exact_scan_seconds`): half a pass of n columns through all genotypes and through those left out, half
     a pass and an eigendecomposition for each group; float64 throughout.  Memory: :func:`exact_scan_memory`.
-    Raises ValueError where no weight is left without a group.
+    Raises ValueError where a group has all the weight, so that there is no K without it.
 
     >>> import numpy as np
     >>> from gpu_reml.ops import pack, standardise

@@ -219,7 +219,7 @@ def extend(
     """``known`` candidates and further ``rows``; warm: candidates at another theta, where solves start.
 
     z_i'P z_j = z_i'x_j + x_i'r_j + (an error of the order of both residuals), with x_j = P z_j to its residual r_j;
-    likewise z_i'P y.  So no residual is kept, and loose solves do.  Cost: PCG steps' passes of the new columns.
+    likewise z_i'P y.  So no residual is kept, and loose solves are enough.  Cost: PCG steps' passes of the new columns.
     """
     Z = standardised_columns(data, rows)
     start = None if warm is None else warm_start(warm, rows, Z)

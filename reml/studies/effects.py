@@ -112,10 +112,9 @@ def effects(
 ) -> Effects:
     """Fixed effects and genetic values at theta (G + J,), residuals last; y (n,) and X (n, c) as given to the fit.
 
-    ``preconditioner`` as that of
-    :func:`~gpu_reml.reml.likelihood.loglik`, of the covariance as given.
-    tol: relative residual of the solve for P y; with float32 products 1e-6 is about what can be had.  Residuals other
-    than one identity (:func:`~gpu_reml.reml.residuals.with_residuals`) are whitened as by a fit.
+    preconditioner: as that of :func:`~gpu_reml.reml.likelihood.loglik`, of the covariance as given.  tol: relative
+    residual of the solve for P y; float32 products reach about 1e-6.  Residuals other than one identity
+    (:func:`~gpu_reml.reml.residuals.with_residuals`) are whitened as by a fit.
     Cost: 1 + c column-passes a PCG step (those of X stop at 1e-3, as they enter by their squares), and one pass of one
     column, times the components' overlap, for the genetic values.
     Raises ValueError when theta has not G + J values or there is no variance to divide, ConvergenceError when
