@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from .flags.accepted import TITLE, Determinants, Preconditioner, SmileSearch, Width
+from .flags.alpha import Learned
 from .flags.components import Components
 from .flags.compute import Compute, add_devices
 from .flags.data import EXAMPLE, GENOTYPES, GENOTYPES_HELP, Genotypes, Samples
@@ -50,7 +51,7 @@ def make_parser(version: str) -> Parser:
     parser.add_flags("SMILE: dense blocks of weights between variants", Smile)
     parser.add_flags("relationship matrices, ancestry, environments, residuals", Terms)
     parser.add_flags("merging weak components", Merge)
-    parser.add_flags("model and accuracy", Scaling, Estimation, Tests)
+    parser.add_flags("model and accuracy", Scaling, Learned, Estimation, Tests)
     add_devices(parser.add_flags("compute", Compute))
     parser.add_flags("effects, prediction, cross-validation", Effects, NewSamples)
     parser.add_flags("tests of many sets after the fit", Scan)

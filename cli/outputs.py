@@ -24,6 +24,7 @@ FURTHER = {  # a flag of gpu-reml -> the suffixes of the files that it adds
     "profile": ("profile.tsv",),
     "compute_effects": (*(f"{name}.tsv" for name in EFFECTS), "effect_metadata.json"),
     "cv": ("cv.tsv", "cv.json"),
+    "fit_alpha": ("alpha.tsv", "alpha.json"),
     "scan": SCAN_FILES,
     "scan_genes": SCAN_FILES,
     "scan_windows": SCAN_FILES,

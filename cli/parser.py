@@ -67,7 +67,7 @@ class Typed(NamedTuple):
         """Most values that it takes."""
         if self.action is None:
             return float("inf") if self.flag else 0
-        return {None: 1, 0: 0}.get(self.action.nargs, float("inf"))
+        return {None: 1, 0: 0, "?": 1}.get(self.action.nargs, float("inf"))
 
     @property
     def text(self) -> str:
@@ -186,7 +186,7 @@ class Parser(ArgumentParser):
         for each in typed:
             if each.action is None:
                 continue
-            if each.most and not each.values and each.action.nargs != "*":
+            if each.most and not each.values and each.action.nargs not in ("*", "?"):
                 self.error(f"{each.flag}: needs a value, {described(each.action)}")
             for value in each.values:
                 if not value.strip():

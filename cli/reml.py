@@ -9,14 +9,16 @@ from typing import Any, NamedTuple, Self
 import pandas as pd
 
 from gpu_reml import io
-from gpu_reml.reml import FitResult, HEResult, layout_of
+from gpu_reml.reml import ConvergenceError, FitResult, HEResult, layout_of
 from gpu_reml.reml.tables import shown
 
 from .align import Group, group_lines, groups_of_samples
+from .alpha import alpha_files, check_alpha, planned_alpha
 from .component_tests import component_tests, sets_of
 from .components import with_alpha
 from .effects import FileSettings, Further, after_fit, check_effects, check_folds
 from .export import check_export, export_files
+from .flags.alpha import Learned
 from .flags.analysis import Analysis
 from .flags.effects import Effects, NewSamples
 from .flags.merge import Merge
@@ -31,7 +33,7 @@ from .merge_files import Partition
 from .methods import FAILURES, Following, choose_method, remove_checkpoint, run_method
 from .outputs import check_outputs, grm_outputs, reml_outputs, trait_prefix, traits_path, write_samples
 from .parser import CommandLine
-from .planned import check_group, plan_group, planned_lines
+from .planned import Planned, check_group, plan_group, planned_lines
 from .read import Tables, read_tables
 from .report import (
     ancestry_records,
@@ -60,6 +62,7 @@ class Asked(NamedTuple):
     merge: Merge
     further: Further
     scan: Scan
+    learned: Learned
     output: RemlOutput
     following: Following
 
@@ -74,6 +77,7 @@ class Asked(NamedTuple):
             Merge.of(values),
             Further(Effects.of(values), NewSamples.of(values), output.out),
             Scan.of(values),
+            Learned.of(values),
             output,
             Following(output.out, Checkpoints.of(values), Screen.of(values)),
         )
@@ -97,6 +101,7 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     check_export(output.export_ai, analysis.estimation)
     check_effects(asked.further, analysis)
     check_scan(asked.scan, analysis)
+    check_alpha(asked.learned.fit_alpha, analysis)
     tables = read_tables(analysis)
     if output.make_grm:
         check_matrices(tables, analysis.terms)
@@ -104,9 +109,10 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     traits = [name for group in groups for name in group.phenotypes]
     check_files(tables, groups, traits, asked)
     asked.say("\n".join([f"gpu-reml {version('gpu-reml')}", *group_lines(groups)]), flush=True)
-    only_fits = not (asked.further.wanted or asked.merge.merge or asked.scan.wanted or output.make_grm)
+    beside = (asked.further.wanted, asked.merge.merge, asked.scan.wanted, asked.learned.fit_alpha, output.make_grm)
+    only_fits = not any(beside)
     members, groups = groups, read_once(tables, groups, analysis, only_fits=only_fits)
-    planned_groups = [with_scan(plan_group(tables, group, analysis), asked.scan) for group in groups]
+    planned_groups = [planned_group(tables, group, asked) for group in groups]
     if analysis.compute.plan:
         for planned in planned_groups:
             notes = plan_notes(line, REML, planned.backend)
@@ -129,6 +135,12 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     if table.path is not None:
         print(f"written: {table.path}", flush=True)
     return converged
+
+
+def planned_group(tables: Tables, group: Group, asked: Asked) -> Planned:
+    """The plan of a group, with what follows its fits."""
+    planned = with_scan(plan_group(tables, group, asked.analysis), asked.scan)
+    return planned_alpha(planned, asked.learned.fit_alpha)
 
 
 def check_matrices(tables: Tables, terms: Terms) -> None:
@@ -233,6 +245,11 @@ def write_after(name: str, result: FitResult, inputs: Inputs, asked: Asked, pref
         write_further(name, result, inputs, asked, prefix)
     if sets is not None:
         write_scan(name, result, inputs, asked, prefix, sets)
+    if asked.learned.fit_alpha:
+        found = alpha_files(name, inputs, asked.analysis, asked.learned.fit_alpha)
+        write_beside(prefix, found.files, found.lines, inputs)
+        if not found.converged:
+            raise ConvergenceError("the fit at the alpha that was found has not converged; raise --max-iterations")
 
 
 def write_further(name: str, result: FitResult, inputs: Inputs, asked: Asked, prefix: str) -> None:
@@ -253,10 +270,15 @@ def write_scan(name: str, result: FitResult, inputs: Inputs, asked: Asked, prefi
         print("gpu-reml: no scan, since the fit has not converged", file=sys.stderr)
         return
     found = scan_files(name, result, inputs, asked.analysis, asked.scan, sets)
+    write_beside(prefix, found.files, found.lines, inputs)
+
+
+def write_beside(prefix: str, files: dict[str, str], lines: list[str], inputs: Inputs) -> None:
+    """Write files by their suffix, and print what they say."""
     inputs.check_unchanged()
-    io.write_all({f"{prefix}.{suffix}": text for suffix, text in found.files.items()})
-    written = ",".join(f".{suffix}" for suffix in found.files)
-    print("\n".join([*found.lines, f"written: {prefix}{{{written}}}"]), flush=True)
+    io.write_all({f"{prefix}.{suffix}": text for suffix, text in files.items()})
+    written = ",".join(f".{suffix}" for suffix in files)
+    print("\n".join([*lines, f"written: {prefix}{{{written}}}"]), flush=True)
 
 
 def partition_of(inputs: Inputs, analysis: Analysis) -> Partition:

@@ -75,7 +75,7 @@ def by(*methods: str) -> Callable[[CommandLine, Decided], bool]:
 
 def draws_after_the_fit(line: CommandLine) -> bool:
     """Whether the seed matters beside the fit."""
-    return any(map(line.get, ("cv", "reliability", "scan", "scan_genes", "scan_windows")))
+    return any(map(line.get, ("cv", "reliability", "scan", "scan_genes", "scan_windows", "fit_alpha")))
 
 
 def only_matrices(line: CommandLine, decided: Decided) -> bool:
