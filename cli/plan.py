@@ -327,9 +327,11 @@ def host_plan(
     items = common_items(sizes)
     probes = probes or estimation.starting_probes
     if plan is not None:
-        items.update({"ring": plan.host_ring, "probes": n * most})
+        work = work_of(sizes, probes, Choice(plan.basis, None))
+        kept = work.bases * plan.basis or 2 * (probes + sizes.num_traits + sizes.num_fixed)  # a basis, or a Lanczos run
+        items.update({"ring": plan.host_ring, "probes": n * most, "checkpoint": 4 * n * kept})
         if plan.basis:
-            items["small matrices"] = algebra_bytes(work_of(sizes, probes, Choice(plan.basis, None)))
+            items["small matrices"] = algebra_bytes(work)
         return {name: size / 2**20 for name, size in items.items()}
     items["tile"] = tile_bytes(sizes, dtype)
     if method == "exact":

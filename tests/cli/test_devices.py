@@ -11,7 +11,7 @@ from gpu_reml import ops
 from gpu_reml.cli.flags.compute import Compute
 from gpu_reml.cli.flags.estimation import Estimation
 from gpu_reml.cli.main import main
-from gpu_reml.cli.plan import Sizes, device_plan
+from gpu_reml.cli.plan import Sizes, device_plan, host_plan
 from gpu_reml.ops.cuda import driver
 from gpu_reml.ops.device import plan as plan_module
 from gpu_reml.ops.device.interface import DeviceLostError
@@ -148,6 +148,14 @@ def plans(sizes, budgets, first_probes=32):
         assert made.peak <= budget * 2**30
         found.append(("streamed" if made.ring else "resident", made.basis, made.columns))
     return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("num_components", [1, 22])
+def test_the_host_keeps_a_copy_of_what_a_checkpoint_takes_from_a_device(num_components):
+    sizes = Sizes(100_000, (500_000,), num_components, 1, 10, 500_000)
+    made = device_plan(sizes, Estimation(), Compute(gpu_budget_gib=80))
+    mib = host_plan(sizes, "stochastic", Estimation(), "float32", made)["checkpoint"]
+    assert mib == 4 * 100_000 * (made.basis or 2 * (32 + 1 + 10)) / 2**20 and (made.basis > 0) == (num_components > 1)
 
 
 def test_a_smaller_budget_streams_then_has_a_smaller_basis_then_narrows_and_then_refuses():
