@@ -63,9 +63,9 @@ LEAST_SHARE = 0.7
 # Everybody's probes take up to this share of the squared Monte-Carlo error that is allowed.
 OF_ALL = 0.6
 # What restricted probes add may be off, for having few steps, by so many standard errors of a variance,
-TRUNCATION = 0.02
+TRUNCATION = 0.03
 # and so many Monte-Carlo errors of a log-likelihood.
-LOGLIK_TRUNCATION = 0.1
+LOGLIK_TRUNCATION = 0.2
 # The second moment is looked at with so many probes for each that takes all steps.
 SHALLOW = 4
 # The runs of fixed effects end where no variance of theirs moves by more than this share.
