@@ -1,7 +1,7 @@
 """``--model`` and ``--method`` of gpu-reml-gwas: which test runs, running it, and what is said of it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,13 +124,23 @@ def exactly(inputs: Inputs, asked: Association, analysis: Analysis) -> Found:
     return Found("exact", found.scan, none_of(found.scan), details, tuple(lines))
 
 
-def scored(inputs: Inputs, asked: Association, analysis: Analysis) -> Found:
-    """Variance components, P y without each chromosome, calibration, scores, and the strongest of them refined."""
+def fits_of_all(inputs: Inputs, phenotypes: Sequence[str], analysis: Analysis) -> dict[str, FitResult]:
+    """Null models of phenotypes of different samples, from one run; genotypes are standardised in all samples."""
+    columns = [inputs.phenotypes.index(name) for name in phenotypes]
+    fit = stochastic_fitter(inputs._replace(Y=inputs.Y[:, columns]), analysis)
+    return dict(zip(phenotypes, fit(inputs.covariance), strict=True))
+
+
+def scored(inputs: Inputs, asked: Association, analysis: Analysis, known: Sequence[FitResult] | None = None) -> Found:
+    """Variance components, P y without each chromosome, calibration, scores, and the strongest of them refined.
+
+    ``known``: the null models, where they are fitted already.
+    """
     groups = chromosomes_of(inputs, asked.model)
     left = leave_out(inputs.products, kernel_weights(inputs, analysis.scaling.alpha), groups.left_out, groups.names)
     clock = time.perf_counter()
     fit = fitter(inputs, analysis)
-    fits = fit(inputs.covariance)
+    fits = list(known) if known else fit(inputs.covariance)
     refits: list[list[FitResult]] = []
     if asked.loco_refit:
         for c in range(len(groups.names)):
@@ -236,14 +246,26 @@ def refine_details(again: Refined, trait: int, asked: Association) -> dict[str, 
 
 def fitter(inputs: Inputs, analysis: Analysis) -> Callable[[ops.GenotypeCovariance], list[FitResult]]:
     """What fits all traits with a covariance, by the method that gpu-reml takes for this cohort."""
+    if choose_method(inputs, analysis.estimation.method) != "exact":
+        return stochastic_fitter(inputs, analysis)
+    settings = null_settings(inputs, analysis)
+    return lambda covariance: list(exact_fits(inputs.Y, inputs.design.X, covariance, settings, strict=False))
+
+
+def stochastic_fitter(inputs: Inputs, analysis: Analysis) -> Callable[[ops.GenotypeCovariance], list[FitResult]]:
+    """What fits all traits with a covariance, from probes."""
     Y, X, estimation = inputs.Y, inputs.design.X, analysis.estimation
-    settings = FitSettings(
-        probes=ProbeSettings(estimation.starting_probes, estimation.mc_target, columns=inputs.planned.columns)
-    )
-    if choose_method(inputs, estimation.method) == "exact":
-        return lambda covariance: list(exact_fits(Y, X, covariance, settings, strict=False))
+    settings = null_settings(inputs, analysis)
     probes = draw_probes(len(Y), inputs.planned.probes(estimation.max_probes), 0, estimation.seed)
     return lambda covariance: fit_traits(Y, X, covariance, probes, settings, strict=False)
+
+
+def null_settings(inputs: Inputs, analysis: Analysis) -> FitSettings:
+    """Settings of the fits that tests start from."""
+    estimation = analysis.estimation
+    return FitSettings(
+        probes=ProbeSettings(estimation.starting_probes, estimation.mc_target, columns=inputs.planned.columns)
+    )
 
 
 def score_details(found: LocoScan, groups: Chromosomes, trait: int) -> dict[str, Any]:

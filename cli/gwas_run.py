@@ -1,6 +1,7 @@
 """The work of ``gpu-reml-gwas``: inputs as of gpu-reml, the scan, and its files."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, NamedTuple, Self
@@ -10,28 +11,36 @@ import numpy as np
 from gpu_reml import io, ops
 from gpu_reml.io.association import association_text, gzipped, marginal_table, mixed_table, places_of
 from gpu_reml.io.plots import GENOME_WIDE, manhattan_svg, qq_svg
+from gpu_reml.ops.genotypes import item_type, items_per_row
+from gpu_reml.reml import FitResult
 from gpu_reml.reml.studies.association import Scan, lambda_gc, per_allele
 
-from .align import Group, group_lines, groups_of_samples
+from .align import Group, design_of, everybody, group_lines, groups_of_samples
 from .flags.analysis import Analysis
 from .flags.association import Association, GwasOutput, NullModel
 from .flags.components import Components
 from .flags.estimation import Estimation, Tests
 from .flags.model import Scaling, Terms
 from .flags.smile import Smile
-from .gwas_models import Found, choose_solver, exactly, least_squares, scored
+from .gwas_models import Found, choose_solver, exactly, fits_of_all, least_squares, scored
 from .inputs import Inputs, load_group
 from .methods import choose_method
 from .outputs import GWAS_FILES, check_outputs, log_text, named_outputs, outputs_of_traits, trait_prefix, write_samples
 from .parser import CommandLine
-from .planned import Planned, check_all_traits, plan_group, planned_lines
+from .plan import backend_for
+from .planned import Planned, check_group, plan_group, planned_lines
 from .read import Tables, read_tables
 from .report import fixed_line
+from .together import of_member, on_own_genotypes, planned_among, same_effects
 from .unused import GWAS, Decided, noted, plan_notes
 
 MODELS = {"ols": "marginal_ols_fwl", "loco": "mixed_leave_one_chromosome_out", "lmm": "mixed_whole_genome"}
 # A trait's columns and their text, which is encoded before it is written, take so many bytes a variant.
 TABLE_BYTES = 500
+READ_ONCE = (
+    "the phenotypes have different samples: genotypes are read and filtered once, in the {n} samples that have any of "
+    "them; each phenotype is tested among its own, whose allele frequencies are given"
+)
 TEST_BYTES = 64  # effects, errors, statistics and p-values take so many bytes a variant and trait
 
 
@@ -76,14 +85,17 @@ def gwas_command(line: CommandLine, threads: int) -> bool:
         raise io.InputError("--keep-out, --dropped-out: the phenotypes have different samples; name one phenotype")
     say = print if not output.quiet else (lambda *_, **__: None)
     say("\n".join([f"gpu-reml-gwas {version('gpu-reml')}", *group_lines(groups)]), flush=True)
-    planned = [with_tests(plan_group(tables, group, analysis)) for group in groups]
+    members = groups
+    if len(groups) > 1 and backend_for(analysis.compute) == "cpu":
+        groups = [everybody(groups)]
+    planned = [with_tests(plan_group(tables, group, analysis), len(members) > len(groups)) for group in groups]
     if analysis.compute.plan:
         for each in planned:
             print("\n".join([*planned_lines(each, analysis), *plan_notes(line, GWAS, each.backend)]), flush=True)
         return True
-    check_all_traits(groups, planned)
-    for group, each in zip(groups, planned, strict=True):
-        check_freedom(group.Y, each.design)
+    for group in members:
+        check_group(tables, group)
+        check_freedom(group.Y, design_of(tables, group.alignment))
     converged = True
     context = {"threads": threads, "started": started, "several": len(traits) > 1}
     for group, each in zip(groups, planned, strict=True):
@@ -117,21 +129,58 @@ def check_freedom(Y: np.ndarray, design: io.Design) -> None:
         )
 
 
-def with_tests(planned: Planned) -> Planned:
-    """The plan with the tests of every variant, and the table of a trait in the making."""
+def with_tests(planned: Planned, copies: bool) -> Planned:
+    """The plan with the tests of every variant, the table of a trait in the making, and, where traits have different
+    samples, a copy of the genotypes of one trait's."""
     sizes = planned.sizes
-    held = ("tests", (TABLE_BYTES + TEST_BYTES * sizes.num_traits) * sizes.num_variants)
-    return planned._replace(sizes=sizes._replace(further=(held,)))
+    held = [("tests", (TABLE_BYTES + TEST_BYTES * sizes.num_traits) * sizes.num_variants)]
+    if copies:
+        width = items_per_row(sizes.num_samples, sizes.bits) * item_type(sizes.bits).itemsize
+        held.append(("genotypes of a phenotype's samples", width * sizes.num_variants))
+    return planned._replace(sizes=sizes._replace(further=tuple(held)))
 
 
 def scan_group(tables: Tables, group: Group, planned: Planned, asked: Asked, context: dict[str, Any]) -> bool:
-    """One group of traits of the same samples: read, scan, write."""
-    association, output = asked.association, asked.output
+    """Read the genotypes of a group, and scan its traits, or those of each of its members; True when all converged."""
     inputs = load_group(tables, group, planned, asked.analysis)
+    if not inputs.members:
+        converged = scan_inputs(tables, inputs, asked, context)
+        write_samples(inputs.alignment, asked.output)
+        return converged
+    inputs = inputs._replace(notes=(*inputs.notes, READ_ONCE.format(n=inputs.alignment.num_samples)))
+    fits = shared_fits(tables, inputs, asked)
+    each = (on_own_genotypes(inputs, tables, member, asked.analysis) for member in inputs.members)
+    return all([scan_inputs(tables, own, asked, context, fits) for own in each])
+
+
+def shared_fits(tables: Tables, inputs: Inputs, asked: Asked) -> dict[str, FitResult]:
+    """The null models of traits of different samples that one run fits: those of score tests, with the same fixed
+    effects, where the cohort is too large for exact fits."""
+    analysis = asked.analysis
+    if asked.association.model == "ols" or choose_method(inputs, analysis.estimation.method) == "exact":
+        return {}
+    shared = []
+    for member in inputs.members:
+        own = of_member(inputs, member, planned_among(inputs, tables, member))
+        if choose_solver(own, asked.association) == "score" and same_effects(own.design, inputs.design):
+            shared += own.phenotypes
+    return fits_of_all(inputs, shared, analysis) if shared else {}
+
+
+def scan_inputs(
+    tables: Tables,
+    inputs: Inputs,
+    asked: Asked,
+    context: dict[str, Any],
+    fits: Mapping[str, FitResult] | None = None,
+) -> bool:
+    """Scan traits of the same samples and write their files.  ``fits``: null models that are known already."""
+    association, output = asked.association, asked.output
     check_freedom(inputs.Y, inputs.design)  # this is checked again, since --mind may have left out samples
     solver = "ols" if association.model == "ols" else choose_solver(inputs, association)
-    null = choose_method(inputs, asked.analysis.estimation.method) if solver == "score" else None
-    inputs = noted(inputs, asked.line, GWAS, Decided(solver, 1, planned.backend, null))
+    known = [fits[name] for name in inputs.phenotypes if name in fits] if fits else None
+    null = choose_method(inputs, asked.analysis.estimation.method) if solver == "score" and not known else None
+    inputs = noted(inputs, asked.line, GWAS, Decided(solver, 1, inputs.planned.backend, null))
     plan = start_lines(inputs, asked, context["threads"])
     if not output.quiet:
         print("\n".join(plan), flush=True)
@@ -140,7 +189,7 @@ def scan_group(tables: Tables, group: Group, planned: Planned, asked: Asked, con
     elif solver == "exact":
         found = exactly(inputs, association, asked.analysis)
     else:
-        found = scored(inputs, association, asked.analysis)
+        found = scored(inputs, association, asked.analysis, known)
     told = [f"method {found.method}", *found.lines]
     if not output.quiet:
         print("\n".join(told), flush=True)
@@ -151,7 +200,6 @@ def scan_group(tables: Tables, group: Group, planned: Planned, asked: Asked, con
     for i, name in enumerate(inputs.phenotypes):
         prefix = trait_prefix(output.out, name, context["several"])
         write_trait(prefix, i, found, tables, inputs, asked, context)
-    write_samples(inputs.alignment, output)
     return found.converged
 
 

@@ -4,15 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpu_reml import io
+from gpu_reml import io, ops
 from gpu_reml.reml import Covariance, dense_covariance
 from gpu_reml.reml.covariance.subset import SubsetCovariance
 from gpu_reml.reml.kernels import kernels_of
 
 from .align import Group, design_of, everybody
+from .components import with_alpha
 from .flags.analysis import Analysis
 from .flags.model import Terms
-from .inputs import Inputs
+from .inputs import Inputs, place
+from .model import plain_model
+from .planned import Planned
 from .read import Tables
 
 PER_TRAIT = "per-trait"  # what --standardize says for genotypes of each phenotype's own samples
@@ -67,6 +70,15 @@ def same_effects(a: io.Design, b: io.Design) -> bool:
     return a.names == b.names and a.reference_levels == b.reference_levels
 
 
+def on_own_genotypes(inputs: Inputs, tables: Tables, member: Group, analysis: Analysis) -> Inputs:
+    """The inputs of one set of samples with genotypes of their own, taken from those of all and standardised anew."""
+    genotypes = ops.among_samples(inputs.products.genotypes, rows_of(inputs, member))
+    own = planned_among(inputs, tables, member)
+    weights = with_alpha(inputs.components.weights, genotypes, analysis.scaling.alpha)
+    genetic = ops.make_covariance(place(genotypes, own, analysis.compute), weights, inputs.components.names)
+    return of_member(inputs, member, own)._replace(genetic=genetic, model=plain_model(genetic))
+
+
 def formed(covariance: Covariance) -> Covariance:
     """The matrix of one component, from which exact fits take those of every set of samples."""
     (K,) = (np.triu(K) + np.triu(K, 1).T for K in kernels_of(covariance))
@@ -75,14 +87,23 @@ def formed(covariance: Covariance) -> Covariance:
 
 def among(inputs: Inputs, tables: Tables, member: Group, covariance: Covariance, diagonals: np.ndarray) -> Inputs:
     """The inputs of one set of samples, with the covariance of all."""
-    rows = np.searchsorted(inputs.alignment.indices[0], member.alignment.indices[0])
-    planned = inputs.planned
-    sizes = planned.sizes._replace(num_samples=len(rows), num_traits=len(member.phenotypes))
+    model = inputs.model._replace(covariance=SubsetCovariance(covariance, rows_of(inputs, member), diagonals))
+    return of_member(inputs, member, planned_among(inputs, tables, member))._replace(model=model)
+
+
+def rows_of(inputs: Inputs, member: Group) -> np.ndarray:
+    """(n_t,) a member's samples among all."""
+    return np.searchsorted(inputs.alignment.indices[0], member.alignment.indices[0])
+
+
+def planned_among(inputs: Inputs, tables: Tables, member: Group) -> Planned:
+    """The plan for a member, with its fixed effects."""
+    sizes = inputs.planned.sizes._replace(num_samples=len(member.Y), num_traits=len(member.phenotypes))
+    return inputs.planned._replace(design=design_of(tables, member.alignment), sizes=sizes)
+
+
+def of_member(inputs: Inputs, member: Group, planned: Planned) -> Inputs:
+    """The inputs with a member's samples and phenotypes; the covariance is that of all still."""
     return inputs._replace(
-        alignment=member.alignment,
-        Y=member.Y,
-        phenotypes=member.phenotypes,
-        planned=planned._replace(design=design_of(tables, member.alignment), sizes=sizes),
-        model=inputs.model._replace(covariance=SubsetCovariance(covariance, rows, diagonals)),
-        members=(),
+        alignment=member.alignment, Y=member.Y, phenotypes=member.phenotypes, planned=planned, members=()
     )

@@ -5,7 +5,15 @@ from .block_covariance import BlockCovariance, make_block_covariance
 from .covariance import GenotypeCovariance, Products, alpha_weights, make_covariance
 from .cpu import CpuProducts, to_dense
 from .dominance import dominance
-from .genotypes import CALL_BITS, PackedGenotypes, code_values, standardise, take_variants, with_binomial_sd
+from .genotypes import (
+    CALL_BITS,
+    PackedGenotypes,
+    among_samples,
+    code_values,
+    standardise,
+    take_variants,
+    with_binomial_sd,
+)
 from .ld import ld_scores
 from .ld_weights import block_edges, ld_block_weights, set_block_weights
 from .loco import LeaveOut, leave_out
@@ -23,6 +31,7 @@ __all__ = [
     "PackedGenotypes",
     "Products",
     "alpha_weights",
+    "among_samples",
     "block_edges",
     "code_values",
     "dominance",

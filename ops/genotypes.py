@@ -14,7 +14,7 @@ import numpy as np
 
 from .arguments import as_count, as_index
 from .dosages import DOSAGE_TYPE, dosage_moments, dosage_table
-from .packing import count_codes
+from .packing import count_codes, take_samples
 
 CALL_BITS = 2
 CHUNK = 4096  # variants that are summed together: a part of the arithmetic, so that results do not depend on settings
@@ -167,6 +167,19 @@ def take_variants(genotypes: PackedGenotypes, rows: np.ndarray) -> PackedGenotyp
     vectors = ("mean", "inv_sd", "num_called", "variance")
     chosen = {name: value[rows] for name in vectors if isinstance(value := getattr(genotypes, name), np.ndarray)}
     return replace(genotypes, parts=(taken,), **chosen)
+
+
+def among_samples(genotypes: PackedGenotypes, index: np.ndarray) -> PackedGenotypes:
+    """Genotypes of samples ``index``, in that order, standardised by their own means and SDs; their items are copied.
+
+    Cost: one read of the genotypes, and of the copy.
+    """
+    index = as_index(index, "index")
+    if genotypes.bits == CALL_BITS:
+        parts = [take_samples(part, index) for part in genotypes.parts]
+    else:
+        parts = [np.ascontiguousarray(part[:, index]) for part in genotypes.parts]
+    return replace(standardise(parts, len(index), genotypes.bits), stamps=genotypes.stamps)
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ class Gathering(NamedTuple):
     counting: CountingCovariance
     reference: Cohort
     crowds: list[Crowd]
-    columns: int | None
+    columns: int
 
     def images(self, cohorts: Sequence[Cohort], blocks: Sequence[np.ndarray]) -> list[np.ndarray]:
         """K times blocks (n_t, k) of several sets of people, (n, k) of all; one read of the genotypes where memory
@@ -209,7 +209,10 @@ def gathering_fits(
     among: the covariance among those of every set, and last among all of them.
     ``column_passes`` of every result are those of all together.  The callback gets the first trait's record.
     """
-    whole = met(peoples, traits, X, among, settings.probes.columns)
+    widest = settings.probes.first + sum(
+        people.which.size for people in peoples
+    )  # as many columns as all runs begin with
+    whole = met(peoples, traits, X, among, settings.probes.columns or widest)
     Z = probes.trace[whole.reference.covariance.rows]
     settled = settle(whole, Z[:, : settings.probes.first], settings, hooks)
     measures = [at.run.measures(slice(None)) for at in settled.ats]
@@ -243,10 +246,8 @@ def crowd_results(
     return results
 
 
-def products_together(
-    covariance: Covariance, blocks: Sequence[np.ndarray], at_once: int | None = None
-) -> list[np.ndarray]:
-    """K times several blocks (n, k), ``at_once`` columns in a product (None for all)."""
+def products_together(covariance: Covariance, blocks: Sequence[np.ndarray], at_once: int) -> list[np.ndarray]:
+    """K times several blocks (n, k), ``at_once`` columns in a product."""
     B = np.concatenate(blocks, axis=1)
     parts = [
         np.asarray(covariance.apply(np.ones(1), covariance.block(B[:, batch])), B.dtype)
@@ -262,7 +263,7 @@ def met(
     traits: Sequence[Traits],
     X: np.ndarray,
     among: Sequence[SubsetCovariance],
-    at_once: int | None,
+    at_once: int,
 ) -> Gathering:
     """Everybody, with K Q of every set of people; a column-pass for each fixed effect of each."""
     every = among[-1]

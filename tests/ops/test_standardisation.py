@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpu_reml.ops import MISSING, make_covariance, make_products, pack, standardise, to_dense
+from gpu_reml.ops import MISSING, among_samples, make_covariance, make_products, pack, standardise, to_dense
 from gpu_reml.ops.covariance import alpha_weights
 from gpu_reml.ops.dosages import DOSAGE_MISSING, DOSAGE_UNIT
 from gpu_reml.ops.genotypes import with_binomial_sd
@@ -90,3 +90,22 @@ def test_alpha_weights_give_effects_on_counts_a_variance_in_proportion_to_a_powe
 def test_alpha_that_is_no_number_is_refused(cohort):
     with pytest.raises(ValueError, match=r"alpha: expected a finite number, found nan"):
         alpha_weights(cohort[1], float("nan"))
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_genotypes_among_some_samples_are_those_read_of_them_alone(bits):
+    rng = np.random.default_rng(3)
+    index = np.array([5, 2, 17, 9, 30, 31, 8])
+    if bits == 2:
+        counts = rng.integers(0, 3, (32, 20)).astype(np.int8)
+        counts[rng.random(counts.shape) < 0.1] = MISSING
+        whole, alone = (standardise([pack(part)], len(part)) for part in (counts, counts[index]))
+    else:
+        dosages = rng.integers(0, 256, (20, 32)).astype(np.uint8)
+        parts = (dosages, np.ascontiguousarray(dosages[:, index]))
+        whole, alone = (standardise([part], part.shape[1], bits) for part in parts)
+    found = among_samples(whole, index)
+    assert found.num_samples == len(index)
+    for name in ("mean", "inv_sd", "num_called"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
+    np.testing.assert_array_equal(found.parts[0], alone.parts[0])

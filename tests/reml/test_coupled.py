@@ -65,7 +65,7 @@ def gathering(cohort, Y):
     counting = CountingCovariance(dense_covariance([cohort.Ks[0]]))
     rows = [*(people.rows for people in peoples), np.flatnonzero(measured.any(axis=1))]
     among = [SubsetCovariance(counting, each) for each in rows]
-    return met(peoples, [traits_of(people, Y, cohort.X) for people in peoples], cohort.X, among, None)
+    return met(peoples, [traits_of(people, Y, cohort.X) for people in peoples], cohort.X, among, 40)
 
 
 def with_gaps(cohort, num_traits, share, seed=0):
