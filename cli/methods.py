@@ -164,10 +164,11 @@ def run_method(
         except FAILURES as error:
             if failed is None:
                 raise
-            lost = taken if shared else taken[done : done + 1]
-            for which in lost:
-                failed(inputs.phenotypes[which], error)
-            done += len(lost)
+            if shared and len(taken) > 1:
+                shared = False  # each on its own then, so that one leaves the others
+                continue
+            failed(inputs.phenotypes[taken[done]], error)
+            done += 1
         finally:
             progress.close()
         left = left[done:]

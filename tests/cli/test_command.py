@@ -347,7 +347,7 @@ def one_breaks_down(cohort, monkeypatch):
     real, height = methods.fit_traits, pd.read_csv(cohort / "pheno.txt", sep="\t")["height"].dropna().to_numpy()
 
     def fit_traits(Y, *arguments, **options):
-        if any(np.array_equal(y, height) for y in Y.T):
+        if any(np.array_equal(y[np.isfinite(y)], height) for y in Y.T):
             raise BreakdownError("V is not positive definite")
         return real(Y, *arguments, **options)
 
