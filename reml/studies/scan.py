@@ -27,7 +27,7 @@ from ..covariance import Covariance, as_covariance
 from ..covariance.threaded import ThreadedCovariance
 from ..inference import Derived
 from ..likelihood import apply_v_at, solve
-from ..linalg import Block, orthonormal_basis, take_columns
+from ..linalg import Block, orthonormal_basis
 from ..precondition import complement_traces, make_projected_core, precondition
 from ..probes import Probes, checked_probes, default_rank, draw_probes, probes_are_exact
 from ..residuals import layout_of
@@ -270,7 +270,7 @@ def statistics(sets: GenotypeCovariance, fitted: Fitted, settings: ScanSettings)
     columns, order, parts = sparse.csc_array(sets.weights), [], []
     for which, count in batches(np.diff(columns.indptr), fitted.replicates, settings.pair_work):
         weights = columns[:, which]
-        G = products.gram(take_columns(F, slice(0, count)), None, weights)
+        G = products.gram(F[..., :count], None, weights)
         complete_diagonal = np.diagonal(G, axis1=1, axis2=2)
         if count < fitted.replicates.count:
             complete_diagonal = products.inner(F, F, weights)

@@ -5,10 +5,12 @@ import pytest
 from scipy import special, stats
 
 from gpu_reml.ops import CpuProducts, make_covariance
-from gpu_reml.reml import draw_probes, exact_probes, fit_exact, scan, with_residuals
+from gpu_reml.ops.device.products import make_device_products
+from gpu_reml.reml import alpha_law, draw_probes, exact_probes, fit_exact, fit_weights, scan, with_residuals
 from gpu_reml.reml.studies.scan import ScanSettings, bonferroni, false_discovery
 from gpu_reml.reml.studies.scan_law import log10_p, log_tail
 from gpu_reml.validation import dense
+from gpu_reml.validation.host_device import HostDevice
 from gpu_reml.validation.scan_dense import dense_score
 from gpu_reml.validation.small import covariance_of, make_cohort
 
@@ -156,3 +158,20 @@ def test_sets_of_other_samples_are_refused(cohort, result):
     other = make_cohort(50, 60, 1, seed=1)
     with pytest.raises(ValueError, match="sets: expected 160 samples, found 50"):
         scan(result, cohort.y, cohort.X, covariance_of(cohort), covariance_of(other))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_scan_and_learned_weights_on_devices_are_those_of_the_cpu(cohort, result, number):
+    products = make_device_products(cohort.genotypes, [HostDevice(label=f"device {d}") for d in range(number)], None)
+    weights, probes = sets_of(cohort), draw_probes(cohort.n, 64, rank=20, seed=2)
+    args = (result, cohort.y, cohort.X)
+    there = scan(*args, make_covariance(products, cohort.W), weights, probes)
+    here = scan(*args, covariance_of(cohort, np.float32), weights, probes)
+    np.testing.assert_allclose(there.z, here.z, atol=2e-3)
+    np.testing.assert_allclose(there.log10p, here.log10p, atol=2e-3)
+    law, probes = alpha_law(cohort.genotypes), draw_probes(cohort.n, 32, seed=2)
+    one, other = (
+        fit_weights(cohort.y, cohort.X, make_covariance(each), law, probes, interval=False)
+        for each in (products, CpuProducts(cohort.genotypes))
+    )
+    assert abs(one.tau[0] - other.tau[0]) < 1e-3 * other.se[0]
