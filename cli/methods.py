@@ -121,7 +121,7 @@ def run_method(
     sums, estimation = sums_of(inputs.model.kinds), analysis.estimation
 
     def labelled(result):
-        if sums and getattr(result, "profiles", ()):
+        if sums and result.profiles:
             *own, total = result.profiles
             result = replace(result, profiles=(*own, total._replace(quantity=sums[-1].label)))
         return replace(result, sums=sums)

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import sparse
 
 from gpu_reml import io, ops
-from gpu_reml.reml import Enrichment, FitResult, HEResult, enrichment, layout_of
+from gpu_reml.reml import Enrichment, FitResult, HEResult, PCGCResult, enrichment, layout_of
 from gpu_reml.reml.studies.admixture import ancestry_heritability
 from gpu_reml.reml.tables import derived_rows
 
@@ -186,7 +186,7 @@ def json_record(
     described = zip(record["components"], inputs.model.num_variants, inputs.model.descriptions, strict=True)
     for (component, count, text), kind in zip(described, inputs.model.kinds, strict=True):
         component.update(kind=kind, num_variants=count, description=text)
-    effects = getattr(result, "fixed_effects", None)
+    effects = result.fixed_effects if isinstance(result, FitResult | PCGCResult) else None
     annotated = enrichment_of(result, inputs)
     record.update(genotype_record(inputs, analysis.scaling.standardize))
     record.update(

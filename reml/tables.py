@@ -51,6 +51,7 @@ class Components:
     residual_names: tuple[str, ...] = ("residual",)
     residual_traces: Sequence[float] = (1.0,)
     sums: tuple[Sum, ...] = ()
+    profiles: tuple = ()
     kind: str  # the name of the estimator, for the text
     scale: ClassVar[str | None] = None  # the scale of the variances, where it is not the phenotype's
 
