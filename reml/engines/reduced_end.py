@@ -103,7 +103,9 @@ def restored(value: SavedFits, traits: Traits, covariance: Covariance, probes: P
     """The progress that was saved, with the features of the basis computed again, which counts for no pass."""
     problem = prepare(covariance, traits, probes, settings, value.moments)
     base = None if value.base is None else model_of(problem, probes, value.base)
-    walk = value.walk._replace(off=value.walk.off._replace(images=covariance.block(value.walk.off.images)))
+    off = value.walk.off
+    off = off._replace(residual=covariance.block(off.residual), images=covariance.block(off.images))
+    walk = value.walk._replace(off=off)
     state = State(model_of(problem, probes, value.model), walk, value.active, value.rounds, value.ahead)
     problem = problem._replace(covariance=CountingCovariance(covariance, before=value.column_passes))
     return FitsSoFar(problem, base, value.results, state)

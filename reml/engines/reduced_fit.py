@@ -22,11 +22,13 @@ from ..step import score_norm
 from .reduced import reduced_v
 from .reduced_model import Model, Problem, grown, has_room, probe_residuals, probe_solutions, smaller, with_probes
 from .reduced_point import (
+    Outside,
     Point,
     controls_at,
     definite,
     off_the_basis,
     point_at,
+    residual_near,
     y_error,
     y_tolerance,
 )
@@ -37,6 +39,7 @@ FORESEEN = 0.1  # relative error of the solves from which the Monte-Carlo error 
 NEAR = 1.0  # standard errors that theta may have moved by in the round in which it is foreseen
 MARGIN = 1.05  # by which a Monte-Carlo error that is foreseen is taken for larger: falling short costs a second look
 AGAIN = 1.5  # times its tolerance: from this error on, a probe that had converged is solved further
+SAME_IMAGES = 0.1  # standard errors that theta moves by before images off the basis are made anew
 TRUSTED = 0.3  # the same of a trait's solve at the theta moved to
 SMALL_STEP = 0.1  # standard errors, from which a fit may end below its Monte-Carlo error
 FAR_OFF = 8.0  # times y's tolerance, from where y's residual alone would take many rounds
@@ -65,18 +68,27 @@ def state_at(problem: Problem, model: Model, theta: np.ndarray, trait: int = 0) 
     return State(model, Walk(trait, theta, off_the_basis(problem, model, theta, trait)))
 
 
+def off_at(problem: Problem, model: Model, walk: Walk, theta: np.ndarray) -> Outside:
+    """What is off the basis at theta; images that the walk had near it still tell enough.  Cost: half a pass of a
+    column, times the overlap where they do not."""
+    if walk.point is not None:
+        change = theta - walk.off.theta
+        if change @ walk.point.ai @ change <= SAME_IMAGES**2:
+            return residual_near(problem, model, walk.off, theta, walk.trait)
+    return off_the_basis(problem, model, theta, walk.trait)
+
+
 def moved(problem: Problem, model: Model, walk: Walk, scale: float) -> Walk:
-    """The walk at the best theta that the basis answers for.  Cost: half a pass of a column for every theta looked at,
-    times the overlap: one, as a rule."""
+    """The walk at the best theta that the basis answers for; :func:`off_at` every theta looked at: one, as a rule."""
     walk = walk._replace(theta=definite(model, walk.theta))
     inverse = controls_at(problem, model, walk.theta)
     theta, cut = maximised(problem, model, walk, inverse)
-    off = off_the_basis(problem, model, theta, walk.trait)
+    off = off_at(problem, model, walk, theta)
     for _ in range(HALVINGS):
-        if y_error(problem, model, off, theta) <= TRUSTED:
+        if y_error(problem, model, off.residual, off.energy, theta) <= TRUSTED:
             break
         theta, cut = (walk.theta + theta) / 2, True
-        off = off_the_basis(problem, model, theta, walk.trait)
+        off = off_at(problem, model, walk, theta)
     point = point_at(problem, model, walk.trait, theta, off, inverse)
     length = float(np.sqrt((theta - walk.theta) @ point.ai @ (theta - walk.theta)))
     record = Record(
@@ -133,13 +145,13 @@ def with_residuals(problem: Problem, state: State) -> tuple[Model, Growth]:
     R, errors = probe_residuals(problem, model, walk.theta, looked_at, A)
     most = problem.settings.solver.probes * accuracy(problem, model, walk.point)
     wrong = np.flatnonzero(errors > most * (AGAIN if state.active is None and walk.point is not None else 1.0))
-    y_left = y_error(problem, model, walk.off, walk.theta)
+    y_left = y_error(problem, model, walk.off.residual, walk.off.energy, walk.theta)
     late, active, before = y_left > y_tolerance(problem), looked_at[wrong], model.basis.size
     unsolved = late or bool(len(active))
     if unsolved:
         # y's residual is a combination of the images off the basis, at any theta near: far off and alone, they all join
         alone = not len(active) and y_left > FAR_OFF * y_tolerance(problem)
-        of_y = walk.off.images if alone else walk.off.residual(walk.theta)
+        of_y = columns(walk.off.residual, walk.off.images) if alone else walk.off.residual
         new = of_y.shape[1] * late + len(active)
         if not has_room(problem, model, new, model.B.shape[1]):
             model = smaller(problem, model, V, A)

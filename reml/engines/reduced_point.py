@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..cross_fit import Traces, controlled_traces, inverse_controls, num_controls
-from ..linalg import Block, columns, gram, project, symmetric, times
+from ..linalg import Block, column_dots, columns, gram, project, symmetric, take_columns, times
 from .reduced import (
     Solved,
     combined,
@@ -23,17 +23,18 @@ MOST_GROWTH = 4  # of a variance in one round; all may grow to the total, as som
 
 
 class Outside(NamedTuple):
-    """What lies off the basis at one theta: of K_g P y, ``images`` (n, G) with their Gram matrix (G, G).  ``forms``
-    (G,) y'P K_g P y within it, and ``energy`` y'P y."""
+    """What lies off the basis at one theta: the true ``residual`` (n, 1) of y, beside its ``energy`` y'P y.
 
+    And of K_g P y at ``theta``, which is the same one or near: ``images`` (n, G) with their Gram matrix (G, G), and
+    ``forms`` (G,) y'P K_g P y within the basis that there was.
+    """
+
+    residual: Block
+    energy: float
+    theta: np.ndarray
     images: Block
     gram: np.ndarray
     forms: np.ndarray
-    energy: float
-
-    def residual(self, theta: np.ndarray) -> Block:
-        """(n, 1) the true residual of y, orthogonal to the basis."""
-        return times(self.images, -theta[:-1, None])
 
 
 class Point(NamedTuple):
@@ -56,15 +57,31 @@ def off_the_basis(problem: Problem, model: Model, theta: np.ndarray, trait: int 
     c = np.linalg.solve(reduced_v(T, theta), y)
     images = problem.covariance.apply_each(combined(model.basis.F, c))
     off = outside(model.basis, project(problem.Q, columns(*(image[:, :1] for image in images))))
-    return Outside(off, gram(off, off), T.images(c[:, 0]) @ c[:, 0], float(y[:, 0] @ c[:, 0]))
+    residual, energy = times(off, -theta[:-1, None]), float(y[:, 0] @ c[:, 0])
+    return Outside(residual, energy, theta, off, gram(off, off), T.images(c[:, 0]) @ c[:, 0])
 
 
-def y_error(problem: Problem, model: Model, off: Outside, theta: np.ndarray) -> float:
-    """Relative error of P y at theta in the norm of V, from its residual there; 0 in a complete basis."""
+def residual_near(problem: Problem, model: Model, known: Outside, theta: np.ndarray, trait: int) -> Outside:
+    """What is off the basis at theta, with the images that are ``known`` at a theta near; half a pass of a column."""
+    R, energy = y_residual(problem, model, theta, trait)
+    off = outside(model.basis, known.images)
+    return known._replace(residual=R, energy=energy, images=off, gram=gram(off, off))
+
+
+def y_residual(problem: Problem, model: Model, theta: np.ndarray, trait: int) -> tuple[Block, float]:
+    """A trait's true residual (n, 1) at theta, and y'P y; half a pass of a column."""
+    y = model.trait(trait)
+    c = np.linalg.solve(reduced_v(model.basis.T, theta), y)
+    Y = take_columns(model.B, slice(trait, trait + 1))
+    return residuals(problem.covariance, problem.Q, model.basis, theta, Y, c, None), float(y[:, 0] @ c[:, 0])
+
+
+def y_error(problem: Problem, model: Model, residual: Block, energy: float, theta: np.ndarray) -> float:
+    """Relative error of P y at theta in the norm of V, from its residual there and y'P y; 0 in a complete basis."""
     if model.exact:
         return 0.0
     tail = tail_mean(model.basis, problem.traces, problem.dimension, theta)
-    return float(np.sqrt(max(theta[:-1] @ off.gram @ theta[:-1], 0.0) / (tail * off.energy)))
+    return float(np.sqrt(column_dots(residual, residual)[0] / (tail * energy)))
 
 
 def y_tolerance(problem: Problem) -> float:

@@ -6,7 +6,7 @@ from ..profile import Curve, Drop, Quantity, curve_of, quantities
 from .reduced_fit import answering
 from .reduced_likelihood import started_again
 from .reduced_model import Model, Problem, grown, most_basis
-from .reduced_point import is_definite, off_the_basis, y_error, y_tolerance
+from .reduced_point import is_definite, y_error, y_residual, y_tolerance
 from .reduced_search import Walk, best_within
 from .rise import end_at, rise
 
@@ -99,10 +99,9 @@ class Held:
         problem, trait = self.problem, self.walk.trait
         limit = most_basis(problem, self.model.num_traits + self.model.num_probes)
         while True:
-            off = off_the_basis(problem, self.model, theta, trait)
-            if y_error(problem, self.model, off, theta) <= LOOSE * y_tolerance(problem):
+            R, energy = y_residual(problem, self.model, theta, trait)
+            if y_error(problem, self.model, R, energy, theta) <= LOOSE * y_tolerance(problem):
                 return
-            R = off.residual(theta)
             larger = grown(problem, self.model, R, np.arange(0), R[:, :0])
             self.lost |= larger.basis.size > limit
             if self.lost or larger.basis.size == self.model.basis.size:

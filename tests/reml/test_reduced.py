@@ -29,8 +29,8 @@ from gpu_reml.reml.engines.reduced import empty_basis, extended, new_directions,
 from gpu_reml.reml.engines.reduced_end import log_determinant
 from gpu_reml.reml.engines.reduced_fit import accuracy, ended, state_at
 from gpu_reml.reml.engines.reduced_fit import with_residuals as with_residuals_of
-from gpu_reml.reml.engines.reduced_model import first_model, prepare, probe_residuals, probe_solutions
-from gpu_reml.reml.engines.reduced_point import information, off_the_basis, point_at
+from gpu_reml.reml.engines.reduced_model import first_model, grown, prepare, probe_residuals, probe_solutions
+from gpu_reml.reml.engines.reduced_point import information, off_the_basis, point_at, residual_near, y_residual
 from gpu_reml.reml.engines.reduced_search import curvature_at, mc_covariance, resampled_covariance
 from gpu_reml.reml.inference import bounded_covariance
 from gpu_reml.reml.reduced_matrices import ReducedMatrices
@@ -235,8 +235,22 @@ def test_images_off_the_basis_make_the_true_residual_of_the_trait(coarse):
     off = off_the_basis(problem, model, theta)
     c = np.linalg.solve(reduced_v(model.basis.T, theta), model.trait(0))
     y, solution = A.T @ np.asarray(problem.Y), A.T @ (model.basis.U[0] @ c)
-    np.testing.assert_allclose(A.T @ off.residual(theta), y - contrasts @ solution, atol=1e-4)
+    R, energy = y_residual(problem, model, theta, 0)
+    for residual in (off.residual, R):
+        np.testing.assert_allclose(A.T @ residual, y - contrasts @ solution, atol=1e-4)
+    assert energy == off.energy
     assert np.abs(model.basis.U[0].T @ off.images).max() < 1e-4
+
+
+def test_images_near_a_theta_leave_a_basis_that_has_grown(coarse):
+    problem, model, theta, _, _ = coarse
+    off, near = off_the_basis(problem, model, theta), theta * 1.05
+    larger = grown(problem, model, off.residual, np.arange(0), off.residual[:, :0])
+    found, anew = residual_near(problem, larger, off, near, 0), off_the_basis(problem, larger, near)
+    np.testing.assert_allclose(found.residual, anew.residual, atol=1e-5)
+    assert found.energy == anew.energy and (found.theta == theta).all() and (found.forms == off.forms).all()
+    assert all(np.abs(piece.T @ found.images).max() < 1e-4 for piece in larger.basis.U)
+    np.testing.assert_allclose(found.gram, found.images.T.astype(float) @ found.images, rtol=1e-12)
 
 
 def test_average_information_counts_what_lies_off_the_basis(coarse, large):
