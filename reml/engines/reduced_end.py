@@ -37,7 +37,7 @@ from .reduced import (
     extended,
     reduced_v,
 )
-from .reduced_fit import NO_PROBES, State, ended, state_at
+from .reduced_fit import NO_PROBES, Checked, State, ended, state_at
 from .reduced_likelihood import reduced_ratio_tests
 from .reduced_model import Model, Problem, dealt, first_model, most_basis, prepare
 from .reduced_profile import reduced_curves
@@ -65,6 +65,7 @@ class SavedFits(NamedTuple):
     active: np.ndarray | None
     rounds: int
     ahead: bool
+    checked: Checked | None
     moments: Moments
     column_passes: float
 
@@ -89,6 +90,7 @@ def saved(progress: FitsSoFar, state: State) -> SavedFits:
         state.active,
         state.rounds,
         state.ahead,
+        state.checked,
         problem.moments,
         problem.covariance.column_passes,
     )
@@ -106,7 +108,8 @@ def restored(value: SavedFits, traits: Traits, covariance: Covariance, probes: P
     off = value.walk.off
     off = off._replace(residual=covariance.block(off.residual), images=covariance.block(off.images))
     walk = value.walk._replace(off=off)
-    state = State(model_of(problem, probes, value.model), walk, value.active, value.rounds, value.ahead)
+    model = model_of(problem, probes, value.model)
+    state = State(model, walk, value.active, value.rounds, value.ahead, value.checked)
     problem = problem._replace(covariance=CountingCovariance(covariance, before=value.column_passes))
     return FitsSoFar(problem, base, value.results, state)
 

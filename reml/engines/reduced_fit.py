@@ -39,7 +39,7 @@ FORESEEN = 0.1  # relative error of the solves from which the Monte-Carlo error 
 NEAR = 1.0  # standard errors that theta may have moved by in the round in which it is foreseen
 MARGIN = 1.05  # by which a Monte-Carlo error that is foreseen is taken for larger: falling short costs a second look
 AGAIN = 1.5  # times its tolerance: from this error on, a probe that had converged is solved further
-SAME_IMAGES = 0.1  # standard errors that theta moves by before images off the basis are made anew
+NEARBY = 0.1  # standard errors that theta may move by before images off the basis, and looks at probes, are old
 TRUSTED = 0.3  # the same of a trait's solve at the theta moved to
 SMALL_STEP = 0.1  # standard errors, from which a fit may end below its Monte-Carlo error
 FAR_OFF = 8.0  # times y's tolerance, from where y's residual alone would take many rounds
@@ -52,15 +52,24 @@ RANGE = (0.05, 1.0)  # of what tolerances are multiplied by
 NO_PROBES = np.arange(0)
 
 
+class Checked(NamedTuple):
+    """The first ``probes`` probes were looked at, and found solved, at ``theta``."""
+
+    theta: np.ndarray
+    probes: int
+
+
 class State(NamedTuple):
     """A fit between two rounds.  ``active``: probes that have not converged, None for a look at all.  ``ahead``:
-    whether the probes that the end will want have been foreseen."""
+    whether the probes that the end will want have been foreseen.  ``checked``: those that need no further look near a
+    theta."""
 
     model: Model
     walk: Walk
     active: np.ndarray | None = None
     rounds: int = 0
     ahead: bool = False
+    checked: Checked | None = None
 
 
 def state_at(problem: Problem, model: Model, theta: np.ndarray, trait: int = 0) -> State:
@@ -71,10 +80,8 @@ def state_at(problem: Problem, model: Model, theta: np.ndarray, trait: int = 0) 
 def off_at(problem: Problem, model: Model, walk: Walk, theta: np.ndarray) -> Outside:
     """What is off the basis at theta; images that the walk had near it still tell enough.  Cost: half a pass of a
     column, times the overlap where they do not."""
-    if walk.point is not None:
-        change = theta - walk.off.theta
-        if change @ walk.point.ai @ change <= SAME_IMAGES**2:
-            return residual_near(problem, model, walk.off, theta, walk.trait)
+    if is_near(walk, theta, walk.off.theta):
+        return residual_near(problem, model, walk.off, theta, walk.trait)
     return off_the_basis(problem, model, theta, walk.trait)
 
 
@@ -134,12 +141,14 @@ class Growth(NamedTuple):
 def with_residuals(problem: Problem, state: State) -> tuple[Model, Growth]:
     """The model with the residuals that are not small in its basis.
 
-    Probes that have converged are looked at again only when all have, at the theta where the fit would end.
+    Probes that have converged are looked at again only when all have, at the theta where the fit would end, unless they
+    were looked at near it.
     """
     model, walk = state.model, state.walk
     if model.exact:
         return model, Growth(False, None, False, 0.0)
-    looked_at = np.arange(model.num_probes) if state.active is None else state.active
+    known = known_solved(state)
+    looked_at = np.arange(known, model.num_probes) if state.active is None else state.active
     V = reduced_v(model.basis.T, walk.theta)
     A = probe_solutions(model, V)
     R, errors = probe_residuals(problem, model, walk.theta, looked_at, A)
@@ -161,9 +170,21 @@ def with_residuals(problem: Problem, state: State) -> tuple[Model, Growth]:
     return model, Growth(
         model.basis.size > before,
         active if unsolved else None,
-        unsolved or len(looked_at) < model.num_probes,
+        unsolved or len(looked_at) < model.num_probes - known,
         max(y_left, errors.max(initial=0.0)),
     )
+
+
+def is_near(walk: Walk, theta: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two thetas are so near that solutions and images at one tell of the other."""
+    change = theta - other
+    return walk.point is not None and bool(change @ walk.point.ai @ change <= NEARBY**2)
+
+
+def known_solved(state: State) -> int:
+    """Probes, the first ones, that need no look: they were found solved at a theta near."""
+    checked = state.checked
+    return checked.probes if checked is not None and is_near(state.walk, state.walk.theta, checked.theta) else 0
 
 
 def answering(problem: Problem, model: Model, theta: np.ndarray, trait: int = 0) -> Model:
@@ -181,11 +202,14 @@ def answering(problem: Problem, model: Model, theta: np.ndarray, trait: int = 0)
 def one_round(problem: Problem, probes: Probes, state: State, scale: float) -> State:
     """A round further; the walk's ``status`` is set when it was the last.  ``scale`` makes records of variances."""
     model, growth = with_residuals(problem, state)
+    if model.basis.size < state.model.basis.size:  # it has been started again
+        state = state._replace(checked=None)
     walk, rounds, looked = state.walk, state.rounds + 1, state.active is None or len(state.active) > 0
     if growth.grew and growth.error > READY and rounds < MOST_ROUNDS:
         off = off_the_basis(problem, model, walk.theta, walk.trait)
-        return State(model, walk._replace(off=off), growth.active, rounds, state.ahead)
-    state = State(model, moved(problem, model, walk, scale), growth.active, rounds, state.ahead)
+        return state._replace(model=model, walk=walk._replace(off=off), active=growth.active, rounds=rounds)
+    walk = moved(problem, model, walk, scale)
+    state = state._replace(model=model, walk=walk, active=growth.active, rounds=rounds)
     if looked and growth.grew and not state.ahead and growth.error <= FORESEEN and state.walk.lengths[-1] <= NEAR:
         state = foreseen(problem, probes, state)
         if state.model.num_probes > model.num_probes:
@@ -228,12 +252,14 @@ def accuracy(problem: Problem, model: Model, point: Point | None) -> float:
 
 def with_more(problem: Problem, probes: Probes, state: State, wanted: int) -> State:
     """The state with ``wanted`` probes, and with a smaller basis where these would have no room."""
-    model, walk = state.model, state.walk
+    model, walk, known = state.model, state.walk, known_solved(state)
+    active = np.arange(known, wanted) if known else None
     if not has_room(problem, model, wanted - model.num_probes, model.num_traits + wanted):
         V = reduced_v(model.basis.T, walk.theta)
-        model = smaller(problem, model, V, probe_solutions(model, V))
+        model, active = smaller(problem, model, V, probe_solutions(model, V)), None
+        state = state._replace(checked=None)
     model = with_probes(problem, probes, model, wanted)
-    return state._replace(model=model, walk=walk._replace(lengths=()), active=None)
+    return state._replace(model=model, walk=walk._replace(lengths=()), active=active)
 
 
 def foreseen(problem: Problem, probes: Probes, state: State) -> State:
@@ -255,7 +281,9 @@ def judged(problem: Problem, probes: Probes, state: State, growth: Growth) -> St
             walk = known_better(problem, model, walk)
             wanted = probes_wanted(problem, probes, walk.point)
         if wanted > model.num_probes:
-            return with_more(problem, probes, state._replace(walk=walk), wanted)
+            theta = state.checked.theta if known_solved(state) else walk.theta
+            state = state._replace(walk=walk, checked=Checked(theta, model.num_probes))
+            return with_more(problem, probes, state, wanted)
         return state._replace(walk=walk._replace(status=Status.CONVERGED))
     if settled and not growth.grew and state.active is not None:
         return state._replace(walk=walk._replace(status=Status.SOLVER_STALLED))

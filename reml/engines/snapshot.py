@@ -18,11 +18,12 @@ from ..result import FitResult, Record, Status
 from ..tables import Sum
 from .krylov import LanczosRun, Settling
 from .reduced_end import SavedBasis, SavedFits
+from .reduced_fit import Checked
 from .reduced_point import Outside, Point
 from .reduced_search import Walk
 
 OF_RESULTS = (Curve, FitResult, FixedEffects, Lrt, Profile, RatioTest, Record, Status, Sum)
-OF_FITS = (LanczosState, Moments, Outside, Point, LanczosRun, SavedBasis, SavedFits, Settling, Traces, Walk)
+OF_FITS = (Checked, LanczosState, Moments, Outside, Point, LanczosRun, SavedBasis, SavedFits, Settling, Traces, Walk)
 KINDS = {kind.__name__: kind for kind in (*OF_RESULTS, *OF_FITS)}
 
 

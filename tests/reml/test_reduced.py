@@ -27,7 +27,7 @@ from gpu_reml.reml import (
 from gpu_reml.reml.cross_fit import controlled_traces, fixed_controls, fold_of, inverse_controls, longer_chain
 from gpu_reml.reml.engines.reduced import empty_basis, extended, new_directions, reduced_v
 from gpu_reml.reml.engines.reduced_end import log_determinant
-from gpu_reml.reml.engines.reduced_fit import accuracy, ended, state_at
+from gpu_reml.reml.engines.reduced_fit import Checked, accuracy, ended, state_at
 from gpu_reml.reml.engines.reduced_fit import with_residuals as with_residuals_of
 from gpu_reml.reml.engines.reduced_model import first_model, grown, prepare, probe_residuals, probe_solutions
 from gpu_reml.reml.engines.reduced_point import information, off_the_basis, point_at, residual_near, y_residual
@@ -105,6 +105,21 @@ def test_probes_a_little_over_their_tolerance_are_solved_no_further_where_theta_
         stricter = problem._replace(settings=replace(settings, solver=solver))
         assert with_residuals_of(stricter, state._replace(active=None))[1].unsolved == unsolved
         assert with_residuals_of(stricter, state._replace(active=every))[1].unsolved
+
+
+def test_probes_found_solved_near_theta_are_not_looked_at_again_when_others_join(large):
+    covariance, probes = CountingCovariance(covariance_of(large, np.float32)), draw_probes(large.n, 24, 0, 1)
+    settings = replace(REDUCED, probes=ProbeSettings(first=24, mc_target=10))
+    problem = prepare(covariance, make_traits(large.y[:, None], large.X), probes, settings)
+    state = ended(problem, probes, state_at(problem, first_model(problem, probes), problem.start()), 1.0)
+    loose = problem._replace(settings=replace(settings, solver=SolverSettings(probes=0.5, y=0.5)))
+    theta, errors = state.walk.theta, 1 / np.sqrt(np.diag(state.walk.point.ai))
+    for moved, looked_at in ((0.05, 4), (0.3, 24)):
+        there = theta + np.array([moved, 0, 0, 0]) * errors
+        checked = state._replace(active=None, checked=Checked(there, 20))
+        before = covariance.column_passes
+        assert not with_residuals_of(loose, checked)[1].unsolved
+        assert covariance.column_passes - before == looked_at / 2
 
 
 def test_a_basis_that_is_started_again_leads_to_the_same_estimates(large):
