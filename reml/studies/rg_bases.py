@@ -35,7 +35,8 @@ from ..traits import Traits, make_traits
 from .rg_search import Maximum, maximised
 from .rg_stack import Part, stacked
 
-READY = 0.3  # relative error of the solves, in the norm of V, from which the basis serves to move variances
+READY = 0.1  # relative error of the solves, in the norm of V, from which the basis serves to move variances
+MOST_SHRINKAGE = 0.25  # of a residual in one round, as a small basis knows little of what is left
 STILL = 1e-2  # standard errors, moves of variances that ask no further look at residuals
 MOST_ROUNDS = 200
 VECTORS = 16  # in a basis for every trait and probe, where settings do not say
@@ -105,12 +106,12 @@ def part_of(people: PeopleBasis) -> Part:
 
 
 def alone(people: PeopleBasis, part: Part) -> list[Maximum]:
-    """Every trait's maximum on its own, within the basis."""
-    floor = people.problem.settings.residual_floor
-    return [
-        maximised(stacked([part], [trait], {}), people.thetas[trait][:, None, None], floor)
-        for trait in range(len(people.whose))
-    ]
+    """Every trait's maximum on its own within the basis, with a residual that falls by no more than a round allows."""
+    floor, found = people.problem.settings.residual_floor, []
+    for trait, theta in enumerate(people.thetas):
+        least = floor if part.exact else max(floor, MOST_SHRINKAGE * theta[-1])
+        found.append(maximised(stacked([part], [trait], {}), theta[:, None, None], least))
+    return found
 
 
 def off_images(people: PeopleBasis, C: np.ndarray) -> list[Block]:

@@ -144,7 +144,7 @@ def stepped(
     low, high, t = 0.0, 1.0, 1.0
     while True:
         new = moved(t)
-        found = point_at(stack, own.matrices(new.x))
+        found = point_at(stack, own.matrices(new.x), None if known is None else point.controls)
         score = jacobian(stack, new, restriction).T @ found.score
         after = float(score @ w)
         if after >= -OVERSHOT * slope and (t == 1.0 or after <= OVERSHOT * slope):

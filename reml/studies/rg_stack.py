@@ -193,25 +193,31 @@ def stacked(parts: list[Part], columns: list[int], cross: dict[tuple[int, int], 
     return Stack(tuple(parts), y, tuple(map(tuple, T)), tuple(map(tuple, images)), folds, same, entries, tuple(columns))
 
 
+Controls = tuple[np.ndarray, np.ndarray] | None  # (p, s) each; None for exact probes
+
+
 class StackPoint(NamedTuple):
     """What a stack says at S: ``score`` (p,), average information ``ai`` (p, p) within the basis, ``forms`` (p,)
-    y'P dV P y, ``traces`` of P dV, solutions ``c``, and y'P y."""
+    y'P dV P y, ``traces`` of P dV with their ``controls``, solutions ``c``, y'P y, and log|V|."""
 
     S: np.ndarray
     score: np.ndarray
     ai: np.ndarray
     forms: np.ndarray
     traces: Traces
+    controls: Controls
     c: tuple[np.ndarray, ...]
     ypy: float
     logdet: float
 
 
-def point_at(stack: Stack, S: np.ndarray) -> StackPoint:
+def point_at(stack: Stack, S: np.ndarray, controls: Controls = None) -> StackPoint:
     """Score and information at S (H, t, t): a Cholesky factor of V (D, D) and its solutions for t s + p columns; or, of
-    one component and the same people, d matrices (t, t)."""
+    one component and the same people, d matrices (t, t).  ``controls``: those of an S near, where they are known."""
     if stack.spectral:
         return spectral_point(stack, S)
+    if controls is None and not stack.exact:
+        controls = controls_at(stack, S)
     where, y = stack.sizes, np.concatenate(stack.y)
     V = stack.v(S)
     factor = linalg.cho_factor(V, lower=True, check_finite=False)
@@ -220,16 +226,30 @@ def point_at(stack: Stack, S: np.ndarray) -> StackPoint:
     F = stack.images_of(c)
     forms = F @ whole
     ai = symmetric(F @ linalg.cho_solve(factor, F.T, check_finite=False)) / 2
-    traces = traces_at(stack, S, factor)
+    traces = traces_at(stack, S, factor, controls)
     logdet = 2 * float(np.log(np.diag(factor[0])).sum())
-    return StackPoint(S, (forms - traces.mean) / 2, ai, forms, traces, c, float(y @ whole), logdet)
+    return StackPoint(S, (forms - traces.mean) / 2, ai, forms, traces, controls, c, float(y @ whole), logdet)
 
 
-def traces_at(stack: Stack, S: np.ndarray, factor) -> Traces:
+def inverse_of(A: np.ndarray) -> np.ndarray:
+    """A^-1 of a positive definite matrix."""
+    return inverse_from(linalg.cho_factor(A, lower=True, check_finite=False))
+
+
+def inverse_from(factor) -> np.ndarray:
+    """A^-1 from the factor that ``linalg.cho_factor`` gives, with half of the work of a general inverse."""
+    lower, info = linalg.lapack.dpotri(factor[0], lower=factor[1])
+    if info:
+        raise np.linalg.LinAlgError("a factor of a matrix that is not positive definite")
+    lower = np.tril(lower)
+    return lower + np.tril(lower, -1).T
+
+
+def traces_at(stack: Stack, S: np.ndarray, factor, controls: Controls) -> Traces:
     """tr(P dV) of every entry (p,), by probe."""
     where, own, t = stack.sizes, stack.entries, len(stack.y)
     if stack.exact:
-        inverse = linalg.cho_solve(factor, np.eye(where[-1].stop), check_finite=False)
+        inverse = inverse_from(factor)
         exact = [
             (1 if a == b else 2) * np.sum(inverse[where[a], where[b]] * stack.T[a][b][h])
             for h, a, b in zip(*own, strict=True)
@@ -242,7 +262,7 @@ def traces_at(stack: Stack, S: np.ndarray, factor) -> Traces:
     X = linalg.cho_solve(factor, Z, check_finite=False)
     solutions = [[X[where[b], a * s : (a + 1) * s] for b in range(t)] for a in range(t)]
     values = forms_of(stack, solutions)
-    return controlled(stack, S, values, *controls_at(stack, S))
+    return controlled(stack, S, values, *controls)
 
 
 def spectral_point(stack: Stack, S: np.ndarray) -> StackPoint:
@@ -269,7 +289,7 @@ def spectral_point(stack: Stack, S: np.ndarray) -> StackPoint:
         traces = controlled(stack, S, values, *spectral_controls(stack, S, of))
     parts = tuple((of.vectors @ c).T)
     logdet = float(np.linalg.slogdet(V)[1].sum())
-    return StackPoint(S, (forms - traces.mean) / 2, ai, forms, traces, parts, float(np.sum(c * y)), logdet)
+    return StackPoint(S, (forms - traces.mean) / 2, ai, forms, traces, None, parts, float(np.sum(c * y)), logdet)
 
 
 def spectral_controls(stack: Stack, S: np.ndarray, of: StackSpectrum) -> tuple[np.ndarray, np.ndarray]:
@@ -321,7 +341,7 @@ def controls_at(stack: Stack, S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         tails = np.array([of[a][a].tails for a in range(t)])
         D = np.linalg.inv(mean_off(S, tails, dimensions - sizes, stack.same))
         cores = [[np.tensordot(S[:, a, b], of[a][b].core, axes=1) for b in range(t)] for a in range(t)]
-        M, ends = np.linalg.inv(np.block(cores)), np.cumsum([0, *sizes])
+        M, ends = inverse_of(np.block(cores)), np.cumsum([0, *sizes])
         at = [slice(first, last) for first, last in pairwise(ends)]
         solved = [[M[at[b], at[a]] @ of[a][b].inside for b in range(t)] for a in range(t)]
         for k, (h, a, b) in enumerate(zip(*own, strict=True)):

@@ -40,7 +40,7 @@ def rise(stack: Stack, before: StackPoint, after: StackPoint) -> tuple[float, fl
     d = stack.entries.vector(step)
     while True:
         nodes, weights = np.polynomial.legendre.leggauss(num)
-        points = [point_at(stack, before.S + (1 + node) / 2 * step) for node in nodes]
+        points = [point_at(stack, before.S + (1 + node) / 2 * step, after.controls) for node in nodes]
         found = sum(weight / 2 * float(point.forms @ d) for weight, point in zip(weights, points, strict=True))
         if num >= MOST_NODES or abs(found - known) <= 2 * QUADRATURE:
             break
