@@ -13,8 +13,8 @@ fitted variances.
 Source: Zhang & Lin 2003, Biostatistics 4:57 (score tests of variance components); for the law :mod:`.scan_law`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ from ..probes import Probes, checked_probes, default_rank, draw_probes, probes_a
 from ..residuals import layout_of
 from ..result import ConvergenceError, FitResult
 from .effects import parameters_of
+from .scan_exact import Exact, exact_moments, few_variants
 from .scan_law import log10_p
 from .scan_replicates import Replicates, baseline_forms, forms_of, make_replicates, pair_means
 
@@ -46,6 +47,8 @@ DEPENDENT = 1e-6
 # One direction that holds this share of a statistic's variance is named.
 DOMINANT = 0.8
 BATCH_NUMBERS = 1 << 20  # of forms that are held at once
+# -log10 p from which few variants are solved for; and the relative residual of these solves, whose squares count.
+STRONG, COLUMN_TOL = 3.0, 1e-3
 STEP = 1e-3  # in z, for the slope of -log10 p
 
 
@@ -54,18 +57,21 @@ class ScanSettings:
     """``tol``: of replicates, the change by a Lanczos step over their length.  ``solve``: relative residual of P y.
     ``rank`` of the preconditioner, None for the usual one; ``columns``: most columns worked on at once.
     ``pair_work``: multiplications for the pairs of replicates of one component, of which a component of many variants
-    takes fewer."""
+    takes fewer.  ``exact_variants``: of the strongest components, with p <= 1e-3, so many variants together are solved
+    for, so that their laws have no error of replicates."""
 
     tol: float = 0.01
     solve: float = 1e-5
     rank: int | None = None
     columns: int | None = None
     pair_work: float = 5e8
+    exact_variants: int = 128
 
     def __post_init__(self):
         for name in ("tol", "solve"):
             as_number(getattr(self, name), name, above=0, below=1)
         as_number(self.pair_work, "pair_work", above=0)
+        as_count(self.exact_variants, "exact_variants", 0)
         for name, least in (("rank", 0), ("columns", 1)):
             if getattr(self, name) is not None:
                 as_count(getattr(self, name), name, least)
@@ -80,7 +86,8 @@ class ScanResult:
     after that step, as :func:`~gpu_reml.reml.studies.enrichment.enrichment` has it; NaN where the baseline is not made
     of the same genotypes alone.  ``z`` has unit variance but is skew; ``log10p``: -log10 of P(z or more), one-sided,
     by its own law.  ``own``: share of the component's information that the fitted ones leave.  ``dominance``: share of
-    the statistic's variance in its leading direction.  ``replicates``: of which pairs were taken.
+    the statistic's variance in its leading direction.  ``replicates``: of which pairs were taken; ``exact``: whether
+    the law is without their error (:mod:`.scan_exact`).
     """
 
     names: tuple[str, ...]
@@ -98,6 +105,7 @@ class ScanResult:
     replicates: np.ndarray
     num_replicates: int
     steps: int
+    exact: np.ndarray
 
     @property
     def p(self) -> np.ndarray:
@@ -121,7 +129,7 @@ class ScanResult:
         p = self.p
         columns |= {"z": self.z, "z_mc_se": self.z_mc_se, "p": p, "log10p": self.log10p}
         columns |= {"log10p_mc_se": self.log10p_mc_se, "p_bonferroni": bonferroni(p), "p_fdr": false_discovery(p)}
-        columns |= {"own": self.own, "dominance": self.dominance, "remark": self.remarks}
+        columns |= {"own": self.own, "dominance": self.dominance, "exact": self.exact, "remark": self.remarks}
         return pd.DataFrame(columns)
 
 
@@ -143,7 +151,8 @@ def false_discovery(p: np.ndarray) -> np.ndarray:
 class Fitted(NamedTuple):
     """The fitted model for a trait of unit variance: ``Py`` (n, 1), ``replicates`` and forms of its parameters off
     their bound: ``own`` (q, R, R) of replicates, ``of_y`` (q,).  ``free``: which of those that are reported these are;
-    ``root`` (n,): what samples were divided by, None for 1."""
+    ``root`` (n,): what samples were divided by, None for 1; ``block`` puts an array where blocks are, ``solve`` is
+    B -> P B."""
 
     Py: Block
     replicates: Replicates
@@ -152,6 +161,8 @@ class Fitted(NamedTuple):
     free: np.ndarray
     scale: float
     root: np.ndarray | None
+    block: Callable[[np.ndarray], Block]
+    solve: Callable[[Block], Block]
 
 
 class Statistics(NamedTuple):
@@ -186,7 +197,7 @@ def scan(
     may overlap; or weights (m, A) of the variants of ``covariance``, where that is made of genotypes.
     probes: R of them make as many replicates; :func:`~gpu_reml.reml.probes.exact_probes` leave no Monte-Carlo error.
     Cost: R columns of solves, half a pass for the replicates' features, R^2 multiplications for every weight.  Memory:
-    4 m R bytes and 8 R^2 (G + 1).
+    4 m R bytes and 8 R^2 (G + 1).  The strongest of few variants: a column for each variant.
     The tests are one-sided: p is small where a component has more variance than the fit gives it.
     Raises ValueError for wrong arguments, ConvergenceError where P y is not solved.
 
@@ -208,7 +219,15 @@ def scan(
     sets = as_sets(sets, covariance)
     with blas.one_thread():
         fitted = fitted_model(result, y, X, ThreadedCovariance(covariance), probes, settings)
-        return made_result(result, covariance, sets, fitted, statistics(sets, fitted, settings))
+        F, of_y = features_of(sets, fitted)
+        found = statistics(sets, fitted, F, of_y, settings)
+        made = made_result(result, covariance, sets, fitted, found)
+        which = few_variants(made.log10p, np.diff(sets.weights.tocsc().indptr), STRONG, settings.exact_variants)
+        if not len(which) or fitted.replicates.complete:
+            return made
+        exact = exact_moments(sets, fitted, F, which, found.beta[which], settings.columns)
+        made = made_result(result, covariance, sets, fitted, with_exact(found, exact, fitted, of_y))
+        return replace(made, exact=np.isin(np.arange(len(made.z)), which))
 
 
 def as_sets(sets: Any, covariance: Covariance) -> GenotypeCovariance:
@@ -245,7 +264,11 @@ def fitted_model(result: FitResult, y, X, covariance: Covariance, probes, settin
     replicates = Replicates(x, probes_are_exact(probes.trace), steps)
     free = np.flatnonzero(~result.at_bound)
     own, of_y = baseline_forms(covariance, x, np.flatnonzero(layout.estimated)[free], solved.X)
-    return Fitted(solved.X, replicates, own, of_y, free, float(scale), layout.root)
+
+    def inverse(B: Block) -> Block:
+        return solve(Q, apply_v, B, preconditioner, tol=COLUMN_TOL, check=False).X
+
+    return Fitted(solved.X, replicates, own, of_y, free, float(scale), layout.root, covariance.block, inverse)
 
 
 def replicate_probes(probes, n: int, settings: ScanSettings) -> Probes:
@@ -259,15 +282,21 @@ def replicate_probes(probes, n: int, settings: ScanSettings) -> Probes:
     return Probes(probes.trace, probes.sketch[:, :rank])
 
 
-def statistics(sets: GenotypeCovariance, fitted: Fitted, settings: ScanSettings) -> Statistics:
-    """The efficient score of every component and its law, some at a time."""
+def features_of(sets: GenotypeCovariance, fitted: Fitted) -> tuple[Any, np.ndarray]:
+    """(F, of_y): Z'x of the replicates, and y'P K_a P y (A,); half a pass."""
     products, x, y = sets.products, fitted.replicates.x, fitted.Py
     if fitted.root is not None:
         x, y = (np.asarray(block, np.float64) / fitted.root[:, None] for block in (x, y))
     with blas.all_threads():
         F, Fy = products.zt(products.block(x)), products.zt(products.block(y))
-    of_y = products.inner(Fy, Fy, sets.weights)[:, 0]
-    columns, order, parts = sparse.csc_array(sets.weights), [], []
+    return F, products.inner(Fy, Fy, sets.weights)[:, 0]
+
+
+def statistics(
+    sets: GenotypeCovariance, fitted: Fitted, F: Any, of_y: np.ndarray, settings: ScanSettings
+) -> Statistics:
+    """The efficient score of every component and its law, some at a time."""
+    products, columns, order, parts = sets.products, sparse.csc_array(sets.weights), [], []
     for which, count in batches(np.diff(columns.indptr), fitted.replicates, settings.pair_work):
         weights = columns[:, which]
         G = products.gram(F[..., :count], None, weights)
@@ -280,6 +309,23 @@ def statistics(sets: GenotypeCovariance, fitted: Fitted, settings: ScanSettings)
     *values, _ = zip(*parts, strict=True)
     influences = tuple(np.concatenate([part.influences[i] for part in parts])[back] for i in range(2))
     return Statistics(*(np.concatenate(each)[back] for each in values), influences)
+
+
+def with_exact(found: Statistics, exact: Exact, fitted: Fitted, of_y: np.ndarray) -> Statistics:
+    """The statistics with those of some components without the error of their own replicates."""
+    which, beta = exact.which, found.beta[exact.which]
+    diagonals = np.diagonal(fitted.own, axis1=1, axis2=2)
+    means = diagonals.mean(axis=1)
+    score, on_mean, on_variance = found.score.copy(), *(each.copy() for each in found.influences)
+    score[which] = of_y[which] - exact.mean - beta @ (fitted.of_y - means)
+    on_mean[which], on_variance[which] = -beta @ (diagonals - means[:, None]), exact.influence
+    changed = {name: getattr(found, name).copy() for name in ("whole", "variance", "third", "lead", "variance_error")}
+    R = exact.influence.shape[1]
+    errors = np.sqrt((exact.influence**2).sum(axis=1) / (R * (R - 1)))
+    for name, values in (*exact._asdict().items(), ("variance_error", errors)):
+        if name in changed:
+            changed[name][which] = values
+    return found._replace(score=score, influences=(on_mean, on_variance), **changed)
 
 
 def batches(sizes: np.ndarray, replicates: Replicates, pair_work: float) -> Iterator[tuple[np.ndarray, int]]:
@@ -344,7 +390,8 @@ def made_result(
         theta_mc = error(2 * on_mean / root[:, None] ** 2 + theta[:, None] * relative)
         lead, skewness = found.lead / root, found.third / root**3
         unit_error = found.variance_error / (2 * root**2)
-    log10p, slope = tails(z, lead, skewness, fitted.replicates.inflation, unit_error)
+        inflation = error(on_mean / root[:, None]) ** 2
+    log10p, slope = tails(z, lead, skewness, inflation, unit_error)
     scale, traces = fitted.scale**2, sets.traces / sets.num_samples
     theta, se, theta_mc = theta * scale, se * scale, theta_mc * scale
     return ScanResult(
@@ -363,14 +410,15 @@ def made_result(
         found.pairs,
         fitted.replicates.count,
         fitted.replicates.steps,
+        np.full(len(z), fitted.replicates.complete),
     )
 
 
-def tails(z, lead, skewness, inflation: float, unit_error) -> tuple[np.ndarray, np.ndarray]:
+def tails(z, lead, skewness, inflation, unit_error) -> tuple[np.ndarray, np.ndarray]:
     """(-log10 p, its slope in z); NaN where z is."""
     log10p, slope = np.full(len(z), np.nan), np.full(len(z), np.nan)
     known = np.isfinite(z)
-    law = (lead[known], skewness[known], inflation, unit_error[known])
+    law = tuple(values[known] for values in (lead, skewness, inflation, unit_error))
     log10p[known] = log10_p(z[known], *law)
     slope[known] = (log10_p(z[known] + STEP, *law) - log10p[known]) / STEP
     return log10p, slope

@@ -99,12 +99,14 @@ def log_mixed_tail(q: np.ndarray, lead: np.ndarray, spread: np.ndarray, skewness
     return np.minimum(special.logsumexp(parts, axis=0), 0.0)
 
 
-def log10_p(z: np.ndarray, lead: np.ndarray, skewness: np.ndarray, inflation: float, error: np.ndarray) -> np.ndarray:
+def log10_p(
+    z: np.ndarray, lead: np.ndarray, skewness: np.ndarray, inflation: np.ndarray, error: np.ndarray
+) -> np.ndarray:
     """(k,) -log10 P(Q >= z) for forms of unit variance and these leading eigenvalues and skewnesses.
 
-    inflation: by what the variance of z exceeds 1, as its mean is a mean over replicates.  error (k,): standard error
-    of the logarithm of its unit, sqrt(variance), which is one over replicates too: the tail is averaged over it, as
-    Student's law averages over that of a normal variable's unit.
+    inflation (k,): by what the variance of z exceeds 1, as its mean is a mean over replicates.  error (k,): standard
+    error of the logarithm of its unit, sqrt(variance), which is one over replicates too: the tail is averaged over it,
+    as Student's law averages over that of a normal variable's unit.
     """
     at = z[:, None] * np.exp(error[:, None] * ERRORS)
     shape = at.shape
@@ -112,6 +114,5 @@ def log10_p(z: np.ndarray, lead: np.ndarray, skewness: np.ndarray, inflation: fl
     def spread(values):
         return np.broadcast_to(values[:, None], shape).ravel()
 
-    variance = np.full(at.size, 1 + inflation)
-    logs = log_tail(at.ravel(), spread(lead), variance, spread(skewness)).reshape(shape)
+    logs = log_tail(at.ravel(), spread(lead), spread(1 + inflation), spread(skewness)).reshape(shape)
     return -special.logsumexp(logs, axis=1, b=CHANCES) / np.log(10)

@@ -40,11 +40,6 @@ class Replicates(NamedTuple):
     def count(self) -> int:
         return self.x.shape[1]
 
-    @property
-    def inflation(self) -> float:
-        """Variance that a mean over replicates adds to a form of unit variance."""
-        return 0.0 if self.complete else 1 / self.count
-
 
 def make_replicates(
     Q: Block, apply_v: Apply, W: Block, preconditioner: Preconditioner, tol: float, at_once: int | None = None

@@ -81,10 +81,10 @@ def test_a_tail_is_that_of_a_weighted_sum_of_chi_squares():
 
 def test_a_tail_beyond_the_range_of_float64_is_known_by_its_logarithm():
     z, one = np.array([900.0]), np.ones(1)
-    found = log10_p(z, np.sqrt(0.5) * one, np.sqrt(8) * one, 0.0, np.zeros(1))
+    found = log10_p(z, np.sqrt(0.5) * one, np.sqrt(8) * one, np.zeros(1), np.zeros(1))
     exact = -(np.log(2) + stats.norm.logsf(np.sqrt(1 + np.sqrt(2) * z))) / np.log(10)
     np.testing.assert_allclose(found, exact, rtol=1e-6)
-    gamma = log10_p(z, np.zeros(1), 0.5 * one, 0.0, np.zeros(1))  # chi-square with 32 degrees of freedom
+    gamma = log10_p(z, np.zeros(1), 0.5 * one, np.zeros(1), np.zeros(1))  # chi-square with 32 degrees of freedom
     x, k = (32 + 8 * z) / 2, np.arange(16)
     np.testing.assert_allclose(gamma, (x - special.logsumexp(k * np.log(x) - special.gammaln(k + 1))) / np.log(10))
 
@@ -94,9 +94,26 @@ def test_a_scale_that_is_estimated_from_replicates_gives_the_tail_of_an_f_law():
     f = stats.f.isf(1e-4, 1, 128)
     z, error = (f - 1) / np.sqrt(2), np.sqrt(2 / 128)
     values = (np.array([z]), np.array([np.sqrt(0.5)]), np.array([np.sqrt(8.0)]))
-    found = log10_p(*values, 0.0, np.array([error]))
+    found = log10_p(*values, np.zeros(1), np.array([error]))
     assert abs(found[0] - 4) < 0.15
-    assert log10_p(*values, 0.0, np.zeros(1))[0] > 4.2
+    assert log10_p(*values, np.zeros(1), np.zeros(1))[0] > 4.2
+
+
+def test_strong_sets_of_few_variants_have_the_exact_law_of_their_statistic(cohort):
+    Z, rng = dense.standardised(cohort.counts), np.random.default_rng(8)
+    y = Z[:, 40:46] @ rng.standard_normal(6) + cohort.y / 4
+    covariance, weights = covariance_of(cohort), sets_of(cohort)
+    weights[:, -1] = np.isin(np.arange(len(weights)), np.arange(38, 50))
+    result = fit_exact(y, cohort.X, covariance)
+    args = (result, y, cohort.X, covariance, weights, draw_probes(cohort.n, 128, rank=20, seed=3))
+    exact, plain = scan(*args), scan(*args, ScanSettings(exact_variants=0))
+    truth = dense_score(result.theta, y, cohort.X, cohort.Ks, dense.kernel(Z, weights[:, -1]), ~result.at_bound)
+    assert exact.exact.tolist() == [True, *[False] * 6, True] and not plain.exact.any()
+    assert abs(exact.z[-1] - truth.z) < 3 * exact.z_mc_se[-1] < 0.6 * plain.z_mc_se[-1]
+    np.testing.assert_allclose(exact.dominance[-1], 2 * truth.eigenvalues[-1] ** 2 / truth.variance, rtol=0.02)
+    whole = scan(*args[:5], exact_probes(cohort.n), TIGHT)
+    assert abs(exact.log10p[-1] - whole.log10p[-1]) < 0.04 * whole.log10p[-1]
+    np.testing.assert_array_equal(exact.z[1:-1], plain.z[1:-1])
 
 
 def test_p_values_under_the_null_are_uniform_whatever_the_size_of_a_set(cohort):
