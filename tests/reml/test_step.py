@@ -60,8 +60,10 @@ def test_directions_that_are_all_axes_make_the_step_of_the_bounds_however_far_th
         ai, theta = A @ A.T, size * (rng.random(p) + 0.1)
         score = 5 * size * rng.standard_normal(p) * np.sqrt(np.diag(ai))
         expected = ai_step(theta, score, ai, np.zeros(p)).theta
-        found = ai_step(theta, score, ai, np.zeros(p), np.eye(p)).theta
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * size)
+        found = ai_step(theta, score, ai, np.zeros(p), np.eye(p))
+        np.testing.assert_allclose(found.theta, expected, rtol=1e-6, atol=1e-9 * size)
+        np.testing.assert_array_equal(found.direction, found.theta - theta)
+        assert found.decrement == pytest.approx(found.direction @ ai @ found.direction)
 
 
 def test_along_directions_a_step_that_meets_a_bound_ends_on_it():
