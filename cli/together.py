@@ -7,7 +7,7 @@ import numpy as np
 from gpu_reml import io, ops
 from gpu_reml.reml import Covariance, dense_covariance
 from gpu_reml.reml.covariance.subset import SubsetCovariance
-from gpu_reml.reml.kernels import kernels_of
+from gpu_reml.reml.matrices import matrices_of
 
 from .align import Group, design_of, everybody
 from .components import with_alpha
@@ -81,7 +81,7 @@ def on_own_genotypes(inputs: Inputs, tables: Tables, member: Group, analysis: An
 
 def formed(covariance: Covariance) -> Covariance:
     """The matrix of one component, from which exact fits take those of every set of samples."""
-    (K,) = (np.triu(K) + np.triu(K, 1).T for K in kernels_of(covariance))
+    (K,) = (np.triu(K) + np.triu(K, 1).T for K in matrices_of(covariance))
     return dense_covariance([K], covariance.names)
 
 

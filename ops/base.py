@@ -87,7 +87,7 @@ class Covariance(ABC):
         """(G, k) |K_g b|^2 by columns from features of B where they tell, else nan; no pass."""
         return np.full((self.num_components, F.shape[-1]), np.nan)
 
-    def kernels(self) -> Iterator[np.ndarray] | None:
+    def matrices(self) -> Iterator[np.ndarray] | None:
         """Every K_g (n, n) float64 by its upper triangle, half a pass of n columns; None where only products do."""
         return None
 

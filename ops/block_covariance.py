@@ -22,7 +22,7 @@ class BlockCovariance(OnGenotypes):
     """G components over one standardised genotype matrix Z (n, m); build it with :func:`make_block_covariance`.
 
     ``weights``: the blocks of all groups in the order of the variants, with factor 0 on variants in no group;
-    ``groups``: (G,) slices of variants; ``scales``: (G,) c_g; ``kernel_diagonals``: (n, G) diag(Z W_g Z'), not divided.
+    ``groups``: (G,) slices of variants; ``scales``: (G,) c_g; ``matrix_diagonals``: (n, G) diag(Z W_g Z'), not divided.
     A *pass* is one read of the packed genotypes for both directions of a product; its cost does not depend on G.
     """
 
@@ -31,7 +31,7 @@ class BlockCovariance(OnGenotypes):
     groups: tuple[slice, ...]
     names: tuple[str, ...]
     scales: np.ndarray
-    kernel_diagonals: np.ndarray
+    matrix_diagonals: np.ndarray
     num_variants: tuple[int, ...]
 
     overlap = 1.0  # a variant is in one group
@@ -45,23 +45,23 @@ class BlockCovariance(OnGenotypes):
             groups=(self.groups[g],),
             names=(self.names[g],),
             scales=self.scales[[g]],
-            kernel_diagonals=self.kernel_diagonals[:, [g]],
+            matrix_diagonals=self.matrix_diagonals[:, [g]],
             num_variants=(self.num_variants[g],),
         )
 
     @property
     def identity(self) -> tuple[np.ndarray, ...]:
         """Arrays that tell these components from others of the same genotypes: W itself shows in the diagonals."""
-        return self.weights.starts, self.weights.factors, self.scales, self.kernel_diagonals
+        return self.weights.starts, self.weights.factors, self.scales, self.matrix_diagonals
 
     @property
     def traces(self) -> np.ndarray:
         """(G,) tr(K_g), exact."""
-        return self.kernel_diagonals.sum(axis=0) / self.scales
+        return self.matrix_diagonals.sum(axis=0) / self.scales
 
     def diagonals(self) -> np.ndarray:
         """(n, G) the diagonal of every K_g; no pass, they were needed for the traces."""
-        return self.kernel_diagonals / self.scales
+        return self.matrix_diagonals / self.scales
 
     @cached_property
     def _group_of_block(self) -> np.ndarray:
@@ -156,7 +156,7 @@ def make_block_covariance(
                 f"component {name}: none of its variants varies among the {products.num_samples} analysed samples; "
                 "remove it or give it polymorphic variants"
             )
-    diagonals = kernel_diagonals(products, weights, where)
+    diagonals = matrix_diagonals(products, weights, where)
     traces = diagonals.sum(axis=0)
     for name, trace in zip(names, traces, strict=True):
         if not trace > 0:
@@ -238,7 +238,7 @@ def effective_rank(group: BlockWeights | Sequence[np.ndarray | int]) -> int:
     return sum(numerical_rank(W) if np.ndim(W) else int(W) for W in blocks_of(group))
 
 
-def kernel_diagonals(products: Products, weights: BlockWeights, groups: Sequence[slice]) -> np.ndarray:
+def matrix_diagonals(products: Products, weights: BlockWeights, groups: Sequence[slice]) -> np.ndarray:
     """(n, G) float64 diag(Z W_g Z') = sum_b diag(Z_b W_b Z_b'), exact; on the CPU, half a pass and sum_b 2 b^2 n flop.
 
     Tiles are of the products' type, sums over samples and blocks are float64.  A group is a slice of variants, made of

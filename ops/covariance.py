@@ -139,7 +139,7 @@ class GenotypeCovariance(OnGenotypes):
         """sum_g theta_g K_g B (n, k) from features of B; half a pass."""
         return self.products.z(F, self.weights @ np.asarray(theta, np.float64))
 
-    def kernels(self) -> Iterator[np.ndarray] | None:
+    def matrices(self) -> Iterator[np.ndarray] | None:
         """Every K_g (n, n) float64 by its upper triangle, on the CPU; None for products elsewhere."""
         if not isinstance(self.products, CpuProducts):
             return None

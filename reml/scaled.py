@@ -8,8 +8,8 @@ from gpu_reml.ops.arguments import as_numbers
 
 from .covariance import Covariance, WrappedCovariance, genetic
 from .covariance.wrapped import adopted
-from .kernels import kernels_of
 from .linalg import Block, column_dots, gram, scale_rows
+from .matrices import matrices_of
 
 
 class ScaledCovariance(WrappedCovariance):
@@ -43,8 +43,8 @@ class ScaledCovariance(WrappedCovariance):
         """(n, G) the diagonal of every component; half a pass."""
         return self.scale[:, None] ** 2 * self.base.diagonals()
 
-    def kernels(self):
-        return map(lambda K: self.scale[:, None] * K * self.scale, kernels_of(self.base))
+    def matrices(self):
+        return map(lambda K: self.scale[:, None] * K * self.scale, matrices_of(self.base))
 
     def _scaled(self, B: Block) -> Block:
         return scale_rows(B, self._column)
@@ -103,7 +103,7 @@ class DiagonalCovariance(Covariance):
     def block(self, array):
         return self._like.block(array)
 
-    def kernels(self):
+    def matrices(self):
         return (np.diag(column) for column in self.values.T)
 
     def apply(self, theta, B):

@@ -11,7 +11,7 @@ from gpu_reml.ops.arguments import as_vector
 
 from .covariance import Covariance, WrappedCovariance
 from .hooks import Hooks
-from .kernels import kernels_of
+from .matrices import matrices_of
 from .residuals import layout_of
 from .result import FitResult
 from .tables import Components
@@ -40,8 +40,8 @@ class UnitCovariance(WrappedCovariance):
     def diagonals(self) -> np.ndarray:
         return self.base.diagonals() / self.factors
 
-    def kernels(self):
-        return map(np.divide, kernels_of(self.base), self.factors)
+    def matrices(self):
+        return map(np.divide, matrices_of(self.base), self.factors)
 
     def apply(self, theta, B):
         return self.base.apply(np.asarray(theta, np.float64) / self.factors, B)

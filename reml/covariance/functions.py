@@ -117,7 +117,7 @@ class FunctionCovariance(Covariance):
             )
         return self._diagonals
 
-    def kernels(self):
+    def matrices(self):
         """The matrices themselves where all components are; None where one is known by its products alone."""
         if not all(isinstance(apply_k, SymmetricMatrix) for apply_k in self.apply_ks):
             return None

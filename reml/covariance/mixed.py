@@ -10,8 +10,8 @@ import numpy as np
 
 from gpu_reml.ops.base import Covariance
 
-from ..kernels import kernels_of
 from ..linalg import Block, columns, times, zeros_like
+from ..matrices import matrices_of
 from .wrapped import genetic
 
 
@@ -97,8 +97,8 @@ class MixedCovariance(Covariance):
     def _back(self, image: Block, near: bool) -> Block:
         return image if near else self.block(np.asarray(image))
 
-    def kernels(self):
-        return chain.from_iterable(map(kernels_of, self.parts))
+    def matrices(self):
+        return chain.from_iterable(map(matrices_of, self.parts))
 
     def block(self, array):
         return self.parts[0].block(array)

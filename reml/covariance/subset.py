@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import kernels_of
 from ..linalg import Block
+from ..matrices import matrices_of
 from .wrapped import WrappedCovariance
 
 
@@ -40,9 +40,9 @@ class SubsetCovariance(WrappedCovariance):
         """(n_t, G)."""
         return self._diagonals
 
-    def kernels(self):
+    def matrices(self):
         """Every K_g (n_t, n_t) by its upper triangle."""
-        return (K[np.ix_(self.rows, self.rows)] for K in kernels_of(self.base))
+        return (K[np.ix_(self.rows, self.rows)] for K in matrices_of(self.base))
 
     def block(self, array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array, self.dtype)

@@ -10,7 +10,7 @@ from gpu_reml.ops.base import Covariance
 NEEDED = ("names", "num_samples", "num_components", "dtype", "traces")
 NEEDED += ("block", "apply", "features", "inner", "gram", "apply_each", "apply_features")
 OPTIONAL = ("overlap", "sweeps", "backend", "products", "weights")
-OPTIONAL += ("core", "image_squares", "kernels", "diagonals", "variant_effects")
+OPTIONAL += ("core", "image_squares", "matrices", "diagonals", "variant_effects")
 
 
 class Forwarding(Covariance):
@@ -119,7 +119,7 @@ class CountingCovariance(WrappedCovariance):
     """Another covariance with its column-passes counted: one is a product with one vector, both directions.
 
     ``column_passes`` adds up k for ``apply``, k / 2 for ``features``, ``core`` and ``apply_features``, overlap k / 2
-    for ``apply_each``, overlap n / 2 for ``kernels``, times the covariance's ``sweeps`` (reads of the genotypes in a
+    for ``apply_each``, overlap n / 2 for ``matrices``, times the covariance's ``sweeps`` (reads of the genotypes in a
     product) where those are not one.  ``callback`` gets it after every product.  before: the passes of a run that this
     one goes on from.
     """
@@ -129,7 +129,7 @@ class CountingCovariance(WrappedCovariance):
         self.products, self.weights = self.base.products, self.base.weights
         self._callback = callback
         self._column_passes = before
-        self.calls = {"apply": 0, "features": 0, "core": 0, "apply_each": 0, "apply_features": 0, "kernels": 0}
+        self.calls = {"apply": 0, "features": 0, "core": 0, "apply_each": 0, "apply_features": 0, "matrices": 0}
 
     @property
     def column_passes(self) -> float:
@@ -152,10 +152,10 @@ class CountingCovariance(WrappedCovariance):
     def grams(self, pieces, F):
         return self.base.grams(pieces, F)
 
-    def kernels(self):
-        made = self.base.kernels()
+    def matrices(self):
+        made = self.base.matrices()
         if made is not None:
-            self._count("kernels", self.overlap * self.num_samples / 2)
+            self._count("matrices", self.overlap * self.num_samples / 2)
         return made
 
     def core(self, B):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import blas
 
-from ..kernels import kernels_of
+from ..matrices import matrices_of
 
 
 class Contrasts(NamedTuple):
@@ -58,9 +58,9 @@ def contrasts(Q: np.ndarray) -> Contrasts:
     return Contrasts(W, (Vt.T / (1 + cosines)) @ Vt)
 
 
-def contrast_kernels(covariance, basis: Contrasts) -> Iterator[np.ndarray]:
+def contrast_matrices(covariance, basis: Contrasts) -> Iterator[np.ndarray]:
     """Every A'K_g A (N, N) float64 with N = n - c, one after another, by its upper triangle.
 
-    Each is the caller's until the next one is asked for.  Cost: that of :func:`~gpu_reml.reml.kernels.kernels_of`.
+    Each is the caller's until the next one is asked for.  Cost: that of :func:`~gpu_reml.reml.matrices.matrices_of`.
     """
-    return map(basis.restrict, kernels_of(covariance))  # one matrix at a time is held
+    return map(basis.restrict, matrices_of(covariance))  # one matrix at a time is held

@@ -69,9 +69,9 @@ class Diagonalised:
 class SpectralModel:
     """One component, diagonalised: O(N) a point.  Vectors of the search are coordinates in its basis."""
 
-    def __init__(self, kernel: Diagonalised, y: np.ndarray):
-        self.values, self.rotate, self.back = kernel.values, kernel.rotate, kernel.back
-        self.y = kernel.rotate(y)
+    def __init__(self, matrix: Diagonalised, y: np.ndarray):
+        self.values, self.rotate, self.back = matrix.values, matrix.rotate, matrix.back
+        self.y = matrix.rotate(y)
         measures = (Measure(self.values, weights) for weights in (self.y[:, 0] ** 2, np.ones(len(y))))
         self.spectrum = Spectrum(*measures, len(y))
 
@@ -95,8 +95,8 @@ class SpectralModel:
 class DenseModel:
     """Any number of components by the Cholesky factor of V: N^3 a point with its traces, and 4 G N^2 flop."""
 
-    def __init__(self, kernels: Triangles, y: np.ndarray):
-        self.kernels, self.y = kernels, y
+    def __init__(self, matrices: Triangles, y: np.ndarray):
+        self.matrices, self.y = matrices, y
 
     def rotate(self, B: np.ndarray) -> np.ndarray:
         return B
@@ -106,7 +106,7 @@ class DenseModel:
 
     def at(self, theta):
         N = len(self.y)
-        V = self.kernels.combine(theta[:-1])
+        V = self.matrices.combine(theta[:-1])
         V[np.diag_indices(N)] += theta[-1]
         L, info = lapack.dpotrf(V.T, lower=1, clean=0, overwrite_a=1)
         if info > 0:
@@ -121,8 +121,8 @@ class DenseModel:
     def traces(self, point):
         """tr(V^-1 K_g), residual last; 2/3 N^3 flop to invert."""
         inverse = lapack.dpotri(point.factor, lower=1)[0].T
-        return np.append(self.kernels.traces_with(inverse), np.trace(inverse))
+        return np.append(self.matrices.traces_with(inverse), np.trace(inverse))
 
     def images(self, B):
         """[K_1 B, .., K_G B, B] (N, G + 1) for B (N, 1)."""
-        return np.column_stack([self.kernels.images(B[:, 0]), B])
+        return np.column_stack([self.matrices.images(B[:, 0]), B])

@@ -45,7 +45,7 @@ from ..units import (
     start_variances,
 )
 from . import spectral
-from .contrasts import Contrasts, contrast_kernels, contrasts
+from .contrasts import Contrasts, contrast_matrices, contrasts
 from .dense import DenseModel, Diagonalised, SpectralModel
 from .exact_tests import exact_curves, exact_ratio_tests
 from .null import lrt_weights, null_loglik
@@ -76,7 +76,7 @@ class DenseProblem(NamedTuple):
 
     covariance: CountingCovariance
     basis: Contrasts
-    kernels: Diagonalised | Triangles
+    matrices: Diagonalised | Triangles
     T: np.ndarray
     settings: FitSettings
 
@@ -89,27 +89,27 @@ class DenseProblem(NamedTuple):
 def make_problem(covariance: CountingCovariance, Q: np.ndarray, settings: FitSettings) -> DenseProblem:
     """The components on the complement of Q (n, c), checked: their traces, and that something is left of each."""
     basis = contrasts(Q)
-    kernels = kernels_on(covariance, basis)
-    check_stated(covariance, Q, kernels.traces)
-    check_left(covariance, kernels.traces)
-    across = kernels.traces[:, None]
-    T = np.block([[kernels.inner, across], [across.T, np.array([[len(Q) - Q.shape[1]]])]])
-    return DenseProblem(covariance, basis, kernels, T, settings)
+    matrices = matrices_on(covariance, basis)
+    check_stated(covariance, Q, matrices.traces)
+    check_left(covariance, matrices.traces)
+    across = matrices.traces[:, None]
+    T = np.block([[matrices.inner, across], [across.T, np.array([[len(Q) - Q.shape[1]]])]])
+    return DenseProblem(covariance, basis, matrices, T, settings)
 
 
-def kernels_on(covariance, basis: Contrasts) -> Diagonalised | Triangles:
+def matrices_on(covariance, basis: Contrasts) -> Diagonalised | Triangles:
     """The components on the contrasts: one is diagonalised, several are kept."""
     n, G = covariance.num_samples, covariance.num_components
     if G == 1:
-        return Diagonalised(np.array(next(contrast_kernels(covariance, basis))))
+        return Diagonalised(np.array(next(contrast_matrices(covariance, basis))))
     kept = Triangles(G, n - basis.num_fixed, covariance.dtype)
-    for K in contrast_kernels(covariance, basis):
+    for K in contrast_matrices(covariance, basis):
         kept.append(K)
     return kept
 
 
 def check_stated(covariance, Q: np.ndarray, left: np.ndarray) -> None:
-    """ValueError where a trace that is stated is not that of the kernels, left (G,) on the complement of Q (n, c).
+    """ValueError where a trace that is stated is not that of the matrices, left (G,) on the complement of Q (n, c).
 
     Cost: half a pass of c columns.
     """
@@ -205,11 +205,11 @@ def fit_trait(problem: DenseProblem, trait: Traits, start: np.ndarray | None, ho
     scale = float(trait.scales[0])
     check_separable(layout.reduced(problem.T))
     y = problem.basis.coordinates(trait.scaled)
-    if isinstance(problem.kernels, Diagonalised):
-        model = SpectralModel(problem.kernels, y)
+    if isinstance(problem.matrices, Diagonalised):
+        model = SpectralModel(problem.matrices, y)
         theta = spectral.maximise(model.spectrum, settings.residual_floor, constrain=settings.constrain)
     else:
-        model = DenseModel(problem.kernels, y)
+        model = DenseModel(problem.matrices, y)
         found = Moments(problem.T, (y.T @ model.images(y))[0])
         theta = np.where(layout.estimated, start_values(found, lower), lower)
         theta = theta if start is None else np.maximum(start, lower)

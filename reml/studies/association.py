@@ -15,7 +15,7 @@ from gpu_reml.ops.arguments import as_matrix, as_numbers, as_vector
 from gpu_reml.ops.relationship import tile_width
 
 from ..engines import spectral
-from ..engines.contrasts import Contrasts, contrast_kernels, contrasts
+from ..engines.contrasts import Contrasts, contrast_matrices, contrasts
 from ..least_squares import column_effects
 from ..linalg import COLLINEAR, column_lengths, orthonormal_basis, powers_of_two, project
 from ..traits import check_varying
@@ -220,8 +220,8 @@ def exact_scan(
     weights = np.where(varies, np.ones(m) if weights is None else as_vector(weights, "weights", m), 0.0)
     beta, se, h2 = np.full((m, t), np.nan), np.full((m, t), np.nan), np.empty((len(groups), t))
     y = basis.coordinates(left / scales)
-    kernels = left_out_kernels(genotypes, weights, [left_out for left_out, _ in groups], basis)
-    for g, ((_, tested), K) in enumerate(zip(groups, kernels, strict=True)):
+    matrices = left_out_matrices(genotypes, weights, [left_out for left_out, _ in groups], basis)
+    for g, ((_, tested), K) in enumerate(zip(groups, matrices, strict=True)):
         values, vectors = linalg.eigh(K, lower=False, check_finite=False)
         rotated = vectors.T @ y
         thetas = np.stack([_reml_theta(values, rotated[:, i]) for i in range(t)])
@@ -251,14 +251,14 @@ def exact_scan_seconds(num_samples: int, num_variants: int, num_groups: int) -> 
     return SCANNING * num_samples**2 * num_variants + EIGENVECTORS * num_groups * num_samples**3
 
 
-def left_out_kernels(
+def left_out_matrices(
     genotypes, weights: np.ndarray, groups: Sequence[np.ndarray], basis: Contrasts
 ) -> Iterator[np.ndarray]:
     """A'K A (N, N) without each group's variants, scaled to tr(K) = n: that of all less that of the group.
 
     Upper triangles.
     """
-    whole = weighted_kernel(genotypes, weights, basis)
+    whole = weighted_matrix(genotypes, weights, basis)
     for g, rows in enumerate(groups):
         others = weights.copy()
         others[rows] = 0
@@ -266,15 +266,15 @@ def left_out_kernels(
             raise ValueError(f"groups[{g}]: no variant that varies has a weight without it, so there is no K")
         K = whole.copy()
         if weights[rows].any():
-            K -= weighted_kernel(take_variants(genotypes, rows), weights[rows], basis)
+            K -= weighted_matrix(take_variants(genotypes, rows), weights[rows], basis)
         K *= genotypes.num_samples / (others @ genotypes.squared_norm)
         yield K
 
 
-def weighted_kernel(genotypes, weights: np.ndarray, basis: Contrasts) -> np.ndarray:
+def weighted_matrix(genotypes, weights: np.ndarray, basis: Contrasts) -> np.ndarray:
     """The upper triangle of A'Z diag(w) Z'A (N, N) float64; half a pass of n columns."""
     covariance = make_covariance(CpuProducts(genotypes, np.float64), weights[:, None])
-    return next(contrast_kernels(covariance, basis)) * weights.sum()
+    return next(contrast_matrices(covariance, basis)) * weights.sum()
 
 
 def _reml_theta(values: np.ndarray, y: np.ndarray) -> np.ndarray:

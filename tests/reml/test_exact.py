@@ -17,10 +17,10 @@ from gpu_reml.reml import (
 )
 from gpu_reml.reml.engines.contrasts import contrasts
 from gpu_reml.reml.engines.dense import DenseModel, Diagonalised
-from gpu_reml.reml.engines.exact import exact_memory, exact_seconds, fit_exact, kernels_on
+from gpu_reml.reml.engines.exact import exact_memory, exact_seconds, fit_exact, matrices_on
 from gpu_reml.reml.engines.search import Secant, derivatives, line_search, with_secants
-from gpu_reml.reml.kernels import kernels_of
 from gpu_reml.reml.linalg import orthonormal_basis
+from gpu_reml.reml.matrices import matrices_of
 from gpu_reml.reml.scaled import DiagonalCovariance, ScaledCovariance
 from gpu_reml.reml.step import ai_step
 from gpu_reml.reml.units import UnitCovariance
@@ -157,7 +157,7 @@ def test_no_step_loses_likelihood(cohorts):
 def test_a_step_that_overshoots_is_cut_until_it_gains(cohorts):
     cohort = cohorts[2]
     basis = contrasts(orthonormal_basis(cohort.X))
-    model = DenseModel(kernels_on(covariance_of(cohort), basis), basis.coordinates(cohort.y[:, None]))
+    model = DenseModel(matrices_on(covariance_of(cohort), basis), basis.coordinates(cohort.y[:, None]))
     lower, start = np.zeros(3), model.at(np.array([0.2, 0.2, 0.6]) * cohort.y.var())
     score, ai = derivatives(model, start)
     step = ai_step(start.theta, score, ai, lower)
@@ -249,7 +249,7 @@ def test_kernels_are_the_same_however_the_covariance_makes_them(cohorts, monkeyp
     }
     made["other units"][1][2] = 10 * cohort.Ks[2]
     for name, (covariance, expected) in made.items():
-        found = [np.triu(K) for K in kernels_of(covariance)]
+        found = [np.triu(K) for K in matrices_of(covariance)]
         np.testing.assert_allclose(found, np.triu(expected), atol=1e-12, err_msg=name)
 
 
@@ -257,7 +257,7 @@ def test_kernels_from_float32_products_are_summed_in_float64(cohorts, monkeypatc
     monkeypatch.setattr("gpu_reml.ops.relationship.LEAST_VARIANTS", 10)
     monkeypatch.setattr("gpu_reml.ops.relationship.TILE_BYTES", 1)
     cohort = cohorts[1]
-    (found,) = kernels_of(covariance_of(cohort, np.float32))
+    (found,) = matrices_of(covariance_of(cohort, np.float32))
     assert np.abs(np.triu(found - cohort.Ks[0])).max() < 3e-7
 
 
@@ -279,7 +279,7 @@ def test_phenotypes_share_their_matrices_and_nothing_else(cohorts):
         Y = np.column_stack([cohort.y, np.random.default_rng(0).standard_normal(cohort.n)])
         counting = CountingCovariance(covariance_of(cohort))
         together = list(exact_fits(Y, cohort.X, counting))
-        assert counting.calls["kernels"] == 1
+        assert counting.calls["matrices"] == 1
         for y, found in zip(Y.T, together, strict=True):
             alone = fit_exact(y, cohort.X, covariance_of(cohort))
             np.testing.assert_allclose(found.theta, alone.theta, rtol=1e-9)

@@ -75,7 +75,7 @@ def test_every_product_of_a_subset_is_that_of_its_rows(cohorts):
     np.testing.assert_allclose(among.gram(F), [B.T @ K @ B for K in Ks], atol=1e-9)
     np.testing.assert_allclose(among.core(B), [B.T @ K @ B for K in Ks], atol=1e-9)
     np.testing.assert_allclose(among.apply_features(theta, F), among.apply(theta, B), atol=1e-9)
-    for made, K in zip(among.kernels(), Ks, strict=True):
+    for made, K in zip(among.matrices(), Ks, strict=True):
         np.testing.assert_allclose(np.triu(made), np.triu(K), atol=1e-9)
 
 

@@ -13,16 +13,16 @@ from .linalg import symmetric
 COLUMNS = 128
 
 
-def kernels_of(covariance) -> Iterator[np.ndarray]:
+def matrices_of(covariance) -> Iterator[np.ndarray]:
     """Every K_g (n, n) float64, one after another; the upper triangle is what counts.
 
     The caller may overwrite an array until it asks for the next one.
 
-    A covariance that can make its matrices has ``kernels()``; half a pass of n columns.  Where that is None they are
+    A covariance that can make its matrices has ``matrices()``; half a pass of n columns.  Where that is None they are
     products with the identity: a pass of n columns for each.  ValueError where these are not finite or
     not symmetric.  Memory: a matrix, and what one is made from.
     """
-    made = covariance.kernels()
+    made = covariance.matrices()
     return products_with_identity(covariance) if made is None else made
 
 
@@ -34,10 +34,10 @@ def products_with_identity(covariance) -> Iterator[np.ndarray]:
             last = min(first + COLUMNS, n)
             block = covariance.block(np.eye(n, last - first, -first))
             K[first:last] = np.asarray(covariance.apply(theta, block), np.float64).T
-        yield checked_kernel(K, name, trace / n)
+        yield checked_matrix(K, name, trace / n)
 
 
-def checked_kernel(K: np.ndarray, name: str, mean_trace: float) -> np.ndarray:
+def checked_matrix(K: np.ndarray, name: str, mean_trace: float) -> np.ndarray:
     """(K + K') / 2, or a ValueError where that is not finite, or asymmetric by more than rounding."""
     if not np.isfinite(K).all():
         refuse(name, NOT_FINITE)
