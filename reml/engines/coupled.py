@@ -20,8 +20,8 @@ from .calibration import Functions, Polynomials, ProbeSpectra, polynomials_of
 from .spectral import Measure
 
 # The variance of what restricted probes add, over that of what probes of all say of the same people, is expected to be
-# this times (1 - f)^(3/2), f = n_t / n: 4 among people of an array with LD, families and populations, 2 among mice.
-USUAL_SPREAD = 4.0
+# this times (1 - f)^(3/2), f = n_t / n: it was 4 in an array with LD, families and populations, and 2 among mice.
+USUAL_SPREAD = 3.0
 # The variance that all people have together counts like so many degrees of freedom beside the own ones.
 PRIOR_FREEDOM = 8
 

@@ -37,6 +37,7 @@ from .coupled import (
     usual_spread,
 )
 from .krylov import (
+    MARGIN,
     MOST_ROUNDS,
     MOST_STEPS,
     Cohort,
@@ -66,6 +67,11 @@ OF_ALL = 0.6
 TRUNCATION = 0.03
 # and so many Monte-Carlo errors of a log-likelihood.
 LOGLIK_TRUNCATION = 0.2
+# Probes of all take no further step where the last one changed no variance by so many standard errors, as a tenth of
+# what is allowed for chance; steps lose about a factor of three each.
+LAST_STEP = 0.01
+# A trait is near its estimate where the decrement of its last step is below this: a tenth of a standard error.
+NEAR = 0.01
 # The second moment is looked at with so many probes for each that takes all steps.
 SHALLOW = 4
 # The runs of fixed effects end where no variance of theirs moves by more than this share.
@@ -324,9 +330,9 @@ def settle(whole: Gathering, probes: np.ndarray, settings: FitSettings, hooks: H
         Settling(lead, first_steps(run, 0), ((),) * len(crowd.people.which), (None,) * len(crowd.people.which), 0.0)
         for lead, crowd in zip(leads, crowds, strict=True)
     ]
-    limit = min(MOST_STEPS, *(cohort.dimension for cohort in cohorts))
+    limit, going = min(MOST_STEPS, *(cohort.dimension for cohort in cohorts)), True
     while True:
-        k = watched.run.num_steps
+        k = ats[0].run.num_steps
         if k <= 24 or not k % 4 or k >= limit:
             calibrations = calibrated(whole, watched.spectra(moments))
             passes = whole.counting.column_passes
@@ -338,14 +344,37 @@ def settle(whole: Gathering, probes: np.ndarray, settings: FitSettings, hooks: H
             hooks.report(ats[0].history[0][-1])
             if k >= limit or all(settled for _, settled in looks):
                 break
-        run, *leads = whole.advanced(cohorts, [watched.run, *(at.run for at in ats)])
-        watched = watched.stepped(run, crowds)
+            going = going and not probes_settled(crowds, watched, calibrations, ats, settings)
+        if going:
+            run, *leads = whole.advanced(cohorts, [watched.run, *(at.run for at in ats)])
+            watched = watched.stepped(run, crowds)
+        else:
+            leads = whole.advanced(cohorts[1:], [at.run for at in ats])
         ats = [at._replace(run=lead) for at, lead in zip(ats, leads, strict=True)]
     statuses = [
         Status.CONVERGED if settled or crowd.cohort.dimension == k else Status.SOLVER_STALLED
         for crowd, (_, settled) in zip(crowds, looks, strict=True)
     ]
     return Settled(watched, moments, ats, statuses)
+
+
+def probes_settled(
+    crowds: Sequence[Crowd], probes: Watched, calibrations: Sequence[Coupled], ats: Sequence[Settling], settings
+) -> bool:
+    """Whether another step of the probes of all would change nothing that matters, as the last one did not.
+
+    Not before every trait is near its estimate, since which functions of the spectrum matter depends on that.
+    """
+    if probes.run.num_steps < 4 or any(records[-1].decrement > NEAR for at in ats for records in at.history):
+        return False
+    nodes, weights, _ = probes.quadratures(probes.run.num_steps - 1)
+    for crowd, calibration, at in zip(crowds, calibrations, ats, strict=True):
+        for measure in at.run.measures(slice(None)):
+            found = estimate(crowd.cohort, measure, calibration, settings, exact=False)
+            variances, logdet = loss_of(found, calibration, nodes, weights)
+            if not (variances <= LAST_STEP and logdet <= LOGLIK_TRUNCATION):
+                return False
+    return True
 
 
 def calibrated(whole: Gathering, spectra: SpectraOfAll, added: Sequence[Added | None] | None = None) -> list[Coupled]:
@@ -368,7 +397,7 @@ def spectra_of_all(whole: Gathering, Z: np.ndarray, settled: Settled, estimates,
     for _ in range(MOST_ROUNDS):
         known = everybody.spectra
         found = [each for own in estimates(calibrated(whole, everybody)) for each in own]
-        target = settings.probes.mc_target * np.sqrt(OF_ALL)
+        target = settings.probes.mc_target * np.sqrt(OF_ALL * MARGIN)  # restricted probes make up for a miss
         wanted = probes_wanted(found, steps, known, available, target)
         left = available - known.num_probes
         deep = min(max(wanted[0] - known.num_deep, 0), left)
