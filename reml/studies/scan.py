@@ -166,9 +166,9 @@ class Fitted(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Efficient scores of components, all (a,) but ``beta`` (a, q) and ``influences`` (a, R), those of every replicate
-    on the mean, and on the variance.  ``whole``: variance before the regression; ``pairs``: replicates of which pairs
-    were taken."""
+    """Efficient scores of components, all (a,) but ``beta`` (a, q) and ``errors`` (a, 3), the Monte-Carlo variances of
+    the mean and of the variance, and their covariance.  ``whole``: variance before the regression; ``pairs``:
+    replicates of which pairs were taken."""
 
     score: np.ndarray
     variance: np.ndarray
@@ -178,7 +178,7 @@ class Statistics(NamedTuple):
     whole: np.ndarray
     beta: np.ndarray
     pairs: np.ndarray
-    influences: tuple[np.ndarray, np.ndarray]
+    errors: np.ndarray
 
 
 def scan(
@@ -306,9 +306,7 @@ def statistics(
         parts.append(batch_statistics(G, complete_diagonal, of_y[which], fitted))
         order.append(which)
     back = np.argsort(np.concatenate(order))
-    *values, _ = zip(*parts, strict=True)
-    influences = tuple(np.concatenate([part.influences[i] for part in parts])[back] for i in range(2))
-    return Statistics(*(np.concatenate(each)[back] for each in values), influences)
+    return Statistics(*(np.concatenate(each)[back] for each in zip(*parts, strict=True)))
 
 
 def with_exact(found: Statistics, exact: Exact, fitted: Fitted, of_y: np.ndarray) -> Statistics:
@@ -316,16 +314,22 @@ def with_exact(found: Statistics, exact: Exact, fitted: Fitted, of_y: np.ndarray
     which, beta = exact.which, found.beta[exact.which]
     diagonals = np.diagonal(fitted.own, axis1=1, axis2=2)
     means = diagonals.mean(axis=1)
-    score, on_mean, on_variance = found.score.copy(), *(each.copy() for each in found.influences)
+    score, errors = found.score.copy(), found.errors.copy()
     score[which] = of_y[which] - exact.mean - beta @ (fitted.of_y - means)
-    on_mean[which], on_variance[which] = -beta @ (diagonals - means[:, None]), exact.influence
+    errors[which] = errors_of(-beta @ (diagonals - means[:, None]), exact.influence)
     changed = {name: getattr(found, name).copy() for name in ("whole", "variance", "third", "lead", "variance_error")}
-    R = exact.influence.shape[1]
-    errors = np.sqrt((exact.influence**2).sum(axis=1) / (R * (R - 1)))
-    for name, values in (*exact._asdict().items(), ("variance_error", errors)):
+    for name, values in (*exact._asdict().items(), ("variance_error", np.sqrt(errors[which, 1]))):
         if name in changed:
             changed[name][which] = values
-    return found._replace(score=score, influences=(on_mean, on_variance), **changed)
+    return found._replace(score=score, errors=errors, **changed)
+
+
+def errors_of(on_mean: np.ndarray, on_variance: np.ndarray) -> np.ndarray:
+    """(a, 3) Monte-Carlo variances of means and of variances, and their covariances, from the influence (a, R) of every
+    replicate on them."""
+    R = on_mean.shape[1]
+    pairs = ((on_mean, on_mean), (on_variance, on_variance), (on_mean, on_variance))
+    return np.column_stack([np.einsum("ar,ar->a", *pair) for pair in pairs]) / (R * max(1, R - 1))
 
 
 def batches(sizes: np.ndarray, replicates: Replicates, pair_work: float) -> Iterator[tuple[np.ndarray, int]]:
@@ -357,7 +361,7 @@ def batch_statistics(G: np.ndarray, diagonal: np.ndarray, of_y: np.ndarray, fitt
     on_variance[:, :r] = forms.influence * (R / r)
     on_mean = np.zeros((a, R)) if complete else diagonal - mean[:, None]
     moments = (forms.variance, forms.third, forms.lead, forms.variance_error)
-    return Statistics(score, *moments, forms.whole, beta, np.full(a, r), (on_mean, on_variance))
+    return Statistics(score, *moments, forms.whole, beta, np.full(a, r), errors_of(on_mean, on_variance))
 
 
 def regression(G: np.ndarray, own: np.ndarray, *, complete: bool) -> np.ndarray:
@@ -379,18 +383,17 @@ def made_result(
         root = np.sqrt(np.where(own > DEPENDENT, found.variance, np.nan))
         z = found.score / root
         theta, se = 2 * found.score / root**2, 2 / root
-        on_mean, on_variance = found.influences
-        relative = on_variance / root[:, None] ** 2
-        R = on_mean.shape[1]
+        of_mean, of_variance, of_both = found.errors.T
 
-        def error(influence: np.ndarray) -> np.ndarray:
-            return np.sqrt((influence**2).sum(axis=1) / (R * max(1, R - 1)))
+        def error(by_mean: np.ndarray, by_variance: np.ndarray) -> np.ndarray:
+            parts = by_mean**2 * of_mean + by_variance**2 * of_variance + 2 * by_mean * by_variance * of_both
+            return np.sqrt(np.maximum(parts, 0))
 
-        z_mc = error(on_mean / root[:, None] + z[:, None] / 2 * relative)
-        theta_mc = error(2 * on_mean / root[:, None] ** 2 + theta[:, None] * relative)
+        z_mc = error(1 / root, z / (2 * root**2))
+        theta_mc = error(2 / root**2, theta / root**2)
         lead, skewness = found.lead / root, found.third / root**3
         unit_error = found.variance_error / (2 * root**2)
-        inflation = error(on_mean / root[:, None]) ** 2
+        inflation = of_mean / root**2
     log10p, slope = tails(z, lead, skewness, inflation, unit_error)
     scale, traces = fitted.scale**2, sets.traces / sets.num_samples
     theta, se, theta_mc = theta * scale, se * scale, theta_mc * scale
