@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -98,7 +99,7 @@ class GenotypeCovariance(OnGenotypes):
         """Arrays that tell these components from others of the same genotypes."""
         return self.weights.indptr, self.weights.indices, self.weights.data
 
-    @property
+    @cached_property
     def overlap(self) -> float:
         """Components a variant belongs to, on average: the cost of :meth:`apply_each` relative to one component."""
         return max(1.0, self.weights.nnz / max(1, len(np.unique(self.weights.nonzero()[0]))))
