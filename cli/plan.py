@@ -29,6 +29,7 @@ PROGRAM = 230  # Python, its libraries and the compiled kernels take so many MiB
 VARIANT_BYTES, SAMPLE_BYTES = 500, 400
 WEIGHT_BYTES = (4, 8, 4, 4)  # a weight is stored twice, each time with its place
 STORED_WEIGHT = 24  # components and covariance each store a weight with its index
+SCAN_BLOCKS = 16  # blocks of a scan's Lanczos steps
 COPIES = 3  # devices that share the variants each receive a block, return one, and have it summed
 SMALL_BYTES = 1 << 16  # scalars and lists of columns fit in this
 BLOCK_FEATURES = 2  # a product with blocks of weights copies its features so often
@@ -43,7 +44,8 @@ class Sizes(NamedTuple):
     """Samples, variants of every source, components, traits, fixed effects, variants of all components together, bits
     of a genotype, ways in which samples are scaled, relationship matrices, diagonals in sample space, and bytes of
     blocks of weights.  ``further``: host bytes of what a command holds beside its fits, by name.  ``compares``: whether
-    further models are fitted beside the full one, for likelihood ratios and profiles."""
+    further models are fitted beside the full one, for likelihood ratios and profiles.  ``scanned``: replicates of a
+    scan after the fit."""
 
     num_samples: int
     parts: tuple[int, ...]
@@ -58,6 +60,7 @@ class Sizes(NamedTuple):
     block_bytes: int = 0
     further: tuple[tuple[str, int], ...] = ()
     compares: bool = False
+    scanned: int = 0
 
     @property
     def num_variants(self) -> int:
@@ -186,7 +189,18 @@ def fit_phases(
     rows = min(m, piece_bytes // (shape.group_bytes // layout.ROWS))
     copies = COPIES if limits.num_devices > 1 else 0
     phases = he_blocks(work) if by_moments else fit_blocks(work)
+    if sizes.scanned:
+        phases = {**phases, "scan": scan_blocks(sizes, work.columns)}
     return {name: phase_bytes(blocks, sizes.num_samples, m, rows, copies) for name, blocks in phases.items()}
+
+
+def scan_blocks(sizes: Sizes, columns: int | None) -> Blocks:
+    """What a scan holds: replicates with their Lanczos vectors, a preconditioner, and features of the genotypes and of
+    the components."""
+    R, rank = sizes.scanned, default_rank(sizes.num_samples)
+    w = min(R, columns or R)
+    kept = ((1, sizes.num_fixed), (3, rank), (2, R), (SCAN_BLOCKS, w))
+    return Blocks(kept, ((2 + sizes.num_scales, R),), max(w, rank))
 
 
 def plan_for_probes(sizes: Sizes, shape: Shape, estimation: Estimation, limits: Limits, probes: int) -> DevicePlan:

@@ -20,7 +20,7 @@ from .components import with_alpha
 from .flags.analysis import Analysis
 from .flags.scan import Scan
 from .inputs import Inputs
-from .planned import Planned
+from .planned import Planned, rooms
 
 ANNOTATIONS = (".annot", ".annot.gz")
 SHOWN = 5  # so many of the strongest sets are printed
@@ -175,11 +175,15 @@ def scan_lines(found: ScanResult, frame: pd.DataFrame) -> list[str]:
     return lines
 
 
-def with_scan(planned: Planned, asked: Scan) -> Planned:
+def with_scan(planned: Planned, asked: Scan, analysis: Analysis) -> Planned:
     """The plan with what a scan holds beside the fit: replicates, their features, and forms of a few sets."""
     if not asked.wanted:
         return planned
     sizes, R = planned.sizes, asked.scan_replicates
     blocks = 4 * R * (LANCZOS * sizes.num_samples + sizes.num_variants)
     forms = 8 * R**2 * (sizes.num_components + 1) + FORMS * 8 * BATCH_NUMBERS
-    return planned._replace(sizes=sizes._replace(further=(*sizes.further, ("scan", blocks + forms))))
+    if planned.device is not None:  # blocks are there
+        blocks = 0
+    sizes = sizes._replace(further=(*sizes.further, ("scan", blocks + forms)), scanned=R)
+    device, room = rooms(sizes, planned.backend, analysis)
+    return planned._replace(sizes=sizes, device=device, room=room)

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gpu_reml import ops
 from gpu_reml.cli.main import main
-from gpu_reml.validation import dense
+from gpu_reml.ops.device.products import make_device_products
+from gpu_reml.validation import HostDevice, dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.scan_dense import dense_score
 from gpu_reml.validation.simulate import simulate_cohort, simulate_phenotype, write_plink
@@ -101,3 +103,25 @@ def test_what_cannot_be_scanned_is_refused_in_flags(cohort, tmp_path, capsys, ar
 def test_the_plan_says_what_a_scan_holds(cohort, tmp_path, capsys):
     assert run(cohort, tmp_path / "out", "--scan-windows", "1Mb", "--plan") == 0
     assert ", scan " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("components", [[], ["--vc-block-sizes", "100,100"]])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_scan_on_devices_stays_within_its_plan(cohort, tmp_path, monkeypatch, components, number):
+    made = []
+
+    def make(genotypes, device, dtype, *, residency=None, limit=None, num_devices=1, cuts=None):
+        made[:] = [HostDevice(limit=limit, label=f"device {d}") for d in range(num_devices)]
+        return make_device_products(genotypes, made, residency, cuts)
+
+    flags = ["--method", "stochastic", "--scan", cohort["folder"] / "sets.txt", *components]
+    assert run(cohort, tmp_path / "cpu", *flags) == 0
+    monkeypatch.setattr(ops, "make_products", make)
+    monkeypatch.setattr(ops, "resolve_backend", lambda device: "cuda")
+    there = ["--device", "cuda", "--num-gpus", str(number), "--gpu-budget-gib", "0.1"]
+    assert run(cohort, tmp_path / "gpu", *flags, *there) == 0
+    here, found = (pd.read_csv(tmp_path / f"{out}.scan.tsv", sep="\t") for out in ("cpu", "gpu"))
+    np.testing.assert_allclose(found["z"], here["z"], atol=0.02)
+    planned = json.loads((tmp_path / "gpu.json").read_text())["device_memory"]["planned"]
+    held = max(device.pool.peak_held for device in made)
+    assert planned / 4 < held <= planned
