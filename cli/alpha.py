@@ -19,7 +19,7 @@ from gpu_reml.reml.tables import component_records, shown
 
 from .flags.analysis import Analysis
 from .inputs import Inputs
-from .planned import Planned
+from .planned import Planned, rooms
 
 GRM = -1.0  # alpha at which all variants weigh the same
 
@@ -111,11 +111,14 @@ def alpha_lines(found: LearnedWeights, start: float) -> list[str]:
     return lines
 
 
-def planned_alpha(planned: Planned, asked: str | None) -> Planned:
+def planned_alpha(planned: Planned, asked: str | None, analysis: Analysis) -> Planned:
     """The plan with the basis that all alphas share, where the fit itself has none."""
     if not asked or planned.basis is not None:
         return planned
     sizes = planned.sizes
+    device, room = rooms(sizes._replace(num_components=sizes.num_components + 1), planned.backend, analysis)
+    if device is not None or room is not None:
+        return planned._replace(device=device, room=room)
     vectors = min(MOST_BASIS, sizes.dimension)
     held = 4 * vectors * (sizes.num_samples + sizes.num_variants) + 8 * 3 * (sizes.num_components + 1) * vectors**2
     return planned._replace(sizes=sizes._replace(further=(*sizes.further, ("alpha", held))))

@@ -140,7 +140,7 @@ def reml_command(line: CommandLine, threads: int) -> bool:
 def planned_group(tables: Tables, group: Group, asked: Asked) -> Planned:
     """The plan of a group, with what follows its fits."""
     planned = with_scan(plan_group(tables, group, asked.analysis), asked.scan, asked.analysis)
-    return planned_alpha(planned, asked.learned.fit_alpha)
+    return planned_alpha(planned, asked.learned.fit_alpha, asked.analysis)
 
 
 def check_matrices(tables: Tables, terms: Terms) -> None:

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from scipy import optimize
 
+from gpu_reml import ops
 from gpu_reml.cli.main import main
-from gpu_reml.validation import dense
+from gpu_reml.ops.device.products import make_device_products
+from gpu_reml.validation import HostDevice, dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.simulate import simulate_cohort, write_plink
 
@@ -74,3 +76,27 @@ def test_every_component_may_have_an_alpha_of_its_own(cohort, tmp_path):
 def test_what_has_no_alpha_is_refused_in_flags(cohort, tmp_path, capsys, arguments, message):
     assert run(cohort, tmp_path / "out", "--fit-alpha", *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("components", [[], ["--vc-block-sizes", "150,150"]])
+def test_alpha_on_a_device_stays_within_its_plan(cohort, tmp_path, monkeypatch, components):
+    made = []
+
+    def make(genotypes, device, dtype, *, residency=None, limit=None, num_devices=1, cuts=None):
+        made[:] = [HostDevice(limit=limit)]
+        return make_device_products(genotypes, made, residency, cuts)
+
+    monkeypatch.setattr(ops, "make_products", make)
+    monkeypatch.setattr(ops, "resolve_backend", lambda device: "cuda")
+    flags = ["--method", "stochastic", "--fit-alpha", *components, "--device", "cuda", "--gpu-budget-gib", "0.1"]
+    assert run(cohort, tmp_path / "out", *flags) == 0
+    planned = json.loads((tmp_path / "out.json").read_text())["device_memory"]["planned"]
+    assert planned / 8 < made[0].pool.peak_held <= planned
+    assert abs(pd.read_csv(tmp_path / "out.alpha.tsv", sep="\t")["estimate"][0]) < 1.5
+
+
+def test_the_plan_says_what_learning_alpha_holds(cohort, tmp_path, capsys):
+    assert run(cohort, tmp_path / "out", "--method", "exact", "--fit-alpha", "--plan") == 0
+    assert ", alpha " in capsys.readouterr().out
+    assert run(cohort, tmp_path / "out", "--method", "stochastic", "--fit-alpha", "--plan") == 0
+    assert "basis" in capsys.readouterr().out
