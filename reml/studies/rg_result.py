@@ -226,7 +226,9 @@ class GeneticCorrelations:
                 }
                 for fit, entries in zip(self.fits, own, strict=True)
             ],
-            "pairs": self.to_frame().to_dict("records"),
+            "pairs": [
+                {**row, "rg1_boundary": float(np.sign(row["covariance"]))} for row in self.to_frame().to_dict("records")
+            ],
             "variance_unit": "variances and covariances of pairs: what a component explains, S sqrt(tr(K) / n) by "
             "trait; S: per unit of K",
         }

@@ -3,11 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from bed_reader import open_bed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_reml.reml import ConvergenceError, RgSettings, draw_probes, exact_probes, fit, fit_rg
 from gpu_reml.validation.bivariate import dense_covariances
+from gpu_reml.validation.rg_study import phenotypes, row_of
 from gpu_reml.validation.small import covariance_of, make_cohort, two_traits
 
 
@@ -110,6 +112,18 @@ def test_random_probes_err_as_they_say(overlap, components):
     np.testing.assert_allclose(np.sqrt(np.diag(fitted.covariance)), se, rtol=0.1)
 
 
+def test_two_sites_that_share_nobody_give_the_genetic_correlation_that_was_simulated():
+    cohort = make_cohort(1200, 100, 1, seed=3, overlap=False)
+    Y = phenotypes(cohort.Ks[0], 0.6, 0.0, 1, seed=2)
+    X = np.column_stack([np.ones(cohort.n), np.isnan(Y[:, 0])])  # and the second site has a mean of its own
+    Y = Y + 3 * X[:, 1:]
+    found = fit_rg(Y, X, covariance_of(cohort), draw_probes(cohort.n, seed=1)).to_frame()
+    row = found.iloc[0]
+    assert row.n_common == 0 and row.status == "converged"
+    assert row.rg_se < 0.1 and abs(row.rg - 0.6) < 2.5 * row.rg_se
+    assert row.p_rg0 < 1e-3 and row.p_rg1 < 0.05
+
+
 def test_traits_fitted_jointly_have_matrices_that_are_positive_semidefinite(cohorts):
     cohort = cohorts[1]
     first, _ = two_traits(cohort, 1.0, seed=1)
@@ -175,3 +189,44 @@ def test_what_is_wrong_with_arguments_is_said(cohorts, change, message):
     given = {"Y": two_traits(cohorts[1], 1.0, seed=3)[0], "X": cohorts[1].X, **change}
     with pytest.raises(ValueError, match=message):
         fit_rg(given.pop("Y"), given.pop("X"), covariance_of(cohorts[1]), exact_probes(90), **given)
+
+
+def test_rows_of_a_study_say_how_often_intervals_cover():
+    rows = pd.DataFrame(
+        {
+            "true_rg": 0.0,
+            "overlap": 1.0,
+            "status": ["converged", "converged", "converged,rg_at_bound", "screened"],
+            "rg": [0.1, -0.5, 1.0, 0.1],
+            "rg_se": [0.1, 0.2, np.nan, 0.2],
+            "covariance": [0.01, 0.5, 0.1, 0.0],
+            "covariance_se": [0.1, 0.1, 0.1, 0.1],
+            "p_rg0": [0.3, 0.04, 0.001, 0.9],
+            "p_rg1": 0.5,
+        }
+    )
+    row = row_of(rows)
+    assert (row["covers rg"], row["covers cov"], row["size 0.05"], row["at bound"]) == (2 / 3, 0.75, 0.5, 1)
+    assert row["not converged"] == 1
+
+
+@pytest.mark.external
+def test_two_traits_of_mice_have_the_matrices_that_gemma_published(external_data):
+    """example/demo.txt of GEMMA (genetics-statistics/GEMMA), on imputed dosages; here they are rounded to calls."""
+    mice = open_bed(external_data / "mouse_hs1940" / "mouse_hs1940.bed")
+    Y = pd.read_csv(external_data / "mouse_hs1940" / "pheno.txt", sep=r"\s+")[["CD8", "MCH"]].to_numpy()
+    counts = mice.read(dtype="float64")
+    measured = counts[~np.isnan(Y[:, 0])]
+    freq = np.nanmean(measured, axis=0) / 2
+    kept = (np.minimum(freq, 1 - freq) >= 0.01) & (np.isnan(measured).mean(axis=0) <= 0.05)
+    assert kept.sum() == 10_768  # as GEMMA says
+    Z = counts[:, kept]
+    Z = np.nan_to_num(Z - np.nanmean(Z, axis=0))
+    both = ~np.isnan(Y).any(axis=1)
+    K = Z[both] @ Z[both].T / kept.sum()
+    found = fit_rg(Y[both], np.ones((both.sum(), 1)), K, rg=RgSettings(tests=False))
+    (fitted,) = found.fits
+    published = np.array([1.39398, -0.226714, 2.08168, 0.348882, 0.0490525, 0.414433])
+    errors = np.array([0.156661, 0.136319, 0.235858, 0.0206226, 0.0166233, 0.0266869])
+    assert (np.abs(fitted.entries.vector(fitted.S) - published) < 0.15 * errors).all()
+    np.testing.assert_allclose(np.sqrt(np.diag(fitted.covariance)), errors, rtol=0.05)
