@@ -223,9 +223,10 @@ def test_a_run_that_uses_up_the_space_has_converged_and_one_that_is_cut_has_not(
     rng = np.random.default_rng(0)
     vectors = np.linalg.qr(rng.standard_normal((9, 9)))[0]
     K = (vectors * np.logspace(-2, 2, 9)) @ vectors.T
-    arguments = (rng.standard_normal(9), np.ones((9, 1)), (K + K.T) / 2, exact_probes(9), FitSettings(tol=1e-30))
+    y = vectors @ (np.sqrt(np.logspace(-2, 2, 9) + 1) * rng.standard_normal(9))
+    arguments = (y, np.ones((9, 1)), (K + K.T) / 2, exact_probes(9), FitSettings(tol=1e-300))
     found = fit(*arguments)
-    assert found.status is Status.CONVERGED and found.history[-1].iteration == 8
+    assert found.status is Status.CONVERGED and found.history[-1].iteration == 8 and found.theta[0] > 0
     monkeypatch.setattr(krylov, "MOST_STEPS", 5)
     found = fit(*arguments, strict=False)
     assert found.status is Status.SOLVER_STALLED and found.history[-1].iteration == 5
