@@ -31,7 +31,7 @@ def export_files(
 ) -> dict[str, str | bytes]:
     """Path and content of the exported files of a fit.
 
-    ``ai``, ``grad`` and ``loglik`` are divided by n as the reference system's are; the inverse of n times ``ai`` is the
+    ``ai``, ``grad`` and ``loglik`` are divided by n as GPU_REML's are; the inverse of n times ``ai`` is the
     sampling covariance of theta.  theta is per unit of K, in the phenotype's units squared.  The score is that of the
     last iteration, so it is zero to the fit's tolerance, or negative, where theta is at its bound.
     """

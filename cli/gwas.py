@@ -20,7 +20,7 @@ examples:
 
 models:
   ols   y = X b + z beta + e by least squares, in one read of the genotypes for any number of traits (the default: what
-        the reference system's command gives)
+        GPU_REML's command gives)
   loco  adds u with variance theta_g K, K of all other chromosomes: for relatives, structure, and more power
   lmm   the same with K of all variants, that of the test among them: conservative
 

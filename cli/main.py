@@ -1,4 +1,4 @@
-"""Entry point of ``gpu-reml``: REML variance components; PLINK and GCTA spelling first, the reference system's as
+"""Entry point of ``gpu-reml``: REML variance components; PLINK and GCTA spelling first, GPU_REML's as
 aliases."""
 
 import sys

@@ -146,7 +146,7 @@ def z_lines(plan: MergePlan, result: FitResult, fates: list[str] | None) -> list
 
 
 def trace_table(rounds: list[MergeRound], asked: Merge) -> pd.DataFrame:
-    """A row for each round, with the reference system's columns."""
+    """A row for each round, with GPU_REML's columns."""
     rows = []
     for number, done in enumerate(rounds):
         plan, theta = done.plan, done.result.theta

@@ -1,4 +1,4 @@
-"""Flags of the reference system that have no effect here: their values are checked, and notes say that they do nothing.
+"""Flags of GPU_REML that have no effect here: their values are checked, and notes say that they do nothing.
 
 See :mod:`gpu_reml.cli.unused`.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..numbers import count, not_negative, positive_float, positive_int
 from .group import Flags, flag
 
-TITLE = "accepted from the reference system, without effect: chosen here by need"
+TITLE = "accepted from GPU_REML, without effect: chosen here by need"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class SmileSearch(Flags):
 
 @dataclass(frozen=True)
 class Ridges(Flags):
-    """What the reference system adds to diagonals."""
+    """What GPU_REML adds to diagonals."""
 
     pcg_ridge: float | None = flag("--pcg-ridge", type=not_negative, metavar="X", help="no ridge is added anywhere")
     lasso_ridge: float | None = flag("--lasso-ridge", type=not_negative, metavar="X", help="no ridge is added anywhere")

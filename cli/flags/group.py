@@ -51,7 +51,7 @@ class Flags:
                 place = exclusive[word]
             place.add_argument(*declared.names, **takes)
             if declared.other:
-                place.add_argument(*declared.other, **{**takes, "help": "the same (the reference system's name)"})
+                place.add_argument(*declared.other, **{**takes, "help": "the same (GPU_REML's name)"})
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

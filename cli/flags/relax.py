@@ -21,7 +21,7 @@ class Grouping(Flags):
     theta_lr: float | None = flag(
         "--theta-lr", type=positive_float, metavar="R",
         help="rate of a step, T exp(R gradient) (default: from the gradient, so that a typical membership changes by "
-        "a factor of e; the reference system's 1e-3 hardly moves them)",
+        "a factor of e; GPU_REML's 1e-3 hardly moves them)",
     )  # fmt: skip
     theta_linesearch_trials: int = flag(
         "--theta-linesearch-trials", type=positive_int, default=3, metavar="N",

@@ -1,4 +1,4 @@
-"""The quick start of the reference system, its commands as they are written, against dense REML."""
+"""The quick start of GPU_REML, its commands as they are written, against dense REML."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""``gpu-reml-gwas`` end to end: the reference system's command, mixed models, files, and one line for what is wrong."""
+"""``gpu-reml-gwas`` end to end: GPU_REML's command, mixed models, files, and one line for what is wrong."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""``gpu-reml-relax`` end to end: its files, the reference system's flags, and one line for what is wrong."""
+"""``gpu-reml-relax`` end to end: its files, GPU_REML's flags, and one line for what is wrong."""
 
 import json
 import re
