@@ -115,7 +115,7 @@ def calibrate(spectra: ProbeSpectra, dimension: int, trace: float) -> Calibratio
 
 
 class Polynomials(NamedTuple):
-    """Polynomials of degree 0, 1 and 2 in lambda / ``scale``, with coefficients ``inverse`` (powers, polynomials)."""
+    """Polynomials of degree 0, 1, ... in lambda / ``scale``, with coefficients ``inverse`` (powers, polynomials)."""
 
     inverse: np.ndarray
     scale: float
@@ -126,17 +126,17 @@ class Polynomials(NamedTuple):
         return np.tensordot(self.inverse.T, powers, 1)
 
     def integrals(self, moments: np.ndarray) -> np.ndarray:
-        """(a, ...) integrals against measures with moments (3, ...) of degree 0, 1 and 2."""
+        """(a, ...) integrals against measures with moments (a, ...) of degree 0, 1, ...; further ones do not count."""
         degrees = np.arange(len(self.inverse)).reshape(-1, *[1] * (moments.ndim - 1))
         return np.tensordot(self.inverse.T, moments[: len(self.inverse)] / self.scale**degrees, 1)
 
 
-def polynomials_of(nodes: np.ndarray, weights: np.ndarray, scale: float) -> Polynomials:
-    """Those that are orthonormal under a measure (d, k), as many as its nodes tell apart."""
-    powers = (nodes / scale)[None] ** np.arange(3)[:, None, None]
+def polynomials_of(nodes: np.ndarray, weights: np.ndarray, scale: float, degree: int = 2) -> Polynomials:
+    """Those up to a degree that are orthonormal under a measure (d, k), as many as its nodes tell apart."""
+    powers = (nodes / scale)[None] ** np.arange(degree + 1)[:, None, None]
     root = np.sqrt(weights).ravel()
-    _, R = np.linalg.qr(root[:, None] * powers.reshape(3, -1).T)
+    _, R = np.linalg.qr(root[:, None] * powers.reshape(degree + 1, -1).T)
     lengths = np.sqrt(np.einsum("adk,dk->a", powers**2, weights))
-    distinct = np.abs(np.diag(R)) > DISTINCT * lengths[: len(R)]  # so few nodes do not tell three powers apart
+    distinct = np.abs(np.diag(R)) > DISTINCT * lengths[: len(R)]  # so few nodes do not tell all powers apart
     degrees = len(distinct) if distinct.all() else int(np.argmin(distinct))
     return Polynomials(np.linalg.inv(R[:degrees, :degrees]), scale)

@@ -6,7 +6,7 @@ from its Lanczos run, if that keeps the inner products z'M q with its vectors, a
 of r(A_t), where r is what polynomials leave of a function.  So tr r(A_t) is estimated by the mean of that over all
 probes, plus the mean over a few of what a restricted probe says beyond it: a control variate whose mean is known from
 all.  The moments of degree 0 and 1 are exact, and that of degree 2 follows for any people from the images A z of all
-probes, without a product.
+probes, without a product.  Degrees 3 and 4 of what all probes say need two steps of each, so that few take more.
 """
 
 from typing import NamedTuple
@@ -22,6 +22,10 @@ from .spectral import Measure
 # The variance of what restricted probes add, over that of what probes of all say of the same people, is expected to be
 # this times (1 - f)^(3/2), f = n_t / n: it was 4 in an array with LD, families and populations, and 2 among mice.
 USUAL_SPREAD = 3.0
+# Polynomials up to this degree are left to probes of two Lanczos steps,
+DEGREE = 4
+# and up to this one to what is known of a set of people.
+KNOWN_DEGREE = 2
 # The variance that all people have together counts like so many degrees of freedom beside the own ones.
 PRIOR_FREEDOM = 8
 
@@ -60,50 +64,52 @@ class Spread(NamedTuple):
 
 
 class Coupled(NamedTuple):
-    """``measure``: the calibrated one of A_t.  ``reference``: probes of all, ``control`` (d, k) what they say of A_t;
-    ``quadratic`` (S,): the integral of the polynomial of degree 2 by every probe (None where it is not estimated);
+    """``measure``: the calibrated one of A_t.  ``reference``: probes of all, ``control`` (d, k) what the deep ones say
+    of A_t; ``forms`` (a, S): z'p(A_t)z as every probe tells it for the polynomial p of degree 2, z'p(A)z for those of 3
+    and 4, as many as are estimated;
     ``added``: None before there are restricted probes, or where everybody is inside; then ``spread`` does not count."""
 
     measure: Measure
     reference: ProbeSpectra
     polynomials: Polynomials
     control: np.ndarray
-    quadratic: np.ndarray | None
+    forms: np.ndarray
     added: Added | None = None
     spread: Spread | None = None
 
     def covariance(self, functions: Functions) -> np.ndarray:
         """(q, q) Monte-Carlo covariance of integrals of functions.
 
-        What the probes of all say of the remainder r and of the quadratic, and what the restricted ones add: its
-        spread over few probes is taken as a multiple of the remainder's over all.
+        What the probes of all say of the remainder and of the polynomials, and what the restricted ones add: its spread
+        over few probes is taken as a multiple of the spread over all.
         """
-        coefficients, rest = self._remainder(functions, self.reference.nodes, self.control)
-        total = covariance_of_mean(rest)
+        coefficients, rest = self._deep_remainder(functions)
         d, S = self.reference.num_deep, self.reference.num_probes
         centred = rest - rest.mean(axis=1, keepdims=True)
-        if self.quadratic is not None:
-            slope = coefficients[:, -1]
-            q = self.quadratic - self.quadratic.mean()
-            shared = np.outer(slope, centred @ q[:d]) / (S * max(d - 1, 1))
-            total += np.outer(slope, slope) * covariance_of_mean(self.quadratic[None]) + shared + shared.T
+        shallow = coefficients[:, 2:] @ (self.forms - self.forms.mean(axis=1, keepdims=True))
+        shared = centred @ shallow[:, :d].T / (S * max(d - 1, 1))
+        total = covariance_of_mean(rest) + covariance_of_mean(shallow) + shared + shared.T
         if self.added is not None and self.spread is not None:
-            each = centred @ centred.T / max(d - 1, 1)
             error = self.spread.value / self.added.num_probes * widening(self.spread.freedom) ** 2
-            total += each * error
+            total += self.each_covariance(functions) * error
         return total
 
     def deep_covariance(self, functions: Functions) -> np.ndarray:
         """The part of :meth:`covariance` that more deep probes of all people reduce."""
-        return covariance_of_mean(self._remainder(functions, self.reference.nodes, self.control)[1])
+        return covariance_of_mean(self._deep_remainder(functions)[1])
+
+    def each_covariance(self, functions: Functions) -> np.ndarray:
+        """(q, q) covariance over probes of all of what they say beside the known polynomials; spreads are shares of
+        it."""
+        _, rest = self._remainder(functions, self.reference.nodes, self.control)
+        return np.cov(rest)
 
     def own_spread(self, functions: Functions) -> Spread:
         """What the restricted probes alone say of their spread, by the last of the functions."""
-        _, rest = self._remainder(functions, self.reference.nodes, self.control)
         _, own = self._remainder(functions, *self.added.own)
         _, paired = self._remainder(functions, *self.added.paired)
         adds = (own - paired)[-1]
-        return Spread(float(adds.var(ddof=1) / rest[-1].var(ddof=1)), self.added.num_probes - 1)
+        return Spread(float(adds.var(ddof=1) / self.each_covariance(functions)[-1, -1]), self.added.num_probes - 1)
 
     def truncated(self, functions: Functions, nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """(q,) mean of the remainder by quadratures (s, k) of fewer steps, less that by all steps of the same probes,
@@ -112,14 +118,28 @@ class Coupled(NamedTuple):
         _, rest = self._remainder(functions, self.reference.nodes[: len(nodes)], self.reference.weights[: len(nodes)])
         return (fewer - rest).mean(axis=1)
 
+    def _deep_remainder(self, functions: Functions) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients (q, a) on all polynomials, and (q, d) what a deep probe says of A_t beside these: the ones of
+        degree 3 and 4 as it says them of A."""
+        nodes, weights = self.reference.nodes, self.reference.weights
+        _, rest = self._remainder(functions, nodes, self.control)
+        basis = self.polynomials.at(nodes)
+        coefficients = self._coefficients(functions, basis)
+        beyond = np.einsum("adk,dk->ad", basis[KNOWN_DEGREE + 1 :], weights)
+        return coefficients, rest - coefficients[:, KNOWN_DEGREE + 1 :] @ beyond
+
     def _remainder(self, functions: Functions, nodes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients (q, a) on the polynomials under the measure of all, and integrals (q, s) of what they leave."""
-        all_nodes, all_weights = self.reference.nodes, self.reference.weights / self.reference.num_deep
-        coefficients = np.einsum(
-            "adk,qdk,dk->qa", self.polynomials.at(all_nodes), functions(all_nodes), all_weights, optimize=True
-        )
-        rest = functions(nodes) - np.einsum("qa,adk->qdk", coefficients, self.polynomials.at(nodes))
+        """Coefficients (q, a) on the polynomials of known integral, and integrals (q, s) of what these leave."""
+        known = slice(KNOWN_DEGREE + 1)
+        coefficients = self._coefficients(functions, self.polynomials.at(self.reference.nodes)[known])
+        rest = functions(nodes) - np.einsum("qa,adk->qdk", coefficients, self.polynomials.at(nodes)[known])
         return coefficients, np.einsum("qdk,dk->qd", rest, weights)
+
+    def _coefficients(self, functions: Functions, basis: np.ndarray) -> np.ndarray:
+        """(q, a) of functions on polynomials (a, d, k) at the nodes of all, by their measure."""
+        reference = self.reference
+        weights = reference.weights / reference.num_deep
+        return np.einsum("adk,qdk,dk->qa", basis, functions(reference.nodes), weights, optimize=True)
 
 
 class Known(NamedTuple):
@@ -180,31 +200,41 @@ def coupled(
     """The measure of A_t of one set of people.  scale: the mean eigenvalue of A; seen (2, S): :func:`second_moments`.
 
     The integral of f is what probes of all say of it, plus what restricted ones add, with the polynomials of degree 0,
-    1 and 2 taken to their known or estimated integrals, as in :func:`.calibration.calibrate`.
+    1 and 2 taken to their known or estimated integrals, as in :func:`.calibration.calibrate`.  Those of degree 3 and 4
+    are as all probes say them of A, and as the deep ones tell A_t from A.
     """
     reference, control = everybody.spectra, everybody.controls[which]
     d = reference.num_deep
     nodes, weights = reference.nodes, reference.weights / d
-    polynomials = polynomials_of(nodes, weights, scale)
+    polynomials = polynomials_of(nodes, weights, scale, DEGREE)
+    basis = polynomials.at(nodes)
+    forms = polynomials.integrals(reference.moments[: DEGREE + 1])[2:]
+    square = 0.0
+    if len(forms):
+        values = squares_among(known, seen)
+        square, forms[0] = values.mean(), polynomials.inverse[2, 2] * values / scale**2
     parts = [(nodes, control / d)]
     if added is not None:
         (own, own_weights), (paired, paired_weights) = added
         s = added.num_probes
         parts += [(own, own_weights / s), (paired, -paired_weights / s)]
-    quadratic, square = None, 0.0
-    if len(polynomials.inverse) == 3:
-        forms = seen[1] - known.inner_trace
-        centred = forms - forms.mean()
-        slope = (centred @ seen[0]) / (centred @ centred) if (centred @ centred) > 0 else 0.0
-        values = seen[0] + known.correction - slope * forms
-        square = values.mean()
-        quadratic = polynomials.inverse[2, 2] * values / scale**2
-    targets = polynomials.integrals(np.array([known.dimension, known.trace, square]))
-    found = sum(np.einsum("adk,dk->a", polynomials.at(at), mass) for at, mass in parts)
-    corrected = control / d + weights * np.einsum("a,adk->dk", targets - found, polynomials.at(nodes))
+    known_degrees = slice(min(len(basis), KNOWN_DEGREE + 1))
+    found = sum(np.einsum("adk,dk->a", polynomials.at(at)[known_degrees], mass) for at, mass in parts)
+    targets = polynomials.integrals(np.array([known.dimension, known.trace, square, *[0.0] * DEGREE]))[known_degrees]
+    beyond = forms[1:].mean(axis=1) - np.einsum("adk,dk->a", basis[KNOWN_DEGREE + 1 :], weights)
+    shifts = np.concatenate([targets - found, beyond])
+    corrected = control / d + weights * np.einsum("a,adk->dk", shifts, basis)
     pieces = [(nodes, corrected), *parts[1:]]
     measure = Measure(*(np.concatenate([piece[part].ravel() for piece in pieces]) for part in (0, 1)))
-    return Coupled(measure, reference, polynomials, control, quadratic, added)
+    return Coupled(measure, reference, polynomials, control, forms, added)
+
+
+def squares_among(known: Known, seen: np.ndarray) -> np.ndarray:
+    """(S,) values whose mean estimates tr(A_t^2), less their regression on z'A z among the people, of known mean."""
+    forms = seen[1] - known.inner_trace
+    centred = forms - forms.mean()
+    slope = (centred @ seen[0]) / (centred @ centred) if (centred @ centred) > 0 else 0.0
+    return seen[0] + known.correction - slope * forms
 
 
 def pooled(spreads: list[Spread], shares: list[float]) -> list[Spread]:

@@ -14,7 +14,7 @@ from ..contract import check_traces
 from ..covariance import CountingCovariance, Covariance
 from ..covariance.subset import SubsetCovariance
 from ..hooks import Hooks
-from ..inference import sampling_covariance
+from ..inference import largest_mc_ratio, mc_covariance_of_theta, sampling_covariance
 from ..lanczos import Tridiagonal, lanczos_start, ritz_measures
 from ..linalg import column_batches, column_dots, orthonormal_basis, project
 from ..monte_carlo import LEAST_PROBES
@@ -75,7 +75,7 @@ NEAR = 0.01
 # The second moment is looked at with so many probes for each that takes all steps.
 SHALLOW = 4
 # The runs of fixed effects end where no variance of theirs moves by more than this share.
-FIXED_SETTLED = 1e-3
+FIXED_SETTLED = 3e-3
 
 
 class Crowd(NamedTuple):
@@ -187,13 +187,13 @@ class Watched(NamedTuple):
         return control_weights(first, np.stack(self.outside[:steps], axis=1)[..., :count])
 
     def spectra(self, moments: np.ndarray) -> SpectraOfAll:
-        """What the probes say after the steps so far; moments (3 + 2 P, s): of these and of shallow ones."""
+        """What the probes say after the steps so far; moments (5 + 2 P, s): of these and of shallow ones."""
         nodes, weights, controls = self.quadratures(self.run.num_steps)
         return SpectraOfAll(ProbeSpectra(nodes, weights, moments), controls)
 
 
 class Settled(NamedTuple):
-    """The probes of all with their moments (3 + 2 P, s), and every crowd's traits with how they ended."""
+    """The probes of all with their moments (5 + 2 P, s), and every crowd's traits with how they ended."""
 
     probes: Watched
     moments: np.ndarray
@@ -307,14 +307,15 @@ def known_of(cohort: Cohort, reference: Cohort, KQ: np.ndarray, image: np.ndarra
 
 
 def looked_at(whole: Gathering, Z: np.ndarray, run: LanczosRun) -> np.ndarray:
-    """(3 + 2 P, s) moments of projected probes Z (n, s) after a first step: z'z, z'Az and z'A^2z, and
+    """(5 + 2 P, s) of projected probes Z (n, s) after two steps: z'A^b z for b = 0 to 4, and
     :func:`.coupled.second_moments` of every crowd."""
-    state = run.state
-    norms2, alpha, beta = first_steps(run, 0)
-    lengths, alphas, betas = (part.astype(Z.dtype) for part in (np.sqrt(norms2), alpha, beta))
-    U = (state.previous * alphas + state.current * betas) * lengths
-    own = norms2 * np.stack([np.ones_like(alpha), alpha, alpha**2 + beta**2])
-    return np.concatenate([own, *(np.stack(second_moments(Z, U, crowd.inside)) for crowd in whole.crowds)])
+    state, dtype = run.state, Z.dtype
+    (a1, a2), (b1, b2) = state.alphas, state.betas
+    U = Z * a1.astype(dtype) + state.previous * (b1 * np.sqrt(state.norms2)).astype(dtype)
+    square, cross = a1**2 + b1**2, b1 * (a1 + a2)  # A q1 = a1 q1 + b1 q2, A^2 q1 = square q1 + cross q2 + b1 b2 q3
+    powers = np.stack([np.ones_like(a1), a1, square, a1 * square + b1 * cross, square**2 + cross**2 + (b1 * b2) ** 2])
+    among = [np.stack(second_moments(Z, U, crowd.inside)) for crowd in whole.crowds]
+    return np.concatenate([state.norms2 * powers, *among])
 
 
 def settle(whole: Gathering, probes: np.ndarray, settings: FitSettings, hooks: Hooks) -> Settled:
@@ -324,7 +325,9 @@ def settle(whole: Gathering, probes: np.ndarray, settings: FitSettings, hooks: H
     Z = project(reference.Q, reference.covariance.block(probes))
     starts = [Z, *(crowd.subset.block(crowd.traits.scaled) for crowd in crowds)]
     run, *leads = whole.advanced(cohorts, [LanczosRun(lanczos_start(start), ()) for start in starts])
-    moments, watched = looked_at(whole, Z, run), Watched(run, Z, ()).stepped(run, crowds)
+    watched = Watched(run, Z, ()).stepped(run, crowds)
+    run, *leads = whole.advanced(cohorts, [run, *leads])
+    moments, watched = looked_at(whole, Z, run), watched.stepped(run, crowds)
     check_traces(reference.covariance, moments[1:2], moments[2:3], np.array([reference.trace]))
     ats = [
         Settling(lead, first_steps(run, 0), ((),) * len(crowd.people.which), (None,) * len(crowd.people.which), 0.0)
@@ -381,7 +384,7 @@ def calibrated(whole: Gathering, spectra: SpectraOfAll, added: Sequence[Added | 
     """The measure of every crowd's trace; ``added``: what restricted probes add to each."""
     scale, moments = whole.reference.trace / whole.reference.dimension, spectra.spectra.moments
     return [
-        coupled(spectra, i, scale, crowd.known, moments[3 + 2 * i : 5 + 2 * i], added[i] if added else None)
+        coupled(spectra, i, scale, crowd.known, moments[5 + 2 * i : 7 + 2 * i], added[i] if added else None)
         for i, crowd in enumerate(whole.crowds)
     ]
 
@@ -398,7 +401,7 @@ def spectra_of_all(whole: Gathering, Z: np.ndarray, settled: Settled, estimates,
         known = everybody.spectra
         found = [each for own in estimates(calibrated(whole, everybody)) for each in own]
         target = settings.probes.mc_target * np.sqrt(OF_ALL * MARGIN)  # restricted probes make up for a miss
-        wanted = probes_wanted(found, steps, known, available, target)
+        wanted = probes_wanted(found, steps / 2, known, available, target)  # the others take two steps
         left = available - known.num_probes
         deep = min(max(wanted[0] - known.num_deep, 0), left)
         every = min(max(wanted[1] - known.num_probes, deep, LEAST_PROBES), left)
@@ -412,15 +415,17 @@ def spectra_of_all(whole: Gathering, Z: np.ndarray, settled: Settled, estimates,
 
 
 def spectra_of_some(whole: Gathering, probes: np.ndarray, deep: int, steps: int) -> SpectraOfAll:
-    """Spectra of probes (n, s) after one step, and of the first ``deep`` of them after ``steps``."""
+    """Spectra of probes (n, s) after two steps, and of the first ``deep`` of them after ``steps``."""
     reference = whole.reference
     Z = project(reference.Q, reference.covariance.block(probes))
     (run,) = whole.advanced([reference], [LanczosRun(lanczos_start(Z), ())])
+    watched = Watched(run, Z, ()).stepped(run, whole.crowds)
+    (run,) = whole.advanced([reference], [run])
     moments = looked_at(whole, Z, run)
     if not deep:
         none = np.zeros((0, steps))
         return SpectraOfAll(ProbeSpectra(none, none, moments), np.zeros((len(whole.crowds), 0, steps)))
-    watched = Watched(run, Z, ()).stepped(run, whole.crowds).take(slice(deep))
+    watched = watched.stepped(run, whole.crowds).take(slice(deep))
     while watched.run.num_steps < steps:
         (run,) = whole.advanced([reference], [watched.run])
         watched = watched.stepped(run, whole.crowds)
@@ -511,12 +516,21 @@ def restricted_wanted(found: Sequence[TraitFit], calibration: Coupled, spread: S
     """How many restricted probes bring a crowd's errors under the target, beside those of the probes of all."""
     wanted, target = 0, settings.probes.mc_target
     for each in found:
-        one = each.ratio_of_deep**2 * calibration.reference.num_deep * spread.value
+        errors = calibration.each_covariance(lambda nodes, at=each: spectral.of_v(at.theta, nodes))
+        one = error_ratio(each, errors[:2, :2]) ** 2 * spread.value
         taken = 0.0 if calibration.spread is None else one / calibration.added.num_probes
         room = max(target**2 - (each.ratio**2 - taken), (1 - OF_ALL) / 2 * target**2)  # less needs probes of all
         if np.isfinite(one):
             wanted = max(wanted, int(np.ceil(one / room)))
     return wanted
+
+
+def error_ratio(found: TraitFit, errors: np.ndarray) -> float:
+    """The largest Monte-Carlo error, over its standard error, that errors (2, 2) of tr(P K) and tr(P) make."""
+    layout = found.layout
+    mc = mc_covariance_of_theta(found.ai, errors / 4, found.free)
+    sampling = sampling_covariance(found.ai, layout.without_error(found.free))
+    return largest_mc_ratio(found.theta, layout.mean_traces, sampling, mc, layout.residual_traces)
 
 
 def restricted_runs(
