@@ -39,7 +39,7 @@ READY = 0.1  # relative error of the solves, in the norm of V, from which the ba
 MOST_SHRINKAGE = 0.25  # of a residual in one round, as a small basis knows little of what is left
 STILL = 1e-2  # standard errors, moves of variances that ask no further look at residuals
 MOST_ROUNDS = 200
-VECTORS = 16  # in a basis for every trait and probe, where settings do not say
+VECTORS = 20  # in a basis for every trait and probe, where settings do not say
 
 
 class PeopleBasis(NamedTuple):
@@ -171,59 +171,78 @@ def with_directions(people: PeopleBasis, W: Block, whose: np.ndarray | None = No
     return people._replace(model=model)
 
 
-def answering(people: PeopleBasis, extra: np.ndarray | None = None) -> PeopleBasis:
-    """The people with a basis that has grown until it answers for all traits at their best variances, and for all
-    probes at the hardest of these, or at ``extra`` (p,) where that is harder; ``answered`` says whether it does."""
-    active: np.ndarray | None = None
-    for _ in range(MOST_ROUNDS):
-        if people.model.exact:
-            return moved(people)[0]._replace(answered=True)
-        people, left, error = one_round(people, extra, active)
-        length = np.inf
-        if error <= READY or people.model.exact:
-            people, length = moved(people)
-        if left.stuck:
-            break
-        if not left.unsolved and active is None and length <= STILL:
-            return people._replace(answered=True, solved=float(hardest(people, extra)[-1]))
-        active = left.probes if left.unsolved else None
-    return people._replace(answered=False)
+class Look(NamedTuple):
+    """What a round looks at: ``probes``, None for all, and whether at the ``traits``."""
+
+    probes: np.ndarray | None = None
+    traits: bool = True
+
+    @property
+    def at_all(self) -> bool:
+        return self.probes is None and self.traits
 
 
 class Left(NamedTuple):
-    """What a round leaves: ``probes`` that had not converged, whether any probe or trait was ``unsolved``, and whether
-    the basis is ``stuck``, as it has no room or rounding gives it no direction."""
+    """What a round leaves: ``probes`` that had not converged, whether any ``traits`` had not, the largest relative
+    ``error``, and whether the basis is ``stuck``, as it has no room or rounding gives it no direction."""
 
     probes: np.ndarray
-    unsolved: bool
-    stuck: bool
+    traits: bool
+    error: float
+    stuck: bool = False
+
+    @property
+    def unsolved(self) -> bool:
+        return self.traits or len(self.probes) > 0
 
 
-def one_round(
-    people: PeopleBasis, extra: np.ndarray | None, active: np.ndarray | None
-) -> tuple[PeopleBasis, Left, float]:
-    """The people with residuals that are not small in their basis, and the largest relative error."""
+def answering(people: PeopleBasis, extra: np.ndarray | None = None, look: Look | None = None) -> PeopleBasis:
+    """The people with a basis that has grown until it answers for all traits at their best variances, and for all
+    probes at the hardest of these, or at ``extra`` (p,) where that is harder; ``answered`` says whether it does.
+
+    ``look``: what the first round looks at.  Once solved, probes and traits are looked at again when all are, at the
+    variances of the end; these move when the basis has become good enough for it, and four times as good again.
+    """
+    look, moved_at = look or Look(), np.inf
+    for _ in range(MOST_ROUNDS):
+        if people.model.exact:
+            return moved(people)[0]._replace(answered=True)
+        people, left = one_round(people, extra, look)
+        length = np.inf
+        if left.error <= min(READY, moved_at / 4) or (left.error <= READY and not left.unsolved):
+            people, length = moved(people)
+            moved_at = left.error
+        if left.stuck:
+            break
+        if not left.unsolved and look.at_all and length <= STILL:
+            return people._replace(answered=True, solved=float(hardest(people, extra)[-1]))
+        look = Look(left.probes, left.traits or STILL < length < np.inf) if left.unsolved else Look()
+    return people._replace(answered=False)
+
+
+def one_round(people: PeopleBasis, extra: np.ndarray | None, look: Look) -> tuple[PeopleBasis, Left]:
+    """The people with residuals that are not small in their basis, and what is left."""
     problem, model = people.problem, people.model
-    theta = hardest(people, extra)
-    R, errors = trait_residuals(people)
-    late = np.flatnonzero(errors > y_tolerance(problem))
-    looked_at = np.arange(model.num_probes) if active is None else active
-    worst, ends, wrong = float(errors.max()), None, looked_at[:0]
+    none = take_columns(model.B, slice(0, 0))
+    late, wrong, W, ends, worst = False, np.arange(0), none, none, 0.0
+    if look.traits:
+        R, errors = trait_residuals(people)
+        far = np.flatnonzero(errors > y_tolerance(problem))
+        late, W, worst = len(far) > 0, take_columns(R, far), float(errors.max())
+    looked_at = np.arange(model.num_probes) if look.probes is None else look.probes
     if len(looked_at):
+        theta = hardest(people, extra)
         A = probe_solutions(model, reduced_v(model.basis.T, theta))
-        of_probes, probe_errors = probe_residuals(problem, model, theta, looked_at, A)
-        far = np.flatnonzero(probe_errors > problem.settings.solver.probes)
-        wrong, ends = looked_at[far], take_columns(of_probes, far)
-        worst = max(worst, float(probe_errors.max()))
-    if not len(late) and not len(wrong):
-        return people, Left(wrong, False, False), worst
-    if not has_room(people, len(late) + len(wrong)):
-        return people, Left(wrong, True, True), worst
-    before = model.basis.size
-    W = take_columns(R, late)
-    ends = take_columns(R, slice(0, 0)) if ends is None else ends
-    model = grown(problem, model, columns(W, ends), wrong, ends)
-    return people._replace(model=model), Left(wrong, True, model.basis.size == before), worst
+        R, errors = probe_residuals(problem, model, theta, looked_at, A)
+        far = np.flatnonzero(errors > problem.settings.solver.probes)
+        wrong, ends, worst = looked_at[far], take_columns(R, far), max(worst, float(errors.max()))
+    left, new = Left(wrong, late, worst), columns(W, ends)
+    if not left.unsolved:
+        return people, left
+    if not has_room(people, new.shape[1]):
+        return people, left._replace(stuck=True)
+    grew = grown(problem, model, new, wrong, ends)
+    return people._replace(model=grew), left._replace(stuck=grew.basis.size == model.basis.size)
 
 
 def moved(people: PeopleBasis) -> tuple[PeopleBasis, float]:
@@ -241,8 +260,9 @@ def with_probes_wanted(people: PeopleBasis) -> PeopleBasis:
         wanted = probes_wanted(people)
         if wanted <= people.model.num_probes or not has_room(people, wanted - people.model.num_probes):
             break
+        fresh = np.arange(people.model.num_probes, wanted)
         model = with_probes(people.problem, people.probes, people.model, wanted)
-        people = answering(people._replace(model=model))
+        people = answering(people._replace(model=model), look=Look(fresh, traits=False))
     return people
 
 

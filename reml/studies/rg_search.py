@@ -15,7 +15,7 @@ from .rg_stack import Stack, StackPoint, point_at
 
 MOST_STEPS = 100
 NEAR = 1.0  # squared step from which the curvature that steps show is relied on
-DECREMENT = 1e-10  # squared step in standard errors that ends a search
+DECREMENT, EXACT = 1e-7, 1e-10  # squared step in standard errors that ends a search, by random and by exact probes
 MOST_SHRINKAGE = 0.25  # of the residual in one step
 MOST_GROWTH = 4.0  # of a variance in one step; all may grow to the total
 OVERSHOT = 0.5  # share of the slope at the start by which the likelihood may fall at the end of a step
@@ -66,7 +66,7 @@ def maximised(stack: Stack, S: np.ndarray, floor: float, restriction: Restrictio
         step = stepped(stack, at, point, floor, restriction, known)
         at, point = step.at, step.point
         first = point.S if first is None else first
-        if step.decrement <= DECREMENT:
+        if step.decrement <= (EXACT if stack.exact else DECREMENT):
             return Maximum(point, True, first)
         known = step.curvature if step.decrement <= NEAR else None
     return Maximum(point, False, first)

@@ -270,26 +270,39 @@ def spectral_point(stack: Stack, S: np.ndarray) -> StackPoint:
     own, of = stack.entries, stack.parts[0].spectrum
     y = of.Y[:, stack.columns]
     weights = np.stack([of.values, np.ones_like(of.values)])
-    V = of.values[:, None, None] * S[0] + S[1]
-    P = np.linalg.inv(V)
-    c = np.einsum("dab,db->da", P, y)
+    P, logdets = inverses(of.values[:, None, None] * S[0] + S[1])
+    c = np.sum(P * y[:, None], axis=2)
     both = np.where(own.a == own.b, 1.0, 2.0)[:, None]
     sizes = both * weights[own.h]
     forms = np.sum(sizes * c.T[own.a] * c.T[own.b], axis=1)
-    F = np.zeros((len(own.h), *c.shape))
+    F = np.zeros((*c.shape, len(own.h)))
     for k, (h, a, b) in enumerate(zip(*own, strict=True)):
-        F[k, :, a] = weights[h] * c[:, b]
-        F[k, :, b] = weights[h] * c[:, a]
-    flat = F.reshape(len(F), -1)
-    ai = symmetric(flat @ np.einsum("dab,kdb->kda", P, F).reshape(len(F), -1).T) / 2
-    values = (sizes * P[:, own.a, own.b].T) @ (np.ones((len(V), 1)) if stack.exact else of.squares)
+        F[:, a, k] = weights[h] * c[:, b]
+        F[:, b, k] = weights[h] * c[:, a]
+    solved = np.sum(P[:, :, :, None] * F[:, None], axis=2)
+    ai = symmetric(F.reshape(-1, len(own.h)).T @ solved.reshape(-1, len(own.h))) / 2
+    values = (sizes * P[:, own.a, own.b].T) @ (np.ones((len(P), 1)) if stack.exact else of.squares)
     if stack.exact:
         traces = Traces(np.repeat(values, stack.num_probes, axis=1), 0)
     else:
         traces = controlled(stack, S, values, *spectral_controls(stack, S, of))
     parts = tuple((of.vectors @ c).T)
-    logdet = float(np.linalg.slogdet(V)[1].sum())
-    return StackPoint(S, (forms - traces.mean) / 2, ai, forms, traces, None, parts, float(np.sum(c * y)), logdet)
+    ypy = float(np.sum(c * y))
+    return StackPoint(S, (forms - traces.mean) / 2, ai, forms, traces, None, parts, ypy, float(logdets.sum()))
+
+
+def inverses(V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """V^-1 (d, t, t) and log|V| (d,) of positive definite matrices; those of one or two traits in closed form."""
+    t = V.shape[1]
+    if t > 2:
+        return np.linalg.inv(V), np.linalg.slogdet(V)[1]
+    if t == 1:
+        return 1 / V, np.log(V[:, 0, 0])
+    determinants = V[:, 0, 0] * V[:, 1, 1] - V[:, 0, 1] ** 2
+    adjoint = np.empty_like(V)
+    adjoint[:, 0, 0], adjoint[:, 1, 1] = V[:, 1, 1], V[:, 0, 0]
+    adjoint[:, 0, 1] = adjoint[:, 1, 0] = -V[:, 0, 1]
+    return adjoint / determinants[:, None, None], np.log(determinants)
 
 
 def spectral_controls(stack: Stack, S: np.ndarray, of: StackSpectrum) -> tuple[np.ndarray, np.ndarray]:
@@ -300,7 +313,7 @@ def spectral_controls(stack: Stack, S: np.ndarray, of: StackSpectrum) -> tuple[n
     for known, chain in zip(part.folds, of.folds, strict=True):
         left = part.dimension - len(chain.values)
         D = np.linalg.inv(mean_off(S, known.tails[None], np.array([left]), np.ones((1, 1), bool)))
-        M = np.linalg.inv(chain.values[:, None, None] * S[0] + S[1])[:, own.a, own.b].T
+        M = inverses(chain.values[:, None, None] * S[0] + S[1])[0][:, own.a, own.b].T
         cores = np.stack([chain.values, np.ones_like(chain.values)])[own.h]
         found = np.stack([M[k] @ chain.products[h] for k, h in enumerate(own.h)])
         off_chain = D[own.a, own.b][:, None] * (known.forms - known.tails[:, None])[own.h]
