@@ -249,7 +249,7 @@ def fitted_model(result: FitResult, y, X, covariance: Covariance, probes, settin
     parameters = parameters_of(result.theta, covariance)
     scale = np.sqrt(float(parameters[:-1] @ covariance.traces) / len(y) + parameters[-1])
     theta, Q = parameters / scale**2, covariance.block(orthonormal_basis(X))
-    probes = replicate_probes(probes, len(y), settings)
+    probes = replicate_probes(probes, *Q.shape, settings)
     traces = complement_traces(covariance, Q)
     core = make_projected_core(covariance, Q, traces, np.maximum(theta[:-1], 0), probes.sketch)
     preconditioner, apply_v = precondition(core, theta), apply_v_at(covariance, theta)
@@ -271,9 +271,9 @@ def fitted_model(result: FitResult, y, X, covariance: Covariance, probes, settin
     return Fitted(solved.X, replicates, own, of_y, free, float(scale), layout.root, covariance.block, inverse)
 
 
-def replicate_probes(probes, n: int, settings: ScanSettings) -> Probes:
+def replicate_probes(probes, n: int, num_fixed: int, settings: ScanSettings) -> Probes:
     """Probes with a sketch of the preconditioner's rank."""
-    rank = min(default_rank(n) if settings.rank is None else settings.rank, n // 4)
+    rank = min(default_rank(n) if settings.rank is None else settings.rank, (n - num_fixed) // 4)
     if isinstance(probes, int | np.integer) and not isinstance(probes, bool):
         probes = draw_probes(n, as_count(probes, "probes"), rank)
     probes = checked_probes(probes, n, LEAST_REPLICATES if n > LEAST_REPLICATES else 1)

@@ -192,3 +192,24 @@ def test_a_scan_and_learned_weights_on_devices_are_those_of_the_cpu(cohort, resu
         for each in (products, CpuProducts(cohort.genotypes))
     )
     assert abs(one.tau[0] - other.tau[0]) < 1e-3 * other.se[0]
+
+
+def test_components_at_zero_are_held_there_and_a_fit_without_any_is_a_baseline_too(cohort):
+    covariance, rng = covariance_of(cohort), np.random.default_rng(3)
+    drawn = ((y, fit_exact(y, cohort.X, covariance)) for y in rng.standard_normal((40, cohort.n)))
+    y, result = next(pair for pair in drawn if pair[1].at_bound.tolist() == [True, True, False])
+    weights = sets_of(cohort)
+    found = scan(result, y, cohort.X, covariance, weights, exact_probes(cohort.n), TIGHT)
+    Z = dense.standardised(cohort.counts)
+    for a, w in enumerate(weights.T):
+        truth = dense_score(result.theta, y, cohort.X, cohort.Ks, dense.kernel(Z, w), ~result.at_bound)
+        np.testing.assert_allclose(found.z[a], truth.z, rtol=1e-6)
+    assert np.isnan(found.enrichment.estimate).sum() < len(weights.T)  # a set's own step has a share of what it adds
+
+
+def test_many_fixed_effects_leave_a_scan_its_replicates(cohort):
+    X = np.random.default_rng(2).standard_normal((cohort.n, 130))
+    covariance = covariance_of(cohort)
+    result = fit_exact(cohort.y, X, covariance)
+    found = scan(result, cohort.y, X, covariance, sets_of(cohort)[:, :2], 64)
+    assert np.isfinite(found.z).all()
