@@ -1,8 +1,8 @@
 """``python -m gpu_reml.validation.scan_study``: is a scan's p uniform under the null, and its one step a full fit's?
 
 A cohort with LD, families and populations is kept, and phenotypes are drawn anew.  Null: one component, fitted to each
-phenotype; windows of 10 to 2,000 variants and scattered sets.  Planted: one window has a variance of its own; its
-one-step estimate and p stand beside the full fit and its likelihood ratio.
+phenotype; windows of 10 to 2,000 variants and scattered sets.  Planted: a window or an annotation has a variance of its
+own; its one-step estimate and p stand beside the full fit and its likelihood ratio.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SIZES = (10, 20, 50, 200, 500, 2000)
 LEVELS = (0.1, 0.01, 0.001, 0.0001)
 H2 = 0.4
 RANK = 60
-PLANTED = 100  # variants of the window that has a variance of its own
+PLANTED = (100, 6)  # variants of a window that has a variance of its own; an annotation has one in so many of all
 
 
 class Sample(NamedTuple):
@@ -99,8 +99,9 @@ def sizes_of_tests(p: np.ndarray, sizes: np.ndarray) -> pd.DataFrame:
 
 
 class Planted(NamedTuple):
-    """One window with a variance of its own: ``share`` of the phenotype's, and what was found of it."""
+    """A set with a variance of its own: its ``kind``, its ``share`` of the phenotype's, and what was found of it."""
 
+    kind: str
     share: float
     one_step: float
     se: float
@@ -111,27 +112,36 @@ class Planted(NamedTuple):
     lrt_p: float
 
 
-def planted(shape: tuple[int, int, int], replicates: int, share: float, seed: int) -> Planted:
-    """A phenotype with a planted window, scanned and fitted in full."""
+def planted_variants(kind: str, num_variants: int, rng) -> np.ndarray:
+    """(m,) 0/1: neighbours, or scattered variants."""
+    window, every = PLANTED
+    first = rng.integers(0, num_variants - window + 1)
+    place = np.arange(num_variants) - first
+    own = (place >= 0) & (place < window) if kind == "window" else rng.permutation(num_variants) % every == 0
+    return own.astype(float)
+
+
+def planted(shape: tuple[int, int, int], replicates: int, case: tuple[str, float], seed: int) -> Planted:
+    """A phenotype with a planted set, scanned and fitted in full; case: kind and share."""
+    kind, share = case
     sample, rng = make_sample(*shape), np.random.default_rng([seed, 1])
-    m = sample.covariance.products.num_variants
-    first = rng.integers(0, m - PLANTED + 1)
-    own = ((np.arange(m) >= first) & (np.arange(m) < first + PLANTED)).astype(float)
+    own = planted_variants(kind, sample.covariance.products.num_variants, rng)
     sets = make_covariance(sample.covariance.products, own[:, None], ["planted"])
     y = draw_phenotype(sample, own, H2 - share, share, rng)
     found = scanned(sample, y, sets, replicates, seed)
     full = refit(y, sample.X, sample.covariance, sets, [0], fit=exact_fits)
     values = (found.variance.estimate, found.variance.se, found.log10p, full.variance, full.se, full.lrt, full.p)
-    return Planted(share, *(float(value[0]) for value in values))
+    return Planted(kind, share, *(float(value[0]) for value in values))
 
 
 def planted_table(rows: Sequence[Planted]) -> pd.DataFrame:
-    """For each planted share: means, the slope of the one step on the full fit through 0, and powers at 1e-3."""
+    """For each kind and share: means, the slope of the one step on the full fit through 0, and powers at 1e-3."""
     table = []
-    for share, part in pd.DataFrame(rows).groupby("share"):
+    for (kind, share), part in pd.DataFrame(rows).groupby(["kind", "share"]):
         known = part.dropna()
         table.append(
             {
+                "planted": kind,
                 "share": share,
                 "phenotypes": len(part),
                 "one step": known["one_step"].mean(),
@@ -146,7 +156,7 @@ def planted_table(rows: Sequence[Planted]) -> pd.DataFrame:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print sizes under the null, then what was found of planted windows."""
+    """Print sizes under the null, then what was found of planted sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default, text in (
         ("--samples", 1000, "samples"),
@@ -165,8 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             p = np.array(list(pool.map(partial(null_p, shape, options.replicates), range(options.phenotypes))))
             print(sizes_of_tests(p, make_sample(*shape).sizes).to_string(index=False, float_format="%.3f"), flush=True)
         rows = []
-        for share in (0.0, 0.01, 0.03, 0.1):
-            rows += pool.map(partial(planted, shape, options.replicates, share), range(options.planted))
+        for case in [(kind, share) for kind in ("window", "annotation") for share in (0.0, 0.01, 0.03, 0.1)]:
+            rows += pool.map(partial(planted, shape, options.replicates, case), range(options.planted))
         if rows:
             print(planted_table(rows).to_string(index=False, float_format="%.3f"))
 

@@ -10,7 +10,7 @@ SHAPE = (150, 600, 8)
 def test_a_null_phenotype_has_a_p_for_every_set_and_a_planted_window_is_found():
     p = null_p(SHAPE, 64, seed=1)
     assert p.shape == (8,) and (p > 1e-4).all() and (p <= 1).all()
-    found = planted(SHAPE, 64, 0.3, seed=2)
+    found = planted(SHAPE, 64, ("window", 0.3), seed=2)
     assert found.log10p > 2 and found.lrt_p < 0.01
     assert abs(found.full - 0.3) < 4 * found.full_se
 
@@ -19,6 +19,6 @@ def test_tables_have_sizes_over_levels_and_the_slope_through_zero():
     p = np.linspace(0, 1, 1001)[1:].reshape(10, 100)
     table = sizes_of_tests(p, np.repeat([10, 20], 50)).set_index("variants")
     assert abs(table.loc["all", "lambda"] - 1) < 0.01 and abs(table.loc["all", "at 0.1"] - 1) < 0.01
-    rows = [Planted(0.1, 2 * x, 0.1, 4.0, x, 0.1, 9.0, 0.01) for x in (0.1, 0.2)]
+    rows = [Planted("window", 0.1, 2 * x, 0.1, 4.0, x, 0.1, 9.0, 0.01) for x in (0.1, 0.2)]
     row = planted_table(rows).iloc[0]
     assert np.isclose(row["slope"], 2) and row["power of p"] == 1 and row["power of lrt"] == 0
