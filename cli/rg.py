@@ -40,7 +40,8 @@ from .wording import in_names
 FILES = ("json", "log", "rg.tsv", "rg.svg", "hsq")
 BESIDE = (  # flags of single traits' fits that say nothing of several
     "merge lrt profile joint_test prevalence compute_effects reliability save_model cv prediction_bfile "
-    "prediction_pfile export_ai make_grm scan scan_genes scan_windows residual_weights residual_groups gxe_noise resume"
+    "prediction_pfile export_ai make_grm scan scan_genes scan_windows fit_alpha residual_weights residual_groups "
+    "gxe_noise resume"
 )
 
 

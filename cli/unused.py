@@ -15,6 +15,8 @@ from .flags.smile import Smile
 from .inputs import Inputs
 from .parser import CommandLine
 
+SCANS = ("scan", "scan_genes", "scan_windows")
+
 
 class Decided(NamedTuple):
     """What an analysis turned out to be; None where that is not decided, as in a plan.
@@ -73,9 +75,14 @@ def by(*methods: str) -> Callable[[CommandLine, Decided], bool]:
     return lambda line, decided: decided.method in methods
 
 
+def no_intervals(line: CommandLine, decided: Decided) -> bool:
+    """Whether what is scanned has no genes and no intervals."""
+    return not line.get("scan_genes") and not any(path.endswith(".bed") for path in line.get("scan") or ())
+
+
 def draws_after_the_fit(line: CommandLine) -> bool:
     """Whether the seed matters beside the fit."""
-    return any(map(line.get, ("cv", "reliability", "scan", "scan_genes", "scan_windows", "fit_alpha")))
+    return any(map(line.get, ("cv", "reliability", *SCANS, "fit_alpha")))
 
 
 def only_matrices(line: CommandLine, decided: Decided) -> bool:
@@ -127,7 +134,7 @@ PROBES = "dense REML takes no random probes"
 OF_FITS = (
     "method max_probes mc_target max_iterations constrain seed prevalence joint_test lrt profile "
     "resume checkpoint_seconds compute_effects reliability save_model cv merge export_ai verbose "
-    "prediction_bfile prediction_pfile"
+    "prediction_bfile prediction_pfile fit_alpha scan scan_genes scan_windows scan_refit scan_replicates"
 )
 REML = (
     *ACCEPTED,
@@ -152,7 +159,13 @@ REML = (
     Rule("gxe_scale", without("gxe"), "it is of the environments of --gxe"),
     Rule("admix_residual_mode", without("admix_q"), "it is of the ancestries of --admix-q"),
     *DEVICE,
-    Rule("max_probes mc_target", by("exact"), PROBES),
+    Rule("scan_replicates", without(*SCANS), "nothing is scanned"),
+    Rule("scan_flank", no_intervals, "it is for genes and intervals"),
+    Rule(
+        "max_probes mc_target",
+        lambda line, decided: decided.method == "exact" and not line.get("fit_alpha"),
+        PROBES,
+    ),
     Rule("seed", lambda line, decided: decided.method == "exact" and not draws_after_the_fit(line), PROBES),
     Rule("mc_target", by(*MOMENTS), "he and pcgc take all of their probes at once"),
     Rule(
@@ -163,7 +176,9 @@ REML = (
     Rule("max_iterations verbose", by(*MOMENTS), "he and pcgc have no iterations"),
     Rule(
         "max_iterations",
-        lambda line, decided: decided.method == "stochastic" and decided.num_components == 1,
+        lambda line, decided: (
+            decided.method == "stochastic" and decided.num_components == 1 and not line.get("fit_alpha")
+        ),
         "one component is answered by a Lanczos run, which goes on until it settles",
     ),
     Rule("resume checkpoint_seconds", by("exact", *MOMENTS), "only stochastic fits keep checkpoints"),

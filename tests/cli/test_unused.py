@@ -50,6 +50,8 @@ def notes(words, run, rules=unused.REML):
         ("--call-width 9", STOCHASTIC, "how many variants are worked on at once follows from the memory there is"),
         ("--slq-mode raw", STOCHASTIC, "log-determinants take all probes, and steps until they settle"),
         ("--smile-scoring-step-tol 0.1", STOCHASTIC, "a fit stops by its score, in standard errors"),
+        ("--scan-replicates 64", STOCHASTIC, "nothing is scanned"),
+        ("--scan-flank 5kb --scan-windows 1Mb", STOCHASTIC, "it is for genes and intervals"),
         ("--compute-effects --make-grm", Decided(None, None, "cpu"), "--make-grm writes matrices and fits nothing"),
     ],
 )
@@ -70,6 +72,10 @@ def test_a_flag_without_effect_is_named_with_the_reason(words, run, why):
         ("--max-probes 9 --seed 1", Decided(None, None, "cpu")),
         ("--smile-optimizer strict --identity-w", STOCHASTIC),
         ("--prediction-pfile x --dosage", STOCHASTIC),
+        ("--scan-windows 1Mb --scan-replicates 64 --seed 1", EXACT),
+        ("--scan x.bed --scan-flank 5kb", STOCHASTIC),
+        ("--fit-alpha --max-probes 9 --max-iterations 9 --seed 1", EXACT),
+        ("--fit-alpha --max-iterations 9", LANCZOS),
     ],
 )
 def test_a_flag_that_does_something_is_not_named(words, run):
