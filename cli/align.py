@@ -15,12 +15,14 @@ from .read import Tables
 
 
 class Group(NamedTuple):
-    """Traits that the same samples have; or, with ``members``, all of these, and nan in Y where a sample has none."""
+    """Traits that the same samples have, with the same ``covariates`` (None: all); or, with ``members``, all of these,
+    and nan in Y where a sample has none."""
 
     alignment: io.Alignment
     Y: np.ndarray
     phenotypes: tuple[str, ...]
     members: tuple["Group", ...] = ()
+    covariates: tuple[str, ...] | None = None
 
 
 def groups_of_samples(tables: Tables, samples: Samples) -> Iterator[Group]:
@@ -29,18 +31,19 @@ def groups_of_samples(tables: Tables, samples: Samples) -> Iterator[Group]:
     remove = io.read_sample_list(samples.remove) if samples.remove else None
     sources = [*tables.sources.files, *tables.parts.grms]
     names, listed = [str(source.prefix) for source in sources], [source.samples for source in sources]
-    complete = [*tables.covariates, *tables.parts.tables]
-    groups: dict[bytes, list[tuple[str, io.Alignment]]] = {}
+    groups: dict[tuple, list[tuple[str, io.Alignment]]] = {}
     for phenotype in tables.phenotypes:
+        covariates = tables.covariates_for.get(phenotype.name)
+        complete = [*tables.with_covariates(covariates).covariates, *tables.parts.tables]
         alignment = io.align(listed, phenotype, complete, keep=keep, remove=remove, source_names=names)
-        groups.setdefault(alignment.indices[0].tobytes(), []).append((phenotype.name, alignment))
-    for members in groups.values():
+        groups.setdefault((covariates, alignment.indices[0].tobytes()), []).append((phenotype.name, alignment))
+    for (covariates, _), members in groups.items():
         Y = np.column_stack([alignment.y for _, alignment in members])
-        yield Group(replace(members[0][1]), Y, tuple(name for name, _ in members))
+        yield Group(replace(members[0][1]), Y, tuple(name for name, _ in members), covariates=covariates)
 
 
 def everybody(groups: Sequence[Group]) -> Group:
-    """All groups as one, of the samples that have any of their traits."""
+    """Groups with the same covariates as one, of the samples that have any of their traits."""
     own = [group.alignment for group in groups]
     rows, first = np.unique(np.concatenate([each.indices[0] for each in own]), return_index=True)
     ids = pd.concat([each.samples for each in own], ignore_index=True).iloc[first].reset_index(drop=True)
@@ -56,7 +59,16 @@ def everybody(groups: Sequence[Group]) -> Group:
         Y[np.searchsorted(rows, group.alignment.indices[0]), column : column + width] = group.Y
         column += width
     names = tuple(name for group in groups for name in group.phenotypes)
-    return Group(io.Alignment(ids, indices, Y[:, 0], dropped, notes), Y, names, tuple(groups))
+    alignment = io.Alignment(ids, indices, Y[:, 0], dropped, notes)
+    return Group(alignment, Y, names, tuple(groups), groups[0].covariates)
+
+
+def gathered(groups: Sequence[Group]) -> list[Group]:
+    """Groups with the same covariates as one (:func:`everybody`)."""
+    alike: dict[tuple[str, ...] | None, list[Group]] = {}
+    for group in groups:
+        alike.setdefault(group.covariates, []).append(group)
+    return [everybody(same) if len(same) > 1 else same[0] for same in alike.values()]
 
 
 def without_samples(group: Group, kept: np.ndarray, reason: str) -> Group:
@@ -75,13 +87,13 @@ def without_samples(group: Group, kept: np.ndarray, reason: str) -> Group:
         without_samples(member, kept[np.searchsorted(rows, member.alignment.indices[0])], reason)
         for member in group.members
     )
-    return Group(left, group.Y[kept], group.phenotypes, members)
+    return group._replace(alignment=left, Y=group.Y[kept], members=members)
 
 
-def design_of(tables: Tables, alignment: io.Alignment) -> io.Design:
+def design_of(tables: Tables, group: Group) -> io.Design:
     """Fixed effects of a group's samples; environments are among them."""
-    environments = tables.parts.environments
-    return io.design_matrix(tables.quantitative, tables.categorical, alignment.samples, environments)
+    own = tables.with_covariates(group.covariates)
+    return io.design_matrix(own.quantitative, own.categorical, group.alignment.samples, tables.parts.environments)
 
 
 def group_lines(groups: list[Group]) -> list[str]:

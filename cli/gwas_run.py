@@ -15,7 +15,7 @@ from gpu_reml.ops.genotypes import item_type, items_per_row
 from gpu_reml.reml import FitResult
 from gpu_reml.reml.studies.association import Scan, lambda_gc, per_allele
 
-from .align import Group, design_of, everybody, group_lines, groups_of_samples
+from .align import Group, design_of, gathered, group_lines, groups_of_samples
 from .flags.analysis import Analysis
 from .flags.association import Association, GwasOutput, NullModel
 from .flags.components import Components
@@ -87,15 +87,15 @@ def gwas_command(line: CommandLine, threads: int) -> bool:
     say("\n".join([f"gpu-reml-gwas {version('gpu-reml')}", *group_lines(groups)]), flush=True)
     members = groups
     if len(groups) > 1 and backend_for(analysis.compute) == "cpu":
-        groups = [everybody(groups)]
-    planned = [with_tests(plan_group(tables, group, analysis), len(members) > len(groups)) for group in groups]
+        groups = gathered(groups)
+    planned = [with_tests(plan_group(tables, group, analysis), bool(group.members)) for group in groups]
     if analysis.compute.plan:
         for each in planned:
             print("\n".join([*planned_lines(each, analysis), *plan_notes(line, GWAS, each.backend)]), flush=True)
         return True
     for group in members:
         check_group(tables, group)
-        check_freedom(group.Y, design_of(tables, group.alignment))
+        check_freedom(group.Y, design_of(tables, group))
     converged = True
     context = {"threads": threads, "started": started, "several": len(traits) > 1}
     for group, each in zip(groups, planned, strict=True):

@@ -81,7 +81,7 @@ def load_group(tables: Tables, group: Group, planned: Planned, analysis: Analysi
         group = without_samples(
             group, loaded.kept_samples, f"more than --mind {analysis.filters.mind:g} of its calls missing"
         )
-        planned = planned._replace(design=design_of(tables, group.alignment))
+        planned = planned._replace(design=design_of(tables, group))
         check_group(tables, group)
     if analysis.smile.wanted:
         genetic, made = smile_components(loaded, planned, analysis)

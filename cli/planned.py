@@ -50,7 +50,7 @@ class Planned(NamedTuple):
 
 def plan_group(tables: Tables, group: Group, analysis: Analysis) -> Planned:
     """Backend and memory plan of a group; raises ValueError when the device's budget cannot hold it."""
-    design = design_of(tables, group.alignment)
+    design = design_of(tables, group)
     sizes = sizes_of(tables, group, design.num_columns, analysis)
     backend = backend_for(analysis.compute) if tables.sources.files else "cpu"
     device, room = rooms(sizes, backend, analysis)
@@ -105,7 +105,7 @@ def check_all_traits(groups: Sequence[Group], planned: Sequence[Planned]) -> Non
 def check_group(tables: Tables, group: Group) -> None:
     """:func:`check_traits` of a group, or of each of its members."""
     for member in group.members or (group,):
-        check_traits(member, design_of(tables, member.alignment))
+        check_traits(member, design_of(tables, member))
 
 
 def check_traits(group: Group, design: io.Design) -> None:

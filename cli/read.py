@@ -1,5 +1,8 @@
 """Reading: every file that is named, once; genotypes only by their samples and variants."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -21,10 +24,24 @@ class Tables(NamedTuple):
     phenotypes: list[io.Phenotype]
     quantitative: io.Covariates | None
     categorical: io.Covariates | None
+    covariates_for: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     @property
     def covariates(self) -> list[io.Covariates]:
         return [table for table in (self.quantitative, self.categorical) if table is not None]
+
+    def with_covariates(self, names: tuple[str, ...] | None) -> "Tables":
+        """The tables with only these covariates; None for all."""
+        if names is None:
+            return self
+        chosen = {table.kind: only_covariates(table, names) for table in self.covariates}
+        return self._replace(**dict.fromkeys(("quantitative", "categorical")) | chosen)
+
+
+def only_covariates(table: io.Covariates, names: tuple[str, ...]) -> io.Covariates | None:
+    """A table with some of its columns, in its order; None without any."""
+    kept = [name for name in table.values.columns if name in names]
+    return replace(table, values=table.values[kept]) if kept else None
 
 
 def read_tables(analysis: Analysis) -> Tables:
@@ -38,7 +55,31 @@ def read_tables(analysis: Analysis) -> Tables:
         raise io.InputError("no genotypes: give --bfile, --pfile, --bgen, --mbfile or --pfile-list, or --grm")
     if not sources.files and (components.given or parts.num_scales > 1 or terms.dominance):
         raise io.InputError("--grm alone: components of variants, ancestries and environments need genotypes beside it")
-    return Tables(sources, parts, *read_samples(analysis.samples, sources))
+    tables = Tables(sources, parts, *read_samples(analysis.samples, sources))
+    return tables._replace(covariates_for=covariates_for(analysis.samples.covar_for, tables))
+
+
+def covariates_for(given: Sequence[str], tables: Tables) -> dict[str, tuple[str, ...]]:
+    """Phenotype -> its covariates, from ``--covar-for``; raises InputError for names that are not there."""
+    if given and not tables.covariates:
+        raise io.InputError("--covar-for: names covariates that are in none of the files; give --qcovar or --covar")
+    there = {
+        "phenotype": [phenotype.name for phenotype in tables.phenotypes],
+        "covariate": [name for table in tables.covariates for name in table.values.columns],
+    }
+    found: dict[str, tuple[str, ...]] = {}
+    for text in given:
+        trait, separator, listed = text.rpartition("=")
+        names = tuple(name for name in listed.split(",") if name)
+        if not separator:
+            raise io.InputError(f"--covar-for {text}: expected TRAIT=NAME,NAME..., or TRAIT= for none")
+        for what, name in [("phenotype", trait), *(("covariate", name) for name in names)]:
+            if name not in there[what]:
+                raise io.InputError(f"--covar-for {text}: no {what} {name!r}; there are {', '.join(there[what])}")
+        if trait in found:
+            raise io.InputError(f"--covar-for {text}: {trait} is given twice; name all of its covariates at once")
+        found[trait] = names
+    return found
 
 
 def read_samples(

@@ -9,7 +9,7 @@ from gpu_reml.reml import Covariance, dense_covariance
 from gpu_reml.reml.covariance.subset import SubsetCovariance
 from gpu_reml.reml.matrices import matrices_of
 
-from .align import Group, design_of, everybody
+from .align import Group, design_of, gathered
 from .components import with_alpha
 from .flags.analysis import Analysis
 from .flags.model import Terms
@@ -22,14 +22,14 @@ PER_TRAIT = "per-trait"  # what --standardize says for genotypes of each phenoty
 
 
 def read_once(tables: Tables, groups: Sequence[Group], analysis: Analysis, *, only_fits: bool) -> list[Group]:
-    """The groups as one, where several can share the genotypes that are read; else as they are.
+    """The groups as one for each set of covariates, where they can share the genotypes that are read; else as they are.
 
     ``only_fits``: nothing is asked for beside the fits, which takes the genotypes of a phenotype's own samples.
     """
     plain = analysis.terms == Terms() and tables.sources.files
     if len(groups) == 1 or not plain or not only_fits or analysis.scaling.standardize == PER_TRAIT:
         return list(groups)
-    return [everybody(groups)]
+    return gathered(groups)
 
 
 def together_note(inputs: Inputs) -> str:
@@ -99,7 +99,7 @@ def rows_of(inputs: Inputs, member: Group) -> np.ndarray:
 def planned_among(inputs: Inputs, tables: Tables, member: Group) -> Planned:
     """The plan for a member, with its fixed effects."""
     sizes = inputs.planned.sizes._replace(num_samples=len(member.Y), num_traits=len(member.phenotypes))
-    return inputs.planned._replace(design=design_of(tables, member.alignment), sizes=sizes)
+    return inputs.planned._replace(design=design_of(tables, member), sizes=sizes)
 
 
 def of_member(inputs: Inputs, member: Group, planned: Planned) -> Inputs:

@@ -103,5 +103,9 @@ class Samples(Flags):
         "--qcovar", other=("--covar-txt",), metavar="FILE", help="quantitative covariates: FID IID value..."
     )
     covar: str | None = flag("--covar", metavar="FILE", help="categorical covariates: FID IID level...")
+    covar_for: tuple[str, ...] = flag(
+        "--covar-for", metavar="TRAIT=NAME[,NAME...]", action="append", default=(),
+        help="covariates of one phenotype, of those in --qcovar and --covar; others keep all",
+    )  # fmt: skip
     keep: str | None = flag("--keep", "--keep-path", metavar="FILE", help="analyse only these samples")
     remove: str | None = flag("--remove", metavar="FILE", help="leave out these samples")

@@ -92,6 +92,15 @@ def test_a_mixed_scan_is_what_each_phenotype_alone_gives(cohort, tmp_path, reads
     assert (tmp_path / "o.b.gwas.tsv").read_text() == (tmp_path / "b.gwas.tsv").read_text()
 
 
+def test_a_phenotype_may_have_covariates_of_its_own(cohort, tmp_path):
+    folder = cohort[0]
+    assert run(folder, tmp_path / "o", "--covar-for", "b=") == 0
+    files = ("--bfile", folder / "data", "--pheno", folder / "pheno.txt", "--out", tmp_path / "b", "--pheno-name", "b")
+    assert main([str(part) for part in (*files, "--device", "cpu", "--quiet")]) == 0
+    assert (tmp_path / "o.b.gwas.tsv").read_text() == (tmp_path / "b.gwas.tsv").read_text()
+    assert record_of(tmp_path / "o.a")["covariates"] == ["intercept", "age"]
+
+
 def test_null_models_of_large_cohorts_share_one_run(cohort, tmp_path, monkeypatch):
     folder = cohort[0]
     monkeypatch.setattr(methods, "exact_is_cheap", lambda *_: False)

@@ -49,13 +49,13 @@ def records(out, names="pqrs"):
     return {name: json.loads(out.with_name(f"{out.name}.{name}.json").read_text()) for name in names}
 
 
-def dense_fits(cohort, sets, site=None):
-    """Dense REML of every phenotype; genotypes are standardised in all samples that have one."""
+def dense_fits(cohort, sets, site=None, names=("p", "q", "r", "s")):
+    """Dense REML of some phenotypes; genotypes are standardised in all samples that have one of these."""
     from bed_reader import open_bed
 
     with open_bed(cohort / "data.bed") as bed:
         counts = bed.read(dtype="int8")
-    table = pd.read_csv(cohort / "pheno.txt", sep="\t").set_index("IID")[list("pqrs")]
+    table = pd.read_csv(cohort / "pheno.txt", sep="\t").set_index("IID")[list(names)]
     measured = table.notna().any(axis=1).to_numpy()
     Z = dense.standardised(counts[measured])
     Ks = [dense.kernel(Z, np.isin(np.arange(M), list(indices)).astype(float)) for _, indices in sets]
@@ -123,6 +123,54 @@ def test_a_level_that_only_other_samples_have_is_left_out_of_a_phenotypes_effect
         )
     assert [effect["name"] for effect in found["q"]["fixed_effects"]] == ["intercept", "site[z]"]
     assert [effect["name"] for effect in found["p"]["fixed_effects"]] == ["intercept", "site[y]", "site[z]"]
+
+
+@pytest.fixture
+def ages(cohort, tmp_path):
+    """A file of ages, which five people lack."""
+    ids = pd.read_csv(cohort / "site.txt", sep="\t")[["FID", "IID"]]
+    age = np.random.default_rng(4).uniform(20, 70, N)
+    age[30:35] = np.nan
+    ids.assign(age=age).to_csv(tmp_path / "age.txt", sep="\t", index=False, na_rep="NA")
+    return tmp_path / "age.txt"
+
+
+@pytest.mark.parametrize("method", ["exact", "stochastic"])
+def test_a_phenotype_may_have_covariates_of_its_own(cohort, tmp_path, ages, method):
+    """Who lacks a covariate leaves only the phenotypes that have it."""
+    flags = ("--method", method, "--qcovar", ages, "--covar", cohort / "site.txt")
+    assert run(cohort, tmp_path / "all", *flags, "--covar-for", "p=site", "--covar-for", "r=") == 0
+    found, table = records(tmp_path / "all"), pd.read_csv(cohort / "pheno.txt", sep="\t")
+    named = {name: [effect["name"] for effect in record["fixed_effects"]] for name, record in found.items()}
+    assert named["p"] == ["intercept", "site[y]", "site[z]"] and named["r"] == ["intercept"]
+    assert named["s"] == ["intercept", "age", "site[y]", "site[z]"] and named["q"] == ["intercept", "age", "site[z]"]
+    aged = table.drop(range(30, 35))
+    assert [found[name]["n"] for name in "pr"] == [table[name].notna().sum() for name in "pr"]
+    assert [found[name]["n"] for name in "qs"] == [aged[name].notna().sum() for name in "qs"]
+    site = pd.read_csv(cohort / "site.txt", sep="\t")["site"].to_numpy()
+    sets = [("all", range(M))]  # genotypes are read once for each set of covariates
+    assert_as_dense(found["p"], dense_fits(cohort, sets, site, ["p"])["p"])
+    assert_as_dense(found["r"], dense_fits(cohort, sets, names=["r"])["r"])
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["height=site"], "no phenotype 'height'; there are p, q, r, s"),
+        (["p=sex"], "no covariate 'sex'; there are site"),
+        (["p"], "expected TRAIT=NAME,NAME"),
+        (["p=site", "p="], "p is given twice; name all"),
+    ],
+)
+def test_covariates_of_a_phenotype_that_are_wrong_are_named(cohort, tmp_path, capsys, given, said):
+    flags = [part for text in given for part in ("--covar-for", text)]
+    assert run(cohort, tmp_path / "all", "--covar", cohort / "site.txt", *flags) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_covariates_of_a_phenotype_need_a_file_of_covariates(cohort, tmp_path, capsys):
+    assert run(cohort, tmp_path / "all", "--covar-for", "p=age") == 2
+    assert "give --qcovar or --covar" in capsys.readouterr().err
 
 
 def test_per_trait_is_what_each_phenotype_alone_gives(cohort, tmp_path):
