@@ -92,11 +92,16 @@ def alpha_record(found: LearnedWeights, start: float) -> dict[str, Any]:
     }
 
 
+def end(value: float) -> str:
+    """An end of an interval, which may be infinite, or NA where it is not known."""
+    return "NA" if np.isnan(value) else f"{value:.4f}"
+
+
 def alpha_lines(found: LearnedWeights, start: float) -> list[str]:
     """Alpha as a person reads it."""
     lines = [
         f"{row.name}: {row.estimate:.4f}  SE {shown(row.se, '.4f')}  Monte-Carlo error {shown(row.mc_se, '.2g')}  "
-        f"profile-likelihood 95% interval {row.lower:.4f} to {row.upper:.4f}"
+        f"profile-likelihood 95% interval {end(row.lower)} to {end(row.upper)}"
         for row in found.to_frame(start).itertuples(index=False)
     ]
     h2 = found.h2

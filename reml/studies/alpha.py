@@ -30,7 +30,7 @@ from ..engines.rise import End, end_at, rise
 from ..inference import Derived, delta_method
 from ..probes import NUM_PROBES, Probes, checked_probes
 from ..profile import LEVEL, Drop, found_end
-from ..result import ConvergenceError, FitResult
+from ..result import ConvergenceError, FitResult, SingularModelError
 from ..settings import FitSettings
 from ..traits import Traits, one_trait
 from .memberships import norms_left
@@ -44,6 +44,7 @@ MOST_STEPS = 30
 HALVINGS = 6
 LONGEST = 1.0  # most by which a step may change the standard deviation of log weights
 FLAT = 4.0  # a tau whose error changes log weights by this many units of their spread is not told by the data
+DEPENDENT = 1e-9  # an eigenvalue of the information, of unit diagonal, over the largest that is rounding
 REACH = 8.0  # ends of an interval are looked for up to so many units of log weights' spread from tau
 
 
@@ -155,10 +156,25 @@ class Slopes(NamedTuple):
     mc: np.ndarray
     free: np.ndarray
 
+    def inverse(self, kept: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """Of the information about parameters ``kept`` (p,) bool; SingularModelError where some, by ``names`` (p,),
+        cannot be told apart."""
+        information = self.information[np.ix_(kept, kept)]
+        units = np.sqrt(np.diag(information))
+        values, vectors = np.linalg.eigh(information / np.outer(units, units))
+        if values[0] <= DEPENDENT * values[-1]:
+            involved = np.flatnonzero(kept)[np.abs(vectors[:, 0]) > 0.1]
+            raise SingularModelError(
+                f"weights: {', '.join(names[i] for i in involved)} cannot be told apart (singular information); leave "
+                "one out"
+            )
+        return (vectors / values) @ vectors.T / np.outer(units, units)
+
 
 class Shared(NamedTuple):
     """What all fits share: the ``base`` covariance at tau = 0, the law of the weights and which components it
-    ``applies`` to (K, G), the trait, its probes, and |z_j|^2 off the fixed effects (m,)."""
+    ``applies`` to (K, G), the trait, its probes, |z_j|^2 off the fixed effects (m,), and the
+    ``names`` of (theta, tau)."""
 
     base: GenotypeCovariance
     columns: np.ndarray
@@ -166,6 +182,7 @@ class Shared(NamedTuple):
     trait: Traits
     probes: Probes
     norms: np.ndarray
+    names: tuple[str, ...]
 
     def covariance(self, tau: np.ndarray) -> GenotypeCovariance:
         """K_g(tau)."""
@@ -259,8 +276,8 @@ def fit_weights(
     counting = CountingCovariance(covariance)
     trait, probes = one_trait(y, X, counting), checked_probes(probes, covariance.num_samples)
     problem = prepare(counting, trait, probes, settings)
-    norms = norms_left(counting, problem.Q)
-    shared = Shared(covariance, columns, law.applies(covariance.names), trait, probes, norms)
+    norms, names = norms_left(counting, problem.Q), (*covariance.names, "residual", *law.names)
+    shared = Shared(covariance, columns, law.applies(covariance.names), trait, probes, norms, names)
     zero = np.zeros(columns.shape[1])
     first = shared.fitted(zero, problem, first_model(problem, probes), problem.start())
     if first.walk.status is None or not first.walk.history:
@@ -285,7 +302,7 @@ def climbed(shared: Shared, place: Place, moves: np.ndarray) -> tuple[Place, lis
         if not kept[-K:].any():
             break
         step = np.zeros(len(kept))
-        step[kept] = np.linalg.solve(slopes.information[np.ix_(kept, kept)], slopes.score[kept])
+        step[kept] = slopes.inverse(kept, shared.names) @ slopes.score[kept]
         if slopes.score @ step <= TOL:
             break
         place = with_room(shared, place)
@@ -331,7 +348,7 @@ def learned(
     p = len(slopes.score)
     covariance, mc = np.full((p, p), np.nan), np.zeros((p, p))
     free = np.flatnonzero(slopes.free)
-    inverse = np.linalg.inv(slopes.information[np.ix_(free, free)])
+    inverse = slopes.inverse(slopes.free, shared.names)
     covariance[np.ix_(free, free)] = inverse
     mc[np.ix_(free, free)] = inverse @ slopes.mc[np.ix_(free, free)] @ inverse
     se = np.sqrt(np.diag(covariance)[-K:])

@@ -12,6 +12,7 @@ from gpu_reml.reml import (
     FitSettings,
     LogLinear,
     ProbeSettings,
+    SingularModelError,
     SolverSettings,
     alpha_law,
     draw_probes,
@@ -134,6 +135,12 @@ def test_a_law_for_a_component_that_there_is_not_is_refused(cohort):
     law = LogLinear(cohort.law.columns, ("alpha",), ("rare",))
     with pytest.raises(ValueError, match="weights: no component rare; there are component_000"):
         fit_weights(cohort.y, cohort.X, make_covariance(cohort.products), law)
+
+
+def test_exponents_that_cannot_be_told_apart_are_named(cohort):
+    law = LogLinear(np.repeat(cohort.law.columns, 2, axis=1) * [1, -2], ("one", "other"))
+    with pytest.raises(SingularModelError, match="weights: one, other cannot be told apart"):
+        fit_weights(cohort.y, cohort.X, make_covariance(cohort.products), law, exact_probes(N), interval=False)
 
 
 def test_a_covariance_without_genotypes_is_refused(cohort):
