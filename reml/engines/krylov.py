@@ -144,7 +144,7 @@ def krylov_fits(
         calibration = calibrate(spectra, cohort.dimension, cohort.trace)
         estimates = [estimate(cohort, measure, calibration, settings, exact=exact) for measure in measures]
         wanted = probes_wanted(estimates, at.run.num_steps, spectra, available, settings.probes.mc_target)
-        enough = exact or wanted == (spectra.num_deep, spectra.num_probes) or spectra.num_probes == available
+        enough = wanted == (spectra.num_deep, spectra.num_probes) or spectra.num_probes == available
         if enough or rounds == MOST_ROUNDS:
             break
         at_once = min(settings.probes.columns or deep, deep)  # no wider than the steps before
@@ -358,7 +358,7 @@ def further_probes(
     step; None for all.
     """
     available, first = probes.trace.shape[1], known.num_probes
-    deep = min(max(wanted[0] - known.num_deep, 0), available - first)
+    deep = wanted[0] - known.num_deep
     total = min(max(wanted[1] - first, deep), available - first)
     for batch in column_batches(total, at_once):
         fresh = probes.trace[:, first + batch.start : first + batch.stop]

@@ -9,6 +9,7 @@ from gpu_reml.reml import (
     CountingCovariance,
     FitSettings,
     Hooks,
+    Operator,
     ProbeSettings,
     SolverSettings,
     Status,
@@ -173,7 +174,7 @@ def test_a_long_run_reports_every_record_once():
     assert steps[-1] > 30 and set(range(1, 25)) <= set(steps) and not (steps[steps > 24] % 4).any()
 
 
-@pytest.mark.parametrize(("deep", "every"), [(9, 20), (4, 20), (4, 11)])
+@pytest.mark.parametrize(("deep", "every"), [(9, 20), (4, 20), (4, 11), (12, 10)])
 def test_further_probes_in_batches_are_those_taken_at_once(cohorts, deep, every):
     cohort, probes = cohorts[1], draw_probes(150, 40, 0)
     counting = CountingCovariance(covariance_of(cohort))
@@ -181,6 +182,7 @@ def test_further_probes_in_batches_are_those_taken_at_once(cohorts, deep, every)
     known = krylov.spectra_of_probes(space, probes.trace[:, :8], 4, 6)
     whole = krylov.further_probes(space, probes, known, (deep, every), 6)
     parts = krylov.further_probes(space, probes, known, (deep, every), 6, at_once=3)
+    every = max(every, 8 + deep - 4)  # further deep ones are new probes
     assert (whole.num_deep, whole.num_probes) == (parts.num_deep, parts.num_probes) == (deep, every)
     np.testing.assert_allclose(parts.nodes, whole.nodes, rtol=1e-9)
     np.testing.assert_allclose(parts.moments, whole.moments, rtol=1e-9)
@@ -206,6 +208,30 @@ def test_few_probes_of_a_wrong_error_are_added_to_until_the_target_is_met(seed, 
     found = fit(cohort.y, cohort.X, covariance_of(cohort), draw_probes(200, 4000, seed=seed), settings)
     assert found.mc_target_met and 2 <= len(rounds) <= 3
     assert found.num_probes < 4000
+
+
+def test_probes_that_are_left_are_taken_and_no_others(cohorts, monkeypatch):
+    taken, real = [], krylov.spectra_of_probes
+    probes, counting = draw_probes(150, 12, 0), CountingCovariance(covariance_of(cohorts[1]))
+    space = krylov.prepare(counting, orthonormal_basis(cohorts[1].X))
+    known = krylov.spectra_of_probes(space, probes.trace[:, :8], 4, 6)
+    monkeypatch.setattr(krylov, "spectra_of_probes", lambda *args: taken.append(args[1].shape[1]) or real(*args))
+    found = krylov.further_probes(space, probes, known, (12, 12), 6, at_once=3)
+    assert (found.num_deep, found.num_probes, taken) == (8, 12, [3, 1])
+
+
+@pytest.mark.parametrize("target", [1e-3, 0.05])  # all further probes deep, and shallow ones among them
+def test_further_probes_come_as_many_at_once_as_memory_has_room_for_until_none_is_left(target, monkeypatch):
+    rounds, real = [], krylov.further_probes
+    monkeypatch.setattr(krylov, "further_probes", lambda *args: rounds.append(args) or real(*args))
+    cohort, widths = make_cohort(200, 300, 1, seed=7), []
+    K = cohort.Ks[0]
+    own = Operator(lambda B: widths.append(B.shape[1]) or K @ B, np.trace(K), "grm")
+    settings = FitSettings(probes=ProbeSettings(first=16, columns=5, mc_target=target))
+    found = fit(cohort.y, cohort.X, own, draw_probes(200, 40, seed=1), settings)
+    run = widths.index(5)  # before these the products of X and of the run, which is as wide as it has to be
+    assert not found.mc_target_met and found.num_probes == 40 and len(rounds) == 1
+    assert min(widths[1:run]) > 16 and max(widths[run:]) == 5 and min(widths) > 0
 
 
 def test_a_run_goes_on_until_the_log_likelihood_has_settled_however_loose_the_tolerance_of_theta():
