@@ -19,6 +19,7 @@ from .rg_search import Maximum, maximised, untold
 from .rg_stack import Part, Stack, StackPoint, mean_off, point_at, stacked
 from .rg_tests import UNKNOWN, Ratio, mc_covariance, one_correlation, uncorrelated
 
+READY = 0.1  # relative error of the probes from which the bases of different people serve to find a maximum
 NO_VARIANCE = 1e-4  # share of a trait's variance that counts as none: beside it a correlation goes to its bound
 AT_ONCE = 32  # fits of the same people that are looked at in one pass
 FURTHER = 40  # times that bases grow for a pair
@@ -164,24 +165,24 @@ def fitted(bench: Bench, traits: tuple[int, ...], tests: bool, known: First | No
     for traits of the same people, for all fits after this one, else for this one alone, as it asks for products between
     people that no other does."""
     start, alike = bench.start(traits), bench.alike(traits)
-    bench = bench if alike else bench.copy()
+    bench, trusted = bench if alike else bench.copy(), alike
     for further in range(FURTHER + 1):
         if known is not None:
-            stack, found, point, off = known.stack, known.found, known.found.point, known.off
+            stack, found, off = known
             known = None
         else:
             stack = bench.stack(traits)
-            found = maximised(stack, start, bench.floor)
-            point = found.point
-            if not (
-                further or alike or stack.exact
-            ):  # halfway, as the bases know nothing yet of what is between people
-                point = point_at(stack, (start + point.S) / 2)
-            off = outside_of(bench, traits, stack, point)
-        needs = needs_of(bench, traits, stack, point, off)
-        if further == FURTHER or needs.answered or not grow(bench, traits, needs):
+            trusted = trusted or stack.exact
+            found = maximised(stack, start, bench.floor, most=None if trusted else 1)
+            off = outside_of(bench, traits, stack, found.point)
+            if not trusted or (not alike and off.error > READY):  # half of the way, where the bases know so little
+                trusted, found = False, found._replace(point=point_at(stack, (start + found.point.S) / 2))
+                off = outside_of(bench, traits, stack, found.point)
+        needs = needs_of(bench, traits, stack, found.point, off)
+        if further == FURTHER or (needs.answered and trusted) or not (needs.answered or grow(bench, traits, needs)):
             break
-        start = found.point.S
+        start = found.point.S if trusted else start
+        trusted = trusted or needs.error <= READY
     ai = found.point.ai + off.gram
     told = ~untold(stack).any(axis=0)
     rg0, rg1 = tests_of(bench, traits, stack, found) if tests else ((UNKNOWN,) * (len(start) + 1),) * 2
@@ -192,13 +193,14 @@ def fitted(bench: Bench, traits: tuple[int, ...], tests: bool, known: First | No
 
 class Needs(NamedTuple):
     """What a fit asks of the bases of its traits: what is ``off`` them, whether that is ``late``; residuals of probes
-    by trait, blocks (n_a, k), and ``whose`` they are (k,); variances at which the probes of the same people are to be
-    solved, None where they are."""
+    by trait, blocks (n_a, k), ``whose`` they are (k,) and their largest relative ``error``; variances at which the
+    probes of the same people are to be solved, None where they are."""
 
     off: OffBases
     late: bool
     residuals: tuple[Block, ...]
     whose: np.ndarray
+    error: float
     harder: np.ndarray | None
 
     @property
@@ -211,14 +213,15 @@ def needs_of(bench: Bench, traits: tuple[int, ...], stack: Stack, point: StackPo
     combination of traits with the least residual are; those of different people are looked at themselves."""
     late = off.error > tolerance(bench, traits)
     if stack.exact:
-        return Needs(off, late, (), np.arange(0), None)
+        return Needs(off, late, (), np.arange(0), 0.0, None)
     if stack.same.all():
-        return Needs(off, late, (), np.arange(0), harder_variances(bench, traits, point.S))
+        return Needs(off, late, (), np.arange(0), 0.0, harder_variances(bench, traits, point.S))
     return Needs(off, late, *probe_residuals(bench, traits, stack, point.S), None)
 
 
 def probe_residuals(bench: Bench, traits: tuple[int, ...], stack: Stack, S: np.ndarray):
-    """(residuals, whose): of the probes z (x) e_a whose solutions, each in the chains of its fold, are not near enough.
+    """(residuals, whose, error): of the probes z (x) e_a whose solutions, each in the chains of its fold, are not near
+    enough.
 
     Cost: t s half passes of columns for every two traits.
     """
@@ -243,7 +246,7 @@ def probe_residuals(bench: Bench, traits: tuple[int, ...], stack: Stack, S: np.n
     square = sum(column_dots(R, R) / tail for R, tail in zip(residuals, tails, strict=True))
     errors = np.sqrt(square / np.maximum(energy.ravel(), np.finfo(float).tiny))
     wrong = np.flatnonzero(errors > people[0].problem.settings.solver.probes)
-    return tuple(take_columns(R, wrong) for R in residuals), wrong % s
+    return tuple(take_columns(R, wrong) for R in residuals), wrong % s, float(errors.max())
 
 
 def true_residual(bench: Bench, people: list[PeopleBasis], b: int, stack: Stack, S: np.ndarray, C: np.ndarray) -> Block:

@@ -55,15 +55,23 @@ def untold(stack: Stack) -> np.ndarray:
     return np.array(rows).reshape(-1, len(own.h))
 
 
-def maximised(stack: Stack, S: np.ndarray, floor: float, restriction: Restriction | None = None) -> Maximum:
-    """The maximum from S (H, t, t), with ``floor`` the smallest eigenvalue of the residual's matrix."""
+def maximised(
+    stack: Stack, S: np.ndarray, floor: float, restriction: Restriction | None = None, most: int | None = None
+) -> Maximum:
+    """The maximum from S (H, t, t), with ``floor`` the smallest eigenvalue of the residual's matrix; ``most``: steps.
+
+    Where the information is singular, as some entries cannot be told apart, the search ends without converging.
+    """
     own = stack.entries
     restriction = restriction or Restriction(np.zeros((0, len(own.h))))
     restriction = restriction._replace(zero=np.vstack([restriction.zero, untold(stack)]))
     at = started(stack, S, restriction)
     point, first, known = point_at(stack, own.matrices(at.x)), None, None
-    for _ in range(MOST_STEPS):
-        step = stepped(stack, at, point, floor, restriction, known)
+    for _ in range(most or MOST_STEPS):
+        try:
+            step = stepped(stack, at, point, floor, restriction, known)
+        except np.linalg.LinAlgError:
+            return Maximum(point, False, point.S if first is None else first)
         at, point = step.at, step.point
         first = point.S if first is None else first
         if step.decrement <= (EXACT if stack.exact else DECREMENT):
