@@ -224,7 +224,7 @@ def test_probes_that_are_left_are_taken_and_no_others(cohorts, monkeypatch):
 def test_further_probes_come_as_many_at_once_as_memory_has_room_for_until_none_is_left(target, monkeypatch):
     rounds, real = [], krylov.further_probes
     monkeypatch.setattr(krylov, "further_probes", lambda *args: rounds.append(args) or real(*args))
-    cohort, widths = make_cohort(200, 300, 1, seed=7), []
+    cohort, widths = make_cohort(200, 300, 1, seed=3), []
     K = cohort.Ks[0]
     own = Operator(lambda B: widths.append(B.shape[1]) or K @ B, np.trace(K), "grm")
     settings = FitSettings(probes=ProbeSettings(first=16, columns=5, mc_target=target))
