@@ -15,7 +15,8 @@ from .flags.analysis import Analysis
 from .flags.model import Terms
 from .inputs import Inputs, place
 from .model import plain_model
-from .planned import Planned
+from .plan import backend_for
+from .planned import Planned, expected
 from .read import Tables
 
 PER_TRAIT = "per-trait"  # what --standardize says for genotypes of each phenotype's own samples
@@ -24,9 +25,12 @@ PER_TRAIT = "per-trait"  # what --standardize says for genotypes of each phenoty
 def read_once(tables: Tables, groups: Sequence[Group], analysis: Analysis, *, only_fits: bool) -> list[Group]:
     """The groups as one for each set of covariates, where they can share the genotypes that are read; else as they are.
 
-    ``only_fits``: nothing is asked for beside the fits, which takes the genotypes of a phenotype's own samples.
+    ``only_fits``: nothing is asked for beside the fits, which takes the genotypes of a phenotype's own samples.  On a
+    device several components cannot: vectors of some samples are on the host, which is too slow for their basis.
     """
     plain = analysis.terms == Terms() and tables.sources.files
+    if plain and expected(tables.sources, analysis)[0] > 1 and backend_for(analysis.compute) == "cuda":
+        return list(groups)
     if len(groups) == 1 or not plain or not only_fits or analysis.scaling.standardize == PER_TRAIT:
         return list(groups)
     return gathered(groups)

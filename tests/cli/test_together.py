@@ -6,7 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gpu_reml.cli.main import main
+from gpu_reml.cli import together
+from gpu_reml.cli.align import groups_of_samples
+from gpu_reml.cli.flags.analysis import Analysis
+from gpu_reml.cli.main import main, make_parser
+from gpu_reml.cli.read import read_tables
 from gpu_reml.validation import SPARSE, dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.simulate import simulate_cohort, write_plink
@@ -171,6 +175,17 @@ def test_covariates_of_a_phenotype_that_are_wrong_are_named(cohort, tmp_path, ca
 def test_covariates_of_a_phenotype_need_a_file_of_covariates(cohort, tmp_path, capsys):
     assert run(cohort, tmp_path / "all", "--covar-for", "p=age") == 2
     assert "give --qcovar or --covar" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend, sets, reads", [("cpu", True, 1), ("cuda", False, 1), ("cuda", True, 3)])
+def test_a_device_takes_the_samples_of_several_components_apart(cohort, monkeypatch, backend, sets, reads):
+    monkeypatch.setattr(together, "backend_for", lambda _: backend)
+    flags = ["--bfile", cohort / "data", "--pheno", cohort / "pheno.txt", "--pheno-name", "all"]
+    flags += ["--component-spec", cohort / "spec.json"] if sets else []
+    analysis = Analysis.of(make_parser("").read([str(flag) for flag in flags]).values)
+    tables = read_tables(analysis)
+    groups = list(groups_of_samples(tables, analysis.samples))
+    assert len(groups) == 3 and len(together.read_once(tables, groups, analysis, only_fits=True)) == reads
 
 
 def test_per_trait_is_what_each_phenotype_alone_gives(cohort, tmp_path):

@@ -5,10 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpu_reml.ops import make_covariance
+from gpu_reml.ops.device.products import make_device_products
 from gpu_reml.reml import FitSettings, exact_probes, fit, fit_traits, with_residuals
 from gpu_reml.reml.covariance import FunctionCovariance
 from gpu_reml.reml.covariance.subset import SubsetCovariance
 from gpu_reml.validation.exact import exact_reml
+from gpu_reml.validation.host_device import HostDevice
 from gpu_reml.validation.small import covariance_of
 
 TIGHT = FitSettings(tol=1e-10)
@@ -59,6 +62,18 @@ def test_any_pattern_of_missing_values_gives_dense_reml(cohorts, shares, seed):
     found = fit_traits(Y, cohort.X, covariance_of(cohort), exact_probes(cohort.n), TIGHT)
     for result, y in zip(found, Y.T, strict=True):
         assert_as_dense(result, y, cohort)
+
+
+@pytest.mark.parametrize("num_components", [1, 3])
+def test_a_device_multiplies_for_traits_of_different_people_as_the_cpu_does(cohorts, num_components):
+    cohort = cohorts[num_components]
+    Y = with_gaps(cohort, patterns_of(cohort.n, (0.9, 0.85, 1.0)))
+    devices = [HostDevice(label=f"device {d}") for d in range(2)]
+    on_device = make_covariance(make_device_products(cohort.genotypes, devices), cohort.W)
+    there, here = (fit_traits(Y, cohort.X, each, 64) for each in (on_device, covariance_of(cohort)))
+    for a, b in zip(there, here, strict=True):
+        np.testing.assert_allclose(a.theta / b.se, b.theta / b.se, atol=1e-3)
+        np.testing.assert_allclose(a.loglik, b.loglik, atol=1e-2)
 
 
 def test_every_product_of_a_subset_is_that_of_its_rows(cohorts):
