@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import sparse, special
 
-from gpu_reml.ops import GenotypeCovariance, make_covariance
+from gpu_reml.ops import GenotypeCovariance, blas, make_covariance
 from gpu_reml.ops.arguments import as_matrix
 from gpu_reml.ops.genotypes import PackedGenotypes
 
 from ..covariance import CountingCovariance
+from ..covariance.threaded import ThreadedCovariance
 from ..engines.reduced import reduced_v, solved
 from ..engines.reduced_end import finish, with_information
 from ..engines.reduced_fit import answering, ended, state_at
@@ -135,6 +136,11 @@ class Place(NamedTuple):
     walk: Walk
 
     @property
+    def own(self) -> GenotypeCovariance:
+        """The covariance itself."""
+        return self.problem.covariance.base.base
+
+    @property
     def end(self) -> End:
         return end_at(self.problem, self.model, self.walk.theta)
 
@@ -196,7 +202,9 @@ class Shared(NamedTuple):
 
     def fitted(self, tau: np.ndarray, problem: Problem, model: Model, theta: np.ndarray) -> Place:
         """The fit at tau from theta, in the basis of a model."""
-        covariance = CountingCovariance(self.covariance(tau), before=problem.covariance.column_passes)
+        covariance = CountingCovariance(
+            ThreadedCovariance(self.covariance(tau)), before=problem.covariance.column_passes
+        )
         problem = problem._replace(covariance=covariance, traces=covariance.weights.T @ self.norms)
         state = ended(problem, self.probes, state_at(problem, in_components(problem, model), theta), 1.0)
         return Place(tau, problem, state.model, state.walk)
@@ -219,12 +227,14 @@ class Shared(NamedTuple):
 
     def slopes(self, place: Place) -> Slopes:
         """Score and information at a place; a pass of G + K + 1 columns, half the overlap."""
-        own, theta = place.problem.covariance.base, place.walk.theta
+        own, theta = place.own, place.walk.theta
         added = self.derivatives(own, theta[:-1])
         weights = sparse.csr_array(sparse.hstack([own.weights, added]))
         K = added.shape[1]
         names = (*own.names, *(f"tau {k}" for k in range(K)))
-        covariance = CountingCovariance(GenotypeCovariance(own.products, weights, names, (0,) * len(names)))
+        covariance = CountingCovariance(
+            ThreadedCovariance(GenotypeCovariance(own.products, weights, names, (0,) * len(names)))
+        )
         lower = np.concatenate([place.problem.lower[:-1], np.full(K, -np.inf), place.problem.lower[-1:]])
         problem = place.problem._replace(covariance=covariance, traces=weights.T @ self.norms, lower=lower)
         model, theta = in_components(problem, place.model), np.concatenate([theta[:-1], np.zeros(K), theta[-1:]])
@@ -268,12 +278,22 @@ def fit_weights(
     >>> bool(abs(found.tau[0] - 1) < 3 * found.se[0]), bool(found.p < 0.05)
     (True, True)
     """
-    settings = replace(settings or FitSettings(), lrt=False, profile=False)
-    settings = replace(settings, tol=min(settings.tol, TOL))
     if not isinstance(covariance, GenotypeCovariance):
         raise ValueError(f"covariance: expected one of make_covariance, found {type(covariance).__name__}")
+    settings = replace(settings or FitSettings(), lrt=False, profile=False)
+    settings = replace(settings, tol=min(settings.tol, TOL))
+    with blas.one_thread():
+        shared, first = first_place(y, X, covariance, law, probes, settings)
+        best, path = climbed(shared, first, np.ones(len(law.names), bool))
+        return learned(shared, law, first, best, tuple(path), interval=interval)
+
+
+def first_place(
+    y: np.ndarray, X: np.ndarray, covariance: GenotypeCovariance, law: LogLinear, probes, settings: FitSettings
+) -> tuple[Shared, Place]:
+    """What all fits share, and the fit at tau = 0, which takes as many probes as its Monte-Carlo errors ask for."""
     columns = as_matrix(law.columns, "weights", covariance.products.num_variants, len(law.names))
-    counting = CountingCovariance(covariance)
+    counting = CountingCovariance(ThreadedCovariance(covariance))
     trait, probes = one_trait(y, X, counting), checked_probes(probes, covariance.num_samples)
     problem = prepare(counting, trait, probes, settings)
     norms, names = norms_left(counting, problem.Q), (*covariance.names, "residual", *law.names)
@@ -286,8 +306,7 @@ def fit_weights(
     shared = shared._replace(probes=Probes(probes.trace[:, :count], probes.sketch))
     settings = replace(settings, probes=replace(settings.probes, first=count))
     first = first._replace(problem=first.problem._replace(settings=settings))
-    best, path = climbed(shared, first, np.ones(len(zero), bool))
-    return learned(shared, law, first, best, tuple(path), interval=interval)
+    return shared, first
 
 
 def climbed(shared: Shared, place: Place, moves: np.ndarray) -> tuple[Place, list[tuple[float, ...]]]:
@@ -306,7 +325,7 @@ def climbed(shared: Shared, place: Place, moves: np.ndarray) -> tuple[Place, lis
         if slopes.score @ step <= TOL:
             break
         place = with_room(shared, place)
-        length = np.max(np.abs(step[-K:]) * shared.spread(place.problem.covariance.base))
+        length = np.max(np.abs(step[-K:]) * shared.spread(place.own))
         share = min(1.0, LONGEST / length) if length > 0 else 1.0
         for _ in range(HALVINGS):
             theta = np.maximum(place.walk.theta + share * step[:-K], place.problem.lower)
@@ -352,7 +371,7 @@ def learned(
     covariance[np.ix_(free, free)] = inverse
     mc[np.ix_(free, free)] = inverse @ slopes.mc[np.ix_(free, free)] @ inverse
     se = np.sqrt(np.diag(covariance)[-K:])
-    spread = shared.spread(best.problem.covariance.base)
+    spread = shared.spread(best.own)
     flat = ~(se * spread < FLAT)
     ends = np.full((K, 2), np.nan)
     ends[flat] = -np.inf, np.inf
@@ -415,7 +434,7 @@ def heritability_of(
     shared: Shared, place: Place, fit: FitResult, covariances: tuple[np.ndarray, np.ndarray]
 ) -> Derived:
     """h2 (1,) at a place, with the error of tau in it."""
-    n, G, own = fit.num_samples, len(fit.names), place.problem.covariance.base
+    n, G, own = fit.num_samples, len(fit.names), place.own
     atoms = np.append(fit.mean_traces, 1.0)
     total = float(fit.theta @ atoms)
     h2 = 1 - float(fit.theta[-1]) / total
