@@ -17,7 +17,7 @@ from ..linalg import Block, column_dots, columns, project, take_columns
 from .rg_bases import PeopleBasis, answering, cross_products, off_images, part_of, with_directions
 from .rg_search import Maximum, maximised, untold
 from .rg_stack import Part, Stack, StackPoint, mean_off, point_at, stacked
-from .rg_tests import UNKNOWN, Ratio, mc_covariance, one_correlation, uncorrelated
+from .rg_tests import NOTHING, UNKNOWN, Ratio, Tested, mc_covariance, one_correlation, ratio_of, uncorrelated
 
 READY = 0.1  # relative error of the probes from which the bases of different people serve to find a maximum
 NO_VARIANCE = 1e-4  # share of a trait's variance that counts as none: beside it a correlation goes to its bound
@@ -281,7 +281,7 @@ def outside_of(
     if stack.exact:
         return OffBases(0.0, np.zeros((p, p)), ())
     if images is None:
-        images = [[images_off(bench, people[a], people[b], point.c[b]) for b in range(t)] for a in range(t)]
+        (images,) = images_at(bench, traits, [point])
     parts = [np.zeros((len(each.rows), p)) for each in people]
     for k, (h, a, b) in enumerate(zip(*own, strict=True)):
         parts[a][:, k] += images[a][b][:, h]
@@ -297,21 +297,30 @@ def outside_of(
     return OffBases(error, gram / 2, directions)
 
 
-def images_off(bench: Bench, of: PeopleBasis, source: PeopleBasis, c: np.ndarray) -> np.ndarray:
-    """(n, H) what K_h U c has off the basis of the people ``of``, for a solution c (d,) in that of ``source``."""
-    U, F = combined(source.model.basis.U, c[:, None]), combined(source.model.basis.F, c[:, None])
-    model, problem = of.model, of.problem
+def images_at(bench: Bench, traits: tuple[int, ...], points: list[StackPoint]) -> list[list[list[np.ndarray]]]:
+    """For every point, ``images`` as :func:`outside_of` takes them, in as many passes as for one."""
+    people = [bench.people[bench.members[k].people] for k in traits]
+    C = [np.column_stack([point.c[b] for point in points]) for b in range(len(traits))]
+    each = [[images_off(bench, of, source, C[b]) for b, source in enumerate(people)] for of in people]
+    return [[[image[k] for image in row] for row in each] for k in range(len(points))]
+
+
+def images_off(bench: Bench, of: PeopleBasis, source: PeopleBasis, C: np.ndarray) -> np.ndarray:
+    """(k, n, H) what K_h U C has off the basis of the people ``of``, for solutions C (d, k) in that of ``source``."""
+    U, F = combined(source.model.basis.U, C), combined(source.model.basis.F, C)
+    model, problem, k = of.model, of.problem, C.shape[1]
     if of is source:
         images: Any = [*problem.covariance.apply_each(F)]
     else:
         images = [np.asarray(image)[of.rows] for image in bench.covariance.apply_each(F)]
-        whole = np.zeros((bench.covariance.num_samples, 1))
+        whole = np.zeros((bench.covariance.num_samples, k))
         whole[source.rows] = np.asarray(U)
         images.append(whole[of.rows])  # what residuals of people who have both traits add
         images = [problem.covariance.block(image) for image in images]
-    block = project(problem.Q, columns(*(image[:, :1] for image in images)))
+    block = project(problem.Q, columns(*(image[:, :k] for image in images)))
     off = np.asarray(block - combined(model.basis.U, coordinates(model.basis, block)), np.float64)
-    return off if of is not source else np.column_stack([off, np.zeros(len(off))])
+    off = off if of is not source else np.column_stack([off, np.zeros((len(off), k))])
+    return off.reshape(len(off), -1, k).transpose(2, 0, 1)
 
 
 def harder_variances(bench: Bench, traits: tuple[int, ...], S: np.ndarray) -> np.ndarray | None:
@@ -354,24 +363,75 @@ def grow(bench: Bench, traits: tuple[int, ...], needs: Needs) -> bool:
 
 def tests_of(bench: Bench, traits: tuple[int, ...], stack: Stack, found: Maximum):
     """(rg0, rg1) of a pair, by component, of all components together, and of the residual (H + 1,) each."""
-    S, floor = found.point.S, bench.floor
-    H = len(S)
-    G, alive = H - 1, alive_of(S)
+    S = found.point.S
+    H, alive = len(S), alive_of(S)
+    G = H - 1
     people = [bench.people[bench.members[k].people] for k in traits]
     means = np.sqrt(np.prod([each.problem.layout.mean_traces for each in people], axis=0))
-    rg0, rg1 = [], []
-    for g in range(G):
-        tested = alive[g].all()
-        rg0.append(uncorrelated(stack, found, floor, np.eye(H)[g]) if tested else UNKNOWN)
-        rg1.append(one_correlation(stack, found, floor, g) if tested else UNKNOWN)
+    asked: dict[tuple[str, int], Tested | None] = {}
+    for g in np.flatnonzero(alive[:G].all(axis=1)):
+        asked["rg0", g] = uncorrelated(stack, np.eye(H)[g])
+        asked["rg1", g] = one_correlation(stack, S, g)
+    if G > 1 and alive[:G].any(axis=0).all():
+        asked["rg0", G] = uncorrelated(stack, np.append(means, 0.0))
+    if not len(untold(stack)):
+        asked["rg0", H] = uncorrelated(stack, np.eye(H)[-1])
+    ratios = tested(bench, traits, stack, found, asked)
     if G == 1:
-        total = rg0[0], rg1[0]
-    else:
-        any_alive = bool(alive[:G].any(axis=0).all())
-        total = uncorrelated(stack, found, floor, np.append(means, 0.0)) if any_alive else UNKNOWN, UNKNOWN
-    overlap = not untold(stack).any()
-    residual = uncorrelated(stack, found, floor, np.eye(H)[-1]) if overlap else UNKNOWN
-    return (*rg0, total[0], residual), (*rg1, total[1], UNKNOWN)
+        ratios.update({(kind, 1): ratios[kind, 0] for kind in ("rg0", "rg1") if (kind, 0) in ratios})
+    return tuple(tuple(ratios.get((kind, k), UNKNOWN) for k in range(H + 1)) for kind in ("rg0", "rg1"))
+
+
+def tested(bench: Bench, traits: tuple[int, ...], stack: Stack, found: Maximum, asked: dict) -> dict[Any, Ratio]:
+    """Likelihood ratios of the restrictions that are ``asked``; None is one that holds.
+
+    A basis that answers at the best S may not at a smaller model's, where a likelihood that is too low makes the ratio
+    too small: what restricted solutions leave joins it, for these tests alone.  One component of the same people needs
+    none of that, as its basis answers for every combination of the traits.  A ratio is not known where the basis has no
+    room, or a search did not converge.
+    """
+    done = {key: NOTHING for key, test in asked.items() if test is None}
+    left = {key: test for key, test in asked.items() if test is not None}
+    smaller: dict[Any, Maximum] = {}
+    bench, own = bench.copy(), stack
+    late = list(left)
+    for _ in range(FURTHER):
+        for key in late:
+            start = smaller[key].point.S if key in smaller else found.point.S
+            smaller[key] = maximised(stack, start, bench.floor, left[key].restriction)
+        if stack.exact or stack.spectral or not late:
+            late = []
+            break
+        points = [smaller[key].point for key in late]
+        offs = [
+            outside_of(bench, traits, stack, point, images)
+            for point, images in zip(points, images_at(bench, traits, points), strict=True)
+        ]
+        late = [key for key, off in zip(late, offs, strict=True) if off.error > tolerance(bench, traits)]
+        far = [off for off in offs if off.error > tolerance(bench, traits)]
+        if not late or not grow_by(bench, traits, [off.directions for off in far]):
+            break
+        stack = bench.stack(traits)
+    best = found.point if stack is own else point_at(stack, found.point.S)
+    for key, test in left.items():
+        if key in late or not (found.converged and smaller[key].converged):
+            done[key] = UNKNOWN
+            continue
+        done[key] = ratio_of(stack, point_at(stack, smaller[key].point.S), best, test.weight)
+    return done
+
+
+def grow_by(bench: Bench, traits: tuple[int, ...], directions: list[tuple[np.ndarray, ...]]) -> bool:
+    """Let the bases take some residuals of every trait; whether any grew."""
+    grew = False
+    for which in sorted({bench.members[k].people for k in traits}):
+        people = bench.people[which]
+        W = [each[k] for each in directions for k, trait in enumerate(traits) if bench.members[trait].people == which]
+        larger = with_directions(people, people.problem.covariance.block(np.column_stack(W)))
+        if larger.model.basis.size > people.model.basis.size:
+            bench.replace(which, larger)
+            grew = True
+    return grew
 
 
 def alive_of(S: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from scipy import special
 
 from ..cross_fit import Traces
 from .rg_cone import AT_BOUND, at_bounds, cone_step
-from .rg_search import Maximum, Restriction, cone_of, maximised, untold
+from .rg_search import Restriction, cone_of, untold
 from .rg_stack import Stack, StackPoint, point_at
 
 NODES, MOST_NODES = 4, 64  # of the Gauss rule, doubled until it is good enough
@@ -29,6 +29,7 @@ class Ratio(NamedTuple):
 
 
 UNKNOWN = Ratio(np.nan, np.nan, np.nan)
+NOTHING = Ratio(0.0, 0.0, 1.0)  # where the restriction holds already
 
 
 def rise(stack: Stack, before: StackPoint, after: StackPoint) -> tuple[float, float]:
@@ -50,33 +51,35 @@ def rise(stack: Stack, before: StackPoint, after: StackPoint) -> tuple[float, fl
     return float(per_probe.mean()), float(np.sqrt(Traces(per_probe[None], controls).covariance[0, 0]))
 
 
-def ratio_of(stack: Stack, found: Maximum, floor: float, restriction: Restriction, weight: float) -> Ratio:
-    """Twice the rise from the maximum under a restriction; p is ``weight`` times the tail of chi-square with 1 df."""
-    smaller = maximised(stack, found.point.S, floor, restriction)
-    if not (smaller.converged and found.converged):
-        return UNKNOWN
-    value, mc_se = rise(stack, smaller.point, found.point)
+class Tested(NamedTuple):
+    """A restriction that is tested; p is ``weight`` times the tail of chi-square with one degree of freedom."""
+
+    restriction: Restriction
+    weight: float
+
+
+def ratio_of(stack: Stack, smaller: StackPoint, best: StackPoint, weight: float) -> Ratio:
+    """Twice the rise of the log-likelihood from the maximum under a restriction to the best."""
+    value, mc_se = rise(stack, smaller, best)
     statistic = max(0.0, 2 * value)
     p = weight * float(special.chdtrc(1, statistic)) if statistic > 0 else 1.0
     return Ratio(statistic, 2 * mc_se, p)
 
 
-def uncorrelated(stack: Stack, found: Maximum, floor: float, weights: np.ndarray, a: int = 0, b: int = 1) -> Ratio:
-    """The test that sum_h weights_h S_h[a, b] = 0, with one degree of freedom; weights (H,)."""
+def uncorrelated(stack: Stack, weights: np.ndarray, a: int = 0, b: int = 1) -> Tested:
+    """That sum_h weights_h S_h[a, b] = 0, with one degree of freedom; weights (H,)."""
     own = stack.entries
-    row = np.where((own.a == a) & (own.b == b), weights[own.h], 0.0)
-    return ratio_of(stack, found, floor, Restriction(row[None]), 1.0)
+    return Tested(Restriction(np.where((own.a == a) & (own.b == b), weights[own.h], 0.0)[None]), 1.0)
 
 
-def one_correlation(stack: Stack, found: Maximum, floor: float, component: int) -> Ratio:
-    """The test that a component's correlation is 1, or -1 where the estimate is negative: half a chi-square with 1 df
-    and half a zero, since no correlation is beyond it."""
-    (one, between), (_, other) = found.point.S[component]
+def one_correlation(stack: Stack, S: np.ndarray, component: int) -> Tested | None:
+    """That a component's correlation is 1, or -1 where it is negative at S: half a chi-square and half a zero, since no
+    correlation is beyond it.  None where it is that already."""
+    (one, between), (_, other) = S[component]
     if abs(between) >= (1 - AT_BOUND) * np.sqrt(one * other):
-        return Ratio(0.0, 0.0, 1.0)
-    sign = 1.0 if between >= 0 else -1.0
+        return None
     none = np.zeros((0, len(stack.entries.h)))
-    return ratio_of(stack, found, floor, Restriction(none, component, sign), 0.5)
+    return Tested(Restriction(none, component, 1.0 if between >= 0 else -1.0), 0.5)
 
 
 def mc_covariance(stack: Stack, point: StackPoint, ai: np.ndarray, floor: float) -> np.ndarray:

@@ -101,8 +101,8 @@ def test_order_units_and_fixed_effects_change_nothing_else(scale, b, overlap):
 def test_random_probes_err_as_they_say(overlap, components):
     cohort = make_cohort(300, 900, components, seed=5, overlap=False)
     Y, _ = two_traits(cohort, overlap, seed=6)
-    (exact,) = exactly(cohort, Y, rg=RgSettings(tests=False)).fits
-    found = fit_rg(Y, cohort.X, covariance_of(cohort), draw_probes(cohort.n, seed=1), rg=RgSettings(tests=False))
+    (exact,) = exactly(cohort, Y).fits
+    found = fit_rg(Y, cohort.X, covariance_of(cohort), draw_probes(cohort.n, seed=1))
     (fitted,) = found.fits
     assert found.num_probes < cohort.n / 2
     off = fitted.entries.vector(fitted.S - exact.S)
@@ -110,6 +110,8 @@ def test_random_probes_err_as_they_say(overlap, components):
     assert (np.abs(off) <= 4 * mc + 0.01 * se).all()
     assert (mc < 0.2 * se).all()
     np.testing.assert_allclose(np.sqrt(np.diag(fitted.covariance)), se, rtol=0.1)
+    for ratio, truth in zip((*fitted.rg0, *fitted.rg1), (*exact.rg0, *exact.rg1), strict=True):
+        assert np.isnan(truth.p) or abs(ratio.statistic - truth.statistic) <= 4 * ratio.mc_se + 0.05
 
 
 def test_two_sites_that_share_nobody_give_the_genetic_correlation_that_was_simulated():
