@@ -519,8 +519,8 @@ def restricted_wanted(found: Sequence[TraitFit], calibration: Coupled, spread: S
         errors = calibration.each_covariance(lambda nodes, at=each: spectral.of_v(at.theta, nodes))
         one = error_ratio(each, errors[:2, :2]) ** 2 * spread.value
         taken = 0.0 if calibration.spread is None else one / calibration.added.num_probes
-        room = max(target**2 - (each.ratio**2 - taken), (1 - OF_ALL) / 2 * target**2)  # less needs probes of all
-        if np.isfinite(one):
+        room = max((1 - OF_ALL) / 2 * target**2, target**2 - (each.ratio**2 - taken))  # less needs probes of all
+        if np.isfinite(one) and np.isfinite(each.ratio):  # so few probes as not to know their spread want no more
             wanted = max(wanted, int(np.ceil(one / room)))
     return wanted
 

@@ -174,3 +174,23 @@ def test_a_memory_that_takes_few_columns_gives_the_same_results():
     for a, b in zip(whole, parts, strict=True):
         np.testing.assert_allclose(a.theta, b.theta, rtol=1e-7)
         assert a.column_passes == b.column_passes
+
+
+def test_so_few_probes_that_errors_are_unknown_give_estimates_all_the_same():
+    cohort = make_cohort(150, 300, 1, seed=4, h2=0.6)
+    results = fit_traits(with_gaps(cohort, 3, 0.1), cohort.X, covariance_of(cohort), 8)
+    assert all(result.converged and np.isnan(result.h2.mc_se[-1]) and result.num_probes == 8 for result in results)
+
+
+def test_a_matrix_of_low_rank_ends_the_runs_early():
+    """K has twenty eigenvalues beside zero, so that every Krylov space is used up."""
+    rng = np.random.default_rng(0)
+    n = 200
+    Z = rng.standard_normal((n, 20))
+    Y = Z @ rng.standard_normal((20, 4)) / np.sqrt(20) + 0.5 * rng.standard_normal((n, 4))
+    Y[rng.random(Y.shape) < 0.1] = np.nan
+    K, X = Z @ Z.T / 20, np.ones((n, 1))
+    for result, y in zip(fit_traits(Y, X, K), Y.T, strict=True):
+        rows = np.flatnonzero(~np.isnan(y))
+        exact = exact_reml(y[rows], X[rows], [K[np.ix_(rows, rows)]])
+        assert result.converged and abs(result.h2.estimate[-1] - exact.h2) <= 4 * result.h2.mc_se[-1] + 1e-4
