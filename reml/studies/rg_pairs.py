@@ -17,7 +17,7 @@ from ..linalg import Block, column_dots, columns, project, take_columns
 from .rg_bases import PeopleBasis, answering, cross_products, off_images, part_of, with_directions
 from .rg_search import Maximum, maximised, untold
 from .rg_stack import Part, Stack, StackPoint, mean_off, point_at, stacked
-from .rg_tests import NOTHING, UNKNOWN, Ratio, Tested, mc_covariance, one_correlation, ratio_of, uncorrelated
+from .rg_tests import NOTHING, UNKNOWN, Ratio, RgTest, mc_covariance, one_correlation, ratio_of, uncorrelated
 
 READY = 0.1  # relative error of the probes from which the bases of different people serve to find a maximum
 NO_VARIANCE = 1e-4  # share of a trait's variance that counts as none: beside it a correlation goes to its bound
@@ -368,7 +368,7 @@ def tests_of(bench: Bench, traits: tuple[int, ...], stack: Stack, found: Maximum
     G = H - 1
     people = [bench.people[bench.members[k].people] for k in traits]
     means = np.sqrt(np.prod([each.problem.layout.mean_traces for each in people], axis=0))
-    asked: dict[tuple[str, int], Tested | None] = {}
+    asked: dict[tuple[str, int], RgTest | None] = {}
     for g in np.flatnonzero(alive[:G].all(axis=1)):
         asked["rg0", g] = uncorrelated(stack, np.eye(H)[g])
         asked["rg1", g] = one_correlation(stack, S, g)

@@ -51,7 +51,7 @@ def rise(stack: Stack, before: StackPoint, after: StackPoint) -> tuple[float, fl
     return float(per_probe.mean()), float(np.sqrt(Traces(per_probe[None], controls).covariance[0, 0]))
 
 
-class Tested(NamedTuple):
+class RgTest(NamedTuple):
     """A restriction that is tested; p is ``weight`` times the tail of chi-square with one degree of freedom."""
 
     restriction: Restriction
@@ -66,20 +66,20 @@ def ratio_of(stack: Stack, smaller: StackPoint, best: StackPoint, weight: float)
     return Ratio(statistic, 2 * mc_se, p)
 
 
-def uncorrelated(stack: Stack, weights: np.ndarray, a: int = 0, b: int = 1) -> Tested:
+def uncorrelated(stack: Stack, weights: np.ndarray, a: int = 0, b: int = 1) -> RgTest:
     """That sum_h weights_h S_h[a, b] = 0, with one degree of freedom; weights (H,)."""
     own = stack.entries
-    return Tested(Restriction(np.where((own.a == a) & (own.b == b), weights[own.h], 0.0)[None]), 1.0)
+    return RgTest(Restriction(np.where((own.a == a) & (own.b == b), weights[own.h], 0.0)[None]), 1.0)
 
 
-def one_correlation(stack: Stack, S: np.ndarray, component: int) -> Tested | None:
+def one_correlation(stack: Stack, S: np.ndarray, component: int) -> RgTest | None:
     """That a component's correlation is 1, or -1 where it is negative at S: half a chi-square and half a zero, since no
     correlation is beyond it.  None where it is that already."""
     (one, between), (_, other) = S[component]
     if abs(between) >= (1 - AT_BOUND) * np.sqrt(one * other):
         return None
     none = np.zeros((0, len(stack.entries.h)))
-    return Tested(Restriction(none, component, 1.0 if between >= 0 else -1.0), 0.5)
+    return RgTest(Restriction(none, component, 1.0 if between >= 0 else -1.0), 0.5)
 
 
 def mc_covariance(stack: Stack, point: StackPoint, ai: np.ndarray, floor: float) -> np.ndarray:
