@@ -25,12 +25,13 @@ from gpu_reml.reml import (
 
 from .align import Group
 from .flags.analysis import Analysis
-from .flags.output import RemlOutput
+from .flags.output import RemlOutput, Screen
 from .flags.rg import Correlations
 from .inputs import Inputs, check_components, load_group, told_of_liability, trait_notes
 from .outputs import check_outputs, named_outputs, outputs_of, write_samples
 from .parser import CommandLine
 from .planned import check_traits, plan_group, planned_lines
+from .progress import Progress
 from .read import Tables, read_tables
 from .report import arithmetic, genotype_record, plan_lines
 from .rg_files import correlation_svg, hsq_of_pair
@@ -52,7 +53,7 @@ class Correlating(NamedTuple):
     analysis: Analysis
     correlations: Correlations
     output: RemlOutput
-    quiet: bool
+    screen: Screen
 
 
 def rg_command(asked: Correlating, threads: int) -> bool:
@@ -68,7 +69,7 @@ def rg_command(asked: Correlating, threads: int) -> bool:
     )
     group, measured = union_of(tables, analysis, asked.correlations.rg_samples)
     planned = plan_group(tables, group, analysis)
-    say = (lambda *_, **__: None) if asked.quiet else print
+    say = (lambda *_, **__: None) if asked.screen.quiet else print
     say(f"gpu-reml {version('gpu-reml')}", flush=True)
     if analysis.compute.plan:
         print("\n".join([*planned_lines(planned, analysis), *plan_notes(line, REML, planned.backend)]), flush=True)
@@ -84,7 +85,7 @@ def rg_command(asked: Correlating, threads: int) -> bool:
     counts = ", ".join(f"{name} {count}" for name, count in Y.notna().sum().items())
     plan.append(f"measured: {counts}; {len(pairs)} pair(s)")
     say("\n".join([*plan, ""]), flush=True)
-    result = correlations_of(Y, pairs, inputs, analysis, method)
+    result = correlations_of(Y, pairs, inputs, analysis, method, asked.screen)
     inputs.check_unchanged()
     context = {
         "settings": {**line.values, "threads": threads},
@@ -206,7 +207,7 @@ def notes_of_traits(Y: pd.DataFrame, inputs: Inputs, analysis: Analysis) -> list
 
 
 def correlations_of(
-    Y: pd.DataFrame, pairs: tuple[tuple[int, int], ...], inputs: Inputs, analysis: Analysis, method: str
+    Y: pd.DataFrame, pairs: tuple[tuple[int, int], ...], inputs: Inputs, analysis: Analysis, method: str, screen: Screen
 ) -> GeneticCorrelations:
     """The fits."""
     estimation, n = analysis.estimation, len(Y)
@@ -217,11 +218,14 @@ def correlations_of(
         solver=SolverSettings(most_basis=None if method == "exact" else inputs.planned.basis),
         probes=ProbeSettings(estimation.starting_probes, estimation.mc_target, inputs.planned.columns),
     )
-    counting = CountingCovariance(inputs.covariance)
+    progress = Progress(settings.tol, screen)
+    counting = CountingCovariance(inputs.covariance, progress.passes)
     try:
         return fit_rg(Y, inputs.design.X, counting, probes, settings, rg=RgSettings(pairs), strict=False)
     except ValueError as error:
         raise io.InputError(in_names(str(error), tuple(Y.columns), inputs.design.names)) from None
+    finally:
+        progress.close()
 
 
 def write_correlations(
