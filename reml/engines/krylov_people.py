@@ -533,38 +533,58 @@ def error_ratio(found: TraitFit, errors: np.ndarray) -> float:
     return largest_mc_ratio(found.theta, layout.mean_traces, sampling, mc, layout.residual_traces)
 
 
+def batches_of(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Positions in order, together as long as their columns are at most so many; one that has more is alone."""
+    batches: list[list[int]] = []
+    room = 0
+    for position, size in enumerate(sizes):
+        if not batches or size > room:
+            batches.append([])
+            room = most
+        batches[-1].append(position)
+        room -= size
+    return batches
+
+
 def restricted_runs(
     whole: Gathering, Z: np.ndarray, wanted: dict[int, slice], steps: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Quadratures of some probes of all (n, s), restricted to the crowds that want them."""
-    crowds = [whole.crowds[i] for i in wanted]
-    cohorts = [crowd.cohort for crowd in crowds]
-    runs = [
-        LanczosRun(lanczos_start(project(crowd.cohort.Q, crowd.subset.block(Z[crowd.inside, some]))), ())
-        for crowd, some in zip(crowds, wanted.values(), strict=True)
-    ]
-    for _ in range(steps):
-        runs = whole.advanced(cohorts, runs)
-    return [ritz_measures(run.state.tridiagonal) for run in runs]
+    some = [(whole.crowds[i], columns) for i, columns in wanted.items()]
+    found = []
+    for batch in batches_of([columns.stop - columns.start for _, columns in some], whole.columns):
+        members = [some[position] for position in batch]
+        cohorts = [crowd.cohort for crowd, _ in members]
+        starts = [project(crowd.cohort.Q, crowd.subset.block(Z[crowd.inside, columns])) for crowd, columns in members]
+        runs = [LanczosRun(lanczos_start(start), ()) for start in starts]
+        for _ in range(steps):
+            runs = whole.advanced(cohorts, runs)
+        found += [ritz_measures(run.state.tridiagonal) for run in runs]
+    return found
 
 
 def fixed_runs(whole: Gathering, thetas: Sequence[Sequence[np.ndarray]]) -> list[LanczosRun]:
     """The runs of F of every crowd, each until the variances of its fixed effects have settled at all its thetas."""
     crowds = whole.crowds
-    runs = [LanczosRun(lanczos_start(crowd.cohort.F), (np.zeros((crowd.cohort.Q.shape[1], 0)),)) for crowd in crowds]
-    going = [i for i, crowd in enumerate(crowds) if crowd.cohort.F.shape[1]]
-    runs = [LanczosRun(run.state, ()) if i in going else run for i, run in enumerate(runs)]
-    before: dict[int, list[np.ndarray]] = {}
+    runs = []
+    for batch in batches_of([crowd.cohort.F.shape[1] for crowd in crowds], whole.columns):
+        runs += settled_fixed(whole, [crowds[i] for i in batch], [thetas[i] for i in batch])
+    return runs
+
+
+def settled_fixed(
+    whole: Gathering, crowds: Sequence[Crowd], thetas: Sequence[Sequence[np.ndarray]]
+) -> list[LanczosRun]:
+    """:func:`fixed_runs` of some crowds, side by side."""
+    runs = [LanczosRun(lanczos_start(crowd.cohort.F), ()) for crowd in crowds]
+    going, before = list(range(len(crowds))), [np.inf] * len(crowds)
     while going:
         stepped = whole.advanced([crowds[i].cohort for i in going], [runs[i] for i in going])
         left = []
         for i, run in zip(going, stepped, strict=True):
             runs[i] = run
-            now = [np.diag(inverse_of(crowds[i].cohort, run, theta)) for theta in thetas[i]]
-            last = before.get(i)
-            settled = last is not None and all(
-                (np.abs(a - b) <= FIXED_SETTLED * b).all() for a, b in zip(last, now, strict=True)
-            )
+            now = np.array([np.diag(inverse_of(crowds[i].cohort, run, theta)) for theta in thetas[i]])
+            settled = (np.abs(now - before[i]) <= FIXED_SETTLED * now).all()
             before[i] = now
             if not settled and run.num_steps < min(MOST_STEPS, crowds[i].cohort.dimension):
                 left.append(i)

@@ -7,7 +7,7 @@ from gpu_reml.reml import FitSettings, ProbeSettings, draw_probes, fit, fit_trai
 from gpu_reml.reml.covariance import CountingCovariance, dense_covariance
 from gpu_reml.reml.covariance.subset import SubsetCovariance
 from gpu_reml.reml.engines.coupled import Spread, control_weights, pooled, second_moments, usual_spread
-from gpu_reml.reml.engines.krylov_people import gathered, met
+from gpu_reml.reml.engines.krylov_people import batches_of, gathered, met
 from gpu_reml.reml.engines.people import People, peoples_of, traits_of
 from gpu_reml.reml.lanczos import lanczos_start, lanczos_step
 from gpu_reml.reml.linalg import project
@@ -105,6 +105,11 @@ def test_sets_of_people_are_gathered_where_each_is_most_of_all():
     alone = [people((0, 30))]
     found = gathered([first[0], alone[0], second[0], first[1], second[1], first[2]])
     assert sorted(map(sorted, found)) == [[0, 3, 5], [1], [2, 4]]
+
+
+def test_runs_are_taken_together_as_long_as_their_columns_fit():
+    assert batches_of([2, 3, 4, 1, 9, 0, 2], 6) == [[0, 1], [2, 3], [4], [5, 6]]
+    assert batches_of([], 6) == [] and batches_of([0, 0], 6) == [[0, 1]]
 
 
 def test_spreads_are_drawn_to_what_all_have_in_common():
