@@ -19,6 +19,7 @@ from gpu_reml.reml import Blocks, Work, default_rank, exact_memory, fit_blocks, 
 from gpu_reml.reml.engines.memory import algebra_bytes, least_basis
 from gpu_reml.reml.engines.reduced_model import largest_basis
 from gpu_reml.reml.moments import num_starting
+from gpu_reml.reml.studies.scan import usual_rank
 
 from .flags.compute import Compute
 from .flags.estimation import HE_PROBES, Estimation
@@ -197,7 +198,8 @@ def fit_phases(
 def scan_blocks(sizes: Sizes, columns: int | None) -> Blocks:
     """What a scan holds: replicates with their Lanczos vectors, a preconditioner, and features of the genotypes and of
     the components."""
-    R, rank = sizes.scanned, default_rank(sizes.num_samples)
+    R = sizes.scanned
+    rank = usual_rank(sizes.dimension, R)
     w = min(R, columns or R)
     kept = ((1, sizes.num_fixed), (3, rank), (2, R), (SCAN_BLOCKS, w))
     return Blocks(kept, ((2 + sizes.num_scales, R),), max(w, rank))

@@ -12,8 +12,8 @@ from scipy import sparse
 from gpu_reml import io, ops
 from gpu_reml.io.component_sets import without_empty
 from gpu_reml.io.plots import manhattan_svg
-from gpu_reml.reml import FitResult, ScanResult, ScanSettings, default_rank, draw_probes, exact_fits, fit_traits, scan
-from gpu_reml.reml.studies.scan import BATCH_NUMBERS
+from gpu_reml.reml import FitResult, ScanResult, ScanSettings, draw_probes, exact_fits, fit_traits, scan
+from gpu_reml.reml.studies.scan import BATCH_NUMBERS, usual_rank
 from gpu_reml.reml.studies.scan_refit import refit
 
 from .components import with_alpha
@@ -124,7 +124,7 @@ def places_of(weights: sparse.csr_array, variants: io.AnalysedVariants) -> pd.Da
 def scan_files(name: str, result: FitResult, inputs: Inputs, analysis: Analysis, asked: Scan, sets: Sets) -> Scanned:
     """.scan.tsv, .scan.svg where sets have a place, and the strongest sets; files by their suffix."""
     y, X, seed = inputs.Y[:, inputs.phenotypes.index(name)], inputs.design.X, analysis.estimation.seed
-    rank = min(default_rank(len(y)), (len(y) - X.shape[1]) // 4)
+    rank = usual_rank(len(y) - X.shape[1], asked.scan_replicates)
     probes = draw_probes(len(y), asked.scan_replicates, rank, seed + 1)
     settings = ScanSettings(columns=inputs.planned.columns)
     found = scan(result, y, X, inputs.covariance, sets.covariance, probes, settings)

@@ -55,7 +55,7 @@ STEP = 1e-3  # in z, for the slope of -log10 p
 @dataclass(frozen=True)
 class ScanSettings:
     """``tol``: of replicates, the change by a Lanczos step over their length.  ``solve``: relative residual of P y.
-    ``rank`` of the preconditioner, None for the usual one; ``columns``: most columns worked on at once.
+    ``rank`` of the preconditioner, None for at most a quarter of R; ``columns``: most columns worked on at once.
     ``pair_work``: multiplications for the pairs of replicates of one component, of which a component of many variants
     takes fewer.  ``exact_variants``: of the strongest components, with p <= 1e-3, so many variants together are solved
     for, so that their laws have no error of replicates."""
@@ -271,12 +271,16 @@ def fitted_model(result: FitResult, y, X, covariance: Covariance, probes, settin
     return Fitted(solved.X, replicates, own, of_y, free, float(scale), layout.root, covariance.block, inverse)
 
 
+def usual_rank(dimension: int, replicates: int) -> int:
+    """Rank of a scan's preconditioner: a larger one saves no more passes of so many columns than making it takes."""
+    return min(default_rank(dimension), dimension // 4, replicates // 4)
+
+
 def replicate_probes(probes, n: int, num_fixed: int, settings: ScanSettings) -> Probes:
     """Probes with a sketch of the preconditioner's rank."""
-    rank = min(default_rank(n) if settings.rank is None else settings.rank, (n - num_fixed) // 4)
-    if isinstance(probes, int | np.integer) and not isinstance(probes, bool):
-        probes = draw_probes(n, as_count(probes, "probes"), rank)
     probes = checked_probes(probes, n, LEAST_REPLICATES if n > LEAST_REPLICATES else 1)
+    usual = usual_rank(n - num_fixed, probes.trace.shape[1])
+    rank = usual if settings.rank is None else min(settings.rank, n - num_fixed)
     if probes.sketch.shape[1] < rank:
         probes = Probes(probes.trace, draw_probes(n, 1, rank, seed=1).sketch)
     return Probes(probes.trace, probes.sketch[:, :rank])

@@ -213,3 +213,27 @@ def test_many_fixed_effects_leave_a_scan_its_replicates(cohort):
     result = fit_exact(cohort.y, X, covariance)
     found = scan(result, cohort.y, X, covariance, sets_of(cohort)[:, :2], 64)
     assert np.isfinite(found.z).all()
+
+
+def test_enrichment_after_the_step_and_its_error_are_those_of_variances_variant_by_variant(cohort, result):
+    weights, Z = sets_of(cohort), dense.standardised(cohort.counts)
+    found = scan(result, cohort.y, cohort.X, covariance_of(cohort), weights, exact_probes(cohort.n), TIGHT)
+    varies, squares = Z.any(axis=0), (Z**2).mean(axis=0)
+    W = cohort.W * varies[:, None]
+    for a, truth in enumerate(expected(cohort, result, weights)):
+        w = weights[:, a] * varies
+
+        def enriched(theta, own, w=w, beta=truth.beta):
+            s = ((W / W.sum(axis=0)) @ (theta - beta * own)[:-1] + own * w / w.sum()) * squares
+            return (w @ s / s.sum()) / (w.sum() / varies.sum())
+
+        np.testing.assert_allclose(found.enrichment.estimate[a], enriched(result.theta, truth.theta), rtol=1e-6)
+        step = 1e-5 * result.theta[-1]
+        slopes = [
+            (enriched(result.theta + step * axis, truth.theta) - enriched(result.theta - step * axis, truth.theta))
+            / (2 * step)
+            for axis in np.eye(3)
+        ]
+        own = (enriched(result.theta, truth.theta + step) - enriched(result.theta, truth.theta - step)) / (2 * step)
+        se = np.sqrt(slopes @ result.covariance @ slopes + (own * truth.se) ** 2)
+        np.testing.assert_allclose(found.enrichment.se[a], se, rtol=1e-4)
