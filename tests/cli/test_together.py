@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gpu_reml import io
 from gpu_reml.cli import together
 from gpu_reml.cli.align import groups_of_samples
 from gpu_reml.cli.flags.analysis import Analysis
@@ -84,8 +85,6 @@ def assert_as_dense(record, exact, atol=0.02):
 
 @pytest.mark.parametrize("method, sets", [("stochastic", [("all", range(M))]), ("exact", [("all", range(M))])])
 def test_phenotypes_of_different_samples_are_fitted_from_one_read(cohort, tmp_path, monkeypatch, method, sets):
-    from gpu_reml import io
-
     reads, real = [], io.load_genotypes
     monkeypatch.setattr(io, "load_genotypes", lambda *a, **k: reads.append(1) or real(*a, **k))
     assert run(cohort, tmp_path / "all", "--method", method) == 0
@@ -112,6 +111,29 @@ def test_several_components_are_fitted_in_turn_from_one_read(cohort, tmp_path):
     for name, record in records(tmp_path / "all").items():
         assert_as_dense(record, exact[name])
         assert [component["name"] for component in record["components"]] == ["a", "b"]
+
+
+def test_a_killed_run_of_several_components_resumes_to_the_same_results(cohort, tmp_path, monkeypatch):
+    flags = ("--method", "stochastic", "--component-spec", cohort / "spec.json", "--checkpoint-seconds", 0)
+    assert run(cohort, tmp_path / "whole", *flags) == 0
+    real, count = io.write_checkpoint, []
+
+    def dies_at_the_eighth(*arguments):
+        real(*arguments)
+        count.append(1)
+        if len(count) == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(io, "write_checkpoint", dies_at_the_eighth)
+    assert run(cohort, tmp_path / "cut", *flags) == 130
+    assert list(tmp_path.glob("cut.*.checkpoint.npz"))
+    assert (tmp_path / "cut.traits.tsv").exists() == bool(list(tmp_path.glob("cut.*.json")))
+    monkeypatch.setattr(io, "write_checkpoint", real)
+    assert run(cohort, tmp_path / "cut", *flags, "--resume") == 0
+    whole, cut = (records(tmp_path / name) for name in ("whole", "cut"))
+    for name in whole:
+        assert whole[name]["components"] == cut[name]["components"] and whole[name]["loglik"] == cut[name]["loglik"]
+    assert not list(tmp_path.glob("*checkpoint*"))
 
 
 def test_a_level_that_only_other_samples_have_is_left_out_of_a_phenotypes_effects(cohort, tmp_path):
