@@ -61,6 +61,9 @@ from .people import People, restricted_to
 # People are fitted together with others where they are at least this share of those who have any of the traits: below,
 # everybody's probes say too little of theirs.
 LEAST_SHARE = 0.7
+# So many sets of people are fitted together, at most: the vectors of all are held, and with more of them everybody's
+# probes, which they share, are a small part of the cost already.
+MOST_TOGETHER = 100
 # Everybody's probes take up to this share of the squared Monte-Carlo error that is allowed.
 OF_ALL = 0.6
 # What restricted probes add may be off, for having few steps, by so many standard errors of a variance,
@@ -96,11 +99,14 @@ class Crowd(NamedTuple):
         return bool(self.inside.all())
 
 
-def gathered(peoples: Sequence[People]) -> list[list[int]]:
-    """Which sets of people are fitted together: each is at least LEAST_SHARE of all who are in its gathering."""
+def gathered(peoples: Sequence[People], most: int = MOST_TOGETHER) -> list[list[int]]:
+    """Which sets of people are fitted together, at most so many: each is at least LEAST_SHARE of all who are in its
+    gathering."""
     gatherings: list[tuple[list[int], np.ndarray]] = []
     for which in sorted(range(len(peoples)), key=lambda i: -peoples[i].num_samples):
         for position, (members, rows) in enumerate(gatherings):
+            if len(members) == most:
+                continue
             union = np.union1d(rows, peoples[which].rows)
             if min(peoples[i].num_samples for i in (*members, which)) >= LEAST_SHARE * len(union):
                 gatherings[position] = ([*members, which], union)

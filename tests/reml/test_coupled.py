@@ -105,6 +105,7 @@ def test_sets_of_people_are_gathered_where_each_is_most_of_all():
     alone = [people((0, 30))]
     found = gathered([first[0], alone[0], second[0], first[1], second[1], first[2]])
     assert sorted(map(sorted, found)) == [[0, 3, 5], [1], [2, 4]]
+    assert gathered([*first, *first], 4) == [[0, 1, 3, 4], [2, 5]]
 
 
 def test_runs_are_taken_together_as_long_as_their_columns_fit():
