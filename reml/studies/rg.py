@@ -23,7 +23,7 @@ from ..result import ConvergenceError
 from ..settings import FitSettings
 from ..units import in_moderate_units, reported_factors
 from .rg_bases import PeopleBasis, answering, people_of, with_images, with_probes_wanted
-from .rg_cone import entries_of
+from .rg_cone import entries_of, is_singular
 from .rg_pairs import Bench, Member, StackFit, fits_of
 from .rg_result import GeneticCorrelations, PairResult
 
@@ -197,7 +197,10 @@ def reported(bench: Bench, fit: StackFit, factors: np.ndarray) -> PairResult:
     at_floor = residuals_at_floor(fit, bench.floor)
     known = fit.told & ~((own.h == H - 1) & (at_floor[own.a] | at_floor[own.b]))
     covariance = np.full(fit.information.shape, np.nan)
-    covariance[np.ix_(known, known)] = np.linalg.inv(fit.information[np.ix_(known, known)])
+    among = fit.information[np.ix_(known, known)]
+    singular = is_singular(among)
+    if not singular:
+        covariance[np.ix_(known, known)] = np.linalg.inv(among)
     units = scales[own.a] * scales[own.b] / factors[own.h]
     squares = np.outer(units, units)
     people = [bench.people[bench.members[trait].people] for trait in fit.members]
@@ -212,6 +215,7 @@ def reported(bench: Bench, fit: StackFit, factors: np.ndarray) -> PairResult:
         converged=fit.converged,
         answered=fit.answered,
         residual_at_floor=at_floor,
+        singular=singular,
         rg0=fit.rg0,
         rg1=fit.rg1,
     )

@@ -17,6 +17,7 @@ from ..linalg import symmetric
 GAP = 1e-8  # of the log-likelihood, from the maximum of a step before what is at its bound is put there
 COOLING = 0.1  # of mu from one centre to the next
 CENTRED = 1e-2  # Newton decrement at which a centre is near enough
+SINGULAR = 1e-12  # eigenvalue of the information in correlation form
 MARGIN = 1.1  # times a longer step, which has to be inside
 MOST_NEWTON = 60  # steps to one centre
 AT_BOUND = 1e-6  # eigenvalue, or variance, as a share of the matrix's trace that counts as zero
@@ -88,10 +89,19 @@ class Cone(NamedTuple):
         return gradient, np.where(same, np.outer(twice, twice) * (first + cross) / 2, 0.0)
 
 
+def is_singular(A: np.ndarray) -> bool:
+    """Whether an information matrix is not positive definite to rounding."""
+    scale = np.sqrt(np.maximum(np.diag(A), 0))
+    return not (scale > 0).all() or bool(np.linalg.eigvalsh(A / np.outer(scale, scale))[0] < SINGULAR)
+
+
 def cone_step(x: np.ndarray, s: np.ndarray, A: np.ndarray, cone: Cone, J: np.ndarray) -> np.ndarray:
     """(q,) the w that maximises s'w - w'A w / 2 with x + J w in the cone, for J (p, q) whose columns include all
-    directions in which diagonals of what is coned move; A (q, q) positive definite."""
+    directions in which diagonals of what is coned move.  LinAlgError where A (q, q) is not positive definite to
+    rounding, as with traits that are one another's multiples."""
     A = symmetric(A)
+    if is_singular(A):
+        raise np.linalg.LinAlgError("information that is singular")
     w = np.linalg.solve(A, s)
     if cone.contains(x + J @ w):
         return w

@@ -390,7 +390,7 @@ def tested(bench: Bench, traits: tuple[int, ...], stack: Stack, found: Maximum, 
     none of that, as its basis answers for every combination of the traits.  A ratio is not known where the basis has no
     room, or a search did not converge.
     """
-    done = {key: NOTHING for key, test in asked.items() if test is None}
+    done = {key: NOTHING if found.converged else UNKNOWN for key, test in asked.items() if test is None}
     left = {key: test for key, test in asked.items() if test is not None}
     smaller: dict[Any, Maximum] = {}
     bench, own = bench.copy(), stack

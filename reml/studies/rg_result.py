@@ -43,7 +43,8 @@ class PairResult:
     on and above the diagonal, matrix by matrix, ``covariance`` (p, p) is the sampling covariance, the inverse of the
     average information, NaN for what is at its bound or not ``told`` (p,), residual covariances of traits that share
     nobody; ``mc_covariance`` that of the probes.  ``residual_at_floor`` (t,) bool: traits whose residual is at its
-    bound, alone or in a combination.
+    bound, alone or in a combination.  ``singular``: the information is, so nothing tells covariances, as of a trait and
+    its multiple.
     ``mean_traces`` (G, t): tr(K_g) / n of each trait's people.  ``converged``: where not, ``S`` has the screened values
     of one step from the fits of each trait alone.
     """
@@ -57,6 +58,7 @@ class PairResult:
     converged: bool
     answered: bool
     residual_at_floor: np.ndarray
+    singular: bool
     rg0: tuple[Ratio, ...]
     rg1: tuple[Ratio, ...]
 
@@ -102,7 +104,7 @@ class PairResult:
         rg = self._correlation(values, J, flags)
         if any(flag.startswith("variance") for flag in flags):
             covariance = Derived(values[2:], np.full(1, np.nan), np.full(1, np.nan))
-        if "no_common_people" in flags:
+        if "no_common_people" in flags or self.singular:
             covariance, rg = (Derived(*np.full((3, 1), np.nan)) for _ in range(2))
         status = ",".join(["converged" if self.converged else "screened", *flags])
         return Row(name, variances, covariance, rg, self.rg0[which], self.rg1[which], status)
@@ -118,6 +120,8 @@ class PairResult:
             flags.append("no_common_people")
         if counted[-1] and self.residual_at_floor[[a, b]].any():
             flags.append("residual_at_bound")
+        if self.singular:
+            flags.append("singular")
         return flags if self.answered else [*flags, "basis_too_small"]
 
     def _correlation(self, values: np.ndarray, J: np.ndarray, flags: list[str]) -> Derived:

@@ -122,7 +122,8 @@ def cone_of(stack: Stack, S: np.ndarray, floor: float, rank_one: int | None = No
 
 
 class StackStep(NamedTuple):
-    """Where a step led, its squared length in standard errors, and the ``curvature`` (q, q) that it has shown."""
+    """Where a step led, its squared length in standard errors before it was shortened, and the ``curvature`` (q, q)
+    that it has shown."""
 
     at: Coordinates
     point: StackPoint
@@ -162,7 +163,7 @@ def stepped(
         low, high = (t, high) if after > 0 else (low, t)
         t = (low + high) / 2
     shown = updated(A, t * w, J.T @ point.score - score)
-    return StackStep(new, found, t**2 * float(w @ J.T @ point.ai @ J @ w), shown)
+    return StackStep(new, found, float(w @ J.T @ point.ai @ J @ w), shown)
 
 
 def updated(A: np.ndarray, step: np.ndarray, fall: np.ndarray) -> np.ndarray:

@@ -7,8 +7,11 @@ from bed_reader import open_bed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpu_reml.ops import CpuProducts, make_covariance
+from gpu_reml.ops.device.products import make_device_products
 from gpu_reml.reml import ConvergenceError, RgSettings, draw_probes, exact_probes, fit, fit_rg
 from gpu_reml.validation.bivariate import dense_covariances
+from gpu_reml.validation.host_device import HostDevice
 from gpu_reml.validation.rg_study import phenotypes, row_of
 from gpu_reml.validation.small import covariance_of, make_cohort, two_traits
 
@@ -163,6 +166,15 @@ def test_a_covariate_that_is_constant_among_the_people_of_a_trait_is_none_of_its
     np.testing.assert_allclose(with_site.covariance, without.covariance, rtol=1e-6)
 
 
+def test_a_trait_beside_its_own_multiple_is_not_said_to_have_converged(cohorts):
+    y = two_traits(cohorts[1], 1.0, seed=3)[0][:, 0]
+    for factor in (1.0, -2.0):
+        found = exactly(cohorts[1], np.column_stack([y, factor * y]), strict=False)
+        frame = found.to_frame()
+        assert not found.converged and (frame.status == "screened,singular").all()
+        assert frame[["covariance", "covariance_se", "rg", "rg_se", "p_rg0"]].isna().all(axis=None)
+
+
 def test_a_basis_without_room_is_said(cohorts):
     from gpu_reml.reml import FitSettings, SolverSettings
 
@@ -232,3 +244,15 @@ def test_two_traits_of_mice_have_the_matrices_that_gemma_published(external_data
     errors = np.array([0.156661, 0.136319, 0.235858, 0.0206226, 0.0166233, 0.0266869])
     assert (np.abs(fitted.entries.vector(fitted.S) - published) < 0.15 * errors).all()
     np.testing.assert_allclose(np.sqrt(np.diag(fitted.covariance)), errors, rtol=0.05)
+
+
+@pytest.mark.parametrize(("overlap", "components"), [(1.0, 1), (1.0, 2), (0.5, 1)])
+def test_blocks_of_a_device_give_the_same_correlations(overlap, components):
+    cohort = make_cohort(200, 500, components, seed=5, overlap=False)
+    Y, _ = two_traits(cohort, overlap, seed=6)
+    probes = draw_probes(cohort.n, seed=1)
+    device = make_covariance(make_device_products(cohort.genotypes, [HostDevice(label="device 0")]), cohort.W)
+    host = make_covariance(CpuProducts(cohort.genotypes), cohort.W)
+    there, here = (fit_rg(Y, cohort.X, each, probes).to_frame() for each in (device, host))
+    np.testing.assert_allclose(there.covariance, here.covariance, atol=0.02 * here.covariance_se.max())
+    np.testing.assert_allclose(there.lrt_rg0, here.lrt_rg0, atol=0.05)
