@@ -6,11 +6,24 @@ import pytest
 from gpu_reml.reml import FitSettings, ProbeSettings, draw_probes, fit, fit_traits
 from gpu_reml.reml.covariance import CountingCovariance, dense_covariance
 from gpu_reml.reml.covariance.subset import SubsetCovariance
-from gpu_reml.reml.engines.coupled import Spread, control_weights, pooled, second_moments, usual_spread
-from gpu_reml.reml.engines.krylov_people import batches_of, gathered, met
+from gpu_reml.reml.engines.calibration import ProbeSpectra
+from gpu_reml.reml.engines.coupled import (
+    Added,
+    Known,
+    SpectraOfAll,
+    Spread,
+    control_weights,
+    coupled,
+    pooled,
+    second_moments,
+    usual_spread,
+)
+from gpu_reml.reml.engines.krylov import LanczosRun
+from gpu_reml.reml.engines.krylov_people import batches_of, gathered, looked_at, met
 from gpu_reml.reml.engines.people import People, peoples_of, traits_of
-from gpu_reml.reml.lanczos import lanczos_start, lanczos_step
+from gpu_reml.reml.lanczos import lanczos_start, lanczos_step, ritz_measures
 from gpu_reml.reml.linalg import project
+from gpu_reml.reml.monte_carlo import widening
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.small import covariance_of, make_cohort
 
@@ -59,6 +72,76 @@ def test_a_run_of_all_people_tells_forms_among_some(world):
     np.testing.assert_allclose((weights * np.log(nodes + 2)).sum(axis=1), np.einsum("is,ij,js->s", Z, V, Z), rtol=1e-8)
 
 
+def steps_of(A, Z, num_steps, outside=None):
+    """The tridiagonal matrices of runs from Z (n, s), and z'E q of every step (1, steps, s)."""
+    state, dots = lanczos_start(Z), []
+    for _ in range(num_steps):
+        state = lanczos_step(lambda B: A @ B, state)
+        if outside is not None:
+            dots.append(np.einsum("is,is->s", Z[outside], state.previous[outside]))
+    return state.tridiagonal, np.array(dots)[None]
+
+
+@pytest.fixture(scope="module")
+def pieces(world):
+    """A and A_t beside an intercept, what is known of A_t, and probes sqrt(n) I of all with what they say of it."""
+    K, inside = world
+    n_t = int(inside.sum())
+    A, At = (off - off.mean(axis=0) for off in (K - K.mean(axis=1, keepdims=True), among(K, inside)))
+    ones = inside / np.sqrt(n_t)
+    correction = (ones @ A @ ones) ** 2 - 2 * ((A @ ones)[inside] ** 2).sum()
+    known = Known(n_t - 1, np.trace(At), n_t / N, np.trace(A[np.ix_(inside, inside)]), correction)
+    Z = np.sqrt(N) * (np.eye(N) - 1 / N)
+    found, outside = steps_of(A, Z, 30, ~inside)
+    nodes, weights, controls = control_weights(found, outside)
+    moments = np.array([np.einsum("is,is->s", Z, np.linalg.matrix_power(A, b) @ Z) for b in range(5)])
+    seen = np.stack([np.full(N, (A[np.ix_(inside, inside)] ** 2).sum()), np.full(N, known.inner_trace)])
+    everybody = SpectraOfAll(ProbeSpectra(nodes, weights, moments), controls)
+    restricted = np.sqrt(N) * (np.eye(N)[inside] - 1 / n_t * inside)
+    added = Added(ritz_measures(steps_of(At, restricted, 30)[0]), (nodes, controls[0]))
+    return A, At, known, everybody, seen, added
+
+
+def among(K, inside):
+    within = K[np.ix_(inside, inside)]
+    return within - within.mean(axis=1, keepdims=True)
+
+
+def test_probes_that_are_exact_give_the_trace_of_any_function_among_some_people(pieces):
+    A, At, known, everybody, seen, added = pieces
+    found = coupled(everybody, 0, np.trace(A) / (N - 1), known, seen, added).measure
+    values = np.linalg.eigvalsh(At)[1:]  # without the intercept's
+    for f in (np.ones_like, lambda x: x, np.square, lambda x: x**5, lambda x: np.log(x + 0.5), lambda x: 1 / (x + 0.5)):
+        np.testing.assert_allclose(found.integrate(f(found.nodes)), f(values).sum(), rtol=1e-7)
+
+
+def test_polynomials_of_degree_three_and_four_are_means_over_all_probes(pieces):
+    """Of everybody, whom ten deep probes and eighty shallow ones tell of."""
+    A, _, _, everybody, _, _ = pieces
+    spectra = everybody.spectra
+    few = ProbeSpectra(spectra.nodes[:10], spectra.weights[:10], spectra.moments)
+    known = Known(N - 1, np.trace(A), 1.0, np.trace(A), 0.0)
+    seen = np.stack([spectra.moments[2], spectra.moments[1]])
+    found = coupled(SpectraOfAll(few, few.weights[None]), 0, np.trace(A) / (N - 1), known, seen, None).measure
+    values = np.linalg.eigvalsh(A)[1:]
+    for b in range(5):
+        np.testing.assert_allclose(found.integrate(found.nodes**b), (values**b).sum(), rtol=1e-8)
+
+
+def test_the_spread_of_restricted_probes_is_part_of_the_error(pieces):
+    A, _, known, everybody, seen, added = pieces
+    some = Added(*((nodes[:5], weights[:5]) for nodes, weights in added))
+    found = coupled(everybody, 0, np.trace(A) / (N - 1), known, seen, some)
+
+    def functions(nodes):
+        return np.stack([nodes / (nodes + 1), 1 / (nodes + 1), np.log(nodes + 1)])
+
+    without, spread = found.covariance(functions), Spread(0.2, 12)
+    more = found._replace(spread=spread).covariance(functions) - without
+    np.testing.assert_allclose(more, found.each_covariance(functions) * 0.2 / 5 * widening(12) ** 2)
+    assert found.own_spread(functions).freedom == 4 and found.own_spread(functions).value > 0
+
+
 def gathering(cohort, Y):
     measured = ~np.isnan(Y)
     peoples = peoples_of(measured)
@@ -94,6 +177,24 @@ def test_what_is_known_of_a_set_of_people_is_exact(cohorts):
         np.testing.assert_allclose(known.inner_trace, np.trace(inner), rtol=1e-9)
         np.testing.assert_allclose((inner**2).sum() + known.correction, (At**2).sum(), rtol=1e-9)
         assert known.dimension == len(rows) - cohort.X.shape[1] and known.share == len(rows) / len(everybody)
+
+
+def test_two_steps_of_probes_tell_the_moments_of_all_and_of_every_set_of_people(cohorts):
+    cohort = cohorts[1]
+    whole = gathering(cohort, with_gaps(cohort, 2, 0.15))
+    reference = whole.reference
+    Z = project(reference.Q, draw_probes(len(reference.Q), 20, seed=1).trace.astype(float))
+    runs = [LanczosRun(lanczos_start(Z), ())]
+    for _ in range(2):
+        runs = whole.advanced([reference], runs)
+    found = looked_at(whole, Z, runs[0])
+    everybody, X = reference.covariance.rows, cohort.X[reference.covariance.rows]
+    Q = np.linalg.qr(X)[0]
+    A = project(Q, project(Q, cohort.Ks[0][np.ix_(everybody, everybody)]).T)
+    powers = [np.einsum("is,is->s", Z, np.linalg.matrix_power(A, b) @ Z) for b in range(5)]
+    np.testing.assert_allclose(found[:5], powers, rtol=1e-9)
+    for i, crowd in enumerate(whole.crowds):
+        np.testing.assert_allclose(found[5 + 2 * i : 7 + 2 * i], second_moments(Z, A @ Z, crowd.inside), rtol=1e-8)
 
 
 def test_sets_of_people_are_gathered_where_each_is_most_of_all():
