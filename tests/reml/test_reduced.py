@@ -25,6 +25,7 @@ from gpu_reml.reml import (
     with_residuals,
 )
 from gpu_reml.reml.cross_fit import controlled_traces, fixed_controls, fold_of, inverse_controls, longer_chain
+from gpu_reml.reml.engines import reduced_fit
 from gpu_reml.reml.engines.reduced import empty_basis, extended, new_directions, reduced_v
 from gpu_reml.reml.engines.reduced_end import log_determinant
 from gpu_reml.reml.engines.reduced_fit import Checked, accuracy, ended, state_at
@@ -311,6 +312,24 @@ def test_further_traits_start_from_the_basis_of_the_first(four_traits, large):
     alone = fit(same[:, 0], large.X, covariance, probes, settings)
     np.testing.assert_allclose(second.theta, 9 * first.theta, atol=0.05 * second.se.max())
     assert first.column_passes == second.column_passes <= 1.6 * alone.column_passes
+
+
+def test_a_further_trait_moves_as_far_as_the_basis_answers_before_its_probes_are_looked_at(
+    four_traits, large, monkeypatch
+):
+    looks = []
+
+    def noted(problem, state):
+        looks.append((state.walk.trait, state.active is None, len(state.walk.history)))
+        return with_residuals_of(problem, state)
+
+    monkeypatch.setattr(reduced_fit, "with_residuals", noted)
+    arguments = large.X, covariance_of(large, np.float32), draw_probes(large.n, 32, 0, 0)
+    settings = replace(REDUCED, solver=SolverSettings(probes=0.1), probes=ProbeSettings(mc_target=1))
+    fit_traits(four_traits[:, :2], *arguments, settings)
+    further = [(all_of_them, moves) for trait, all_of_them, moves in looks if trait == 0]
+    first = [all_of_them for all_of_them, _ in further].index(True)
+    assert first >= 3 and further[first][1] >= 2
 
 
 def test_with_exact_probes_the_order_of_traits_means_nothing(large, four_traits):
