@@ -31,8 +31,8 @@ STANDARDISATION = {
 }
 
 
-def plan_lines(inputs: Inputs, method: str, analysis: Analysis, threads: int) -> list[str]:
-    """The plan: who and what is analysed, on what, in how much memory."""
+def plan_lines(inputs: Inputs, method: str, analysis: Analysis, threads: int, how: str | None = None) -> list[str]:
+    """The plan: who and what is analysed, on what, in how much memory; ``how``: what runs, where not as usual."""
     alignment, covariance, dtype = inputs.alignment, inputs.covariance, analysis.compute.dtype
     dropped = alignment.dropped_counts
     reasons = "; ".join(f"{count} {reason}" for reason, count in dropped.items())
@@ -51,7 +51,7 @@ def plan_lines(inputs: Inputs, method: str, analysis: Analysis, threads: int) ->
         lines += [f"{name}: mean of its diagonal {trace:.4g}" for name, trace in named]
     lines.append(
         f"device {inputs.planned.backend}, {threads} thread(s), {arithmetic(inputs, dtype)}; "
-        f"{method_line(method, inputs, analysis.estimation)}"
+        f"{how or method_line(method, inputs, analysis.estimation)}"
     )
     lines += memory_lines(inputs.planned, method, analysis.estimation, dtype)
     return [*lines, *(f"note: {note}" for note in inputs.notes)]

@@ -81,7 +81,7 @@ def rg_command(asked: Correlating, threads: int) -> bool:
     method = "exact" if analysis.estimation.method == "exact" else "stochastic"
     inputs = noted(inputs, line, REML, Decided(method, inputs.covariance.num_components, inputs.planned.backend))
     inputs = inputs._replace(phenotypes=tuple(Y.columns), notes=(*inputs.notes, *notes_of_traits(Y, inputs, analysis)))
-    plan = plan_lines(inputs, method, analysis, threads)
+    plan = plan_lines(inputs, method, analysis, threads, how_of(method, inputs, analysis))
     counts = ", ".join(f"{name} {count}" for name, count in Y.notna().sum().items())
     plan.append(f"measured: {counts}; {len(pairs)} pair(s)")
     say("\n".join([*plan, ""]), flush=True)
@@ -96,6 +96,16 @@ def rg_command(asked: Correlating, threads: int) -> bool:
     write_correlations(asked, result, inputs, plan, context)
     write_samples(inputs.alignment, asked.output)
     return result.converged
+
+
+def how_of(method: str, inputs: Inputs, analysis: Analysis) -> str:
+    """What will run."""
+    estimation = analysis.estimation
+    if method == "exact":
+        return "AI-REML of pairs, exact (a basis of all samples, no Monte-Carlo error)"
+    most = inputs.planned.probes(estimation.max_probes)
+    first = min(estimation.starting_probes, most)
+    return f"AI-REML of pairs in bases that their phenotypes share, {first} to {most} probes, seed {estimation.seed}"
 
 
 def check_rg(asked: Correlating) -> None:

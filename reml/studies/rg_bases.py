@@ -37,6 +37,7 @@ from .rg_stack import Part, stacked
 
 READY = 0.1  # relative error of the solves, in the norm of V, from which the basis serves to move variances
 MOST_SHRINKAGE = 0.25  # of a residual in one round, as a small basis knows little of what is left
+FINER = 0.3  # times the tolerance of one trait's probes, as a correlation's Monte-Carlo error is that much smaller
 STILL = 1e-2  # standard errors, moves of variances that ask no further look at residuals
 MOST_ROUNDS = 200
 VECTORS = 20  # in a basis for every trait and probe, where settings do not say
@@ -220,6 +221,11 @@ def answering(people: PeopleBasis, extra: np.ndarray | None = None, look: Look |
     return people._replace(answered=False)
 
 
+def probe_tolerance(problem: Problem) -> float:
+    """Relative error at which probes leave the block."""
+    return FINER * problem.settings.solver.probes
+
+
 def one_round(people: PeopleBasis, extra: np.ndarray | None, look: Look) -> tuple[PeopleBasis, Left]:
     """The people with residuals that are not small in their basis, and what is left."""
     problem, model = people.problem, people.model
@@ -234,7 +240,7 @@ def one_round(people: PeopleBasis, extra: np.ndarray | None, look: Look) -> tupl
         theta = hardest(people, extra)
         A = probe_solutions(model, reduced_v(model.basis.T, theta))
         R, errors = probe_residuals(problem, model, theta, looked_at, A)
-        far = np.flatnonzero(errors > problem.settings.solver.probes)
+        far = np.flatnonzero(errors > probe_tolerance(problem))
         wrong, ends, worst = looked_at[far], take_columns(R, far), max(worst, float(errors.max()))
     left, new = Left(wrong, late, worst), columns(W, ends)
     if not left.unsolved:

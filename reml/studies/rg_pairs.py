@@ -14,7 +14,7 @@ from ..covariance import Covariance
 from ..cross_fit import FOLDS, fold_of
 from ..engines.reduced import combined, coordinates
 from ..linalg import Block, column_dots, columns, project, take_columns
-from .rg_bases import PeopleBasis, answering, cross_products, off_images, part_of, with_directions
+from .rg_bases import PeopleBasis, answering, cross_products, off_images, part_of, probe_tolerance, with_directions
 from .rg_search import Maximum, maximised, untold
 from .rg_stack import Part, Stack, StackPoint, mean_off, point_at, stacked
 from .rg_tests import NOTHING, UNKNOWN, Ratio, RgTest, mc_covariance, one_correlation, ratio_of, uncorrelated
@@ -245,7 +245,7 @@ def probe_residuals(bench: Bench, traits: tuple[int, ...], stack: Stack, S: np.n
     tails = np.diag(mean_off(S, traces, left, stack.same))
     square = sum(column_dots(R, R) / tail for R, tail in zip(residuals, tails, strict=True))
     errors = np.sqrt(square / np.maximum(energy.ravel(), np.finfo(float).tiny))
-    wrong = np.flatnonzero(errors > people[0].problem.settings.solver.probes)
+    wrong = np.flatnonzero(errors > probe_tolerance(people[0].problem))
     return tuple(take_columns(R, wrong) for R in residuals), wrong % s, float(errors.max())
 
 
