@@ -25,7 +25,7 @@ from gpu_reml.reml import (
     with_residuals,
 )
 from gpu_reml.reml.cross_fit import controlled_traces, fixed_controls, fold_of, inverse_controls, longer_chain
-from gpu_reml.reml.engines import reduced_fit
+from gpu_reml.reml.engines import reduced_end, reduced_fit
 from gpu_reml.reml.engines.reduced import empty_basis, extended, new_directions, reduced_v
 from gpu_reml.reml.engines.reduced_end import log_determinant
 from gpu_reml.reml.engines.reduced_fit import Checked, accuracy, ended, state_at
@@ -317,19 +317,27 @@ def test_further_traits_start_from_the_basis_of_the_first(four_traits, large):
 def test_a_further_trait_moves_as_far_as_the_basis_answers_before_its_probes_are_looked_at(
     four_traits, large, monkeypatch
 ):
-    looks = []
+    looks, asked = [], []
 
     def noted(problem, state):
         looks.append((state.walk.trait, state.active is None, len(state.walk.history)))
         return with_residuals_of(problem, state)
 
+    def foreseen(problem, probes, state):
+        asked.append(len(looks))
+        return state._replace(ahead=True)
+
     monkeypatch.setattr(reduced_fit, "with_residuals", noted)
-    arguments = large.X, covariance_of(large, np.float32), draw_probes(large.n, 32, 0, 0)
-    settings = replace(REDUCED, solver=SolverSettings(probes=0.1), probes=ProbeSettings(mc_target=1))
-    fit_traits(four_traits[:, :2], *arguments, settings)
-    further = [(all_of_them, moves) for trait, all_of_them, moves in looks if trait == 0]
-    first = [all_of_them for all_of_them, _ in further].index(True)
-    assert first >= 3 and further[first][1] >= 2
+    monkeypatch.setattr(reduced_fit, "foreseen", foreseen)
+    monkeypatch.setattr(reduced_end, "serves_as_base", lambda problem, model: True)
+    arguments = large.X, covariance_of(large, np.float32), draw_probes(large.n, 64, 0, 0)
+    fit_traits(four_traits[:, [0, 1, 3]], *arguments, replace(REDUCED, probes=ProbeSettings(first=16, mc_target=0.15)))
+    for trait in (0, 2):
+        further = [(at, *rest) for at, (of_trait, *rest) in enumerate(looks) if of_trait == trait]
+        first = [every for _, every, _ in further].index(True)
+        assert first >= 3 and further[first][2] >= 2
+        without_a_look = range(further[0][0] + 1, further[first][0] + 1)
+        assert not set(asked) & set(without_a_look)  # how many probes the end wants is not asked before one
 
 
 def test_with_exact_probes_the_order_of_traits_means_nothing(large, four_traits):
