@@ -18,9 +18,10 @@ from gpu_reml.reml.engines.coupled import (
     second_moments,
     usual_spread,
 )
+from gpu_reml.reml.engines.crowds import batches_of, gathered, met
 from gpu_reml.reml.engines.krylov import LanczosRun
-from gpu_reml.reml.engines.krylov_people import batches_of, gathered, looked_at, met
 from gpu_reml.reml.engines.people import People, peoples_of, traits_of
+from gpu_reml.reml.engines.probes_of_all import looked_at
 from gpu_reml.reml.lanczos import lanczos_start, lanczos_step, ritz_measures
 from gpu_reml.reml.linalg import project
 from gpu_reml.reml.monte_carlo import widening

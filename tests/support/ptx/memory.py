@@ -1,6 +1,7 @@
 """Memory of the machine: global, where every allocation is exact, and shared, where a barrier starts an epoch."""
 
 import mmap
+from abc import ABC, abstractmethod
 
 import numpy as np
 
@@ -14,7 +15,7 @@ MANY = -2  # in place of a thread's number: several
 WRITTEN, IN_FLIGHT = 0x01010101, 0x02020202  # states of the bytes of a word
 
 
-class Memory:
+class Memory(ABC):
     """Bytes, the state of each, and for every word who wrote and who read it last, and in which epoch.
 
     Two threads that touch a word in one epoch, one of them writing, race.
@@ -29,9 +30,9 @@ class Memory:
         self.writer, self.write_epoch, self.reader, self.read_epoch = (zeros(num_bytes // 4, "i4") for _ in range(4))
         self.epoch = 1
 
+    @abstractmethod
     def offsets(self, address, size: int, lanes, machine) -> np.ndarray:
         """Offsets of the lanes' accesses of ``size`` bytes; one out of bounds or not aligned is an error."""
-        raise NotImplementedError
 
     def load(self, address, kind: np.dtype, count: int, lanes, machine) -> list[np.ndarray]:
         size = count * kind.itemsize
