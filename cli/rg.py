@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gpu_reml import io
+from gpu_reml.ops.device.plan import BudgetError
 from gpu_reml.reml import (
     CountingCovariance,
     FitSettings,
@@ -22,15 +23,17 @@ from gpu_reml.reml import (
     exact_probes,
     fit_rg,
 )
+from gpu_reml.reml.engines.reduced_model import largest_basis
 
 from .align import Group
 from .flags.analysis import Analysis
 from .flags.output import RemlOutput, Screen
 from .flags.rg import Correlations
 from .inputs import Inputs, check_components, load_group, told_of_liability, trait_notes
+from .machine import machine_memory
 from .outputs import check_outputs, named_outputs, outputs_of, write_samples
 from .parser import CommandLine
-from .planned import check_traits, plan_group, planned_lines
+from .planned import Planned, check_traits, plan_group, planned_lines
 from .progress import Progress
 from .read import Tables, read_tables
 from .report import arithmetic, genotype_record, plan_lines
@@ -68,7 +71,7 @@ def rg_command(asked: Correlating, threads: int) -> bool:
         tables.sources.paths,
     )
     group, measured = union_of(tables, analysis, asked.correlations.rg_samples)
-    planned = plan_group(tables, group, analysis)
+    planned = with_bases(plan_group(tables, group, analysis), group, measured, analysis)
     say = (lambda *_, **__: None) if asked.screen.quiet else print
     say(f"gpu-reml {version('gpu-reml')}", flush=True)
     if analysis.compute.plan:
@@ -194,6 +197,29 @@ def union_of(tables: Tables, analysis: Analysis, samples: str) -> tuple[Group, l
     alignment = aligned(stand_in)
     group = Group(alignment, alignment.y[:, None], ("any of the phenotypes",))
     return group, [aligned(phenotype) for phenotype in tables.phenotypes]
+
+
+def with_bases(planned: Planned, group: Group, measured: list[io.Alignment], analysis: Analysis) -> Planned:
+    """The plan with the bases of all sets of people, which are held together; beside them a pair of different people
+    grows two of its own.
+
+    Raises BudgetError where this machine cannot hold them.
+    """
+    sizes, exact = planned.sizes, analysis.estimation.method == "exact"
+    analysed = group.alignment.indices[0]
+    sets = len({np.intersect1d(each.indices[0], analysed).tobytes() for each in measured})
+    bases = sets + 2 * (sets > 1)
+    vectors = sizes.dimension if exact else min(sizes.dimension, planned.basis or largest_basis(sizes.num_components))
+    among_fits = sizes.num_components > 1 and not exact  # the plan of a fit of several components has one already
+    one = np.dtype(analysis.compute.dtype).itemsize * vectors * (sizes.num_samples + sizes.num_variants)
+    held, machine = (bases - among_fits) * one, machine_memory()
+    if planned.backend == "cpu" and held > machine:
+        raise BudgetError(
+            f"--rg: the bases of {sets} sets of people need up to {held / 2**20:,.0f} MiB of memory, and this machine "
+            f"lets it have {machine / 2**20:,.0f}; --rg-samples common needs the {one / 2**20:,.0f} of one"
+        )
+    further = (*sizes.further, (f"bases of {sets} set(s) of people", held))
+    return planned._replace(sizes=sizes._replace(further=further))
 
 
 def values_of(tables: Tables, measured: list[io.Alignment], inputs: Inputs) -> pd.DataFrame:

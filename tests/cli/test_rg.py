@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gpu_reml.cli import rg
 from gpu_reml.cli.main import main
 from gpu_reml.reml.studies.rg_result import COLUMNS
 from gpu_reml.validation import dense
@@ -54,6 +55,20 @@ def test_all_pairs_are_those_of_dense_reml_of_their_own_people(cohort, tmp_path,
     assert record["traits"] == ["a", "b", "c"] and len(record["pairs"]) == 9 and record["status"] == "converged"
     assert (tmp_path / "out.rg.svg").read_text().count("<rect") == 10
     assert "measured: a 120, b 120, c 160; 3 pair(s)" in capsys.readouterr().out
+
+
+def test_the_plan_holds_the_bases_of_all_sets_of_people_and_refuses_what_the_machine_cannot(
+    cohort, tmp_path, capsys, monkeypatch
+):
+    one = 4 * (N - 1) * (N + M)
+    for samples, sets, bases in (("all", 3, 5), ("common", 1, 1)):
+        assert run(cohort, tmp_path / "out", "--rg", "--rg-samples", samples, "--plan") == 0
+        assert f"bases of {sets} set(s) of people {round(bases * one / 2**20)}," in capsys.readouterr().out
+    monkeypatch.setattr(rg, "machine_memory", lambda: 4 * one)
+    assert run(cohort, tmp_path / "out", "--rg") == 2
+    error = capsys.readouterr().err
+    assert "bases of 3 sets of people" in error and "--rg-samples common" in error
+    assert run(cohort, tmp_path / "out", "--rg", "--rg-samples", "common", "--plan") == 0
 
 
 def test_reml_bivar_writes_the_rows_that_gcta_writes(cohort, tmp_path):
