@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from gpu_reml import io, ops
+from gpu_reml import figures, io, ops
+from gpu_reml.figures import GENOME_WIDE
 from gpu_reml.io.association import association_text, gzipped, marginal_table, mixed_table, places_of
-from gpu_reml.io.plots import GENOME_WIDE, manhattan_svg, qq_svg
 from gpu_reml.ops.genotypes import item_type, items_per_row
 from gpu_reml.reml import FitResult
 from gpu_reml.reml.studies.association import Scan, lambda_gc, per_allele
@@ -27,6 +27,7 @@ from .inputs import Inputs, load_group
 from .methods import choose_method
 from .outputs import GWAS_FILES, check_outputs, log_text, named_outputs, outputs_of_traits, trait_prefix, write_samples
 from .parser import CommandLine
+from .pictures import check_drawable
 from .plan import backend_for
 from .planned import Planned, check_group, plan_group, planned_lines
 from .read import Tables, read_tables
@@ -75,6 +76,8 @@ def gwas_command(line: CommandLine, threads: int) -> bool:
     check_asked(asked.association, analysis.scaling.alpha)
     for path in output.paths:
         io.check_writable(path)
+    if output.plots:
+        check_drawable("--plots")
     tables = read_tables(analysis)
     groups = list(groups_of_samples(tables, analysis.samples))
     tables = tables._replace(sources=replace(tables.sources, genome=True))
@@ -243,8 +246,10 @@ def write_trait(
     if output.plots:
         title = f"{name}: {model}, lambda {inflation:.3f}"
         table = variants.table
-        texts[f"{prefix}.manhattan.svg"] = manhattan_svg(variants.linkage_groups, table["bp"], log10p, title)
-        texts[f"{prefix}.qq.svg"] = qq_svg(log10p, title)
+        texts[f"{prefix}.manhattan.svg"] = figures.svg_of(
+            figures.manhattan(variants.linkage_groups, table["bp"], log10p, title)
+        )
+        texts[f"{prefix}.qq.svg"] = figures.svg_of(figures.qq(log10p, title))
     components = [
         {"component_index": f, "name": names[f], "prefix": str(file.prefix), "num_variants": len(rows)}
         for f, (file, rows) in enumerate(zip(files, tables.sources.rows, strict=True))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from gpu_reml import io
+from gpu_reml import figures, io
 from gpu_reml.ops.device.plan import BudgetError
 from gpu_reml.reml import (
     CountingCovariance,
@@ -33,11 +33,12 @@ from .inputs import Inputs, check_components, load_group, told_of_liability, tra
 from .machine import machine_memory
 from .outputs import check_outputs, named_outputs, outputs_of, write_samples
 from .parser import CommandLine
+from .pictures import check_drawable
 from .planned import Planned, check_traits, plan_group, planned_lines
 from .progress import Progress
 from .read import Tables, read_tables
 from .report import arithmetic, genotype_record, plan_lines
-from .rg_files import correlation_svg, hsq_of_pair
+from .rg_files import hsq_of_pair
 from .unused import REML, Decided, noted, plan_notes
 from .wording import in_names
 
@@ -63,6 +64,8 @@ def rg_command(asked: Correlating, threads: int) -> bool:
     """Fit the pairs and write their files; True when every fit converged."""
     started, line = time.perf_counter(), asked.line
     check_rg(asked)
+    if asked.correlations.plots:
+        check_drawable("--plots")
     analysis = with_traits(asked)
     tables, pairs = read_pairs(asked, analysis)
     check_outputs(
@@ -292,7 +295,7 @@ def write_correlations(
     if len(result.fits) == 1:
         texts[f"{out}.hsq"] = hsq_of_pair(result)
     if asked.correlations.plots:
-        texts[f"{out}.rg.svg"] = correlation_svg(result)
+        texts[f"{out}.rg.svg"] = figures.svg_of(figures.plot_correlations(record))
     io.write_all(texts)
     print("\n".join(closing))
     print(f"written: {out}{{{','.join(path.removeprefix(out) for path in texts)}}}", flush=True)

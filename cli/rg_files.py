@@ -1,6 +1,4 @@
-"""A pair's .hsq as GCTA writes it, and a heat map of correlations."""
-
-from xml.sax.saxutils import escape
+"""A pair's .hsq as GCTA writes it."""
 
 import numpy as np
 
@@ -8,8 +6,6 @@ from gpu_reml.reml import GeneticCorrelations
 from gpu_reml.reml.inference import Derived, delta_method
 from gpu_reml.reml.studies.rg_result import PairResult
 from gpu_reml.reml.tables import shown
-
-CELL, MARGIN = 26, 110
 
 
 def hsq_of_pair(result: GeneticCorrelations) -> str:
@@ -55,38 +51,3 @@ def rows_of(names: list[str], found: Derived) -> list[str]:
         f"{name}\t{shown(value, '.6f').strip()}\t{shown(se, '.6f').strip()}"
         for name, value, se in zip(names, found.estimate, found.se, strict=True)
     ]
-
-
-def correlation_svg(result: GeneticCorrelations) -> str:
-    """A heat map: genetic correlations of all components above the diagonal, residual ones below; grey is unknown."""
-    above, below = (result.matrix(kind).to_numpy() for kind in ("total", "residual"))
-    names, size = result.traits, MARGIN + CELL * len(result.traits) + 20
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{size}" height="{size}" font-family="sans-serif" '
-        'font-size="10"><rect width="100%" height="100%" fill="#ffffff"/>',
-        '<text x="6" y="14">genetic correlation above the diagonal, residual below</text>',
-    ]
-    for i, name in enumerate(names):
-        at = MARGIN + CELL * i
-        label = escape(name[:16])
-        parts.append(f'<text x="{MARGIN - 4}" y="{at + CELL * 0.65:.0f}" text-anchor="end">{label}</text>')
-        parts.append(f'<text transform="translate({at + CELL * 0.65:.0f} {MARGIN - 4}) rotate(-90)">{label}</text>')
-        for j in range(len(names)):
-            value = np.nan if i == j else (above if i < j else below)[i, j]
-            parts.append(cell(MARGIN + CELL * j, at, value, diagonal=i == j))
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def cell(x: int, y: int, value: float, *, diagonal: bool) -> str:
-    """A square whose colour goes from blue at -1 over white to red at 1."""
-    box = f'<rect x="{x}" y="{y}" width="{CELL - 1}" height="{CELL - 1}"'
-    if diagonal:
-        return f'{box} fill="#333333"/>'
-    if np.isnan(value):
-        return f'{box} fill="#cccccc"/>'
-    share = round(255 * (1 - min(1.0, abs(value))))
-    colour = f"#ff{share:02x}{share:02x}" if value > 0 else f"#{share:02x}{share:02x}ff"
-    text = (
-        f'<text x="{x + CELL / 2:.0f}" y="{y + CELL * 0.62:.0f}" text-anchor="middle" font-size="9">{value:.2f}</text>'
-    )
-    return f'{box} fill="{colour}"/>{text}'

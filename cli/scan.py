@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from gpu_reml import io, ops
+from gpu_reml import figures, io, ops
 from gpu_reml.io.component_sets import without_empty
-from gpu_reml.io.plots import manhattan_svg
 from gpu_reml.reml import FitResult, ScanResult, ScanSettings, draw_probes, exact_fits, fit_traits, scan
 from gpu_reml.reml.studies.scan import BATCH_NUMBERS, usual_rank
 from gpu_reml.reml.studies.scan_refit import refit
@@ -20,6 +19,7 @@ from .components import with_alpha
 from .flags.analysis import Analysis
 from .flags.scan import Scan
 from .inputs import Inputs
+from .pictures import drawn
 from .planned import Planned, rooms
 
 ANNOTATIONS = (".annot", ".annot.gz")
@@ -142,7 +142,9 @@ def scan_files(name: str, result: FitResult, inputs: Inputs, analysis: Analysis,
         middle = (frame["start"] + frame["end"]).to_numpy(np.float64, na_value=np.nan)[placed] / 2
         threshold = -np.log10(LEVEL / tests)
         chrom = frame["chrom"].to_numpy(dtype=object)[placed]
-        files["scan.svg"] = manhattan_svg(chrom, middle, found.log10p[placed], f"sets, {name}", threshold)
+        files |= drawn(
+            "scan.svg", lambda: figures.manhattan(chrom, middle, found.log10p[placed], f"sets, {name}", threshold)
+        )
     return Scanned(files, [*(f"note: {note}" for note in sets.notes), *scan_lines(found, frame)])
 
 

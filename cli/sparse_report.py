@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gpu_reml import io
-from gpu_reml.io.sparse import PathTable, path_frame, path_svg
+from gpu_reml import figures, io
+from gpu_reml.io.sparse import PathTable, path_frame
 from gpu_reml.reml.studies.sparse import Explained, RoundRecord, SparseResult
 from gpu_reml.reml.tables import Sum, shown
 
 from .inputs import Inputs
+from .pictures import drawn
 from .report import bound_lines
 from .wording import fit_record, in_flags
 
@@ -196,7 +197,7 @@ def output_files(
         f"{out}.history.json": io.json_text(history_record(list(result.history), inputs, status)),
         f"{out}.selected_snps.tsv": io.table_text(table),
         f"{out}.path.tsv": io.table_text(path_frame(path)),
-        f"{out}.path.svg": path_svg(path, title, "phenotype units"),
+        **drawn(f"{out}.path.svg", lambda: figures.plot_path(path, title)),
     }
 
 

@@ -17,6 +17,7 @@ from .inference import (
 
 if TYPE_CHECKING:  # pandas is loaded only where a frame is asked for
     import pandas as pd
+    from matplotlib.figure import Figure
 
 
 # A result's repr has at most so many lines: a screen.
@@ -129,6 +130,12 @@ class Components:
         after = self.summary().splitlines()[len(component_columns(self)["component"]) + 1 :]
         table = self.to_frame().to_html(index=False, max_rows=MOST_LINES, na_rep="", float_format="{:.5g}".format)
         return f"<p>{escape(self.about)}</p>{table}<pre>{escape(chr(10).join(after))}</pre>"
+
+    def plot(self) -> "Figure":
+        """Forest plot of the components' shares with their intervals (matplotlib: the extra ``report``)."""
+        from gpu_reml.figures import plot_components
+
+        return plot_components(self)
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per variance component, residuals last."""

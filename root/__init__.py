@@ -20,6 +20,7 @@ Files in: ``read_bed``, ``read_phenotype``, ``align``, ``load_genotypes``.  Cova
 ``make_covariance``, ``standardise`` (of packed genotypes in memory).  Estimators: ``fit``, ``fit_traits`` (several
 phenotypes), ``fit_exact`` (dense), ``haseman_elston``; ``scan`` tests further components after one.  What ``fit`` is
 made of, each a pure function: ``loglik``, ``score``, ``average_information``, ``ai_step``, ``pcg``, ``slq``.
+Figures (extra ``report``): ``result.plot()``, ``plot_components``, ``plot_profile``, ``manhattan``, ``qq``.
 
 More is in the three packages below: :mod:`gpu_reml.io` (files), :mod:`gpu_reml.ops` (genotypes and their products, on
 CPUs and CUDA devices) and :mod:`gpu_reml.reml` (estimators, effects, prediction, association, sparse REML).
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from .threads import prefer_sleeping_threads
 
 if TYPE_CHECKING:
+    from .figures import manhattan, plot_components, plot_profile, qq
     from .io import align, load_genotypes, read_bed, read_phenotype
     from .ops import make_covariance, make_products, standardise
     from .reml import (
@@ -71,7 +73,11 @@ __all__ = [
     "loglik",
     "make_covariance",
     "make_products",
+    "manhattan",
     "pcg",
+    "plot_components",
+    "plot_profile",
+    "qq",
     "read_bed",
     "read_phenotype",
     "scan",
@@ -79,7 +85,7 @@ __all__ = [
     "slq",
     "standardise",
 ]
-_PACKAGES = ("reml", "io", "ops")
+_PACKAGES = ("reml", "io", "ops", "figures")
 
 
 if not TYPE_CHECKING:  # a type checker would take any name for one of this package

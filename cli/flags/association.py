@@ -85,6 +85,6 @@ class GwasOutput(Output):
     gz: bool = flag("--gz", action="store_true", default=False, help="compress the table: PREFIX.gwas.tsv.gz")
     plots: bool = flag(
         "--plots", action="store_true", default=False,
-        help="draw PREFIX.manhattan.svg and PREFIX.qq.svg (no package is needed)",
+        help="draw PREFIX.manhattan.svg and PREFIX.qq.svg (needs matplotlib: the extra report)",
     )  # fmt: skip
     quiet: bool = flag("--quiet", "--non-verbose", default=False, **QUIET)

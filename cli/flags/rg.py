@@ -31,7 +31,10 @@ class Correlations(Flags):
         help="GCTA's words for --rg of two phenotypes by number (default 1 2)",
     )  # fmt: skip
     plots: bool = flag(
-        "--plots", action="store_true", default=False, help="with --rg: a heat map of correlations, OUT.rg.svg"
+        "--plots",
+        action="store_true",
+        default=False,
+        help="with --rg: a heat map of correlations, OUT.rg.svg (needs matplotlib: the extra report)",
     )
 
     @property

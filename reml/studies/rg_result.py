@@ -14,6 +14,7 @@ from .rg_tests import Ratio
 
 if TYPE_CHECKING:  # pandas is loaded only where a frame is asked for
     import pandas as pd
+    from matplotlib.figure import Figure
 
 COLUMNS = (
     *("trait_1", "trait_2", "component", "n_1", "n_2", "n_common", "variance_1", "variance_2"),
@@ -190,6 +191,12 @@ class GeneticCorrelations:
             for i, j, fit, row in self.rows()
         ]
         return pd.DataFrame(table, columns=list(COLUMNS))
+
+    def plot(self) -> "Figure":
+        """Heat map: genetic correlations above the diagonal, residual ones below (matplotlib: extra ``report``)."""
+        from gpu_reml.figures import plot_correlations
+
+        return plot_correlations(self)
 
     def matrix(self, component: str = "total") -> "pd.DataFrame":
         """Correlations of all traits (T, T) in a component, ``total`` or ``residual``; NaN where there is none."""

@@ -5,12 +5,14 @@ import shutil
 import numpy as np
 import pytest
 
+from gpu_reml import figures
 from gpu_reml.cli import gwas, outputs, predict, relax, sparse
 from gpu_reml.cli.main import main, make_parser
 from gpu_reml.cli.parser import CommandLine
 from gpu_reml.io import InputError
 from gpu_reml.validation import simulate_bed
 
+PLOTS = ("--plots",) if figures.available() else ()
 N, M = 120, 200
 
 
@@ -132,7 +134,7 @@ COMMANDS = {
         *("--compute-effects", "--cv", "3", "--export-ai", "--save-model", "s", "--keep-out", "k"),
         *("--dropped-out", "d", "--prediction-bed-prefix", "data", "--vc-block-sizes", "100,100"),
     ),
-    gwas.main: ("--gz", "--plots", "--keep-out", "k", "--dropped-out", "d"),
+    gwas.main: ("--gz", *PLOTS, "--keep-out", "k", "--dropped-out", "d"),
     sparse.main: ("--keep-out", "k", "--dropped-out", "d", "--outer-max", "1", "--candidate-k", "8"),
     relax.main: ("--n-groups", "2", "--outer-iters", "1"),
 }

@@ -11,8 +11,9 @@ import pandas as pd
 import pgenlib
 import pytest
 
+from gpu_reml import figures
 from gpu_reml.cli.sparse import main
-from gpu_reml.io.sparse import PathTable, path_frame, path_svg
+from gpu_reml.io.sparse import PathTable, path_frame
 from gpu_reml.validation import SPARSE, dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.simulate import simulate_cohort, write_plink
@@ -21,7 +22,8 @@ DATA = Path(os.environ.get("GPU_REML_EXTERNAL_DATA", Path(__file__).resolve().pa
 REGENIE = DATA / "regenie_example"
 N, M = 400, 600
 PLANTED, EFFECTS = np.array([50, 301, 577]), np.array([2.4, -2.2, 2.6])
-FILES = {"summary.json", "history.json", "selected_snps.tsv", "path.tsv", "path.svg", "sparse.log"}
+FILES = {"summary.json", "history.json", "selected_snps.tsv", "path.tsv", "sparse.log"}
+FILES |= {"path.svg"} if figures.available() else set()
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,9 @@ def read(prefix):
     tables = {
         name: pd.read_csv(prefix.with_name(f"{prefix.name}.{name}"), sep="\t") for name in FILES if name[-3:] == "tsv"
     }
-    return tables | {name: json.loads(text[name]) for name in FILES if name[-4:] == "json"} | {"svg": text["path.svg"]}
+    return (
+        tables | {name: json.loads(text[name]) for name in FILES if name[-4:] == "json"} | {"svg": text.get("path.svg")}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -140,15 +144,9 @@ def test_path_and_history_are_those_of_the_summary(quick_start):
     assert history["rounds"][-1]["snp_ids"] == summary["support_ids"] and "lambda" in history["rounds"][0]
 
 
-def test_the_picture_is_xml_with_a_line_for_every_variant_of_the_path(quick_start):
-    _, files = quick_start
-    drawn = minidom.parseString(files["svg"])
-    lines = drawn.getElementsByTagName("polyline")
-    assert len(lines) == files["path.tsv"]["snp_id"].nunique()
-    for line in lines:
-        points = np.array([[float(v) for v in p.split(",")] for p in line.getAttribute("points").split()])
-        assert points.shape == (60, 2) and (np.diff(points[:, 0]) > 0).all()
-        assert points.min() >= 0 and points[:, 0].max() <= 900 and points[:, 1].max() <= 540
+def test_the_picture_names_the_variants_chosen(quick_start):
+    pytest.importorskip("matplotlib")
+    drawn = minidom.parseString(quick_start[1]["svg"])
     labels = {text.firstChild.data for text in drawn.getElementsByTagName("text")}
     assert {f"rs{j}" for j in PLANTED} <= labels
 
@@ -350,7 +348,6 @@ def test_tables_and_pictures_of_small_paths():
     )
     frame = path_frame(none)
     assert len(frame) == 1 and frame["snp_id"].isna().all() and frame["chosen"].tolist() == [1]
-    minidom.parseString(path_svg(none, "nothing < chosen & drawn", "cm"))
     two = PathTable(
         np.array([2.0, 1.0]), np.array([0, 2]), np.ones(2), np.ones(2), np.array([[0, 0], [0.5, -1]]), ["<a>", "b"],
         np.array([4, 9]), 1,
@@ -358,15 +355,3 @@ def test_tables_and_pictures_of_small_paths():
     frame = path_frame(two)
     assert frame["snp_index"].tolist()[1:] == [4, 9] and frame["beta"].tolist()[1:] == [0.5, -1]
     assert frame["lambda"].tolist() == [2, 1, 1]
-    drawn = minidom.parseString(path_svg(two, "two", "cm"))
-    assert len(drawn.getElementsByTagName("polyline")) == 2
-
-
-def test_labels_of_many_variants_stay_in_the_picture_and_apart():
-    lambdas, b = np.array([2.0, 1.0]), np.vstack([np.zeros(40), np.linspace(-1, -0.99, 40)])
-    many = PathTable(
-        lambdas, np.array([0, 40]), np.ones(2), np.ones(2), b, [f"rs{j}" for j in range(40)], np.arange(40), 1
-    )
-    texts = minidom.parseString(path_svg(many, "many", "cm")).getElementsByTagName("text")
-    heights = [float(t.getAttribute("y")) for t in texts if t.firstChild.data.startswith("rs")]
-    assert len(heights) == 33 and min(np.diff(heights)) >= 12.9 and 0 < min(heights) and max(heights) <= 540

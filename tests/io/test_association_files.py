@@ -1,9 +1,7 @@
-"""Tables of association tests, and their plots."""
+"""Tables of association tests."""
 
 import gzip
 import io as text_io
-import re
-from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -11,7 +9,6 @@ import pytest
 
 from gpu_reml.io import AnalysedVariants
 from gpu_reml.io.association import association_text, gzipped, marginal_table, mixed_table, places_of
-from gpu_reml.io.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, manhattan_svg, qq_svg
 from gpu_reml.ops import pack, standardise
 
 COUNTS = np.array([[0, 1, 2, 1], [1, 1, -127, 0], [2, 1, 2, 0], [2, 1, 0, -127]], np.int8)
@@ -75,58 +72,3 @@ def test_mixed_models_have_the_columns_of_others_and_information_for_dosages_onl
 def test_compressed_text_is_the_same_bytes_every_time():
     assert gzipped("a\tb\n") == gzipped("a\tb\n")
     assert gzip.decompress(gzipped("a\tb\n")) == b"a\tb\n"
-
-
-def dots(svg):
-    """(k, 3) x, y and length of every stroke of the points' paths."""
-    paths = re.findall(r'<path d="([^"]*)"', svg)
-    return [np.array(re.findall(r"M(-?\d+) (-?\d+)v(\d+)", path), dtype=int) for path in paths]
-
-
-def test_manhattan_places_points_by_chromosome_and_height():
-    chrom, bp = ["1"] * 3 + ["X"] * 2, np.array([100, 200, 300, 1000, 1200])
-    svg = manhattan_svg(chrom, bp, np.array([0.0, 4.0, np.nan, 20.0, np.inf]), "a < b & c")
-    root = ElementTree.fromstring(svg)
-    texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert "a < b & c" in texts and "1" in texts and "X" in texts
-    first, second = dots(svg)
-    assert len(first) == 2 and len(second) == 2
-    assert first[0].tolist() == [LEFT, HEIGHT - BOTTOM, 0]
-    heights = HEIGHT - BOTTOM - first[1, 1], HEIGHT - BOTTOM - second[0, 1]
-    assert abs(heights[1] / heights[0] - 5) < 0.05
-    # 201 positions each and gaps of a hundredth of all after each: the last one is at 405.02 of 410.04
-    assert abs(second[1, 0] - (LEFT + 405.02 / 410.04 * (WIDTH - LEFT - RIGHT))) <= 0.5 and second[1, 1] == TOP
-    assert (np.diff(np.concatenate([first, second])[:, 0]) > 0).all()
-
-
-def test_plots_of_many_variants_stay_small_and_lose_no_lone_point():
-    rng = np.random.default_rng(0)
-    m = 100_000
-    log10p = -np.log10(rng.random(m))
-    log10p[1234] = 60.0
-    bp = np.tile(np.arange(m // 10) * 1000, 10)
-    chrom = np.repeat([str(c) for c in range(1, 11)], m // 10)
-    svg = manhattan_svg(chrom, bp, log10p, "t")
-    assert len(svg) < 50_000
-    assert dots(svg)[0][:, 1].min() == round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) / 1.05)
-    assert len(qq_svg(log10p, "t")) < 20_000
-
-
-def test_qq_is_on_the_line_for_uniform_p_and_above_for_inflated_ones():
-    m = 5000
-    log10p = -np.log10((np.arange(m) + 0.5) / m)
-    ElementTree.fromstring(qq_svg(log10p, "t"))
-    level, raised = dots(qq_svg(log10p, "t"))[0], dots(qq_svg(2 * log10p, "t"))[0]
-    most = 1.1 * -np.log10(5e-8)
-
-    def observed(points):
-        return (HEIGHT - BOTTOM - points[:, 1]) / (HEIGHT - TOP - BOTTOM) * most
-
-    expected = (level[:, 0] - LEFT) / (HEIGHT - LEFT - RIGHT) * log10p.max()
-    assert np.abs(observed(level) - expected).max() < 0.05
-    assert observed(raised).max() > 1.9 * observed(level).max()
-
-
-def test_plots_without_a_test_are_drawn_empty():
-    nothing = np.full(3, np.nan)
-    assert dots(qq_svg(nothing, "t")) == [] and dots(manhattan_svg(["1"] * 3, np.arange(3), nothing, "t")) == []
