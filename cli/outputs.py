@@ -22,6 +22,7 @@ FURTHER = {  # a flag of gpu-reml -> the suffixes of the files that it adds
     "export_ai": EXPORTED,
     "merge": (*EXPORTED, "component_spec.json"),
     "profile": ("profile.tsv",),
+    "report": ("report.html",),
     "compute_effects": (*(f"{name}.tsv" for name in EFFECTS), "effect_metadata.json"),
     "cv": ("cv.tsv", "cv.json"),
     "fit_alpha": ("alpha.tsv", "alpha.json"),

@@ -35,12 +35,13 @@ class CommandLine(NamedTuple):
     """What a command was told, flag by flag: what groups of flags are read from, notes on flags and records of a run.
 
     ``values``: of every flag of the command, by name.  ``typed``: that name -> the flag as it was typed, of those that
-    were.  ``replaced``: flags that a later one replaces, as notes.
+    were.  ``replaced``: flags that a later one replaces, as notes.  ``words``: the command as it was typed.
     """
 
     values: dict[str, Any]
     typed: dict[str, str]
     replaced: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     def get(self, name: str) -> Any:
         """A value; None where the command has no such flag."""
@@ -129,7 +130,7 @@ class Parser(ArgumentParser):
         self._typed = {each.action.dest: each.flag for each in typed if each.action is not None}
         values = vars(self.parse_args(joined_numbers(words)))
         self._check_needs(values)
-        return CommandLine(values, self._typed, tuple(replaced(typed)))
+        return CommandLine(values, self._typed, tuple(replaced(typed)), (self.prog, *words))
 
     @property
     def flags(self) -> Mapping[str, Action]:

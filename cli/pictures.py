@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gpu_reml import figures, io
+from gpu_reml.reports.page import missing_packages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,6 +16,16 @@ def check_drawable(flag: str) -> None:
     """Raises InputError where what a flag asks for cannot be drawn."""
     if not figures.available():
         raise io.InputError(f"{flag}: needs {EXTRA}; install it, or leave {flag} out")
+
+
+def check_reportable() -> None:
+    """Raises InputError where no report can be made."""
+    missing = missing_packages()
+    if missing:
+        raise io.InputError(
+            f"--report: needs {' and '.join(missing)}, not installed here (pip install 'gpu-reml[report]' brings what "
+            "it needs); install it, or leave --report out"
+        )
 
 
 def drawn(path: str, figure: Callable[[], "Figure"]) -> dict[str, str]:

@@ -11,6 +11,7 @@ import pandas as pd
 from gpu_reml import io
 from gpu_reml.reml import ConvergenceError, FitResult, HEResult, layout_of
 from gpu_reml.reml.tables import shown
+from gpu_reml.reports.page import page_text
 
 from .align import Group, group_lines, groups_of_samples
 from .alpha import alpha_files, check_alpha, planned_alpha
@@ -33,10 +34,13 @@ from .merge_files import Partition
 from .methods import FAILURES, Following, choose_method, remove_checkpoint, run_method
 from .outputs import check_outputs, grm_outputs, reml_outputs, trait_prefix, traits_path, write_samples
 from .parser import CommandLine
+from .pictures import check_reportable
 from .planned import Planned, check_group, plan_group, planned_lines
+from .provenance import provenance
 from .read import Tables, read_tables
 from .report import (
     ancestry_records,
+    beside_record,
     caution_lines,
     enrichment_of,
     grm_lines,
@@ -94,6 +98,8 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     analysis, output = asked.analysis, asked.output
     for path in output.paths:
         io.check_writable(path)
+    if output.report:
+        check_reportable()
     correlations = Correlations.of(line.values)
     if correlations.wanted:
         if analysis.samples.covar_for:
@@ -209,6 +215,7 @@ def fit_group(
             "seed": analysis.estimation.seed,
             "version": version("gpu-reml"),
             "seconds": time.perf_counter() - run["started"],
+            "run": provenance(asked.line),
         }
         plan = plan_lines(inputs, method, analysis, run["threads"])
         converged &= write_result(prefix_of(name), result, seconds, inputs, asked, plan, context)
@@ -312,8 +319,9 @@ def write_result(
     closing = [*closing_lines(result, context["seconds"]), *told]
     if len(inputs.phenotypes) > 1:
         closing = [f"phenotype {context['phenotype']}", *closing]
+    record = json_record(result, inputs, analysis, context)
     texts = {
-        f"{prefix}.json": io.json_text(json_record(result, inputs, analysis, context)),
+        f"{prefix}.json": io.json_text(record),
         f"{prefix}.hsq": hsq_text(result, liability_rows(liability)),
         f"{prefix}.log": "\n".join([f"gpu-reml {context['version']}", *plan, "", *closing]) + "\n",
     }
@@ -329,6 +337,8 @@ def write_result(
         texts.update(export_files(prefix, result, residual_mode=analysis.terms.admix_residual_mode))
     if isinstance(result, FitResult):
         texts[f"{prefix}.history.tsv"] = history_text(result, seconds)
+    if asked.output.report:
+        texts[f"{prefix}.report.html"] = page_text({**record, **beside_record(context["phenotype"], result, inputs)})
     io.write_all(texts)
     print("\n".join(closing))
     print(f"written: {prefix}{{{','.join(path.removeprefix(prefix) for path in texts)}}}", flush=True)

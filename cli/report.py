@@ -218,6 +218,16 @@ def json_record(
     return record
 
 
+def beside_record(name: str, result: FitResult | HEResult, inputs: Inputs) -> dict[str, Any]:
+    """What a report shows beside OUT.json: iterations, and the phenotype without its fixed effects."""
+    further: dict[str, Any] = {}
+    if isinstance(result, FitResult):
+        y, X = inputs.Y[:, inputs.phenotypes.index(name)], inputs.design.X
+        further["history"] = [record._asdict() for record in result.history]
+        further["residuals_of_y"] = y - X @ result.fixed_effects.estimate
+    return further
+
+
 def caution_lines(result: FitResult | HEResult) -> list[str]:
     """What to be careful about in a fit's estimates."""
     return [*bound_lines(result), *confounded_lines(result)] if isinstance(result, FitResult) else []

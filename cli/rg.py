@@ -24,6 +24,7 @@ from gpu_reml.reml import (
     fit_rg,
 )
 from gpu_reml.reml.engines.reduced_model import largest_basis
+from gpu_reml.reports.page import page_text
 
 from .align import Group
 from .flags.analysis import Analysis
@@ -42,7 +43,7 @@ from .rg_files import hsq_of_pair
 from .unused import REML, Decided, noted, plan_notes
 from .wording import in_names
 
-FILES = ("json", "log", "rg.tsv", "rg.svg", "hsq")
+FILES = ("json", "log", "rg.tsv", "rg.svg", "hsq", "report.html")
 BESIDE = (  # flags of single traits' fits that say nothing of several
     "merge lrt profile joint_test prevalence compute_effects reliability save_model cv prediction_bfile "
     "prediction_pfile export_ai make_grm scan scan_genes scan_windows fit_alpha residual_weights residual_groups "
@@ -294,6 +295,8 @@ def write_correlations(
     }
     if len(result.fits) == 1:
         texts[f"{out}.hsq"] = hsq_of_pair(result)
+    if asked.output.report:
+        texts[f"{out}.report.html"] = page_text(record)
     if asked.correlations.plots:
         texts[f"{out}.rg.svg"] = figures.svg_of(figures.plot_correlations(record))
     io.write_all(texts)

@@ -20,7 +20,8 @@ Files in: ``read_bed``, ``read_phenotype``, ``align``, ``load_genotypes``.  Cova
 ``make_covariance``, ``standardise`` (of packed genotypes in memory).  Estimators: ``fit``, ``fit_traits`` (several
 phenotypes), ``fit_exact`` (dense), ``haseman_elston``; ``scan`` tests further components after one.  What ``fit`` is
 made of, each a pure function: ``loglik``, ``score``, ``average_information``, ``ai_step``, ``pcg``, ``slq``.
-Figures (extra ``report``): ``result.plot()``, ``plot_components``, ``plot_profile``, ``manhattan``, ``qq``.
+Figures (extra ``report``): ``result.plot()``, ``plot_components``, ``plot_profile``, ``manhattan``, ``qq``, and
+``report``, a page about a result.
 
 More is in the three packages below: :mod:`gpu_reml.io` (files), :mod:`gpu_reml.ops` (genotypes and their products, on
 CPUs and CUDA devices) and :mod:`gpu_reml.reml` (estimators, effects, prediction, association, sparse REML).
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         score,
         slq,
     )
+    from .reports import report
 
 prefer_sleeping_threads()
 
@@ -80,12 +82,13 @@ __all__ = [
     "qq",
     "read_bed",
     "read_phenotype",
+    "report",
     "scan",
     "score",
     "slq",
     "standardise",
 ]
-_PACKAGES = ("reml", "io", "ops", "figures")
+_PACKAGES = ("reml", "io", "ops", "figures", "reports")
 
 
 if not TYPE_CHECKING:  # a type checker would take any name for one of this package

@@ -44,6 +44,11 @@ class RemlOutput(Output):
         help="write PREFIX.theta.npy (variances, residual last), .ai.npy (average information per sample), .grad.npy "
         "(score per sample) and .ai_stats.json, in the phenotype's units",
     )  # fmt: skip
+    report: bool = flag(
+        "--report", action="store_true", default=False,
+        help="write PREFIX.report.html: one page with figures, warnings, diagnoses of an odd h2, and how it was "
+        "computed (needs the extra report)",
+    )  # fmt: skip
     make_grm: bool = flag(
         "--make-grm", action="store_true", default=False,
         help="write the relationship matrix of every component in GCTA's format (OUT.grm.bin, .grm.N.bin, .grm.id) "

@@ -96,7 +96,9 @@ def plot_profile(result: Any, quantity: str = "h2") -> "Figure":
     near = difference > -4 * DROP95
     with style():
         figure, axes = new_figure(5.4, 3.0)
-        axes.plot(value[near], difference[near], color=BLUE, marker="." if near.sum() < 30 else None)
+        axes.plot(*smooth(value[near], difference[near]), color=BLUE)
+        if near.sum() < 30:
+            axes.plot(value[near], difference[near], ".", color=BLUE)
         axes.axhline(-DROP95, color=GREY, linestyle="--", linewidth=0.8)
         for end in (lower, upper):
             if np.isfinite(end):
@@ -104,6 +106,14 @@ def plot_profile(result: Any, quantity: str = "h2") -> "Figure":
         axes.set_xlabel(f"{shortened(quantity)} (dashed: 95 % interval)")
         axes.set_ylabel("log-likelihood below its top")
     return figure
+
+
+def smooth(value: np.ndarray, difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The curve between the values that were looked at: the signed root of the likelihood ratio is nearly linear."""
+    top = value[np.argmax(difference)]
+    root = np.sign(value - top) * np.sqrt(np.maximum(-difference, 0))
+    fine = np.linspace(value.min(), value.max(), 200)
+    return fine, -(np.interp(fine, value, root) ** 2)
 
 
 def curve_of(record: Mapping[str, Any], quantity: str) -> tuple[np.ndarray, np.ndarray, float, float]:

@@ -1,0 +1,180 @@
+"""The report: one page that holds everything, and is read without a network."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
+
+import gpu_reml
+from gpu_reml.cli.main import main
+from gpu_reml.reports import page
+from gpu_reml.reports.blocks import is_number, shown
+from gpu_reml.validation import simulate_bed
+
+MOST_BYTES = 3 << 20
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text between them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data.strip())
+
+    @property
+    def text(self):
+        return " ".join(filter(None, self.words))
+
+    def values(self, name):
+        return [attrs[name] for _, attrs in self.tags if name in attrs]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Prefix of a run of two components with a report, and what it printed."""
+    folder = tmp_path_factory.mktemp("report")
+    simulate_bed(folder / "data", 200, 300, 3)
+    people = [line.split()[:2] for line in (folder / "data.fam").read_text().splitlines()]
+    y = np.random.default_rng(1).standard_normal(200)
+    rows = [f"{fid} {iid} {value:.4f}" for (fid, iid), value in zip(people, y, strict=True)]
+    (folder / "pheno.txt").write_text("FID IID <b>&height\n" + "\n".join(rows[3:]) + "\n")
+    out = str(folder / "out")
+    flags = ["--bfile", folder / "data", "--pheno", folder / "pheno.txt", "--maf-bins", "0.2", "--maf", "0.05"]
+    code = main([*map(str, flags), "--method", "stochastic", "--profile", "--device", "cpu", "--report", "--out", out])
+    assert code == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def text(made):
+    return open(f"{made}.report.html").read()
+
+
+def test_the_page_loads_nothing_and_runs_nothing(text):
+    read = Page(text)
+    assert len(text) < MOST_BYTES
+    assert "script" not in {tag for tag, _ in read.tags} and not re.search(r"\son\w+=", text)
+    sources = [*read.values("src"), *read.values("href"), *read.values("xlink:href")]
+    assert sources and all(source.startswith(("#", "data:")) for source in sources)
+    assert not re.search(r"url\((?!#)", text) and "@import" not in text
+
+
+def test_links_lead_somewhere_and_names_are_unique(text):
+    ids = Page(text).values("id")
+    assert len(ids) == len(set(ids))
+    assert {href[1:] for href in Page(text).values("href") if href.startswith("#")} <= set(ids)
+
+
+def test_the_page_says_what_the_record_says(made, text):
+    record, read = json.loads(open(f"{made}.json").read()), Page(text)
+    assert f"h2 = {record['h2']['estimate']:.3f}" in read.text and "Heritability of <b>&height" in read.text
+    for component in record["components"]:
+        assert component["name"] in read.text and shown(component["variance"]) in read.text
+    assert "samples analysed 197" in read.text and "--maf 0.05" in read.text
+    for reason, count in record["samples"]["dropped"].items():
+        assert f"dropped: {reason} {count}" in read.text
+    assert record["run"]["command"] in read.text and "gpu-reml --bfile" in record["run"]["command"]
+    assert record["run"]["versions"]["numpy"] == np.__version__ and record["run"]["peak_memory_bytes"] > 1 << 24
+    titles = "Variance components|Enrichment|Tests|Likelihood profile|Convergence|residuals|How it was computed"
+    assert all(title in read.text for title in titles.split("|"))
+
+
+def test_every_figure_has_a_caption_and_a_label(text):
+    read = Page(text)
+    figures = [tag for tag, _ in read.tags if tag == "figure"]
+    labels = [attrs.get("aria-label") for tag, attrs in read.tags if tag == "svg" and "role" in attrs]
+    assert len(figures) == len(labels) >= 5 and all(labels)
+
+
+def test_a_page_is_made_of_a_result_a_record_and_a_file(made, tmp_path):
+    rng = np.random.default_rng(0)
+    Z = rng.standard_normal((60, 100))
+    result = gpu_reml.fit_exact(rng.standard_normal(60), np.ones((60, 1)), Z @ Z.T / 100)
+    path = gpu_reml.report(result, tmp_path / "a.html", title="A <title>")
+    read = Page(path.read_text())
+    assert "A <title>" in read.text and f"h2 = {result.h2.estimate[-1]:.3f}" in read.text
+    assert "step of every iteration" in read.text
+    again = gpu_reml.report({**result.to_dict(), "title": "x"}, tmp_path / "b.html").read_text()
+    assert f"h2 = {result.h2.estimate[-1]:.3f}" in again
+    of_file = Page(gpu_reml.report(f"{made}.json", tmp_path / "c.html").read_text()).text
+    assert "step of every iteration" in of_file and "Heritability of <b>&height" in of_file
+
+
+def test_correlations_have_a_page_of_their_own(tmp_path):
+    rows = [("total", 0.5), ("residual", -0.2)]
+    pairs = [
+        {"trait_1": "a", "trait_2": "b", "component": name, "rg": rg, "rg_se": 0.1, "p_rg0": None} for name, rg in rows
+    ]
+    read = Page(gpu_reml.report({"traits": ["a", "b"], "pairs": pairs}, tmp_path / "p.html").read_text())
+    assert "Genetic correlations of 2 phenotypes" in read.text and "a b total 0.5 0.1 NA" in read.text
+
+
+def test_warnings_come_first_each_with_its_remedy(tmp_path):
+    record = {
+        "converged": False, "message": "raise --max-iterations", "status": "max_iterations", "notes": ["impute them"],
+        "cautions": ["at a bound"], "mc_target_met": False, "mc_se_over_se": 0.31, "mc_target": 0.1,
+    }  # fmt: skip
+    text = Page(gpu_reml.report(record, tmp_path / "p.html").read_text()).text
+    words = ["raise --max-iterations", "at a bound", "impute them", "is 0.31 standard errors, more than the target 0.1"]
+    places = [text.index(word) for word in words]
+    assert places == sorted(places) and text.index("Warnings") < text.index("Convergence and")
+
+
+def test_many_rows_are_folded_and_none_is_lost(tmp_path):
+    rows = [{"name": f"set_{g:03d}", "h2": 0.001, "h2_se": 0.01, "h2_mc_se": None} for g in range(200)]
+    record = {"components": rows, "h2": {"estimate": 0.2, "se": None, "mc_se": None}}
+    text = gpu_reml.report(record, tmp_path / "p.html").read_text()
+    assert "160 more rows" in text and all(f">set_{g:03d}<" in text for g in range(200))
+
+
+@pytest.mark.parametrize(
+    "cell, number", [("1,234", True), ("-3.1e-08", True), ("NA", True), ("2-3", False), ("", False)]
+)
+def test_numbers_are_told_from_words(cell, number):
+    assert is_number(cell) == number
+
+
+def test_without_jinja2_the_error_says_what_to_install(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(page, "find_spec", lambda name: None if name == "jinja2" else True)
+    with pytest.raises(ImportError, match=r"a report needs jinja2, .* pip install 'gpu-reml\[report\]'"):
+        gpu_reml.report({}, tmp_path / "p.html")
+    assert main(["--bfile", "none", "--pheno", "none", "--report", "--out", str(tmp_path / "o")]) == 2
+    assert "--report: needs jinja2, not installed here" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed, in which the page would be opened")
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_browser_shows_the_page_without_an_error_and_without_sideways_scrolling(made, tmp_path, width):
+    """The page is put in a frame as wide as the screen, since a headless window is not narrower than 500 pixels."""
+    (tmp_path / "frame.html").write_text(
+        f"<iframe id=f width={width} height=900 style='border:0' src='file://{made}.report.html'></iframe><script>"
+        "f.onload=()=>{const d=f.contentDocument.documentElement;const out=[d.scrollWidth,d.clientWidth,"
+        "f.contentDocument.querySelectorAll('figure svg').length,"
+        "Math.min(...[...f.contentDocument.querySelectorAll('p,td,h1')].map(e=>parseFloat(getComputedStyle(e).fontSize)))];"
+        "document.title=out.join(' ');document.body.append(document.title)}</script>"
+    )
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--enable-logging=stderr"]
+    own = [f"--user-data-dir={tmp_path}/profile", "--host-resolver-rules=MAP * 0.0.0.0", "--dump-dom"]
+    command = [CHROMIUM, *flags, *own, "--virtual-time-budget=4000", f"file://{tmp_path}/frame.html"]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=100, env={**os.environ, "HOME": str(tmp_path)}
+    )
+    across, room, svgs, size = map(float, re.search(r"<title>([\d. ]+)</title>", ran.stdout)[1].split())
+    assert "CONSOLE" not in ran.stderr, ran.stderr
+    assert svgs >= 5 and across <= room and width - 20 <= room <= width and size >= 14
