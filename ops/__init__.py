@@ -18,6 +18,7 @@ from .ld import ld_scores
 from .ld_weights import block_edges, ld_block_weights, set_block_weights
 from .loco import LeaveOut, leave_out
 from .packing import MISSING, pack, take_samples, unpack
+from .pedigree import Pedigree, PedigreeCovariance, inverse_relationship, make_pedigree
 from .weights import BlockWeights
 
 __all__ = [
@@ -29,17 +30,21 @@ __all__ = [
     "GenotypeCovariance",
     "LeaveOut",
     "PackedGenotypes",
+    "Pedigree",
+    "PedigreeCovariance",
     "Products",
     "alpha_weights",
     "among_samples",
     "block_edges",
     "code_values",
     "dominance",
+    "inverse_relationship",
     "ld_block_weights",
     "ld_scores",
     "leave_out",
     "make_block_covariance",
     "make_covariance",
+    "make_pedigree",
     "make_products",
     "pack",
     "resolve_backend",

@@ -4,10 +4,17 @@ from .covariance import (
     CountingCovariance,
     Covariance,
     FunctionCovariance,
+    IncidenceCovariance,
     MixedCovariance,
     Operator,
     as_covariance,
     dense_covariance,
+    grouping,
+    incidence,
+    legendre_basis,
+    random_regression,
+    records,
+    single_step,
 )
 from .engines.exact import exact_fits, exact_memory, exact_seconds, fit_exact
 from .engines.memory import Blocks, Work, fit_blocks, he_blocks
@@ -51,6 +58,7 @@ from .studies.rg import RgSettings, fit_rg
 from .studies.rg_result import GeneticCorrelations
 from .studies.scan import ScanResult, ScanSettings, scan
 from .studies.sparse import SparseResult, SparseSettings, SparseStatus, sparse_reml
+from .studies.values import Levels, level_reliability, level_values, levels_of
 
 __all__ = [
     "Accuracy",
@@ -71,10 +79,12 @@ __all__ = [
     "HEResult",
     "HeldOut",
     "Hooks",
+    "IncidenceCovariance",
     "Information",
     "KktSettings",
     "LassoSettings",
     "LearnedWeights",
+    "Levels",
     "LocoSettings",
     "LogLinear",
     "Loglik",
@@ -139,12 +149,18 @@ __all__ = [
     "fit_traits",
     "fit_weights",
     "fixed_tests",
+    "grouping",
     "haseman_elston",
     "he_blocks",
+    "incidence",
     "lambda_gc",
     "lasso_path",
     "layout_of",
     "least_squares",
+    "legendre_basis",
+    "level_reliability",
+    "level_values",
+    "levels_of",
     "loco_scan",
     "loglik",
     "make_projected_core",
@@ -153,10 +169,13 @@ __all__ = [
     "pcg",
     "pcgc",
     "precondition",
+    "random_regression",
+    "records",
     "refine",
     "reliability",
     "scan",
     "score",
+    "single_step",
     "slq",
     "sparse_reml",
     "unpack",

@@ -14,7 +14,7 @@ from scipy import sparse, special
 from gpu_reml.ops.arguments import as_count, as_matrix, as_numbers, as_sparse, as_tolerance, as_vector
 
 from ..contract import SKEW
-from ..covariance import MixedCovariance, as_covariance
+from ..covariance import IncidenceCovariance, MixedCovariance, as_covariance
 from ..least_squares import FixedEffects, fixed_effects, solved_inverse
 from ..likelihood import apply_v_at, solve
 from ..linalg import Block, column_batches, columns, gram, orthonormal_basis, project
@@ -195,9 +195,9 @@ def variant_effects(covariance, theta: np.ndarray, Py: np.ndarray) -> sparse.csr
     """(m, G) effects of standardised variants, theta_g W_g Z'S_g P y, in y's units a standard deviation.
 
     covariance: of genotypes, theta (G,) or longer, Py (n,) as :func:`effects` gives it; u_g = S_g Z effects_g, S_g what
-    scales the component (:class:`~gpu_reml.reml.scaled.ScaledCovariance`), else I.  Stored wherever a component has
-    weight.  A covariance has sparse ``weights`` (m, G) or a method ``variant_effects(theta, F)``; mixed ones need parts
-    of the same variants; whitening by a residual is undone.
+    scales the component (:class:`~gpu_reml.reml.scaled.ScaledCovariance`) or gives people to records, else I.  Stored
+    wherever a component has weight.  A covariance has sparse ``weights`` (m, G) or a method
+    ``variant_effects(theta, F)``; mixed ones need parts of the same variants; whitening by a residual is undone.
     Cost: half a pass for every part.
 
     >>> import numpy as np
@@ -216,10 +216,12 @@ def variant_effects(covariance, theta: np.ndarray, Py: np.ndarray) -> sparse.csr
     """
     covariance = as_covariance(covariance)
     if isinstance(covariance, ResidualCovariance):
-        covariance = _before_whitening(covariance)
+        covariance = before_whitening(covariance)
     theta, Py = as_vector(theta, "theta"), as_vector(Py, "Py", covariance.num_samples)
     if isinstance(covariance, ScaledCovariance):
         return variant_effects(covariance.base, theta, covariance.scale * Py)
+    if isinstance(covariance, IncidenceCovariance):
+        return variant_effects(covariance.base, theta, covariance.Z.T @ Py)
     if isinstance(covariance, MixedCovariance):
         bounds = np.cumsum([0, *(part.num_components for part in covariance.parts)])
         own = [
@@ -240,7 +242,7 @@ def variant_effects(covariance, theta: np.ndarray, Py: np.ndarray) -> sparse.csr
     return scaled_rows(effects_of, np.asarray(F, np.float64)[:, 0] * scale)
 
 
-def _before_whitening(covariance: ResidualCovariance):
+def before_whitening(covariance: ResidualCovariance):
     """The genetic components that :func:`~gpu_reml.reml.residuals.with_residuals` was given."""
     genetic = covariance.parts[0]
     return genetic if covariance.layout.root is None else genetic.base
@@ -329,7 +331,7 @@ def reliability(
     >>> bool((found.pev < found.prior).all()), float(found.mc_se.max())
     (True, 0.0)
     """
-    model = _scaled_model(theta, X, covariance, preconditioner)
+    model = scaled_model(theta, X, covariance, preconditioner)
     probes, tol = trace_probes(probes, model.covariance.num_samples), float(as_tolerance(tol, "tol"))
     mean, mc_se = _inverse_diagonal(model, probes, tol, at_once)
     VQ = model.apply_v(model.Q_there)
@@ -371,7 +373,7 @@ def component_reliability(
     >>> found.reliability.shape
     (200, 2)
     """
-    model = _scaled_model(theta, X, covariance, preconditioner)
+    model = scaled_model(theta, X, covariance, preconditioner)
     probes, tol = trace_probes(probes, model.covariance.num_samples), float(as_tolerance(tol, "tol"))
     covariance, G = model.covariance, model.layout.num_genetic
     n, s = probes.shape
@@ -384,13 +386,13 @@ def component_reliability(
             values = Z * np.asarray(covariance.apply_each(covariance.features(PB))[g], np.float64)
             total[:, g] += values.sum(axis=1)
             squares[:, g] += (values**2).sum(axis=1)
-    mean, mc_se = _mean_and_error(total, squares, probes)
+    mean, mc_se = mean_and_error(total, squares, probes)
     factor = model.theta[:G] ** 2 * np.broadcast_to(_units(model), (n,))[:, None]
     prior = _diagonals(model, diagonals) * model.parameters[:G]
     return Reliability(prior - factor * mean, factor * mc_se, prior)
 
 
-def _scaled_model(theta: np.ndarray, X: np.ndarray, covariance, preconditioner) -> _Scaled:
+def scaled_model(theta: np.ndarray, X: np.ndarray, covariance, preconditioner) -> _Scaled:
     """The model at theta (G + J,) as reported."""
     X = as_numbers(X, "X")
     covariance = as_covariance(covariance, len(X) if X.ndim else None)
@@ -459,11 +461,11 @@ def _inverse_diagonal(
         values = Z * np.asarray(PZ, np.float64)
         total += values.sum(axis=1)
         squares += (values**2).sum(axis=1)
-    mean, mc_se = _mean_and_error(total, squares, probes)
+    mean, mc_se = mean_and_error(total, squares, probes)
     return known + mean, mc_se
 
 
-def _mean_and_error(total: np.ndarray, squares: np.ndarray, probes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_error(total: np.ndarray, squares: np.ndarray, probes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean over the probes and its Monte-Carlo error: 0 for exact probes, NaN for fewer than 16."""
     s = probes.shape[1]
     mean = total / s
