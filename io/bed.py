@@ -1,7 +1,7 @@
 """PLINK 1 binary genotypes: metadata checked line by line, genotype bytes mapped and never decoded."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..ops.packing import take_samples
 from .errors import InputError
 from .headings import refuse_heading
 from .ids import first_ids
-from .rows import Listed, check_samples, notes_on_ids, room, selected, stretches
+from .rows import Listed, RowsOfFile, check_samples, notes_on_ids, room, selected, stretches
 from .stamps import Stamp, stamp_of_map
 from .text import WHITESPACE, parse_numbers, parse_positions, read_text_table
 
@@ -76,6 +76,12 @@ class BedFile(Listed):
         for rows, packed in self._blocks(chosen):
             dosages_of_calls(packed, bits, index, out[rows])
         return out
+
+    def piece(self, variants: np.ndarray) -> "BedFile":
+        """The file with these variants alone, without tables: for another process, which reads their bytes and no
+        others."""
+        rows = RowsOfFile.of(self.paths[0].absolute(), HEADER_BYTES, self.packed.shape[1], variants)
+        return replace(self, samples=range(self.num_samples), variants=range(len(variants)), packed=rows, notes=())
 
     def _blocks(self, chosen: np.ndarray):
         """(rows of the result, packed bytes of those variants), a block at a time."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
@@ -69,6 +69,19 @@ class BgenFile(Listed):
         for rows, copies in self._blocks(chosen):
             encode_dosages(copies, bits, index, out[rows])
         return out
+
+    def piece(self, variants: np.ndarray) -> "BgenFile":
+        """The file with these variants alone, without tables but for their ids and places: for another process."""
+        kept = self.variants[["id", "chrom", "bp"]].iloc[variants].reset_index(drop=True)
+        places = self.places[variants]
+        return replace(
+            self,
+            samples=range(self.num_samples),
+            variants=kept,
+            paths=tuple(path.absolute() for path in self.paths),
+            places=places,
+            notes=(),
+        )
 
     def _blocks(self, chosen: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """(rows of the result, copies of the second allele, NaN where missing), a block of variants at a time."""

@@ -52,3 +52,7 @@ class GenotypeFile(Protocol):
     ) -> np.ndarray:
         """uint8 or uint16 (m, n): dosages of 8 or 16 bits (:mod:`gpu_reml.ops.dosages`)."""
         ...
+
+    def piece(self, variants: np.ndarray) -> "GenotypeFile":
+        """The file with these variants alone and no more of its tables than errors name: for another process."""
+        ...

@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ class PgenFile(Listed):
     ALT, in which copies of that allele are counted and all others are not (what ``bcftools norm -m-`` does).
     ``record``, ``allele``: for each row of ``variants``, the record of the .pgen and the number of its ALT allele.
     ``allele_offsets``: alleles of the records before each, where a record has more than two.  ``stamp``: the .pgen when
-    its variants were read.
+    its variants were read.  ``num_records``: of the .pgen, where not all are among ``record``.
     """
 
     prefix: str
@@ -44,6 +44,7 @@ class PgenFile(Listed):
     allele_offsets: np.ndarray | None
     notes: tuple[str, ...] = ()
     stamp: Stamp | None = None
+    num_records: int | None = None
 
     def read_packed(
         self, samples: np.ndarray | None = None, variants: np.ndarray | None = None, out: np.ndarray | None = None
@@ -68,6 +69,19 @@ class PgenFile(Listed):
         for rows, copies in self._blocks(chosen, np.float32, PgenReader.read_dosages):
             encode_dosages(copies, bits, index, out[rows])
         return out
+
+    def piece(self, variants: np.ndarray) -> "PgenFile":
+        """The file with these variants alone, without tables but for their ids: for another process."""
+        return replace(
+            self,
+            samples=range(self.num_samples),
+            variants=self.variants[["id"]].iloc[variants].reset_index(drop=True),
+            paths=tuple(path.absolute() for path in self.paths),
+            record=self.record[variants],
+            allele=self.allele[variants],
+            notes=(),
+            num_records=self.num_records or int(self.record[-1]) + 1,
+        )
 
     def _blocks(self, chosen: np.ndarray, dtype: type, read: Callable) -> Iterator[tuple[slice, np.ndarray]]:
         """(rows of the result, what ``read`` gives for those variants and all samples), a block at a time.
@@ -99,7 +113,7 @@ class PgenFile(Listed):
             )
 
     def _reader(self) -> PgenReader:
-        num_records = int(self.record[-1]) + 1
+        num_records = self.num_records or int(self.record[-1]) + 1
         return PgenReader(bytes(self.paths[0]), self.num_samples, num_records, allele_idx_offsets=self.allele_offsets)
 
 

@@ -1,6 +1,8 @@
 """Rows of genotypes in the making: room for the result, and blocks of variants small enough to be read at once."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,6 +32,53 @@ class Listed:
     def is_mapped(self, samples: np.ndarray | None, variants: np.ndarray | None) -> bool:
         """Whether ``read_packed`` gives a view of the file: not where genotypes have to be decoded."""
         return False
+
+
+@dataclass(frozen=True)
+class RowsOfFile:
+    """Rows of ``width`` bytes of a file, by their numbers in it: read when they are asked for, by a slice or indices.
+
+    A map of the file would count to the memory of the process that reads it.
+    """
+
+    path: Path
+    offset: int
+    width: int
+    rows: np.ndarray | range
+
+    @classmethod
+    def of(cls, path: Path, offset: int, width: int, rows: np.ndarray) -> "RowsOfFile":
+        """Consecutive rows take no memory."""
+        whole = len(rows) > 0 and int(rows[-1]) - int(rows[0]) + 1 == len(rows) and bool((np.diff(rows) == 1).all())
+        return cls(path, offset, width, range(int(rows[0]), int(rows[-1]) + 1) if whole else np.asarray(rows, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), self.width
+
+    def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
+        """uint8 (k, width); raises InputError where the file ends before."""
+        wanted = np.asarray(self.rows[key] if isinstance(key, slice) else np.asarray(self.rows)[key], np.int64)
+        out = np.empty((len(wanted), self.width), np.uint8)
+        ends = np.flatnonzero(np.diff(wanted) != 1) + 1
+        with open(self.path, "rb", buffering=0) as file:
+            for first, last in zip([0, *ends], [*ends, len(wanted)], strict=True):
+                if first < last:
+                    file.seek(self.offset + self.width * int(wanted[first]))
+                    _fill(file, out[first:last].reshape(-1), self.path)
+        return out
+
+
+def _fill(file, target: np.ndarray, path: Path) -> None:
+    done, view = 0, memoryview(target)
+    while done < len(target):  # the system reads at most 2 GiB at once
+        got = file.readinto(view[done:])
+        if not got:
+            raise InputError(f"{path}: ends before the last variant that it should hold; copy it again")
+        done += got
 
 
 def selected(count: int, index: np.ndarray | None) -> np.ndarray:

@@ -156,7 +156,8 @@ def make_block_covariance(
                 f"component {name}: none of its variants varies among the {products.num_samples} analysed samples; "
                 "remove it or give it polymorphic variants"
             )
-    diagonals = matrix_diagonals(products, weights, where)
+    diagonals_of = getattr(products, "block_diagonals", None)
+    diagonals = matrix_diagonals(products, weights, where) if diagonals_of is None else diagonals_of(weights, where)
     traces = diagonals.sum(axis=0)
     for name, trace in zip(names, traces, strict=True):
         if not trace > 0:

@@ -34,6 +34,7 @@ class Products(Protocol):
     def zt(self, B) -> Any: ...
     def z(self, U, w: np.ndarray | None = None) -> Any: ...
     def weighted(self, B, w: np.ndarray) -> Any: ...
+    def mixed(self, weights: sparse.spmatrix, theta: np.ndarray) -> Any: ...
     def grouped(self, U, weights: sparse.spmatrix) -> Any: ...
     def inner(self, FA, FB, weights: sparse.spmatrix) -> np.ndarray: ...
     def core(self, B, weights: sparse.spmatrix) -> np.ndarray: ...
@@ -114,7 +115,7 @@ class GenotypeCovariance(OnGenotypes):
         theta = np.asarray(theta, np.float64)
         if theta.shape != (self.num_components,):
             raise ValueError(f"theta: expected ({self.num_components},), one for each component, found {theta.shape}")
-        return self.products.weighted(B, self.weights @ theta)
+        return self.products.weighted(B, self.products.mixed(self.weights, theta))
 
     def inner(self, FA: np.ndarray, FB: np.ndarray) -> np.ndarray:
         """(G, k) a_k' K_g b_k, column by column, from features of A and B; no pass."""
@@ -138,13 +139,14 @@ class GenotypeCovariance(OnGenotypes):
 
     def apply_features(self, theta: np.ndarray, F: np.ndarray) -> np.ndarray:
         """sum_g theta_g K_g B (n, k) from features of B; half a pass."""
-        return self.products.z(F, self.weights @ np.asarray(theta, np.float64))
+        return self.products.z(F, self.products.mixed(self.weights, theta))
 
     def matrices(self) -> Iterator[np.ndarray] | None:
-        """Every K_g (n, n) float64 by its upper triangle, on the CPU; None for products elsewhere."""
-        if not isinstance(self.products, CpuProducts):
-            return None
-        return relationship_matrices(self.products, self.weights)
+        """Every K_g (n, n) float64 by its upper triangle, on CPUs; None for products elsewhere."""
+        if isinstance(self.products, CpuProducts):
+            return relationship_matrices(self.products, self.weights)
+        made = getattr(self.products, "matrices", None)
+        return None if made is None else made(self.weights)
 
     def diagonals(self) -> np.ndarray:
         """(n, G) the diagonal of every K_g; half a pass."""

@@ -138,6 +138,10 @@ class CpuProducts:
                 _add(out[samples], T.T @ U)
         return out[: self.num_samples]
 
+    def mixed(self, weights: sparse.spmatrix, theta: np.ndarray) -> np.ndarray:
+        """(m,) weights of variants, from those of components (m, G) and theta (G,), as products take them."""
+        return weights @ np.asarray(theta, np.float64)
+
     def _block_weighted(self, B: np.ndarray, weights: BlockWeights) -> np.ndarray:
         """Tiles are made of whole blocks of weights, so that one that was decoded serves both directions."""
         _require_variants(weights, self.num_variants)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -28,12 +29,22 @@ class LeaveOut:
         w[self.rows[group]] = 0
         return w
 
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(m,) the group of every variant, -1 for none."""
+        found = np.full(len(self.weights), -1)
+        for group, own in enumerate(self.rows):
+            found[own] = group
+        return found
+
     def apply(self, B, groups: np.ndarray):
         """[K_{-c(1)} b_1, ..., K_{-c(k)} b_k], (n, k) -> (n, k), for the group c(i) of every column; one pass.
 
         The weights come between the two halves of the product, so that all columns share both.  Features (m, k) are
         held; those of a device visit the host.
         """
+        if hasattr(self.products, "left_out"):  # features stay where they are
+            return self.products.left_out(B, self, groups)
         F = np.array(self.products.zt(B))
         F *= self.weights[:, None].astype(F.dtype)
         F /= self.totals[groups].astype(F.dtype)

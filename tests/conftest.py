@@ -18,6 +18,7 @@ from gpu_reml.ops.cuda.driver import cuda_available, cuda_unavailable_reason
 # A machine for GPU tests may lack the packages that read files and invent examples: what needs them is not collected.
 NEEDS = {
     "pandas": ["io", "cli", "validation", "test_benchmarks.py", "test_packaging.py"],
+    "distributed": ["ops/cluster"],
     "hypothesis": ["io", "validation", "ops/test_packing.py", "reml/test_properties.py", "reml/test_fit_properties.py"],
 }
 collect_ignore = [path for name, paths in NEEDS.items() if find_spec(name) is None for path in paths]

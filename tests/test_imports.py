@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ENTRIES = {"reml.__init__", "reml.fit"}  # what a caller imports: a fit chooses its engine, the package names all of it
 ALLOWED = {  # a layer, and those that it may import beside itself
     "ops": {"ops.device", "ops.cuda"},  # chosen by name when a device is asked for
+    "ops.cluster": {"ops"},
     "ops.device": {"ops"},
     "ops.cuda": {"ops", "ops.device"},
     "io": {"ops"},

@@ -133,6 +133,10 @@ class DeviceProducts(BlockProducts):
         factors = self._factors(np.asarray(w, np.float64))
         return self._summed(self._each(lambda shard, B_there: self._weighted(shard, B_there, *factors[shard]), B))
 
+    def mixed(self, weights: sparse.spmatrix, theta: np.ndarray) -> np.ndarray:
+        """(m,) weights of variants, from those of components (m, G) and theta (G,), as products take them."""
+        return weights @ np.asarray(theta, np.float64)
+
     def _factors(self, w: np.ndarray) -> dict:
         """For every shard (its w, the factor on its device); those of the last call are kept, as solves repeat them."""
         known, placed = self._placed.get("w", (None, None))
