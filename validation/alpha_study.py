@@ -1,42 +1,65 @@
 """``python -m gpu_reml.validation.alpha_study``: is alpha found where it was put, and does its interval hold it?
 
-Phenotypes of the alpha model on one cohort with LD and variants of every frequency.  ``--grid`` compares the estimate
-of each first phenotype with a grid of dense likelihoods as well.
+Phenotypes of the alpha model, and of two annotations of known tau, on one cohort with LD and variants of every
+frequency.  Dense likelihoods say what maximum likelihood itself does: the maxima for ``--dense`` phenotypes of each
+alpha on a grid, whose eigendecompositions all share.  The first ``--phenotypes`` of these are fitted.
+
+An estimate's error has the first-order part I^-1 s of the exact score at the truth, whose mean is 0.  What the bias is
+without it scatters far less: "second order" in the tables.
 """
 
 import argparse
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
-from gpu_reml.ops import CpuProducts, alpha_weights, make_covariance, standardise
+from gpu_reml.ops import CpuProducts, make_covariance, standardise
 from gpu_reml.ops.packing import pack
-from gpu_reml.reml import alpha_law, draw_probes, fit_exact, fit_weights
+from gpu_reml.reml import LogLinear, alpha_law, draw_probes, fit_weights
 
+from .alpha_dense import Dense, maxima
 from .simulate import simulate_cohort
 
 ALPHAS = (-1.0, -0.5, -0.25, 0.0)
+TAUS = (1.0, -0.5)  # of the annotations: of one variant in three, by neighbours, and of a normal score
+NEIGHBOURS = 20
 H2 = 0.6
 GRM = -1.0  # alpha at tau = 0
-GRID = np.linspace(-2, 1.5, 71)
+GRID = np.arange(-2.2, 1.41, 0.1)
+CHI = special.chdtri(1, 0.05)
+
+
+class Case(NamedTuple):
+    """A law of weights with the ``tau`` (K,) that phenotypes are drawn with."""
+
+    label: str
+    law: LogLinear
+    tau: np.ndarray
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(m,)"""
+        return np.exp(self.law.columns @ self.tau)
 
 
 class Found(NamedTuple):
-    """An estimate of ``alpha``: ``estimate`` with its errors and interval, and the ``grid``'s (NaN without)."""
+    """An estimate of one tau, ``truth``, with its errors and interval; ``linear``: the first-order part of its error;
+    ``dense``: the dense likelihood's maximum (NaN where there is no grid)."""
 
-    alpha: float
+    label: str
+    truth: float
     estimate: float
     se: float
     mc_se: float
     lower: float
     upper: float
     flat: bool
-    grid: float
+    linear: float
+    dense: float
 
 
 @cache
@@ -46,72 +69,133 @@ def make_products(num_samples: int, num_variants: int, seed: int = 1) -> CpuProd
     return CpuProducts(standardise([pack(people.counts)], num_samples), np.float32)
 
 
-def replicate(shape: tuple[int, int], alpha: float, grid: int, seed: int) -> Found:
-    """One phenotype; the first ``grid`` are looked at on a grid, too."""
-    products, rng = make_products(*shape), np.random.default_rng([seed, round(100 * (alpha + 2))])
-    n, weights = products.num_samples, alpha_weights(products.genotypes, alpha)
-    effects = np.sqrt(H2 * weights / weights.sum()) * rng.standard_normal(len(weights))
-    y = np.asarray(products.z(effects[:, None].astype(np.float32)), np.float64)[:, 0]
-    y += np.sqrt(1 - H2) * rng.standard_normal(n)
-    X, law = np.ones((n, 1)), alpha_law(products.genotypes)
-    found = fit_weights(y, X, make_covariance(products), law, draw_probes(n, 128, seed=seed))
-    numbers = (found.tau[0] + GRM, found.se[0], found.mc_se[0], found.lower[0] + GRM, found.upper[0] + GRM)
-    best = grid_maximum(products, y, X) if seed < grid else np.nan
-    return Found(alpha, *map(float, numbers), bool(found.flat[0]), best)
+def cases_of(products: CpuProducts) -> list[Case]:
+    """Every alpha, and the two annotations."""
+    law, m = alpha_law(products.genotypes), products.num_variants
+    rng = np.random.default_rng(1)
+    groups = (rng.random(m // NEIGHBOURS + 1) < 1 / 3).repeat(NEIGHBOURS)[:m]
+    annotations = LogLinear(np.column_stack([groups, rng.standard_normal(m)]).astype(float), ("neighbours", "score"))
+    alphas = [Case(f"alpha {alpha:g}", law, np.array([alpha - GRM])) for alpha in ALPHAS]
+    return [*alphas, Case("two annotations", annotations, np.array(TAUS))]
 
 
-def grid_maximum(products: CpuProducts, y: np.ndarray, X: np.ndarray) -> float:
-    """alpha of the highest dense likelihood on the grid, by the parabola through its neighbours."""
-    heights = np.array(
-        [fit_exact(y, X, make_covariance(products, alpha_weights(products.genotypes, a)[:, None])).loglik for a in GRID]
-    )
-    top = int(np.clip(np.argmax(heights), 1, len(GRID) - 2))
-    before, at, after = heights[top - 1 : top + 2]
-    return float(GRID[top] + (GRID[1] - GRID[0]) / 2 * (before - after) / (before - 2 * at + after))
+def phenotype(products: CpuProducts, case: Case, seed: int) -> np.ndarray:
+    """(n,) a phenotype of variance 1."""
+    rng, w = np.random.default_rng([seed, *case.label.encode()]), case.weights * (products.genotypes.inv_sd > 0)
+    effects = np.sqrt(H2 * w / w.sum()) * rng.standard_normal(len(w))
+    noise = np.sqrt(1 - H2) * rng.standard_normal(products.num_samples)
+    return np.asarray(products.z(effects[:, None].astype(np.float32)), np.float64)[:, 0] + noise
+
+
+def phenotypes(products: CpuProducts, case: Case, count: int) -> np.ndarray:
+    """(n, count)"""
+    return np.column_stack([phenotype(products, case, seed) for seed in range(count)])
+
+
+class Oracle(NamedTuple):
+    """What dense likelihoods say of R phenotypes of a case: ``linear`` (R, K) first-order parts with standard errors
+    ``se`` (K,), and for one tau the maxima ``best`` (R,) and twice the ``fall`` from there to the truth."""
+
+    case: Case
+    linear: np.ndarray
+    se: np.ndarray
+    best: np.ndarray
+    fall: np.ndarray
+
+
+def oracles(products: CpuProducts, cases: Sequence[Case], count: int, grid: np.ndarray = GRID) -> list[Oracle]:
+    """Of every case; an eigendecomposition for every point of the grid."""
+    varies = products.genotypes.inv_sd > 0
+    Ys = [phenotypes(products, case, count) for case in cases]
+    X, taus = np.ones((products.num_samples, 1)), grid - GRM
+    dense = Dense.of(products, np.hstack(Ys), X)
+    column = alpha_law(products.genotypes).columns[:, 0]
+    heights = np.array([dense.profile(varies * np.exp(tau * column)) for tau in taus])
+    made = []
+    for k, case in enumerate(cases):
+        own = slice(k * count, (k + 1) * count)
+        part = Dense(dense.gram, dense.forms[:, own], dense.squares[own], dense.dimension)
+        linear, se = part.first_order(varies * case.weights, case.law.columns, H2)
+        best = fall = np.full(count, np.nan)
+        if len(case.tau) == 1:
+            best, fall = maxima(taus, heights[:, own], np.repeat(case.tau, count))
+        made.append(Oracle(case, linear, se, best, fall))
+    return made
+
+
+def replicate(products: CpuProducts, oracle: Oracle, seed: int) -> list[Found]:
+    """One phenotype, fitted."""
+    case, n = oracle.case, products.num_samples
+    y = phenotype(products, case, seed)
+    found = fit_weights(y, np.ones((n, 1)), make_covariance(products), case.law, draw_probes(n, 128, seed=seed))
+    columns = (found.tau, found.se, found.mc_se, found.lower, found.upper)
+    rows = []
+    for k, name in enumerate(case.law.names):
+        label = case.label if len(case.tau) == 1 else f"{name}, tau {case.tau[k]:g}"
+        numbers = (float(column[k]) for column in columns)
+        best = float(oracle.best[seed])
+        rows.append(
+            Found(label, case.tau[k], *numbers, bool(found.flat[k]), float(oracle.linear[seed, k]), best),
+        )
+    return rows
+
+
+def bias(error: np.ndarray, linear: np.ndarray, se: float) -> dict[str, float]:
+    """The mean error in standard errors, and that of its part beyond the first order, each with its own error."""
+    parts, row = {"bias / SE": error, "second order": error - linear}, {}
+    for name, values in parts.items():
+        row[name] = values.mean() / se
+        row[f"{name} +-"] = values.std(ddof=1) / se / np.sqrt(len(values))
+    return row
+
+
+def dense_table(found: Sequence[Oracle]) -> pd.DataFrame:
+    """For each alpha, the maxima of dense likelihoods and how often the likelihood's interval holds the truth."""
+    rows = []
+    for oracle in found:
+        if len(oracle.case.tau) == 1:
+            error, se = oracle.best - oracle.case.tau[0], float(oracle.se[0])
+            row = {"dense": oracle.case.label, "phenotypes": len(error), "SE": se, "SD": error.std(ddof=1)}
+            rows.append(row | bias(error, oracle.linear[:, 0], se) | {"coverage": (oracle.fall <= CHI).mean()})
+    return pd.DataFrame(rows)
 
 
 def table_of(rows: Sequence[Found]) -> pd.DataFrame:
-    """For each alpha: bias in standard errors of the mean estimate and of one, coverage, and distance from the grid."""
+    """For each tau: bias in standard errors, coverage of intervals, and distance from the dense maximum."""
     table = []
-    for alpha, part in pd.DataFrame(rows).groupby("alpha"):
+    for label, part in pd.DataFrame(rows).groupby("label", sort=False):
         known = part[~part["flat"]]
-        error, se = known["estimate"] - alpha, known["se"].median()
+        error, se = known["estimate"] - known["truth"], known["se"].median()
         table.append(
-            {
-                "alpha": alpha,
-                "phenotypes": len(part),
-                "flat": int(part["flat"].sum()),
-                "mean": known["estimate"].mean(),
-                "median": known["estimate"].median(),
-                "SE": se,
-                "SD": known["estimate"].std(),
-                "bias / SE": error.mean() / se,
-                "its error": error.std() / se / np.sqrt(max(len(known), 1)),
-                "coverage": ((part["lower"] <= alpha) & (alpha <= part["upper"])).mean(),
+            {"fitted": label, "phenotypes": len(part), "flat": int(part["flat"].sum()), "SE": se, "SD": error.std()}
+            | bias(error, known["linear"], se)
+            | {
+                "coverage": ((part["lower"] <= part["truth"]) & (part["truth"] <= part["upper"])).mean(),
                 "MC error / SE": (known["mc_se"] / known["se"]).median(),
-                "off grid / SE": ((known["estimate"] - known["grid"]) / known["se"]).abs().max(),
+                "off dense / SE": ((known["estimate"] - known["dense"]) / known["se"]).abs().max(),
             }
         )
     return pd.DataFrame(table)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table."""
+    """Print both tables, the second as it grows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default, text in (
-        ("--samples", 1000, "samples"),
-        ("--variants", 3000, "variants"),
-        ("--phenotypes", 100, "phenotypes of each alpha"),
-        ("--grid", 2, "of these are looked at on a grid of dense likelihoods, too"),
-        ("--jobs", 1, "processes"),
+        ("--samples", 3000, "samples"),
+        ("--variants", 1500, "variants"),
+        ("--dense", 400, "phenotypes of each alpha whose dense likelihoods are maximised"),
+        ("--phenotypes", 100, "of these that are fitted"),
     ):
         parser.add_argument(name, type=int, default=default, help=f"{text} (default {default})")
     options = parser.parse_args(arguments)
+    products = make_products(options.samples, options.variants)
+    known = oracles(products, cases_of(products), max(options.dense, options.phenotypes))
+    print(dense_table(known).to_string(index=False, float_format="%.3f"), flush=True)
     rows: list[Found] = []
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-        for alpha in ALPHAS:
-            task = partial(replicate, (options.samples, options.variants), alpha, options.grid)
-            rows += pool.map(task, range(options.phenotypes))
+    for seed in range(options.phenotypes):
+        rows += [row for oracle in known for row in replicate(products, oracle, seed)]
+        if (seed + 1) % 10 == 0 or seed + 1 == options.phenotypes:
             print(table_of(rows).to_string(index=False, float_format="%.3f"), flush=True)
 
 
