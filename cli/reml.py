@@ -17,6 +17,7 @@ from .align import Group, group_lines, groups_of_samples
 from .alpha import alpha_files, check_alpha, planned_alpha
 from .component_tests import component_tests, sets_of
 from .components import with_alpha
+from .diagnoses import diagnosed, diagnosis_lines, spectrum_record
 from .effects import FileSettings, Further, after_fit, check_effects, check_folds
 from .export import check_export, export_files
 from .flags.alpha import Learned
@@ -319,7 +320,12 @@ def write_result(
     closing = [*closing_lines(result, context["seconds"]), *told]
     if len(inputs.phenotypes) > 1:
         closing = [f"phenotype {context['phenotype']}", *closing]
-    record = json_record(result, inputs, analysis, context)
+    record, further = json_record(result, inputs, analysis, context), {}
+    if asked.output.report:
+        facts, found = diagnosed(context["phenotype"], result, inputs, analysis)
+        record["diagnoses"] = [each._asdict() for each in found]
+        closing += diagnosis_lines(found)
+        further = {**beside_record(context["phenotype"], result, inputs), "spectrum": spectrum_record(facts)}
     texts = {
         f"{prefix}.json": io.json_text(record),
         f"{prefix}.hsq": hsq_text(result, liability_rows(liability)),
@@ -338,7 +344,7 @@ def write_result(
     if isinstance(result, FitResult):
         texts[f"{prefix}.history.tsv"] = history_text(result, seconds)
     if asked.output.report:
-        texts[f"{prefix}.report.html"] = page_text({**record, **beside_record(context["phenotype"], result, inputs)})
+        texts[f"{prefix}.report.html"] = page_text({**record, **further})
     io.write_all(texts)
     print("\n".join(closing))
     print(f"written: {prefix}{{{','.join(path.removeprefix(prefix) for path in texts)}}}", flush=True)

@@ -38,6 +38,7 @@ from .studies.association import ExactScan, Scan, exact_scan, lambda_gc, ols_sca
 from .studies.certified import KktSettings, LassoSettings
 from .studies.cross_validation import HeldOut, cross_validate, draw_folds
 from .studies.debias import debiased, least_squares
+from .studies.diagnosis import Diagnosis, Facts, diagnose, facts_of
 from .studies.effects import (
     Effects,
     Reliability,
@@ -68,10 +69,12 @@ __all__ = [
     "CountingCovariance",
     "Covariance",
     "DescentSettings",
+    "Diagnosis",
     "DiagonalCovariance",
     "Effects",
     "Enrichment",
     "ExactScan",
+    "Facts",
     "FitResult",
     "FitSettings",
     "FunctionCovariance",
@@ -133,6 +136,7 @@ __all__ = [
     "debiased",
     "default_rank",
     "dense_covariance",
+    "diagnose",
     "draw_folds",
     "draw_probes",
     "effects",
@@ -142,6 +146,7 @@ __all__ = [
     "exact_probes",
     "exact_scan",
     "exact_seconds",
+    "facts_of",
     "fit",
     "fit_blocks",
     "fit_exact",

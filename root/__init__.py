@@ -22,6 +22,7 @@ phenotypes), ``fit_exact`` (dense), ``haseman_elston``; ``scan`` tests further c
 made of, each a pure function: ``loglik``, ``score``, ``average_information``, ``ai_step``, ``pcg``, ``slq``.
 Figures (extra ``report``): ``result.plot()``, ``plot_components``, ``plot_profile``, ``manhattan``, ``qq``, and
 ``report``, a page about a result.
+``diagnose(facts_of(result, y, X, covariance))`` says what is odd about an h2.
 
 More is in the three packages below: :mod:`gpu_reml.io` (files), :mod:`gpu_reml.ops` (genotypes and their products, on
 CPUs and CUDA devices) and :mod:`gpu_reml.reml` (estimators, effects, prediction, association, sparse REML).
@@ -43,8 +44,10 @@ if TYPE_CHECKING:
         FitSettings,
         ai_step,
         average_information,
+        diagnose,
         draw_probes,
         exact_probes,
+        facts_of,
         fit,
         fit_exact,
         fit_traits,
@@ -65,8 +68,10 @@ __all__ = [
     "ai_step",
     "align",
     "average_information",
+    "diagnose",
     "draw_probes",
     "exact_probes",
+    "facts_of",
     "fit",
     "fit_exact",
     "fit_traits",

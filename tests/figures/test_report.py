@@ -49,7 +49,7 @@ class Page(HTMLParser):
 def made(tmp_path_factory):
     """Prefix of a run of two components with a report, and what it printed."""
     folder = tmp_path_factory.mktemp("report")
-    simulate_bed(folder / "data", 200, 300, 3)
+    simulate_bed(folder / "data", 200, 300, 3, missing_rate=0.05)
     people = [line.split()[:2] for line in (folder / "data.fam").read_text().splitlines()]
     y = np.random.default_rng(1).standard_normal(200)
     rows = [f"{fid} {iid} {value:.4f}" for (fid, iid), value in zip(people, y, strict=True)]
@@ -178,3 +178,14 @@ def test_a_browser_shows_the_page_without_an_error_and_without_sideways_scrollin
     across, room, svgs, size = map(float, re.search(r"<title>([\d. ]+)</title>", ran.stdout)[1].split())
     assert "CONSOLE" not in ran.stderr, ran.stderr
     assert svgs >= 5 and across <= room and width - 20 <= room <= width and size >= 14
+
+
+def test_a_report_says_what_is_odd_in_the_page_the_record_and_the_log(made, tmp_path):
+    record, log = json.loads(open(f"{made}.json").read()), open(f"{made}.log").read()
+    read = Page(open(f"{made}.report.html").read())
+    assert record["diagnoses"] and "Why is my h2 odd?" in read.text
+    for each in record["diagnoses"]:
+        assert each["evidence"] in read.text and f"odd: {each['problem']}: {each['evidence']}" in log
+    assert "eigenvalues of the relationship matrix" in read.text
+    nothing = Page(gpu_reml.report({"diagnoses": []}, tmp_path / "p.html").read_text())
+    assert "Nothing that was looked at is out of the ordinary" in nothing.text
