@@ -74,7 +74,7 @@ def test_a_sample_counts_what_was_put_in_whoever_is_drawn():
     assert cohort.num_sampled == 2000 and cohort.told and len(cohort.held) == 0
     # a copy of each of 520 people; of the 260 pairs both are drawn in (2000/2600)^2
     assert abs(cohort.same - 260 * (2000 / 2600) ** 2) < 4 * np.sqrt(260 * 0.59 * 0.41)
-    assert cohort.with_copy == pytest.approx(0.2, abs=0.05) and cohort.near == 0
+    assert cohort.with_copy == pytest.approx(0.2, abs=0.05) and cohort.with_relative < 0.01
 
 
 def test_long_linkage_disequilibrium_is_no_population():
