@@ -5,10 +5,20 @@ from typing import Any
 import numpy as np
 
 from gpu_reml import io, ops
-from gpu_reml.reml.studies.diagnosis import Diagnosis, Facts, diagnose, facts_of, frequency_and_ld_bins
+from gpu_reml.reml.studies.cohort_sample import MOST_PEOPLE, MOST_VARIANTS, sample_cohort
+from gpu_reml.reml.studies.diagnosis import (
+    GOOD_SE,
+    WIDE,
+    Diagnosis,
+    Facts,
+    diagnose,
+    facts_of,
+    frequency_and_ld_bins,
+)
 
 from .flags.analysis import Analysis
 from .inputs import Inputs
+from .sources import Sources
 
 LD_WINDOW = 200  # variants on either side that count for an LD score
 
@@ -22,6 +32,37 @@ def diagnosed(name: str, result: Any, inputs: Inputs, analysis: Analysis) -> tup
         genotypes=genotypes, seed=analysis.estimation.seed,
     )  # fmt: skip
     return facts, diagnose(facts)
+
+
+def expected_lines(sources: Sources, alignment: io.Alignment, analysis: Analysis) -> list[str]:
+    """What ``--plan`` says of the standard error of h2: by the relationships of some people, of whom a part of the
+    variants is read; filters by genotype are not applied."""
+    n, m = alignment.num_samples, sum(sources.num_variants)
+    if not n or not m:
+        return []
+    rng = np.random.default_rng(analysis.estimation.seed)
+    people = np.sort(rng.choice(n, min(n, MOST_PEOPLE), replace=False))
+    taken = np.sort(rng.choice(m, min(m, MOST_VARIANTS), replace=False))
+    ends = np.cumsum(sources.num_variants)
+    rows = [
+        own[taken[(taken >= end - len(own)) & (taken < end)] - (end - len(own))]
+        for own, end in zip(sources.rows, ends, strict=True)
+    ]
+    used = [place for place, each in enumerate(rows) if len(each)]
+    genotypes = io.load_genotypes(
+        [sources.files[place] for place in used],
+        [alignment.indices[place][people] for place in used],
+        [rows[place] for place in used],
+        analysis.genotypes.dosage,
+    )
+    if not (genotypes.inv_sd > 0).any():
+        return []
+    cohort = sample_cohort(genotypes, analysis.estimation.seed, (n, m))
+    expected = cohort.expected_se()
+    line = f"SE of h2 to expect: about {expected:.2g}, by the relationships of {len(people):,} of {n:,} samples"
+    if expected > WIDE:
+        line += f"; that is too large to say much: {n * expected / GOOD_SE:,.0f} such samples would give {GOOD_SE:g}"
+    return [line]
 
 
 def bins_of(inputs: Inputs) -> tuple[list[str], np.ndarray] | None:

@@ -17,7 +17,7 @@ from .align import Group, group_lines, groups_of_samples
 from .alpha import alpha_files, check_alpha, planned_alpha
 from .component_tests import component_tests, sets_of
 from .components import with_alpha
-from .diagnoses import diagnosed, diagnosis_lines, spectrum_record
+from .diagnoses import diagnosed, diagnosis_lines, expected_lines, spectrum_record
 from .effects import FileSettings, Further, after_fit, check_effects, check_folds
 from .export import check_export, export_files
 from .flags.alpha import Learned
@@ -123,9 +123,9 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     members, groups = groups, read_once(tables, groups, analysis, only_fits=only_fits)
     planned_groups = [planned_group(tables, group, asked) for group in groups]
     if analysis.compute.plan:
-        for planned in planned_groups:
-            notes = plan_notes(line, REML, planned.backend)
-            print("\n".join([*planned_lines(planned, analysis), *notes]), flush=True)
+        for group, planned in zip(groups, planned_groups, strict=True):
+            said = [*planned_lines(planned, analysis), *expected_lines(tables.sources, group.alignment, analysis)]
+            print("\n".join([*said, *plan_notes(line, REML, planned.backend)]), flush=True)
         return True
     for group in members:
         check_group(tables, group)

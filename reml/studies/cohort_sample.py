@@ -86,8 +86,10 @@ class CohortSample(NamedTuple):
         return r2, float(stats.f.sf(r2 / k / ((1 - r2) / left), k, left))
 
 
-def sample_cohort(genotypes: PackedGenotypes, seed: int = 0) -> CohortSample:
+def sample_cohort(genotypes: PackedGenotypes, seed: int = 0, drawn_from: tuple[int, int] | None = None) -> CohortSample:
     """Relationships of people drawn at random.
+
+    drawn_from: samples and variants of the cohort, where ``genotypes`` are a random part of one already.
 
     Cost: at most 2,000^2 x 8,192 multiplications, an eigendecomposition of order 2,000, and 8,192 variants decoded.
     Memory: 100 MiB.  Raises ValueError where no variant varies.
@@ -103,7 +105,8 @@ def sample_cohort(genotypes: PackedGenotypes, seed: int = 0) -> CohortSample:
         for first in range(0, len(rows), CHUNK)
     ]
     halves = np.array_split(np.concatenate(chunks), 2)
-    return described([gram(X) for X in halves], n, people, len(rows), len(varying))
+    n, m = drawn_from or (n, len(varying))
+    return described([gram(X) for X in halves], n, people, len(rows), m)
 
 
 def gram(X: np.ndarray) -> np.ndarray:

@@ -127,8 +127,8 @@ def planned_mib(text):
     return float(re.search(r"device memory at most ([\d.,]+) MiB", text)[1].replace(",", ""))
 
 
-def test_the_plan_is_printed_without_a_device_and_without_reading_genotypes(cohort, capsys, monkeypatch):
-    monkeypatch.setattr("gpu_reml.io.load_genotypes", lambda *_: pytest.fail("genotypes were read"))
+def test_the_plan_is_printed_without_a_device_and_without_loading_the_cohort(cohort, capsys, monkeypatch):
+    monkeypatch.setattr("gpu_reml.cli.inputs.load", lambda *_: pytest.fail("all genotypes were read"))
     code, text = plan(capsys, cohort, "--gpu-budget-gib", "1")
     assert code == 0
     assert "resident" in text and planned_mib(text) < 1024

@@ -189,3 +189,13 @@ def test_a_report_says_what_is_odd_in_the_page_the_record_and_the_log(made, tmp_
     assert "eigenvalues of the relationship matrix" in read.text
     nothing = Page(gpu_reml.report({"diagnoses": []}, tmp_path / "p.html").read_text())
     assert "Nothing that was looked at is out of the ordinary" in nothing.text
+
+
+def test_a_plan_says_what_standard_error_to_expect(made, capsys):
+    folder, record = os.path.dirname(made), json.loads(open(f"{made}.json").read())
+    flags = ["--bfile", f"{folder}/data", "--pheno", f"{folder}/pheno.txt", "--device", "cpu", "--plan"]
+    assert main([*flags, "--out", f"{folder}/plan"]) == 0
+    expected = re.search(
+        r"SE of h2 to expect: about ([\d.]+), by the relationships of 197 of 197", capsys.readouterr().out
+    )
+    assert float(expected[1]) == pytest.approx(record["h2"]["se"], rel=0.35)
