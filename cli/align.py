@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from gpu_reml import io
-from gpu_reml.io.ids import sample_keys
+from gpu_reml.io.ids import RECORD, sample_keys
+from gpu_reml.io.samples import phenotype_people
 
 from .flags.data import Samples
 from .read import Tables
@@ -29,17 +30,26 @@ def groups_of_samples(tables: Tables, samples: Samples) -> Iterator[Group]:
     """Traits with the same analysed samples together, in the order of the first of each group."""
     keep = io.read_sample_list(samples.keep) if samples.keep else None
     remove = io.read_sample_list(samples.remove) if samples.remove else None
-    sources = [*tables.sources.files, *tables.parts.grms]
-    names, listed = [str(source.prefix) for source in sources], [source.samples for source in sources]
+    names, listed = sample_sources(tables)
     groups: dict[tuple, list[tuple[str, io.Alignment]]] = {}
     for phenotype in tables.phenotypes:
         covariates = tables.covariates_for.get(phenotype.name)
         complete = [*tables.with_covariates(covariates).covariates, *tables.parts.tables]
         alignment = io.align(listed, phenotype, complete, keep=keep, remove=remove, source_names=names)
-        groups.setdefault((covariates, alignment.indices[0].tobytes()), []).append((phenotype.name, alignment))
+        rows = alignment.samples.get(RECORD, alignment.indices[0])
+        groups.setdefault((covariates, np.asarray(rows).tobytes()), []).append((phenotype.name, alignment))
     for (covariates, _), members in groups.items():
         Y = np.column_stack([alignment.y for _, alignment in members])
         yield Group(replace(members[0][1]), Y, tuple(name for name, _ in members), covariates=covariates)
+
+
+def sample_sources(tables: Tables) -> tuple[list[str], list[pd.DataFrame]]:
+    """Names and samples of genotypes and relationship matrices; without any, of those who are phenotyped."""
+    sources = [*tables.sources.files, *tables.parts.grms]
+    if not sources:
+        people = phenotype_people(tables.phenotypes[0])
+        return [people.path], [people.samples]
+    return [str(source.prefix) for source in sources], [source.samples for source in sources]
 
 
 def everybody(groups: Sequence[Group]) -> Group:

@@ -18,6 +18,7 @@ from gpu_reml.reml.engines.reduced_model import MOST_BASIS
 from gpu_reml.reml.tables import component_records, shown
 
 from .flags.analysis import Analysis
+from .flags.model import BESIDE_SETS
 from .inputs import Inputs
 from .planned import Planned, rooms
 
@@ -37,7 +38,7 @@ def check_alpha(asked: str | None, analysis: Analysis) -> None:
     if not asked:
         return
     terms, estimation = analysis.terms, analysis.estimation
-    beside = ("grm", "admix_q", "gxe", "dominance", "residual_weights", "residual_groups")
+    beside = BESIDE_SETS
     given = [f"--{name.replace('_', '-')}" for name in beside if getattr(terms, name)]
     if given or analysis.smile.wanted:
         others = ", ".join(given) or "SMILE"

@@ -11,6 +11,7 @@ from gpu_reml.reml.studies.accuracy import Accuracy, accuracy
 from gpu_reml.reml.studies.cross_validation import HeldOut, cross_validate, draw_folds
 
 from .inputs import Inputs
+from .levels import people_of
 
 MEASURES = ("r2", "correlation", "r2_covariates", "r2_incremental", "slope")
 CAUTION = (
@@ -24,7 +25,7 @@ def cross_validation_files(
 ) -> tuple[dict[str, str], list[str]]:
     """PREFIX.cv.tsv and .cv.json of one trait, and lines to print.  Cost: a solve of as many columns as folds."""
     y, X = inputs.Y[:, inputs.phenotypes.index(name)], inputs.design.X
-    fold = draw_folds(len(y), folds, seed)
+    fold = folds_of_people(inputs.alignment.samples, folds, seed)
     try:
         found = cross_validate(result.theta, y, X, inputs.covariance, fold)
     except ValueError as error:
@@ -36,6 +37,14 @@ def cross_validation_files(
         f"{prefix}.cv.json": io.json_text(cv_record(name, each, pooled, seed)),
     }
     return files, cv_lines(each, pooled)
+
+
+def folds_of_people(samples: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
+    """(n,) fold of every sample; all records of a person are in the same."""
+    people = people_of(samples)
+    if people is None:
+        return draw_folds(len(samples), folds, seed)
+    return draw_folds(len(people[0]), folds, seed)[people[1]]
 
 
 def fold_accuracies(y: np.ndarray, X: np.ndarray, found: HeldOut) -> tuple[list[Accuracy], Accuracy]:

@@ -28,7 +28,9 @@ from .flags.effects import NewSamples
 from .flags.model import Terms
 from .flags.predict import NewTables
 from .inputs import Inputs
+from .level_files import Wanted, level_files
 from .outputs import model_path
+from .pieces import GROUP
 from .predict_run import (
     NewData,
     NewFiles,
@@ -42,7 +44,7 @@ from .report import STANDARDISATION
 from .sources import prefixes_of
 
 # The values of these components in other samples do not follow from effects of single alleles.
-NOT_SAVED = ("dominance", "grm")
+NOT_SAVED = ("dominance", "grm", "mgrm", "pedigree")
 NEW_TABLES = ("qcovar", "covar")
 
 
@@ -131,8 +133,9 @@ def _check_components(terms: Terms) -> None:
 
 def _not_saved(what: str) -> str:
     return (
-        f"{what}: models with dominance or given relationship matrices cannot be saved or predict other samples; leave "
-        "out --save-model and --prediction-*, --compute-effects gives their genetic values"
+        f"{what}: models with dominance, pedigrees or given relationship matrices cannot be saved or predict other "
+        "samples; leave out --save-model and --prediction-*, --compute-effects gives their genetic values, also of "
+        "samples without phenotypes"
     )
 
 
@@ -185,6 +188,7 @@ def after_fit(
         if asked.compute_effects:
             reliable = reliability_of(result, inputs, asked.reliability, seed, core) if asked.reliability else None
             files.update(effect_files(prefix, name, result, found, of_variants, inputs, reliable))
+            files.update(level_files(prefix, found, inputs, analysis.terms, Wanted(asked.reliability, seed, core)))
             lines += reliability_lines(reliable)
         saved = asked.save_model or further.new.given
         model = make_model(name, result, found, of_variants, inputs, record.settings) if saved else None
@@ -265,8 +269,9 @@ def make_model(
     """The model of a fit: effects of variants, fixed effects, and what they were estimated from."""
     own = () if of_variants is None else of_variants.names
     others = result.names[len(own) :]
-    if others:
-        raise io.InputError(_not_saved(f"component(s) {', '.join(others)}"))
+    unlike = [name for name, kind in zip(others, inputs.model.kinds[len(own) :], strict=True) if kind != GROUP]
+    if unlike or of_variants is None:
+        raise io.InputError(_not_saved(f"component(s) {', '.join(unlike or others)}"))
     genotypes, proportions, h2 = inputs.products.genotypes, inputs.model.proportions, result.heritabilities[0][1]
     about: dict[str, Any] = {
         "version": version("gpu-reml"),
@@ -289,7 +294,7 @@ def make_model(
         name,
         of_variants.names,
         of_variants.scales,
-        tuple(result.residual_names),
+        (*others, *result.residual_names),  # other samples are in groups of their own, whose effects are 0 on average
         result.theta,
         result.se,
         inputs.alignment.samples[["fid", "iid"]].reset_index(drop=True),

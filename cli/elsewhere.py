@@ -108,13 +108,12 @@ not needed: a disease may be coded by any two numbers
     --1 --cc12
 plink2 --pca makes principal components, which --qcovar takes
     --pc --pc-loadings --project-loading --calc-pca-loads --decompose --pca*
-gpu-reml --grm A,B
-    --mgrm --mgrm-bin --grm-list --grm_list --multi-grm --kinship --kins -mk
+gpu-reml --mgrm FILE lists matrices, --grm A,B names them
+    --grm-list --grm_list --multi-grm --kinship --kins -mk
 gpu-reml --grm PREFIX
-    --grm-bin --grm-sparse --sparse-grm -k -sim --grm_file --adjust-grm
-gpu-reml --grm takes GCTA's binary format: gcta64 --make-grm-bin makes it of a .grm.gz
-    --grm-gz --mgrm-gz --make-grm-gz --make-grm-d-gz
+    --sparse-grm -k -sim --grm_file --adjust-grm
 gpu-reml --make-grm
+    --make-grm-gz --make-grm-d-gz
     --make-grm-bin --make-grm-part --make-grm-list --make_grm --compute_grm --calc-kins --calc-kins-direct --make-rel
     -gk --make-grm-sparse --make-kin -simOut
 gpu-reml --dominance

@@ -12,6 +12,7 @@ from .align import Group, design_of, without_samples
 from .components import components, with_alpha
 from .flags.analysis import Analysis
 from .flags.compute import Compute
+from .levels import people_of
 from .model import Assembled, assemble
 from .plan import budget_of
 from .planned import Planned, check_group
@@ -76,11 +77,13 @@ def load_group(tables: Tables, group: Group, planned: Planned, analysis: Analysi
         )
     files = len(tables.sources.files)
     indices, standardize = group.alignment.indices[:files], analysis.scaling.standardize
+    people = people_of(group.alignment.samples)
+    if people is not None:  # genotypes are of people, however many records they have
+        indices = tuple(index[people[0]] for index in indices)
     loaded = load(tables.sources, indices, analysis.filters, analysis.genotypes, standardize)
     if loaded.kept_samples is not None:
-        group = without_samples(
-            group, loaded.kept_samples, f"more than --mind {analysis.filters.mind:g} of its calls missing"
-        )
+        kept = loaded.kept_samples if people is None else loaded.kept_samples[people[1]]
+        group = without_samples(group, kept, f"more than --mind {analysis.filters.mind:g} of its calls missing")
         planned = planned._replace(design=design_of(tables, group))
         check_group(tables, group)
     if analysis.smile.wanted:

@@ -23,6 +23,7 @@ from .parser import EXIT_CODES, Need, Parser
 from .process import entry_point
 from .run import run_command
 
+WITHOUT = ("--grm", "--mgrm", "--pedigree", "--random")  # these need no genotypes
 EPILOG = """\
 examples:
   gpu-reml --bfile data --pheno pheno.txt --pheno-name height --qcovar age.txt --covar sex.txt --out height
@@ -40,7 +41,7 @@ def make_parser(version: str) -> Parser:
         epilog=EPILOG + EXIT_CODES,
         example=EXAMPLE,
         needs=(
-            Need(f"{GENOTYPES_HELP}, or --grm PREFIX)", (*GENOTYPES, "--grm")),
+            Need(f"{GENOTYPES_HELP}, or --grm PREFIX, --pedigree FILE or --random FILE)", (*GENOTYPES, *WITHOUT)),
             Need("--pheno FILE", ("--pheno",), unless="--make-grm"),
         ),
     )

@@ -20,6 +20,7 @@ from gpu_reml.reml.studies.merge import Z_CUTOFF, merge_plan, merged_weights
 from .export import export_files
 from .flags.analysis import Analysis
 from .flags.merge import Merge
+from .flags.model import BESIDE_SETS
 from .inputs import Inputs
 from .merge_files import (
     NOT_CONVERGED,
@@ -67,7 +68,7 @@ def check_merge(asked: Merge, analysis: Analysis) -> None:
         )
     if asked.merge_ai_scale_mode == "full" and asked.merge_n_eff:
         raise io.InputError("--merge-n-eff: has no meaning with --merge-ai-scale-mode full; leave one of them out")
-    beside = ("grm", "admix_q", "gxe", "dominance", "residual_weights", "residual_groups")
+    beside = BESIDE_SETS
     named = [f"--{flag.replace('_', '-')}" for flag in beside if getattr(analysis.terms, flag)]
     if named:
         raise io.InputError(f"--merge: pools components of variants only; leave {', '.join(named)} out")

@@ -1,73 +1,29 @@
 """What is fitted: the genotypes' components, scaled by ancestry or environment, beside relationship matrices, and the
 residuals.  Every kind is a value that the estimators take as they take any other."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from gpu_reml import io, ops
-from gpu_reml.io.grm import definite_notes
 from gpu_reml.io.model import Scale
 from gpu_reml.reml import (
     Covariance,
     MixedCovariance,
     ScaledCovariance,
-    dense_covariance,
     with_residuals,
 )
 from gpu_reml.reml.tables import Sum
 
 from .flags.model import Terms
+from .levels import level_pieces, matrix_piece, with_records
+from .parts import Parts
+from .pieces import ADDITIVE, DOMINANCE, ENVIRONMENT, GROUP, OneKind
 
 RESIDUAL = "residual"
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Tables of what a model has besides genotypes, as read; None or empty where it has none."""
-
-    admixture: io.Covariates | None = None
-    environments: io.Covariates | None = None
-    residual_weights: io.Covariates | None = None
-    residual_groups: io.Covariates | None = None
-    grms: tuple[io.GrmFile, ...] = ()
-
-    @property
-    def tables(self) -> list[io.Covariates]:
-        """Tables that a sample must be in to be analysed."""
-        given = (self.admixture, self.environments, self.residual_weights, self.residual_groups)
-        return [table for table in given if table is not None]
-
-    @property
-    def num_scales(self) -> int:
-        """Copies of the genotypes' components, each scaled by samples in its own way."""
-        ancestries = 1 if self.admixture is None else self.admixture.values.shape[1]
-        return ancestries + (0 if self.environments is None else self.environments.values.shape[1])
-
-
-def read_parts(terms: Terms) -> Parts:
-    """Read the tables that are named; raises InputError for flags that need another one."""
-    for flag, needed in (("admix_fam", "admix_q"), ("admix_component_names", "admix_q"), ("gxe_noise", "gxe")):
-        if getattr(terms, flag) and not getattr(terms, needed):
-            raise io.InputError(f"--{flag.replace('_', '-')}: has no meaning without --{needed.replace('_', '-')}")
-    if terms.residual_by_ancestry:
-        if not terms.admix_q:
-            raise io.InputError("--admix-residual-mode per-ancestry: needs --admix-q")
-        if terms.residual_weights or terms.residual_groups:
-            raise io.InputError("--admix-residual-mode per-ancestry: the residuals are given by another flag too")
-    grms = tuple(io.read_grm(prefix) for prefix in (terms.grm or "").split(",") if prefix)
-    groups = io.read_covariates(terms.residual_groups, "categorical") if terms.residual_groups else None
-    if groups is not None and groups.values.shape[1] != 1:
-        raise io.InputError(f"{terms.residual_groups}: expected one column of groups, found {groups.values.shape[1]}")
-    return Parts(
-        io.read_admixture(terms.admix_q, terms.admix_fam, terms.ancestry_names) if terms.admix_q else None,
-        io.read_covariates(terms.gxe, "quantitative") if terms.gxe else None,
-        io.read_covariates(terms.residual_weights, "quantitative") if terms.residual_weights else None,
-        groups,
-        grms,
-    )
 
 
 class Assembled(NamedTuple):
@@ -78,7 +34,8 @@ class Assembled(NamedTuple):
     ``ancestries``: name -> its components, and their mean ``proportions``.  ``values``: arrays that went into it beside
     the genotypes, which tell one model from another.  ``of_variants``: the components made of the genotypes' own, which
     come first, as they are before whitening; ``scales``: what multiplies each of those, None where nothing does.
-    ``notes``: what was noticed in relationship matrices.
+    ``notes``: what was noticed in relationship matrices.  ``matrices``: dense ones by their component's name, with the
+    rows of the samples.
     """
 
     covariance: Covariance
@@ -91,26 +48,27 @@ class Assembled(NamedTuple):
     of_variants: Covariance | None = None
     scales: tuple[Scale | None, ...] = ()
     notes: tuple[str, ...] = ()
+    matrices: Mapping[str, tuple[io.GrmFile, np.ndarray]] = MappingProxyType({})
 
 
-ADDITIVE, DOMINANCE, ENVIRONMENT = "additive", "dominance", "environment"
 LABELS = {
     ADDITIVE: ("h2", "additive, narrow sense"),
     DOMINANCE: ("d2", "dominance"),
     ENVIRONMENT: ("gxe", "genotype by environment, beside h2"),
+    GROUP: ("groups", "effects of groups, beside h2"),
 }
 
 
 def sums_of(kinds: Sequence[str]) -> tuple[Sum, ...]:
     """What is reported of components of several kinds: a sum of each, and of all; nothing where there is one kind."""
-    if len(set(kinds)) < 2:
+    if len(set(kinds)) < 2 and GROUP not in kinds:
         return ()
     members = {kind: tuple(g for g, own in enumerate(kinds) if own == kind) for kind in LABELS}
     found = [Sum(*LABELS[kind], own) for kind, own in members.items() if own]
     if members[DOMINANCE] and members[ADDITIVE]:
         found.append(Sum("H2", "additive + dominance, broad sense", members[ADDITIVE] + members[DOMINANCE]))
     if members[ENVIRONMENT]:
-        found.append(Sum("genetic", "all together", tuple(range(len(kinds)))))
+        found.append(Sum("genetic", "all together", tuple(g for g, kind in enumerate(kinds) if kind != GROUP)))
     return tuple(found)
 
 
@@ -128,19 +86,22 @@ def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignmen
     base: components of the genotypes, or None for relationship matrices alone.  ``place(genotypes)`` makes products.
     """
     samples, pieces, ancestries, values = alignment.samples, [], {}, []
-    proportions, of_variants, scales, notes = np.zeros(0), None, (), ()
+    proportions, of_variants, scales, notes, matrices = np.zeros(0), None, (), (), {}
     if base is not None:
-        pieces, ancestries, proportions, values = genotype_pieces(base, parts, samples, terms.gxe_scale)
+        pieces, ancestries, proportions, values = genotype_pieces(base, parts, alignment, terms.gxe_scale)
         of_variants, scales = joined(pieces), tuple(piece.scale for piece in pieces for _ in piece.num_variants)
         if terms.dominance:
-            pieces.append(dominance_piece(genotypes, base, place))
+            pieces.append(dominance_piece(genotypes, base, place, alignment))
     for grm, rows in zip(parts.grms, alignment.indices[len(alignment.indices) - len(parts.grms) :], strict=True):
-        name = grm.prefix.rsplit("/", 1)[-1]
-        matrix = grm.matrix(rows)
-        notes += definite_notes(f"{grm.prefix}.grm.bin", matrix)
-        values.append(matrix)
-        text = f"relationship matrix {grm.prefix}.grm.bin"
-        pieces.append(OneKind(dense_covariance([matrix], [name]), (text,), (None,)))
+        piece, matrix, said = matrix_piece(grm, rows)
+        notes += said
+        values.append(matrix.data if sparse.issparse(matrix) else matrix)
+        if not grm.is_sparse:
+            matrices[piece.covariance.names[0]] = (grm, rows)
+        pieces.append(piece)
+    further = level_pieces(parts, samples, records=terms.has_records)
+    values += [piece.covariance.Z.indices for piece in further]
+    pieces += further
     covariance = joined(pieces)
     diagonals, names = residual_diagonals(parts, samples, terms)
     if names != (RESIDUAL,) or np.ptp(diagonals):
@@ -157,17 +118,8 @@ def assemble(base, genotypes: ops.PackedGenotypes | None, parts: Parts, alignmen
         of_variants,
         scales,
         notes,
+        matrices,
     )
-
-
-class OneKind(NamedTuple):
-    """Some components of a kind with what they are, their numbers of variants, and what multiplies all of them."""
-
-    covariance: Any
-    descriptions: tuple[str, ...]
-    num_variants: tuple[int | None, ...]
-    scale: Scale | None = None
-    kind: str = ADDITIVE
 
 
 def joined(pieces: list[OneKind]) -> Covariance:
@@ -177,9 +129,10 @@ def joined(pieces: list[OneKind]) -> Covariance:
     return MixedCovariance([piece.covariance for piece in pieces])
 
 
-def genotype_pieces(base, parts: Parts, samples, gxe_scale: str):
+def genotype_pieces(base, parts: Parts, alignment, gxe_scale: str):
     """The genotypes' components as they are or by ancestry, and those by environment."""
-    counts = tuple(base.num_variants)
+    counts, samples = tuple(base.num_variants), alignment.samples
+    base = with_records(base, samples)
     told = tuple(f"{count} variants" for count in counts)
     pieces, ancestries, proportions, values = [], {}, np.zeros(0), []
     if parts.admixture is None:
@@ -208,7 +161,7 @@ def genotype_pieces(base, parts: Parts, samples, gxe_scale: str):
     return pieces, ancestries, proportions, values
 
 
-def dominance_piece(genotypes: ops.PackedGenotypes, base, place) -> OneKind:
+def dominance_piece(genotypes: ops.PackedGenotypes, base, place, alignment) -> OneKind:
     """One component of all variants in dominance coding."""
     if base.backend != "cpu":
         raise io.InputError("--dominance: is computed on the CPU only; add --device cpu")
@@ -217,6 +170,7 @@ def dominance_piece(genotypes: ops.PackedGenotypes, base, place) -> OneKind:
     deviations = ops.dominance(genotypes)
     covariance = ops.make_covariance(place(deviations), None, ["dominance"])
     count = covariance.num_variants[0]
+    covariance = with_records(covariance, alignment.samples)
     return OneKind(covariance, (f"{count} variants, dominance deviations",), (count,), kind=DOMINANCE)
 
 
@@ -297,5 +251,6 @@ def planned_parts(num_components: int, parts: Parts, terms: Terms) -> tuple[int,
     elif parts.residual_weights is not None and parts.residual_weights.values.shape[1] > 1:
         extra += parts.residual_weights.values.shape[1]
     total = num_components * parts.num_scales + len(parts.grms) + terms.dominance + extra
+    total += (parts.pedigree is not None) + sum(table.values.shape[1] for table in parts.groups) + terms.has_records
     plain = parts.num_scales == 1 and not extra and parts.admixture is None and parts.residual_weights is None
     return total, 0 if plain else parts.num_scales + 1 + extra

@@ -72,7 +72,7 @@ def sizes_of(tables: Tables, group: Group, num_fixed: int, analysis: Analysis) -
         num_weights,
         bits=16 if analysis.genotypes.dosage else ops.CALL_BITS,
         num_scales=parts.num_scales,
-        num_matrices=len(parts.grms),
+        num_matrices=sum(not grm.is_sparse for grm in parts.grms),
         num_diagonals=num_diagonals,
         block_bytes=planned_smile(analysis.smile, sum(sources.num_variants)).num_bytes if analysis.smile.wanted else 0,
         compares=analysis.tests.compares,

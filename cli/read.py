@@ -11,7 +11,7 @@ from gpu_reml import io
 
 from .flags.analysis import Analysis
 from .flags.data import Samples
-from .model import Parts, read_parts
+from .parts import Parts, read_parts
 from .smile import check_beside_smile, check_smile
 from .sources import Sources, read_sources
 
@@ -51,11 +51,16 @@ def read_tables(analysis: Analysis) -> Tables:
     if analysis.smile.wanted:
         check_beside_smile(genotypes, components, analysis.scaling.alpha)
     sources, parts = read_sources(genotypes, analysis.filters), read_parts(terms)
-    if not sources.files and not parts.grms:
-        raise io.InputError("no genotypes: give --bfile, --pfile, --bgen, --mbfile or --pfile-list, or --grm")
+    if not sources.files and not terms.beside_genotypes:
+        raise io.InputError(
+            "no genotypes: give --bfile, --pfile, --bgen, --mbfile or --pfile-list, or --grm, --pedigree or --random"
+        )
     if not sources.files and (components.given or parts.num_scales > 1 or terms.dominance):
-        raise io.InputError("--grm alone: components of variants, ancestries and environments need genotypes beside it")
-    tables = Tables(sources, parts, *read_samples(analysis.samples, sources))
+        raise io.InputError(
+            "no genotypes: components of variants, ancestries and environments need them, beside --grm or without"
+        )
+    tables = Tables(sources, parts, *read_samples(analysis.samples, sources, records=terms.has_records))
+    check_records(tables, terms.has_records)
     return tables._replace(covariates_for=covariates_for(analysis.samples.covar_for, tables))
 
 
@@ -82,22 +87,32 @@ def covariates_for(given: Sequence[str], tables: Tables) -> dict[str, tuple[str,
     return found
 
 
+def check_records(tables: Tables, wanted: bool) -> None:
+    """Raises InputError where ``--random iid`` finds nobody with several records."""
+    single = [phenotype for phenotype in tables.phenotypes if wanted and not phenotype.has_records]
+    if single:
+        raise io.InputError(
+            f"--random iid: nobody has several rows in {single[0].path}, so effects of people are those of --pheno's "
+            "residual; leave it out"
+        )
+
+
 def read_samples(
-    samples: Samples, sources: Sources
+    samples: Samples, sources: Sources, *, records: bool = False
 ) -> tuple[list[io.Phenotype], io.Covariates | None, io.Covariates | None]:
     """The phenotypes asked for, quantitative covariates and categorical ones; without a phenotype all are analysed."""
     return (
-        read_traits(samples) if samples.pheno else [no_trait(sources)],
-        io.read_covariates(samples.qcovar, "quantitative") if samples.qcovar else None,
-        io.read_covariates(samples.covar, "categorical") if samples.covar else None,
+        read_traits(samples, records=records) if samples.pheno else [no_trait(sources)],
+        io.read_covariates(samples.qcovar, "quantitative", records=records) if samples.qcovar else None,
+        io.read_covariates(samples.covar, "categorical", records=records) if samples.covar else None,
     )
 
 
-def read_traits(samples: Samples) -> list[io.Phenotype]:
+def read_traits(samples: Samples, *, records: bool = False) -> list[io.Phenotype]:
     """The phenotypes asked for."""
     if samples.pheno_name is None:
-        return [io.read_phenotype(samples.pheno, number=samples.mpheno)]
-    return io.read_phenotypes(samples.pheno, samples.pheno_name)
+        return [io.read_phenotype(samples.pheno, number=samples.mpheno, records=records)]
+    return io.read_phenotypes(samples.pheno, samples.pheno_name, records=records)
 
 
 def no_trait(sources: Sources) -> io.Phenotype:

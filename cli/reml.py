@@ -24,7 +24,7 @@ from .flags.alpha import Learned
 from .flags.analysis import Analysis
 from .flags.effects import Effects, NewSamples
 from .flags.merge import Merge
-from .flags.model import Terms
+from .flags.model import BESIDE_SETS, Terms
 from .flags.output import Checkpoints, RemlOutput, Screen
 from .flags.rg import Correlations
 from .flags.scan import Scan
@@ -102,6 +102,7 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     if output.report:
         check_reportable()
     correlations = Correlations.of(line.values)
+    check_records_alone(asked, correlations)
     if correlations.wanted:
         if analysis.samples.covar_for:
             raise io.InputError("--covar-for: genetic correlations take the same covariates for all; leave it out")
@@ -146,6 +147,19 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     return converged
 
 
+def check_records_alone(asked: Asked, correlations: Correlations) -> None:
+    """Raises InputError for what repeated records cannot be used with."""
+    others = {
+        "--rg": correlations.wanted,
+        "--merge": asked.merge.merge,
+        "--scan, --scan-genes, --scan-windows": asked.scan.wanted,
+        "--fit-alpha": asked.learned.fit_alpha,
+    }
+    given = [flag for flag, wanted in others.items() if wanted]
+    if asked.analysis.terms.has_records and given:
+        raise io.InputError(f"--random iid: repeated records cannot be used with {', '.join(given)}; leave one out")
+
+
 def planned_group(tables: Tables, group: Group, asked: Asked) -> Planned:
     """The plan of a group, with what follows its fits."""
     planned = with_scan(plan_group(tables, group, asked.analysis), asked.scan, asked.analysis)
@@ -155,11 +169,10 @@ def planned_group(tables: Tables, group: Group, asked: Asked) -> Planned:
 def check_matrices(tables: Tables, terms: Terms) -> None:
     """Raises InputError for what ``--make-grm`` cannot write."""
     if not tables.sources.files:
-        raise io.InputError("--grm alone: components of variants, ancestries and environments need genotypes beside it")
-    if tables.parts.num_scales > 1 or terms.admix_q or terms.grm or terms.dominance:
-        raise io.InputError(
-            "--make-grm: writes matrices of sets of variants; leave out --grm, --admix-q, --gxe and --dominance"
-        )
+        raise io.InputError("--make-grm: writes matrices of genotypes; give --bfile, --pfile or --bgen")
+    beside = [f"--{name}".replace("_", "-") for name in BESIDE_SETS if getattr(terms, name) and "residual" not in name]
+    if beside:
+        raise io.InputError(f"--make-grm: writes matrices of sets of variants; leave out {', '.join(beside)}")
 
 
 def check_files(tables: Tables, groups: list[Group], traits: list[str], asked: Asked) -> None:

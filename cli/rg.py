@@ -26,7 +26,7 @@ from gpu_reml.reml import (
 from gpu_reml.reml.engines.reduced_model import largest_basis
 from gpu_reml.reports.page import page_text
 
-from .align import Group
+from .align import Group, sample_sources
 from .flags.analysis import Analysis
 from .flags.output import RemlOutput, Screen
 from .flags.rg import Correlations
@@ -184,8 +184,7 @@ def union_of(tables: Tables, analysis: Analysis, samples: str) -> tuple[Group, l
     lists = analysis.samples
     keep = io.read_sample_list(lists.keep) if lists.keep else None
     remove = io.read_sample_list(lists.remove) if lists.remove else None
-    sources = [*tables.sources.files, *tables.parts.grms]
-    names, listed = [str(source.prefix) for source in sources], [source.samples for source in sources]
+    names, listed = sample_sources(tables)
     complete = [*tables.covariates, *tables.parts.tables]
 
     def aligned(phenotype: io.Phenotype) -> io.Alignment:

@@ -89,6 +89,11 @@ def prefixes_of(text: str | None) -> list[str]:
 
 def listed_prefixes(path: str | None, read) -> list:
     """The files whose prefixes are listed in ``path``, one a line."""
+    return [read(prefix) for prefix in listed_lines(path)]
+
+
+def listed_lines(path: str | None) -> list[str]:
+    """The prefixes that are listed in ``path``, one a line."""
     if not path:
         return []
     with io.read_content(path, "list of prefixes").text() as file:
@@ -96,7 +101,7 @@ def listed_prefixes(path: str | None, read) -> list:
     prefixes = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not prefixes:
         raise io.InputError(f"{path}: lists no prefix; write one a line")
-    return [read(prefix) for prefix in prefixes]
+    return prefixes
 
 
 def joined_variants(files: Sequence) -> pd.DataFrame:

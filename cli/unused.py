@@ -144,7 +144,7 @@ REML = (
         "extract exclude chr autosome from_bp to_bp mind geno hwe maf max_maf dosage cache standardize alpha "
         "uncovered empty_components w_normalization ld_scores",
         only_matrices,
-        "there are no genotypes beside --grm",
+        "there are no genotypes",
     ),
     *COMPONENTS,
     Rule(

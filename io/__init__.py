@@ -49,6 +49,7 @@ from .ids import SampleTable
 from .intervals import components_from_intervals
 from .ld_scores import read_ld_scores
 from .model import FixedTerms, Model, Scale, fixed_terms, read_model, write_model
+from .pedigree_files import PedigreeFile, read_pedigree
 from .pgen import PgenFile, read_pgen
 from .samples import Alignment, align, write_samples
 from .scoring import complete_samples, complete_scales, fixed_columns, genetic_values, scale_columns
@@ -85,6 +86,7 @@ __all__ = [
     "Model",
     "OutputError",
     "PackedCache",
+    "PedigreeFile",
     "PgenFile",
     "Phenotype",
     "SampleTable",
@@ -141,6 +143,7 @@ __all__ = [
     "read_grm",
     "read_ld_scores",
     "read_model",
+    "read_pedigree",
     "read_pgen",
     "read_phenotype",
     "read_phenotypes",

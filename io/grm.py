@@ -1,17 +1,20 @@
-"""Relationship matrices in GCTA's binary format: dense components for a few thousand samples, read and written.
+"""Relationship matrices in GCTA's formats: dense ones for a few thousand samples, read and written, and sparse ones.
 
 PREFIX.grm.id lists FID IID; PREFIX.grm.bin has the lower triangle with its diagonal, row by row, in little-endian
-float32; PREFIX.grm.N.bin has the number of variants behind each entry, laid out alike.
+float32; PREFIX.grm.N.bin has the number of variants behind each entry, laid out alike; PREFIX.grm.gz has both as text,
+PREFIX.grm.sp the entries that are not zero.
 Source: Yang et al. 2011, Am. J. Hum. Genet. 88:76; GCTA's manual, --make-grm-bin.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-from scipy import linalg
+from scipy import linalg, sparse
+from scipy.sparse import csgraph
 
 from ..ops.covariance import GenotypeCovariance
 from .errors import InputError
@@ -22,10 +25,12 @@ from .text import WHITESPACE, read_text_table
 from .writers import write_streams
 
 ENTRY = np.dtype("<f4")
+KINDS = ("bin", "gz", "sp")  # of files of entries
 ROWS = 128  # so many rows of a matrix are formed at once
 # As shares of the mean diagonal: rounding, and what missing calls that differ between samples do to GCTA's matrices.
 ROUNDING, INDEFINITE = 1e-4, 0.05
 APART = 100.0  # neither inbreeding nor few variants make a diagonal so many times the median
+MOST_FAMILY = 1000  # people of a sparse matrix whose eigenvalues are looked at together
 CORRELATED = 1.5  # GCTA's first diagonal (Yang et al. 2011) may be too small by this factor
 
 
@@ -42,10 +47,17 @@ class GrmFile:
     lower: np.ndarray
     num_variants: float | None = None
     stamp: Stamp | None = None
+    suffix: str = ".grm.bin"
+    is_sparse: ClassVar[bool] = False
 
     @property
     def num_samples(self) -> int:
         return len(self.samples)
+
+    @property
+    def path(self) -> str:
+        """The file with the entries."""
+        return f"{self.prefix}{self.suffix}"
 
     def matrix(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """(n, n) float64, symmetric, of the samples in ``rows`` in that order (None: all, in the file's order).
@@ -66,7 +78,7 @@ class GrmFile:
         if not np.isfinite(out).all():
             pair = rows[np.argwhere(~np.isfinite(out))[0]]
             raise InputError(
-                f"{self.prefix}.grm.bin: the entry of {first_ids(self.samples.iloc[pair])} is not a finite number; "
+                f"{self.path}: the entry of {first_ids(self.samples.iloc[pair])} is not a finite number; "
                 "make the matrix again without these samples or without missing genotypes"
             )
         self._check_entries(out, rows)
@@ -77,14 +89,14 @@ class GrmFile:
         if not (diagonal > 0).all():
             i = int(np.argmin(diagonal))
             raise InputError(
-                f"{self.prefix}.grm.bin: the relationship of {first_ids(self.samples.iloc[rows[[i]]])} with "
+                f"{self.path}: the relationship of {first_ids(self.samples.iloc[rows[[i]]])} with "
                 f"itself is {diagonal[i]:g}; a variance is positive: is this a GRM in GCTA's float32?"
             )
         usual = np.median(diagonal)
         i = int(np.argmax(np.abs(np.log(diagonal / usual))))
         if not 1 / APART < diagonal[i] / usual < APART:
             raise InputError(
-                f"{self.prefix}.grm.bin: the relationship of {first_ids(self.samples.iloc[rows[[i]]])} with itself is "
+                f"{self.path}: the relationship of {first_ids(self.samples.iloc[rows[[i]]])} with itself is "
                 f"{diagonal[i]:g}, where the median is {usual:g}; is this a GRM in GCTA's float32?"
             )
         sd = np.sqrt(diagonal)
@@ -92,14 +104,58 @@ class GrmFile:
             j = int(np.argmax(np.abs(row) / sd))
             if j != i and abs(row[j]) > CORRELATED * sd[i] * sd[j]:
                 raise InputError(
-                    f"{self.prefix}.grm.bin: the relationship of {first_ids(self.samples.iloc[rows[[i, j]]])} is "
+                    f"{self.path}: the relationship of {first_ids(self.samples.iloc[rows[[i, j]]])} is "
                     f"{row[j]:g}, more than their own ({diagonal[i]:g}, {diagonal[j]:g}) allow; is this a GRM in "
                     "GCTA's float32?"
                 )
 
 
-def definite_notes(where: str, matrix: np.ndarray) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class SparseGrmFile(GrmFile):
+    """A sparse relationship matrix: ``lower`` has its stored entries, ``rows`` and ``columns`` where they are."""
+
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    columns: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    is_sparse: ClassVar[bool] = True
+
+    def matrix(self, rows: Sequence[int] | np.ndarray | None = None) -> sparse.csr_array:
+        """(n, n) sparse, symmetric, of the samples in ``rows``; memory and cost are those of the entries.
+
+        Raises InputError as the dense one does.
+        """
+        n = self.num_samples
+        own = self.rows == self.columns
+        for mask, what in (
+            (~np.isfinite(self.lower), "not a finite number"),
+            (own & (self.lower <= 0), "not positive"),
+        ):
+            if mask.any():
+                pair = [self.rows[np.argmax(mask)], self.columns[np.argmax(mask)]]
+                raise InputError(f"{self.path}: the entry of {first_ids(self.samples.iloc[pair])} is {what}")
+        lower = sparse.csr_array((self.lower, (self.rows, self.columns)), shape=(n, n))
+        lower.sum_duplicates()
+        diagonal = lower.diagonal()
+        if not (diagonal > 0).all():
+            i = int(np.argmin(diagonal))
+            raise InputError(
+                f"{self.path}: {first_ids(self.samples.iloc[[i]])} has no diagonal entry; a variance is positive"
+            )
+        bound = CORRELATED * np.sqrt(diagonal[self.rows] * diagonal[self.columns])
+        beyond = ~own & (np.abs(self.lower) > bound)
+        if beyond.any():
+            pair = [self.rows[np.argmax(beyond)], self.columns[np.argmax(beyond)]]
+            raise InputError(
+                f"{self.path}: the relationship of {first_ids(self.samples.iloc[pair])} is "
+                f"{self.lower[np.argmax(beyond)]:g}, more than their own allow"
+            )
+        whole = sparse.csr_array(lower + lower.T - sparse.diags_array(diagonal))
+        return whole if rows is None else whole[np.asarray(rows)][:, np.asarray(rows)]
+
+
+def definite_notes(where: str, matrix: np.ndarray | sparse.sparray) -> tuple[str, ...]:
     """Nothing for a positive semidefinite matrix, a note for one that is nearly so.
+
+    Of a sparse matrix, groups of relatives who are related to nobody else are looked at, up to a thousand people each.
 
     V = theta_g K + theta_e I has a likelihood where it is positive definite.  Rounding to float32, and pairs of samples
     that lack different calls, leave eigenvalues a little below zero, of at most the share of missing calls.  Cost: a
@@ -109,9 +165,14 @@ def definite_notes(where: str, matrix: np.ndarray) -> tuple[str, ...]:
         InputError: an eigenvalue below -0.05 of the mean diagonal, which is named.
     """
     scale = float(np.mean(matrix.diagonal()))
-    if _has_cholesky(matrix, ROUNDING * scale):
+    if sparse.issparse(matrix):
+        least = _least_of_families(matrix)
+        if least >= -ROUNDING * scale:
+            return ()
+    elif _has_cholesky(matrix, ROUNDING * scale):
         return ()
-    least = float(linalg.eigvalsh(matrix, subset_by_index=[0, 0], check_finite=False)[0])
+    else:
+        least = float(linalg.eigvalsh(matrix, subset_by_index=[0, 0], check_finite=False)[0])
     told = f"{where}: the smallest eigenvalue is {least:.4g}, with a mean diagonal of {scale:.4g}"
     if least < -INDEFINITE * scale:
         raise InputError(
@@ -120,6 +181,17 @@ def definite_notes(where: str, matrix: np.ndarray) -> tuple[str, ...]:
     return (
         f"{told}, as when pairs of samples lack different calls; impute them before the matrix is made if h2 is near 1",
     )
+
+
+def _least_of_families(matrix: sparse.sparray) -> float:
+    """The least eigenvalue of the blocks of a sparse matrix that are no larger than ``MOST_FAMILY``."""
+    _, family = csgraph.connected_components(matrix, directed=False)
+    order = np.argsort(family, kind="stable")
+    least = float(matrix.diagonal().min())
+    for members in np.split(order, np.flatnonzero(np.diff(family[order])) + 1):
+        if 1 < len(members) <= MOST_FAMILY:
+            least = min(least, float(linalg.eigvalsh(matrix[members][:, members].toarray())[0]))
+    return least
 
 
 def _has_cholesky(matrix: np.ndarray, shift: float) -> bool:
@@ -134,14 +206,20 @@ def _has_cholesky(matrix: np.ndarray, shift: float) -> bool:
 
 
 def read_grm(prefix: str | Path) -> GrmFile:
-    """Open PREFIX.grm.bin and .grm.id (``prefix`` may end in .grm.bin); .grm.N.bin is read where it is there.
+    """Open PREFIX.grm.bin, .grm.gz or .grm.sp with .grm.id; .grm.N.bin is read where it is there.
+
+    ``prefix`` may end in one of these, which is then the one that is read; else it is the first that exists.
+    .grm.gz has lines i j N value, from 1 on; .grm.sp lines i j value, from 0 on, of the entries that are not zero.
 
     Raises:
         InputError: a missing file, a sample twice (its ids), or a size that does not fit the number of samples.
     """
-    prefix = str(prefix).removesuffix(".bin").removesuffix(".grm")
-    paths = {suffix: Path(f"{prefix}.grm.{suffix}") for suffix in ("id", "bin", "N.bin")}
-    absent = [str(paths[suffix]) for suffix in ("id", "bin") if not paths[suffix].is_file()]
+    prefix = str(prefix)
+    kinds = [kind for kind in KINDS if prefix.endswith(f".grm.{kind}")] or list(KINDS)
+    prefix = prefix.removesuffix(f".{kinds[0]}").removesuffix(".grm")
+    paths = {suffix: Path(f"{prefix}.grm.{suffix}") for suffix in ("id", "N.bin", *KINDS)}
+    kind = next((kind for kind in kinds if paths[kind].is_file()), kinds[0])
+    absent = [str(paths[suffix]) for suffix in ("id", kind) if not paths[suffix].is_file()]
     if absent:
         raise InputError(
             f"relationship matrix {prefix!r}: file(s) not found: {', '.join(absent)}; give the path before .grm.bin"
@@ -159,10 +237,41 @@ def read_grm(prefix: str | Path) -> GrmFile:
     twice = repeated(samples)
     if len(twice):
         raise InputError(f"{paths['id']}: {len(twice)} FID + IID occur more than once ({first_ids(twice)})")
+    if kind != "bin":
+        return _of_text(prefix, samples, kind)
     counts = _lower_triangle(paths["N.bin"], len(samples)) if paths["N.bin"].is_file() else None
     mean = None if counts is None else _mean_count(paths["N.bin"], counts)
     stamp = stamp_of_map(paths["bin"])
     return GrmFile(prefix, samples, _lower_triangle(paths["bin"], len(samples)), mean, stamp)
+
+
+def _of_text(prefix: str, samples: pd.DataFrame, kind: str) -> GrmFile:
+    """A matrix of lines of text: every pair of the lower triangle, or of those that are not zero."""
+    path, n = f"{prefix}.grm.{kind}", len(samples)
+    layout, width, first = ("i j N value", 4, 1) if kind == "gz" else ("i j value", 3, 0)
+    table = read_text_table(path, "relationship", layout, min_width=width, sep=WHITESPACE)
+    numbers = table.fields.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    places = numbers[:, :2] - first
+    wrong = ~((places >= 0) & (places < n) & (places == np.floor(places))).all(axis=1)
+    if wrong.any():
+        raise InputError(
+            f"{table.where(int(np.argmax(wrong)))}: expected {layout} with numbers of samples from {first} to "
+            f"{n - 1 + first}, as {prefix}.grm.id has {n}"
+        )
+    rows, columns = places.max(axis=1).astype(np.int64), places.min(axis=1).astype(np.int64)
+    entry = rows * (rows + 1) // 2 + columns
+    if len(np.unique(entry)) < len(entry):
+        raise InputError(f"{path}: a pair of samples is there twice; make the file again")
+    values = numbers[:, width - 1]
+    if kind == "sp":
+        return SparseGrmFile(prefix, samples, values, None, None, ".grm.sp", rows, columns)
+    if len(values) != n * (n + 1) // 2:
+        raise InputError(
+            f"{path}: expected {n * (n + 1) // 2} lines, the lower triangle of {n} samples, found {len(values)}"
+        )
+    lower = np.empty(len(values))
+    lower[entry] = values
+    return GrmFile(prefix, samples, lower, float(numbers[:, 2].mean()), None, ".grm.gz")
 
 
 def _mean_count(path: Path, counts: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -10,11 +11,13 @@ import pandas as pd
 from .errors import InputError
 
 NUM_EXAMPLES = 5
+RECORD = "record"  # the column of samples that are records
 
 
 @dataclass(frozen=True)
 class SampleTable:
-    """Samples that a file lists: ``samples`` has fid and iid (strings), one row each and no row twice.
+    """Samples that a file lists: ``samples`` has fid and iid (strings), one row each, several only where they are
+    records.
 
     ``has_fid``: False when the file gives IIDs only; fid is then empty and never compared.  ``heading``: the first
     line's fields when it was taken for a header for want of a numeric third field, else empty.
@@ -28,6 +31,11 @@ class SampleTable:
     @property
     def num_samples(self) -> int:
         return len(self.samples)
+
+    @cached_property
+    def has_records(self) -> bool:
+        """Whether a sample has several rows, each of a record."""
+        return bool(self.samples.duplicated(["fid", "iid"]).any())
 
 
 def sample_keys(samples: pd.DataFrame, with_fid: bool) -> pd.Index:
@@ -60,11 +68,17 @@ def first_words(words: Iterable[str]) -> str:
 def locate(samples: pd.DataFrame, table: SampleTable) -> np.ndarray:
     """(n,) int64: the row of ``table`` that holds each of ``samples``, -1 where there is none.
 
+    Samples that are records have their row among the phenotype's in a column "record", and a table of records the same
+    rows (:func:`~gpu_reml.io.samples.align` sees to that).
+
     Raises:
         InputError: ``table`` has IIDs only and ``samples`` has an IID twice.
     """
-    if not table.has_fid and samples["iid"].duplicated().any():
-        twice = samples[samples["iid"].duplicated(keep=False)]
+    if table.has_records:
+        return samples[RECORD].to_numpy(np.int64)
+    people = samples[["fid", "iid"]].drop_duplicates()
+    if not table.has_fid and people["iid"].duplicated().any():
+        twice = people[people["iid"].duplicated(keep=False)]
         raise InputError(
             f"{table.path} identifies samples by IID alone, but the genotypes have an IID more than once "
             f"({first_ids(twice)}); add a FID column to it"

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .errors import InputError
-from .ids import SampleTable, absent_note, first_ids, locate, nothing_shared, repeated, sample_keys
+from .ids import RECORD, SampleTable, absent_note, first_ids, locate, nothing_shared, repeated, sample_keys
 from .tables import Covariates, Phenotype
 from .writers import write_text
 
@@ -17,10 +18,11 @@ from .writers import write_text
 class Alignment:
     """The analysed samples and where they are in every source.
 
-    ``samples``: fid, iid, in the order of the first genotype source.  ``indices``: for each genotype source, (n,)
-    int64, the row of every analysed sample.  ``y``: (n,) float64, the phenotype in its own units.  ``dropped``: fid,
-    iid, reason, one row for every genotyped or phenotyped sample that is out.  ``notes``: how many samples of each list
-    and table are in no genotype source.
+    ``samples``: fid, iid, in the order of the first genotype source; where people have several rows, these are the
+    samples, in the phenotype's order, and a column "record" has their rows there.  ``indices``: for each genotype
+    source, (n,) int64, the row of every analysed sample.  ``y``: (n,) float64, the phenotype in its own units.
+    ``dropped``: fid, iid, reason, one row for every genotyped or phenotyped sample that is out.  ``notes``: how many
+    samples of each list and table are in no genotype source.
     """
 
     samples: pd.DataFrame
@@ -79,24 +81,26 @@ def align(
     first = sources[0]
     for table in (phenotype, *covariates):
         _check_heading(first, table)
+    if phenotype.has_records:
+        first = _records_among(first, phenotype)
 
     reasons = _Reasons(len(first))
     for mask, reason in listed_out(first, keep, remove):
         reasons.mark(mask, reason)
+    rows_of = partial(_rows_of, first, phenotype)
     positions = [_locate_source(first, samples, name, names[0]) for name, samples in zip(names, sources, strict=True)]
     for name, rows in zip(names[1:], positions[1:], strict=True):
         reasons.mark(rows < 0, f"not in {name}")
-    phenotype_rows = locate_some(first, phenotype, phenotype.path)
+    phenotype_rows = rows_of(phenotype)
     reasons.mark(phenotype_rows < 0, "no phenotype")
     y = phenotype.values[phenotype_rows]  # a row of -1 takes the last value, and is marked already
     reasons.mark(np.isnan(y), "missing phenotype")
     for table in covariates:
-        _mark_covariates(reasons, first, table)
+        _mark_covariates(reasons, rows_of(table), table)
 
     taken = reasons.unmarked
-    dropped = pd.concat(
-        [first[~taken].assign(reason=reasons.text[~taken]), _elsewhere(sources, names, phenotype)], ignore_index=True
-    )
+    out = first.loc[~taken, ["fid", "iid"]].assign(reason=reasons.text[~taken])
+    dropped = pd.concat([out, _elsewhere(sources, names, phenotype)], ignore_index=True)
     aligned = Alignment(
         first[taken].reset_index(drop=True),
         tuple(rows[taken] for rows in positions),
@@ -106,6 +110,36 @@ def align(
     )
     _check_analysable(aligned, phenotype)
     return aligned
+
+
+def _records_among(genotyped: pd.DataFrame, phenotype: Phenotype) -> pd.DataFrame:
+    """fid, iid and record: the phenotype's rows of people who are genotyped, in its order, with their FIDs there."""
+    table = SampleTable("genotypes", genotyped, has_fid=True)
+    if not phenotype.has_fid:
+        locate(genotyped, phenotype_people(phenotype))  # an IID of two people is refused
+    keys = sample_keys(table.samples, phenotype.has_fid)
+    rows = keys.get_indexer(sample_keys(phenotype.samples, phenotype.has_fid))
+    if (rows < 0).all():
+        raise nothing_shared(phenotype.path, phenotype_people(phenotype), genotyped)
+    taken = np.flatnonzero(rows >= 0)
+    return genotyped.iloc[rows[taken]].reset_index(drop=True).assign(**{RECORD: taken})
+
+
+def phenotype_people(phenotype: SampleTable) -> SampleTable:
+    """Who has records, each once."""
+    people = phenotype.samples.drop_duplicates(["fid", "iid"]).reset_index(drop=True)
+    return SampleTable(phenotype.path, people, phenotype.has_fid)
+
+
+def _rows_of(first: pd.DataFrame, phenotype: Phenotype, table: SampleTable) -> np.ndarray:
+    """The row of each sample in a table; InputError for one of other records than the phenotype's."""
+    if table.has_records and not (RECORD in first and table.samples.equals(phenotype.samples)):
+        twice = first_ids(repeated(table.samples))
+        raise InputError(
+            f"{table.path}: samples have several rows ({twice}), which are not those of {phenotype.path} one by one; "
+            "put the values of records into one file, or keep one row each"
+        )
+    return locate_some(first, table, table.path)
 
 
 def listed_out(
@@ -153,9 +187,8 @@ class _Reasons:
         self.text[mask & self.unmarked] = reason
 
 
-def _mark_covariates(reasons: _Reasons, first: pd.DataFrame, table: Covariates) -> None:
-    rows = locate_some(first, table, table.path)
-    reasons.mark(rows < 0, "no covariates")
+def _mark_covariates(reasons: _Reasons, rows: np.ndarray, table: Covariates) -> None:
+    reasons.mark(rows < 0, f"no {table.what}" if table.what == "covariates" else f"not in {table.what}")
     for name in table.values.columns:
         reasons.mark(table.values[name].isna().to_numpy()[rows], f"missing covariate {name}")
 

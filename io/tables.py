@@ -40,11 +40,15 @@ class Phenotype(SampleTable):
 
 @dataclass(frozen=True, kw_only=True)
 class Covariates(SampleTable):
-    """Named covariates: ``values`` has float64 columns with NaN (quantitative) or strings with None (categorical)."""
+    """Named covariates: ``values`` has float64 columns with NaN (quantitative) or strings with None (categorical).
+
+    ``what``: of those whom the table lacks it is said that they have none.
+    """
 
     kind: Kind
     values: pd.DataFrame
     notes: tuple[str, ...] = ()
+    what: str = "covariates"
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,17 @@ class _KeyedTable:
         return f"{self.text.where(self.first_row + row)} ({first_ids(self.samples.iloc[[row]])})"
 
 
-def read_phenotype(path: str | Path, name: str | None = None, number: int | None = None) -> Phenotype:
+def read_phenotype(
+    path: str | Path, name: str | None = None, number: int | None = None, *, records: bool = False
+) -> Phenotype:
     """Read one trait from a file of FID IID value [value ...].
 
     The trait is chosen by its ``name`` in the header or by its ``number`` (1 is the first after the ids, as GCTA's
     ``--mpheno``); by default it is the first.  Without a header the traits are called phenotype_1, phenotype_2, ...
     A first line that does not start with FID or IID is also a header when none of its values is a number or a missing
     code; ``notes`` then says so.  Missing: NA, NaN (any case), ``.``, -9 in any spelling
-    (``notes`` counts these, as one could be a true value), an empty field.
+    (``notes`` counts these, as one could be a true value), an empty field.  ``records``: a sample may have several
+    rows.
 
     Raises:
         InputError: no file or no rows, a line of another length, a repeated sample, no such trait or several of that
@@ -95,13 +102,15 @@ def read_phenotype(path: str | Path, name: str | None = None, number: int | None
     """
     if name is not None and number is not None:
         raise InputError(f"{path}: choose the phenotype by name ({name!r}) or by number ({number}), not by both")
-    table = _read_keyed(path, "phenotype", "phenotype", guess_header=True)
+    table = _read_keyed(path, "phenotype", "phenotype", guess_header=True, records=records)
     if name is None and number is None:
         _refuse_pedigree(table, 1, "choose the phenotype by its name or number")
     return _phenotype(table, _choose(table, name, number))
 
 
-def read_phenotypes(path: str | Path, names: Sequence[str] | str | None = None) -> list[Phenotype]:
+def read_phenotypes(
+    path: str | Path, names: Sequence[str] | str | None = None, *, records: bool = False
+) -> list[Phenotype]:
     """Read the traits of these names, in this order, or every column; otherwise as :func:`read_phenotype`.
 
     ``names`` in one string: "all", one name as it is written, or several separated by commas; a column that is itself
@@ -110,7 +119,7 @@ def read_phenotypes(path: str | Path, names: Sequence[str] | str | None = None) 
     Raises:
         InputError: as :func:`read_phenotype`, and a name asked for twice.
     """
-    table = _read_keyed(path, "phenotype", "phenotype", guess_header=True)
+    table = _read_keyed(path, "phenotype", "phenotype", guess_header=True, records=records)
     if isinstance(names, str):
         names = _names_in(names, table.names)
     if names is None:
@@ -143,7 +152,7 @@ def _phenotype(table: _KeyedTable, position: int) -> Phenotype:
     )
 
 
-def read_covariates(path: str | Path, kind: Kind = "quantitative") -> Covariates:
+def read_covariates(path: str | Path, kind: Kind = "quantitative", *, records: bool = False) -> Covariates:
     """Read covariates from a file of FID IID value [value ...]; every column is one covariate.
 
     As for GCTA and the phenotype, -9 is a missing value, and ``notes`` counts them by column.  Categorical levels are
@@ -155,7 +164,7 @@ def read_covariates(path: str | Path, kind: Kind = "quantitative") -> Covariates
     """
     if kind not in ("quantitative", "categorical"):
         raise InputError(f"kind: expected 'quantitative' or 'categorical', found {kind!r}")
-    table = _read_keyed(path, f"{kind} covariate", kind, guess_header=kind == "quantitative")
+    table = _read_keyed(path, f"{kind} covariate", kind, guess_header=kind == "quantitative", records=records)
     _refuse_pedigree(table, len(table.names), "give a file of the ids and covariates alone")
     if "" in table.names:
         raise InputError(
@@ -203,7 +212,7 @@ def _samples(rows: pd.DataFrame, has_fid: bool) -> pd.DataFrame:
     return pd.DataFrame({"fid": fid, "iid": rows[1 if has_fid else 0]})
 
 
-def _read_keyed(path: str | Path, what: str, stem: str, guess_header: bool) -> _KeyedTable:
+def _read_keyed(path: str | Path, what: str, stem: str, guess_header: bool, records: bool = False) -> _KeyedTable:
     layout = "FID IID value, or a header line that starts with IID and then IID value"
     text = read_text_table(path, what, layout, min_width=2)
     if not len(text.fields):
@@ -222,11 +231,11 @@ def _read_keyed(path: str | Path, what: str, stem: str, guess_header: bool) -> _
     names = words[first_column:] if header else [f"{stem}_{k + 1}" for k in range(len(words) - first_column)]
     doubtful = header and not is_strict(words)
     table = _KeyedTable(text, int(header), samples, has_fid, names, tuple(words) if doubtful else ())
-    _check_ids(table, what)
+    _check_ids(table, what, records)
     return table
 
 
-def _check_ids(table: _KeyedTable, what: str) -> None:
+def _check_ids(table: _KeyedTable, what: str, records: bool) -> None:
     path = table.text.path
     if table.samples.empty:
         raise InputError(f"{path}: the {what} file has a header and no samples")
@@ -234,7 +243,7 @@ def _check_ids(table: _KeyedTable, what: str) -> None:
     if empty.any():
         raise InputError(f"{table.text.where(table.first_row + int(np.argmax(empty)))}: the IID is empty; fill it in")
     twice = repeated(table.samples)
-    if len(twice):
+    if len(twice) and not records:
         raise InputError(f"{path}: {len(twice)} sample(s) occur more than once ({first_ids(twice)}); keep one row each")
 
 

@@ -5,15 +5,39 @@ from dataclasses import dataclass
 from ..numbers import number
 from .group import Flags, flag
 
+# Values that add something else to a model than sets of variants.
+BESIDE_SETS = (
+    *("grm", "mgrm", "pedigree", "random", "admix_q", "gxe", "dominance"),
+    *("residual_weights", "residual_groups"),
+)
+IID = "iid"  # what --random calls people with several records
+
 
 @dataclass(frozen=True)
 class Terms(Flags):
     """Relationship matrices, dominance, ancestries, environments, and residuals."""
 
     grm: str | None = flag(
-        "--grm", metavar="PREFIX[,PREFIX...]",
-        help="relationship matrices in GCTA's format (.grm.bin, .grm.id), with or without genotypes; each is a "
-        "component",
+        "--grm", "--grm-bin", "--grm-gz", "--grm-sparse", metavar="PREFIX[,PREFIX...]",
+        help="relationship matrices in GCTA's formats (.grm.bin, .grm.gz or sparse .grm.sp, with .grm.id), with or "
+        "without genotypes; each is a component",
+    )  # fmt: skip
+    mgrm: str | None = flag(
+        "--mgrm",
+        "--mgrm-bin",
+        "--mgrm-gz",
+        metavar="FILE",
+        help="a list of prefixes as of --grm, one a line; each is a component",
+    )
+    pedigree: str | None = flag(
+        "--pedigree", metavar="FILE",
+        help="animal sire dam, one a line, or FID IID PAT MAT: a component of the relationships by descent, with or "
+        "without genotypes",
+    )  # fmt: skip
+    random: str | None = flag(
+        "--random", metavar="FILE[,FILE...]",
+        help="groups with a common effect, such as households or herds: FID IID level..., every column a component; "
+        "the word iid stands for people who have several rows in --pheno, their records",
     )  # fmt: skip
     dominance: bool = flag(
         "--dominance", action="store_true", default=False,
@@ -60,6 +84,21 @@ class Terms(Flags):
     def ancestry_names(self) -> list[str] | None:
         """Names for the ancestries; None where they keep their own."""
         return self.admix_component_names.split(",") if self.admix_component_names else None
+
+    @property
+    def groups_of(self) -> tuple[str, ...]:
+        """Files of groups."""
+        return tuple(path for path in (self.random or "").split(",") if path and path != IID)
+
+    @property
+    def has_records(self) -> bool:
+        """Whether people may have several rows."""
+        return IID in (self.random or "").split(",")
+
+    @property
+    def beside_genotypes(self) -> bool:
+        """Whether there are components that need no genotypes."""
+        return bool(self.grm or self.mgrm or self.pedigree or self.random)
 
     @property
     def residual_by_ancestry(self) -> bool:

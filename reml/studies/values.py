@@ -21,12 +21,13 @@ from .effects import Reliability, before_whitening, mean_and_error, scaled_model
 
 
 class Levels(NamedTuple):
-    """Where component ``g`` of a covariance has levels: component ``own`` of ``covariance``; ``scale`` (n,) is what
+    """Where a ``component`` of a model has levels: component ``own`` of ``covariance``; ``scale`` (n,) is what
     multiplies samples besides its Z."""
 
     covariance: IncidenceCovariance
     own: int
     scale: np.ndarray
+    component: int
 
     @property
     def labels(self) -> np.ndarray:
@@ -50,17 +51,28 @@ class Levels(NamedTuple):
 def levels_of(covariance: Any, g: int) -> Levels:
     """The levels of component g of a covariance of any parts; ValueError where it has none but the samples.
 
+    :func:`find_levels` is None there.
+
     >>> from gpu_reml.reml import as_covariance, grouping, levels_of
     >>> levels_of(as_covariance([grouping(["b", "a", "b"])]), 0).labels.tolist()
     ['a', 'b']
     """
     covariance = as_covariance(covariance)
+    found = find_levels(covariance, g)
+    if found is None:
+        name = covariance.names[g]
+        raise ValueError(f"component {name}: has no levels but the samples; grouping and records make some")
+    return found
+
+
+def find_levels(covariance: Any, g: int) -> Levels | None:
+    """As :func:`levels_of`, None for a component that has no levels but the samples."""
     if isinstance(covariance, ResidualCovariance):
         covariance = before_whitening(covariance)
     as_count(g, "g", 0)
     if g >= covariance.num_components:
         raise ValueError(f"g: expected a component from 0 to {covariance.num_components - 1}, found {g}")
-    name, scale = covariance.names[g], np.ones(covariance.num_samples)
+    component, scale = g, np.ones(covariance.num_samples)
     while not isinstance(covariance, IncidenceCovariance):
         if isinstance(covariance, MixedCovariance):
             for part in covariance.parts:
@@ -72,13 +84,15 @@ def levels_of(covariance: Any, g: int) -> Levels:
             scale = scale * covariance.scale
             covariance = covariance.base
         else:
-            raise ValueError(f"component {name}: has no levels but the samples; grouping and records make some")
-    return Levels(covariance, g, scale)
+            return None
+    return Levels(covariance, g, scale, component)
 
 
-def level_values(theta: Any, Py: Any, covariance: Any, g: int) -> np.ndarray:
+def level_values(theta: Any, Py: Any, covariance: Any, g: int | Levels) -> np.ndarray:
     """(q,) values of all levels of component g, from theta (G + J,) and P y (n,) as
     :func:`~gpu_reml.reml.studies.effects.effects` gives it; a pass of one column.
+
+    g: also other levels of the component, such as people of a larger matrix of which the fit has a part.
 
     >>> import numpy as np
     >>> from gpu_reml.reml import effects, grouping, level_values
@@ -87,16 +101,16 @@ def level_values(theta: Any, Py: Any, covariance: Any, g: int) -> np.ndarray:
     >>> level_values(found.theta, found.Py, litter, 0).round(6).tolist()
     [-1.0, 1.0]
     """
-    levels = levels_of(covariance, g)
+    levels = g if isinstance(g, Levels) else levels_of(covariance, g)
     theta, Py = as_vector(theta, "theta"), as_vector(Py, "Py", levels.covariance.num_samples)
-    return theta[g] * levels.from_samples(Py[:, None])[:, 0]
+    return theta[levels.component] * levels.from_samples(Py[:, None])[:, 0]
 
 
 def level_reliability(
     theta: Any,
     X: Any,
     covariance: Any,
-    g: int,
+    g: int | Levels,
     probes: np.ndarray,
     *,
     preconditioner=None,
@@ -105,9 +119,10 @@ def level_reliability(
 ) -> Reliability:
     """Prediction error variances (q,) of the values of all levels of component g, from probes (q, s).
 
-    theta (G + J,), X and covariance as the fit's.  The part that data explain, theta^2 K Z'P Z K, is positive
-    semidefinite, and its diagonal is the mean of u_i (K Z'P Z K u)_i over probes u (Bekas, Kokiopoulou & Saad 2007,
-    Appl. Numer. Math. 57:1214): no bias; exact for exact probes, which is the inverse of the mixed-model equations.
+    theta (G + J,), X and covariance as the fit's; g as in :func:`level_values`.  The part that data explain,
+    theta^2 K Z'P Z K, is positive semidefinite, and its diagonal is the mean of u_i (K Z'P Z K u)_i over probes u
+    (Bekas, Kokiopoulou & Saad 2007, Appl. Numer. Math. 57:1214): no bias; exact for exact probes, which is the inverse
+    of the mixed-model equations.
     Cost: s columns a PCG step and two passes of s columns, ``at_once`` together.
 
     >>> import numpy as np
@@ -117,10 +132,11 @@ def level_reliability(
     >>> found.reliability.round(6).tolist()
     [0.333333, 0.333333]
     """
-    levels, model = levels_of(covariance, g), scaled_model(theta, X, covariance, preconditioner)
+    levels = g if isinstance(g, Levels) else levels_of(covariance, g)
+    model = scaled_model(theta, X, covariance, preconditioner)
     q = levels.covariance.base.num_samples
     probes, tol = trace_probes(probes, q), float(as_tolerance(tol, "tol"))
-    theta_g = float(as_variances(theta, "theta", len(theta))[g])
+    theta_g = float(as_variances(theta, "theta", len(theta))[levels.component])
     root = np.ones(model.covariance.num_samples) if model.layout.root is None else model.layout.root
     total, squares = np.zeros(q), np.zeros(q)
     for batch in column_batches(probes.shape[1], at_once):

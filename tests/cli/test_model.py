@@ -331,7 +331,7 @@ BAD = {
         ["--admix-q", "{0}/data.2.Q", "--admix-residual-mode", "per-ancestry", "--residual-groups", "{0}/groups.txt"],
         "given by another flag too",
     ),
-    "matrices of more than variants": (["--gxe", "{0}/env.txt", "--make-grm"], "--make-grm: writes .*leave out --grm"),
+    "matrices of more than variants": (["--gxe", "{0}/env.txt", "--make-grm"], "--make-grm: writes .*leave out --gxe"),
     "noise without environments": (["--gxe-noise"], "without --gxe"),
     "a merge": (["--merge", "--gxe", "{0}/env.txt"], "--merge: pools components of variants only; leave --gxe out"),
     "a missing matrix": (["--grm", "{0}/nothing"], r"nothing.grm.id"),

@@ -79,7 +79,11 @@ def test_a_command_without_arguments_says_what_it_needs_and_shows_an_example_tha
     ("name", "arguments", "missing"),
     [
         ("gpu-reml", ["--bfile", "x"], "missing --pheno FILE;"),
-        ("gpu-reml", ["--pheno", "x"], "missing genotypes (--bfile PREFIX, .*--grm PREFIX);"),
+        (
+            "gpu-reml",
+            ["--pheno", "x"],
+            "missing genotypes (--bfile PREFIX, .*--grm PREFIX, --pedigree FILE or --random FILE);",
+        ),
         ("gpu-reml-relax", DATA, "missing --n-groups G;"),
         ("gpu-reml-relax", [], "missing genotypes (.*), --pheno FILE and --n-groups G;"),
         ("gpu-reml-predict", ["--bfile", "x"], "missing --model FILE;"),

@@ -93,7 +93,7 @@ def test_flags_with_the_same_reason_share_a_note_and_each_has_one():
 
 def test_filters_have_no_effect_on_relationship_matrices_alone():
     options = make_parser("1.0").read("--grm a --pheno p --maf 0.1 --chr 1".split())
-    why = "there are no genotypes beside --grm"
+    why = "there are no genotypes"
     assert notes_on_flags(options, unused.REML, EXACT) == [f"--chr, --maf: no effect, since {why}"]
 
 

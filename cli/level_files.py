@@ -1,0 +1,74 @@
+"""Values of levels: groups, animals of a pedigree, people of a matrix or with several records, phenotyped or not."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from gpu_reml import io
+from gpu_reml.reml import IncidenceCovariance, Levels, dense_covariance, draw_probes, incidence
+from gpu_reml.reml.studies.effects import Effects, Reliability
+from gpu_reml.reml.studies.values import find_levels, level_reliability, level_values
+
+from .flags.model import Terms
+from .inputs import Inputs
+from .levels import PEDIGREE, person_labels
+from .outputs import safe_name
+
+MOST_PEOPLE = 11_000  # of a dense matrix, of which others than the analysed are given values: it takes 1 GB
+
+
+class Wanted(NamedTuple):
+    """``probes``: for reliabilities, None without; ``core``: the preconditioner of the fit."""
+
+    probes: int | None
+    seed: int
+    core: object
+
+
+def level_files(prefix: str, found: Effects, inputs: Inputs, terms: Terms, wanted: Wanted) -> dict[str, str]:
+    """PREFIX.NAME.values.tsv of every component with levels.  Cost: a pass for each, and with reliabilities a solve of
+    as many columns as probes."""
+    covariance, files = inputs.covariance, {}
+    others = people_of_matrices(inputs, found.names)
+    for g, name in enumerate(found.names):
+        levels = others.get(name) or find_levels(covariance, g)
+        if levels is None:
+            continue
+        values = level_values(found.theta, found.Py, covariance, levels)
+        reliable = None
+        if wanted.probes:
+            probes = draw_probes(len(values), wanted.probes, 0, wanted.seed + 1).trace
+            options = {"preconditioner": wanted.core, "at_once": inputs.planned.columns}
+            reliable = level_reliability(found.theta, inputs.design.X, covariance, levels, probes, **options)
+        what = "animal" if name == PEDIGREE and terms.pedigree else name
+        table = level_table(levels, what, values, reliable)
+        files[f"{prefix}.{safe_name(name)}.values.tsv"] = io.table_text(table)
+    return files
+
+
+def people_of_matrices(inputs: Inputs, names: Sequence[str]) -> dict[str, Levels]:
+    """Name of a component -> all people of its dense relationship matrix, where not all of them are analysed."""
+    found = {}
+    for name, (grm, rows) in inputs.model.matrices.items():
+        if len(np.unique(rows)) < grm.num_samples <= MOST_PEOPLE:
+            whole = dense_covariance([grm.matrix()], [name])
+            covariance = IncidenceCovariance(whole, incidence(rows, grm.num_samples), None, person_labels(grm.samples))
+            found[name] = Levels(covariance, 0, np.ones(len(rows)), names.index(name))
+    return found
+
+
+def level_table(levels: Levels, what: str, values: np.ndarray, reliable: Reliability | None) -> pd.DataFrame:
+    """One row a level: its ids, how many samples it has, its value, and how reliable that is."""
+    labels = [str(label) for label in levels.labels]
+    if labels and all("\t" in label for label in labels):
+        ids = pd.DataFrame([label.split("\t") for label in labels], columns=["FID", "IID"])
+    else:
+        ids = pd.DataFrame({what: labels})
+    table = ids.assign(n_samples=np.diff(levels.covariance.Z.tocsc().indptr), value=values)
+    if reliable is not None:
+        table = table.assign(
+            reliability=reliable.reliability, reliability_mc_se=reliable.reliability_mc_se, pev=reliable.pev
+        )
+    return table
