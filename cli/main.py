@@ -21,7 +21,7 @@ from .flags.scan import Scan
 from .flags.smile import Smile
 from .parser import EXIT_CODES, Need, Parser
 from .process import entry_point
-from .run import run_command
+from .run import run_command, saved_text
 
 WITHOUT = ("--grm", "--mgrm", "--pedigree", "--random")  # these need no genotypes
 EPILOG = """\
@@ -72,8 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return reml_command(line, threads)
 
-    hint = "add --resume to go on from the last checkpoint, if there was one"
-    return run_command("gpu-reml", command, line.values["threads"], hint)
+    def saved() -> str:
+        return saved_text(line.values["out"])
+
+    return run_command("gpu-reml", command, line.values["threads"], saved)
 
 
 if __name__ == "__main__":

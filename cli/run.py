@@ -5,11 +5,13 @@ Nothing heavy is imported before the number of threads is in the environment, wh
 
 import os
 import sys
+import time
 from collections.abc import Callable
 
 from .process import lost_maps, report_stop
 
 EXIT_OK, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_DEVICE = 0, 2, 3, 4
+CHECKPOINT = ".checkpoint.npz"
 SMALLER = {  # what makes these commands take less memory
     "gpu-reml-predict": "predict fewer samples at a time, by --keep",
     "gpu-reml-gwas": "test fewer variants at a time, by --chr, and fewer traits",
@@ -31,10 +33,11 @@ def limit_threads(threads: int) -> int:
     return threads
 
 
-def run_command(name: str, command: Callable[[int], bool], threads: int, interrupted: str) -> int:
+def run_command(name: str, command: Callable[[int], bool], threads: int, interrupted: str | Callable[[], str]) -> int:
     """Exit code of ``command(threads)``, True when all converged; one line on stderr for what a user can fix.
 
-    ``command`` imports what is heavy itself.  ``interrupted``: what to say after Ctrl-C, and after TERM.
+    ``command`` imports what is heavy itself.  ``interrupted``: what to say after Ctrl-C, and after TERM, or what
+    tells it then.
     """
     threads = limit_threads(threads)
     try:
@@ -50,8 +53,21 @@ def run_command(name: str, command: Callable[[int], bool], threads: int, interru
     except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
         return report_failure(name, error)
     except KeyboardInterrupt as stop:
-        return report_stop(name, stop, interrupted)
+        return report_stop(name, stop, interrupted() if callable(interrupted) else interrupted)
     return EXIT_OK if converged else EXIT_NOT_CONVERGED
+
+
+def saved_text(out: str) -> str:
+    """What an interrupted gpu-reml has left: its checkpoints, each with its age, and how to go on from them."""
+    folder, name = os.path.split(out)
+    found: list[os.DirEntry] = []
+    if os.path.isdir(folder or "."):
+        with os.scandir(folder or ".") as entries:
+            found = [each for each in entries if each.name.startswith(f"{name}.") and each.name.endswith(CHECKPOINT)]
+    if not found:
+        return "nothing was saved: a run of this kind has no checkpoint, or had not come to the first one"
+    ages = [f"{os.path.join(folder, entry.name)} of {time.time() - entry.stat().st_mtime:.0f} s ago" for entry in found]
+    return f"saved: {', '.join(sorted(ages))}; the same command with --resume goes on from there"
 
 
 def report_failure(name: str, error: Exception) -> int:

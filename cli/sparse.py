@@ -1,6 +1,8 @@
 """Entry point of ``gpu-reml-sparse``: variants of large effect by a certified LASSO, everything else by REML."""
 
+import os
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -55,15 +57,21 @@ def make_sparse_parser(number: str) -> Parser:
 @entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Run gpu-reml-sparse; returns the exit code."""
-    line = make_sparse_parser(version("gpu-reml")).read(argv)
+    line, started = make_sparse_parser(version("gpu-reml")).read(argv), time.time()
 
     def command(threads: int) -> bool:
         from .sparse_run import sparse_command
 
         return sparse_command(line, threads)
 
-    hint = f"rounds that were finished, if any, are in {line.values['out']}.history.json"
-    return run_command("gpu-reml-sparse", command, line.values["threads"], hint)
+    def saved() -> str:
+        path = f"{line.values['out']}.history.json"
+        is_new = os.path.exists(path) and os.path.getmtime(path) >= started
+        return (
+            f"saved: the rounds that were finished, in {path}" if is_new else "nothing was saved: no round was finished"
+        )
+
+    return run_command("gpu-reml-sparse", command, line.values["threads"], saved)
 
 
 if __name__ == "__main__":

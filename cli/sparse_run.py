@@ -9,6 +9,7 @@ import numpy as np
 
 from gpu_reml import io
 from gpu_reml.reml import (
+    CountingCovariance,
     FitResult,
     FitSettings,
     ProbeSettings,
@@ -16,6 +17,7 @@ from gpu_reml.reml import (
     draw_probes,
     fit,
     fit_exact,
+    layout_of,
 )
 from gpu_reml.reml.studies.certified import AT_ONCE, KktSettings, LassoSettings
 from gpu_reml.reml.studies.lasso import SMALLEST_RATIO, DescentSettings, PathSettings
@@ -33,7 +35,7 @@ from .methods import choose_method
 from .outputs import SPARSE_FILES, check_outputs, log_text, named_outputs, outputs_of_traits, write_samples
 from .parser import CommandLine
 from .planned import Planned, check_all_traits, plan_group, planned_lines
-from .progress import Progress
+from .progress import Progress, Traces
 from .read import Tables, read_tables
 from .report import plan_lines
 from .sparse_report import closing_lines, history_record, output_files, round_line, selected_table, summary_record
@@ -190,12 +192,13 @@ def estimator(method: str, inputs: Inputs, asked: Asked) -> Callable[[np.ndarray
     probes = None if method == "exact" else draw_probes(len(y), most, 0, estimation.seed)
 
     def estimate(X: np.ndarray, start: np.ndarray | None) -> FitResult:
-        progress = Progress(settings.tol, asked.screen)
+        progress = Progress(settings.tol, asked.screen, Traces.of(layout_of(inputs.covariance)))
+        counting = CountingCovariance(inputs.covariance, progress.passes)
         options_here = {"start": start, "callback": progress.iteration, "strict": False}
         try:
             if method == "exact":
-                return fit_exact(y, X, inputs.covariance, settings, **options_here)
-            return fit(y, X, inputs.covariance, probes, settings, **options_here)
+                return fit_exact(y, X, counting, settings, **options_here)
+            return fit(y, X, counting, probes, settings, **options_here)
         finally:
             progress.close()
 

@@ -122,7 +122,7 @@ def test_a_signal_ends_a_run_in_one_line_with_the_code_that_shells_give(
     monkeypatch.setattr("gpu_reml.cli.reml.load_group", lambda *_: os.kill(os.getpid(), number) or time.sleep(5))
     assert main(arguments_of(cohort, tmp_path / "out")) == code
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("gpu-reml: ") and "--resume" in line
+    assert line.startswith("gpu-reml: ") and "nothing was saved" in line
     assert signal.getsignal(number) == before and not list(tmp_path.iterdir())
 
 
