@@ -179,7 +179,7 @@ gpu-reml-gwas
 gpu-reml-gwas --model lmm
     --mlma -lmm --mlma-*
 gpu-reml-gwas --model loco
-    --mlma-subtract-grm --step --leave-one-chr-out --LOCO --loco -loco --bolt --kvik -runGwasType --fastGWA*
+    --mlma-subtract-grm --leave-one-chr-out --LOCO --loco -loco --bolt --kvik -runGwasType --fastGWA*
     --mlma-loco* --lmm*
 not here: traits are quantitative; regenie --bt, SAIGE or plink2 --glm test a disease by logistic regression
     --bt --approx --spa --fastGWA-mlm-binary --af-cc --minCaseCount --pThresh --t2e --eventColList --write-null-firth
@@ -188,7 +188,7 @@ not needed: traits are quantitative
     --qt
 not needed: there is one step, and its blocks follow from the memory there is
     --bsize --nb --block-size --l0 --l1 --loocv --strict --cvFoldsSplit --cvFoldsCompute --cvNoEarlyExit --pEst
-    --varFrac2Est --pred --force-step1 --ignore-pred --numLeaveOutChunks --numJobs -numJobs -thisJob --chunk-length
+    --varFrac2Est --force-step1 --ignore-pred --numLeaveOutChunks --numJobs -numJobs -thisJob --chunk-length
     --subset-number
 not needed: variants that calibrate are drawn until their error is 1 percent
     --numCalibSnps

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from .flags.accepted import TITLE, Loud, Width
-from .flags.association import Association, GwasOutput, NullModel
+from .flags.association import Association, GwasOutput, NullModel, Steps
 from .flags.compute import Compute, add_devices
 from .flags.data import EXAMPLE, GENOME, Genome, Samples
 from .flags.filters import Filters
@@ -17,6 +17,8 @@ EPILOG = """\
 examples:
   gpu-reml-gwas --bfile data --pheno pheno.txt --qcovar age.txt --out height
   gpu-reml-gwas --bfile data --pheno pheno.txt --pheno-name height,weight --model loco --gz --plots --out traits
+  gpu-reml-gwas --step 1 --bfile data --model-extract pruned.txt --pheno pheno.txt --out height
+  gpu-reml-gwas --step 2 --null height.null.npz --pfile imputed_chr1 --dosage --out height.chr1
 
 models:
   ols   y = X b + z beta + e by least squares, in one read of the genotypes for any number of traits (the default: what
@@ -38,12 +40,12 @@ def make_gwas_parser(number: str) -> Parser:
         description="Test every variant for association with quantitative traits.",
         epilog=EPILOG + EXIT_CODES,
         example=EXAMPLE,
-        needs=GENOME,
+        needs=(GENOME[0], GENOME[1]._replace(unless="--null")),
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
     parser.add_flags("data; several filesets are one genome", Genome, Samples)
     parser.add_flags("variants and samples, with PLINK's meaning and order", Filters)
-    parser.add_flags("association", Association, NullModel)
+    parser.add_flags("association", Association, NullModel, Steps)
     add_devices(parser.add_flags("compute", Compute))
     parser.add_flags("output", GwasOutput)
     parser.add_flags(TITLE, Width, Loud)
@@ -56,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     line = make_gwas_parser(version("gpu-reml")).read(argv)
 
     def command(threads: int) -> bool:
-        from .gwas_run import gwas_command
+        from .gwas_steps import scan_command
 
-        return gwas_command(line, threads)
+        return scan_command(line, threads)
 
     return run_command("gpu-reml-gwas", command, line.values["threads"], "nothing is written before the end")
 

@@ -10,7 +10,7 @@ from gpu_reml import io, ops
 from gpu_reml.ops.loco import leave_out
 from gpu_reml.reml import FitResult, FitSettings, ProbeSettings, draw_probes, exact_fits, fit_traits
 from gpu_reml.reml.studies.association import Scan, exact_scan, exact_scan_memory, exact_scan_seconds, ols_scan
-from gpu_reml.reml.studies.loco import LocoScan, LocoSettings, loco_scan
+from gpu_reml.reml.studies.loco import LocoFit, LocoScan, LocoSettings, loco_fit, score_tests
 from gpu_reml.reml.studies.refine import Refined, RefineSettings, refine
 from gpu_reml.reml.tables import shown
 
@@ -131,11 +131,29 @@ def fits_of_all(inputs: Inputs, phenotypes: Sequence[str], analysis: Analysis) -
     return dict(zip(phenotypes, fit(inputs.covariance), strict=True))
 
 
-def scored(inputs: Inputs, asked: Association, analysis: Analysis, known: Sequence[FitResult] | None = None) -> Found:
-    """Variance components, P y without each chromosome, calibration, scores, and the strongest of them refined.
+class Nulls(NamedTuple):
+    """Null models of a group's traits: ``fits``, or ``refits`` without each chromosome, with their solves."""
 
-    ``known``: the null models, where they are fitted already.
-    """
+    groups: Chromosomes
+    fits: list[FitResult]
+    refits: list[list[FitResult]]
+    fitted: LocoFit
+    seconds: dict[str, float]
+
+    @property
+    def unsettled(self) -> list[str]:
+        """What did not converge, in words."""
+        told = [in_flags(one.status.value) for each in [self.fits, *self.refits] for one in each if not one.converged]
+        return told if self.fitted.converged else [*told, UNSOLVED]
+
+
+UNSOLVED = "a solve did not reach its tolerance; use --dtype float64"
+
+
+def null_models(
+    inputs: Inputs, asked: Association, analysis: Analysis, known: Sequence[FitResult] | None = None
+) -> Nulls:
+    """Variance components, P y without each chromosome, and the calibration.  ``known``: the fits, where there are."""
     groups = chromosomes_of(inputs, asked.model)
     left = leave_out(inputs.products, kernel_weights(inputs, analysis.scaling.alpha), groups.left_out, groups.names)
     clock = time.perf_counter()
@@ -147,11 +165,19 @@ def scored(inputs: Inputs, asked: Association, analysis: Analysis, known: Sequen
             refits.append(fit(ops.make_covariance(inputs.products, left.without(c)[:, None], ("genome",))))
     thetas = np.array([[one.theta for one in each] for each in refits or [fits] * len(groups.names)])
     seconds = {"fit_seconds": time.perf_counter() - clock}
-    clock = time.perf_counter()
     rng = np.random.default_rng([analysis.estimation.seed, 1])  # the probes have another stream
     settings = LocoSettings(columns=inputs.planned.columns)
-    found = loco_scan(inputs.Y, inputs.design.X, left, groups.tested, thetas, rng, settings)
-    seconds["scan_seconds"] = time.perf_counter() - clock
+    fitted = loco_fit(inputs.Y, inputs.design.X, left, groups.tested, thetas, rng, settings)
+    return Nulls(groups, fits, refits, fitted, seconds)
+
+
+def scored(inputs: Inputs, asked: Association, analysis: Analysis, known: Sequence[FitResult] | None = None) -> Found:
+    """Null models, scores, and the strongest of them refined; ``known`` as :func:`null_models` has it."""
+    clock = time.perf_counter()
+    nulls = null_models(inputs, asked, analysis, known)
+    groups, fits, refits, fitted, seconds = nulls
+    found = LocoScan(score_tests(fitted.null, inputs.products, groups.tested), *fitted)
+    seconds["scan_seconds"] = time.perf_counter() - clock - seconds["fit_seconds"]
     clock = time.perf_counter()
     again = refine(found, groups.tested, refine_settings(inputs, asked))
     seconds["refine_seconds"] = time.perf_counter() - clock
@@ -165,9 +191,7 @@ def scored(inputs: Inputs, asked: Association, analysis: Analysis, known: Sequen
             }
         lines += score_lines(name, fits[i], found, again, i, asked)
         warnings += scatter_warning(name, found, i)
-    unsettled = [in_flags(one.status.value) for each in [fits, *refits] for one in each if not one.converged]
-    if not (found.converged and again.converged):
-        unsettled.append("a solve did not reach its tolerance; use --dtype float64")
+    unsettled = nulls.unsettled if again.converged else [*nulls.unsettled, UNSOLVED]
     warnings += [f"not converged: {text}" for text in dict.fromkeys(unsettled)]
     return Found("score", again.scan, again.which, tuple(details), tuple(lines), tuple(warnings), not unsettled)
 
@@ -182,17 +206,9 @@ def score_lines(
     name: str, fit: FitResult, found: LocoScan, again: Refined, trait: int, asked: Association
 ) -> list[str]:
     """What a trait's score tests rest on, how far off single ones are, and which were refined."""
-    calibration = found.calibration
-    gamma, se = calibration.gamma[:, trait], calibration.se[:, trait]
-    scatter, drawn = calibration.scatter[trait], len(calibration.variants)
     p, most = asked.refine_limits
     wanted, done = int(again.wanted[trait]), int(again.which[:, trait].sum())
-    error = known("at most {:.2g}", (se / gamma).max())
-    lines = [
-        f"{name}: h2 {fit.h2.estimate[-1]:.4f} (SE {shown(fit.h2.se[-1], '.4f')}); gamma {gamma.min():.4g} to "
-        f"{gamma.max():.4g} by chromosome, relative SE {error}; standard errors of single "
-        f"variants scatter by {known('{:.2g} %', 100 * scatter)} about it (SD, {drawn} random variants)"
-    ]
+    lines = [null_line(name, fit, found, trait)]
     if p > 0 and most:
         some = f"; --refine-most {wanted} for all" if wanted > done else ""
         strongest = f", the {done} most significant" if wanted > done else ""
@@ -209,12 +225,25 @@ def score_lines(
     return lines
 
 
+def null_line(name: str, fit: FitResult, found: LocoScan | LocoFit, trait: int) -> str:
+    """A trait's h2, and how its scores are calibrated."""
+    calibration = found.calibration
+    gamma, se = calibration.gamma[:, trait], calibration.se[:, trait]
+    scatter, drawn = calibration.scatter[trait], len(calibration.variants)
+    error = known("at most {:.2g}", (se / gamma).max())
+    return (
+        f"{name}: h2 {fit.h2.estimate[-1]:.4f} (SE {shown(fit.h2.se[-1], '.4f')}); gamma {gamma.min():.4g} to "
+        f"{gamma.max():.4g} by chromosome, relative SE {error}; standard errors of single "
+        f"variants scatter by {known('{:.2g} %', 100 * scatter)} about it (SD, {drawn} random variants)"
+    )
+
+
 def known(form: str, value: float) -> str:
     """A number as the form has it, or that it is unknown."""
     return form.format(value) if np.isfinite(value) else "unknown"
 
 
-def scatter_warning(name: str, found: LocoScan, trait: int) -> list[str]:
+def scatter_warning(name: str, found: LocoScan | LocoFit, trait: int) -> list[str]:
     """A line where the standard errors of single variants are far from the calibrated ones, or this is not known."""
     scatter = found.calibration.scatter[trait]
     if scatter <= SCATTER:
@@ -268,7 +297,7 @@ def null_settings(inputs: Inputs, analysis: Analysis) -> FitSettings:
     )
 
 
-def score_details(found: LocoScan, groups: Chromosomes, trait: int) -> dict[str, Any]:
+def score_details(found: LocoScan | LocoFit, groups: Chromosomes, trait: int) -> dict[str, Any]:
     """What a score test rests on: approximation, calibration, solves."""
     calibration = found.calibration
     gamma, se = calibration.gamma[:, trait], calibration.se[:, trait]

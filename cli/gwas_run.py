@@ -1,23 +1,24 @@
 """The work of ``gpu-reml-gwas``: inputs as of gpu-reml, the scan, and its files."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import pandas as pd
 
 from gpu_reml import figures, io, ops
 from gpu_reml.figures import GENOME_WIDE
-from gpu_reml.io.association import association_text, gzipped, marginal_table, mixed_table, places_of
+from gpu_reml.io.association import association_table, association_text, gzipped, marginal_table, places_of
 from gpu_reml.ops.genotypes import item_type, items_per_row
 from gpu_reml.reml import FitResult
 from gpu_reml.reml.studies.association import Scan, lambda_gc, per_allele
 
 from .align import Group, design_of, gathered, group_lines, groups_of_samples
 from .flags.analysis import Analysis
-from .flags.association import Association, GwasOutput, NullModel
+from .flags.association import Association, GwasOutput, NullModel, Steps
 from .flags.components import Components
 from .flags.estimation import Estimation, Tests
 from .flags.model import Scaling, Terms
@@ -42,6 +43,10 @@ READ_ONCE = (
     "the phenotypes have different samples: genotypes are read and filtered once, in the {n} samples that have any of "
     "them; each phenotype is tested among its own, whose allele frequencies are given"
 )
+OF_STEP_1 = (
+    *("pheno", "pheno_name", "mpheno", "qcovar", "covar", "covar_for", "keep", "remove", "mind", "model", "solver"),
+    *("refine", "refine_most", "loco_refit", "alpha", "max_probes", "seed", "model_extract", "dtype"),
+)  # values that are decided by then
 TEST_BYTES = 64  # effects, errors, statistics and p-values take so many bytes a variant and trait
 
 
@@ -52,6 +57,7 @@ class Asked(NamedTuple):
     analysis: Analysis
     association: Association
     output: GwasOutput
+    steps: Steps = Steps()
 
     @classmethod
     def of(cls, line: CommandLine) -> Self:
@@ -66,7 +72,15 @@ class Asked(NamedTuple):
             estimation=Estimation(max_probes=null.max_probes, seed=null.seed),
             tests=Tests(),
         )
-        return cls(line, analysis, Association.of(line.values), GwasOutput.of(line.values))
+        steps, association = Steps.of(line.values), Association.of(line.values)
+        if (steps.step or steps.model_extract) and "model" not in line.typed:
+            association = replace(association, model="loco")
+        return cls(line, analysis, association, GwasOutput.of(line.values), steps)
+
+    @property
+    def say(self) -> Callable:
+        """Prints, unless only the results are wanted."""
+        return print if not self.output.quiet else (lambda *_, **__: None)
 
 
 def gwas_command(line: CommandLine, threads: int) -> bool:
@@ -86,8 +100,7 @@ def gwas_command(line: CommandLine, threads: int) -> bool:
     check_outputs(outputs, line, tables.sources.paths)
     if len(groups) > 1 and output.lists:
         raise io.InputError("--keep-out, --dropped-out: the phenotypes have different samples; name one phenotype")
-    say = print if not output.quiet else (lambda *_, **__: None)
-    say("\n".join([f"gpu-reml-gwas {version('gpu-reml')}", *group_lines(groups)]), flush=True)
+    asked.say("\n".join([f"gpu-reml-gwas {version('gpu-reml')}", *group_lines(groups)]), flush=True)
     members = groups
     if len(groups) > 1 and backend_for(analysis.compute) == "cpu":
         groups = gathered(groups)
@@ -120,6 +133,24 @@ def check_asked(asked: Association, alpha: float | None) -> None:
     if asked.model == "ols" and (given or alpha is not None):
         flags = [*given, *(["--alpha"] if alpha is not None else [])]
         raise io.InputError(f"{', '.join(flags)}: only mixed models use them; give --model loco or lmm")
+
+
+def check_steps(asked: Asked) -> None:
+    """Raises InputError for flags that the two steps of a scan do not have."""
+    steps, line = asked.steps, asked.line
+    if (steps.step == 2) != bool(steps.null):
+        raise io.InputError("--step 2, --null: tests of any genotypes take null models of --step 1; give both")
+    if not steps.step and not steps.model_extract:
+        return
+    if asked.association.model == "ols":
+        raise io.InputError("--step, --model-extract: least squares have no null model; give --model loco or lmm")
+    neither = OF_STEP_1 if steps.step == 2 else ("refine", "refine_most")
+    given = [line.typed[name] for name in neither if name in line.typed]
+    if given and steps.step == 2:
+        raise io.InputError(f"--step 2: samples and null models are those of --null; leave {', '.join(given)} out")
+    if given or asked.association.solver == "exact":
+        others = ", ".join(given) or "--method exact"
+        raise io.InputError(f"--step, --model-extract: variants are tested by score alone; leave {others} out")
 
 
 def check_freedom(Y: np.ndarray, design: io.Design) -> None:
@@ -231,15 +262,12 @@ def write_trait(
     genotypes, scan = inputs.products.genotypes, found.scan
     log10p = scan.log10p[:, trait]
     names = [spec.name for spec in io.components_from_prefixes(files)]
+    table = association_table(variants, genotypes, columns_of(found, genotypes, trait), asked.analysis.genotypes.dosage)
     if model == "ols":
         places = places_of(variants, names, [file.num_variants for file in files])
-        table, missing = marginal_table(variants, places, genotypes, ols_tests(scan, genotypes, trait)), "nan"
-    else:
-        table, missing = (
-            mixed_table(variants, genotypes, mixed_tests(found, genotypes, trait), asked.analysis.genotypes.dosage),
-            "NA",
-        )
-    text = association_text(table, missing)
+        reference = marginal_table(variants, places, genotypes, ols_tests(scan, genotypes, trait))
+        table = pd.concat([reference, table], axis=1)
+    text = association_text(table)
     inflation, name = lambda_gc(log10p), inputs.phenotypes[trait]
     texts: dict[str, str | bytes] = {}
     texts[f"{prefix}.gwas.tsv" + (".gz" if output.gz else "")] = gzipped(text) if output.gz else text
@@ -274,7 +302,7 @@ def write_trait(
 
 
 def ols_tests(scan: Scan, genotypes: ops.PackedGenotypes, trait: int) -> dict[str, np.ndarray]:
-    """Columns of a least-squares scan."""
+    """Further columns of a least-squares scan."""
     beta, se = per_allele(scan.beta, genotypes.inv_sd), per_allele(scan.se, genotypes.inv_sd)
     columns = {"beta": beta, "se": se, "beta_std": scan.beta, "se_std": scan.se, "t": scan.statistic}
     return {name: values[:, trait] for name, values in {**columns, "log10p": scan.log10p}.items()}
@@ -292,8 +320,8 @@ def not_tested(scan: Scan, genotypes: ops.PackedGenotypes, trait: int) -> dict[s
     return {reason: int(which.sum()) for reason, which in reasons.items() if which.any()}
 
 
-def mixed_tests(found: Found, genotypes: ops.PackedGenotypes, trait: int) -> dict[str, np.ndarray]:
-    """Columns of a mixed-model scan; ``chisq`` is (beta / se)^2, for refined and exact tests an F on 1 and dof."""
+def columns_of(found: Found, genotypes: ops.PackedGenotypes, trait: int) -> dict[str, np.ndarray]:
+    """Columns of any scan; ``chisq`` is (beta / se)^2, for least squares, refined and exact tests an F on 1 and dof."""
     scan = found.scan
     beta, se = per_allele(scan.beta, genotypes.inv_sd), per_allele(scan.se, genotypes.inv_sd)
     method = np.where(found.refined, "refined", found.method).astype(object)

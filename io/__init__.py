@@ -49,6 +49,7 @@ from .ids import SampleTable
 from .intervals import components_from_intervals
 from .ld_scores import read_ld_scores
 from .model import FixedTerms, Model, Scale, fixed_terms, read_model, write_model
+from .null_models import NullModel, NullModels, null_bytes, read_null
 from .pedigree_files import PedigreeFile, read_pedigree
 from .pgen import PgenFile, read_pgen
 from .samples import Alignment, align, write_samples
@@ -84,6 +85,8 @@ __all__ = [
     "InputError",
     "Matching",
     "Model",
+    "NullModel",
+    "NullModels",
     "OutputError",
     "PackedCache",
     "PedigreeFile",
@@ -131,6 +134,7 @@ __all__ = [
     "load_genotypes",
     "load_npy",
     "minor_allele_frequencies",
+    "null_bytes",
     "parse_grm_groups",
     "pipes_kept",
     "read_admixture",
@@ -143,6 +147,7 @@ __all__ = [
     "read_grm",
     "read_ld_scores",
     "read_model",
+    "read_null",
     "read_pedigree",
     "read_pgen",
     "read_phenotype",

@@ -32,9 +32,10 @@ def places_of(variants: AnalysedVariants, names: Sequence[str], sizes: Sequence[
 def marginal_table(
     variants: AnalysedVariants, places: Places, genotypes: PackedGenotypes, tests: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
-    """The columns of GPU_REML's scan, with log10p after them.
+    """The columns of GPU_REML's scan, which a least-squares scan has before those of
+    :func:`association_table`.
 
-    tests: beta, se, beta_std, se_std, t, log10p (m,).  ``p`` is 0 where it is under the least float64; log10p is not.
+    tests: beta, se, beta_std, se_std, t, log10p (m,).  ``p`` is 0 where it is under the least float64.
     """
     table = variants.table
     return pd.DataFrame(
@@ -53,15 +54,15 @@ def marginal_table(
             "n_obs": genotypes.num_called,
             **{name: tests[name] for name in ("beta", "se", "beta_std", "se_std", "t")},
             "p": 10.0 ** -tests["log10p"],
-            "log10p": tests["log10p"],
         }
     )
 
 
-def mixed_table(
+def association_table(
     variants: AnalysedVariants, genotypes: PackedGenotypes, tests: Mapping[str, np.ndarray], dosages: bool
 ) -> pd.DataFrame:
-    """Columns as other mixed-model programs have them; A1 is the counted allele, A2 the other.
+    """Columns of every scan, as other programs have them; A1 is the counted allele, A2 the other; P is 10^-LOG10P, and
+    0 where that is under the least float64.
 
     tests: beta, se, chisq, log10p, method (m,).  INFO: variance of the dosages over 2p(1-p) (MaCH's r2); NA for calls.
     """
@@ -80,6 +81,7 @@ def mixed_table(
             "SE": tests["se"],
             "CHISQ": tests["chisq"],
             "LOG10P": tests["log10p"],
+            "P": 10.0 ** -tests["log10p"],
             "METHOD": tests["method"],
         }
     )
@@ -96,9 +98,9 @@ def dosage_information(genotypes: PackedGenotypes) -> np.ndarray:
     return genotypes.variance / inv_sd**2 / (2 * p * (1 - p))
 
 
-def association_text(table: pd.DataFrame, missing: str) -> str:
-    """Tab-separated with a header and nine digits; ``missing`` stands for nan."""
-    return table_text(table, missing)
+def association_text(table: pd.DataFrame) -> str:
+    """Tab-separated with a header and nine digits; NA where there is no test."""
+    return table_text(table, "NA")
 
 
 def gzipped(text: str) -> bytes:

@@ -236,7 +236,7 @@ def model_bytes(model: Model) -> bytes:
     arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     for name in _TEXTS:
         table, column = name.split(".")
-        arrays[name] = _text_bytes(name, getattr(model, table)[column])
+        arrays[name] = text_bytes(name, getattr(model, table)[column])
     head = {
         "format": FORMAT,
         "version": VERSION,
@@ -256,7 +256,7 @@ def model_bytes(model: Model) -> bytes:
         "about": model.about,
     }
     head = json.loads(json_text(head))
-    head["sha256"] = _checksum(head, arrays)
+    head["sha256"] = checksum_of(head, arrays)
     text = np.frombuffer(json_text(head).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **{_HEAD: text}, **arrays)
@@ -282,7 +282,7 @@ def read_model(path: str | Path) -> Model:
     m, G = head["num_variants"], len(head["components"])
     texts = {}
     for name in _TEXTS:
-        texts[name] = _texts(path, name, arrays[name])
+        texts[name] = texts_of(path, name, arrays[name])
         if len(texts[name]) != head["num_samples" if name.startswith("s") else "num_variants"]:
             raise InputError(f"{path}: {name} has {len(texts[name])} entries; the file is damaged, copy it again")
     fixed = head["fixed"]
@@ -342,7 +342,7 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if absent:
         raise InputError(f"{path}: lacks {', '.join(absent)}; the file is damaged, copy it again")
     expected = head.pop("sha256", None)
-    if expected != _checksum(head, arrays):
+    if expected != checksum_of(head, arrays):
         raise InputError(f"{path}: its contents are not those that were saved (SHA-256 differs); copy it again")
     for name, kind in {**_ARRAYS, **dict.fromkeys(_TEXTS, "u1")}.items():
         dimensions = 2 if name == "fixed.covariance" else 1
@@ -410,7 +410,7 @@ _DOCUMENT = {  # the keys of the document, each with a check of its value
 }
 
 
-def _checksum(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+def checksum_of(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of the document without its own, and of every array with its name, type and shape."""
     state = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for name in sorted(arrays):
@@ -420,14 +420,14 @@ def _checksum(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     return state.hexdigest()
 
 
-def _text_bytes(name: str, column: pd.Series) -> np.ndarray:
+def text_bytes(name: str, column: pd.Series) -> np.ndarray:
     values = [str(value) for value in column]
     if any("\n" in value for value in values):
         raise ValueError(f"{name}: an entry has a line break")
     return np.frombuffer("".join(f"{value}\n" for value in values).encode(), np.uint8)
 
 
-def _texts(path: str | Path, name: str, array: np.ndarray) -> list[str]:
+def texts_of(path: str | Path, name: str, array: np.ndarray) -> list[str]:
     try:
         return array.tobytes().decode().split("\n")[:-1]
     except UnicodeDecodeError as error:

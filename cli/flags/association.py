@@ -58,6 +58,22 @@ class Association(Flags):
 
 
 @dataclass(frozen=True)
+class Steps(Flags):
+    """A scan in two parts: null models, and tests of any genotypes."""
+
+    step: int | None = flag(
+        "--step", type=positive_int, choices=(1, 2), metavar="N",
+        help="1: fit the null models of a mixed model, and write them to PREFIX.null.npz; 2: test the variants of any "
+        "genotype files with --null, such as a chromosome a job (by default a run does both)",
+    )  # fmt: skip
+    null: str | None = flag("--null", "--pred", metavar="FILE", help="the null models that --step 1 wrote")
+    model_extract: tuple[str, ...] = flag(
+        "--model-extract", default=(), nargs="+", action="extend", metavar="FILE",
+        help="ids of the variants that the null models are made of (default: all that are tested)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class NullModel(Flags):
     """The REML fit that tests of mixed models start from."""
 

@@ -144,10 +144,13 @@ def left_of_fixed_effects(Y: np.ndarray, X: np.ndarray) -> tuple[np.ndarray, np.
 
 def tested_variants(products, FQ: np.ndarray, Q: np.ndarray) -> Tested:
     """What is left of every variant, from the features Z'Q (m, c)."""
-    whole = products.genotypes.squared_norm
-    left = whole - (np.asarray(FQ, np.float64) ** 2).sum(axis=1)
-    share = COLLINEAR[np.dtype(products.dtype).itemsize]
-    return Tested(np.where(left > share * whole, left, np.nan), Q)
+    return Tested(left_of_variants(products.genotypes.squared_norm, FQ, products.dtype), Q)
+
+
+def left_of_variants(squared_norm: np.ndarray, FQ: np.ndarray, dtype: type) -> np.ndarray:
+    """(m,) |(I-QQ')z|^2 from |z|^2 and the features Z'Q (m, c), nan where it is rounding of products in ``dtype``."""
+    left = squared_norm - (np.asarray(FQ, np.float64) ** 2).sum(axis=1)
+    return np.where(left > COLLINEAR[np.dtype(dtype).itemsize] * squared_norm, left, np.nan)
 
 
 def ols_scan(Y: np.ndarray, X: np.ndarray, products) -> Scan:

@@ -7,12 +7,12 @@ BOLT-LMM-inf: Loh et al. 2015, Nat Genet 47:284).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from gpu_reml.ops import take_variants, to_dense
+from gpu_reml.ops import CpuProducts, Products, take_variants, to_dense
 from gpu_reml.ops.arguments import as_array, as_count, as_number
 from gpu_reml.ops.loco import LeaveOut
 
@@ -21,7 +21,7 @@ from ..linalg import Block, column_batches, column_dots, column_lengths, columns
 from ..monte_carlo import LEAST_PROBES, widening
 from ..pcg import PcgResult, pcg
 from ..traits import check_unit
-from .association import Scan, left_of_fixed_effects, make_scan, tested_variants
+from .association import Scan, left_of_fixed_effects, left_of_variants, make_scan, tested_variants
 
 # Features (m, k) that are held while columns are solved together take at most so much memory.
 FEATURE_BYTES = 1 << 29
@@ -109,6 +109,34 @@ class LocoScan(NamedTuple):
     iterations: np.ndarray
     column_passes: int
     converged: bool
+
+
+class LocoNull(NamedTuple):
+    """What tests of variants need of fitted null models, and of nothing else: ``Q`` (n, c) of the fixed effects, the
+    traits' ``scales`` (t,), ``Py`` (n, t C) P_c y on the scale of variance 1, the groups of a trait together, and
+    ``gamma`` (C, t)."""
+
+    Q: np.ndarray
+    scales: np.ndarray
+    Py: np.ndarray
+    gamma: np.ndarray
+
+
+class LocoFit(NamedTuple):
+    """The solves for y and the calibration: a :class:`LocoScan` before its tests."""
+
+    model: LocoModel
+    Py: Block
+    calibration: ScoreCalibration
+    residuals: np.ndarray
+    iterations: np.ndarray
+    column_passes: int
+    converged: bool
+
+    @property
+    def null(self) -> LocoNull:
+        """What tests need."""
+        return LocoNull(self.model.Q, self.model.scales, np.asarray(self.Py), self.calibration.gamma)
 
 
 def apply_v(left: LeaveOut, thetas: np.ndarray, groups: np.ndarray, traits: np.ndarray, B: Block) -> Block:
@@ -297,33 +325,38 @@ def loco_scan(
     >>> int(found.scan.log10p[:, 0].argmax()), found.converged
     (7, True)
     """
+    fitted = loco_fit(Y, X, left, tested, thetas, rng, settings)
+    scan = score_tests(fitted.null, left.products, tested)
+    return LocoScan(scan, *fitted)
+
+
+def loco_fit(
+    Y: np.ndarray,
+    X: np.ndarray,
+    left: LeaveOut,
+    candidates: Sequence[np.ndarray],
+    thetas: np.ndarray,
+    rng: np.random.Generator,
+    settings: LocoSettings | None = None,
+) -> LocoFit:
+    """P_c y of every group and trait, and gamma from random ``candidates`` of each group; as :func:`loco_scan`."""
     settings = settings or LocoSettings()
     model = loco_model(Y, X, left, thetas)
     products, Q = left.products, model.Q
     C, t = model.thetas.shape[:2]
-    if len(tested) != C:
-        raise ValueError(f"thetas: expected those of {len(tested)} groups, found {C}")
+    if len(candidates) != C:
+        raise ValueError(f"thetas: expected those of {len(candidates)} groups, found {C}")
     groups, traits = np.tile(np.arange(C), t), np.repeat(np.arange(t), C)
     block_Q = products.block(Q)
     B = products.block(np.repeat(model.y, C, axis=1))
     solved = solve_in_batches(left, block_Q, model.thetas, groups, traits, B, settings)
     known = tested_variants(products, products.zt(block_Q), Q)
-    candidates = [rows[np.isfinite(known.norms[rows])] for rows in tested]
+    candidates = [rows[np.isfinite(known.norms[rows])] for rows in candidates]
     if not sum(map(len, candidates)):
         raise ValueError("no variant can be tested: none varies beside the fixed effects")
     calibration = calibrate(left, Q, model.thetas, candidates, rng, settings)
-    gamma = np.full((products.num_variants, t), np.nan)
-    score = np.full((products.num_variants, t), np.nan)
-    for trait in range(t):
-        F = np.asarray(products.zt(take_columns(solved.X, slice(trait * C, (trait + 1) * C))))
-        for c, rows in enumerate(tested):
-            score[rows, trait] = F[rows, c]
-            gamma[rows, trait] = calibration.gamma[c, trait]
-    variance = gamma * known.norms[:, None]
-    scan = make_scan(score / variance * model.scales, model.scales / np.sqrt(variance), None)
     by_group = (t, C)
-    return LocoScan(
-        scan,
+    return LocoFit(
         model,
         solved.X,
         calibration,
@@ -332,6 +365,36 @@ def loco_scan(
         solved.column_passes + calibration.column_passes,
         solved.converged and calibration.converged,
     )
+
+
+def score_tests(null: LocoNull, products: Products, tested: Sequence[np.ndarray]) -> Scan:
+    """Score tests of the variants ``tested[c]`` of any genotypes of the null models' samples, in their order.
+
+    Each group's variants are read with its own columns alone, on the CPU from a copy of their packed bytes: a test does
+    not depend, in any bit, on which other groups are there.
+    Cost: half a pass of t + c columns.
+    """
+    C, t = null.gamma.shape
+    m = products.num_variants
+    if len(tested) != C:
+        raise ValueError(f"tested: expected the variants of {C} groups, found {len(tested)}")
+    score, variance = np.full((m, t), np.nan), np.full((m, t), np.nan)
+    for c, rows in enumerate(tested):
+        if not len(rows):
+            continue
+        part, own = products_of(products, rows)
+        F = np.asarray(part.zt(part.block(np.column_stack([null.Py[:, c::C], null.Q]))))[own]
+        score[rows] = F[:, :t]
+        norms = left_of_variants(products.genotypes.squared_norm[rows], F[:, t:], products.dtype)
+        variance[rows] = null.gamma[c] * norms[:, None]
+    return make_scan(score / variance * null.scales, null.scales / np.sqrt(variance), None)
+
+
+def products_of(products: Products, rows: np.ndarray) -> tuple[Products, np.ndarray | slice]:
+    """Products with some variants, and where these are among their own: a copy of them on the CPU, else all."""
+    if not isinstance(products, CpuProducts):
+        return products, rows
+    return replace(products, genotypes=take_variants(products.genotypes, rows)), slice(None)
 
 
 def loco_model(Y: np.ndarray, X: np.ndarray, left: LeaveOut, thetas: np.ndarray) -> LocoModel:

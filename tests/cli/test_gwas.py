@@ -88,13 +88,13 @@ def test_the_reference_command_gives_its_file_and_a_regression_of_every_variant(
         row = table.iloc[j]
         np.testing.assert_allclose([row["beta"], row["se"], row["t"]], [found.slope, se, found.slope / se], rtol=1e-5)
         p = 2 * stats.t.sf(abs(row["t"]), 147)
-        np.testing.assert_allclose([row["p"], row["log10p"]], [p, -np.log10(p)], rtol=1e-6)
+        np.testing.assert_allclose([row["p"], row["LOG10P"]], [p, -np.log10(p)], rtol=1e-6)
         assert row["n_obs"] == np.isfinite(counts[:, j]).sum()
         np.testing.assert_allclose(row["af"], np.nanmean(counts[:, j]) / 2, rtol=1e-8)
     assert (table["variant_id"] == people.variants["id"]).all() and (table["a1"] == people.variants["a1"]).all()
     assert table["component_name"].value_counts().to_dict() == {"first": HALF, "second": M - HALF}
     assert table["variant_index_local"].tolist() == [*range(HALF), *range(M - HALF)]
-    assert np.isnan(table.loc[3, ["beta", "se", "t", "p", "log10p"]].astype(float)).all()
+    assert np.isnan(table.loc[3, ["beta", "se", "t", "p", "LOG10P"]].astype(float)).all()
     record = record_of(tmp_path / "o")
     assert (record["model"], record["n"], record["m"], record["rank"], record["dof"]) == (
         "marginal_ols_fwl",
@@ -103,7 +103,7 @@ def test_the_reference_command_gives_its_file_and_a_regression_of_every_variant(
         2,
         147,
     )
-    known = table["log10p"].dropna()
+    known = table["LOG10P"].dropna()
     inflation = stats.chi2.isf(10 ** -known.median(), 1) / stats.chi2.median(1)
     np.testing.assert_allclose(record["lambda_gc"], inflation, rtol=1e-6)
     assert f"lambda_GC {inflation:.4f}" in capsys.readouterr().out and record["num_tested"] == len(known)
@@ -113,7 +113,7 @@ def test_exact_loco_is_dense_generalised_least_squares(cohort, tmp_path):
     folder, people, Z, age, Y = cohort
     assert command(folder, "--model", "loco", "--method", "exact", "--pheno-name", "height", out=tmp_path / "o") == 0
     table, record = table_of(tmp_path / "o.gwas.tsv"), record_of(tmp_path / "o")
-    assert list(table) == "CHROM GENPOS ID A1 A2 A1FREQ N INFO BETA SE CHISQ LOG10P METHOD".split()
+    assert list(table) == "CHROM GENPOS ID A1 A2 A1FREQ N INFO BETA SE CHISQ LOG10P P METHOD".split()
     assert (table["METHOD"].dropna() == "exact").all() and table["METHOD"].isna().tolist() == (~Z.any(axis=0)).tolist()
     chrom = people.variants["chrom"].to_numpy()
     X = np.column_stack([np.ones(N), age])
@@ -239,7 +239,7 @@ def test_variants_without_a_test_are_counted_by_reason_and_a_perfect_one_is_name
     table = {"sep": " ", "header": False, "index": False}
     ids.assign(z=Z[:, 20]).to_csv(tmp_path / "covar.txt", **table)
     ids.assign(y=2 * Z[:, 40]).to_csv(tmp_path / "y.txt", **table)
-    for model, missing in {"ols": "nan", "lmm": "NA"}.items():
+    for model, missing in {"ols": "NA", "lmm": "NA"}.items():
         files = ("--bfile", tmp_path / "d", "--pheno", tmp_path / "y.txt", "--qcovar", tmp_path / "covar.txt")
         assert run(*files, "--model", model, "--out", tmp_path / model) == 0
         printed, record = capsys.readouterr().out, record_of(tmp_path / model)
@@ -386,7 +386,7 @@ def test_bed_and_pgen_of_the_same_genotypes_give_the_same_statistics(tmp_path):
         tables.append(pd.read_csv(tmp_path / f"{name}.gwas.tsv", sep="\t"))
     flipped = np.where(tables[0]["a1"] == tables[1]["a1"], 1, -1)
     np.testing.assert_allclose(tables[0]["beta"], flipped * tables[1]["beta"], rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(tables[0]["log10p"], tables[1]["log10p"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(tables[0]["LOG10P"], tables[1]["LOG10P"], rtol=1e-4, atol=1e-6)
 
 
 def test_h2_is_of_all_chromosomes_where_none_is_left_out(cohort, tmp_path, capsys):

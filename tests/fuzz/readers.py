@@ -48,7 +48,7 @@ from gpu_reml.io import (
     write_model,
 )
 from gpu_reml.io.filters import read_variant_ids
-from gpu_reml.io.model import FixedTerms, Model, Scale, _checksum
+from gpu_reml.io.model import FixedTerms, Model, Scale, checksum_of
 from gpu_reml.io.smile import stored_bytes
 from gpu_reml.reml import unpack
 
@@ -245,7 +245,7 @@ def signed(change: Damage) -> Damage:
         try:
             head = json.loads(arrays.pop("model.json").tobytes())
             head.pop("sha256", None)
-            head["sha256"] = _checksum(head, arrays)
+            head["sha256"] = checksum_of(head, arrays)
         except (ValueError, AttributeError, TypeError):
             head = None
         arrays["model.json"] = np.frombuffer(json.dumps(head).encode(), np.uint8)

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from gpu_reml.io import Covariates, InputError, OutputError, design_matrix, read_bed, read_covariates
 from gpu_reml.io.harmonise import harmonise
-from gpu_reml.io.model import FixedTerms, Model, Scale, _checksum, digest, fixed_terms, read_model, write_model
+from gpu_reml.io.model import FixedTerms, Model, Scale, checksum_of, digest, fixed_terms, read_model, write_model
 from gpu_reml.io.scoring import (
     _values,
     complete_samples,
@@ -212,7 +212,7 @@ def signed(entries, **changes):
         head.pop(key) if value is None else head.update({key: value})
     head.pop("sha256")
     arrays = {name: value for name, value in entries.items() if name != "model.json"}
-    head["sha256"] = _checksum(head, arrays)
+    head["sha256"] = checksum_of(head, arrays)
     entries["model.json"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
 
 
