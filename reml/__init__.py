@@ -36,6 +36,7 @@ from .studies.accuracy import Accuracy, accuracy
 from .studies.alpha import LearnedWeights, LogLinear, alpha_law, fit_weights
 from .studies.association import ExactScan, Scan, exact_scan, lambda_gc, ols_scan
 from .studies.certified import KktSettings, LassoSettings
+from .studies.compare import ModelComparison, Nested, compare
 from .studies.cross_validation import HeldOut, cross_validate, draw_folds
 from .studies.debias import debiased, least_squares
 from .studies.diagnosis import Diagnosis, Facts, diagnose, facts_of
@@ -92,6 +93,8 @@ __all__ = [
     "LogLinear",
     "Loglik",
     "MixedCovariance",
+    "ModelComparison",
+    "Nested",
     "Operator",
     "PCGCResult",
     "PathSettings",
@@ -130,6 +133,7 @@ __all__ = [
     "apply_v_at",
     "as_covariance",
     "average_information",
+    "compare",
     "complement_traces",
     "component_reliability",
     "cross_validate",

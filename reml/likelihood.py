@@ -53,7 +53,8 @@ class Solver(NamedTuple):
 
 class Loglik(NamedTuple):
     """``value`` of the error contrasts with -(n-c)/2 log 2 pi, its Monte-Carlo SE, and its parts: ``logdet`` log|A'VA|,
-    ``ypy`` y'Py and ``Py`` (n, 1).  ``residuals`` (1,) of the solve for P y; ``converged``: it and the quadrature."""
+    ``ypy`` y'Py and ``Py`` (n, 1).  ``residuals`` (1,) of the solve for P y; ``converged``: it and the quadrature.
+    ``per_probe`` (s,): log|A'VA| by each probe, of V over a scale that is y's."""
 
     value: float
     mc_se: float
@@ -62,6 +63,7 @@ class Loglik(NamedTuple):
     Py: Block
     residuals: np.ndarray
     converged: bool
+    per_probe: np.ndarray
 
 
 class Score(NamedTuple):
@@ -226,7 +228,7 @@ def loglik(
     logdet = float(logdets.mean() + 2 * contrasts * np.log(model.scale))
     value = float(restricted_loglik(logdet, ypy, contrasts))
     Py = solved.X * solved.X.dtype.type(1 / model.scale)
-    found = Loglik(value, mc_se, logdet, ypy, Py, solved.residuals, bool(solved.converged.all()) and settled)
+    found = Loglik(value, mc_se, logdet, ypy, Py, solved.residuals, bool(solved.converged.all()) and settled, logdets)
     return delivered(found, solver)
 
 

@@ -18,7 +18,8 @@ With a matrix K (n, n), or a list of them, ``gpu_reml.fit(y, X, K)`` is a whole 
 
 Files in: ``read_bed``, ``read_phenotype``, ``align``, ``load_genotypes``.  Covariances: ``make_products``,
 ``make_covariance``, ``standardise`` (of packed genotypes in memory).  Estimators: ``fit``, ``fit_traits`` (several
-phenotypes), ``fit_exact`` (dense), ``haseman_elston``; ``scan`` tests further components after one.  What ``fit`` is
+phenotypes), ``fit_exact`` (dense), ``haseman_elston``; ``scan`` tests further components after one, and
+``compare`` sets models side by side.  What ``fit`` is
 made of, each a pure function: ``loglik``, ``score``, ``average_information``, ``ai_step``, ``pcg``, ``slq``.
 Figures (extra ``report``): ``result.plot()``, ``plot_components``, ``plot_profile``, ``manhattan``, ``qq``, and
 ``report``, a page about a result.
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         FitSettings,
         ai_step,
         average_information,
+        compare,
         diagnose,
         draw_probes,
         exact_probes,
@@ -68,6 +70,7 @@ __all__ = [
     "ai_step",
     "align",
     "average_information",
+    "compare",
     "diagnose",
     "draw_probes",
     "exact_probes",

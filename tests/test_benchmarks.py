@@ -222,3 +222,47 @@ def test_the_floor_is_seconds_of_one_column_through_all_variants(benchmarks, mon
     monkeypatch.setattr(floor.time, "perf_counter", iter(range(100)).__next__)
     # 100 of 700 variants are multiplied, 8 columns at a time, in one second of this clock
     assert floor.column_pass_seconds(50, 700, 8) == pytest.approx(7 / 8)
+
+
+FAKE = """#!/bin/sh
+echo "Version 9.1, a program that stands in for another"
+for last; do :; done
+case "$*" in *--calc-kins-direct*|*--make-grm*) exit 0;; esac
+printf 'Component Heritability SE\\nHer_K1 0.41 0.05\\nHer_All 0.41 0.05\\n' > "$2.reml"
+"""
+
+
+def test_programs_that_are_installed_are_run_and_the_others_are_named(benchmarks, tiny, tmp_path, monkeypatch):
+    tools = benchmarks("compare_tools")
+    cohort, prefix = tiny
+    ldak = tmp_path / "ldak"
+    ldak.write_text(FAKE)
+    ldak.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setattr(tools.shutil, "which", lambda name: str(ldak) if name == "ldak" else None)
+    reference = benchmarks("references").Reference([0.5, 0.5], [0.1, 0.1], 0.5, 0.1, 0.0, "", 1.0, 1, [])
+    rows = [tools.row_of(tool, prefix, reference, 1) for tool in tools.TOOLS if tool.name != "gpu-reml"]
+    assert [row.version for row in rows] == ["", "", "9.1"]
+    assert rows[2].h2 == 0.41 and rows[2].error == pytest.approx(0.9) and rows[2].peak_mib > 1
+    text = tools.table_text(rows, cohort, reference, 1)
+    assert "| LDAK 9.1 |" in text and "Not installed where this was measured: BOLT-REML, GCTA;" in text
+    assert "| GCTA" not in text
+
+
+def test_results_of_other_programs_are_read_as_they_print_them(benchmarks, tmp_path):
+    tools = benchmarks("compare_tools")
+    printed = "Variance component 1:\n  h2g (1,1): 0.3 (0.1)\nagain\n  h2g (1,1): 0.507923 (0.032582)\n"
+    assert tools.read_bolt(tmp_path, printed) == (0.507923, 0.032582)
+    (tmp_path / "o.hsq").write_text("Source\tVariance\tSE\nV(G)\t1\t0.1\nV(G)/Vp\t0.4\t0.04\n")
+    assert tools.read_hsq(tmp_path / "o", "") == (0.4, 0.04)
+    with pytest.raises(ValueError, match="no h2 in what it wrote"):
+        tools.read_bolt(tmp_path, "ERROR")
+
+
+def test_the_table_of_the_readme_is_replaced_and_nothing_else(benchmarks):
+    tools = benchmarks("compare_tools")
+    text = f"before\n{tools.BEGIN}\nold\n{tools.END}\nafter\n"
+    once = tools.with_table(text, "new")
+    assert once == f"before\n{tools.BEGIN}\n\nnew\n\n{tools.END}\nafter\n" and tools.with_table(once, "new") == once
+    with pytest.raises(ValueError, match="once each"):
+        tools.with_table("no marks", "new")
