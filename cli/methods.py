@@ -41,7 +41,7 @@ from .flags.output import Checkpoints, Screen
 from .inputs import Inputs
 from .model import sums_of
 from .outputs import safe_name
-from .progress import Progress, Traces
+from .progress import MeanTraces, Progress
 
 # An answer without Monte-Carlo error is worth this time on one core, or twice the stochastic fit's.
 EXACT_SECONDS = 10.0
@@ -150,7 +150,7 @@ def run_method(
     left = list(range(len(inputs.phenotypes)))
     while left:
         taken = left if shared or method == "exact" else left[:1]
-        progress = Progress(settings.tol, following.screen, Traces.of(layout_of(inputs.covariance)))
+        progress = Progress(settings.tol, following.screen, MeanTraces.of(layout_of(inputs.covariance)))
         done = 0
         try:
             if method == "exact":

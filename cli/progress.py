@@ -17,14 +17,14 @@ from .flags.output import Screen
 EVERY = 30.0  # seconds between two lines
 
 
-class Traces(NamedTuple):
+class MeanTraces(NamedTuple):
     """tr(K) / n of the components and tr(R) / n of the residuals: what makes h2 of variances."""
 
     genetic: np.ndarray
     residual: np.ndarray
 
     @classmethod
-    def of(cls, layout: Layout) -> "Traces":
+    def of(cls, layout: Layout) -> "MeanTraces":
         return cls(np.asarray(layout.mean_traces), np.asarray(layout.residual_traces))
 
     def h2(self, theta: tuple[float, ...]) -> float:
@@ -42,7 +42,11 @@ class Progress:
     """
 
     def __init__(
-        self, tol: float, screen: Screen, traces: Traces | None = None, clock: Callable[[], float] = time.perf_counter
+        self,
+        tol: float,
+        screen: Screen,
+        traces: MeanTraces | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ):
         self._tol, self._screen, self._traces, self._clock = tol, screen, traces, clock
         terminal = sys.stderr.isatty()

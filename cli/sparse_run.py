@@ -35,7 +35,7 @@ from .methods import choose_method
 from .outputs import SPARSE_FILES, check_outputs, log_text, named_outputs, outputs_of_traits, write_samples
 from .parser import CommandLine
 from .planned import Planned, check_all_traits, plan_group, planned_lines
-from .progress import Progress, Traces
+from .progress import MeanTraces, Progress
 from .read import Tables, read_tables
 from .report import plan_lines
 from .sparse_report import closing_lines, history_record, output_files, round_line, selected_table, summary_record
@@ -192,7 +192,7 @@ def estimator(method: str, inputs: Inputs, asked: Asked) -> Callable[[np.ndarray
     probes = None if method == "exact" else draw_probes(len(y), most, 0, estimation.seed)
 
     def estimate(X: np.ndarray, start: np.ndarray | None) -> FitResult:
-        progress = Progress(settings.tol, asked.screen, Traces.of(layout_of(inputs.covariance)))
+        progress = Progress(settings.tol, asked.screen, MeanTraces.of(layout_of(inputs.covariance)))
         counting = CountingCovariance(inputs.covariance, progress.passes)
         options_here = {"start": start, "callback": progress.iteration, "strict": False}
         try:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpu_reml.cli.flags.output import Screen
-from gpu_reml.cli.progress import Progress, Traces, duration
+from gpu_reml.cli.progress import MeanTraces, Progress, duration
 from gpu_reml.cli.run import run_command, saved_text
 from gpu_reml.reml import Record
 
@@ -22,7 +22,7 @@ class Clock:
 
 def run_of(screen, seconds, clock):
     """A fit of five iterations, each of 100 products, which take so many seconds each."""
-    progress = Progress(1e-4, screen, Traces(np.array([1.0, 2.0]), np.array([1.0])), clock)
+    progress = Progress(1e-4, screen, MeanTraces(np.array([1.0, 2.0]), np.array([1.0])), clock)
     for iteration in range(1, 6):
         for product in range(100):
             clock.now += seconds
