@@ -9,6 +9,7 @@ from .flags.association import Association, GwasOutput, NullModel, Steps
 from .flags.compute import Compute, add_devices
 from .flags.data import EXAMPLE, GENOME, Genome, Samples
 from .flags.filters import Filters
+from .flags.workers import Workers
 from .parser import EXIT_CODES, Parser
 from .process import entry_point
 from .run import run_command
@@ -47,6 +48,7 @@ def make_gwas_parser(number: str) -> Parser:
     parser.add_flags("variants and samples, with PLINK's meaning and order", Filters)
     parser.add_flags("association", Association, NullModel, Steps)
     add_devices(parser.add_flags("compute", Compute))
+    parser.add_flags("several processes or machines (docs/cluster.md)", Workers)
     parser.add_flags("output", GwasOutput)
     parser.add_flags(TITLE, Width, Loud)
     return parser

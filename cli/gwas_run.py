@@ -30,11 +30,12 @@ from .outputs import GWAS_FILES, check_outputs, log_text, named_outputs, outputs
 from .parser import CommandLine
 from .pictures import check_drawable
 from .plan import backend_for
-from .planned import Planned, check_group, plan_group, planned_lines
+from .planned import Planned, check_group, held_here, plan_group, planned_lines
 from .read import Tables, read_tables
 from .report import fixed_line
 from .together import of_member, on_own_genotypes, planned_among, same_effects
 from .unused import GWAS, Decided, noted, plan_notes
+from .workers import check_workers, reader_of
 
 MODELS = {"ols": "marginal_ols_fwl", "loco": "mixed_leave_one_chromosome_out", "lmm": "mixed_whole_genome"}
 # A trait's columns and their text, which is encoded before it is written, take so many bytes a variant.
@@ -88,6 +89,7 @@ def gwas_command(line: CommandLine, threads: int) -> bool:
     started, asked = time.perf_counter(), Asked.of(line)
     analysis, output = asked.analysis, asked.output
     check_asked(asked.association, analysis.scaling.alpha)
+    check_workers(analysis)
     for path in output.paths:
         io.check_writable(path)
     if output.plots:
@@ -102,7 +104,7 @@ def gwas_command(line: CommandLine, threads: int) -> bool:
         raise io.InputError("--keep-out, --dropped-out: the phenotypes have different samples; name one phenotype")
     asked.say("\n".join([f"gpu-reml-gwas {version('gpu-reml')}", *group_lines(groups)]), flush=True)
     members = groups
-    if len(groups) > 1 and backend_for(analysis.compute) == "cpu":
+    if len(groups) > 1 and not analysis.workers.wanted and backend_for(analysis.compute) == "cpu":
         groups = gathered(groups)
     planned = [with_tests(plan_group(tables, group, analysis), bool(group.members)) for group in groups]
     if analysis.compute.plan:
@@ -114,8 +116,9 @@ def gwas_command(line: CommandLine, threads: int) -> bool:
         check_freedom(group.Y, design_of(tables, group))
     converged = True
     context = {"threads": threads, "started": started, "several": len(traits) > 1}
-    for group, each in zip(groups, planned, strict=True):
-        converged &= scan_group(tables, group, each, asked, context)
+    with reader_of(analysis, threads, held_here(planned, analysis), say) as reader:
+        for group, each in zip(groups, planned, strict=True):
+            converged &= scan_group(tables, group, each, asked, {**context, "reader": reader})
     return converged
 
 
@@ -176,7 +179,7 @@ def with_tests(planned: Planned, copies: bool) -> Planned:
 
 def scan_group(tables: Tables, group: Group, planned: Planned, asked: Asked, context: dict[str, Any]) -> bool:
     """Read the genotypes of a group, and scan its traits, or those of each of its members; True when all converged."""
-    inputs = load_group(tables, group, planned, asked.analysis)
+    inputs = load_group(tables, group, planned, asked.analysis, context["reader"])
     if not inputs.members:
         converged = scan_inputs(tables, inputs, asked, context)
         write_samples(inputs.alignment, asked.output)

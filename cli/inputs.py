@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpu_reml import io, ops
+from gpu_reml.ops.cluster.products import ClusterGenotypes, make_cluster_products
 from gpu_reml.reml import Covariance
 
 from .align import Group, design_of, without_samples
@@ -18,7 +19,7 @@ from .plan import budget_of
 from .planned import Planned, check_group
 from .read import Tables
 from .smile import smile_covariance, smile_weights
-from .sources import Loaded, Sources, load
+from .sources import Loaded, Reader, Sources, load
 from .wording import counts_in_flags, notes_in_flags
 
 MOST_MISSING = 0.02  # a note warns above this share of the calls; with 0.1, an h2 of 0.5 was off by 0.03
@@ -66,8 +67,11 @@ class Inputs(NamedTuple):
         return None if self.genetic is None else self.genetic.products
 
 
-def load_group(tables: Tables, group: Group, planned: Planned, analysis: Analysis) -> Inputs:
-    """Genotypes of a group's samples, where they are planned to be, and the model of them."""
+def load_group(
+    tables: Tables, group: Group, planned: Planned, analysis: Analysis, reader: Reader | None = None
+) -> Inputs:
+    """Genotypes of a group's samples, where they are planned to be, and the model of them; ``reader``: as
+    :func:`~gpu_reml.cli.sources.load` has it."""
     notes = notes_of(tables, group)
     if not tables.sources.files:
         model = assemble(None, None, tables.parts, group.alignment, None, analysis.terms)
@@ -80,7 +84,7 @@ def load_group(tables: Tables, group: Group, planned: Planned, analysis: Analysi
     people = people_of(group.alignment.samples)
     if people is not None:  # genotypes are of people, however many records they have
         indices = tuple(index[people[0]] for index in indices)
-    loaded = load(tables.sources, indices, analysis.filters, analysis.genotypes, standardize)
+    loaded = load(tables.sources, indices, analysis.filters, analysis.genotypes, standardize, reader)
     if loaded.kept_samples is not None:
         kept = loaded.kept_samples if people is None else loaded.kept_samples[people[1]]
         group = without_samples(group, kept, f"more than --mind {analysis.filters.mind:g} of its calls missing")
@@ -198,6 +202,9 @@ def smile_components(loaded: Loaded, planned: Planned, analysis: Analysis):
 
 def place(genotypes: ops.PackedGenotypes, planned: Planned, compute: Compute, **kept):
     """Products with the genotypes on the planned backend; ``kept`` as :func:`~gpu_reml.ops.make_products` has it."""
+    if isinstance(genotypes, ClusterGenotypes):
+        device = "cuda" if compute.named_device == "cuda" else "cpu"
+        return make_cluster_products(genotypes, device, np.dtype(compute.dtype).type, **kept)
     if planned.device is not None:
         limit = max(planned.device.peak, budget_of(compute))
         kept.update(residency=planned.device.residency, limit=limit, num_devices=compute.num_gpus)

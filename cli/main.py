@@ -19,6 +19,7 @@ from .flags.output import Checkpoints, RemlOutput, Screen
 from .flags.rg import Correlations
 from .flags.scan import Scan
 from .flags.smile import Smile
+from .flags.workers import Workers
 from .parser import EXIT_CODES, Need, Parser
 from .process import entry_point
 from .run import run_command, saved_text
@@ -54,6 +55,7 @@ def make_parser(version: str) -> Parser:
     parser.add_flags("merging weak components", Merge)
     parser.add_flags("model and accuracy", Scaling, Learned, Estimation, Tests)
     add_devices(parser.add_flags("compute", Compute))
+    parser.add_flags("several processes or machines (docs/cluster.md)", Workers)
     parser.add_flags("effects, prediction, cross-validation", Effects, NewSamples)
     parser.add_flags("tests of many sets after the fit", Scan)
     parser.add_flags("genetic correlations of several phenotypes", Correlations)

@@ -31,6 +31,7 @@ VARIANT_BYTES, SAMPLE_BYTES = 500, 400
 WEIGHT_BYTES = (4, 8, 4, 4)  # a weight is stored twice, each time with its place
 STORED_WEIGHT = 24  # components and covariance each store a weight with its index
 SCAN_BLOCKS = 16  # blocks of a scan's Lanczos steps
+WORKER_BLOCKS = 4  # a worker has a block that came, two parts of a sum and what it is computed in
 COPIES = 3  # devices that share the variants each receive a block, return one, and have it summed
 SMALL_BYTES = 1 << 16  # scalars and lists of columns fit in this
 BLOCK_FEATURES = 2  # a product with blocks of weights copies its features so often
@@ -46,7 +47,8 @@ class Sizes(NamedTuple):
     of a genotype, ways in which samples are scaled, relationship matrices, diagonals in sample space, and bytes of
     blocks of weights.  ``further``: host bytes of what a command holds beside its fits, by name.  ``compares``: whether
     further models are fitted beside the full one, for likelihood ratios and profiles.  ``scanned``: replicates of a
-    scan after the fit."""
+    scan after the fit.  ``workers``: processes that hold the genotypes and the features of blocks; 0 where this one
+    does, -1 where a scheduler knows how many."""
 
     num_samples: int
     parts: tuple[int, ...]
@@ -62,6 +64,12 @@ class Sizes(NamedTuple):
     further: tuple[tuple[str, int], ...] = ()
     compares: bool = False
     scanned: int = 0
+    workers: int = 0
+
+    @property
+    def features_here(self) -> int:
+        """Variants whose features this process holds."""
+        return 0 if self.workers else self.num_variants
 
     @property
     def num_variants(self) -> int:
@@ -254,7 +262,7 @@ def host_room(sizes: Sizes, estimation: Estimation, dtype: str) -> Room | None:
 
     choices = choices_for(sizes, first, estimation)
     choice = next((each for each in choices if needed(each, first) <= HOST_SHARE * machine), choices[-1])
-    least = needed(choice, first) - common["packed genotypes"]
+    least = needed(choice, first) - common.get("packed genotypes", 0)
     if least > machine:
         raise BudgetError(
             f"this analysis needs {least / 2**20:,.0f} MiB of memory beside the genotypes' files, and this machine "
@@ -273,11 +281,33 @@ def most_that(fits: Callable[[int], bool], estimation: Estimation) -> int:
     return first
 
 
+def genotype_bytes(sizes: Sizes) -> int:
+    """Bytes of the packed genotypes."""
+    return sizes.num_variants * ((sizes.num_samples * sizes.bits + 7) // 8)
+
+
+def worker_items(sizes: Sizes, dtype: str, room: Room | None, probes: int) -> tuple[dict[str, float], dict[str, float]]:
+    """MiB that the workers hold between them, and what each has beside its share."""
+    n, m, width = sizes.num_samples, sizes.num_variants, np.dtype(dtype).itemsize
+    columns = kept = probes + sizes.num_traits
+    if room is not None:
+        work = work_of(sizes, probes, room.choice)
+        held = max(sum(count * k for count, k in phase.variants) for phase in fit_blocks(work).values())
+        kept = work.bases * work.basis * sizes.num_scales + held
+    shared = {
+        "packed genotypes": genotype_bytes(sizes),
+        "features": width * m * kept,
+        "blocks of weights": sizes.block_bytes,
+    }
+    own = {"blocks": width * n * columns * WORKER_BLOCKS, **integer_items(sizes, dtype, columns)}
+    return tuple({name: size / 2**20 for name, size in items.items() if size} for items in (shared, own))
+
+
 def common_items(sizes: Sizes) -> dict[str, int]:
     """Host bytes, by item, of what is held whatever the method."""
     n, m = sizes.num_samples, sizes.num_variants
     items = {
-        "packed genotypes": m * (n * sizes.bits + 7) // 8,
+        **({} if sizes.workers else {"packed genotypes": genotype_bytes(sizes)}),
         "tables": VARIANT_BYTES * m + SAMPLE_BYTES * n,
         **dict(sizes.further),
     }
@@ -305,9 +335,10 @@ def integer_items(sizes: Sizes, dtype: str, columns: int) -> dict[str, int]:
 
 def fit_items(sizes: Sizes, dtype: str, choice: Choice, probes: int, max_probes: int) -> dict[str, int]:
     """Host bytes, by item, of a fit of several components on the CPU."""
-    n, m, width = sizes.num_samples, sizes.num_variants, np.dtype(dtype).itemsize
+    n, m, width = sizes.num_samples, sizes.features_here, np.dtype(dtype).itemsize
     work = work_of(sizes, probes, choice)
     basis = width * work.bases * work.basis * (n + m * sizes.num_scales)
+    sent = {"blocks that may be sent again": width * work.basis * n} if sizes.workers else {}
     peak = most_held(sizes, dtype, fit_blocks(work))
     return {
         f"basis of up to {work.basis:,} vectors": basis,
@@ -315,6 +346,7 @@ def fit_items(sizes: Sizes, dtype: str, choice: Choice, probes: int, max_probes:
         "sample and variant blocks": max(0, peak - basis),
         "sums in float64": 8 * min(m, INNER_ROWS) * 2 * (1 + probes),
         "probes": n * max_probes,
+        **sent,
     }
 
 
@@ -324,7 +356,7 @@ def most_held(sizes: Sizes, dtype: str, phases: dict[str, Blocks]) -> int:
     def columns(blocks: tuple[tuple[int, int], ...]) -> int:
         return sum(count * each for count, each in blocks)
 
-    n, m = sizes.num_samples, sizes.num_variants
+    n, m = sizes.num_samples, sizes.features_here
     width = np.dtype(dtype).itemsize
     return width * max(n * columns(b.samples) + m * columns(b.variants) for b in phases.values())
 
@@ -359,7 +391,7 @@ def host_plan(
     elif G == 1:
         columns = estimation.first_probes + sizes.num_traits
         items["sample blocks"] = np.dtype(dtype).itemsize * n * 7 * columns
-        items |= integer_items(sizes, dtype, columns)
+        items |= {} if sizes.workers else integer_items(sizes, dtype, columns)
     else:
         phases = he_blocks(work_of(sizes, min(HE_PROBES, most), Choice(0, None)))
         items["sample and variant blocks"] = most_held(sizes, dtype, phases)
@@ -378,7 +410,27 @@ def memory_lines(planned, method: str, estimation: Estimation, dtype: str) -> li
     most = planned.probes(estimation.max_probes)
     if method == "stochastic" and planned.basis is not None and most > estimation.first_probes:
         line += f"; with {most} probes {sum(host_plan(*arguments, most).values()) + PROGRAM:.0f} MiB"
-    return [line, *(planned.device.lines() if planned.device is not None else [])]
+    return [
+        line,
+        *worker_lines(planned, estimation, dtype),
+        *(planned.device.lines() if planned.device is not None else []),
+    ]
+
+
+def worker_lines(planned, estimation: Estimation, dtype: str) -> list[str]:
+    """The memory of workers, where there are some."""
+    count = planned.sizes.workers
+    if not count:
+        return []
+    shared, own = worker_items(planned.sizes, dtype, planned.room, estimation.starting_probes)
+    told = ", ".join(f"{name} {size:.0f}" for name, size in {**shared, **own}.items())
+    alone, between = PROGRAM + sum(own.values()), sum(shared.values())
+    each = (
+        f"{alone:.0f} MiB each, and {between:.0f} between them"
+        if count < 0
+        else f"{alone + between / count:.0f} MiB each"
+    )
+    return [f"memory of the {f'{count} ' if count > 0 else ''}workers about {each}: {told}, program {PROGRAM}"]
 
 
 def backend_for(compute: Compute) -> str:

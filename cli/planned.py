@@ -11,7 +11,7 @@ from .align import Group, design_of
 from .components import expected_components
 from .flags.analysis import Analysis
 from .model import planned_parts
-from .plan import Room, Sizes, backend_for, device_plan, host_room, memory_lines, sketch_rank
+from .plan import PROGRAM, Room, Sizes, backend_for, device_plan, host_plan, host_room, memory_lines, sketch_rank
 from .read import Tables
 from .smile import planned_smile
 from .sources import Sources
@@ -52,7 +52,8 @@ def plan_group(tables: Tables, group: Group, analysis: Analysis) -> Planned:
     """Backend and memory plan of a group; raises ValueError when the device's budget cannot hold it."""
     design = design_of(tables, group)
     sizes = sizes_of(tables, group, design.num_columns, analysis)
-    backend = backend_for(analysis.compute) if tables.sources.files else "cpu"
+    here = tables.sources.files and not analysis.workers.wanted  # workers that have devices plan for themselves
+    backend = backend_for(analysis.compute) if here else "cpu"
     device, room = rooms(sizes, backend, analysis)
     rank = sketch_rank(sizes, device)
     return Planned(design, backend, sizes, rank, device, room)
@@ -76,6 +77,7 @@ def sizes_of(tables: Tables, group: Group, num_fixed: int, analysis: Analysis) -
         num_diagonals=num_diagonals,
         block_bytes=planned_smile(analysis.smile, sum(sources.num_variants)).num_bytes if analysis.smile.wanted else 0,
         compares=analysis.tests.compares,
+        workers=analysis.workers.workers or (-1 if analysis.workers.scheduler else 0),
     )
 
 
@@ -114,6 +116,14 @@ def check_traits(group: Group, design: io.Design) -> None:
         make_traits(group.Y, design.X)
     except ValueError as error:
         raise io.InputError(in_names(str(error), group.phenotypes, design.names)) from None
+
+
+def held_here(planned: Sequence[Planned], analysis: Analysis) -> float:
+    """Bytes that this process takes for the largest of the groups."""
+    estimation, dtype = analysis.estimation, analysis.compute.dtype
+    method = "exact" if estimation.method == "exact" else "stochastic"
+    plans = (host_plan(each.sizes, method, estimation, dtype, each.device, each.room) for each in planned)
+    return 2**20 * (PROGRAM + max(sum(plan.values()) for plan in plans))
 
 
 def planned_lines(planned: Planned, analysis: Analysis) -> list[str]:

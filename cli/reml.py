@@ -36,7 +36,7 @@ from .methods import FAILURES, Following, choose_method, remove_checkpoint, run_
 from .outputs import check_outputs, grm_outputs, reml_outputs, trait_prefix, traits_path, write_samples
 from .parser import CommandLine
 from .pictures import check_reportable
-from .planned import Planned, check_group, plan_group, planned_lines
+from .planned import Planned, check_group, held_here, plan_group, planned_lines
 from .provenance import provenance
 from .read import Tables, read_tables
 from .report import (
@@ -57,6 +57,7 @@ from .together import parts_of, read_once, together_note
 from .traits_table import TraitsTable, failed_row, row_of
 from .unused import REML, Decided, noted, plan_notes
 from .wording import in_flags
+from .workers import check_workers, reader_of
 
 
 class Asked(NamedTuple):
@@ -107,6 +108,7 @@ def reml_command(line: CommandLine, threads: int) -> bool:
         if analysis.samples.covar_for:
             raise io.InputError("--covar-for: genetic correlations take the same covariates for all; leave it out")
         return rg_command(Correlating(line, analysis, correlations, output, asked.following.screen), threads)
+    check_workers(analysis, beside_workers(asked))
     check_merge(asked.merge, analysis)
     check_export(output.export_ai, analysis.estimation)
     check_effects(asked.further, analysis)
@@ -134,9 +136,9 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     order = [phenotype.name for phenotype in tables.phenotypes]
     table = TraitsTable(traits_path(output.out) if several and not output.make_grm else None, order, started)
     converged, run = True, {"threads": threads, "started": started, "several": several}
-    with table:
+    with reader_of(analysis, threads, held_here(planned_groups, analysis), asked.say) as reader, table:
         for group, planned in zip(groups, planned_groups, strict=True):
-            inputs = load_group(tables, group, planned, analysis)
+            inputs = load_group(tables, group, planned, analysis, reader)
             if output.make_grm:
                 write_grms(inputs, asked)
             else:
@@ -158,6 +160,11 @@ def check_records_alone(asked: Asked, correlations: Correlations) -> None:
     given = [flag for flag, wanted in others.items() if wanted]
     if asked.analysis.terms.has_records and given:
         raise io.InputError(f"--random iid: repeated records cannot be used with {', '.join(given)}; leave one out")
+
+
+def beside_workers(asked: Asked) -> list[str]:
+    """Flags that need the genotypes in this process."""
+    return []
 
 
 def planned_group(tables: Tables, group: Group, asked: Asked) -> Planned:

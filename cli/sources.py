@@ -1,10 +1,10 @@
 """Genotype files named on the command line, in any format, and the filters on them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -120,18 +120,61 @@ class Loaded(NamedTuple):
     notes: tuple[str, ...]
 
 
+Part = tuple[Any, np.ndarray, np.ndarray]  # a file, and the rows of the analysed samples and variants in it
+
+
+class Reader(Protocol):
+    """Where genotypes are read, and stay."""
+
+    def counts(self, function: Callable, parts: Sequence[Part]) -> list[Any]:
+        """What ``function`` counts in every part, or in pieces of it, in order."""
+        ...
+
+    def genotypes(self, parts: Sequence[Part], named: Genotypes, standardize: str) -> ops.PackedGenotypes:
+        """The genotypes, standardised."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was noticed while genotypes were read."""
+        ...
+
+
+class ReadHere:
+    """Genotypes in the memory, or the mapped files, of this process."""
+
+    def __init__(self):
+        self.notes: list[str] = []
+
+    def counts(self, function: Callable, parts: Sequence[Part]) -> list[Any]:
+        return [function(*part) for part in parts]
+
+    def genotypes(self, parts: Sequence[Part], named: Genotypes, standardize: str) -> ops.PackedGenotypes:
+        cache = io.PackedCache(named.cache) if named.cache else None
+        files, indices, rows = zip(*parts, strict=True)
+        genotypes = io.load_genotypes(files, indices, rows, named.dosage, cache=cache)
+        self.notes += cache.notes if cache else []
+        return ops.with_binomial_sd(genotypes) if standardize == "binomial" else genotypes
+
+
 def load(
-    sources: Sources, indices: Sequence[np.ndarray], filters: Filters, named: Genotypes, standardize: str
+    sources: Sources,
+    indices: Sequence[np.ndarray],
+    filters: Filters,
+    named: Genotypes,
+    standardize: str,
+    reader: Reader | None = None,
 ) -> Loaded:
     """Apply the filters by genotype, in PLINK's order (samples, then variants), and read what is left.
 
     ``indices``: for every file the rows of the analysed samples.  ``named``: says whether dosages are read, and where
     packed copies are kept.  ``standardize``: "sample" or "binomial", which SD counts are divided by.  ``kept_samples``:
-    bool, None when all are kept.  A filter reads the genotypes once, by blocks.
+    bool, None when all are kept.  A filter reads the genotypes once, by blocks.  ``reader``: by default this process.
     """
+    reader = reader or ReadHere()
     counts, notes, kept, rows = [], [], None, sources.rows
     if filters.mind is not None:
-        missing = sum(io.count_missing(*each) for each in zip(sources.files, indices, rows, strict=True))
+        missing = sum(reader.counts(io.count_missing, list(zip(sources.files, indices, rows, strict=True))))
         selection = io.select_samples(missing, sum(map(len, rows)), filters.mind)
         counts += selection.counts
         if not selection.mask.all():
@@ -140,26 +183,23 @@ def load(
     by_calls = io.GenotypeFilters(filters.geno, filters.hwe, filters.maf, filters.max_maf)
     variants = sources.variants
     if by_calls != io.GenotypeFilters():
-        selection = by_genotype(sources, indices, by_calls, named.dosage)
+        selection = by_genotype(sources, indices, by_calls, named.dosage, reader)
         counts += selection.counts
         notes += selection.notes
         edges = np.cumsum([0, *map(len, rows)])
         rows = tuple(r[selection.mask[a:b]] for r, (a, b) in zip(rows, pairwise(edges), strict=True))
         table = variants.table[selection.mask].reset_index(drop=True)
         variants = replace(variants, table=table, rows=variants.rows[selection.mask])
-    cache = io.PackedCache(named.cache) if named.cache else None
-    genotypes = io.load_genotypes(sources.files, indices, rows, named.dosage, cache=cache)
-    notes += cache.notes if cache else []
-    if standardize == "binomial":
-        genotypes = ops.with_binomial_sd(genotypes)
+    genotypes = reader.genotypes(list(zip(sources.files, indices, rows, strict=True)), named, standardize)
+    notes += reader.notes
     return Loaded(genotypes, variants, kept, tuple(counts), tuple(notes))
 
 
 def by_genotype(
-    sources: Sources, indices: Sequence[np.ndarray], filters: io.GenotypeFilters, dosage: bool
+    sources: Sources, indices: Sequence[np.ndarray], filters: io.GenotypeFilters, dosage: bool, reader: Reader
 ) -> io.Selection:
     """Variants of all files that pass the filters; allele frequencies are those of dosages where they are analysed."""
     each = list(zip(sources.files, indices, sources.rows, strict=True))
-    codes = np.concatenate([io.count_calls(*one) for one in each])
-    frequency = np.concatenate([io.dosage_freq(*one) for one in each]) if dosage else None
+    codes = np.concatenate(reader.counts(io.count_calls, each))
+    frequency = np.concatenate(reader.counts(io.dosage_freq, each)) if dosage else None
     return io.select_by_genotype(codes, filters, sources.variants.table["chrom"], frequency)

@@ -55,6 +55,17 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture(scope="session")
+def forked_workers():
+    """Workers are forked from a process that has imported most of what they need, but for numba, which takes its number
+    of threads from the environment when it is imported."""
+    import dask
+    from distributed.utils import get_mp_context
+
+    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+    get_mp_context().set_forkserver_preload(["distributed", "numpy", "scipy.linalg", "scipy.sparse", "threadpoolctl"])
+
+
+@pytest.fixture(scope="session")
 def external_data():
     """Folder of cohorts that other people made; the test is skipped where it is absent."""
     default = Path(__file__).resolve().parents[1].parent / "shared" / "data"

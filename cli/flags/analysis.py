@@ -11,6 +11,7 @@ from .filters import Filters
 from .group import Flags
 from .model import Scaling, Terms
 from .smile import Smile
+from .workers import Workers
 
 
 class Analysis(NamedTuple):
@@ -26,6 +27,7 @@ class Analysis(NamedTuple):
     estimation: Estimation = Estimation()
     tests: Tests = Tests()
     compute: Compute = Compute()
+    workers: Workers = Workers()
 
     @classmethod
     def of(cls, values: Mapping[str, Any], **given: Flags) -> Self:

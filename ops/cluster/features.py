@@ -12,15 +12,23 @@ from .session import Cluster
 class ClusterFeatures:
     """Features of a block, each node's on the worker that holds its variants; arithmetic makes new ones there.
 
-    ``parts``: a future for each node.  ``np.asarray`` brings all to the driver.
+    ``parts``: a future for each node, ``edges``: where shards begin and end among its variants.  ``np.asarray`` brings
+    all to the driver.
     """
 
     __array_ufunc__ = None  # so that NumPy leaves what it meets to these
-    __slots__ = ("cluster", "dtype", "parts", "shape")
+    __slots__ = ("cluster", "columns", "dtype", "edges", "parts")
     ndim = 2
 
-    def __init__(self, cluster: Cluster, parts: Sequence[Any], shape: tuple[int, int], dtype: np.dtype):
-        self.cluster, self.parts, self.shape, self.dtype = cluster, tuple(parts), shape, np.dtype(dtype)
+    def __init__(
+        self, cluster: Cluster, parts: Sequence[Any], edges: Sequence[np.ndarray], columns: int, dtype: np.dtype
+    ):
+        self.cluster, self.parts, self.edges = cluster, tuple(parts), tuple(edges)
+        self.columns, self.dtype = columns, np.dtype(dtype)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(int(edges[-1]) for edges in self.edges), self.columns
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -30,7 +38,7 @@ class ClusterFeatures:
 
     def _made(self, function: Any, *others: Sequence[Any], columns: int) -> "ClusterFeatures":
         parts = [self.cluster.submit(function, *each) for each in zip(self.parts, *others, strict=True)]
-        return ClusterFeatures(self.cluster, parts, (len(self), columns), self.dtype)
+        return ClusterFeatures(self.cluster, parts, self.edges, columns, self.dtype)
 
     def __getitem__(self, key) -> "ClusterFeatures":
         """Some columns, ``features[..., columns]``."""
@@ -41,7 +49,7 @@ class ClusterFeatures:
 
     def __matmul__(self, C: np.ndarray) -> "ClusterFeatures":
         """(m, k) @ (k, r), for a small NumPy matrix."""
-        return self._made(tasks.times, [C] * len(self.parts), columns=C.shape[1])
+        return self._made(tasks.times, [C] * len(self.parts), self.edges, columns=C.shape[1])
 
     def __add__(self, other: "ClusterFeatures") -> "ClusterFeatures":
         return self._made(tasks.add, other.parts, columns=self.shape[1])

@@ -1,20 +1,19 @@
 """Genotypes on workers, and products with them: the driver has blocks (n, k), the workers features (m, k)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from ..genotypes import PackedGenotypes
+from ..genotypes import CALL_BITS, PackedGenotypes
 from ..loco import LeaveOut
 from ..weights import BlockWeights
 from . import tasks
 from .features import ClusterFeatures
 from .session import Cluster, placed
-from .shards import Node, groups_of, nodes_of_owners, reduction
+from .shards import Node, groups_of, nodes_of_owners, reduction, shard_edges
 from .tasks import How, Source, Work
 
 FAN = 4  # parts that one task adds
@@ -40,6 +39,7 @@ class ClusterGenotypes(PackedGenotypes):
     cluster: Cluster = field(kw_only=True)
     groups: tuple[Group, ...] = field(kw_only=True)
     sources: tuple[Source, ...] = field(kw_only=True)
+    cut: "Cut" = field(kw_only=True)
 
     @property
     def whole(self) -> Node:
@@ -51,15 +51,18 @@ class ClusterGenotypes(PackedGenotypes):
         return np.cumsum([0, *(source.num_variants for source in self.sources)])
 
 
-def read_shards(cluster: Cluster, sources: Sequence[Source], parts: Sequence[Any], **kept: Any) -> ClusterGenotypes:
+Cut = Callable[[np.ndarray], Sequence[Source]]
+"""Shards between the given variants."""
+
+
+def read_shards(cluster: Cluster, cut: Cut, edges: np.ndarray, parts: Sequence[Any]) -> ClusterGenotypes:
     """Have the workers read all shards, each its own; what standardises the variants comes back.
 
-    parts: the same genotypes, as the driver may ask for some variants of them.  kept: further fields of the genotypes.
+    ``cut(edges)`` gives the shards; parts: the same genotypes, as the driver may ask for some variants of them.
     Raises InputError for files that cannot be read, ClusterError where the workers have too little memory.
     """
-    workers, sources = cluster.workers(), tuple(sources)
+    workers, sources = cluster.workers(), tuple(cut(edges))
     nodes = groups_of(len(sources), len(workers))
-    edges = np.cumsum([0, *(source.num_variants for source in sources)])
     of_nodes = [sources[node.first : node.last] for node in nodes]
     where = placed(nodes, np.array([sum(source.num_bytes for source in own) for own in of_nodes]), workers)
     groups = []
@@ -85,7 +88,7 @@ def read_shards(cluster: Cluster, sources: Sequence[Source], parts: Sequence[Any
         cluster=cluster,
         groups=tuple(groups),
         sources=sources,
-        **kept,
+        cut=cut,
     )
 
 
@@ -110,7 +113,10 @@ class ClusterProducts:
     how: How
     _kept: list = field(default_factory=list, repr=False)
 
-    name = "cpu"
+    @property
+    def name(self) -> str:
+        """What the workers compute on."""
+        return self.how.device
 
     @property
     def cluster(self) -> Cluster:
@@ -132,8 +138,7 @@ class ClusterProducts:
     def arithmetic(self) -> str:
         """What multiplies, in words for a log."""
         kind = "products in integers where columns are many" if self.how.integers else f"{self.how.dtype} products"
-        workers = len({group.worker for group in self.genotypes.groups})
-        return f"{kind}, {len(self.genotypes.sources)} shards on {workers} worker(s)"
+        return f"{kind}, {len(self.genotypes.sources)} shards of the variants"
 
     @property
     def home(self) -> tuple[str, np.dtype]:
@@ -252,7 +257,9 @@ class ClusterProducts:
         return self._features(parts, array.shape[1])
 
     def _features(self, parts: Sequence[Any], columns: int) -> ClusterFeatures:
-        return ClusterFeatures(self.cluster, parts, (self.num_variants, columns), np.dtype(self.dtype))
+        edges = self.genotypes.edges
+        of_groups = [edges[g.node.first : g.node.last + 1] - edges[g.node.first] for g in self.genotypes.groups]
+        return ClusterFeatures(self.cluster, parts, of_groups, columns, np.dtype(self.dtype))
 
     def _sent(self, B: np.ndarray) -> Any:
         """A block as a task's result, which workers pass on to each other."""
@@ -339,20 +346,17 @@ class ClusterProducts:
             group.held = self.cluster.submit(tasks.hold, group.node, own, tasks.versions(), worker=least)
 
 
-def resharded(genotypes: ClusterGenotypes, cuts: np.ndarray) -> bool:
-    """Whether shards end where ``cuts`` allow none to."""
-    return not np.isin(genotypes.edges, cuts).all()
-
-
 def make_cluster_products(
-    genotypes: ClusterGenotypes, device: str = "cpu", dtype: type = np.float32
+    genotypes: ClusterGenotypes, device: str = "cpu", dtype: type = np.float32, cuts: np.ndarray | None = None
 ) -> ClusterProducts:
-    """Products with genotypes on workers, by integers where all workers can."""
+    """Products with genotypes on workers, by integers where all workers can.
+
+    cuts: variants at which shards may end (``cuts`` of :class:`BlockWeights`); where they end elsewhere, the genotypes
+    are read again in others.
+    """
+    if cuts is not None and not np.isin(genotypes.edges, cuts).all():
+        edges = shard_edges(genotypes.num_variants, len(genotypes.sources), cuts)
+        genotypes = read_shards(genotypes.cluster, genotypes.cut, edges, genotypes.parts)
     integers = all(genotypes.cluster.ask(tasks.have_integer_kernels).values())
-    whole = genotypes.bits == 2 and np.dtype(dtype) == np.float32
+    whole = genotypes.bits == CALL_BITS and np.dtype(dtype) == np.float32
     return ClusterProducts(genotypes, How(device, np.dtype(dtype).name, integers and whole))
-
-
-def rows_of_edges(edges: np.ndarray) -> list[slice]:
-    """The variants of every shard."""
-    return [slice(int(first), int(last)) for first, last in pairwise(edges)]

@@ -23,7 +23,9 @@ from .tasks import ClusterError, as_is, versions
 LOOK = 5.0  # seconds after which a wait looks at who is there
 ALONE = 300.0  # seconds without any worker after which a run ends
 ATTEMPTS = 6  # to fetch what workers made: each may meet a connexion that a lost worker closed
-FALLBACK = 0.8  # share of a worker's memory that its genotypes may take
+ANSWER = 30.0  # seconds in which a scheduler answers
+PROGRAM = 256 << 20  # bytes that a worker takes before it reads anything
+FALLBACK = 0.8  # share of the rest of its memory that its genotypes may take
 STOPPED = 60.0  # seconds without a sign after which a worker of one's own counts as lost
 INSTALL = "needs dask.distributed: pip install 'gpu-reml[cluster]'"
 
@@ -107,7 +109,7 @@ def joined(where: Any, say: Say, patience: float = ALONE) -> Iterator["Cluster"]
     distributed = imported()
     options = where if isinstance(where, dict) else {"address": where}
     try:
-        client = distributed.Client(**options, direct_to_workers=True, set_as_default=False, timeout=30)
+        client = distributed.Client(**options, direct_to_workers=True, set_as_default=False, timeout=ANSWER)
     except (OSError, TimeoutError, ValueError) as error:
         named = options.get("scheduler_file", options.get("address"))
         raise ClusterError(f"no scheduler answers at {named} ({first_line(error)}); is it running?") from None
@@ -283,19 +285,18 @@ def placed(nodes: Sequence[Node], sizes: np.ndarray, workers: Sequence[Worker]) 
 
     Raises ClusterError where a node is too large for every worker that could have it, before anything is read.
     """
-    room = np.array([worker.memory or np.inf for worker in workers], np.float64)
-    largest = int(max(sizes))
-    if largest > FALLBACK * room.max():
+    memory = np.array([worker.memory or np.inf for worker in workers], np.float64)
+    room, largest, whole = FALLBACK * np.maximum(memory - PROGRAM, 0), int(max(sizes)), float(np.sum(sizes))
+    if largest > room.max():
         raise ClusterError(
-            f"a worker has {room.max() / 2**30:.3g} GiB of memory, and what it would read at once takes "
-            f"{largest / 2**30:.3g}, of which memory should be {1 / FALLBACK:g} times; give workers more, or take "
-            "more shards (--shards)"
+            f"a worker of {memory.max() / 2**20:,.0f} MiB has room for {room.max() / 2**20:,.0f} MiB of genotypes, and "
+            f"what it would read at once takes {largest / 2**20:,.1f}; give workers more memory, or take more shards "
+            "(--shards)"
         )
-    whole = float(np.sum(sizes))
-    if whole > FALLBACK * room.sum():
+    if whole > room.sum():
         raise ClusterError(
-            f"the genotypes take {whole / 2**30:.3g} GiB, and the {len(workers)} worker(s) have "
-            f"{room.sum() / 2**30:.3g} GiB of memory in all, of which {FALLBACK:.0%} may be genotypes; start more"
+            f"the genotypes take {whole / 2**20:,.0f} MiB, and the {len(workers)} worker(s) have room for "
+            f"{room.sum() / 2**20:,.0f} between them; start more, or give each more memory"
         )
     shares = np.ones(len(room)) if np.isinf(room).any() else room
     ends = np.cumsum(shares) / shares.sum() * whole

@@ -401,9 +401,13 @@ def block_diagonals(
 # features
 
 
-def times(F: np.ndarray, C: np.ndarray) -> np.ndarray:
+def times(F: np.ndarray, C: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """F C of a node's features, a shard at a time: bits of BLAS depend on how many rows it is given."""
     one_blas_thread()
-    return F @ C.astype(F.dtype, copy=False)
+    C, out = C.astype(F.dtype, copy=False), np.empty((len(F), C.shape[1]), F.dtype)
+    with ThreadPoolExecutor(numba.get_num_threads()) as pool:
+        list(pool.map(lambda rows: np.matmul(F[slice(*rows)], C, out=out[slice(*rows)]), pairwise(edges.tolist())))
+    return out
 
 
 def add(A: np.ndarray, B: np.ndarray) -> np.ndarray:

@@ -1,9 +1,7 @@
 """Two workers for all tests, each a process that talks over TCP; a test that kills some has others."""
 
-import dask
 import numpy as np
 import pytest
-from numba.core.config import NUMBA_NUM_THREADS  # forked workers have the number that was imported
 
 from gpu_reml.ops import MISSING, pack, standardise
 from gpu_reml.ops.cluster.products import make_cluster_products, read_shards
@@ -11,14 +9,8 @@ from gpu_reml.ops.cluster.session import Size, local_cluster
 from gpu_reml.ops.cluster.shards import shard_edges
 from gpu_reml.ops.cluster.tasks import Source
 
-# A worker is forked from a process that has imported what it needs, which starts it in a tenth of a second.
-dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
-import distributed.utils  # noqa: E402
-
-distributed.utils.get_mp_context().set_forkserver_preload(["distributed", "gpu_reml.ops.cluster.tasks"])
-
 MEMORY = 1 << 30
-N, M, SHARDS = 201, 1000, 8
+N, M, SHARDS = 201, 1000, 7
 
 
 def packed(seed=0):
@@ -35,8 +27,8 @@ def said():
 
 
 @pytest.fixture(scope="session")
-def cluster(said):
-    with local_cluster(Size(2, NUMBA_NUM_THREADS, MEMORY), said.append) as made:
+def cluster(said, forked_workers):
+    with local_cluster(Size(2, 1, MEMORY), said.append) as made:
         yield made
 
 
@@ -53,11 +45,12 @@ def sharded(write_bed):
         from gpu_reml.io import read_bed
         from gpu_reml.io.shares import shares_between
 
-        file, edges = read_bed(write_bed), shard_edges(M, SHARDS, cuts)
-        shards = shares_between([file], [None], [np.arange(M)], edges, 2)
-        return make_cluster_products(
-            read_shards(cluster, [Source(each, N) for each in shards], [packed()]), "cpu", dtype
-        )
+        file, edges = read_bed(write_bed), shard_edges(M, SHARDS)
+
+        def cut(edges):
+            return [Source(each, N) for each in shares_between([file], [None], [np.arange(M)], edges, 2)]
+
+        return make_cluster_products(read_shards(cluster, cut, edges, [packed()]), "cpu", dtype, cuts)
 
     return make
 

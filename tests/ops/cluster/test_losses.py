@@ -5,7 +5,6 @@ import signal
 
 import numpy as np
 import pytest
-from numba.core.config import NUMBA_NUM_THREADS
 
 from gpu_reml.ops.cluster.session import Size, local_cluster
 
@@ -22,13 +21,13 @@ def expected(cluster, sharded):
 
 
 @pytest.fixture(scope="module")
-def losing(said):
+def losing(said, forked_workers):
     """Three workers, which are started again when they die, and count as lost after two seconds without a sign."""
     import distributed.scheduler
 
     usual = distributed.scheduler.heartbeat_interval
     distributed.scheduler.heartbeat_interval = lambda n: 0.2  # ten of them have to be missed
-    with local_cluster(Size(3, NUMBA_NUM_THREADS, MEMORY), said.append, stopped=2.0) as made:
+    with local_cluster(Size(3, 1, MEMORY), said.append, stopped=2.0) as made:
         yield made
     distributed.scheduler.heartbeat_interval = usual
 

@@ -68,7 +68,8 @@ def test_bits_do_not_depend_on_how_many_workers_hold_the_shards(cluster, sharded
         products = sharded(cluster)
         F = products.zt(C)
         found = [products.weighted(B, products.mixed(weights, np.ones(3))), products.grouped(F, weights)]
-        return products, [*found, products.gram(F, None, weights), products.core(C, weights)]
+        small = F @ np.random.default_rng(3).standard_normal((40, 3))
+        return products, [*found, products.gram(F, None, weights), products.core(C, weights), np.asarray(small)]
 
     two, expected = made()
     there = cluster.workers()
@@ -156,7 +157,7 @@ def test_a_file_that_a_worker_cannot_read_is_named(cluster, tmp_path, write_bed)
     ):
         lost = type(share)(**{**share.__dict__, **changes})
         with pytest.raises(InputError, match=expected):
-            read_shards(cluster, [tasks.Source((lost,), N)], [])
+            read_shards(cluster, lambda edges, lost=lost: [tasks.Source((lost,), N)], np.array([0, M]), [])
 
 
 def test_a_worker_of_other_versions_is_refused(cluster, sharded):
@@ -189,8 +190,11 @@ def test_samples_and_variants_of_a_file_are_read_by_workers_as_they_are_here(clu
     prefix.with_suffix(".psam").write_text("#FID\tIID\n" + "".join(f"F{i}\t{i}\n" for i in range(40)))
     file, who, which = read_pgen(prefix), np.arange(39, 2, -2), np.delete(np.arange(300), [5, 100, 299])
     expected = load_genotypes([file], [who], [which], True)
-    shards = [tasks.Source(each, len(who), 16) for each in shares_between([file], [who], [which], [0, 100, 297], 16)]
-    found = read_shards(cluster, shards, [share_of(file, who, which, 16)])
+
+    def cut(edges):
+        return [tasks.Source(each, len(who), 16) for each in shares_between([file], [who], [which], edges, 16)]
+
+    found = read_shards(cluster, cut, np.array([0, 100, 297]), [share_of(file, who, which, 16)])
     np.testing.assert_array_equal(found.mean, expected.mean)
     np.testing.assert_array_equal(found.parts[0][10:20], expected.parts[0][10:20])
     w, B = np.ones(297), np.random.default_rng(0).standard_normal((len(who), 2))

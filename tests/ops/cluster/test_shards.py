@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpu_reml.ops.cluster.session import Worker, placed
+from gpu_reml.ops.cluster.session import PROGRAM, Worker, placed
 from gpu_reml.ops.cluster.shards import (
     FEWEST,
     MOST_BYTES,
@@ -59,14 +59,14 @@ def test_sums_in_another_order_differ_so_that_the_tree_is_needed():
 
 
 def test_workers_get_consecutive_groups_by_their_memory():
-    workers = [Worker("a", 100, 1), Worker("b", 300, 1)]
+    workers = [Worker("a", PROGRAM + 100, 1), Worker("b", PROGRAM + 300, 1)]
     nodes = groups_of(8, 2)
-    assert placed(nodes, np.full(len(nodes), 60), workers) == ["a", "b", "b", "b"]
+    assert placed(nodes, np.full(len(nodes), 80), workers) == ["a", "b", "b", "b"]
 
 
 def test_a_group_that_no_worker_can_hold_is_refused_before_it_is_read():
-    nodes, workers = groups_of(8, 2), [Worker("a", 100, 1), Worker("b", 100, 1)]
+    nodes, workers = groups_of(8, 2), [Worker("a", PROGRAM + 100, 1), Worker("b", PROGRAM + 100, 1)]
     with pytest.raises(ClusterError, match=r"more shards \(--shards\)"):
         placed(nodes, np.array([10, 10, 10, 81]), workers)
-    with pytest.raises(ClusterError, match=r"genotypes take .* GiB, and the 2 worker\(s\)"):
+    with pytest.raises(ClusterError, match=r"genotypes take .* MiB, and the 2 worker\(s\)"):
         placed(nodes, np.array([60, 60, 60, 60]), workers)
