@@ -104,11 +104,11 @@ def reml_command(line: CommandLine, threads: int) -> bool:
         check_reportable()
     correlations = Correlations.of(line.values)
     check_records_alone(asked, correlations)
+    check_workers(analysis, ["--rg, --rg-with"] if correlations.wanted else [])
     if correlations.wanted:
         if analysis.samples.covar_for:
             raise io.InputError("--covar-for: genetic correlations take the same covariates for all; leave it out")
         return rg_command(Correlating(line, analysis, correlations, output, asked.following.screen), threads)
-    check_workers(analysis, beside_workers(asked))
     check_merge(asked.merge, analysis)
     check_export(output.export_ai, analysis.estimation)
     check_effects(asked.further, analysis)
@@ -160,11 +160,6 @@ def check_records_alone(asked: Asked, correlations: Correlations) -> None:
     given = [flag for flag, wanted in others.items() if wanted]
     if asked.analysis.terms.has_records and given:
         raise io.InputError(f"--random iid: repeated records cannot be used with {', '.join(given)}; leave one out")
-
-
-def beside_workers(asked: Asked) -> list[str]:
-    """Flags that need the genotypes in this process."""
-    return []
 
 
 def planned_group(tables: Tables, group: Group, asked: Asked) -> Planned:

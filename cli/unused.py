@@ -123,6 +123,8 @@ DATA = (
     ),
 )
 DEVICE = (
+    Rule("shards", without("workers", "scheduler"), "there are no workers"),
+    Rule("worker_memory_gib", without("workers"), "it is of workers that are started here"),
     Rule("gpu_budget_gib ring_depth num_gpus", lambda line, decided: decided.backend == "cpu", "this runs on the CPU"),
 )
 COMPONENTS = (

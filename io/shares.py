@@ -13,7 +13,7 @@ from .genotype_file import GenotypeFile
 
 
 @dataclass(frozen=True)
-class Share:
+class FileShare:
     """Variants of ``file`` (all that it has, see :meth:`GenotypeFile.piece`) for ``samples``, None for all in file
     order; ``size``: bytes of the file where it was opened first.
 
@@ -79,12 +79,12 @@ class Share:
             )
 
 
-def share_of(file: GenotypeFile, samples: np.ndarray | None, variants: np.ndarray, bits: int) -> Share:
+def share_of(file: GenotypeFile, samples: np.ndarray | None, variants: np.ndarray, bits: int) -> FileShare:
     """Some variants of a file, for these samples in this order."""
     everyone = samples is None or np.array_equal(samples, np.arange(file.num_samples))
     size = None if file.stamp is None else file.stamp.size
     rows = None if everyone else np.asarray(samples, np.int32)
-    return Share(file.piece(variants), rows, bits, file.paths[0].absolute(), size)
+    return FileShare(file.piece(variants), rows, bits, file.paths[0].absolute(), size)
 
 
 def shares_between(
@@ -93,7 +93,7 @@ def shares_between(
     variants: Sequence[np.ndarray],
     edges: Sequence[int],
     bits: int,
-) -> Iterator[tuple[Share, ...]]:
+) -> Iterator[tuple[FileShare, ...]]:
     """The shares of every stretch of the chosen variants, one file's after another's, between two ``edges``."""
     starts = np.cumsum([0, *map(len, variants)])
     for first, last in pairwise(edges):

@@ -14,14 +14,14 @@ from . import tasks
 from .features import ClusterFeatures
 from .session import Cluster, placed
 from .shards import Node, groups_of, nodes_of_owners, reduction, shard_edges
-from .tasks import How, Source, Work
+from .tasks import Computing, How, Source
 
 FAN = 4  # parts that one task adds
 KEPT = 4  # weights of so many different calls stay on the workers
 
 
 @dataclass
-class Group:
+class PlacedNode:
     """Shards that are placed together, and their variants ``rows``: ``held`` is the task that reads them, ``worker``
     where it should be."""
 
@@ -37,7 +37,7 @@ class ClusterGenotypes(PackedGenotypes):
     """Genotypes that workers hold; ``parts`` are read from the files where the driver itself asks for some variants."""
 
     cluster: Cluster = field(kw_only=True)
-    groups: tuple[Group, ...] = field(kw_only=True)
+    groups: tuple[PlacedNode, ...] = field(kw_only=True)
     sources: tuple[Source, ...] = field(kw_only=True)
     cut: "Cut" = field(kw_only=True)
 
@@ -69,7 +69,7 @@ def read_shards(cluster: Cluster, cut: Cut, edges: np.ndarray, parts: Sequence[A
     for node, own, worker in zip(nodes, of_nodes, where, strict=True):
         rows = slice(int(edges[node.first]), int(edges[node.last]))
         held = cluster.submit(tasks.hold, node, own, tasks.versions(), worker=worker)
-        groups.append(Group(node, rows, held, worker))
+        groups.append(PlacedNode(node, rows, held, worker))
     found = cluster.fetch([cluster.submit(tasks.moments, group.held, worker=group.worker) for group in groups])
     for group, moments in zip(groups, found, strict=True):
         group.checksum = moments.checksum
@@ -296,13 +296,13 @@ class ClusterProducts:
 
     # tasks
 
-    def _of_groups(self, arguments: Sequence[Any]) -> Iterator[tuple[Group, list[Any]]]:
+    def _of_groups(self, arguments: Sequence[Any]) -> Iterator[tuple[PlacedNode, list[Any]]]:
         """Every group with its arguments: held genotypes, how to compute, and of a tuple the group's own entry."""
         if self.cluster.changes():
             self._place_again()
         for i, group in enumerate(self.genotypes.groups):
             own = [each[i] if isinstance(each, tuple) else each for each in arguments]
-            yield group, [group.held, Work(self.how, group.checksum), *own]
+            yield group, [group.held, Computing(self.how, group.checksum), *own]
 
     def _on_groups(self, function: Any, *arguments: Any) -> list[Any]:
         """``function`` on every group."""

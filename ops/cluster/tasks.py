@@ -39,7 +39,7 @@ class ClusterError(OSError):
     """What is wrong with the workers, in a line."""
 
 
-class Part(Protocol):
+class Readable(Protocol):
     """Packed genotypes of some variants of one file: what tells a worker to read them."""
 
     num_variants: int
@@ -53,7 +53,7 @@ class Part(Protocol):
 class Source(NamedTuple):
     """A shard: its ``parts``, of so many samples and bits, and whether the SD is the binomial one."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[Readable, ...]
     num_samples: int
     bits: int = CALL_BITS
     binomial: bool = False
@@ -80,7 +80,7 @@ class How(NamedTuple):
 
 
 @dataclass
-class Held:
+class Shards:
     """The shards of a node, read when they are first needed; to another worker goes what says where they are."""
 
     node: Node
@@ -91,7 +91,7 @@ class Held:
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def __reduce__(self):
-        return Held, (self.node, self.sources, self.made_by)
+        return Shards, (self.node, self.sources, self.made_by)
 
     def __sizeof__(self) -> int:  # dask asks, to tell what a worker holds and what it costs to move
         return sum(source.num_bytes for source in self.sources)
@@ -184,14 +184,14 @@ def one_blas_thread() -> None:
 # reading
 
 
-def hold(node: Node, sources: tuple[Source, ...], made_by: dict[str, str]) -> Held:
+def hold(node: Node, sources: tuple[Source, ...], made_by: dict[str, str]) -> Shards:
     """Read a node's shards."""
-    held = Held(node, sources, made_by)
+    held = Shards(node, sources, made_by)
     held.genotypes()
     return held
 
 
-class Moments(NamedTuple):
+class NodeMoments(NamedTuple):
     """Of a node's variants, and what tells its genotypes from others."""
 
     mean: np.ndarray
@@ -201,12 +201,12 @@ class Moments(NamedTuple):
     checksum: str
 
 
-def moments(held: Held) -> Moments:
+def moments(held: Shards) -> NodeMoments:
     """What standardises a node's variants."""
     found = held.genotypes()
     names = ("mean", "inv_sd", "num_called", "variance")
     columns = [np.concatenate([np.broadcast_to(getattr(g, n), g.mean.shape) for g in found]) for n in names]
-    return Moments(*columns, held.checksum)
+    return NodeMoments(*columns, held.checksum)
 
 
 def as_is(value: Any) -> Any:
@@ -217,14 +217,14 @@ def as_is(value: Any) -> Any:
 # products
 
 
-class Work(NamedTuple):
+class Computing(NamedTuple):
     """How to compute on what is held, and the checksum that it had when the run began."""
 
     how: How
     checksum: str
 
 
-def summed_over(held: Held, work: Work, of_shard: Callable[[Any, slice], np.ndarray]) -> np.ndarray:
+def summed_over(held: Shards, work: Computing, of_shard: Callable[[Any, slice], np.ndarray]) -> np.ndarray:
     """The sum over a node's shards of ``of_shard(products, its rows among the node's)``, in the order of the tree."""
     return summed(over(held, work, of_shard), held.node)
 
@@ -235,7 +235,7 @@ def together(function: Callable, node: Node, below: list[Node], each: list[list[
     return summed_nodes(parts, node)
 
 
-def over(held: Held, work: Work, of_shard: Callable[[Any, slice], np.ndarray]) -> Iterator[np.ndarray]:
+def over(held: Shards, work: Computing, of_shard: Callable[[Any, slice], np.ndarray]) -> Iterator[np.ndarray]:
     """``of_shard`` of every shard in order; several at once where BLAS, with its one thread here, has most to do."""
     one_blas_thread()
     products = held.products(work.how)
@@ -255,18 +255,18 @@ def over(held: Held, work: Work, of_shard: Callable[[Any, slice], np.ndarray]) -
             yield from list(pool.map(of_shard, products[some], rows[some]))
 
 
-def zt(held: Held, work: Work, B: np.ndarray) -> np.ndarray:
+def zt(held: Shards, work: Computing, B: np.ndarray) -> np.ndarray:
     """Z'B of a node's variants."""
     return np.concatenate(list(over(held, work, lambda P, _: np.asarray(P.zt(P.block(B))))))
 
 
-def z(held: Held, work: Work, U: np.ndarray, weights: Any, theta: np.ndarray | None) -> np.ndarray:
+def z(held: Shards, work: Computing, U: np.ndarray, weights: Any, theta: np.ndarray | None) -> np.ndarray:
     """Z diag(w) U, (m, k) -> (n, k)."""
     w = mixed(weights, theta)
     return summed_over(held, work, lambda P, rows: np.asarray(P.z(U[rows], None if w is None else w[rows])))
 
 
-def weighted(held: Held, work: Work, B: np.ndarray, weights: Any, theta: np.ndarray | None) -> np.ndarray:
+def weighted(held: Shards, work: Computing, B: np.ndarray, weights: Any, theta: np.ndarray | None) -> np.ndarray:
     """Z diag(w) Z'B."""
     w = mixed(weights, theta)
     return summed_over(held, work, lambda P, rows: np.asarray(P.weighted(P.block(B), w[rows])))
@@ -277,7 +277,7 @@ def mixed(weights: Any, theta: np.ndarray | None) -> Any:
     return weights if theta is None else weights @ theta
 
 
-def grouped(held: Held, work: Work, U: np.ndarray, weights: sparse.csr_array) -> np.ndarray:
+def grouped(held: Shards, work: Computing, U: np.ndarray, weights: sparse.csr_array) -> np.ndarray:
     """(G, n, k)."""
     return summed_over(
         held, work, lambda P, rows: np.stack([np.asarray(each) for each in P.grouped(U[rows], weights[rows])])
@@ -292,7 +292,9 @@ class Mask(NamedTuple):
     labels: np.ndarray
 
 
-def left_out(held: Held, work: Work, B: np.ndarray, mask: Mask, groups: np.ndarray, totals: np.ndarray) -> np.ndarray:
+def left_out(
+    held: Shards, work: Computing, B: np.ndarray, mask: Mask, groups: np.ndarray, totals: np.ndarray
+) -> np.ndarray:
     """[Z W_1 Z'b_1, ..]: W_i is diag(w) / totals_i with zeros on the variants of ``groups[i]``."""
 
     def of_shard(P, rows):
@@ -305,32 +307,34 @@ def left_out(held: Held, work: Work, B: np.ndarray, mask: Mask, groups: np.ndarr
     return summed_over(held, work, of_shard)
 
 
-def inner(held: Held, work: Work, FA: np.ndarray, FB: np.ndarray, weights: sparse.csr_array) -> np.ndarray:
+def inner(held: Shards, work: Computing, FA: np.ndarray, FB: np.ndarray, weights: sparse.csr_array) -> np.ndarray:
     """(G, k)."""
     return summed_over(held, work, lambda P, rows: P.inner(FA[rows], FB[rows], weights[rows]))
 
 
-def grams(held: Held, work: Work, pieces: list[np.ndarray], F: np.ndarray, weights: sparse.csr_array) -> np.ndarray:
+def grams(
+    held: Shards, work: Computing, pieces: list[np.ndarray], F: np.ndarray, weights: sparse.csr_array
+) -> np.ndarray:
     """(G, d + k, k)."""
     return summed_over(held, work, lambda P, rows: P.grams([each[rows] for each in pieces], F[rows], weights[rows]))
 
 
-def gram(held: Held, work: Work, FA: np.ndarray, FB: np.ndarray | None, weights: sparse.csr_array) -> np.ndarray:
+def gram(held: Shards, work: Computing, FA: np.ndarray, FB: np.ndarray | None, weights: sparse.csr_array) -> np.ndarray:
     """(G, a, b)."""
     return summed_over(held, work, lambda P, rows: P.gram(FA[rows], None if FB is None else FB[rows], weights[rows]))
 
 
-def core(held: Held, work: Work, B: np.ndarray, weights: sparse.csr_array) -> np.ndarray:
+def core(held: Shards, work: Computing, B: np.ndarray, weights: sparse.csr_array) -> np.ndarray:
     """(G, k, k)."""
     return summed_over(held, work, lambda P, rows: P.core(P.block(B), weights[rows]))
 
 
-def squares(held: Held, work: Work, weights: sparse.csr_array) -> np.ndarray:
+def squares(held: Shards, work: Computing, weights: sparse.csr_array) -> np.ndarray:
     """(n, G)."""
     return summed_over(held, work, lambda P, rows: P.squared_norms_by_sample(weights[rows]))
 
 
-def matrix(held: Held, work: Work, w: sparse.csr_array) -> np.ndarray:
+def matrix(held: Shards, work: Computing, w: sparse.csr_array) -> np.ndarray:
     """(n, n) the upper triangle of Z diag(w) Z', for weights (m, 1) of a node's variants."""
 
     def of_shard(P, rows):
@@ -358,7 +362,7 @@ def take_blocks(weights: BlockWeights, start: int, stop: int) -> tuple[BlockWeig
     return BlockWeights(matrices, weights.factors[which]), np.array(which)
 
 
-def blocks_by_shard(held: Held, blocks: BlockWeights, factors: np.ndarray) -> dict[int, BlockWeights]:
+def blocks_by_shard(held: Shards, blocks: BlockWeights, factors: np.ndarray) -> dict[int, BlockWeights]:
     """The blocks of every shard with these factors, by its first variant among the node's."""
     whole = blocks.scaled(factors)
     return {int(a): take_blocks(whole, int(a), int(b))[0] for a, b in pairwise(held.edges)}
@@ -370,7 +374,9 @@ def within(groups: Sequence[slice], rows: slice) -> list[slice]:
     return [slice(a, b) if a < b else slice(0, 0) for a, b in ends]
 
 
-def block_weighted(held: Held, work: Work, B: np.ndarray, blocks: BlockWeights, factors: np.ndarray) -> np.ndarray:
+def block_weighted(
+    held: Shards, work: Computing, B: np.ndarray, blocks: BlockWeights, factors: np.ndarray
+) -> np.ndarray:
     """Z W Z'B."""
     own = blocks_by_shard(held, blocks, factors)
     return summed_over(held, work, lambda P, rows: np.asarray(P.weighted(P.block(B), own[rows.start])))
@@ -383,7 +389,7 @@ def multiply_blocks(F: np.ndarray, blocks: BlockWeights, factors: np.ndarray) ->
 
 
 def block_core(
-    held: Held, work: Work, B: np.ndarray, blocks: BlockWeights, factors: np.ndarray, groups: list[slice]
+    held: Shards, work: Computing, B: np.ndarray, blocks: BlockWeights, factors: np.ndarray, groups: list[slice]
 ) -> np.ndarray:
     """(G, k, k) B'Z_g W_g Z_g'B, for groups of the node's variants."""
     own = blocks_by_shard(held, blocks, factors)
@@ -391,7 +397,7 @@ def block_core(
 
 
 def block_diagonals(
-    held: Held, work: Work, blocks: BlockWeights, factors: np.ndarray, groups: list[slice]
+    held: Shards, work: Computing, blocks: BlockWeights, factors: np.ndarray, groups: list[slice]
 ) -> np.ndarray:
     """(n, G) diag(Z W_g Z')."""
     own = blocks_by_shard(held, blocks, factors)
