@@ -116,7 +116,7 @@ def gwas_command(line: CommandLine, threads: int) -> bool:
         check_freedom(group.Y, design_of(tables, group))
     converged = True
     context = {"threads": threads, "started": started, "several": len(traits) > 1}
-    with reader_of(analysis, threads, held_here(planned, analysis), say) as reader:
+    with reader_of(analysis, threads, held_here(planned, analysis), asked.say) as reader:
         for group, each in zip(groups, planned, strict=True):
             converged &= scan_group(tables, group, each, asked, {**context, "reader": reader})
     return converged

@@ -123,9 +123,11 @@ DATA = (
     ),
 )
 DEVICE = (
+    Rule("gpu_budget_gib ring_depth num_gpus", lambda line, decided: decided.backend == "cpu", "this runs on the CPU"),
+)
+WORKERS = (
     Rule("shards", without("workers", "scheduler"), "there are no workers"),
     Rule("worker_memory_gib", without("workers"), "it is of workers that are started here"),
-    Rule("gpu_budget_gib ring_depth num_gpus", lambda line, decided: decided.backend == "cpu", "this runs on the CPU"),
 )
 COMPONENTS = (
     Rule("ld_scores", without("ld_bins"), "they are for --ld-bins"),
@@ -161,6 +163,7 @@ REML = (
     Rule("gxe_scale", without("gxe"), "it is of the environments of --gxe"),
     Rule("admix_residual_mode", without("admix_q"), "it is of the ancestries of --admix-q"),
     *DEVICE,
+    *WORKERS,
     Rule("scan_replicates", without(*SCANS), "nothing is scanned"),
     Rule("scan_flank", no_intervals, "it is for genes and intervals"),
     Rule(
@@ -199,6 +202,7 @@ GWAS = (
     WIDTH,
     *DATA,
     *DEVICE,
+    *WORKERS,
     Rule("verbose", always, "there is nothing more to print"),
     Rule("solver max_probes seed", by("ols"), "least squares fits no variance"),
     Rule("max_probes seed", by("exact"), PROBES),
