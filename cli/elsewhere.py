@@ -76,8 +76,8 @@ filter by imputation quality first (plink2 --mach-r2-filter), then gpu-reml --ex
 not here: plink2 --indep-pairwise makes a list, which gpu-reml --extract takes
     --indep --indep-pairwise --indep-pairphase --prune --thin --thin-count --window-prune --clump --window-cm
     --window-kb --cut-weights --calc-weights --calc-weights-all --snps-only --max-alleles --min-alleles
-not here: plink2 --king-cutoff X makes a list of unrelated samples, which --keep takes
-    --grm-cutoff --grm-singleton --rel-cutoff --king-cutoff --king-cutoff-table --max-rel --unrelated --filter-rel
+gpu-reml --grm-cutoff X, by relationships of the genotypes
+    --grm-singleton --king-cutoff --king-cutoff-table --max-rel --unrelated --filter-rel
 gpu-reml --dosage takes dosages, without it calls
     --hard-call-threshold --hardcall-thresh --dosage-erase-threshold --import-dosage-certainty
 give --pheno
@@ -106,8 +106,8 @@ not needed: NA, nan, -9 and empty are missing
     --missing-phenotype --input-missing-phenotype --missing-code -missingPhenotype
 not needed: a disease may be coded by any two numbers
     --1 --cc12
-plink2 --pca makes principal components, which --qcovar takes
-    --pc --pc-loadings --project-loading --calc-pca-loads --decompose --pca*
+gpu-reml --pca K writes principal components, gpu-reml --pca-covar K takes them as covariates
+    --pc --pc-loadings --project-loading --calc-pca-loads --decompose --pca-*
 gpu-reml --mgrm FILE lists matrices, --grm A,B names them
     --grm-list --grm_list --multi-grm --kinship --kins -mk
 gpu-reml --grm PREFIX

@@ -41,7 +41,7 @@ def make_gwas_parser(number: str) -> Parser:
         description="Test every variant for association with quantitative traits.",
         epilog=EPILOG + EXIT_CODES,
         example=EXAMPLE,
-        needs=(GENOME[0], GENOME[1]._replace(unless="--null")),
+        needs=(GENOME[0], GENOME[1]._replace(unless=("--null",))),
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
     parser.add_flags("data; several filesets are one genome", Genome, Samples)

@@ -1,5 +1,6 @@
 """Loading: genotypes of the analysed samples and variants, components, and the model that is fitted."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from .model import Assembled, assemble
 from .plan import budget_of
 from .planned import Planned, check_group
 from .read import Tables
+from .relatives import one_component, pc_lines, pcs_of, related_among, with_pcs
 from .smile import smile_covariance, smile_weights
 from .sources import Loaded, Reader, Sources, load
 from .wording import counts_in_flags, notes_in_flags
@@ -70,8 +72,60 @@ class Inputs(NamedTuple):
 def load_group(
     tables: Tables, group: Group, planned: Planned, analysis: Analysis, reader: Reader | None = None
 ) -> Inputs:
-    """Genotypes of a group's samples, where they are planned to be, and the model of them; ``reader``: as
+    """Genotypes of a group's samples, where they are planned to be, without relatives and with principal components
+    among the covariates where these are asked for, and the model of them; ``reader``: as
     :func:`~gpu_reml.cli.sources.load` has it."""
+    cutoff, told = analysis.filters.grm_cutoff, []
+    if cutoff is not None:
+        kept, told = unrelated(tables, group, planned, analysis, reader)
+        if not kept.all():
+            group = without_samples(group, kept, f"related to another above --grm-cutoff {cutoff:g}")
+            planned = planned._replace(design=design_of(tables, group))
+            check_group(tables, group)
+    inputs = load_samples(tables, group, planned, analysis, reader)
+    if analysis.samples.pca_covar:
+        inputs, more = with_components(inputs, analysis)
+        told += more
+    return inputs._replace(notes=(*inputs.notes, *told))
+
+
+def unrelated(
+    tables: Tables, group: Group, planned: Planned, analysis: Analysis, reader: Reader | None
+) -> tuple[np.ndarray, list[str]]:
+    """(n,) bool of the samples that ``--grm-cutoff`` leaves, and what is said of it; reads the genotypes."""
+    files, alignment, cutoff = len(tables.sources.files), group.alignment, analysis.filters.grm_cutoff
+    if not files and not tables.parts.grms:
+        raise io.InputError("--grm-cutoff: relationships are those of genotypes or of --grm; give one of them")
+    people = people_of(alignment.samples)
+    first = np.arange(len(alignment.samples)) if people is None else people[0]
+    samples = alignment.samples.iloc[first]
+    if not files:
+        matrix = tables.parts.grms[0].matrix(alignment.indices[-len(tables.parts.grms)][first])
+        kept, told = related_among(matrix, samples, cutoff)
+    else:
+        indices = tuple(index[first] for index in alignment.indices[:files])
+        filters = replace(analysis.filters, mind=None)
+        loaded = load(tables.sources, indices, filters, analysis.genotypes, analysis.scaling.standardize, reader)
+        products = place(loaded.genotypes, planned, analysis.compute)
+        kept, told = related_among(one_component(products), samples, cutoff)
+    return kept if people is None else kept[people[1]], told
+
+
+def with_components(inputs: Inputs, analysis: Analysis) -> tuple[Inputs, list[str]]:
+    """The inputs with principal components among their covariates, and what is said of these."""
+    if inputs.products is None or inputs.members:
+        why = "phenotypes have different samples; name one" if inputs.members else "there are no genotypes"
+        raise io.InputError(f"--pca-covar: {why}")
+    found = pcs_of(inputs.products, analysis.samples.pca_covar, analysis.estimation.seed)
+    people = people_of(inputs.alignment.samples)
+    if people is not None:
+        found = found._replace(vectors=found.vectors[people[1]])
+    told = [f"principal components: {line}" for line in pc_lines(found)]
+    return inputs._replace(planned=inputs.planned._replace(design=with_pcs(inputs.design, found))), told
+
+
+def load_samples(tables: Tables, group: Group, planned: Planned, analysis: Analysis, reader: Reader | None) -> Inputs:
+    """Genotypes of a group's samples, where they are planned to be, and the model of them."""
     notes = notes_of(tables, group)
     if not tables.sources.files:
         model = assemble(None, None, tables.parts, group.alignment, None, analysis.terms)

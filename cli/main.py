@@ -43,7 +43,7 @@ def make_parser(version: str) -> Parser:
         example=EXAMPLE,
         needs=(
             Need(f"{GENOTYPES_HELP}, or --grm PREFIX, --pedigree FILE or --random FILE)", (*GENOTYPES, *WITHOUT)),
-            Need("--pheno FILE", ("--pheno",), unless="--make-grm"),
+            Need("--pheno FILE", ("--pheno",), unless=("--make-grm", "--pca")),
         ),
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {version}")

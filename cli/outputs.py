@@ -110,6 +110,8 @@ def traits_path(out: str) -> str:
 
 def reml_outputs(line: CommandLine, output: RemlOutput, save_model: str | None, traits: Sequence[str]) -> list[Written]:
     """What gpu-reml writes."""
+    if output.pca:
+        return outputs_of(("eigenvec", "eigenval"), [(output.out, f"--out {output.out}")])
     if output.make_grm:
         return [*outputs_of(GRM_FILES, [(output.out, "--make-grm")]), *named_outputs(output)]
     further = [suffix for flag, added in FURTHER.items() if line.get(flag) for suffix in added]

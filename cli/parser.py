@@ -49,11 +49,11 @@ class CommandLine(NamedTuple):
 
 
 class Need(NamedTuple):
-    """Something that has to be given: by one of ``flags``, unless ``unless`` is."""
+    """Something that has to be given: by one of ``flags``, unless one of ``unless`` is."""
 
     what: str
     flags: tuple[str, ...]
-    unless: str | None = None
+    unless: tuple[str, ...] = ()
 
 
 class Typed(NamedTuple):
@@ -198,7 +198,7 @@ class Parser(ArgumentParser):
     def _check_needs(self, values: Mapping[str, Any]) -> None:
         """Everything that has to be there, in one line."""
         missing = [need.what for need in self._needs if not any(map(values.get, map(name_of, need.flags)))]
-        given = [need.what for need in self._needs if need.unless and values.get(name_of(need.unless))]
+        given = [need.what for need in self._needs if any(map(values.get, map(name_of, need.unless)))]
         missing = [what for what in missing if what not in given]
         if missing:
             listed = " and ".join([*filter(None, [", ".join(missing[:-1])]), missing[-1]])

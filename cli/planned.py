@@ -69,7 +69,7 @@ def sizes_of(tables: Tables, group: Group, num_fixed: int, analysis: Analysis) -
         sources.num_variants,
         num_components,
         len(group.phenotypes),
-        num_fixed,
+        num_fixed + (analysis.samples.pca_covar or 0),
         num_weights,
         bits=16 if analysis.genotypes.dosage else ops.CALL_BITS,
         num_scales=parts.num_scales,

@@ -39,6 +39,7 @@ from .pictures import check_reportable
 from .planned import Planned, check_group, held_here, plan_group, planned_lines
 from .provenance import provenance
 from .read import Tables, read_tables
+from .relatives import pc_files, pc_lines, pcs_of
 from .report import (
     ancestry_records,
     beside_record,
@@ -115,13 +116,13 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     check_scan(asked.scan, analysis)
     check_alpha(asked.learned.fit_alpha, analysis)
     tables = read_tables(analysis)
-    if output.make_grm:
-        check_matrices(tables, analysis.terms)
+    if output.no_fit:
+        check_matrices(tables, analysis.terms, output.no_fit)
     groups = list(groups_of_samples(tables, analysis.samples))
     traits = [name for group in groups for name in group.phenotypes]
     check_files(tables, groups, traits, asked)
     asked.say("\n".join([f"gpu-reml {version('gpu-reml')}", *group_lines(groups)]), flush=True)
-    beside = (asked.further.wanted, asked.merge.merge, asked.scan.wanted, asked.learned.fit_alpha, output.make_grm)
+    beside = (asked.further.wanted, asked.merge.merge, asked.scan.wanted, asked.learned.fit_alpha, output.no_fit)
     only_fits = not any(beside)
     members, groups = groups, read_once(tables, groups, analysis, only_fits=only_fits)
     planned_groups = [planned_group(tables, group, asked) for group in groups]
@@ -134,13 +135,13 @@ def reml_command(line: CommandLine, threads: int) -> bool:
         check_group(tables, group)
     several = len(traits) > 1
     order = [phenotype.name for phenotype in tables.phenotypes]
-    table = TraitsTable(traits_path(output.out) if several and not output.make_grm else None, order, started)
+    table = TraitsTable(traits_path(output.out) if several and not output.no_fit else None, order, started)
     converged, run = True, {"threads": threads, "started": started, "several": several}
     with reader_of(analysis, threads, held_here(planned_groups, analysis), asked.say) as reader, table:
         for group, planned in zip(groups, planned_groups, strict=True):
             inputs = load_group(tables, group, planned, analysis, reader)
-            if output.make_grm:
-                write_grms(inputs, asked)
+            if output.no_fit:
+                write_of_genotypes(inputs, asked)
             else:
                 converged &= fit_inputs(inputs, tables, asked, run, table)
             write_samples(inputs.alignment, output)
@@ -168,18 +169,18 @@ def planned_group(tables: Tables, group: Group, asked: Asked) -> Planned:
     return planned_alpha(planned, asked.learned.fit_alpha, asked.analysis)
 
 
-def check_matrices(tables: Tables, terms: Terms) -> None:
-    """Raises InputError for what ``--make-grm`` cannot write."""
+def check_matrices(tables: Tables, terms: Terms, flag: str) -> None:
+    """Raises InputError for what ``--make-grm`` or ``--pca`` cannot write."""
     if not tables.sources.files:
-        raise io.InputError("--make-grm: writes matrices of genotypes; give --bfile, --pfile or --bgen")
+        raise io.InputError(f"{flag}: is of genotypes; give --bfile, --pfile or --bgen")
     beside = [f"--{name}".replace("_", "-") for name in BESIDE_SETS if getattr(terms, name) and "residual" not in name]
     if beside:
-        raise io.InputError(f"--make-grm: writes matrices of sets of variants; leave out {', '.join(beside)}")
+        raise io.InputError(f"{flag}: writes what there is of sets of variants; leave out {', '.join(beside)}")
 
 
 def check_files(tables: Tables, groups: list[Group], traits: list[str], asked: Asked) -> None:
     """Raises InputError for files that would be written twice, or over what is read."""
-    flags = [*(["--make-grm"] if asked.output.make_grm else []), *asked.output.lists]
+    flags = [*filter(None, [asked.output.no_fit]), *asked.output.lists]
     if len(groups) > 1 and flags:
         raise io.InputError(f"{', '.join(flags)}: the phenotypes have different samples; name one phenotype")
     outputs = reml_outputs(asked.line, asked.output, asked.further.effects.save_model, traits)
@@ -312,6 +313,11 @@ def partition_of(inputs: Inputs, analysis: Analysis) -> Partition:
     return Partition(weights, inputs.variants.rows)
 
 
+def write_of_genotypes(inputs: Inputs, asked: Asked) -> None:
+    """``--make-grm`` or ``--pca``."""
+    (write_pcs if asked.output.pca else write_grms)(inputs, asked)
+
+
 def write_grms(inputs: Inputs, asked: Asked) -> None:
     """``--make-grm``: every component's relationship matrix in GCTA's format."""
     inputs = noted(inputs, asked.line, REML, Decided(backend=inputs.planned.backend))
@@ -322,6 +328,17 @@ def write_grms(inputs: Inputs, asked: Asked) -> None:
         prefix = trait_prefix(asked.output.out, name, covariance.num_components > 1)
         io.write_grm(prefix, covariance.only(g), inputs.alignment.samples)
         print(f"written: {prefix}.grm{{.bin,.N.bin,.id}}", flush=True)
+
+
+def write_pcs(inputs: Inputs, asked: Asked) -> None:
+    """``--pca``: principal components of the analysed samples and variants."""
+    inputs = noted(inputs, asked.line, REML, Decided(backend=inputs.planned.backend))
+    asked.say("\n".join(grm_lines(inputs, asked.analysis.scaling.standardize)), flush=True)
+    found = pcs_of(inputs.products, asked.output.pca, asked.analysis.estimation.seed)
+    inputs.check_unchanged()
+    files = pc_files(asked.output.out, found, inputs.alignment.samples)
+    io.write_all(files)
+    print("\n".join([*pc_lines(found), f"written: {', '.join(files)}"]), flush=True)
 
 
 def write_result(

@@ -55,7 +55,9 @@ from .studies.enrichment import Enrichment, Wald, enrichment, wald_test
 from .studies.lasso import DescentSettings, PathSettings, Quadratic, lasso_path
 from .studies.loco import LocoSettings, loco_scan
 from .studies.pcgc import PCGCResult, pcgc
+from .studies.principal import PrincipalComponents, principal_components
 from .studies.refine import Refined, RefineSettings, refine
+from .studies.relatedness import Related, relatedness
 from .studies.rg import RgSettings, fit_rg
 from .studies.rg_result import GeneticCorrelations
 from .studies.scan import ScanResult, ScanSettings, scan
@@ -99,12 +101,14 @@ __all__ = [
     "PCGCResult",
     "PathSettings",
     "PcgResult",
+    "PrincipalComponents",
     "ProbeSettings",
     "Probes",
     "Quadratic",
     "Record",
     "RefineSettings",
     "Refined",
+    "Related",
     "Reliability",
     "ResidualCovariance",
     "RgSettings",
@@ -178,9 +182,11 @@ __all__ = [
     "pcg",
     "pcgc",
     "precondition",
+    "principal_components",
     "random_regression",
     "records",
     "refine",
+    "relatedness",
     "reliability",
     "scan",
     "score",

@@ -107,5 +107,9 @@ class Samples(Flags):
         "--covar-for", metavar="TRAIT=NAME[,NAME...]", action="append", default=(),
         help="covariates of one phenotype, of those in --qcovar and --covar; others keep all",
     )  # fmt: skip
+    pca_covar: int | None = flag(
+        "--pca-covar", type=positive_int, metavar="K",
+        help="K principal components of the analysed genotypes as further covariates, PC1 to PCK",
+    )  # fmt: skip
     keep: str | None = flag("--keep", "--keep-path", metavar="FILE", help="analyse only these samples")
     remove: str | None = flag("--remove", metavar="FILE", help="leave out these samples")

@@ -21,6 +21,11 @@ class Filters(Flags):
         help="first position in base pairs, on the one chromosome of --chr",
     )  # fmt: skip
     to_bp: float | None = flag("--to-bp", type=not_negative, metavar="BP", help="last position in base pairs")
+    grm_cutoff: float | None = flag(
+        "--grm-cutoff", "--rel-cutoff", type=fraction, metavar="X",
+        help="leave out samples until no two have a relationship over X, those with most relatives first: of the "
+        "genotypes, or of the first --grm without any",
+    )  # fmt: skip
     mind: float | None = flag(
         "--mind", type=fraction, metavar="X", help="largest share of a sample's calls that may be missing, 0 to 1"
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..numbers import not_negative
+from ..numbers import not_negative, positive_int
 from .group import Flags, flag
 
 OUT = {"metavar": "PREFIX"}
@@ -49,11 +49,21 @@ class RemlOutput(Output):
         help="write PREFIX.report.html: one page with figures, warnings, diagnoses of an odd h2, and how it was "
         "computed (needs the extra report)",
     )  # fmt: skip
+    pca: int | None = flag(
+        "--pca", type=positive_int, metavar="K",
+        help="write K principal components of the genotypes as PLINK does (OUT.eigenvec, OUT.eigenval) and stop; needs "
+        "no --pheno",
+    )  # fmt: skip
     make_grm: bool = flag(
         "--make-grm", action="store_true", default=False,
         help="write the relationship matrix of every component in GCTA's format (OUT.grm.bin, .grm.N.bin, .grm.id) "
         "and stop; needs no --pheno",
     )  # fmt: skip
+
+    @property
+    def no_fit(self) -> str:
+        """The flag that asks for something else than fits; empty where none does."""
+        return "--make-grm" if self.make_grm else "--pca" if self.pca else ""
 
 
 @dataclass(frozen=True)

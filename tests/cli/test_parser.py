@@ -173,7 +173,7 @@ def test_lists_that_are_given_several_times_all_count():
         (["--HEreg-bivar", "1", "2"], "gpu-reml --rg has genetic covariances by REML"),
         (["--reml-bivar-lrt-rg", "0"], "gpu-reml --reml-bivar has both tests"),
         (["--cojo-slct"], "not here: needs each sample's genotypes"),
-        (["--pca", "10"], "plink2 --pca makes principal components"),
+        (["--pc-loadings", "x"], "gpu-reml --pca K writes principal components"),
         (["--vcf", "x.vcf"], "make a fileset of it by plink2 --vcf"),
         (["--phenoFile=x"], "give --pheno"),
         (["--n-groups", "3"], "is a flag of gpu-reml-relax"),
@@ -194,8 +194,8 @@ def test_what_was_meant_is_named(arguments, meant, capsys):
 
 
 def test_unknown_flags_come_before_missing_ones_and_all_at_once(capsys):
-    error = refusal("gpu-reml", ["--pca", "10", "--nothing-like-it", "--HEreg", "height"], capsys)
-    assert re.search(r"--pca \(.*\); unknown flag --nothing-like-it; unknown flag --HEreg \(.*--method he\); ", error)
+    error = refusal("gpu-reml", ["--indep", "10", "--nothing-like-it", "--HEreg", "height"], capsys)
+    assert re.search(r"--indep \(.*\); unknown flag --nothing-like-it; unknown flag --HEreg \(.*--method he\); ", error)
     assert "missing" not in error
 
 
