@@ -74,7 +74,7 @@ def ai_step(
 def shortened(step: Step, theta: np.ndarray, upper: np.ndarray) -> Step:
     """The step from theta, as far as it stays at or below ``upper``."""
     rising = step.direction > 0
-    t = min(1.0, float(np.min((upper - theta)[rising] / step.direction[rising], initial=1.0)))
+    t = float(np.min((upper - theta)[rising] / step.direction[rising], initial=1.0))
     return Step(theta + t * step.direction, t * step.direction, t**2 * step.decrement) if t < 1 else step
 
 

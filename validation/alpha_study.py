@@ -27,7 +27,7 @@ from .simulate import simulate_cohort
 ALPHAS = (-1.0, -0.5, -0.25, 0.0)
 TAUS = (1.0, -0.5)  # of the annotations: of one variant in three, by neighbours, and of a normal score
 NEIGHBOURS = 20
-H2 = 0.6
+H2 = 0.8
 GRM = -1.0  # alpha at tau = 0
 GRID = np.arange(-2.2, 1.41, 0.1)
 CHI = special.chdtri(1, 0.05)

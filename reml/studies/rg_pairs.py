@@ -223,7 +223,7 @@ def probe_residuals(bench: Bench, traits: tuple[int, ...], stack: Stack, S: np.n
     """(residuals, whose, error): of the probes z (x) e_a whose solutions, each in the chains of its fold, are not near
     enough.
 
-    Cost: t s half passes of columns for every two traits.
+    Cost: t s half passes of columns for each trait, times the overlap.
     """
     people = [bench.people[bench.members[k].people] for k in traits]
     t, s = len(traits), stack.num_probes
@@ -239,7 +239,7 @@ def probe_residuals(bench: Bench, traits: tuple[int, ...], stack: Stack, S: np.n
             solved[:, a, mine] = Q @ solution
             energy[a, mine] = np.einsum("rs,rs->s", right, solution)
     flat = solved.reshape(len(V), t * s)
-    residuals = [true_residual(bench, people, b, stack, S, flat) for b in range(t)]
+    residuals = true_residuals(bench, people, stack, S, flat)
     traces = np.array([part.off_traces for part in stack.parts])
     left = np.array([part.dimension - len(y) for part, y in zip(stack.parts, stack.y, strict=True)])
     tails = np.diag(mean_off(S, traces, left, stack.same))
@@ -249,19 +249,41 @@ def probe_residuals(bench: Bench, traits: tuple[int, ...], stack: Stack, S: np.n
     return tuple(take_columns(R, wrong) for R in residuals), wrong % s, float(errors.max())
 
 
-def true_residual(bench: Bench, people: list[PeopleBasis], b: int, stack: Stack, S: np.ndarray, C: np.ndarray) -> Block:
-    """(n_b, t s) what the probes z (x) e_a leave of trait b, for solutions C (D, t s) in the bases."""
-    t, s, where, own = len(people), stack.num_probes, stack.sizes, people[b]
-    Z = own.model.probe_block(slice(0, s))
-    total = np.zeros((len(own.rows), t * s), Z.dtype)
-    total[:, b * s : (b + 1) * s] = np.asarray(Z)
-    for c, other in enumerate(people):
-        F = combined(other.model.basis.F, C[where[c]])
-        image = np.asarray(bench.covariance.apply_features(S[:-1, b, c], F))[own.rows]
-        _, mine, theirs = np.intersect1d(own.rows, other.rows, assume_unique=True, return_indices=True)
-        image[mine] += np.asarray(combined(other.model.basis.U, S[-1, b, c] * C[where[c]]))[theirs]
-        total -= image
-    return project(own.problem.Q, own.problem.covariance.block(total))
+def true_residuals(bench: Bench, people: list[PeopleBasis], stack: Stack, S: np.ndarray, C: np.ndarray) -> list[Block]:
+    """For every trait b, (n_b, t s) what the probes z (x) e_a leave of it, for solutions C (D, t s) in the bases.
+
+    What a basis says of everybody serves all traits.
+    """
+    t, s, where, totals = len(people), stack.num_probes, stack.sizes, []
+    for b, own in enumerate(people):
+        Z = own.model.probe_block(slice(0, s))
+        totals.append(np.zeros((len(own.rows), t * s), Z.dtype))
+        totals[b][:, b * s : (b + 1) * s] = np.asarray(Z)
+    for c, source in enumerate(people):
+        genetic = images_for(bench.covariance, S[:-1, :, c], combined(source.model.basis.F, C[where[c]]))
+        residual = np.asarray(combined(source.model.basis.U, C[where[c]]))
+        for b, (own, image) in enumerate(zip(people, genetic, strict=True)):
+            totals[b] -= np.asarray(image)[own.rows]
+            _, mine, theirs = np.intersect1d(own.rows, source.rows, assume_unique=True, return_indices=True)
+            totals[b][mine] -= (S[-1, b, c] * residual[theirs]).astype(totals[b].dtype)
+    blocks = (own.problem.covariance.block(total) for own, total in zip(people, totals, strict=True))
+    return [project(own.problem.Q, block) for own, block in zip(people, blocks, strict=True)]
+
+
+def images_for(covariance: Covariance, weights: np.ndarray, F: Any) -> Iterator[Block]:
+    """For every column of weights (G, t), sum_g w_g K_g B (n, k), from features F of B.
+
+    Cost: a half pass of k columns times the overlap, or one for each column of the weights, whichever is less.
+    """
+    if covariance.overlap > weights.shape[1]:
+        yield from (covariance.apply_features(column, F) for column in weights.T)
+        return
+    images = list(covariance.apply_each(F))
+    for column in weights.T:
+        total = images[0] * np.asarray(column[0], images[0].dtype)
+        for weight, image in zip(column[1:], images[1:], strict=True):
+            total = total + image * np.asarray(weight, image.dtype)
+        yield total
 
 
 def tolerance(bench: Bench, traits: tuple[int, ...]) -> float:
@@ -301,23 +323,25 @@ def images_at(bench: Bench, traits: tuple[int, ...], points: list[StackPoint]) -
     """For every point, ``images`` as :func:`outside_of` takes them, in as many passes as for one."""
     people = [bench.people[bench.members[k].people] for k in traits]
     C = [np.column_stack([point.c[b] for point in points]) for b in range(len(traits))]
-    each = [[images_off(bench, of, source, C[b]) for b, source in enumerate(people)] for of in people]
+    each: list[list[np.ndarray]] = [[] for _ in people]
+    for b, source in enumerate(people):
+        U, F = (combined(part, C[b]) for part in (source.model.basis.U, source.model.basis.F))
+        images = [np.asarray(image) for image in bench.covariance.apply_each(F)]
+        for a, of in enumerate(people):
+            each[a].append(images_off(of, source, images, np.asarray(U)))
     return [[[image[k] for image in row] for row in each] for k in range(len(points))]
 
 
-def images_off(bench: Bench, of: PeopleBasis, source: PeopleBasis, C: np.ndarray) -> np.ndarray:
-    """(k, n, H) what K_h U C has off the basis of the people ``of``, for solutions C (d, k) in that of ``source``."""
-    U, F = combined(source.model.basis.U, C), combined(source.model.basis.F, C)
-    model, problem, k = of.model, of.problem, C.shape[1]
-    if of is source:
-        images: Any = [*problem.covariance.apply_each(F)]
-    else:
-        images = [np.asarray(image)[of.rows] for image in bench.covariance.apply_each(F)]
-        whole = np.zeros((bench.covariance.num_samples, k))
-        whole[source.rows] = np.asarray(U)
-        images.append(whole[of.rows])  # what residuals of people who have both traits add
-        images = [problem.covariance.block(image) for image in images]
-    block = project(problem.Q, columns(*(image[:, :k] for image in images)))
+def images_off(of: PeopleBasis, source: PeopleBasis, images: list[np.ndarray], U: np.ndarray) -> np.ndarray:
+    """(k, n_a, H) what K_h U C has off the basis of the people ``of``, for ``images`` (n, k) of everybody and U C
+    (n_b, k) of the people ``source``; residuals off a basis of their own are none."""
+    model, problem, k = of.model, of.problem, U.shape[1]
+    parts = [image[of.rows] for image in images]
+    if of is not source:
+        whole = np.zeros((len(images[0]), k))
+        whole[source.rows] = U
+        parts.append(whole[of.rows])  # what residuals of people who have both traits add
+    block = project(problem.Q, columns(*(problem.covariance.block(part) for part in parts)))
     off = np.asarray(block - combined(model.basis.U, coordinates(model.basis, block)), np.float64)
     off = off if of is not source else np.column_stack([off, np.zeros((len(off), k))])
     return off.reshape(len(off), -1, k).transpose(2, 0, 1)

@@ -137,3 +137,72 @@ def test_a_start_at_the_solution_of_numbers_whose_squares_floats_lack_is_one_too
     assert (found.iterations == 0).all() and found.converged.all()
     solved = pcg(V, B, tol=1e-10)
     np.testing.assert_allclose(solved.X / [1, unit], np.linalg.solve(V, B / [1, unit]), rtol=1e-6)
+
+
+def test_the_default_is_a_tolerance_of_1e_4_and_400_iterations():
+    rng = np.random.default_rng(10)
+    V, B = spd(300, rng, 4), rng.standard_normal((300, 2))
+    found, asked = pcg(V, B), pcg(V, B, tol=1e-4, max_iterations=1000)
+    np.testing.assert_array_equal(found.X, asked.X)
+    assert (pcg(V, B, tol=1e-16, check=False).iterations == 400).all()
+    assert (pcg(V, B, tol=2e-4).iterations < found.iterations).all()
+    assert (pcg(V, B, tol=5e-5).iterations > found.iterations).all()
+
+
+@pytest.mark.parametrize(("error", "met"), [(0.0, True), (1.7e-6, True), (3e-6, False)])
+def test_rounding_of_up_to_a_tolerance_more_leaves_a_column_converged(error, met):
+    b = np.array([[3.0], [4.0]])
+    answers = iter([0.0, 5 * error])  # of the step's product, and of the one that checks it
+    found = pcg(lambda P: P + next(answers) * np.array([[1.0], [0.0]]), b, tol=1e-6)
+    assert bool(found.converged[0]) == met and found.residuals[0] == pytest.approx(error)
+
+
+def test_columns_with_a_covariance_each_are_solved_by_their_own():
+    rng = np.random.default_rng(11)
+    Vs, B = [spd(30, rng), spd(30, rng)], rng.standard_normal((30, 2))
+
+    def apply_v(P, which):
+        return np.column_stack([Vs[k] @ p for k, p in zip(which, P.T, strict=True)])
+
+    found = pcg(apply_v, B, tol=np.array([1e-3, 1e-11]), by_column=True)
+    assert found.iterations[0] < found.iterations[1]
+    np.testing.assert_allclose(found.X[:, 1], np.linalg.solve(Vs[1], B[:, 1]), atol=1e-8)
+    assert np.linalg.norm(B[:, 0] - Vs[0] @ found.X[:, 0]) <= 2e-3 * np.linalg.norm(B[:, 0])
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e-3, 1e200])
+def test_residuals_of_any_size_are_those_of_unit_size_times_that(unit):
+    rng = np.random.default_rng(12)
+    V, B = spd(40, rng), rng.standard_normal((40, 2))
+    found, scaled = pcg(V, B, tol=1e-3), pcg(V, unit * B, tol=1e-3)
+    np.testing.assert_allclose(scaled.R / unit, found.R, rtol=1e-6)
+    np.testing.assert_allclose(scaled.residuals, found.residuals, rtol=1e-6)
+
+
+@pytest.mark.parametrize("inverse", [-1.0, 0.0])
+def test_a_preconditioner_that_is_not_positive_definite_is_an_error_before_any_step(inverse):
+    with pytest.raises(BreakdownError, match="the preconditioner is not positive definite"):
+        pcg(np.eye(3), np.ones((3, 2)), preconditioner=lambda R: inverse * R)
+
+
+def test_one_column_whose_form_rounding_leaves_negative_is_solved_all_the_same():
+    V, B = np.diag([1.0, 2.0, 4.0]), np.eye(3)[:, 1:]
+    found = pcg(V, B, preconditioner=np.diag([1.0, 1.0, -1e-9]), tol=1e-10)
+    np.testing.assert_allclose(found.X, np.linalg.solve(V, B), rtol=1e-9)
+
+
+def test_a_preconditioner_that_is_not_finite_for_one_column_is_an_error():
+    with pytest.raises(BreakdownError, match="the preconditioner is not positive definite, or not finite"):
+        pcg(np.eye(3), np.eye(3)[:, :2], preconditioner=lambda R: R * np.array([1.0, np.nan]))
+
+
+def test_a_direction_without_any_variance_is_detected():
+    with pytest.raises(BreakdownError, match=r"p'Vp = 0 in column 0: the covariance is not positive definite"):
+        pcg(np.diag([1.0, 0.0]), np.array([[0.0], [1.0]]))
+
+
+def test_a_list_is_one_right_hand_side_and_a_list_of_rows_a_block():
+    assert pcg(2 * np.eye(1), [3.0]).X.tolist() == [1.5]
+    assert pcg(2 * np.eye(2), [[2.0, 0.0], [0.0, 4.0]]).X.tolist() == [[1, 0], [0, 2]]
+    with pytest.raises(ValueError, match=r"B: expected"):
+        pcg(np.eye(1), [])

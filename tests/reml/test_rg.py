@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 
 from gpu_reml.ops import CpuProducts, make_covariance
 from gpu_reml.ops.device.products import make_device_products
-from gpu_reml.reml import ConvergenceError, RgSettings, draw_probes, exact_probes, fit, fit_rg
+from gpu_reml.reml import (
+    ConvergenceError,
+    CountingCovariance,
+    FitSettings,
+    RgSettings,
+    SolverSettings,
+    draw_probes,
+    exact_probes,
+    fit,
+    fit_rg,
+)
+from gpu_reml.reml.studies.rg import bench_of
+from gpu_reml.reml.studies.rg_pairs import images_for, probe_residuals, true_residuals
 from gpu_reml.validation.bivariate import dense_covariances
 from gpu_reml.validation.host_device import HostDevice
 from gpu_reml.validation.rg_study import phenotypes, row_of
@@ -117,6 +129,45 @@ def test_random_probes_err_as_they_say(overlap, components):
         assert np.isnan(truth.p) or abs(ratio.statistic - truth.statistic) <= 4 * ratio.mc_se + 0.05
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_look_at_probes_of_different_people_reads_every_basis_once(overlap):
+    cohort = make_cohort(150, 300, 2, seed=5, overlap=overlap)
+    Y, _ = two_traits(cohort, 0.5, seed=6)
+    counting = CountingCovariance(covariance_of(cohort))
+    bench = bench_of(Y, cohort.X, counting, draw_probes(cohort.n, seed=1), FitSettings())
+    stack, S = bench.stack((0, 1)), np.array([[[0.3, 0.1], [0.1, 0.4]], [[0.2, -0.1], [-0.1, 0.2]], 0.5 * np.eye(2)])
+    before, s = counting.column_passes, stack.num_probes
+    *_, worst = probe_residuals(bench, (0, 1), stack, S)
+    assert counting.column_passes - before == 2 * counting.overlap * 2 * s / 2 and worst > 0.01
+    # against dense products of what the probes' solutions leave
+    people = [bench.people[member.people] for member in bench.members]
+    C = np.random.default_rng(0).standard_normal((sum(len(y) for y in stack.y), 2 * s))
+    found = true_residuals(bench, people, stack, S, C)
+    x = [np.concatenate([np.asarray(u) for u in each.model.basis.U], axis=1) for each in people]
+    for b, own in enumerate(people):
+        rows, z = own.rows, np.asarray(own.model.probe_block(slice(0, s)))
+        left = np.zeros((len(rows), 2 * s))
+        left[:, b * s : (b + 1) * s] = z
+        for c, other in enumerate(people):
+            K = sum(S[g, b, c] * cohort.Ks[g] for g in range(2)) + S[2, b, c] * np.eye(cohort.n)
+            left -= K[np.ix_(rows, other.rows)] @ x[c] @ C[stack.sizes[c]]
+        Q = np.asarray(own.problem.Q)
+        np.testing.assert_allclose(np.asarray(found[b]), left - Q @ (Q.T @ left), atol=1e-4 * np.abs(left).max())
+
+
+@pytest.mark.parametrize(("overlap", "traits"), [(False, 2), (True, 1), (True, 2)])
+def test_images_with_weights_cost_the_overlap_or_one_for_each_trait(overlap, traits):
+    cohort = make_cohort(60, 90, 3, seed=5, overlap=overlap)
+    counting = CountingCovariance(covariance_of(cohort))
+    B, weights = np.random.default_rng(1).standard_normal((60, 2)), np.array([[1.0, 0.2], [-0.5, 0], [0.3, 2.0]])
+    F, weights = counting.features(B), weights[:, :traits]
+    before = counting.column_passes
+    for column, image in zip(weights.T, images_for(counting, weights, F), strict=True):
+        np.testing.assert_allclose(image, sum(w * K for w, K in zip(column, cohort.Ks, strict=True)) @ B, atol=1e-4)
+    assert np.isclose(counting.column_passes - before, min(counting.overlap, traits))
+    assert (counting.overlap > 1) == overlap
+
+
 def test_two_sites_that_share_nobody_give_the_genetic_correlation_that_was_simulated():
     cohort = make_cohort(1200, 100, 1, seed=3, overlap=False)
     Y = phenotypes(cohort.Ks[0], 0.6, 0.0, 1, seed=2)
@@ -176,8 +227,6 @@ def test_a_trait_beside_its_own_multiple_is_not_said_to_have_converged(cohorts):
 
 
 def test_a_basis_without_room_is_said(cohorts):
-    from gpu_reml.reml import FitSettings, SolverSettings
-
     cohort = make_cohort(300, 900, 1, seed=5, overlap=False)
     Y, _ = two_traits(cohort, 1.0, seed=6)
     few = FitSettings(solver=SolverSettings(most_basis=40))

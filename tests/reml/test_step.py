@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpu_reml.reml import SingularInformationError, ai_step
-from gpu_reml.reml.step import score_norm, shortened
+from gpu_reml.reml.step import _least_distance, score_norm, shortened
 
 
 def best_by_enumeration(theta, score, ai, lower):
@@ -103,3 +103,38 @@ def test_the_length_of_a_score_is_in_its_standard_errors_along_the_directions():
     score, ai = np.array([6.0, 5.0, 7.0]), np.diag([4.0, 25.0, 1.0])
     assert score_norm(score, ai, np.array([True, True, False])) == pytest.approx(np.sqrt(9 + 1))
     assert score_norm(score, ai, np.array([[1.0], [1.0], [0.0]])) == pytest.approx(11 / np.sqrt(29))
+
+
+def test_parameters_without_a_bound_move_freely_beside_one_that_has_one():
+    theta, score, lower = np.array([0.5, 0.5]), np.array([-3.0, -3.0]), np.array([-np.inf, 0.0])
+    found = ai_step(theta, score, np.eye(2), lower)
+    np.testing.assert_allclose(found.theta, [-2.5, 0.0], atol=1e-12)
+    np.testing.assert_allclose(ai_step(theta, score, np.eye(2), np.full(2, -np.inf)).theta, [-2.5, -2.5])
+
+
+def test_parameters_that_are_not_estimated_stay_where_they_are():
+    ai, estimated = np.array([[2.0, 1.0, 0.5], [1.0, 3.0, 0.2], [0.5, 0.2, 1.0]]), np.array([True, False, True])
+    theta, score = np.array([1.0, 2.0, 3.0]), np.array([0.4, 9.0, -0.3])
+    found = ai_step(theta, score, ai, np.zeros(3), estimated)
+    moved = np.linalg.solve(ai[np.ix_(estimated, estimated)], score[estimated])
+    np.testing.assert_allclose(found.direction, [moved[0], 0.0, moved[1]], rtol=1e-10)
+    assert found.decrement == pytest.approx(found.direction @ ai @ found.direction)
+
+
+def test_a_parameter_at_its_upper_bound_that_does_not_move_shortens_nothing():
+    theta, upper = np.array([1.0, 0.0]), np.array([1.0, 0.25])
+    step = ai_step(theta, np.array([0.0, 0.5]), np.eye(2), np.full(2, -9.0))
+    np.testing.assert_allclose(shortened(step, theta, upper).theta, [1.0, 0.25])
+
+
+@pytest.mark.parametrize("size", [1e-7, 1.0, 1e7])
+def test_the_shortest_vector_beyond_a_plane_is_found_in_any_unit(size):
+    G, h = size * np.array([[3.0, 4.0], [-4.0, 3.0]]), size * np.array([0.1, -1.0])
+    u, held = _least_distance(G, h)
+    np.testing.assert_allclose(u, 0.1 / 25 * np.array([3.0, 4.0]), rtol=1e-12)
+    assert held.tolist() == [True, False]
+
+
+def test_a_point_on_its_bounds_is_the_shortest_itself():
+    u, held = _least_distance(np.eye(2), np.zeros(2))
+    assert u.tolist() == [0, 0] and not held.any()
