@@ -1,6 +1,7 @@
 """The one-run engine: the same answers as the stepping engine, calibrated measures, several traits."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,8 +24,17 @@ from gpu_reml.reml import (
 )
 from gpu_reml.reml.engines import krylov
 from gpu_reml.reml.engines.calibration import calibrate, spectra_of
-from gpu_reml.reml.engines.spectral import Measure, Spectrum, loglik, maximise, profile_h2, profiled
+from gpu_reml.reml.engines.spectral import (
+    Measure,
+    Spectrum,
+    average_information,
+    loglik,
+    maximise,
+    profile_h2,
+    profiled,
+)
 from gpu_reml.reml.linalg import orthonormal_basis
+from gpu_reml.reml.traits import one_trait
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.small import covariance_of, make_cohort
 
@@ -266,3 +276,72 @@ def test_eigenvalues_of_two_sizes_leave_no_moment_of_degree_two_to_correct():
     expected = fit_exact(y, np.ones((180, 1)), K)
     found = fit(y, np.ones((180, 1)), K, draw_probes(180, 64))
     assert (np.abs(found.theta - expected.theta) <= 1e-6 * expected.se).all() and (found.mc_se < 1e-6 * found.se).all()
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A run of six steps of a trait of 150 people and 8 probes: (cohort, traits, state, measure of the trace)."""
+    small = make_cohort(150, 400, 1, seed=3)
+    covariance = covariance_of(small)
+    traits = one_trait(small.y, small.X, covariance)
+    space = krylov.prepare(CountingCovariance(covariance), traits.Q)
+    at = krylov.begin(space, traits, draw_probes(150, 8, 0).trace)
+    for _ in range(5):
+        at = at._replace(run=krylov.advance(space, at.run))
+    spectra = krylov.probe_spectra(at.run, 1 + space.F.shape[1], at.moments)
+    return space, traits, at, calibrate(spectra, space.dimension, space.trace).measure
+
+
+@pytest.mark.parametrize(
+    ("length", "rise", "settled"),
+    [(0.24, 0.0, True), (0.26, 0.0, False), (0.0, 0.0095, True), (0.0, -0.0105, False), (0.24, 0.0095, True)],
+)
+def test_a_trait_has_settled_after_a_quarter_of_the_tolerated_step_and_a_hundredth_of_log_likelihood(
+    run, length, rise, settled
+):
+    space, traits, at, trace = run
+    now, first = krylov.moved(traits, at, trace, space.dimension, FitSettings())
+    assert not first  # a first look has nothing to compare with
+    theta, value = now.last[0]
+    spectrum = Spectrum(at.run.measures(slice(1))[0], trace, space.dimension)
+    step = length * np.sqrt(FitSettings().tol / average_information(spectrum, theta)[0, 0]) * np.array([1.0, 0.0])
+    known = at._replace(last=((theta + step, value + rise),))
+    assert krylov.moved(traits, known, trace, space.dimension, FitSettings())[1] == settled
+
+
+def wanted(ratio, ratio_of_deep, steps, num_deep, num_probes, target=0.1, available=10_000):
+    found = SimpleNamespace(ratio=ratio, ratio_of_deep=ratio_of_deep)
+    counts = SimpleNamespace(num_deep=num_deep, num_probes=num_probes)
+    return krylov.probes_wanted([found], steps, counts, available, target)
+
+
+@pytest.mark.parametrize(("deep_share", "steps"), [(0.5, 9), (0.9, 16), (0.8, 4)])
+def test_the_probes_that_are_wanted_meet_the_target_with_a_margin_and_no_cheaper_ones_do(deep_share, steps):
+    ratio, now = 0.4, (20, 40)
+    deep, every = wanted(ratio, ratio * np.sqrt(deep_share), steps, *now)
+    a, b = ratio**2 * deep_share * now[0], ratio**2 * (1 - deep_share) * now[1]
+
+    def error(deep, every):
+        return a / deep + b / every
+
+    allowed = 0.1**2 / 1.15
+    assert 0.97 * allowed < error(deep, every) <= allowed
+    others = np.arange(int(a / allowed) + 1, 4 * every)
+    costs = steps * others + np.maximum(others, b / (allowed - a / others))
+    assert steps * deep + every <= costs.min() + steps + 1
+
+
+def test_probes_that_meet_the_target_are_left_as_they_are_and_ones_of_unknown_error_doubled():
+    assert wanted(0.1, 0.05, 9, 20, 40) == (20, 40)
+    assert wanted(np.nan, np.nan, 9, 20, 40) == (40, 80) and wanted(np.nan, np.nan, 9, 20, 40, available=50) == (40, 50)
+    assert wanted(0.2, 0.2, 9, 20, 40, available=60) == (60, 60)
+    assert wanted(0.11, 0.01, 9, 20, 40)[0] == 20  # shallow probes alone are few
+
+
+def test_probes_are_added_four_times_at_most(monkeypatch):
+    rounds, real = [], krylov.further_probes
+    monkeypatch.setattr(krylov, "further_probes", lambda *args: rounds.append(args) or real(*args))
+    monkeypatch.setattr(krylov, "probes_wanted", lambda found, steps, known, *_: (known.num_deep, known.num_probes + 1))
+    small = make_cohort(150, 400, 1, seed=3)
+    found = fit(small.y, small.X, covariance_of(small), draw_probes(150, 64, 0, seed=1))
+    assert len(rounds) == 4 and found.num_probes == 36
