@@ -3,8 +3,9 @@
 
     python3 dev.py example   make an example cohort and run the main job on it
     python3 dev.py test      run the whole test suite (arguments after it go to pytest)
+    python3 dev.py docs      build the documentation into site/, with every link checked
 
-Both make a virtual environment in .venv on first use and bring it up to date when pyproject.toml changes.
+All make a virtual environment in .venv on first use and bring it up to date when pyproject.toml changes.
 """
 
 import hashlib
@@ -40,6 +41,7 @@ def main(arguments: list[str]) -> int:
     commands = {
         "example": ["-m", "gpu_reml.validation.quickstart"],
         "test": ["-m", "pytest", "--quiet", "-ra", *workers],
+        "docs": ["-m", "mkdocs", "build", "--strict", "--quiet"],
     }
     if not arguments or arguments[0] not in commands:
         print(__doc__)
