@@ -100,7 +100,7 @@ def run(line, where, monkeypatch):
 
 
 def is_runnable(line):
-    return line.startswith("gpu-reml") and not re.search(r"\.\.\.|--devices|--device cuda", line)
+    return line.startswith("gpu-reml") and not re.search(r"\.\.\.|--devices|--device cuda|--workers|--scheduler", line)
 
 
 RUN = [
