@@ -14,6 +14,13 @@ from .parser import EXIT_CODES, Parser
 from .process import entry_point
 from .run import run_command
 
+FIRST = "--bfile --pheno --pheno-name --qcovar --covar --model --maf --plots --gz --out".split()
+WORDS = {
+    "--bfile": "PLINK 1 filesets; several, separated by commas, are pieces of one genome",
+    "--pfile": "PLINK 2 filesets (.pgen, .pvar or .pvar.zst, .psam); several are pieces of one genome",
+    "--pheno-name": "names of phenotype columns, or all; several are tested in one scan, each with a table of its own",
+    "--verbose": "what is found is printed as it is found, unless --quiet is given",
+}
 EPILOG = """\
 examples:
   gpu-reml-gwas --bfile data --pheno pheno.txt --qcovar age.txt --out height
@@ -41,6 +48,7 @@ def make_gwas_parser(number: str) -> Parser:
         description="Test every variant for association with quantitative traits.",
         epilog=EPILOG + EXIT_CODES,
         example=EXAMPLE,
+        first=FIRST,
         needs=(GENOME[0], GENOME[1]._replace(unless=("--null",))),
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
@@ -51,6 +59,7 @@ def make_gwas_parser(number: str) -> Parser:
     parser.add_flags("several processes or machines (docs/cluster.md)", Workers)
     parser.add_flags("output", GwasOutput)
     parser.add_flags(TITLE, Width, Loud)
+    parser.reword(WORDS)
     return parser
 
 

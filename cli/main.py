@@ -25,11 +25,14 @@ from .process import entry_point
 from .run import run_command, saved_text
 
 WITHOUT = ("--grm", "--mgrm", "--pedigree", "--random")  # these need no genotypes
+FIRST = "--bfile --pheno --pheno-name --qcovar --covar --maf --maf-bins --ld-bins --report --out".split()
 EPILOG = """\
 examples:
   gpu-reml --bfile data --pheno pheno.txt --pheno-name height --qcovar age.txt --covar sex.txt --out height
   gpu-reml --bfile common,rare --pheno pheno.txt --out two_components
   gpu-reml --bfile data --component-spec sets.json --pheno pheno.txt --out partitioned
+  gpu-reml --bfile data --maf-bins 0.05,0.2 --ld-bins 4 --pheno pheno.txt --report --out ldms
+  gpu-reml --bfile data --pheno pheno.txt --pheno-name height,weight --rg --out rg
 """
 
 
@@ -41,6 +44,7 @@ def make_parser(version: str) -> Parser:
         "--bfile, --pheno and --out are enough to begin; --qcovar and --covar take covariates.",
         epilog=EPILOG + EXIT_CODES,
         example=EXAMPLE,
+        first=FIRST,
         needs=(
             Need(f"{GENOTYPES_HELP}, or --grm PREFIX, --pedigree FILE or --random FILE)", (*GENOTYPES, *WITHOUT)),
             Need("--pheno FILE", ("--pheno",), unless=("--make-grm", "--pca")),

@@ -6,13 +6,14 @@ then what argparse finds, then what is missing.
 
 import re
 import sys
-from argparse import Action, ArgumentParser, BooleanOptionalAction, RawDescriptionHelpFormatter, _ArgumentGroup
+from argparse import Action, ArgumentParser, BooleanOptionalAction, _ArgumentGroup
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
 from .elsewhere import ELSEWHERE, advice_on
 from .flags.group import Flags
+from .help import Formatter, Help
 from .moved import MOVED
 
 COMMANDS = {
@@ -83,26 +84,22 @@ class Typed(NamedTuple):
         return self.values if type(self.action).__name__ == "_StoreAction" else None
 
 
-class Formatter(RawDescriptionHelpFormatter):
-    """Help in which a flag of several names tells once what it takes."""
-
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=28, width=100)
-
-    def _format_action_invocation(self, action: Action) -> str:
-        takes = (
-            "" if action.nargs == 0 else " " + self._format_args(action, self._get_default_metavar_for_optional(action))
-        )
-        return ", ".join(action.option_strings) + takes
-
-
 class Parser(ArgumentParser):
     """argparse's parser with one short line of usage and one line for an error, exit code 2.
 
-    ``example``: flags of a short command that works; ``needs``: what none may be without.
+    ``example``: flags of a short command that works; ``needs``: what none may be without; ``first``: the flags on the
+    first screen of ``--help``.
     """
 
-    def __init__(self, prog: str, description: str, epilog: str, example: str, needs: Sequence[Need]):
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        epilog: str,
+        example: str,
+        needs: Sequence[Need],
+        first: Sequence[str] = (),
+    ):
         super().__init__(
             prog=prog,
             usage=f"{prog} {example} [any of the flags below]",
@@ -110,7 +107,9 @@ class Parser(ArgumentParser):
             epilog=epilog,
             formatter_class=Formatter,
             allow_abbrev=False,
+            add_help=False,
         )
+        self.add_argument("-h", "--help", action=Help, first=first)
         self._example, self._needs, self._typed = example, needs, {}
 
     def add_flags(self, title: str, *groups: type[Flags]) -> _ArgumentGroup:
@@ -119,6 +118,11 @@ class Parser(ArgumentParser):
         for each in groups:
             each.add(place)
         return place
+
+    def reword(self, helps: Mapping[str, str]) -> None:
+        """Give flags of groups that several commands have the words that fit this one."""
+        for flag, text in helps.items():
+            self.flags[flag].help = text
 
     def read(self, args: Sequence[str] | None = None) -> CommandLine:
         """What the words say; exits with what is wrong with them."""
@@ -129,6 +133,7 @@ class Parser(ArgumentParser):
             self._check_values(typed)
         self._typed = {each.action.dest: each.flag for each in typed if each.action is not None}
         values = vars(self.parse_args(joined_numbers(words)))
+        del values["help"]
         self._check_needs(values)
         return CommandLine(values, self._typed, tuple(replaced(typed)), (self.prog, *words))
 
@@ -141,7 +146,7 @@ class Parser(ArgumentParser):
         message = re.sub(r"\(choose from (.*?)\)", lambda m: f"(choose from {m[1]})".replace("'", ""), message)
         message = re.sub(r"argument (-[^:\s]*):", lambda m: f"{self._name(m[1])}:", " ".join(message.split()))
         message = re.sub(r"with argument (\S+)", lambda m: f"with {self._name(m[1])}", message)
-        self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help has all flags\n")
+        self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help all has all flags\n")
 
     def _name(self, names: str) -> str:
         """Of a flag's names, that which was typed."""

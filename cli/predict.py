@@ -12,6 +12,7 @@ from .parser import Need, Parser
 from .process import entry_point
 from .run import run_command
 
+FIRST = "--model --bfile --pfile --qcovar --covar --pheno --keep --out".split()
 EPILOG = """\
 example:
   gpu-reml --bfile data --pheno pheno.txt --qcovar age.txt --save-model height.model.npz --out height
@@ -34,6 +35,7 @@ def make_predict_parser(number: str) -> Parser:
         description="Predict phenotypes and genetic values of other samples from a model that gpu-reml saved.",
         epilog=EPILOG,
         example="--model height.npz --bfile other --out other",
+        first=FIRST,
         needs=(
             Need("--model FILE", ("--model",)),
             ONE_FILESET,

@@ -12,6 +12,12 @@ from .parser import EXIT_CODES, Need, Parser
 from .process import entry_point
 from .run import run_command
 
+FIRST = "--bfile --pheno --pheno-name --qcovar --covar --n-groups --outer-iters --theta-lr --seed --out".split()
+WORDS = {
+    "--bfile": "PLINK 1 fileset; one is taken, whose variants are shared among the groups",
+    "--pfile": "PLINK 2 fileset (.pgen, .pvar or .pvar.zst, .psam)",
+    "--pheno-name": "name of the phenotype column; one is analysed",
+}
 EPILOG = """\
 example:
   gpu-reml-relax --bfile data --pheno pheno.txt --n-groups 3 --outer-iters 20 --out groups
@@ -30,6 +36,7 @@ def make_relax_parser(number: str) -> Parser:
         description="Learn which of several variance components every variant belongs to.",
         epilog=EPILOG + EXIT_CODES,
         example="--bfile data --pheno pheno.txt --n-groups 3 --out groups",
+        first=FIRST,
         needs=(ONE_FILESET, PHENOTYPE, Need("--n-groups G", ("--n-groups",))),
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
@@ -39,6 +46,7 @@ def make_relax_parser(number: str) -> Parser:
     add_devices(parser.add_flags("compute", Compute))
     parser.add_flags("output", RelaxOutput)
     parser.add_flags(TITLE, Width, Determinants, Loud)
+    parser.reword(WORDS)
     return parser
 
 

@@ -19,6 +19,8 @@ from .parser import EXIT_CODES, Parser
 from .process import entry_point
 from .run import run_command
 
+FIRST = "--bfile --pheno --pheno-name --qcovar --covar --maf --candidate-k --outer-max --max-active --out".split()
+WORDS = {"--pheno-name": "name of the phenotype column; one is analysed"}
 EPILOG = """\
 example:
   gpu-reml-sparse --bed-prefix data --pheno-txt pheno.txt --covar-txt age.txt --out-prefix sparse
@@ -38,6 +40,7 @@ def make_sparse_parser(number: str) -> Parser:
         description="Choose variants of large effect by the LASSO under the fitted covariance; the rest by REML.",
         epilog=EPILOG + EXIT_CODES,
         example=EXAMPLE,
+        first=FIRST,
         needs=NEEDS,
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
@@ -51,6 +54,7 @@ def make_sparse_parser(number: str) -> Parser:
     add_devices(parser.add_flags("compute", Compute))
     parser.add_flags("output", SparseOutput, Screen)
     parser.add_flags(TITLE, Width, Determinants, Preconditioner, Ridges)
+    parser.reword(WORDS)
     return parser
 
 

@@ -23,7 +23,7 @@ class Association(Flags):
         "--model",
         choices=("ols", "loco", "lmm"),
         default="ols",
-        help="the model of the test, described below (default ols)",
+        help="the model of the test (default ols); described below",
     )
     solver: str = flag(
         "--method", choices=("auto", "score", "exact"), default="auto",

@@ -407,7 +407,7 @@ def test_a_run_killed_between_iterations_resumes_to_the_same_results(cohort, tmp
 
 def test_help_names_the_flags_and_exit_codes(capsys):
     with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
+        main(["--help", "all"])
     text = capsys.readouterr().out
     for word in ("--bfile", "--component-spec", "exit codes", "--covar-txt"):
         assert word in text

@@ -339,7 +339,7 @@ def test_a_plan_reads_no_genotype_and_help_names_the_flags_of_the_reference_syst
     assert command(cohort[0], "--plan", out=tmp_path / "x") == 0
     assert "1 component(s)" in capsys.readouterr().out and not list(tmp_path.iterdir())
     with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
+        main(["--help", "all"])
     text = capsys.readouterr().out
     reference = "--bed-prefix --pgen-prefix --pheno-txt --covar-txt --keep-path --keep-out --dropped-out --out-prefix"
     for flag in f"{reference} --device --call-width --ring-depth --cpu-threads --verbose".split():

@@ -60,7 +60,7 @@ def others(name, flag):
 @pytest.mark.parametrize("name", PARSERS)
 def test_an_error_is_one_line_and_help_begins_with_a_short_usage(name, capsys):
     error = refusal(name, ["--nothing-like-it"], capsys)
-    assert re.fullmatch(rf"{name}: error: .*; {name} --help has all flags\n", error)
+    assert re.fullmatch(rf"{name}: error: .*; {name} --help all has all flags\n", error)
     usage = PARSERS[name].format_help().split("\n\n")[0]
     assert usage.startswith(f"usage: {name} --") and usage.count("\n") == 0
 
@@ -300,3 +300,44 @@ def test_a_flag_that_there_was_says_what_sets_it_now(flag, capsys):
     else:
         module, _, name = path[1].rpartition(".")
         assert path[2] in inspect.signature(getattr(import_module(module), name)).parameters
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_help_begins_with_one_screen_of_flags_that_there_are_and_examples_that_are_read(name, capsys):
+    parser = PARSERS[name]
+    with pytest.raises(SystemExit, match="0"):
+        parser.read(["--help"])
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert len(lines) <= 45 and max(map(len, lines)) <= 115 and out.startswith(f"usage: {name} ")
+    shown = re.findall(r"^  (--[\w-]+)", out, re.MULTILINE)
+    assert 8 <= len(shown) <= 10 and set(shown) <= set(parser.flags)
+    assert all(text.count("(") == text.count(")") for text in lines)
+    examples = re.findall(r"^  (gpu-reml[\w-]*) (.*)$", out, re.MULTILINE)
+    assert examples
+    for command, flags in examples:
+        assert PARSERS[command].read(flags.split()).words[0] == command
+
+
+def test_help_all_has_every_flag_and_help_with_a_word_a_section(capsys):
+    def said(*words):
+        with pytest.raises(SystemExit, match="0"):
+            PARSERS["gpu-reml"].read(words)
+        return capsys.readouterr().out
+
+    whole, parser = said("--help", "all"), PARSERS["gpu-reml"]
+    assert all(flag in whole for flag in parser.flags) and "exit codes" in whole
+    part = said("--help", "genetic")
+    assert (
+        part.startswith("genetic correlations of several phenotypes:") and "--rg-with" in part and "--maf" not in part
+    )
+    assert "--hwe" in said("--help", "hwe") and "--maf" in said("--help=variants")
+    assert said("-h", "nonsense").startswith("gpu-reml: no section nonsense; there are data, variants, ")
+
+
+def test_words_of_shared_flags_fit_the_command(capsys):
+    for name in ("gpu-reml-gwas", "gpu-reml-relax"):
+        for flag in ("--bfile", "--pfile", "--pheno-name"):
+            text = PARSERS[name].flags[flag].help
+            assert "variance component" not in text and "OUT.NAME.json" not in text, (name, flag)
+    assert "variance component" in PARSERS["gpu-reml"].flags["--bfile"].help

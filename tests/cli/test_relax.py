@@ -176,7 +176,7 @@ def test_a_plan_reads_no_genotype_and_writes_nothing(folder, tmp_path, capsys):
 
 def test_help_names_the_flags_of_the_reference_system(capsys):
     with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
+        main(["--help", "all"])
     text = capsys.readouterr().out
     for flag in "--bed-prefix --n-groups --outer-iters --theta-lr --theta-linesearch-trials --slq-samples".split():
         assert flag in text

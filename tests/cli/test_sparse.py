@@ -336,7 +336,7 @@ def test_rounds_that_were_finished_are_on_disk_when_a_run_dies(folder, tmp_path,
 
 def test_help_names_the_flags_of_the_reference_system(capsys):
     with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
+        main(["--help", "all"])
     text = capsys.readouterr().out
     for flag in "--bed-prefix --candidate-k --ebic-p-mode --kkt-max-rounds --lasso-n-lambda --outer-max".split():
         assert flag in text
