@@ -16,6 +16,7 @@ from .flags.filters import Filters
 from .flags.merge import Merge
 from .flags.model import Scaling, Terms
 from .flags.output import Checkpoints, RemlOutput, Screen
+from .flags.parts import ByParts
 from .flags.rg import Correlations
 from .flags.scan import Scan
 from .flags.smile import Smile
@@ -59,7 +60,7 @@ def make_parser(version: str) -> Parser:
     parser.add_flags("merging weak components", Merge)
     parser.add_flags("model and accuracy", Scaling, Learned, Estimation, Tests)
     add_devices(parser.add_flags("compute", Compute))
-    parser.add_flags("several processes or machines (docs/cluster.md)", Workers)
+    parser.add_flags("several processes or machines (docs/cluster.md)", Workers, ByParts)
     parser.add_flags("effects, prediction, cross-validation", Effects, NewSamples)
     parser.add_flags("tests of many sets after the fit", Scan)
     parser.add_flags("genetic correlations of several phenotypes", Correlations)

@@ -26,8 +26,10 @@ from .flags.effects import Effects, NewSamples
 from .flags.merge import Merge
 from .flags.model import BESIDE_SETS, Terms
 from .flags.output import Checkpoints, RemlOutput, Screen
+from .flags.parts import ByParts
 from .flags.rg import Correlations
 from .flags.scan import Scan
+from .he_parts import PartsRun, check_parts, parts_command
 from .inputs import Inputs, check_components, load_group
 from .liability import check_prevalence, liability_lines, liability_of, liability_rows
 from .merge import Merging, check_merge, run_merge
@@ -99,10 +101,7 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     """Run one analysis and write its files; True when every fit converged."""
     started, asked = time.perf_counter(), Asked.of(line)
     analysis, output = asked.analysis, asked.output
-    for path in output.paths:
-        io.check_writable(path)
-    if output.report:
-        check_reportable()
+    check_outputs_possible(output)
     correlations = Correlations.of(line.values)
     check_records_alone(asked, correlations)
     check_workers(analysis, ["--rg, --rg-with"] if correlations.wanted else [])
@@ -124,6 +123,10 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     asked.say("\n".join([f"gpu-reml {version('gpu-reml')}", *group_lines(groups)]), flush=True)
     beside = (asked.further.wanted, asked.merge.merge, asked.scan.wanted, asked.learned.fit_alpha, output.no_fit)
     only_fits = not any(beside)
+    by_parts = ByParts.of(line.values)
+    if by_parts.wanted:
+        check_parts(by_parts, analysis, beside=not only_fits)
+        return parts_command(by_parts, tables, groups, analysis, PartsRun(output.out, line.values, started))
     members, groups = groups, read_once(tables, groups, analysis, only_fits=only_fits)
     planned_groups = [planned_group(tables, group, asked) for group in groups]
     if analysis.compute.plan:
@@ -148,6 +151,14 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     if table.path is not None:
         print(f"written: {table.path}", flush=True)
     return converged
+
+
+def check_outputs_possible(output: RemlOutput) -> None:
+    """Raises InputError or OutputError for files that cannot be written."""
+    for path in output.paths:
+        io.check_writable(path)
+    if output.report:
+        check_reportable()
 
 
 def check_records_alone(asked: Asked, correlations: Correlations) -> None:

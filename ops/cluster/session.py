@@ -99,7 +99,7 @@ def scheduler_of(address: str) -> dict[str, str] | str:
         return address if "://" in address else f"tcp://{address}"
     if not os.path.isfile(address):
         raise ClusterError(
-            f"{address}: no such file; dask scheduler --scheduler-file {address} writes it where this machine sees it"
+            f"{address}: no such file; it is what a scheduler of dask writes that is given a scheduler file"
         )
     return {"scheduler_file": address}
 
@@ -128,7 +128,7 @@ def imported():
     try:
         import distributed
     except ImportError:
-        raise ClusterError(f"--workers, --scheduler: {INSTALL}") from None
+        raise ClusterError(f"`workers`, `scheduler`: {INSTALL}") from None
     # B goes out as a task's argument, so that it can be sent again; dask would rather have it scattered.
     warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
     return distributed
@@ -249,7 +249,7 @@ class Cluster:
                 died, last = error.allowed_failures + 1, error.last_worker.address
                 raise ClusterError(
                     f"{died} workers died of the same task, the last {last}; this "
-                    "is most often for want of memory: give workers more, or more shards (--shards)"
+                    "is most often for want of memory: give workers more, or take more `shards`"
                 ) from None
             except (CommClosedError, ConnectionError, CancelledError) as error:
                 attempts += 1
@@ -264,7 +264,7 @@ class Cluster:
         """ClusterError where no worker has been there for long."""
         self.changes()
         if self.client.status != "running":
-            raise ClusterError("the scheduler was lost, and with it what the workers made; run again (--resume)")
+            raise ClusterError("the scheduler was lost, and with it what the workers made; run again with `resume`")
         if self.workers():
             self._alone_since = None
             return
@@ -273,7 +273,7 @@ class Cluster:
             self._alone_since = now
             self.say(f"no worker is left; waiting {self.patience:.0f} s for another")
         if now - self._alone_since > self.patience:
-            raise ClusterError("no worker is left; start others, and run again with --resume")
+            raise ClusterError("no worker is left; start others, and run again with `resume`")
 
     def each(self, function: Callable, items: Sequence[tuple]) -> list[Any]:
         """``function(*item)`` of every item, each on whichever worker is free."""
@@ -290,8 +290,7 @@ def placed(nodes: Sequence[Node], sizes: np.ndarray, workers: Sequence[Worker]) 
     if largest > room.max():
         raise ClusterError(
             f"a worker of {memory.max() / 2**20:,.0f} MiB has room for {room.max() / 2**20:,.0f} MiB of genotypes, and "
-            f"what it would read at once takes {largest / 2**20:,.1f}; give workers more memory, or take more shards "
-            "(--shards)"
+            f"what it would read at once takes {largest / 2**20:,.1f}; give workers more memory, or take more `shards`"
         )
     if whole > room.sum():
         raise ClusterError(

@@ -106,9 +106,12 @@ def test_a_scan_by_workers_is_that_of_one_process(model, cohort, tmp_path, sched
         (("--workers", "2", "--dominance"), "--workers: --dominance cannot be used with workers"),
         (("--workers", "2", "--device", "cuda"), "--num-gpus shares variants among its devices"),
         (("--workers", "2", "--scheduler", "x.json"), "--scheduler: not allowed with --workers"),
-        (("--scheduler", "absent.json"), "absent.json: no such file; dask scheduler --scheduler-file absent.json"),
+        (("--scheduler", "absent.json"), "absent.json: no such file; it is what a scheduler of dask writes"),
         (("--scheduler", "127.0.0.1:9"), "no scheduler answers at tcp://127.0.0.1:9"),
-        (("--workers", "1", "--worker-memory-gib", "0.2", "--shards", "1"), "give workers more memory, or take more"),
+        (
+            ("--workers", "1", "--worker-memory-gib", "0.2", "--shards", "1"),
+            "give workers more memory, or take more --shards",
+        ),
     ],
 )
 def test_what_workers_cannot_do_is_said_in_one_line(flags, expected, cohort, tmp_path, capsys, monkeypatch):
