@@ -7,20 +7,18 @@ Sources: the programs' manuals.
 
 _TABLE = """
 give --bfile, the path that .bed, .bim and .fam share
-    --bed --bim --fam --bfileSim -bfileSim -file -tfile -g -a
+    --bim --fam --bfileSim -bfileSim -file -tfile -g -a
 give --pfile, the path that .pgen, .pvar and .psam share
-    --pgen --pvar --psam --bpfile
+    --pvar --psam --bpfile
 make a fileset of it: plink2 --make-bed --bfile, then --bfile
     --bfilegz
-make a fileset of it by plink2 --vcf or --bcf with --make-bed (--make-pgen keeps dosages), then --bfile (--pfile)
-    --vcf --bcf
 make a fileset of it by plink2 --make-bed or plink 1.9 --make-bed, then --bfile
     --file --ped --map --tfile --tped --tfam --lfile --23file --gen --data --haps --legend --import-dosage --dosage-mach
     --dosage-mach-gz --speed --sp -dfile --impute2* --dosage2* --dosageF*
 gpu-reml --bgen FILE --sample FILE; several files: merge them, or plink2 --make-pgen and gpu-reml --pfile-list
     --bgenFile --sampleFile --bgenSampleFileList --mbgen --bgi
 gpu-reml --pfile-list FILE
-    --mpfile --mbpfile
+    --mpfile
 give --bfile
     --binary_genotype --bfile1 --genotype --geno-file
 not needed: A1 (column 5 of the .bim; ALT of a .pvar) is counted, and which allele that is does not change h2
@@ -37,7 +35,7 @@ this program fits models; plink2 has summaries and checks of genotypes
     --freq --ssq --missing --hardy --het --ibc --check-sex --genome --make-king --make-king-table --homozyg
     --sample-counts --geno-counts --validate --fst --mds-plot --cluster --test-missing --r2* --r --blocks* --ld --ld-sig
 give --keep
-    --keep-fam --keep-cluster --keep-clusters --keep-indvs --keep-sample
+    --keep-fam --keep-cluster --keep-clusters --keep-sample
 give --remove
     --remove-fam --remove-cluster --remove-clusters --exclude-sample
 make the list of samples first (awk, plink2), then --keep or --remove
@@ -51,9 +49,9 @@ chromosomes are human; others are analysed by the names in the files: gpu-reml -
     --chr-set --autosome-num --autosome-xy --cow --dog --horse --mouse --rice --sheep --human --allow-extra-chr
     --Nautosomes --nauto --output-chr
 gpu-reml --chr 1-4,22 lists those wanted
-    --not-chr --chrList
+    --not-chr
 gpu-reml --extract FILE
-    --extract-snp --extract-or --extract-intersect --snp --snps --modelSnps -snps -extract -extractSim -ksnps --snp_info
+    --extract-snp --extract-or --extract-intersect --snp --snps -snps -extract -extractSim -ksnps --snp_info
     --snp-info
 gpu-reml --exclude FILE
     --exclude-snp --exclude-snps --exclude-or -excludeByPosition
@@ -61,9 +59,7 @@ gpu-reml --chr C --from-bp A --to-bp B
     --range --from --to --from-kb --to-kb --from-mb --to-mb --window --extract-region-bp --extract-region-snp
     --exclude-region-bp --exclude-region-snp --bed-border-kb
 gpu-reml --geno X
-    --maxMissingPerSnp --missing-rate -miss --max-missing --min-call
-gpu-reml --mind X
-    --maxMissingPerIndiv
+    --missing-rate -miss --max-missing --min-call
 gpu-reml --maf X (a count of alleles is 2n X)
     --min-maf --min_maf --minMAF --bgenMinMAF --mac --minMAC --max-mac --maf-min
 gpu-reml --max-maf X
@@ -81,26 +77,24 @@ gpu-reml --grm-cutoff X, by relationships of the genotypes
 gpu-reml --dosage takes dosages, without it calls
     --hard-call-threshold --hardcall-thresh --dosage-erase-threshold --import-dosage-certainty
 give --pheno
-    --phenoFile --phenotype --pheno-file -p --tpheno-file
+    --phenotype -p --tpheno-file
 give --pheno-name
-    --phenoCol --phenoColList --trait --trait-name --pheno-col --pheno-column
+    --trait --trait-name --pheno-column
 give --mpheno
     --pheno-col-nums --tpheno-indexCol -n
 gpu-reml --pheno-name all
     --all-pheno --multi-pheno
-write a table FID IID value of the .fam's column 6 and give it by --pheno
-    --phenoUseFam
 give --qcovar for numbers, --covar for categories
-    --covarFile --covariate_file --covar-file -covar -c --covariates
-give --qcovar a file of those columns
-    --qCovarCol --covar-number --covar-name --covarCol --covarColList --covar-col-nums --covariate_names --covar-names
+    --covariate_file -covar -c --covariates
+gpu-reml --qcovar-name NAME,NAME
+    --covar-number --covar-col-nums --covariate_names --covar-names
     --covar-numbers --covarExcludeList --parameters --condition-list --condition
 give --covar
-    --catCovarList --factors --categorical
+    --factors --categorical
 not needed: covariates may have any mean, SD and number of levels
-    --covar-variance-standardize --variance-standardize --maxCatLevels --covarMaxLevels --covarUseMissingIndic
-transform the phenotype before (rank-based inverse normal, per analysis), then --pheno
-    --apply-rint --apply-rerint --apply-rerint-cov --quantile-normalize --pheno-quantile-normalize
+    --covar-variance-standardize --variance-standardize --covarUseMissingIndic
+gpu-reml --rint before or gpu-reml --rint after
+    --apply-rerint --apply-rerint-cov --quantile-normalize --pheno-quantile-normalize
     --covar-quantile-normalize --transform
 not needed: NA, nan, -9 and empty are missing
     --missing-phenotype --input-missing-phenotype --missing-code -missingPhenotype
@@ -114,7 +108,7 @@ gpu-reml --grm PREFIX
     --sparse-grm -k -sim --grm_file --adjust-grm
 gpu-reml --make-grm
     --make-grm-gz --make-grm-d-gz
-    --make-grm-bin --make-grm-part --make-grm-list --make_grm --compute_grm --calc-kins --calc-kins-direct --make-rel
+    --make-grm-part --make-grm-list --make_grm --compute_grm --calc-kins --calc-kins-direct --make-rel
     -gk --make-grm-sparse --make-kin -simOut
 gpu-reml --dominance
     --make-grm-d --make-grm-d-bin --grm-d --dom --dominance-grm
@@ -125,30 +119,26 @@ X chromosomes are analysed like autosomes, gpu-reml --autosome leaves them out
 gpu-reml --standardize binomial scales by sqrt(2p(1-p)), the default by the SD
     --make-grm-alg --standardise --standard
 no matrix is stored, so nothing is loaded or inverted: leave it out
-    --save_memory --load-inv --save-inv --lowmem --lowmem-prefix --memory --memory-save --split-l0 --run-l0 --run-l1
+    --save_memory --load-inv --save-inv --memory --memory-save --split-l0 --run-l0 --run-l1
     --keep-l0 -eigen -eigenOut -d -u --eigen --no-map-check --noMapCheck --make-grm-xchr-part
 gpu-reml always fits REML: leave it out
-    --reml --fast-reml --reml-alg --minque -vc -REML -ML --bolt-reml
+    --minque -vc -REML -ML
 gpu-reml --max-iterations N
-    --reml-maxit --maxIters --num_iterations --max-iter --niter --maxit
+    --maxIters --num_iterations --max-iter --niter --maxit
 gpu-reml --max-probes N
     --h2EstMCtrials --num_random_vectors --num-random-vectors --num-vectors --num-probes
 gpu-reml --method he
-    --HEreg --he --fast-he --he-reg
+    --he --fast-he --he-reg
 gpu-reml --reml-bivar has both tests, of rg = 0 and |rg| = 1, and residual covariances of people with both: leave it out
     --reml-bivar-lrt-rg --reml-bivar-nocove --reml-bivar-no-constrain --reml-bivar-prevalence
 gpu-reml --rg has genetic covariances by REML, not by moments
     --bivar --HEreg-bivar*
 variances of components are bounded at 0, unless gpu-reml --no-constrain is given
     --constrain
-the likelihood-ratio test of all components is always there, others by gpu-reml --lrt: leave it out
-    --reml-no-lrt
 not here: variances are always estimated, from starts of their own
     --reml-fixed-var --h2gGuess --remlGuessStr --remlNoRefine --start-values --reml-priors*
-fixed effects are always in OUT.json: leave it out
-    --reml-est-fix
 gpu-reml --compute-effects
-    --reml-pred-rand --blup-snp --calc-blups --predBetasFile --bvsr --cvblup -ebv
+    --blup-snp --calc-blups --predBetasFile --bvsr --cvblup -ebv
 not here: a matrix that is not positive semidefinite, or a fit that does not converge, is said so
     --reml-bendV --reml-force-inv --reml-force-converge --reml-allow-no-converge --reml-diag-one --tolerance
 gpu-reml --residual-weights FILE
@@ -175,23 +165,19 @@ not here: no tests of genes or sets of rare variants; regenie --anno-file and gc
 this simulates nothing; gcta64 --simu-qt or LDAK --make-phenos do
     --make-phenos --make-snps --simulate --dummy --simu-* --simulate-*
 gpu-reml-gwas
-    --linear --glm --assoc --qassoc --fastGWA-lr -lm -linreg --lr --ols --gwas
+    --fastGWA-lr -lm -linreg --lr --ols --gwas
 gpu-reml-gwas --model lmm
-    --mlma -lmm --mlma-*
+    -lmm --mlma-*
 gpu-reml-gwas --model loco
     --mlma-subtract-grm --leave-one-chr-out --LOCO --loco -loco --bolt --kvik -runGwasType --fastGWA*
     --mlma-loco* --lmm*
 not here: traits are quantitative; regenie --bt, SAIGE or plink2 --glm test a disease by logistic regression
     --bt --approx --spa --fastGWA-mlm-binary --af-cc --minCaseCount --pThresh --t2e --eventColList --write-null-firth
     --use-null-firth --compute-all --model-only --force-qt --htp --firth* --logistic*
-not needed: traits are quantitative
-    --qt
 not needed: there is one step, and its blocks follow from the memory there is
-    --bsize --nb --block-size --l0 --l1 --loocv --strict --cvFoldsSplit --cvFoldsCompute --cvNoEarlyExit --pEst
-    --varFrac2Est --force-step1 --ignore-pred --numLeaveOutChunks --numJobs -numJobs -thisJob --chunk-length
+    --block-size --l0 --l1 --strict --cvFoldsSplit --cvFoldsCompute --cvNoEarlyExit --pEst
+    --varFrac2Est --ignore-pred --numLeaveOutChunks --numJobs -numJobs -thisJob --chunk-length
     --subset-number
-not needed: variants that calibrate are drawn until their error is 1 percent
-    --numCalibSnps
 give --out
     --output --output_file --output-file --prefix -o -out -outdir --out-dir --outdir --statsFile*
 gpu-reml-gwas tests additive effects of single variants
@@ -203,7 +189,7 @@ gpu-reml-predict takes what gpu-reml --save-model writes; plink2 --score what gp
     --score --score-list --score-col-nums --q-score-range --predict -predict --pred-file --calc-scores --scorefile
     --print-prs --use-prs --epm -epm -emu -scorefile
 give --threads
-    --nthreads --numThreads --num_threads --num-threads --max-threads --maxThreads -maxThreads --threads-num --n-threads
+    --num_threads --maxThreads -maxThreads --threads-num --n-threads
     --nt -t --ncpu --cores --parallel
 gpu-reml --device cuda
     --cuda --use-gpu --use_gpu
@@ -224,7 +210,7 @@ the command says what runs: gpu-reml, gpu-reml-sparse, gpu-reml-gwas
 leave it out
     --log-label --python-bin
 not needed: no genetic map is used
-    --geneticMapFile --genetic-map --cm-map
+    --genetic-map --cm-map
 gpu-reml-gwas --gz compresses the table
     --gzip --zip --bgz --write-gz
 """
@@ -242,6 +228,18 @@ def flags_elsewhere() -> dict[str, str]:
 
 
 ELSEWHERE = flags_elsewhere()
+CONVERTED = ("--vcf", "--bcf")  # plink2's own words for what it makes a fileset of
+
+
+def command_for(flag: str, path: str) -> str:
+    """The one line that makes a fileset of what a flag names."""
+    stem = path
+    for ending in (".gz", ".bgz", ".vcf", ".bcf"):
+        stem = stem.removesuffix(ending)
+    made = f"plink2 {flag} {path} --make-pgen --out {stem}"
+    return f"make a fileset of it by {made}, then give --pfile {stem} (--dosage reads dosages)"
+
+
 _BEGINNINGS = sorted((flag[:-1] for flag in ELSEWHERE if flag.endswith("*")), key=len, reverse=True)
 
 

@@ -45,23 +45,9 @@ READ_ONCE = (
     "them; each phenotype is tested among its own, whose allele frequencies are given"
 )
 OF_STEP_1 = (
-    *(
-        "pheno",
-        "pheno_name",
-        "mpheno",
-        "qcovar",
-        "covar",
-        "covar_for",
-        "keep",
-        "remove",
-        "mind",
-        "grm_cutoff",
-        "pca_covar",
-        "model",
-        "solver",
-    ),
-    *("refine", "refine_most", "loco_refit", "alpha", "max_probes", "seed", "model_extract", "dtype"),
-)  # values that are decided by then
+    "pheno pheno_name mpheno qcovar covar qcovar_name covar_name rint covar_for keep remove mind grm_cutoff pca_covar "
+    "model solver refine refine_most loco_refit alpha max_probes seed model_extract dtype"
+).split()  # values that are decided by then
 TEST_BYTES = 64  # effects, errors, statistics and p-values take so many bytes a variant and trait
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpu_reml import io, ops
 from gpu_reml.ops.cluster.products import ClusterGenotypes, make_cluster_products
-from gpu_reml.reml import Covariance
+from gpu_reml.reml import Covariance, rank_normal
 
 from .align import Group, design_of, without_samples
 from .components import components, with_alpha
@@ -25,6 +25,11 @@ from .sources import Loaded, Reader, Sources, load
 from .wording import counts_in_flags, notes_in_flags
 
 MOST_MISSING = 0.02  # a note warns above this share of the calls; with 0.1, an h2 of 0.5 was off by 0.03
+RANKED = {
+    "before": "phenotypes are normal quantiles of their ranks, taken before the covariates (--rint before)",
+    "after": "phenotypes are normal quantiles of the ranks of what the covariates leave (--rint after); these stay in "
+    "the model",
+}
 FAR = 20  # values more robust standard deviations from the median than this may be codes
 
 
@@ -86,7 +91,27 @@ def load_group(
     if analysis.samples.pca_covar:
         inputs, more = with_components(inputs, analysis)
         told += more
+    if analysis.samples.rint:
+        inputs = ranked(inputs, tables, analysis.samples.rint)
+        told.append(RANKED[analysis.samples.rint])
     return inputs._replace(notes=(*inputs.notes, *told))
+
+
+def ranked(inputs: Inputs, tables: Tables, when: str) -> Inputs:
+    """The inputs with normal quantiles of ranks for phenotypes, each among its own samples."""
+
+    def of(Y: np.ndarray, design: io.Design) -> np.ndarray:
+        return np.column_stack([rank_normal(y, design.X if when == "after" else None) for y in Y.T])
+
+    if not inputs.members:
+        return inputs._replace(Y=of(inputs.Y, inputs.design))
+    members = tuple(member._replace(Y=of(member.Y, design_of(tables, member))) for member in inputs.members)
+    rows, Y, first = inputs.alignment.indices[0], np.full_like(inputs.Y, np.nan), 0
+    for member in members:
+        here = np.searchsorted(rows, member.alignment.indices[0])
+        Y[here, first : first + member.Y.shape[1]] = member.Y
+        first += member.Y.shape[1]
+    return inputs._replace(Y=Y, members=members)
 
 
 def unrelated(

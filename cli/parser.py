@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from .elsewhere import ELSEWHERE, advice_on
+from .aliases import ALIASES, translated
+from .elsewhere import CONVERTED, ELSEWHERE, advice_on, command_for
 from .flags.group import Flags
 from .help import Formatter, Help
 from .moved import MOVED
@@ -126,7 +127,8 @@ class Parser(ArgumentParser):
 
     def read(self, args: Sequence[str] | None = None) -> CommandLine:
         """What the words say; exits with what is wrong with them."""
-        words = list(map(str, sys.argv[1:] if args is None else args))
+        given = list(map(str, sys.argv[1:] if args is None else args))
+        words, notes = translated(given, self.flags)
         typed = self._flags_of(words)
         if not any(each.flag in ANSWERS for each in typed):
             self._check_known(typed)
@@ -135,7 +137,7 @@ class Parser(ArgumentParser):
         values = vars(self.parse_args(joined_numbers(words)))
         del values["help"]
         self._check_needs(values)
-        return CommandLine(values, self._typed, tuple(replaced(typed)), (self.prog, *words))
+        return CommandLine(values, self._typed, (*replaced(typed), *notes), (self.prog, *given))
 
     @property
     def flags(self) -> Mapping[str, Action]:
@@ -165,7 +167,7 @@ class Parser(ArgumentParser):
 
     def _check_known(self, typed: Sequence[Typed]) -> None:
         """Every word that has no meaning, in one line."""
-        wrong = {each.flag: self._unknown(each.flag) for each in typed if each.flag and each.action is None}
+        wrong = {each.flag: self._unknown(each) for each in typed if each.flag and each.action is None}
         for each in typed:
             if len(each.values) > each.most:
                 extra = each.values[int(each.most) :]
@@ -173,9 +175,11 @@ class Parser(ArgumentParser):
         if wrong:
             self.error("; ".join(wrong.values()))
 
-    def _unknown(self, flag: str) -> str:
-        meant = meaning(flag, self.prog, self.flags)
-        return f"unknown flag {flag}" + (f" ({meant})" if meant else "")
+    def _unknown(self, typed: Typed) -> str:
+        path = typed.values[0] if typed.values else "FILE"
+        is_file = typed.flag in CONVERTED
+        meant = command_for(typed.flag, path) if is_file else meaning(typed.flag, self.prog, self.flags)
+        return f"unknown flag {typed.flag}" + (f" ({meant})" if meant else "")
 
     def _unexpected(self, typed: Typed, extra: Sequence[str]) -> str:
         found = f"unexpected {' '.join(map(repr, extra))}"
@@ -265,8 +269,8 @@ def has_empty_entry(value: str, action: Action) -> bool:
 
 def meaning(flag: str, command: str, known: Mapping[str, Action]) -> str:
     """What to give in place of a flag that ``command`` has not; empty where that cannot be told."""
-    if flag in MOVED or flag in ELSEWHERE:
-        return MOVED.get(flag) or advice_on(flag)
+    if flag in MOVED or flag in ELSEWHERE or flag in ALIASES:
+        return MOVED.get(flag) or advice_on(flag) or read_elsewhere(flag, command)
     if flag in CHECKPOINTS and flag not in known:
         return f"{command} keeps no checkpoints: run it again without, from its start"
     spelled = "--" + flag.lstrip("-").replace("_", "-").lower()
@@ -279,6 +283,12 @@ def meaning(flag: str, command: str, known: Mapping[str, Action]) -> str:
     if near:
         return f"did you mean {' or '.join(near)}?"
     return advice_on(flag) or advice_on(spelled)
+
+
+def read_elsewhere(flag: str, command: str) -> str:
+    """Of another program's word, what it is read as by other commands."""
+    others = [name for name, parser in siblings(command) if ALIASES[flag].split()[0] in parser.flags]
+    return f"is {ALIASES[flag]} of {', '.join(others)}"
 
 
 def siblings(command: str) -> Iterator[tuple[str, Parser]]:

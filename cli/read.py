@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -101,11 +102,50 @@ def read_samples(
     samples: Samples, sources: Sources, *, records: bool = False
 ) -> tuple[list[io.Phenotype], io.Covariates | None, io.Covariates | None]:
     """The phenotypes asked for, quantitative covariates and categorical ones; without a phenotype all are analysed."""
+    traits = read_traits(samples, records=records) if samples.pheno else [no_trait(sources)]
+    quantitative = samples.qcovar or (samples.qcovar_name and (samples.covar or samples.pheno))
+    categorical = samples.covar or (samples.covar_name and (samples.qcovar or samples.pheno))
+    check_columns(samples, traits, quantitative, categorical)
+    names = tuple(trait.name for trait in traits) if samples.pheno else ()
+    others = {"quantitative": (categorical, samples.covar_name), "categorical": (quantitative, samples.qcovar_name)}
+
+    def read(path: str | None, kind: str, named: str | None) -> io.Covariates | None:
+        if not path:
+            return None
+        other, of_other = others[kind]
+        taken = of_other.split(",") if of_other and same_file(path, other) else ()
+        return io.read_covariates(path, kind, names=named, without=(*names, *taken), records=records)
+
     return (
-        read_traits(samples, records=records) if samples.pheno else [no_trait(sources)],
-        io.read_covariates(samples.qcovar, "quantitative", records=records) if samples.qcovar else None,
-        io.read_covariates(samples.covar, "categorical", records=records) if samples.covar else None,
+        traits,
+        read(quantitative, "quantitative", samples.qcovar_name),
+        read(categorical, "categorical", samples.covar_name),
     )
+
+
+def same_file(path: str, other: str | None) -> bool:
+    """Whether two paths lead to one file."""
+    return other is not None and Path(path).resolve() == Path(other).resolve()
+
+
+def check_columns(
+    samples: Samples, traits: Sequence[io.Phenotype], quantitative: str | None, categorical: str | None
+) -> None:
+    """Raises InputError where a phenotype might become a covariate."""
+    for path, named, flag in (
+        (quantitative, samples.qcovar_name, "--qcovar"),
+        (categorical, samples.covar_name, "--covar"),
+    ):
+        if not path and named:
+            raise io.InputError(f"{flag}-name: there is no table of covariates; give {flag} or --pheno")
+        if path and not named and same_file(path, samples.pheno):
+            raise io.InputError(
+                f"{flag} {path}: is the file of --pheno, whose other columns may be phenotypes too; name the "
+                f"covariates by {flag}-name"
+            )
+        both = [trait.name for trait in traits if named and trait.name in named.split(",")]
+        if both and same_file(path, samples.pheno):
+            raise io.InputError(f"{flag}-name: {', '.join(both)} is the phenotype; leave it out")
 
 
 def read_traits(samples: Samples, *, records: bool = False) -> list[io.Phenotype]:

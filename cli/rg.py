@@ -119,6 +119,8 @@ def check_rg(asked: Correlating) -> None:
     """Raises InputError for flags that contradict correlations."""
     line, correlations, estimation = asked.line, asked.correlations, asked.analysis.estimation
     flag = "--rg" if correlations.rg else "--reml-bivar"
+    if asked.analysis.samples.rint:
+        raise io.InputError(f"{flag}: --rint is for single phenotypes; transform them before, and leave it out")
     beside = [line.typed[name] for name in BESIDE.split() if name in line.typed]
     if beside:
         raise io.InputError(f"{flag}: cannot be used with {', '.join(beside)}; run that apart, for one phenotype")

@@ -9,13 +9,14 @@ Without a header the first two fields are FID and IID.
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from .columns import columns_named
 from .errors import InputError
 from .headings import PEDIGREE_NAMES, family_first, is_strict, key_of, plain
 from .ids import SampleTable, first_ids, repeated
@@ -24,6 +25,7 @@ from .text import TextTable, read_text_table
 
 MISSING_WORDS = frozenset(["", "na", "nan", "."])
 MISSING_NUMBER = -9.0
+FAM_PHENOTYPE = 4  # of the columns after the ids
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
 Kind = Literal["quantitative", "categorical"]
@@ -83,9 +85,9 @@ def read_phenotype(
     The trait is chosen by its ``name`` in the header or by its ``number`` (1 is the first after the ids, as GCTA's
     ``--mpheno``); by default it is the first.  Without a header the traits are called phenotype_1, phenotype_2, ...
     A first line that does not start with FID or IID is also a header when none of its values is a number or a missing
-    code; ``notes`` then says so.  Missing: NA, NaN (any case), ``.``, -9 in any spelling
-    (``notes`` counts these, as one could be a true value), an empty field.  ``records``: a sample may have several
-    rows.
+    code; ``notes`` then says so.  Of a .fam the trait is the last column.  Missing: NA, NaN (any case), ``.``, -9 in
+    any spelling (``notes`` counts these, as one could be a true value), an empty field.  ``records``: a sample may have
+    several rows.
 
     Raises:
         InputError: no file or no rows, a line of another length, a repeated sample, no such trait or several of that
@@ -103,6 +105,8 @@ def read_phenotype(
     if name is not None and number is not None:
         raise InputError(f"{path}: choose the phenotype by name ({name!r}) or by number ({number}), not by both")
     table = _read_keyed(path, "phenotype", "phenotype", guess_header=True, records=records)
+    if name is None and number is None and _is_fam(table):
+        return _of_fam(table)
     if name is None and number is None:
         _refuse_pedigree(table, 1, "choose the phenotype by its name or number")
     return _phenotype(table, _choose(table, name, number))
@@ -113,15 +117,16 @@ def read_phenotypes(
 ) -> list[Phenotype]:
     """Read the traits of these names, in this order, or every column; otherwise as :func:`read_phenotype`.
 
-    ``names`` in one string: "all", one name as it is written, or several separated by commas; a column that is itself
-    called "all", or has a comma in its name, goes first.
+    ``names`` in one string: as :func:`~gpu_reml.io.columns.columns_named` has it; a column that is itself called "all",
+    or has a comma in its name, goes first.
 
     Raises:
         InputError: as :func:`read_phenotype`, and a name asked for twice.
     """
     table = _read_keyed(path, "phenotype", "phenotype", guess_header=True, records=records)
     if isinstance(names, str):
-        names = _names_in(names, table.names)
+        is_all = names == "all" and names not in table.names
+        names = None if is_all else columns_named(names, table.names, str(path), "phenotype")
     if names is None:
         names = table.names
         _refuse_pedigree(table, len(names), "choose phenotypes by name")
@@ -131,11 +136,18 @@ def read_phenotypes(
     return [_phenotype(table, _choose(table, name, None)) for name in names]
 
 
-def _names_in(wanted: str, columns: Sequence[str]) -> list[str] | None:
-    """The traits that a user's text means; None for all."""
-    if wanted in columns:
-        return [wanted]
-    return None if wanted == "all" else [name.strip() for name in wanted.split(",")]
+def _is_fam(table: _KeyedTable) -> bool:
+    return table.text.path.suffix == ".fam" and not table.first_row and len(table.names) == FAM_PHENOTYPE
+
+
+def _of_fam(table: _KeyedTable) -> Phenotype:
+    """The last column of a .fam; where it has 1 and 2 alone, 0 is missing, as for PLINK."""
+    found = replace(_phenotype(table, FAM_PHENOTYPE - 1), name="phenotype")
+    zero, known = found.values == 0, found.values[~np.isnan(found.values)]
+    if not zero.any() or not np.isin(known, (0, 1, 2)).all() or not np.isin(known, (1, 2)).any():
+        return found
+    note = f"{table.text.path}: {int(zero.sum())} value(s) of 0 beside 1 and 2 taken as missing"
+    return replace(found, values=np.where(zero, np.nan, found.values), notes=(*found.notes, note))
 
 
 def _phenotype(table: _KeyedTable, position: int) -> Phenotype:
@@ -152,8 +164,16 @@ def _phenotype(table: _KeyedTable, position: int) -> Phenotype:
     )
 
 
-def read_covariates(path: str | Path, kind: Kind = "quantitative", *, records: bool = False) -> Covariates:
-    """Read covariates from a file of FID IID value [value ...]; every column is one covariate.
+def read_covariates(
+    path: str | Path,
+    kind: Kind = "quantitative",
+    *,
+    names: str | None = None,
+    without: Sequence[str] = (),
+    records: bool = False,
+) -> Covariates:
+    """Read covariates from a file of FID IID value [value ...]; every column is one covariate, or those of ``names``
+    (:func:`~gpu_reml.io.columns.columns_named`); of all columns those named in ``without`` are left out, with a note.
 
     As for GCTA and the phenotype, -9 is a missing value, and ``notes`` counts them by column.  Categorical levels are
     kept as written.  Without a header the covariates are called quantitative_1, ...; a categorical file has a header
@@ -164,8 +184,10 @@ def read_covariates(path: str | Path, kind: Kind = "quantitative", *, records: b
     """
     if kind not in ("quantitative", "categorical"):
         raise InputError(f"kind: expected 'quantitative' or 'categorical', found {kind!r}")
-    table = _read_keyed(path, f"{kind} covariate", kind, guess_header=kind == "quantitative", records=records)
-    _refuse_pedigree(table, len(table.names), "give a file of the ids and covariates alone")
+    guess = kind == "quantitative" or names is not None
+    table = _read_keyed(path, f"{kind} covariate", kind, guess_header=guess, records=records)
+    if names is None:
+        _refuse_pedigree(table, len(table.names), "give a file of the ids and covariates alone")
     if "" in table.names:
         raise InputError(
             f"{table.text.where(0)}: value column {table.names.index('') + 1} has no name; name or remove it"
@@ -175,8 +197,14 @@ def read_covariates(path: str | Path, kind: Kind = "quantitative", *, records: b
         raise InputError(f"{path}: covariate name(s) {', '.join(twice)} occur more than once; rename the columns")
     parse = _numbers if kind == "quantitative" else _levels
     columns, notes = {}, list(_heading_note(table))
-    for position, name in enumerate(table.names):
-        columns[name], num_minus_nine = parse(table, position)
+    wanted = table.names if names is None else columns_named(names, table.names, str(path), "covariate")
+    left = [name for name in table.names if names is None and name in without]
+    if left:
+        notes.append(f"{path}: column(s) {', '.join(left)} are taken otherwise, and are no covariates")
+    if len(left) == len(wanted):
+        raise InputError(f"{path}: all of its columns ({', '.join(left)}) are taken otherwise, and none is a covariate")
+    for name in (name for name in wanted if name not in left):
+        columns[name], num_minus_nine = parse(table, table.names.index(name))
         notes += _minus_nine_note(table, f"covariate {name}", num_minus_nine)
     return Covariates(
         path=str(path),

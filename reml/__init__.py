@@ -56,6 +56,7 @@ from .studies.lasso import DescentSettings, PathSettings, Quadratic, lasso_path
 from .studies.loco import LocoSettings, loco_scan
 from .studies.pcgc import PCGCResult, pcgc
 from .studies.principal import PrincipalComponents, principal_components
+from .studies.ranks import rank_normal
 from .studies.refine import Refined, RefineSettings, refine
 from .studies.relatedness import Related, relatedness
 from .studies.rg import RgSettings, fit_rg
@@ -184,6 +185,7 @@ __all__ = [
     "precondition",
     "principal_components",
     "random_regression",
+    "rank_normal",
     "records",
     "refine",
     "relatedness",

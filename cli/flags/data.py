@@ -94,7 +94,8 @@ class Samples(Flags):
     )  # fmt: skip
     pheno_name: str | None = flag(
         "--pheno-name", metavar="NAME[,NAME...]", unless="mpheno",
-        help="names of phenotype columns, or all; several are fitted in one run and written to OUT.NAME.json and so on",
+        help="names of phenotype columns (also y{1:10}, y1-y10, y*), or all; several are fitted in one run and written "
+        "to OUT.NAME.json and so on",
     )  # fmt: skip
     mpheno: int | None = flag(
         "--mpheno", type=positive_int, metavar="N", unless="mpheno", help="number of the phenotype column (default 1)"
@@ -103,6 +104,15 @@ class Samples(Flags):
         "--qcovar", other=("--covar-txt",), metavar="FILE", help="quantitative covariates: FID IID value..."
     )
     covar: str | None = flag("--covar", metavar="FILE", help="categorical covariates: FID IID level...")
+    qcovar_name: str | None = flag(
+        "--qcovar-name", metavar="NAME[,NAME...]",
+        help="quantitative covariates by column: names, PC{1:10}, PC1-PC10 or PC*; of --qcovar, else of --covar or of "
+        "--pheno (default: all of --qcovar)",
+    )  # fmt: skip
+    covar_name: str | None = flag(
+        "--covar-name", metavar="NAME[,NAME...]",
+        help="categorical covariates by column; of --covar, else of --qcovar or of --pheno (default: all of --covar)",
+    )  # fmt: skip
     covar_for: tuple[str, ...] = flag(
         "--covar-for", metavar="TRAIT=NAME[,NAME...]", action="append", default=(),
         help="covariates of one phenotype, of those in --qcovar and --covar; others keep all",
@@ -110,6 +120,11 @@ class Samples(Flags):
     pca_covar: int | None = flag(
         "--pca-covar", type=positive_int, metavar="K",
         help="K principal components of the analysed genotypes as further covariates, PC1 to PCK",
+    )  # fmt: skip
+    rint: str | None = flag(
+        "--rint", choices=("before", "after"),
+        help="replace each phenotype by the normal quantiles of its ranks, before the covariates or of what these "
+        "leave (they stay in the model)",
     )  # fmt: skip
     keep: str | None = flag("--keep", "--keep-path", metavar="FILE", help="analyse only these samples")
     remove: str | None = flag("--remove", metavar="FILE", help="leave out these samples")

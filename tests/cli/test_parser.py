@@ -169,13 +169,13 @@ def test_lists_that_are_given_several_times_all_count():
         (["-bfile", "x"], "write --bfile"),
         (["-lmm", "1"], "gpu-reml-gwas --model lmm"),
         (["-gk", "1"], "gpu-reml --make-grm"),
-        (["--reml"], "gpu-reml always fits REML: leave it out"),
+        (["--mlma-loco"], "gpu-reml-gwas --model loco"),
         (["--HEreg-bivar", "1", "2"], "gpu-reml --rg has genetic covariances by REML"),
         (["--reml-bivar-lrt-rg", "0"], "gpu-reml --reml-bivar has both tests"),
         (["--cojo-slct"], "not here: needs each sample's genotypes"),
         (["--pc-loadings", "x"], "gpu-reml --pca K writes principal components"),
         (["--vcf", "x.vcf"], "make a fileset of it by plink2 --vcf"),
-        (["--phenoFile=x"], "give --pheno"),
+        (["--bcf", "dir/x.bcf"], "plink2 --bcf dir/x.bcf --make-pgen --out dir/x, then give --pfile dir/x"),
         (["--n-groups", "3"], "is a flag of gpu-reml-relax"),
         (["\u2013bfile", "x"], "write its dashes as plain hyphens"),
         (["--pheno-name", "a", "b"], "unexpected 'b' after --pheno-name, which takes one value: separate several by"),
@@ -194,8 +194,8 @@ def test_what_was_meant_is_named(arguments, meant, capsys):
 
 
 def test_unknown_flags_come_before_missing_ones_and_all_at_once(capsys):
-    error = refusal("gpu-reml", ["--indep", "10", "--nothing-like-it", "--HEreg", "height"], capsys)
-    assert re.search(r"--indep \(.*\); unknown flag --nothing-like-it; unknown flag --HEreg \(.*--method he\); ", error)
+    error = refusal("gpu-reml", ["--indep", "10", "--nothing-like-it", "--he", "height"], capsys)
+    assert re.search(r"--indep \(.*\); unknown flag --nothing-like-it; unknown flag --he \(.*--method he\); ", error)
     assert "missing" not in error
 
 
