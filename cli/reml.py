@@ -106,8 +106,6 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     check_records_alone(asked, correlations)
     check_workers(analysis, ["--rg, --rg-with"] if correlations.wanted else [])
     if correlations.wanted:
-        if analysis.samples.covar_for:
-            raise io.InputError("--covar-for: genetic correlations take the same covariates for all; leave it out")
         return rg_command(Correlating(line, analysis, correlations, output, asked.following.screen), threads)
     check_merge(asked.merge, analysis)
     check_export(output.export_ai, analysis.estimation)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import combinations, product
@@ -26,7 +27,7 @@ from gpu_reml.reml import (
 from gpu_reml.reml.engines.reduced_model import largest_basis
 from gpu_reml.reports.page import page_text
 
-from .align import Group, sample_sources
+from .align import Group, design_of, sample_sources
 from .flags.analysis import Analysis
 from .flags.output import RemlOutput, Screen
 from .flags.rg import Correlations
@@ -75,7 +76,7 @@ def rg_command(asked: Correlating, threads: int) -> bool:
         tables.sources.paths,
     )
     group, measured = union_of(tables, analysis, asked.correlations.rg_samples)
-    planned = with_bases(plan_group(tables, group, analysis), group, measured, analysis)
+    planned = with_bases(plan_group(tables, group, analysis), group, tables, measured, analysis)
     say = (lambda *_, **__: None) if asked.screen.quiet else print
     say(f"gpu-reml {version('gpu-reml')}", flush=True)
     if analysis.compute.plan:
@@ -92,10 +93,12 @@ def rg_command(asked: Correlating, threads: int) -> bool:
     counts = ", ".join(f"{name} {count}" for name, count in Y.notna().sum().items())
     plan.append(f"measured: {counts}; {len(pairs)} pair(s)")
     say("\n".join([*plan, ""]), flush=True)
-    result = correlations_of(Y, pairs, inputs, analysis, method, asked.screen)
+    designs = designs_of(tables, Y, inputs)
+    result = correlations_of(Y, designs, pairs, inputs, Fitting(analysis, method, asked.screen))
     inputs.check_unchanged()
     context = {
         "settings": {**line.values, "threads": threads},
+        "covariates": {name: list(design.names) for name, design in zip(Y.columns, designs, strict=True)},
         "seed": analysis.estimation.seed,
         "version": version("gpu-reml"),
         "seconds": time.perf_counter() - started,
@@ -143,7 +146,7 @@ def check_rg(asked: Correlating) -> None:
 def with_traits(asked: Correlating) -> Analysis:
     """The analysis with the phenotypes that are read: all where none are named."""
     samples = asked.analysis.samples
-    named = samples.pheno_name or ("all" if asked.correlations.rg else None)
+    named = samples.pheno_name or ("all" if asked.correlations.rg or samples.covar_for else None)
     return asked.analysis._replace(samples=replace(samples, pheno_name=named))
 
 
@@ -187,9 +190,11 @@ def union_of(tables: Tables, analysis: Analysis, samples: str) -> tuple[Group, l
     keep = io.read_sample_list(lists.keep) if lists.keep else None
     remove = io.read_sample_list(lists.remove) if lists.remove else None
     names, listed = sample_sources(tables)
-    complete = [*tables.covariates, *tables.parts.tables]
+    own = [tables.covariates_for.get(phenotype.name) for phenotype in tables.phenotypes]
+    shared = covariates_of_all(tables, own)
 
-    def aligned(phenotype: io.Phenotype) -> io.Alignment:
+    def aligned(phenotype: io.Phenotype, covariates: tuple[str, ...] | None) -> io.Alignment:
+        complete = [*tables.with_covariates(covariates).covariates, *tables.parts.tables]
         return io.align(listed, phenotype, complete, keep=keep, remove=remove, source_names=names)
 
     values = np.column_stack([phenotype.values for phenotype in tables.phenotypes])
@@ -199,12 +204,46 @@ def union_of(tables: Tables, analysis: Analysis, samples: str) -> tuple[Group, l
         raise io.InputError("--rg-samples common: nobody has all of the phenotypes; use --rg-samples all")
     first = tables.phenotypes[0]
     stand_in = replace(first, values=np.where(who, np.arange(len(who), dtype=np.float64), np.nan))
-    alignment = aligned(stand_in)
-    group = Group(alignment, alignment.y[:, None], ("any of the phenotypes",))
-    return group, [aligned(phenotype) for phenotype in tables.phenotypes]
+    measured = [aligned(*each) for each in zip(tables.phenotypes, own, strict=True)]
+    alignment = aligned(stand_in, None if samples == "common" else shared)  # who is common has all covariates
+    group = Group(alignment, alignment.y[:, None], ("any of the phenotypes",), covariates=shared)
+    return group, measured
 
 
-def with_bases(planned: Planned, group: Group, measured: list[io.Alignment], analysis: Analysis) -> Planned:
+def covariates_of_all(tables: Tables, own: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
+    """The covariates that every phenotype takes, ``own`` being those of each; None for all that there are."""
+    named = [names for names in own if names is not None]
+    if not named:
+        return None
+    there = [name for table in tables.covariates for name in table.values.columns]
+    return tuple(name for name in there if all(name in names for names in named))
+
+
+def designs_of(tables: Tables, Y: pd.DataFrame, inputs: Inputs) -> list[io.Design]:
+    """Fixed effects of every phenotype among all analysed people; rows of people without it are 0.
+
+    Principal components are behind the covariates that all take.
+    """
+    if not tables.covariates_for:
+        return [inputs.design] * len(Y.columns)
+    samples = inputs.alignment.samples
+    shared = covariates_of_all(tables, [tables.covariates_for.get(name) for name in Y.columns])
+    base = design_of(tables, Group(inputs.alignment, Y.to_numpy(), tuple(Y.columns), covariates=shared)).num_columns
+    further, names = inputs.design.X[:, base:], inputs.design.names[base:]
+    found = []
+    for name in Y.columns:
+        has = Y[name].notna().to_numpy()
+        among = replace(inputs.alignment, samples=samples[has].reset_index(drop=True))
+        own = design_of(tables, Group(among, Y[[name]].to_numpy(), (name,), covariates=tables.covariates_for.get(name)))
+        X = np.zeros((len(Y), own.num_columns + len(names)))
+        X[has] = np.column_stack([own.X, further[has]])
+        found.append(replace(own, X=X, names=(*own.names, *names)))
+    return found
+
+
+def with_bases(
+    planned: Planned, group: Group, tables: Tables, measured: list[io.Alignment], analysis: Analysis
+) -> Planned:
     """The plan with the bases of all sets of people, which are held together; beside them a pair of different people
     grows two of its own.
 
@@ -212,7 +251,9 @@ def with_bases(planned: Planned, group: Group, measured: list[io.Alignment], ana
     """
     sizes, exact = planned.sizes, analysis.estimation.method == "exact"
     analysed = group.alignment.indices[0]
-    sets = len({np.intersect1d(each.indices[0], analysed).tobytes() for each in measured})
+    own = [tables.covariates_for.get(phenotype.name) for phenotype in tables.phenotypes]
+    who = [np.intersect1d(each.indices[0], analysed).tobytes() for each in measured]
+    sets = len(set(zip(who, own, strict=True)))
     bases = sets + 2 * (sets > 1)
     vectors = sizes.dimension if exact else min(sizes.dimension, planned.basis or largest_basis(sizes.num_components))
     among_fits = sizes.num_components > 1 and not exact  # the plan of a fit of several components has one already
@@ -247,11 +288,19 @@ def notes_of_traits(Y: pd.DataFrame, inputs: Inputs, analysis: Analysis) -> list
     return notes
 
 
+class Fitting(NamedTuple):
+    """How pairs are fitted."""
+
+    analysis: Analysis
+    method: str
+    screen: Screen
+
+
 def correlations_of(
-    Y: pd.DataFrame, pairs: tuple[tuple[int, int], ...], inputs: Inputs, analysis: Analysis, method: str, screen: Screen
+    Y: pd.DataFrame, designs: list[io.Design], pairs: tuple[tuple[int, int], ...], inputs: Inputs, how: Fitting
 ) -> GeneticCorrelations:
     """The fits."""
-    estimation, n = analysis.estimation, len(Y)
+    estimation, method, n = how.analysis.estimation, how.method, len(Y)
     most = inputs.planned.probes(estimation.max_probes)
     probes = exact_probes(n) if method == "exact" else draw_probes(n, most, 0, estimation.seed)
     settings = FitSettings(
@@ -259,10 +308,12 @@ def correlations_of(
         solver=SolverSettings(most_basis=None if method == "exact" else inputs.planned.basis),
         probes=ProbeSettings(estimation.starting_probes, estimation.mc_target, inputs.planned.columns),
     )
-    progress = Progress(settings.tol, screen)
+    progress = Progress(settings.tol, how.screen)
     counting = CountingCovariance(inputs.covariance, progress.passes)
     try:
-        return fit_rg(Y, inputs.design.X, counting, probes, settings, rg=RgSettings(pairs), strict=False)
+        same = all(design is designs[0] for design in designs)
+        X = designs[0].X if same else [design.X for design in designs]
+        return fit_rg(Y, X, counting, probes, settings, rg=RgSettings(pairs), strict=False)
     except ValueError as error:
         raise io.InputError(in_names(str(error), tuple(Y.columns), inputs.design.names)) from None
     finally:

@@ -31,6 +31,10 @@ RANK = 60
 PLANTED = (100, 6)  # variants of a window that has a variance of its own; an annotation has one in so many of all
 
 
+SHARES = (0.0, 0.01, 0.03, 0.1)
+SIZES_OF_STEP = (-np.inf, 0, 1, 2, 4, 8, 16, np.inf)
+
+
 class Sample(NamedTuple):
     """A cohort's one component, sets of variants to scan with their numbers, and X."""
 
@@ -155,6 +159,18 @@ def planted_table(rows: Sequence[Planted]) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+def by_size(rows: Sequence[Planted]) -> pd.DataFrame:
+    """For each kind and size of the one step in standard errors: means, and the slope on the full fit through 0."""
+    frame = pd.DataFrame(rows).dropna()
+    frame["z"] = pd.cut(frame["one_step"] / frame["se"], SIZES_OF_STEP)
+    table = []
+    for (kind, z), part in frame.groupby(["kind", "z"], observed=True):
+        slope = (part["one_step"] * part["full"]).sum() / (part["full"] ** 2).sum()
+        means = {"one step": part["one_step"].mean(), "full fit": part["full"].mean()}
+        table.append({"planted": kind, "one step / SE": str(z), "phenotypes": len(part), **means, "slope": slope})
+    return pd.DataFrame(table)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print sizes under the null, then what was found of planted sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -175,10 +191,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             p = np.array(list(pool.map(partial(null_p, shape, options.replicates), range(options.phenotypes))))
             print(sizes_of_tests(p, make_sample(*shape).sizes).to_string(index=False, float_format="%.3f"), flush=True)
         rows = []
-        for case in [(kind, share) for kind in ("window", "annotation") for share in (0.0, 0.01, 0.03, 0.1)]:
+        for case in [(kind, share) for kind in ("window", "annotation") for share in SHARES]:
             rows += pool.map(partial(planted, shape, options.replicates, case), range(options.planted))
         if rows:
             print(planted_table(rows).to_string(index=False, float_format="%.3f"))
+            print(by_size(rows).to_string(index=False, float_format="%.4f"))
 
 
 if __name__ == "__main__":

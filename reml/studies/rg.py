@@ -6,7 +6,7 @@ genetic ones.
 Sources: Thompson 1973, Biometrics 29:527; Lee et al. 2012, Bioinformatics 28:2540 (bivariate REML on genotypes).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -64,7 +64,7 @@ class RgSettings:
 
 def fit_rg(
     Y: np.ndarray,
-    X: np.ndarray,
+    X: np.ndarray | Sequence[np.ndarray],
     covariance,
     probes: Probes | np.ndarray | int = NUM_PROBES,
     settings: FitSettings | None = None,
@@ -75,7 +75,8 @@ def fit_rg(
 ) -> GeneticCorrelations:
     """REML of the genetic and residual covariance matrices of traits Y (n, T), NaN where a trait was not measured.
 
-    X (n, c), fixed effects of every trait on its own people, of which columns that say nothing there are left out;
+    X (n, c), fixed effects of every trait on its own people, of which columns that say nothing there are left out, or a
+    list of T such matrices, one for each trait, of which the rows of other people are not read;
     covariance as :func:`~gpu_reml.reml.fit.fit` takes it, with an identity residual, of all n people (standardised over
     them all); probes too, and ``settings``, of which lrt, profile, engine and constrain are not used.
     Names of the traits are those of the columns of a data frame Y.  callback(done, all): after every fit.
@@ -98,7 +99,7 @@ def fit_rg(
     """
     settings, rg = settings or FitSettings(), rg or RgSettings()
     names = names_of(Y)
-    Y, X = checked_traits(Y, X)
+    Y, designs = checked_traits(Y, X)
     names = names or tuple(f"trait_{k + 1}" for k in range(Y.shape[1]))
     wanted = rg.wanted(Y.shape[1])
     covariance = in_moderate_units(genetic(as_covariance(covariance, len(Y))))
@@ -109,7 +110,7 @@ def fit_rg(
     factors = np.ones(covariance.num_components + 1) if factors is None else factors
     counting = CountingCovariance(ThreadedCovariance(covariance))
     with blas.one_thread():
-        bench = bench_of(Y, X, counting, probes, settings)
+        bench = bench_of(Y, designs, counting, probes, settings)
         fits = []
         for fit in fits_of(bench, wanted, rg.tests and not rg.joint):
             fits.append(reported(bench, fit, factors))
@@ -131,21 +132,41 @@ def fit_rg(
     return result
 
 
-def checked_traits(Y: np.ndarray, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Y (n, T) with NaN and X (n, c) as float64, or a ValueError that says what is wrong with them."""
-    Y, X = as_numbers(Y, "Y"), as_numbers(X, "X")
+def checked_traits(Y: np.ndarray, X: np.ndarray | Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Y (n, T) with NaN, and every trait's X (n, c), as float64, or a ValueError that says what is wrong with them."""
+    Y = as_numbers(Y, "Y")
     if Y.ndim != 2 or Y.shape[1] < 2:
         raise ValueError(f"Y: expected two or more traits (n, T), found {Y.shape}")
-    if X.ndim != 2 or len(X) != len(Y):
-        raise ValueError(f"X: expected ({len(Y)}, c), found {X.shape}")
+    designs = checked_designs(X, ~np.isnan(Y))
     if np.isinf(Y).any():
         sample, trait = np.argwhere(np.isinf(Y))[0]
         raise ValueError(f"Y: value {Y[sample, trait]} of sample {sample}, trait {trait} is not finite; NaN is missing")
-    orthonormal_basis(X)  # raises what is wrong with it for all people
     for trait, count in enumerate((~np.isnan(Y)).sum(axis=0)):
-        if count <= X.shape[1] + 1:
-            raise ValueError(f"Y[:, {trait}]: is measured in {count} people, too few beside {X.shape[1]} fixed effects")
-    return Y, X
+        fixed = designs[trait].shape[1]
+        if count <= fixed + 1:
+            raise ValueError(f"Y[:, {trait}]: is measured in {count} people, too few beside {fixed} fixed effects")
+    return Y, designs
+
+
+def checked_designs(X: np.ndarray | Sequence[np.ndarray], has: np.ndarray) -> list[np.ndarray]:
+    """X (n, c) for each of T traits as float64; one for all is checked among all people, others among those who are
+    measured, has (n, T)."""
+    n, T = has.shape
+    if not isinstance(X, list | tuple):
+        X = as_numbers(X, "X")
+        if X.ndim != 2 or len(X) != n:
+            raise ValueError(f"X: expected ({n}, c), found {X.shape}")
+        orthonormal_basis(X)  # raises what is wrong with it for all people
+        return [X] * T
+    if len(X) != T:
+        raise ValueError(f"X: expected {T} matrices, one for each trait, found {len(X)}")
+    designs = [as_numbers(x, f"X[{trait}]") for trait, x in enumerate(X)]
+    for trait, x in enumerate(designs):
+        if x.ndim != 2 or len(x) != n:
+            raise ValueError(f"X[{trait}]: expected ({n}, c), found {x.shape}")
+        if not np.isfinite(x[has[:, trait]]).all():
+            raise ValueError(f"X[{trait}]: has a value that is not finite for a sample that the trait is measured in")
+    return designs
 
 
 def names_of(Y) -> tuple[str, ...] | None:
@@ -158,7 +179,7 @@ def names_of(Y) -> tuple[str, ...] | None:
     return names
 
 
-def bench_of(Y: np.ndarray, X: np.ndarray, covariance, probes: Probes, settings: FitSettings) -> Bench:
+def bench_of(Y: np.ndarray, X: Sequence[np.ndarray], covariance, probes: Probes, settings: FitSettings) -> Bench:
     """Bases that answer for every trait on its own."""
     people = [ready(each) for each in people_of(Y, X, covariance, probes, settings)]
     members = {trait: Member(k, column) for k, each in enumerate(people) for column, trait in enumerate(each.whose)}

@@ -1,10 +1,12 @@
-"""Bases for traits of different people: those that the same people have share one, and all traits share the probes.
+"""Bases for traits of different people: those that the same people have, with the same fixed effects, share one, and
+all traits share the probes.
 
 A basis grows, as that of a fit of one trait does (:mod:`gpu_reml.reml.engines.reduced_model`), by true residuals of all
 its traits at their own variances, and of the probes at those of the trait with the least residual, which asks most.
 Cost in column-passes: one for every vector, half of one for every residual that is looked at.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +14,7 @@ from scipy import linalg
 
 from ..covariance import Covariance
 from ..covariance.subset import SubsetCovariance
-from ..engines.people import peoples_of
+from ..engines.people import People, peoples_of
 from ..engines.reduced import Basis, combined, outside, reduced_v, tail_mean
 from ..engines.reduced_model import (
     Model,
@@ -70,17 +72,30 @@ def independent_columns(X: np.ndarray) -> np.ndarray:
     return np.sort(alive[pivots[: len(sizes)][sizes > max(X.shape) * np.finfo(float).eps * sizes[0]]])
 
 
+def groups_of(Y: np.ndarray, X: Sequence[np.ndarray]) -> list[People]:
+    """Traits Y (n, T) of the same samples with the same fixed effects X[trait] (n, c) among these, together."""
+    groups = []
+    for rows, which in peoples_of(~np.isnan(Y)):
+        alike: dict[tuple, list[int]] = {}
+        for trait in which:
+            x = X[trait][rows]
+            alike.setdefault((x.shape, x.tobytes()), []).append(trait)
+        groups += [People(rows, np.array(same)) for same in alike.values()]
+    return groups
+
+
 def people_of(
-    Y: np.ndarray, X: np.ndarray, covariance: Covariance, probes: Probes, settings: FitSettings
+    Y: np.ndarray, X: Sequence[np.ndarray], covariance: Covariance, probes: Probes, settings: FitSettings
 ) -> list[PeopleBasis]:
-    """Every group with its first basis; the diagonals of the components, half a pass, where some are a subset."""
-    groups = peoples_of(~np.isnan(Y))
+    """Every group of traits, X[trait] (n, c) their fixed effects, with its first basis; the diagonals of the
+    components, half a pass, where some are a subset."""
+    groups = groups_of(Y, X)
     whole = all(group.num_samples == len(Y) for group in groups)
     diagonals = None if whole else covariance.diagonals()
     found = []
     for rows, which in groups:
         own: Any = covariance if len(rows) == len(Y) else SubsetCovariance(covariance, rows, diagonals)
-        x = X[rows]
+        x = X[which[0]][rows]
         traits = make_traits(Y[np.ix_(rows, which)], x[:, independent_columns(x)], [f"Y[:, {k}]" for k in which])
         mine = of_rows(probes, rows)
         problem = prepare(own, traits, mine, settings)

@@ -9,6 +9,7 @@ import pytest
 from gpu_reml import figures
 from gpu_reml.cli import rg
 from gpu_reml.cli.main import main
+from gpu_reml.reml import dense_covariance, exact_probes, fit_rg
 from gpu_reml.reml.studies.rg_result import COLUMNS
 from gpu_reml.validation import dense
 from gpu_reml.validation.bivariate import dense_covariances
@@ -98,6 +99,43 @@ def test_common_samples_and_a_list_of_second_traits(cohort, tmp_path):
     table = pd.read_csv(f"{out}.rg.tsv", sep="\t")
     assert (table[["n_1", "n_2", "n_common"]] == 80).all(axis=None)
     assert table[["trait_1", "trait_2"]].drop_duplicates().to_numpy().tolist() == [["a", "c"], ["b", "c"]]
+
+
+def with_covariates(cohort, folder, *arguments):
+    """The table of the pair a, c with age for all, and a site that a alone takes, unknown for ten people."""
+    rng, ids = np.random.default_rng(3), pd.read_csv(cohort["folder"] / "pheno.txt", sep="\t")[["FID", "IID"]]
+    age, site = rng.standard_normal(N), rng.integers(0, 2, N)
+    known = np.where(np.arange(N) % 16 == 0, "NA", np.where(site, "x", "y"))
+    ids.assign(age=age).to_csv(folder / "age.txt", sep="\t", index=False)
+    ids.assign(site=known).to_csv(folder / "site.txt", sep="\t", index=False)
+    given = ["--qcovar", folder / "age.txt", "--covar", folder / "site.txt", "--covar-for", "c=age", *arguments]
+    assert run(cohort, folder / "out", *given) == 0
+    return pd.read_csv(folder / "out.rg.tsv", sep="\t"), age, site, known != "NA"
+
+
+def test_covariates_of_one_phenotype_are_beside_no_other_and_cost_it_nobody(cohort, tmp_path):
+    table, age, site, known = with_covariates(cohort, tmp_path, "--rg", "--pheno-name", "a,c")
+    row, Y = table.iloc[0], cohort["Y"]
+    has = known & ~np.isnan(Y[:, 0])
+    assert (row.n_1, row.n_2, row.n_common) == (has.sum(), N, has.sum())
+    designs = [np.column_stack([np.ones(N), age, site])[has], np.column_stack([np.ones(N), age])]
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["covariates"] == {"a": ["intercept", "age", "site[y]"], "c": ["intercept", "age"]}
+    covariance = dense_covariance([cohort["K"]])
+    X = [np.zeros((N, 3)), designs[1]]
+    X[0][has] = designs[0]
+    y = np.column_stack([np.where(has, Y[:, 0], np.nan), Y[:, 2]])
+    expected = fit_rg(y, X, covariance, exact_probes(N)).to_frame().iloc[0]
+    np.testing.assert_allclose([row.rg, row.rg_se], [expected.rg, expected.rg_se], rtol=1e-3)
+    shared = fit_rg(y, designs[1], covariance, exact_probes(N)).to_frame().iloc[0]
+    assert abs(shared.rg - expected.rg) > 0.01 * expected.rg_se  # the site matters
+
+
+def test_common_samples_have_the_covariates_of_all_phenotypes_and_gcta_numbers_them(cohort, tmp_path):
+    bivar = ("--reml-bivar", "1", "3", "--rg-samples", "common")
+    table, _, _, known = with_covariates(cohort, tmp_path, *bivar)
+    both = known & ~np.isnan(cohort["Y"][:, 0])
+    assert (table[["n_1", "n_2", "n_common"]] == both.sum()).all(axis=None)
 
 
 def test_random_probes_are_the_default_and_agree_with_dense_reml(cohort, tmp_path):

@@ -134,7 +134,7 @@ def test_a_look_at_probes_of_different_people_reads_every_basis_once(overlap):
     cohort = make_cohort(150, 300, 2, seed=5, overlap=overlap)
     Y, _ = two_traits(cohort, 0.5, seed=6)
     counting = CountingCovariance(covariance_of(cohort))
-    bench = bench_of(Y, cohort.X, counting, draw_probes(cohort.n, seed=1), FitSettings())
+    bench = bench_of(Y, [cohort.X] * 2, counting, draw_probes(cohort.n, seed=1), FitSettings())
     stack, S = bench.stack((0, 1)), np.array([[[0.3, 0.1], [0.1, 0.4]], [[0.2, -0.1], [-0.1, 0.2]], 0.5 * np.eye(2)])
     before, s = counting.column_passes, stack.num_probes
     *_, worst = probe_residuals(bench, (0, 1), stack, S)
@@ -217,6 +217,32 @@ def test_a_covariate_that_is_constant_among_the_people_of_a_trait_is_none_of_its
     np.testing.assert_allclose(with_site.covariance, without.covariance, rtol=1e-6)
 
 
+def test_traits_of_the_same_people_may_have_fixed_effects_of_their_own(cohorts):
+    cohort = cohorts[1]
+    Y, _ = two_traits(cohort, 1.0, seed=3)
+    own = [cohort.X, cohort.X[:, :1]]
+    (found,) = exactly(cohort, Y, own).fits
+    n = cohort.n
+    X = np.zeros((2 * n, 4))  # one trait above the other, as a model of all values
+    X[:n, :3], X[n:, 3:] = own
+
+    def loglik(S):
+        V = np.kron(S[0], cohort.Ks[0]) + np.kron(S[1], np.eye(n))
+        inverse = np.linalg.inv(V)
+        XVX = X.T @ inverse @ X
+        y = Y.T.ravel()
+        left = y @ inverse @ y - y @ inverse @ X @ np.linalg.solve(XVX, X.T @ inverse @ y)
+        return -0.5 * (np.linalg.slogdet(V)[1] + np.linalg.slogdet(XVX)[1] + left)
+
+    top, entries = loglik(found.S), found.entries
+    theta, units = entries.vector(found.S), np.diag(np.linalg.inv(found.covariance)) ** -0.5
+    for step in 0.05 * np.diag(units):
+        rises = [loglik(entries.matrices(theta + sign * step)) - top for sign in (-1, 1)]
+        assert max(rises) < 0 and abs(rises[0] - rises[1]) < 0.1 * abs(sum(rises))  # the top lies between them
+    same = exactly(cohort, Y, [cohort.X, cohort.X.copy()]).to_frame()
+    np.testing.assert_array_equal(same.covariance, exactly(cohort, Y).to_frame().covariance)
+
+
 def test_a_trait_beside_its_own_multiple_is_not_said_to_have_converged(cohorts):
     y = two_traits(cohorts[1], 1.0, seed=3)[0][:, 0]
     for factor in (1.0, -2.0):
@@ -242,6 +268,9 @@ def test_a_basis_without_room_is_said(cohorts):
         ({"Y": np.full((90, 2), np.inf)}, "Y: value inf of sample 0, trait 0 is not finite; NaN is missing"),
         ({"Y": np.full((90, 2), np.nan)}, r"Y\[:, 0\]: is measured in 0 people, too few beside 3 fixed effects"),
         ({"X": np.ones((80, 1))}, r"X: expected \(90, c\), found \(80, 1\)"),
+        ({"X": [np.ones((90, 1))]}, "X: expected 2 matrices, one for each trait, found 1"),
+        ({"X": [np.ones((90, 1)), np.ones(90)]}, r"X\[1\]: expected \(90, c\), found \(90,\)"),
+        ({"X": [np.ones((90, 1)), np.full((90, 1), np.nan)]}, r"X\[1\]: has a value that is not finite"),
         ({"rg": RgSettings(pairs=((0, 2),))}, r"pairs: expected two different traits of 0 to 1, found \(0, 2\)"),
         ({"rg": RgSettings(pairs=())}, "pairs: expected at least one, found none"),
         ({"Y": pd.DataFrame(np.ones((90, 2)), columns=["a", "a"])}, "Y: expected columns of different names"),

@@ -77,7 +77,7 @@ def test_eigenvectors_of_one_component_say_what_factors_of_the_whole_matrix_do(e
     cohort = make_cohort(150, 400, 1, seed=2)
     Y, _ = two_traits(cohort, 1.0, seed=3)
     probes = exact_probes(cohort.n) if exact else draw_probes(cohort.n, seed=1)
-    (people,) = people_of(Y, cohort.X, CountingCovariance(covariance_of(cohort)), probes, FitSettings())
+    (people,) = people_of(Y, [cohort.X] * 2, CountingCovariance(covariance_of(cohort)), probes, FitSettings())
     stack = stacked([part_of(people)] * 2, [0, 1], {})
     S = np.array([[[0.5, 0.2], [0.2, 0.4]], [[0.5, 0.1], [0.1, 0.6]]])
     spectral = point_at(stack, S)

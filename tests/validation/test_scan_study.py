@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gpu_reml.validation.scan_study import Planted, null_p, planted, planted_table, sizes_of_tests
+from gpu_reml.validation.scan_study import Planted, by_size, null_p, planted, planted_table, sizes_of_tests
 
 SHAPE = (150, 600, 8)
 
@@ -22,3 +22,6 @@ def test_tables_have_sizes_over_levels_and_the_slope_through_zero():
     rows = [Planted("window", 0.1, 2 * x, 0.1, 4.0, x, 0.1, 9.0, 0.01) for x in (0.1, 0.2)]
     row = planted_table(rows).iloc[0]
     assert np.isclose(row["slope"], 2) and row["power of p"] == 1 and row["power of lrt"] == 0
+    sizes = by_size([*rows, Planted("window", 0.1, 0.05, 0.1, 1.0, 0.04, 0.1, 1.0, 0.2)])
+    assert sizes["one step / SE"].tolist() == ["(0.0, 1.0]", "(1.0, 2.0]", "(2.0, 4.0]"]
+    np.testing.assert_allclose(sizes["slope"], [1.25, 2, 2])
