@@ -17,6 +17,7 @@ def provenance(line: CommandLine) -> dict[str, Any]:
     """What OUT.json says under ``run``; memory is the most that the process has held so far."""
     return {
         "command": shlex.join(line.words),
+        "typed": sorted(line.typed),
         "folder": os.getcwd(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "host": {

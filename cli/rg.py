@@ -38,6 +38,7 @@ from .parser import CommandLine
 from .pictures import check_drawable
 from .planned import Planned, check_traits, plan_group, planned_lines
 from .progress import Progress
+from .provenance import provenance
 from .read import Tables, read_tables
 from .report import arithmetic, genotype_record, plan_lines
 from .rg_files import hsq_of_pair
@@ -102,6 +103,7 @@ def rg_command(asked: Correlating, threads: int) -> bool:
         "seed": analysis.estimation.seed,
         "version": version("gpu-reml"),
         "seconds": time.perf_counter() - started,
+        "run": provenance(line),
     }
     write_correlations(asked, result, inputs, plan, context)
     write_samples(inputs.alignment, asked.output)

@@ -137,7 +137,8 @@ def plot_convergence(history: Sequence[Mapping[str, Any]]) -> "Figure":
             (``[record._asdict() for record in result.history]``, or the rows of OUT.history.tsv).
     """
     at = [int(row["iteration"]) for row in history]
-    change = np.sqrt(np.maximum([number(row["decrement"]) for row in history], 1e-16))
+    squared = np.array([number(row["decrement"]) for row in history])
+    change = np.sqrt(np.where(squared > 0, squared, np.nan))  # the first step of a Lanczos run has none before it
     probes = [number(row["num_probes"]) for row in history]
     with style():
         figure, axes = new_figure(5.4, 2.8)

@@ -11,12 +11,14 @@ MISSING = "NA"
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under columns; numbers are right-aligned.  ``most``: so many rows are open, the rest folded."""
+    """Rows of cells under columns; numbers are right-aligned.  ``most``: so many rows are open, the rest folded
+    under the words ``fold``."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     kind: str = "table"
     most: int = 40
+    fold: str = "more rows"
 
 
 @dataclass(frozen=True)

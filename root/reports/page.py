@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .blocks import is_number, shown
-from .sections import ALL
+from .sections import ALL, METHODS
 
 NEEDED = ("jinja2", "matplotlib")
 
@@ -102,5 +102,6 @@ def headline(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     if record.get("num_variants"):
         out.append((shown(record["num_variants"]), "variants"))
     if record.get("converged") is not None:
-        out.append(("converged" if record["converged"] else "not converged", str(record.get("method", ""))))
+        method = str(record.get("method", ""))
+        out.append(("converged" if record["converged"] else "not converged", METHODS.get(method, method)))
     return out

@@ -5,6 +5,7 @@ A record is OUT.json as a command writes it, or what ``to_dict`` of a result giv
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,10 @@ from .blocks import Block, Code, Lines, Picture, Section, Words, shown, table
 Record = Mapping[str, Any]
 SUMS = {"h2": "heritability", "d2": "dominance", "H2": "broad-sense heritability", "gxe": "environments"}
 MOST_PROFILES = 6  # that of h2 comes first
+METHODS = {
+    "krylov": "REML by one Lanczos run", "reduced": "AI-REML in a reduced model", "exact": "dense REML",
+    "he": "Haseman-Elston regression", "pcgc": "PCGC regression", "reml": "REML",
+}  # fmt: skip
 USUAL = (None, False, [], (), "")  # a flag of such a value was not given
 
 
@@ -26,14 +31,20 @@ def picture(figure: Any, caption: str, *, wide: bool = False) -> Picture:
 
 
 def asked(record: Record) -> Section | None:
-    """What was asked: the command as it was typed, and the flags that it set."""
+    """What was asked: the command as it was typed, and the settings that were not typed, folded."""
     run, settings = record.get("run") or {}, record.get("settings") or {}
     blocks: list[Block] = []
     if run.get("command"):
         blocks.append(Code(run["command"]))
-    named = [(f"--{name.replace('_', '-')}", shown(value)) for name, value in settings.items() if value not in USUAL]
+    typed = run.get("typed") or ()
+    named = [
+        (f"--{name.replace('_', '-')}", shown(value))
+        for name, value in settings.items()
+        if value not in USUAL and name not in typed
+    ]
     if named:
-        blocks.append(table(("setting", "value"), named))
+        told = table(("set without being asked", "value"), named)
+        blocks.append(replace(told, most=0, fold=f"{len(named)} settings that nobody typed"))
     return Section("What was asked", tuple(blocks)) if blocks else None
 
 
@@ -123,7 +134,8 @@ def convergence(record: Record) -> Section | None:
         "mc_se_over_se": "largest Monte-Carlo error in standard errors", "mc_target": "target of it",
         "loglik": "log-likelihood", "loglik_mc_se": "its Monte-Carlo error",
     }  # fmt: skip
-    rows += [(text, record[key]) for key, text in named.items() if record.get(key) is not None]
+    told = {**record, "method": METHODS.get(str(record.get("method")), record.get("method"))}
+    rows += [(text, told[key]) for key, text in named.items() if told.get(key) is not None]
     blocks: list[Block] = [table(("", ""), rows)]
     history = record.get("history") or ()
     if history:

@@ -87,6 +87,7 @@ def test_the_page_says_what_the_record_says(made, text):
     for component in record["components"]:
         assert component["name"] in read.text and shown(component["variance"]) in read.text
     assert "samples analysed 197" in read.text and "--maf 0.05" in read.text
+    assert "settings that nobody typed" in read.text and "--max-probes 256" in read.text
     for reason, count in record["samples"]["dropped"].items():
         assert f"dropped: {reason} {count}" in read.text
     assert record["run"]["command"] in read.text and "gpu-reml --bfile" in record["run"]["command"]
