@@ -21,7 +21,8 @@ SCORES = "plink2 --pfile NEW --score {name} 3 4 header-read cols=+scoresums --sc
 UNITS = {
     "beta of a fixed effect": "phenotype units a unit of the covariate, as in its file",
     "random effects": "phenotype units",
-    "effects of variants": "phenotype units a copy of A1; beta_std: a standard deviation of its count",
+    "effects of variants": "snp_effects.tsv: phenotype units a copy of A1; snp_effects.component_*.tsv: beta, a "
+    "standard deviation of its count, as in GPU_REML, and beta_allele, a copy",
 }
 GENETIC_VALUE = "intercept + sum of count of A1 times effect, a missing count being 2 FREQ"
 SCALED_VALUE = (
@@ -179,4 +180,4 @@ def component_table(of_variants: VariantEffects, g: int, name: str) -> pd.DataFr
     table = of_variants.table[list(MATCH_COLUMNS)].rename(columns=MATCH_COLUMNS).iloc[rows]
     table.insert(0, "component_index", g)
     table.insert(1, "component_name", name)
-    return table.assign(FREQ=of_variants.mean[rows] / 2, beta=values, beta_std=values / of_variants.inv_sd[rows])
+    return table.assign(FREQ=of_variants.mean[rows] / 2, beta=values / of_variants.inv_sd[rows], beta_allele=values)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpu_reml import io, ops
-from gpu_reml.io.ids import first_ids, sample_keys
+from gpu_reml.io.ids import first_ids, rows_among
 from gpu_reml.reml.studies.loco import LocoNull, score_tests
 
 from .align import groups_of_samples
@@ -198,7 +198,7 @@ def inputs_of(group: io.NullModel, sources: Sources, asked: Asked) -> Inputs:
 
 def rows_in(file: Any, group: io.NullModel) -> np.ndarray:
     """(n,) where the null models' samples are in a file; InputError that names those it lacks."""
-    rows = sample_keys(file.samples, True).get_indexer(sample_keys(group.samples, True))
+    rows = rows_among(file.samples, group.samples)
     if (rows < 0).any():
         lacking = group.samples[rows < 0]
         raise io.InputError(

@@ -83,7 +83,46 @@ def locate(samples: pd.DataFrame, table: SampleTable) -> np.ndarray:
             f"{table.path} identifies samples by IID alone, but the genotypes have an IID more than once "
             f"({first_ids(twice)}); add a FID column to it"
         )
-    return sample_keys(table.samples, table.has_fid).get_indexer(sample_keys(samples, table.has_fid)).astype(np.int64)
+    return rows_among(table.samples, samples, with_fid=table.has_fid)
+
+
+def rows_among(table: pd.DataFrame, samples: pd.DataFrame, *, with_fid: bool = True) -> np.ndarray:
+    """(n,) int64: the row of ``table`` (fid, iid) of each of ``samples``, -1 where there is none.
+
+    Where no FID + IID is the same at all, and no IID occurs more than once on either side, people are matched by their
+    IIDs: files of one cohort may have 0, the IID or a family in the place of the FID.
+    """
+    rows = sample_keys(table, with_fid).get_indexer(sample_keys(samples, with_fid)).astype(np.int64)
+    if with_fid and (rows < 0).all() and iids_are_unique(table, samples):
+        return pd.Index(table["iid"]).get_indexer(pd.Index(samples["iid"])).astype(np.int64)
+    return rows
+
+
+def iids_are_unique(*tables: pd.DataFrame) -> bool:
+    """Whether no two people of a table have the same IID."""
+    people = (table[["fid", "iid"]].drop_duplicates() for table in tables)
+    return not any(each["iid"].duplicated().any() for each in people)
+
+
+def matched_by_iid(table: SampleTable, genotyped: pd.DataFrame) -> bool:
+    """Whether FIDs are passed over (:func:`rows_among`), as all of them differ."""
+    if not table.has_fid or not table.num_samples:
+        return False
+    keys = sample_keys(genotyped, True)
+    alike = sample_keys(table.samples, True).isin(keys).any()
+    return not alike and iids_are_unique(table.samples, genotyped) and table.samples["iid"].isin(genotyped["iid"]).any()
+
+
+def iid_note(what: str, table: SampleTable, genotyped: pd.DataFrame) -> tuple[str, ...]:
+    """A note where samples are matched by IID alone, with one of them; and on those of the table who are nowhere."""
+    rows = pd.Index(genotyped["iid"]).get_indexer(pd.Index(table.samples["iid"]))
+    here = int(np.argmax(rows >= 0))
+    pair = f"{first_ids(table.samples.iloc[[here]])} is {first_ids(genotyped.iloc[[rows[here]]])}"
+    absent = table.samples[rows < 0]
+    told = (
+        "" if absent.empty else f"; {len(absent)} of {table.num_samples} are not in the genotypes ({first_ids(absent)})"
+    )
+    return (f"{what}: samples are matched by IID alone, as all FIDs differ from the genotypes' ({pair}){told}",)
 
 
 def absent_note(what: str, table: SampleTable, genotyped: pd.Index) -> tuple[str, ...]:

@@ -9,7 +9,19 @@ import numpy as np
 import pandas as pd
 
 from .errors import InputError
-from .ids import RECORD, SampleTable, absent_note, first_ids, locate, nothing_shared, repeated, sample_keys
+from .ids import (
+    RECORD,
+    SampleTable,
+    absent_note,
+    first_ids,
+    iid_note,
+    locate,
+    matched_by_iid,
+    nothing_shared,
+    repeated,
+    rows_among,
+    sample_keys,
+)
 from .tables import Covariates, Phenotype
 from .writers import write_text
 
@@ -117,8 +129,7 @@ def _records_among(genotyped: pd.DataFrame, phenotype: Phenotype) -> pd.DataFram
     table = SampleTable("genotypes", genotyped, has_fid=True)
     if not phenotype.has_fid:
         locate(genotyped, phenotype_people(phenotype))  # an IID of two people is refused
-    keys = sample_keys(table.samples, phenotype.has_fid)
-    rows = keys.get_indexer(sample_keys(phenotype.samples, phenotype.has_fid))
+    rows = rows_among(table.samples, phenotype.samples, with_fid=phenotype.has_fid)
     if (rows < 0).all():
         raise nothing_shared(phenotype.path, phenotype_people(phenotype), genotyped)
     taken = np.flatnonzero(rows >= 0)
@@ -164,7 +175,14 @@ def sample_notes(
     named = [(f"`{name}` {table.path}", table) for name, table in (("keep", keep), ("remove", remove)) if table]
     named += [(table.path, table) for table in tables]
     keys = {has_fid: sample_keys(genotyped, has_fid).unique() for has_fid in {table.has_fid for _, table in named}}
-    return tuple(dict.fromkeys(note for what, table in named for note in absent_note(what, table, keys[table.has_fid])))
+    people = genotyped[["fid", "iid"]].drop_duplicates()
+
+    def noted(what: str, table: SampleTable) -> tuple[str, ...]:
+        if matched_by_iid(table, people):
+            return iid_note(what, table, people)
+        return absent_note(what, table, keys[table.has_fid])
+
+    return tuple(dict.fromkeys(note for what, table in named for note in noted(what, table)))
 
 
 def write_samples(path: str | Path, samples: pd.DataFrame) -> None:
@@ -202,7 +220,7 @@ def locate_some(first: pd.DataFrame, table: SampleTable, what: str) -> np.ndarra
 
 
 def _locate_source(first: pd.DataFrame, samples: pd.DataFrame, name: str, first_name: str) -> np.ndarray:
-    rows = sample_keys(samples, True).get_indexer(sample_keys(first, True)).astype(np.int64)
+    rows = rows_among(samples, first)
     if (rows < 0).all():
         raise InputError(
             f"{name} shares no sample with {first_name}: it has {first_ids(samples.head(1))}, {first_name} has "

@@ -45,11 +45,11 @@ def run(command, folder, *arguments, out):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_remove_list_that_matches_nobody_stops_every_command(cohort, tmp_path, capsys, command):
     folder, ids = cohort
-    ids.assign(FID=ids["IID"]).to_csv(tmp_path / "rm.txt", sep=" ", header=False, index=False)
+    ids.assign(IID="0" + ids["IID"]).to_csv(tmp_path / "rm.txt", sep=" ", header=False, index=False)
     assert run(command, folder, "--remove", tmp_path / "rm.txt", out=tmp_path / "o") == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "rm.txt shares no sample with the genotypes: it has FID P" in error
-    assert "(its IIDs are genotyped with another FID: FID P" in error
+    assert error.count("\n") == 1 and "rm.txt shares no sample with the genotypes: it has FID F" in error
+    assert "(its IIDs are genotyped with zeros before them: FID F" in error
     assert not list(tmp_path.glob("o*"))
 
 

@@ -177,7 +177,7 @@ def test_effects_of_the_command_are_the_dense_ones(study, fitted, truth):
         rows = study.first if g == 0 else ~study.first
         assert one["ID"].tolist() == study.people.variants["id"][rows].tolist()
         assert set(one["component_name"]) == {name} and set(one["component_index"]) == {g}
-        close(one["beta_std"], truth.beta_std[rows, g], 1e-5)
+        close(one["beta"], truth.beta_std[rows, g], 1e-5)
 
 
 def test_the_effects_add_up_to_genetic_values_as_the_metadata_says(study, fitted):

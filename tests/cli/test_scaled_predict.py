@@ -176,7 +176,7 @@ def test_genetic_values_and_effects_are_the_dense_ones(study, fitted, truth):
     assert variants["ID"].tolist() == study.people.variants["id"][varies].tolist() and len(variants) == M - 1
     close(variants[COMPONENTS], truth.beta_std[varies] / truth.sd[varies, None])
     for g in range(3):
-        close(read(fitted.out, f"snp_effects.component_{g:03d}.tsv")["beta_std"], truth.beta_std[varies, g])
+        close(read(fitted.out, f"snp_effects.component_{g:03d}.tsv")["beta"], truth.beta_std[varies, g])
 
 
 def test_genetic_values_follow_from_the_effects_as_the_metadata_says(study, fitted):
@@ -389,9 +389,9 @@ def named(folder, text):
 BAD_FITS = {
     "a model with dominance": (
         "--dominance --save-model m",
-        "--dominance: models with dominance or given relationship matrices cannot be saved",
+        "--dominance: models with dominance, pedigrees or given relationship matrices cannot be saved",
     ),
-    "a model with a matrix": ("--grm @house --prediction-bfile @new", "--grm: models with dominance or given"),
+    "a model with a matrix": ("--grm @house --prediction-bfile @new", "--grm: models with dominance, pedigrees or given"),
     "ancestries": (
         "--admix-q @data.2.Q --prediction-bfile @new",
         "the fit has --admix-q; give --save-model instead and predict by gpu-reml-predict",

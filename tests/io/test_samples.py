@@ -106,18 +106,32 @@ def test_keep_list_of_iids_works(ids, phenotype):
 
 
 @pytest.mark.parametrize("table", ["phenotype", "covariates", "keep"])
-def test_no_overlap_shows_one_id_from_each_side_and_the_remedy(ids, phenotype, write, table):
+def test_people_are_matched_by_iid_where_all_fids_differ_and_a_note_says_so(ids, phenotype, write, table):
     stranger = {
-        "phenotype": {"phenotype": read_phenotype(write("far.txt", "0 a 1\n0 b 2\n"))},
-        "covariates": {"covariates": [read_covariates(write("far.txt", "0 a 1\n0 b 2\n"))]},
-        "keep": {"keep": read_sample_list(write("far.txt", "0 a\n0 b\n"))},
+        "phenotype": {"phenotype": read_phenotype(write("far.txt", "0 a 1\n0 b 2\n0 z 3\n"))},
+        "covariates": {"covariates": [read_covariates(write("far.txt", "0 a 1\n0 b 2\n0 z 3\n"))]},
+        "keep": {"keep": read_sample_list(write("far.txt", "0 a\n0 b\n0 z\n"))},
     }[table]
-    message = (
-        r"far\.txt shares no sample with the genotypes: it has FID 0 IID a, they have FID Fa IID a \(its IIDs are "
-        r"genotyped with another FID: FID 0 IID a is FID Fa IID a\); .*starts with IID"
-    )
-    with pytest.raises(InputError, match=message):
-        align([ids("a", "b")], **{"phenotype": phenotype, **stranger})
+    aligned = align([ids("a", "b")], **{"phenotype": phenotype, **stranger})
+    assert aligned.samples["iid"].tolist() == ["a", "b"]
+    (note,) = (note for note in aligned.notes if "far.txt" in note)
+    assert "matched by IID alone, as all FIDs differ from the genotypes' (FID 0 IID a is FID Fa IID a)" in note
+    assert note.endswith("1 of 3 are not in the genotypes (FID 0 IID z)")
+
+
+def test_iids_that_repeat_are_not_matched_without_their_fids(ids, write):
+    genotypes = ids("a", "b", "c")
+    genotypes.loc[2, "iid"] = "a"
+    far = read_phenotype(write("far.txt", "0 a 1\n0 b 2\n"))
+    with pytest.raises(InputError, match=r"genotyped with another FID: FID 0 IID a is FID Fa IID a"):
+        align([genotypes], far)
+    one_alike = read_phenotype(write("one.txt", "Fa a 1\nFb b 2\n0 c 3\n"))
+    assert align([ids("a", "b", "c")], one_alike).samples["iid"].tolist() == ["a", "b"]
+
+
+def test_genotype_files_whose_fids_all_differ_are_matched_by_iid(ids, phenotype):
+    other = ids("b", "a").assign(fid="0")
+    assert align([ids("a", "b"), other], phenotype).indices[1].tolist() == [1, 0]
 
 
 def test_empty_keep_list_is_refused_and_empty_remove_list_is_not(ids, phenotype, write):
@@ -193,7 +207,6 @@ def test_written_samples_are_read_back(tmp_path, ids):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a a\nb b\n", r"it has FID a IID a, they have FID Fx IID x \(its IIDs are genotyped with another FID: FID a"),
         ("Fa,a\nFb,b\n", r"it has IID Fa,a, .*separated by commas, which is read in a file named \.csv only"),
         ("Fa A\nFb B\n", "another case of letters: FID Fa IID A is FID Fa IID a"),
         ("Fa_a Fa_a\n", "its IIDs are the genotypes' FID_IID: FID Fa_a IID Fa_a is FID Fa IID a"),
