@@ -44,9 +44,10 @@ def groups_of_samples(tables: Tables, samples: Samples) -> Iterator[Group]:
 
 
 def sample_sources(tables: Tables) -> tuple[list[str], list[pd.DataFrame]]:
-    """Names and samples of genotypes and relationship matrices; without any, of those who are phenotyped."""
+    """Names and samples of genotypes and relationship matrices; of those who are phenotyped where there are none, or
+    genotypes are of some alone."""
     sources = [*tables.sources.files, *tables.parts.grms]
-    if not sources:
+    if not sources or tables.parts.single_step:
         people = phenotype_people(tables.phenotypes[0])
         return [people.path], [people.samples]
     return [str(source.prefix) for source in sources], [source.samples for source in sources]

@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from gpu_reml import io, ops
+from gpu_reml.io.ids import rows_among
 from gpu_reml.ops.cluster.products import ClusterGenotypes, make_cluster_products
-from gpu_reml.reml import Covariance, rank_normal
+from gpu_reml.reml import Covariance, rank_normal, single_step
 
 from .align import Group, design_of, without_samples
 from .components import components, with_alpha
 from .flags.analysis import Analysis
 from .flags.compute import Compute
-from .levels import people_of
+from .levels import SINGLE_STEP, people_of
 from .model import Assembled, assemble
 from .plan import budget_of
 from .planned import Planned, check_group
@@ -87,6 +89,9 @@ def load_group(
             group = without_samples(group, kept, f"related to another above --grm-cutoff {cutoff:g}")
             planned = planned._replace(design=design_of(tables, group))
             check_group(tables, group)
+    if tables.parts.single_step:
+        tables, more = with_relationships(tables, planned, analysis, reader)
+        told += more
     inputs = load_samples(tables, group, planned, analysis, reader)
     if analysis.samples.pca_covar:
         inputs, more = with_components(inputs, analysis)
@@ -95,6 +100,34 @@ def load_group(
         inputs = ranked(inputs, tables, analysis.samples.rint)
         told.append(RANKED[analysis.samples.rint])
     return inputs._replace(notes=(*inputs.notes, *told))
+
+
+def with_relationships(
+    tables: Tables, planned: Planned, analysis: Analysis, reader: Reader | None
+) -> tuple[Tables, list[str]]:
+    """The tables with relationships of all animals in the place of the genotypes, and what is said of them."""
+    file, sources = tables.parts.pedigree, tables.sources
+    people = sources.files[0].samples
+    animals = pd.Index(file.animals).get_indexer(pd.Index(people["iid"]))
+    if people["iid"].duplicated().any():
+        raise io.InputError(f"--single-step: {sources.files[0].prefix} has an IID twice; animals are matched by IID")
+    if (animals < 0).all():
+        raise io.InputError(f"--single-step: {file.table.path} has none of the animals of {sources.files[0].prefix}")
+    here = np.flatnonzero(animals >= 0)
+    indices = tuple(rows_among(each.samples, people.iloc[here]) for each in sources.files)
+    if any((index < 0).any() for index in indices):
+        raise io.InputError("--single-step: the genotype files have different animals; make them one fileset")
+    filters = replace(analysis.filters, mind=None)
+    loaded = load(sources, indices, filters, analysis.genotypes, analysis.scaling.standardize, reader)
+    G = one_component(place(loaded.genotypes, planned, analysis.compute))
+    H = single_step(file.pedigree, animals[here], G, name=SINGLE_STEP)
+    told = [
+        f"--single-step: {len(here)} of {file.pedigree.num_animals} animals have genotypes ({sum(G.num_variants)} "
+        f"variants), which are brought to the pedigree's base and blended with 5 % of it"
+    ]
+    nothing = replace(sources, files=(), rows=())
+    parts = replace(tables.parts, relationships=H)
+    return tables._replace(sources=nothing, parts=parts), told
 
 
 def ranked(inputs: Inputs, tables: Tables, when: str) -> Inputs:

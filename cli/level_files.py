@@ -13,7 +13,7 @@ from gpu_reml.reml.studies.values import find_levels, level_reliability, level_v
 
 from .flags.model import Terms
 from .inputs import Inputs
-from .levels import PEDIGREE, person_labels
+from .levels import PEDIGREE, SINGLE_STEP, person_labels
 from .outputs import safe_name
 
 MOST_PEOPLE = 11_000  # of a dense matrix, of which others than the analysed are given values: it takes 1 GB
@@ -42,7 +42,7 @@ def level_files(prefix: str, found: Effects, inputs: Inputs, terms: Terms, wante
             probes = draw_probes(len(values), wanted.probes, 0, wanted.seed + 1).trace
             options = {"preconditioner": wanted.core, "at_once": inputs.planned.columns}
             reliable = level_reliability(found.theta, inputs.design.X, covariance, levels, probes, **options)
-        what = "animal" if name == PEDIGREE and terms.pedigree else name
+        what = "animal" if name in (PEDIGREE, SINGLE_STEP) and terms.pedigree else name
         table = level_table(levels, what, values, reliable)
         files[f"{prefix}.{safe_name(name)}.values.tsv"] = io.table_text(table)
     return files

@@ -16,7 +16,7 @@ from .flags.model import IID
 from .parts import Parts
 from .pieces import GROUP, OneKind
 
-PEDIGREE = "pedigree"
+PEDIGREE, SINGLE_STEP = "pedigree", "single_step"
 
 
 def people_of(samples: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
@@ -68,9 +68,10 @@ def level_pieces(parts: Parts, samples: pd.DataFrame, *, records: bool) -> list[
     if parts.pedigree is not None:
         file = parts.pedigree
         rows = io.values_of(file.table, samples)[:, file.table.values.columns.get_loc(ANIMAL)]
-        A = ops.PedigreeCovariance(file.pedigree, PEDIGREE)
+        A = parts.relationships or ops.PedigreeCovariance(file.pedigree, PEDIGREE)
         covariance = IncidenceCovariance(A, incidence(rows, file.pedigree.num_animals), None, file.animals)
-        text = f"relationships by descent of {file.pedigree.num_animals} animals, {file.table.path}"
+        how = "descent and genotypes" if parts.relationships else "descent"
+        text = f"relationships by {how} of {file.pedigree.num_animals} animals, {file.table.path}"
         pieces.append(OneKind(covariance, (text,), (None,)))
     for table in parts.groups:
         labels = io.values_of(table, samples)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from gpu_reml import io
+from gpu_reml.reml import Covariance
 
 from .flags.model import Terms
 from .sources import listed_lines, prefixes_of
@@ -10,7 +11,11 @@ from .sources import listed_lines, prefixes_of
 
 @dataclass(frozen=True)
 class Parts:
-    """Tables of what a model has besides genotypes, as read; None or empty where it has none."""
+    """Tables of what a model has besides genotypes, as read; None or empty where it has none.
+
+    ``single_step``: whether the pedigree and the genotypes are one; ``relationships``: then those of all animals, once
+    they are made.
+    """
 
     admixture: io.Covariates | None = None
     environments: io.Covariates | None = None
@@ -19,6 +24,8 @@ class Parts:
     grms: tuple[io.GrmFile, ...] = ()
     pedigree: io.PedigreeFile | None = None
     groups: tuple[io.Covariates, ...] = ()
+    single_step: bool = False
+    relationships: Covariance | None = None
 
     @property
     def tables(self) -> list[io.Covariates]:
@@ -44,6 +51,10 @@ def read_parts(terms: Terms) -> Parts:
             raise io.InputError("--admix-residual-mode per-ancestry: needs --admix-q")
         if terms.residual_weights or terms.residual_groups:
             raise io.InputError("--admix-residual-mode per-ancestry: the residuals are given by another flag too")
+    if terms.single_step and (not terms.pedigree or terms.grm or terms.mgrm or terms.admix_q or terms.dominance):
+        raise io.InputError(
+            "--single-step: takes --pedigree and genotypes; leave --grm, --mgrm, --admix-q and --dominance out"
+        )
     grms = tuple(map(io.read_grm, [*prefixes_of(terms.grm), *listed_lines(terms.mgrm)]))
     groups = io.read_covariates(terms.residual_groups, "categorical") if terms.residual_groups else None
     if groups is not None and groups.values.shape[1] != 1:
@@ -56,4 +67,5 @@ def read_parts(terms: Terms) -> Parts:
         grms,
         io.read_pedigree(terms.pedigree) if terms.pedigree else None,
         tuple(io.read_covariates(path, "categorical", records=terms.has_records) for path in terms.groups_of),
+        terms.single_step,
     )

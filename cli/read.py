@@ -60,6 +60,8 @@ def read_tables(analysis: Analysis) -> Tables:
         raise io.InputError(
             "no genotypes: components of variants, ancestries and environments need them, beside --grm or without"
         )
+    if terms.single_step:
+        check_single_step(analysis, has_genotypes=bool(sources.files))
     tables = Tables(sources, parts, *read_samples(analysis.samples, sources, records=terms.has_records))
     check_records(tables, terms.has_records)
     return tables._replace(covariates_for=covariates_for(analysis.samples.covar_for, tables))
@@ -86,6 +88,20 @@ def covariates_for(given: Sequence[str], tables: Tables) -> dict[str, tuple[str,
             raise io.InputError(f"--covar-for {text}: {trait} is given twice; name all of its covariates at once")
         found[trait] = names
     return found
+
+
+def check_single_step(analysis: Analysis, *, has_genotypes: bool) -> None:
+    """Raises InputError for what ``--single-step`` cannot be used with."""
+    others = {
+        "sets of variants": analysis.components.given or analysis.smile.wanted,
+        "--gxe": analysis.terms.gxe,
+        "--grm-cutoff": analysis.filters.grm_cutoff is not None,
+        "--pca-covar": analysis.samples.pca_covar,
+    }
+    given = [name for name, wanted in others.items() if wanted]
+    if not has_genotypes or given:
+        lacking = "give --bfile, --pfile or --bgen" if not has_genotypes else f"leave {', '.join(given)} out"
+        raise io.InputError(f"--single-step: takes the genotypes of some animals as one component; {lacking}")
 
 
 def check_records(tables: Tables, wanted: bool) -> None:

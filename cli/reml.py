@@ -160,7 +160,7 @@ def check_outputs_possible(output: RemlOutput) -> None:
 
 
 def check_records_alone(asked: Asked, correlations: Correlations) -> None:
-    """Raises InputError for what repeated records cannot be used with."""
+    """Raises InputError for what repeated records and single-step relationships cannot be used with."""
     others = {
         "--rg": correlations.wanted,
         "--merge": asked.merge.merge,
@@ -170,6 +170,8 @@ def check_records_alone(asked: Asked, correlations: Correlations) -> None:
     given = [flag for flag, wanted in others.items() if wanted]
     if asked.analysis.terms.has_records and given:
         raise io.InputError(f"--random iid: repeated records cannot be used with {', '.join(given)}; leave one out")
+    if asked.analysis.terms.single_step and given:
+        raise io.InputError(f"--single-step: has no sets of variants, which {', '.join(given)} needs; leave one out")
 
 
 def planned_group(tables: Tables, group: Group, asked: Asked) -> Planned:

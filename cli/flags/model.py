@@ -34,6 +34,11 @@ class Terms(Flags):
         help="animal sire dam, one a line, or FID IID PAT MAT: a component of the relationships by descent, with or "
         "without genotypes",
     )  # fmt: skip
+    single_step: bool = flag(
+        "--single-step", action="store_true", default=False,
+        help="join --pedigree with the genotypes of some of its animals into one relationship matrix (Aguilar et al. "
+        "2010); phenotyped animals need no genotypes",
+    )  # fmt: skip
     random: str | None = flag(
         "--random", metavar="FILE[,FILE...]",
         help="groups with a common effect, such as households or herds: FID IID level..., every column a component; "

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from gpu_reml.cli.main import main
 from gpu_reml.reml import fit_exact, incidence
 from gpu_reml.validation import dense, simulate_cohort, write_plink
 from gpu_reml.validation.herds import mixed_model_equations, random_pedigree, tabular_relationship
+from gpu_reml.validation.simulate import Cohort
 
 Q = 120  # animals, of which the first 20 have no record
 
@@ -191,3 +193,34 @@ def test_a_fam_is_a_pedigree(tmp_path):
     found = io.read_pedigree(tmp_path / "herd.fam")
     assert found.animals.tolist() == ["c", "s", "d"] and found.pedigree.sire.tolist() == [1, -1, -1]
     assert found.pedigree.dam.tolist() == [2, -1, -1] and "1 parent(s) have no line" in found.table.notes[0]
+
+
+def test_single_step_takes_animals_with_records_and_without_genotypes(herd, single):
+    folder, ids = herd["folder"], herd["ids"]
+    people = simulate_cohort(Q, 300, 5)
+    some = np.sort(np.random.default_rng(3).choice(Q, 50, replace=False))  # of whom some have no record
+    part = Cohort(np.ascontiguousarray(people.counts[some]), people.samples.iloc[some].reset_index(drop=True), None)
+    write_plink(replace(part, variants=people.variants), folder / "some")
+    words = ["--bfile", folder / "some", "--pedigree", "pedigree.txt", "--single-step", "--method", "exact"]
+    record = run(herd, *words, "--compute-effects", out="single", pheno="single.txt")
+    M = dense.standardised(people.counts[some])
+    M = M[:, M.any(axis=0)]
+    A, G = herd["A"], M @ M.T / M.shape[1]
+    A22 = A[np.ix_(some, some)]
+    slope = (np.trace(A22) / 50 - A22.mean()) / (np.trace(G) / 50 - G.mean())
+    shift = A22.mean() - slope * G.mean()
+    G = slope * G + shift if shift >= 0 else np.trace(A22) / np.trace(G) * G
+    inverse = np.linalg.inv(A)
+    inverse[np.ix_(some, some)] += np.linalg.inv(0.95 * G + 0.05 * A22) - np.linalg.inv(A22)
+    H, Z = np.linalg.inv(inverse), incidence(single, Q).toarray()
+    y = pd.read_csv(folder / "single.txt", sep="\t")["y"].to_numpy()
+    expected = fit_exact(y, np.ones((len(y), 1)), [Z @ H @ Z.T])
+    theta = theta_of(record)
+    np.testing.assert_allclose(theta, expected.theta, rtol=1e-4)
+    assert record["samples"]["analysed"] == len(single) and len(np.setdiff1d(single, some)) > 20
+    found = pd.read_csv(folder / "single.single_step.values.tsv", sep="\t", dtype={"animal": str}).set_index("animal")
+    values = theta[0] * H @ Z.T @ np.linalg.solve(theta[0] * Z @ H @ Z.T + theta[1] * np.eye(len(y)), np.eye(len(y)))
+    V = theta[0] * Z @ H @ Z.T + theta[1] * np.eye(len(y))
+    one = np.ones(len(y))
+    b = one @ np.linalg.solve(V, y) / (one @ np.linalg.solve(V, one))
+    np.testing.assert_allclose(found.loc[ids["IID"], "value"], values @ (y - b), rtol=1e-4, atol=1e-5)

@@ -389,9 +389,12 @@ def named(folder, text):
 BAD_FITS = {
     "a model with dominance": (
         "--dominance --save-model m",
-        "--dominance: models with dominance, pedigrees or given relationship matrices cannot be saved",
+        "--dominance: models with dominance, pedigrees or given relationship matrices",
     ),
-    "a model with a matrix": ("--grm @house --prediction-bfile @new", "--grm: models with dominance, pedigrees or given"),
+    "a model with a matrix": (
+        "--grm @house --prediction-bfile @new",
+        "--grm: models with dominance, pedigrees or given",
+    ),
     "ancestries": (
         "--admix-q @data.2.Q --prediction-bfile @new",
         "the fit has --admix-q; give --save-model instead and predict by gpu-reml-predict",
