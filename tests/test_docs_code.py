@@ -115,7 +115,34 @@ def test_every_command_of_the_pages_runs(folder, monkeypatch, page, line):
             pytest.importorskip(package)
     if "--model height.npz" in line and not (folder / "height.npz").exists():
         assert run(SAVED, folder, monkeypatch) == 0
+    for part in range(1, 17) if "--merge-parts" in line else ():  # those of the page's job array
+        assert run(line.replace("--merge-parts", f"--part {part}/16"), folder, monkeypatch) == 0
     assert run(line, folder, monkeypatch) == 0
+
+
+TABLES = [
+    "gpu-reml --bfile data --pheno pheno.txt --pheno-name all --vc-block-sizes 150,150 --profile --lrt --cv 3 --out a",
+    "gpu-reml --bfile data --pheno pheno.txt --compute-effects --reliability 5 --scan-windows 50Mb --out t",
+    "gpu-reml --bfile data --pheno pheno.txt --rg --out pair",
+    "gpu-reml-gwas --bfile data --pheno p.txt --out tables",
+    "gpu-reml-sparse --bfile data --pheno p.txt --outer-max 1 --candidate-k 8 --out tables",
+]
+
+
+def test_every_column_that_a_command_writes_is_on_the_page_of_columns(folder, monkeypatch):
+    page = (ROOT / "docs" / "columns.md").read_text()
+    known, seen = set(re.findall(r"`(\w+)`", page)), set()
+    for line in TABLES:
+        assert run(line, folder, monkeypatch) in (0, 3)  # a limit of rounds is met
+    for path in folder.glob("*.tsv"):
+        with path.open() as file:
+            columns = file.readline().rstrip("\n").split("\t")
+        if path.name.endswith("random_effect_components.tsv"):
+            columns = columns[:2]  # the others are called as the components
+        named = {re.sub(r"^(variance|random)_.*", r"\1_NAME", name) if name not in known else name for name in columns}
+        assert named <= known, (path.name, named - known)
+        seen |= named
+    assert len(seen) > 90
 
 
 def test_other_commands_of_the_pages_name_modules_and_flags_that_there_are():

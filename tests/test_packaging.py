@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -69,6 +70,40 @@ def test_a_wheel_holds_every_module(site):
         Path(to) / path.relative_to(ROOT / of) for of, to in folders.items() for path in (ROOT / of).rglob("*.py")
     ]
     assert modules and not [str(module) for module in modules if not (site / "gpu_reml" / module).is_file()]
+
+
+def test_an_installed_package_writes_a_report_with_its_template(site, tmp_path):
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    code = "import gpu_reml; print(gpu_reml.__file__); gpu_reml.report({'notes': ['a note']}, 'page.html')"
+    ran = run_apart(site, tmp_path, "-c", code)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith(str(site)) and "a note" in (tmp_path / "page.html").read_text()
+
+
+def test_the_source_archive_holds_what_the_wheel_is_made_of(site, tmp_path):
+    """A wheel can be built of it: every module, the template, README and the build's settings are in it."""
+    code = "from setuptools import build_meta; print(build_meta.build_sdist(__import__('sys').argv[1]))"
+    source = site.parent / "source"
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=source, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    (archive,) = tmp_path.glob("gpu_reml-*.tar.gz")
+    with tarfile.open(archive) as opened:
+        names = {name.partition("/")[2] for name in opened.getnames()}
+    modules = {
+        str(path.relative_to(ROOT))
+        for folder in ("root", "reml", "io", "ops", "cli", "validation")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert modules <= names
+    assert {"pyproject.toml", "README.md", "root/reports/page.html", "root/py.typed"} <= names
+
+
+def test_importing_the_package_takes_less_than_a_second_of_a_processor():
+    timed = "import time; start = time.process_time(); import gpu_reml, gpu_reml.cli.main; "
+    command = [sys.executable, "-c", f"{timed}print(time.process_time() - start)"]
+    taken = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(2)]
+    assert min(taken) < 1.0
 
 
 def test_a_type_checker_knows_what_an_installed_package_offers(site, tmp_path):
