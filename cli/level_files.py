@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from gpu_reml import io
-from gpu_reml.reml import IncidenceCovariance, Levels, dense_covariance, draw_probes, incidence
+from gpu_reml.reml import IncidenceCovariance, Levels, dense_covariance, draw_probes, exact_probes, incidence
 from gpu_reml.reml.studies.effects import Effects, Reliability
 from gpu_reml.reml.studies.values import find_levels, level_reliability, level_values
 
@@ -29,7 +29,7 @@ class Wanted(NamedTuple):
 
 def level_files(prefix: str, found: Effects, inputs: Inputs, terms: Terms, wanted: Wanted) -> dict[str, str]:
     """PREFIX.NAME.values.tsv of every component with levels.  Cost: a pass for each, and with reliabilities a solve of
-    as many columns as probes."""
+    as many columns as probes, which are exact where there are as many as levels."""
     covariance, files = inputs.covariance, {}
     others = people_of_matrices(inputs, found.names)
     for g, name in enumerate(found.names):
@@ -39,7 +39,9 @@ def level_files(prefix: str, found: Effects, inputs: Inputs, terms: Terms, wante
         values = level_values(found.theta, found.Py, covariance, levels)
         reliable = None
         if wanted.probes:
-            probes = draw_probes(len(values), wanted.probes, 0, wanted.seed + 1).trace
+            q = len(values)
+            known = wanted.probes >= q  # then as many solves make them exact
+            probes = exact_probes(q).trace if known else draw_probes(q, wanted.probes, 0, wanted.seed + 1).trace
             options = {"preconditioner": wanted.core, "at_once": inputs.planned.columns}
             reliable = level_reliability(found.theta, inputs.design.X, covariance, levels, probes, **options)
         what = "animal" if name in (PEDIGREE, SINGLE_STEP) and terms.pedigree else name

@@ -83,8 +83,8 @@ def test_a_pedigree_herds_and_repeated_records_are_fitted_as_their_matrices_and_
     np.testing.assert_allclose(animals["value"], equations.values[0], rtol=1e-5, atol=1e-5)
     assert (animals["n_samples"] == np.bincount(herd["rows"], minlength=Q)).all()
     certain = 1 - equations.pev[0] / (theta[0] * np.diag(herd["A"]))
-    assert (np.abs(animals["reliability"] - certain) < 4.5 * animals["reliability_mc_se"] + 1e-9).all()
-    assert (certain[:20] > 0.02).any() and np.corrcoef(certain, animals["reliability"])[0, 1] > 0.8
+    np.testing.assert_allclose(animals["reliability"], certain, atol=1e-6)  # as many probes as animals are exact
+    assert (certain[:20] > 0.02).any() and (animals["reliability_mc_se"] == 0).all()
     people = pd.read_csv(folder / "out.iid.values.tsv", sep="\t", dtype={"FID": str, "IID": str}).set_index("IID")
     np.testing.assert_allclose(
         people.loc[herd["ids"]["IID"].iloc[own], "value"], equations.values[2], rtol=1e-5, atol=1e-5
