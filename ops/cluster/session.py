@@ -54,6 +54,8 @@ def own_settings(stopped: float) -> dict[str, Any]:
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
         "distributed.nanny.pre-spawn-environ": {},
+        "distributed.worker.profile.enabled": False,  # dask looks a hundred times a second what a task does
+        "distributed.admin.tick.interval": "500 ms",
         "distributed.logging": {"distributed": "critical", "distributed.client": "critical"},
     }
 

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-LEAST_BYTES = 1 << 23  # of packed genotypes in a shard: smaller ones cost more in messages than they share out
+from ..genotypes import CHUNK
+
+LEAST_BYTES = 1 << 24  # of packed genotypes in a shard: smaller ones cost more in messages than they share out
 MOST_BYTES = 1 << 33  # a larger shard would ask for larger machines than there are many of
 FEWEST, USUAL = 4, 64  # shards of genotypes of middling size
 
@@ -18,8 +20,13 @@ def usual_shards(num_variants: int, row_bytes: int) -> int:
 
 
 def shard_edges(num_variants: int, num_shards: int, cuts: np.ndarray | None = None) -> np.ndarray:
-    """(s + 1,) variants at which shards begin and end; with ``cuts`` they end only there, so there may be fewer."""
+    """(s + 1,) variants at which shards begin and end; with ``cuts`` they end only there, so there may be fewer.
+
+    Large shards are whole chunks, which products take at once.
+    """
     edges = np.arange(num_shards + 1) * num_variants // num_shards
+    if num_variants >= num_shards * CHUNK:
+        edges[1:-1] = np.round(edges[1:-1] / CHUNK) * CHUNK
     if cuts is not None:
         edges = cuts[np.searchsorted(cuts, edges)]
     return np.unique(edges).astype(np.int64)

@@ -7,6 +7,7 @@ from gpu_reml.ops.cluster.session import PROGRAM, Worker, placed
 from gpu_reml.ops.cluster.shards import (
     FEWEST,
     MOST_BYTES,
+    USUAL,
     Node,
     groups_of,
     reduction,
@@ -16,12 +17,14 @@ from gpu_reml.ops.cluster.shards import (
     usual_shards,
 )
 from gpu_reml.ops.cluster.tasks import ClusterError
+from gpu_reml.ops.genotypes import CHUNK
 
 
 def test_the_number_of_shards_grows_with_the_genotypes_and_none_is_too_large():
     assert usual_shards(1000, 50) == FEWEST
     assert usual_shards(3, 50) == 3
-    assert usual_shards(50_000, 1250) == 8
+    assert usual_shards(50_000, 1250) == 4
+    assert usual_shards(1_000_000, 1250) == USUAL
     rows = 500_000 // 4
     assert 10_000_000 * rows / usual_shards(10_000_000, rows) <= MOST_BYTES
 
@@ -31,6 +34,8 @@ def test_shards_end_only_where_they_may():
     edges = shard_edges(100, 8, cuts)
     assert set(edges) <= set(cuts) and edges[0] == 0 and edges[-1] == 100
     np.testing.assert_array_equal(shard_edges(10, 3), [0, 3, 6, 10])
+    large = shard_edges(50_000, 5)
+    assert (large[:-1] % CHUNK == 0).all() and np.diff(large).min() > 7_000
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 7, 8, 13])
