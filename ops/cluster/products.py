@@ -259,7 +259,7 @@ class ClusterProducts:
     def _features(self, parts: Sequence[Any], columns: int) -> ClusterFeatures:
         edges = self.genotypes.edges
         of_groups = [edges[g.node.first : g.node.last + 1] - edges[g.node.first] for g in self.genotypes.groups]
-        return ClusterFeatures(self.cluster, parts, of_groups, columns, np.dtype(self.dtype))
+        return ClusterFeatures(self.cluster, [(tuple(parts), None)], of_groups, columns, np.dtype(self.dtype))
 
     def _sent(self, B: np.ndarray) -> Any:
         """A block as a task's result, which workers pass on to each other."""

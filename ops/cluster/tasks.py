@@ -407,17 +407,22 @@ def block_diagonals(
 # features
 
 
-def times(F: np.ndarray, C: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """F C of a node's features, a shard at a time: bits of BLAS depend on how many rows it is given."""
+def combination(pieces: list[np.ndarray], matrices: list[np.ndarray], edges: np.ndarray) -> np.ndarray:
+    """F_1 C_1 + F_2 C_2 + .. of a node's features, a shard at a time: bits of BLAS depend on how many rows it is
+    given."""
     one_blas_thread()
-    C, out = C.astype(F.dtype, copy=False), np.empty((len(F), C.shape[1]), F.dtype)
+    matrices = [C.astype(pieces[0].dtype, copy=False) for C in matrices]
+    out = np.empty((len(pieces[0]), matrices[0].shape[1]), pieces[0].dtype)
+
+    def of_shard(ends: tuple[int, int]) -> None:
+        rows = slice(*ends)
+        np.matmul(pieces[0][rows], matrices[0], out=out[rows])
+        for F, C in zip(pieces[1:], matrices[1:], strict=True):
+            out[rows] += F[rows] @ C
+
     with ThreadPoolExecutor(numba.get_num_threads()) as pool:
-        list(pool.map(lambda rows: np.matmul(F[slice(*rows)], C, out=out[slice(*rows)]), pairwise(edges.tolist())))
+        list(pool.map(of_shard, pairwise(edges.tolist())))
     return out
-
-
-def add(A: np.ndarray, B: np.ndarray) -> np.ndarray:
-    return A + B
 
 
 def take(F: np.ndarray, columns: Any) -> np.ndarray:
