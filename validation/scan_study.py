@@ -32,7 +32,7 @@ PLANTED = (100, 6)  # variants of a window that has a variance of its own; an an
 
 
 SHARES = (0.0, 0.01, 0.03, 0.1)
-SIZES_OF_STEP = (-np.inf, 0, 1, 2, 4, 8, 16, np.inf)
+SATURATIONS = (0, 0.1, 0.3, 1, 3, np.inf)
 
 
 class Sample(NamedTuple):
@@ -114,6 +114,7 @@ class Planted(NamedTuple):
     full_se: float
     lrt: float
     lrt_p: float
+    saturation: float
 
 
 def planted_variants(kind: str, num_variants: int, rng) -> np.ndarray:
@@ -135,7 +136,7 @@ def planted(shape: tuple[int, int, int], replicates: int, case: tuple[str, float
     found = scanned(sample, y, sets, replicates, seed)
     full = refit(y, sample.X, sample.covariance, sets, [0], fit=exact_fits)
     values = (found.variance.estimate, found.variance.se, found.log10p, full.variance, full.se, full.lrt, full.p)
-    return Planted(kind, share, *(float(value[0]) for value in values))
+    return Planted(kind, share, *(float(value[0]) for value in (*values, found.saturation)))
 
 
 def planted_table(rows: Sequence[Planted]) -> pd.DataFrame:
@@ -159,15 +160,16 @@ def planted_table(rows: Sequence[Planted]) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def by_size(rows: Sequence[Planted]) -> pd.DataFrame:
-    """For each kind and size of the one step in standard errors: means, and the slope on the full fit through 0."""
+def by_saturation(rows: Sequence[Planted]) -> pd.DataFrame:
+    """For each kind and saturation of the step: means, and the slope of the one step on the full fit through 0."""
     frame = pd.DataFrame(rows).dropna()
-    frame["z"] = pd.cut(frame["one_step"] / frame["se"], SIZES_OF_STEP)
+    frame["saturation"] = pd.cut(frame["saturation"], SATURATIONS)
     table = []
-    for (kind, z), part in frame.groupby(["kind", "z"], observed=True):
+    for (kind, saturation), part in frame.groupby(["kind", "saturation"], observed=True):
         slope = (part["one_step"] * part["full"]).sum() / (part["full"] ** 2).sum()
         means = {"one step": part["one_step"].mean(), "full fit": part["full"].mean()}
-        table.append({"planted": kind, "one step / SE": str(z), "phenotypes": len(part), **means, "slope": slope})
+        row = {"planted": kind, "saturation": str(saturation), "phenotypes": len(part), **means, "slope": slope}
+        table.append(row | {"correlation": part["one_step"].corr(part["full"])})
     return pd.DataFrame(table)
 
 
@@ -195,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows += pool.map(partial(planted, shape, options.replicates, case), range(options.planted))
         if rows:
             print(planted_table(rows).to_string(index=False, float_format="%.3f"))
-            print(by_size(rows).to_string(index=False, float_format="%.4f"))
+            print(by_saturation(rows).to_string(index=False, float_format="%.4f"))
 
 
 if __name__ == "__main__":

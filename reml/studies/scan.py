@@ -46,6 +46,8 @@ LEAST_REPLICATES = 32
 DEPENDENT = 1e-6
 # One direction that holds this share of a statistic's variance is named.
 DOMINANT = 0.8
+# The variance of one step is too rough to be read from here on: SATURATED_TODO.
+SATURATED = 1.0
 BATCH_NUMBERS = 1 << 20  # of forms that are held at once
 # -log10 p from which few variants are solved for; and the relative residual of these solves, whose squares count.
 STRONG, COLUMN_TOL = 3.0, 1e-3
@@ -112,11 +114,21 @@ class ScanResult:
         return 10.0**-self.log10p
 
     @property
+    def saturation(self) -> np.ndarray:
+        """By how much one step multiplies the variance of y in the component's directions, weighted by their
+        information: theta_a sum l^3 / sum l^2 for eigenvalues l of the component in the metric of P; 0 for a step down.
+
+        One step takes the information of the fitted model, which is right where this is small; where it is not, a
+        full fit gives directions that have more than others less weight.
+        """
+        return np.maximum(self.z, 0) * np.maximum(self.skewness, 0) / 2  # the same by the moments of the form
+
+    @property
     def remarks(self) -> list[str]:
-        """Which components are not told from the fitted ones, and which statistics are of one direction."""
-        alone = self.dominance >= DOMINANT
-        words = np.select([np.isnan(self.z), alone], ["not told from the baseline", "one direction"], "")
-        return words.tolist()
+        """Which components are not told from the fitted ones, which statistics are of one direction, and which steps
+        are too long for the variance that they give."""
+        conditions = [np.isnan(self.z), self.dominance >= DOMINANT, self.saturation >= SATURATED]
+        return np.select(conditions, ["not told from the baseline", "one direction", "saturated"], "").tolist()
 
     def to_frame(self) -> "pd.DataFrame":
         """One row for each component, with Bonferroni's and Benjamini and Hochberg's p."""
@@ -129,7 +141,8 @@ class ScanResult:
         p = self.p
         columns |= {"z": self.z, "z_mc_se": self.z_mc_se, "p": p, "log10p": self.log10p}
         columns |= {"log10p_mc_se": self.log10p_mc_se, "p_bonferroni": bonferroni(p), "p_fdr": false_discovery(p)}
-        columns |= {"own": self.own, "dominance": self.dominance, "exact": self.exact, "remark": self.remarks}
+        columns |= {"own": self.own, "dominance": self.dominance, "saturation": self.saturation}
+        columns |= {"exact": self.exact, "remark": self.remarks}
         return pd.DataFrame(columns)
 
 

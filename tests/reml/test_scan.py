@@ -50,6 +50,9 @@ def test_score_information_and_step_with_exact_probes_are_those_of_dense_algebra
     traces = np.array([np.trace(dense.kernel(dense.standardised(cohort.counts), w)) for w in weights.T]) / cohort.n
     np.testing.assert_allclose(found.variance.se, [each.se for each in truth] * traces, rtol=1e-6)
     np.testing.assert_allclose(found.skewness, [each.third / each.variance**1.5 for each in truth], rtol=1e-6)
+    longer = [max(each.theta, 0) * np.sum(each.eigenvalues**3) / np.sum(each.eigenvalues**2) for each in truth]
+    np.testing.assert_allclose(found.saturation, longer, rtol=1e-6)
+    assert 0 < found.saturation.max() < 1 and found.saturation.min() == 0
     dominance = [2 * each.eigenvalues[-1] ** 2 / each.variance for each in truth]
     np.testing.assert_allclose(found.dominance, dominance, rtol=0.15)
     np.testing.assert_allclose(found.dominance[-1], dominance[-1], rtol=1e-6)
@@ -114,6 +117,8 @@ def test_strong_sets_of_few_variants_have_the_exact_law_of_their_statistic(cohor
     whole = scan(*args[:5], exact_probes(cohort.n), TIGHT)
     assert abs(exact.log10p[-1] - whole.log10p[-1]) < 0.04 * whole.log10p[-1]
     np.testing.assert_array_equal(exact.z[1:-1], plain.z[1:-1])
+    assert exact.saturation[-1] > 1 and exact.remarks[-1] == "saturated"
+    assert exact.to_frame()["saturation"].tolist() == exact.saturation.tolist()
 
 
 def test_p_values_under_the_null_are_uniform_whatever_the_size_of_a_set(cohort):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gpu_reml.validation.scan_study import Planted, by_size, null_p, planted, planted_table, sizes_of_tests
+from gpu_reml.validation.scan_study import Planted, by_saturation, null_p, planted, planted_table, sizes_of_tests
 
 SHAPE = (150, 600, 8)
 
@@ -19,9 +19,9 @@ def test_tables_have_sizes_over_levels_and_the_slope_through_zero():
     p = np.linspace(0, 1, 1001)[1:].reshape(10, 100)
     table = sizes_of_tests(p, np.repeat([10, 20], 50)).set_index("variants")
     assert abs(table.loc["all", "lambda"] - 1) < 0.01 and abs(table.loc["all", "at 0.1"] - 1) < 0.01
-    rows = [Planted("window", 0.1, 2 * x, 0.1, 4.0, x, 0.1, 9.0, 0.01) for x in (0.1, 0.2)]
+    rows = [Planted("window", 0.1, 2 * x, 0.1, 4.0, x, 0.1, 9.0, 0.01, x) for x in (0.1, 0.2)]
     row = planted_table(rows).iloc[0]
     assert np.isclose(row["slope"], 2) and row["power of p"] == 1 and row["power of lrt"] == 0
-    sizes = by_size([*rows, Planted("window", 0.1, 0.05, 0.1, 1.0, 0.04, 0.1, 1.0, 0.2)])
-    assert sizes["one step / SE"].tolist() == ["(0.0, 1.0]", "(1.0, 2.0]", "(2.0, 4.0]"]
-    np.testing.assert_allclose(sizes["slope"], [1.25, 2, 2])
+    sizes = by_saturation([*rows, Planted("window", 0.1, 0.05, 0.1, 1.0, 0.04, 0.1, 1.0, 0.2, 2.0)])
+    assert sizes["saturation"].tolist() == ["(0.0, 0.1]", "(0.1, 0.3]", "(1.0, 3.0]"]
+    np.testing.assert_allclose(sizes["slope"], [2, 2, 1.25])
