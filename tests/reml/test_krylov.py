@@ -255,14 +255,15 @@ def test_a_run_goes_on_until_the_log_likelihood_has_settled_however_loose_the_to
     assert abs(found.loglik - expected.loglik) < 0.02
 
 
-def test_a_run_that_uses_up_the_space_has_converged_and_one_that_is_cut_has_not(monkeypatch):
+@pytest.mark.parametrize("n", [9, 31])  # from 24 steps on only every fourth is looked at, and the last
+def test_a_run_that_uses_up_the_space_has_converged_and_one_that_is_cut_has_not(n, monkeypatch):
     rng = np.random.default_rng(0)
-    vectors = np.linalg.qr(rng.standard_normal((9, 9)))[0]
-    K = (vectors * np.logspace(-2, 2, 9)) @ vectors.T
-    y = vectors @ (np.sqrt(np.logspace(-2, 2, 9) + 1) * rng.standard_normal(9))
-    arguments = (y, np.ones((9, 1)), (K + K.T) / 2, exact_probes(9), FitSettings(tol=1e-300))
+    vectors, values = np.linalg.qr(rng.standard_normal((n, n)))[0], np.logspace(-2, 2, n)
+    K = (vectors * values) @ vectors.T
+    y = vectors @ (np.sqrt(values + 1) * rng.standard_normal(n))
+    arguments = (y, np.ones((n, 1)), (K + K.T) / 2, exact_probes(n), FitSettings(tol=1e-300))
     found = fit(*arguments)
-    assert found.status is Status.CONVERGED and found.history[-1].iteration == 8 and found.theta[0] > 0
+    assert found.status is Status.CONVERGED and found.history[-1].iteration == n - 1 and found.theta[0] > 0
     monkeypatch.setattr(krylov, "MOST_STEPS", 5)
     found = fit(*arguments, strict=False)
     assert found.status is Status.SOLVER_STALLED and found.history[-1].iteration == 5
@@ -307,6 +308,14 @@ def test_a_trait_has_settled_after_a_quarter_of_the_tolerated_step_and_a_hundred
     step = length * np.sqrt(FitSettings().tol / average_information(spectrum, theta)[0, 0]) * np.array([1.0, 0.0])
     known = at._replace(last=((theta + step, value + rise),))
     assert krylov.moved(traits, known, trace, space.dimension, FitSettings())[1] == settled
+
+
+def test_traces_of_a_look_are_those_of_the_probes_behind_traits_and_fixed_effects(run):
+    space, traits, at, trace = run
+    assert space.F.shape[1] > 0
+    looked, _ = krylov.judged(space, traits, at, FitSettings())
+    expected = maximise(Spectrum(at.run.measures(slice(1))[0], trace, space.dimension), FitSettings().residual_floor)
+    np.testing.assert_allclose(looked.last[0][0], expected, rtol=1e-12)
 
 
 def wanted(ratio, ratio_of_deep, steps, num_deep, num_probes, target=0.1, available=10_000):

@@ -1,5 +1,7 @@
 """Traits that not everybody has: each as dense REML has it among its own people, from one covariance of all."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,8 @@ from gpu_reml.ops.device.products import make_device_products
 from gpu_reml.reml import FitSettings, exact_probes, fit, fit_traits, with_residuals
 from gpu_reml.reml.covariance import FunctionCovariance
 from gpu_reml.reml.covariance.subset import SubsetCovariance
+from gpu_reml.reml.engines import krylov_people
+from gpu_reml.reml.engines.restricted_probes import LOGLIK_TRUNCATION
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.host_device import HostDevice
 from gpu_reml.validation.small import covariance_of
@@ -129,3 +133,38 @@ def test_what_is_wrong_with_a_trait_that_not_everybody_has_names_it(cohorts):
     K = cohort.Ks[0]
     with pytest.raises(ValueError, match="a trait has not all, so traces need the diagonals of the operators"):
         fit_traits(Y, cohort.X, FunctionCovariance([lambda B: K @ B], [np.trace(K)], cohort.n))
+
+
+def settled_probes(monkeypatch, *, steps=4, decrement=0.0, loss=(0.0, 0.0)):
+    """Whether the probes of all have settled for one trait whose last step had this decrement, where their last step
+    changed variances and the log-likelihood by ``loss``."""
+    monkeypatch.setattr(krylov_people, "estimate", lambda *_, **__: None)
+    monkeypatch.setattr(krylov_people, "loss_of", lambda *_: loss)
+    probes = SimpleNamespace(run=SimpleNamespace(num_steps=steps), quadratures=lambda steps: (steps, None, None))
+    at = SimpleNamespace(
+        history=((SimpleNamespace(decrement=1.0), SimpleNamespace(decrement=decrement)),),
+        run=SimpleNamespace(measures=lambda columns: [None]),
+    )
+    return krylov_people.probes_settled([SimpleNamespace(cohort=None)], probes, [None], [at], FitSettings())
+
+
+def test_probes_of_all_go_on_until_their_last_step_changed_no_trait_near_its_estimate(monkeypatch):
+    assert settled_probes(monkeypatch) and not settled_probes(monkeypatch, steps=3)
+    assert settled_probes(monkeypatch, decrement=0.0099) and not settled_probes(monkeypatch, decrement=0.0101)
+    assert settled_probes(monkeypatch, loss=(0.0099, 0.0)) and not settled_probes(monkeypatch, loss=(0.0101, 0.0))
+    at = LOGLIK_TRUNCATION
+    assert settled_probes(monkeypatch, loss=(0.0, 0.99 * at)) and not settled_probes(monkeypatch, loss=(0.0, 1.01 * at))
+    assert not settled_probes(monkeypatch, loss=(np.nan, 0.0))
+
+
+def test_the_runs_of_fixed_effects_end_where_no_variance_moves_by_three_in_a_thousand(monkeypatch):
+    variances = iter([1.0, 1.0031, 1.0061, 0.0])
+    monkeypatch.setattr(krylov_people, "inverse_of", lambda *_: np.diag([next(variances)]))
+    crowd = SimpleNamespace(cohort=SimpleNamespace(F=np.ones((9, 1)), dimension=8))
+    whole = SimpleNamespace(advanced=lambda _, runs: [run._replace(edges=(*run.edges, None)) for run in runs])
+    (run,) = krylov_people.settled_fixed(whole, [crowd], [[None]])
+    assert run.num_steps == 3
+    moving = iter(np.arange(1.0, 99.0))
+    monkeypatch.setattr(krylov_people, "inverse_of", lambda *_: np.diag([next(moving)]))
+    (run,) = krylov_people.settled_fixed(whole, [crowd], [[None]])
+    assert run.num_steps == 8  # all that there are
