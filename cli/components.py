@@ -30,10 +30,15 @@ def fixed_sets(sources: Sources, variants: io.AnalysedVariants, asked: Component
     if asked.intervals:
         sets.append(io.components_from_intervals(asked.intervals, variants))
     if asked.by_chromosome:
-        sets.append(io.components_by_chromosome(variants))
+        sets.append(io.components_by_chromosome(variants, chromosomes_of(asked.by_chromosome)))
     if not asked.given:
         sets.append(default_set(sources, variants))
     return sets
+
+
+def chromosomes_of(named: str) -> tuple[str, ...] | None:
+    """Those that ``--by-chromosome`` names; None for all."""
+    return None if named == "all" else tuple(name.strip() for name in named.split(","))
 
 
 def default_set(sources: Sources, variants: io.AnalysedVariants) -> io.ComponentSet:

@@ -114,8 +114,8 @@ gpu-reml --dominance
     --make-grm-d --make-grm-d-bin --grm-d --dom --dominance-grm
 gpu-reml --grm takes several matrices and --make-grm adds variants; there is no editing of matrices
     --grm-adj --dc --unify-grm --make-bK --make-bK-sparse --merge_grms --deduct_grms --join-kins --add-grm --sub-grm
-X chromosomes are analysed like autosomes, gpu-reml --autosome leaves them out
-    --make-grm-xchr --xchr-model
+gpu-reml --by-chromosome X makes it a component, gpu-reml --xchr-model N says how males count there
+    --make-grm-xchr
 gpu-reml --standardize binomial scales by sqrt(2p(1-p)), the default by the SD
     --make-grm-alg --standardise --standard
 no matrix is stored, so nothing is loaded or inverted: leave it out

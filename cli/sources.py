@@ -60,6 +60,10 @@ def read_sources(genotypes: Genotypes, filters: Filters) -> Sources:
         filters.extract, filters.exclude, filters.chr, filters.autosome, filters.from_bp, filters.to_bp
     )
     selection = io.select_variants(table, by_metadata)
+    if filters.xchr_model == 0:
+        out = selection.mask & io.haploid_in_males(table)
+        counts = (*selection.counts, ("--xchr-model 0 (X outside its pseudo-autosomal regions)", int(out.sum())))
+        selection = selection._replace(mask=selection.mask & ~out, counts=counts)
     starts = np.cumsum([0, *(file.num_variants for file in files)])
     rows = tuple(np.flatnonzero(selection.mask[a:b]) for a, b in pairwise(starts))
     empty = [file.prefix for file, kept in zip(files, rows, strict=True) if not len(kept)]
@@ -192,7 +196,33 @@ def load(
         variants = replace(variants, table=table, rows=variants.rows[selection.mask])
     genotypes = reader.genotypes(list(zip(sources.files, indices, rows, strict=True)), named, standardize)
     notes += reader.notes
+    if filters.xchr_model == 1:
+        genotypes, told = haploid(genotypes, variants, sources.files, indices, standardize)
+        notes += told
     return Loaded(genotypes, variants, kept, tuple(counts), tuple(notes))
+
+
+def haploid(
+    genotypes: ops.PackedGenotypes,
+    variants: io.AnalysedVariants,
+    files: Sequence,
+    indices: Sequence[np.ndarray],
+    standardize: str,
+) -> tuple[ops.PackedGenotypes, list[str]]:
+    """Genotypes with males counted 0 or 1 on X outside its pseudo-autosomal regions, and what is said of them."""
+    rows = np.flatnonzero(io.haploid_in_males(variants.table))
+    if not len(rows):
+        return genotypes, ["--xchr-model 1: no analysed variant is on X outside its pseudo-autosomal regions"]
+    if not isinstance(genotypes, ops.PackedGenotypes) or genotypes.bits != ops.CALL_BITS:
+        raise io.InputError("--xchr-model 1: is for calls in one process; leave --dosage and workers out")
+    males = io.read_males(files[0].paths[2])[indices[0]]
+    found = ops.with_haploid_males(genotypes, rows, males)
+    lost = int((genotypes.num_called - found.num_called)[rows].sum())
+    told = f"{len(rows)} variants of X: {int(males.sum())} males of {len(males)} samples are counted 0 or 1"
+    if lost:
+        told += f", and {lost} heterozygous calls of males are missing"
+    scaled = ops.with_binomial_sd(found) if standardize == "binomial" else found
+    return scaled, [f"{told} (the frequencies that are reported there are half the mean count)"]
 
 
 def by_genotype(

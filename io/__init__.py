@@ -54,6 +54,7 @@ from .pedigree_files import PedigreeFile, read_pedigree
 from .pgen import PgenFile, read_pgen
 from .samples import Alignment, align, write_samples
 from .scoring import complete_samples, complete_scales, fixed_columns, genetic_values, scale_columns
+from .sexes import haploid_in_males, read_males
 from .smile import parse_grm_groups, read_w, read_w_list
 from .staging import clear_leftovers
 from .stamps import Stamp, check_same, check_unchanged, digest_of_files, shrunken_maps, stamp_of, stamp_of_map
@@ -127,6 +128,7 @@ __all__ = [
     "fixed_terms",
     "gene_sets",
     "genetic_values",
+    "haploid_in_males",
     "harmonise",
     "interval_sets",
     "join_components",
@@ -146,6 +148,7 @@ __all__ = [
     "read_covariates",
     "read_grm",
     "read_ld_scores",
+    "read_males",
     "read_model",
     "read_null",
     "read_pedigree",

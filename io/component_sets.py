@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ..ops.chromosomes import linkage_groups
+from ..ops.chromosomes import chromosome_name, linkage_groups
 from ..ops.genotypes import PackedGenotypes
 from .components import ComponentSpec, check_names, reindex
 from .errors import InputError
@@ -240,12 +240,23 @@ def components_from_specs(specs: Sequence[ComponentSpec], variants: AnalysedVari
     return component_set(names, np.concatenate(rows), columns, variants.num_variants, np.concatenate(values), notes)
 
 
-def components_by_chromosome(variants: AnalysedVariants) -> ComponentSet:
-    """One component for each chromosome, called chr1, chrX, ... in the order of their first variants.
+def components_by_chromosome(variants: AnalysedVariants, only: Sequence[str] | None = None) -> ComponentSet:
+    """One component for each chromosome, called chr1, chrX, ... in the order of their first variants; ``only`` for
+    these, and one, chr_others, for all others.
 
     However they are spelt; the pseudo-autosomal regions belong to X.
+
+    Raises:
+        InputError: a chromosome that no variant is on, of those in ``only``.
     """
-    codes, chromosomes = pd.factorize(variants.linkage_groups)
+    groups = variants.linkage_groups
+    if only is not None:
+        wanted = [chromosome_name(name) for name in only]
+        absent = [name for name in wanted if name not in set(groups)]
+        if absent:
+            raise InputError(f"chromosome(s) {', '.join(absent)}: no analysed variant is on it; name others")
+        groups = np.where(np.isin(groups.astype(str), wanted), groups, "_others")
+    codes, chromosomes = pd.factorize(groups)
     names = [f"chr{name}" for name in chromosomes]
     check_names("chromosomes", names)
     return component_set(names, np.arange(len(codes)), codes, variants.num_variants)

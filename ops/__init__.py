@@ -14,6 +14,7 @@ from .genotypes import (
     take_variants,
     with_binomial_sd,
 )
+from .haploid import with_haploid_males
 from .ld import ld_scores
 from .ld_weights import block_edges, ld_block_weights, set_block_weights
 from .loco import LeaveOut, leave_out
@@ -55,4 +56,5 @@ __all__ = [
     "to_dense",
     "unpack",
     "with_binomial_sd",
+    "with_haploid_males",
 ]

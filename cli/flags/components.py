@@ -38,9 +38,10 @@ class Components(Flags):
     intervals: tuple[str, ...] = flag(
         "--intervals", default=(), help="intervals in BED format; every name is a component", **LIST
     )
-    by_chromosome: bool = flag(
-        "--by-chromosome", action="store_true", default=False, help="make every chromosome a component"
-    )
+    by_chromosome: str | None = flag(
+        "--by-chromosome", nargs="?", const="all", metavar="NAME[,NAME...]",
+        help="make every chromosome a component, or these and one of all others, such as X",
+    )  # fmt: skip
     maf_bins: tuple[float, ...] | None = flag(
         "--maf-bins",
         type=numbers,

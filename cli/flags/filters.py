@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..numbers import fraction, not_negative
+from ..numbers import count, fraction, not_negative
 from .group import Flags, flag
 
 LIST = {"nargs": "+", "action": "extend", "metavar": "FILE"}
@@ -21,6 +21,11 @@ class Filters(Flags):
         help="first position in base pairs, on the one chromosome of --chr",
     )  # fmt: skip
     to_bp: float | None = flag("--to-bp", type=not_negative, metavar="BP", help="last position in base pairs")
+    xchr_model: int = flag(
+        "--xchr-model", type=count, choices=(0, 1, 2), default=2, metavar="N",
+        help="X outside its pseudo-autosomal regions: 0 left out, 1 males counted 0 or 1, 2 males counted 0 or 2, as "
+        "files have them (default)",
+    )  # fmt: skip
     grm_cutoff: float | None = flag(
         "--grm-cutoff", "--rel-cutoff", type=fraction, metavar="X",
         help="leave out samples until no two have a relationship over X, those with most relatives first: of the "
