@@ -76,7 +76,8 @@ def make_products(
     On CUDA devices: ``residency`` says what of the genotypes stays there (all by default), ``limit`` the bytes that may
     be held on each device, ``num_devices`` how many share the variants, ``cuts`` where pieces may end, which block
     weights (:class:`~gpu_reml.ops.weights.BlockWeights`) say.  Dosages take the portable kernels: those for
-    tensor cores multiply calls.
+    tensor cores multiply calls.  Raises ValueError for a backend or type that there is not, RuntimeError where a device
+    is wanted and missing.
 
     >>> import numpy as np
     >>> from gpu_reml.ops import make_products, pack, standardise

@@ -80,10 +80,10 @@ def items_per_row(num_samples: int, bits: int) -> int:
 
 
 def standardise(parts, num_samples: int, bits: int = CALL_BITS) -> PackedGenotypes:
-    """Pair genotypes with their standardisation: the mean and SD (ddof 0) of those that are called.
+    """Pair genotypes with their standardisation: the mean and SD (ddof 0) of those that are called, (m,) each.
 
     Exact: the counts, or sums of dosage codes, are integers and the moments are formed from them in float64.  Cost: one
-    read of the genotypes.
+    read of the genotypes.  Raises ValueError for parts that are no packed genotypes of so many samples.
 
     >>> import numpy as np
     >>> from gpu_reml.ops import MISSING, pack, standardise

@@ -85,7 +85,7 @@ def fit_traits(
     traits share moments and probes, and are fitted one after the other, from the basis of the first where that pays.
     Traits that not everybody has are fitted among their own samples, with K[rows, rows] of the K that is given; this
     needs its diagonal.  ``hooks``: progress, checkpoints, and one to resume from, where all traits have the same
-    samples.
+    samples.  Raises what :func:`fit` raises, for the first trait that does.
 
     >>> import numpy as np
     >>> from gpu_reml.reml import fit_traits

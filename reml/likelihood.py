@@ -378,7 +378,8 @@ def average_information(
 ) -> Information:
     """(G + 1, G + 1) AI_gh = 1/2 y'P K_g P K_h P y, in y's units^-4: no traces, so no probes and no Monte-Carlo error.
 
-    Arguments and errors as :func:`loglik`'s.  Cost: one column a PCG step for P y, G + 1 for the rest, and a pass.
+    Arguments as :func:`loglik`'s; raises ValueError, BreakdownError and ConvergenceError as it does.  Cost: one
+    column a PCG step for P y, G + 1 for the rest, and a pass.
     Source: Gilmour, Thompson & Cullis 1995, Biometrics 51:1440, equation 7 (there for a different parameterisation).
 
     >>> import numpy as np

@@ -37,8 +37,8 @@ def default_rank(num_samples: int) -> int:
 
 
 def draw_probes(num_samples: int, num_probes: int = NUM_PROBES, rank: int = 0, seed: int = 0) -> Probes:
-    """Rademacher probes (int8, +1 or -1) and a sketch of ``rank`` columns from one seed; the first s do not depend on
-    ``num_probes``.
+    """Rademacher probes (n, s), int8 of +1 or -1, and a sketch of ``rank`` columns from one seed; the first s do not
+    depend on ``num_probes``.  Raises ValueError where a number is negative or there are no samples.
 
     >>> from gpu_reml.reml import draw_probes
     >>> draw_probes(5, 3, seed=1).trace.T.tolist() == draw_probes(5, 9, seed=1).trace[:, :3].T.tolist()
@@ -55,7 +55,8 @@ def draw_probes(num_samples: int, num_probes: int = NUM_PROBES, rank: int = 0, s
 
 
 def exact_probes(num_samples: int, rank: int = 0, seed: int = 0) -> Probes:
-    """sqrt(n) I as probes: every trace is then exact.  n columns, so for small n.
+    """sqrt(n) I (n, n) as probes: every trace is then exact.  n columns, so for small n.
+    Raises ValueError for no samples.
 
     >>> import numpy as np
     >>> from gpu_reml.reml import exact_probes, slq

@@ -58,7 +58,15 @@ class Facts(NamedTuple):
 
 
 def diagnose(facts: Facts) -> list[Diagnosis]:
-    """What is odd, what explains most first; empty where nothing is."""
+    """What is odd about a fit of n samples and G components, what explains most first; empty where nothing is.
+
+    Takes facts as :func:`facts_of` gathers them; what is None there is not looked at, so that nothing is raised.
+
+    >>> from gpu_reml.reml import Facts, diagnose
+    >>> facts = Facts(num_samples=100, h2=0.4, se=0.3, component_se={"all": 0.3}, missing=0.1)
+    >>> [each.kind for each in diagnose(facts)]
+    ['missing', 'samples']
+    """
     found = [
         copies(facts), populations(facts), relatives(facts), missing_calls(facts), ascertained(facts),
         hidden_bins(facts), few_samples(facts), at_bound(facts),
@@ -216,6 +224,15 @@ def facts_of(
     that converged, with plain components of genotypes, is tested.  genotypes: of the same people, by default those of
     the covariance.  seed: of the people who are looked at.
     Cost: a sample of people (:func:`~.cohort_sample.sample_cohort`); with bins, 64 columns of solves.
+    Raises ValueError for arrays that do not belong together.
+
+    >>> import numpy as np
+    >>> from gpu_reml.reml import facts_of, fit_exact
+    >>> rng = np.random.default_rng(0)
+    >>> Z = rng.standard_normal((100, 300))
+    >>> y, X, K = rng.standard_normal(100), np.ones((100, 1)), Z @ Z.T / 300
+    >>> facts_of(fit_exact(y, X, K), y, X, K).num_samples
+    100
     """
     covariance = as_covariance(covariance, len(y))
     G, residuals = len(result.names), residuals_of(y, X, getattr(result, "fixed_effects", None))

@@ -22,11 +22,11 @@ def manhattan(
     """-log10 p against position, chromosomes side by side in the order of first occurrence.
 
     Args:
-        chrom, bp, log10p: one entry a test; NaN is no test.
+        chrom, bp, log10p: (m,) one entry a test; NaN is no test.
         threshold: where the dashed line is, by default at p = 5e-8.
 
     An infinite -log10 p, of a variant that fits perfectly, is a triangle at the top.  Points are an image within an
-    SVG, so that a million of them take little room.
+    SVG, so that a million of them take little room.  Raises ImportError without matplotlib.
 
     Example: ``gpu_reml.manhattan(table["CHROM"], table["GENPOS"], table["LOG10P"])``
     """
@@ -60,7 +60,9 @@ def qq(log10p: np.ndarray, title: str = "") -> "Figure":
     """Observed against expected -log10 p, with the line of identity and the pointwise 95 % band of independent tests.
 
     Args:
-        log10p: one entry a test; NaN is no test, and an infinite one is a triangle at the top.
+        log10p: (m,) one entry a test; NaN is no test, and an infinite one is a triangle at the top.
+
+    Raises ImportError without matplotlib.
 
     Example: ``gpu_reml.qq(table["LOG10P"])``
     """

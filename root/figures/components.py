@@ -23,7 +23,7 @@ def plot_components(result: Any) -> "Figure":
 
     A bar is the estimate and 1.96 standard errors on either side, whiskers are those of the Monte-Carlo error; h2 has
     its profile-likelihood interval where the fit has one.  A component at its bound is hollow.  With more than 60
-    components the largest are shown.
+    components the largest are shown.  Returns a Figure of G + 1 rows.  Raises ImportError without matplotlib.
 
     Example: ``gpu_reml.plot_components(result).savefig("components.png")``
     """
@@ -85,7 +85,7 @@ def plot_profile(result: Any, quantity: str = "h2") -> "Figure":
     Args:
         result: a fit with a profile (of one component by Lanczos, or any with ``FitSettings(profile=True)``), or its
             record.
-        quantity: ``h2``, or the name of a component.
+        quantity: ``h2``, or the name of a component, whose curve has values and differences (k,).
 
     Raises:
         ValueError: the fit has no such profile.

@@ -16,11 +16,11 @@ def report(result: Any, path: str | Path, **further: Any) -> Path:
     """Write a page about a result: one HTML file, which is read without a network and holds no script.
 
     Args:
-        result: a fit (FitResult, HEResult, GeneticCorrelations, ...), the record of one, or the path of the OUT.json
-            that a command wrote.
+        result: a fit (FitResult, HEResult, GeneticCorrelations, ...) of n samples, the record of one, or the path of
+            the OUT.json that a command wrote.
         path: where the page goes.
         further: what the page shows beside, as keys of the record: ``diagnoses`` (:func:`gpu_reml.diagnose`),
-            ``spectrum``, ``residuals_of_y``, ``title``.
+            ``spectrum`` (nodes and weights (q,)), ``residuals_of_y`` (n,), ``title``.
 
     Returns:
         The path.
