@@ -28,7 +28,11 @@ def manhattan(
     An infinite -log10 p, of a variant that fits perfectly, is a triangle at the top.  Points are an image within an
     SVG, so that a million of them take little room.  Raises ImportError without matplotlib.
 
-    Example: ``gpu_reml.manhattan(table["CHROM"], table["GENPOS"], table["LOG10P"])``
+    >>> import numpy as np
+    >>> import gpu_reml
+    >>> figure = gpu_reml.manhattan(["1", "1", "2"], np.array([5, 9, 5]), np.array([0.3, 8.0, 1.2]), "height")
+    >>> figure.axes[0].get_title(loc="left")
+    'height'
     """
     chrom, bp, log10p = np.asarray(chrom, dtype=object), np.asarray(bp, np.float64), np.asarray(log10p, np.float64)
     names = list(dict.fromkeys(chrom))
@@ -64,7 +68,10 @@ def qq(log10p: np.ndarray, title: str = "") -> "Figure":
 
     Raises ImportError without matplotlib.
 
-    Example: ``gpu_reml.qq(table["LOG10P"])``
+    >>> import numpy as np
+    >>> import gpu_reml
+    >>> gpu_reml.qq(np.array([0.3, 0.6, 1.2])).axes[0].get_ylabel()
+    'observed -log10 p'
     """
     log10p = np.asarray(log10p, np.float64)
     observed = np.sort(log10p[~np.isnan(log10p)])[::-1]

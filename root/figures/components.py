@@ -25,7 +25,12 @@ def plot_components(result: Any) -> "Figure":
     its profile-likelihood interval where the fit has one.  A component at its bound is hollow.  With more than 60
     components the largest are shown.  Returns a Figure of G + 1 rows.  Raises ImportError without matplotlib.
 
-    Example: ``gpu_reml.plot_components(result).savefig("components.png")``
+    >>> import numpy as np
+    >>> import gpu_reml
+    >>> y, X, K = np.array([1.0, -1.0, 2.0, 0.5]), np.ones((4, 1)), np.diag([0.5, 1.0, 1.5, 2.0])
+    >>> figure = gpu_reml.plot_components(gpu_reml.fit_exact(y, X, K))
+    >>> figure.axes[0].get_yticklabels()[0].get_text()
+    'h2'
     """
     rows = forest_rows(record_of(result))
     with style():
@@ -90,7 +95,11 @@ def plot_profile(result: Any, quantity: str = "h2") -> "Figure":
     Raises:
         ValueError: the fit has no such profile.
 
-    Example: ``gpu_reml.plot_profile(result, "component_000")``
+    >>> import numpy as np
+    >>> import gpu_reml
+    >>> y, X, K = np.array([1.0, -1.0, 2.0, 0.5]), np.ones((4, 1)), np.diag([0.5, 1.0, 1.5, 2.0])
+    >>> gpu_reml.plot_profile(gpu_reml.fit_exact(y, X, K)).axes[0].get_xlabel()
+    'h2 (dashed: 95 % interval)'
     """
     value, difference, lower, upper = curve_of(record_of(result), quantity)
     near = difference > -4 * DROP95

@@ -29,7 +29,14 @@ def report(result: Any, path: str | Path, **further: Any) -> Path:
         ImportError: jinja2 or matplotlib is not installed; the message has the command that brings them.
         OSError, ValueError: the record cannot be read, or the page not be written.
 
-    Example: ``gpu_reml.report(result, "height.html")``
+    >>> import tempfile
+    >>> import numpy as np
+    >>> import gpu_reml
+    >>> y, X, K = np.array([1.0, -1.0, 2.0, 0.5]), np.ones((4, 1)), np.diag([0.5, 1.0, 1.5, 2.0])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = gpu_reml.report(gpu_reml.fit_exact(y, X, K), f"{folder}/height.html", title="Height").read_text()
+    >>> "<title>Height</title>" in page
+    True
     """
     text = page_text({**record_of(result), **further})
     path = Path(path)
