@@ -107,6 +107,28 @@ def test_a_list_of_genotypes_pedigree_records_herds_and_residual_groups_is_fitte
     np.testing.assert_allclose(exact.theta, fit_exact(herd["y"], herd["X"], dense).theta, rtol=1e-7, atol=1e-9)
 
 
+def test_blocks_of_weights_of_people_stand_beside_a_pedigree_and_residual_groups(herd):
+    rng, rows = np.random.default_rng(4), herd["rows"]
+    halves = [W @ W.T / 150 + np.eye(150) for W in rng.standard_normal((2, 150, 150))]
+    smile = ops.make_block_covariance(ops.make_products(herd["genotypes"], "cpu", np.float64), [halves], ["smile"])
+    Z, G = incidence(rows, 150).toarray(), ops.to_dense(herd["genotypes"])
+    W = np.zeros((300, 300))
+    W[:150, :150], W[150:, 150:] = halves
+    K = G @ W @ G.T
+    K *= 150 / np.trace(K)
+    groups = np.repeat(np.eye(2), 100, axis=0)
+    parts = [records(smile, rows), records(genomic(herd), rows), records(herd["pedigree"], rows)]
+    dense = [Z @ K @ Z.T, Z @ genomic_dense(herd) @ Z.T, Z @ herd["A"] @ Z.T]
+    for part, matrix in zip(parts, dense, strict=True):
+        np.testing.assert_allclose(part.apply([1.0], np.eye(200)), matrix, **EXACT)
+    theta = np.array([0.3, 0.2, 0.5, 0.8, 1.1])
+    found, expected = (
+        effects(theta, herd["y"], herd["X"], with_residuals(Ks, groups), tol=1e-11) for Ks in (parts, dense)
+    )
+    np.testing.assert_allclose(found.Py, expected.Py, **EXACT)
+    np.testing.assert_allclose(found.random, expected.random, **EXACT)
+
+
 def test_values_and_reliabilities_of_all_animals_are_those_of_mixed_model_equations(herd):
     rows, groups, y, X = (herd[name] for name in ("rows", "groups", "y", "X"))
     parts = [
