@@ -44,7 +44,7 @@ def level_files(prefix: str, found: Effects, inputs: Inputs, terms: Terms, wante
             probes = exact_probes(q).trace if known else draw_probes(q, wanted.probes, 0, wanted.seed + 1).trace
             options = {"preconditioner": wanted.core, "at_once": inputs.planned.columns}
             reliable = level_reliability(found.theta, inputs.design.X, covariance, levels, probes, **options)
-        what = "animal" if name in (PEDIGREE, SINGLE_STEP) and terms.pedigree else name
+        what = "animal" if name in (PEDIGREE, SINGLE_STEP) and terms.pedigree else "level"
         table = level_table(levels, what, values, reliable)
         files[f"{prefix}.{safe_name(name)}.values.tsv"] = io.table_text(table)
     return files

@@ -79,6 +79,14 @@ def folder(tmp_path_factory):
         if name == "data":
             write_pgen(people, folder / name)
             pheno.drop(columns="weight").to_csv(folder / "p.txt", sep="\t", index=False)
+    animals = [f"a{i}" for i in range(60)]
+    parents = ["0\t0"] * 20 + [f"a{i % 10}\ta{10 + i % 10}" for i in range(40)]
+    (folder / "herd.txt").write_text("".join(f"{a}\t{p}\n" for a, p in zip(animals, parents, strict=True)))
+    cows, herds = rng.integers(20, 60, 90), rng.integers(0, 6, 90)
+    milk = (rng.standard_normal(60)[cows] + rng.standard_normal(90)).round(4)
+    for name, values in {"milk": milk, "herds": [f"h{h}" for h in herds]}.items():
+        lines = "".join(f"0\ta{cow}\t{value}\n" for cow, value in zip(cows, values, strict=True))
+        (folder / f"{name}.txt").write_text(f"FID\tIID\t{name}\n{lines}")
     for name in "ABC":  # blocks of weights for SMILE
         root = rng.standard_normal((M // 3, 40))
         np.save(folder / f"{name}.npy", root @ root.T / 40 + 0.1 * np.eye(M // 3))

@@ -89,7 +89,7 @@ def test_a_pedigree_herds_and_repeated_records_are_fitted_as_their_matrices_and_
     np.testing.assert_allclose(
         people.loc[herd["ids"]["IID"].iloc[own], "value"], equations.values[2], rtol=1e-5, atol=1e-5
     )
-    groups = pd.read_csv(folder / "out.herd.values.tsv", sep="\t").set_index("herd")
+    groups = pd.read_csv(folder / "out.herd.values.tsv", sep="\t").set_index("level")
     np.testing.assert_allclose(groups.loc[[f"h{h}" for h in range(8)], "value"], equations.values[1], atol=1e-5)
 
 
