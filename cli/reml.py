@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 import pandas as pd
 
 from gpu_reml import io
+from gpu_reml.ops.cluster.products import ClusterProducts
 from gpu_reml.reml import ConvergenceError, FitResult, HEResult, layout_of
 from gpu_reml.reml.tables import shown
 from gpu_reml.reports.page import page_text
@@ -407,7 +408,9 @@ def ancestry_lines(records: list[dict] | None) -> list[str]:
 
 
 def device_lines(inputs: Inputs) -> list[str]:
-    """Most memory that was held on every device, beside what was planned."""
+    """Most memory that was held on every device, beside what was planned; workers that came and went."""
+    if isinstance(inputs.products, ClusterProducts):
+        return [f"workers: {text}" for text in inputs.products.cluster.told]
     if inputs.planned.device is None:
         return []
     planned = inputs.planned.device.peak / 2**20

@@ -7,7 +7,7 @@ Dosages take 8 or 16 bits, one item a sample: see :mod:`gpu_reml.ops.dosages`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -166,7 +166,13 @@ def take_variants(genotypes: PackedGenotypes, rows: np.ndarray) -> PackedGenotyp
         taken[here] = part[rows[here] - first]
     vectors = ("mean", "inv_sd", "num_called", "variance")
     chosen = {name: value[rows] for name in vectors if isinstance(value := getattr(genotypes, name), np.ndarray)}
-    return replace(genotypes, parts=(taken,), **chosen)
+    return with_parts_here(genotypes, parts=(taken,), **chosen)
+
+
+def with_parts_here(genotypes: PackedGenotypes, **changed: Any) -> PackedGenotypes:
+    """The genotypes with some fields changed, and no longer of a class that has them elsewhere too."""
+    known = {each.name: getattr(genotypes, each.name) for each in fields(PackedGenotypes)}
+    return PackedGenotypes(**{**known, **changed})
 
 
 def among_samples(genotypes: PackedGenotypes, index: np.ndarray) -> PackedGenotypes:

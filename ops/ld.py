@@ -1,13 +1,13 @@
 """LD scores: for every variant the sum of squared correlations with the variants around it, from packed genotypes."""
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import numpy as np
 
 from .chromosomes import linkage_groups
 from .cpu import CpuProducts, to_dense
-from .genotypes import PackedGenotypes, take_variants
+from .genotypes import PackedGenotypes, take_variants, with_parts_here
 
 SLAB = 4096  # variants correlated with a block at once
 BLOCK = 512  # variants of a block at most
@@ -51,19 +51,22 @@ def ld_scores(
     ends = window_ends(codes[order], bp[order], window_kb, window_variants)
     if not np.array_equal(order, np.arange(m)):
         genotypes = take_variants(genotypes, order)
+    sums = getattr(genotypes, "ld_sums", None)  # genotypes elsewhere are correlated there
+    found = ld_sums(genotypes, ends, adjusted) if sums is None else sums(ends, adjusted)
     scores = np.full(m, np.nan)
-    scores[order] = _ordered_scores(genotypes, ends, adjusted)
+    scores[order] = np.where(genotypes.inv_sd > 0, 1.0 + found, np.nan)
     return scores
 
 
-def _ordered_scores(genotypes: PackedGenotypes, ends: np.ndarray, adjusted: bool) -> np.ndarray:
-    """Scores of variants in order, the window of j reaching to before ``ends[j]``; each pair is looked at once."""
+def ld_sums(genotypes: PackedGenotypes, ends: np.ndarray, adjusted: bool) -> np.ndarray:
+    """(m,) what the pairs of the first ``len(ends)`` of m variants in order, with those after each, add to the scores
+    of both; the window of j reaches to before ``ends[j]``."""
     m, n = genotypes.num_variants, genotypes.num_samples
     norms = np.sqrt(genotypes.squared_norm)
-    scores = np.where(norms > 0, 1.0, np.nan)
+    scores = np.zeros(m)
     width = int(np.clip(BLOCK_BYTES // (12 * n), 1, BLOCK))
-    for start in range(0, m, width):
-        block = np.arange(start, min(start + width, m))
+    for start in range(0, len(ends), width):
+        block = np.arange(start, min(start + width, len(ends)))
         Z = to_dense(take_rows(genotypes, slice(start, block[-1] + 1))).astype(np.float32)
         for rows in _slabs(start, int(ends[block].max())):
             R = CpuProducts(take_rows(genotypes, rows)).zt(Z)
@@ -108,7 +111,7 @@ def take_rows(genotypes: PackedGenotypes, rows: slice) -> PackedGenotypes:
         offset += len(part)
     vectors = {field.name: getattr(genotypes, field.name) for field in fields(genotypes)}
     taken = {name: value[rows] for name, value in vectors.items() if isinstance(value, np.ndarray)}
-    return replace(genotypes, parts=tuple(parts), **taken)
+    return with_parts_here(genotypes, parts=tuple(parts), **taken)
 
 
 def _slabs(start: int, stop: int) -> Iterator[slice]:

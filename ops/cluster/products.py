@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,18 @@ class ClusterGenotypes(PackedGenotypes):
     def edges(self) -> np.ndarray:
         """(s + 1,) variants where shards begin and end."""
         return np.cumsum([0, *(source.num_variants for source in self.sources)])
+
+    def ld_sums(self, ends: np.ndarray, adjusted: bool) -> np.ndarray:
+        """:func:`~gpu_reml.ops.ld.ld_sums` of all variants: a task for every shard reads it, and what its windows
+        reach into."""
+        sums, futures = np.zeros(self.num_variants), []
+        for first, last in pairwise(self.edges.tolist()):
+            reach = max(last, int(ends[first:last].max()))
+            (source,) = self.cut(np.array([first, reach]))
+            futures.append((first, reach, self.cluster.submit(tasks.ld_of, source, ends[first:last] - first, adjusted)))
+        for first, reach, future in futures:
+            sums[first:reach] += self.cluster.fetch([future])[0]
+        return sums
 
 
 Cut = Callable[[np.ndarray], Sequence[Source]]

@@ -148,6 +148,7 @@ class Cluster:
     def __init__(self, client: Any, say: Say, patience: float = ALONE):
         self.client, self.say, self.patience = client, say, patience
         self.lost = 0  # workers that left while the run went on
+        self.told: list[str] = []  # what was said of them
         self._keys, self._token = count(), secrets.token_hex(4)
         self._events: queue.SimpleQueue = queue.SimpleQueue()
         self._known: set[str] = set()
@@ -208,15 +209,19 @@ class Cluster:
             action, address = self._events.get()
             if action == "add-worker" and address not in self._known:
                 self._known.add(address)
-                self.say(f"worker {address} came")
+                self._tell(f"worker {address} came")
             elif action == "remove-worker" and address in self._known:
                 self._known.discard(address)
                 self.lost += 1
-                self.say(f"worker {address} was lost; what it held is read again by others")
+                self._tell(f"worker {address} was lost; what it held is read again by others")
             else:
                 continue
             changed = True
         return changed
+
+    def _tell(self, text: str) -> None:
+        self.told.append(text)
+        self.say(text)
 
     # tasks
 

@@ -27,6 +27,7 @@ from ..block_covariance import matrix_diagonals
 from ..checksum import checksum
 from ..cpu_integers import IntegerProducts
 from ..genotypes import CALL_BITS, PackedGenotypes, standardise, with_binomial_sd
+from ..ld import ld_sums
 from ..relationship import relationship_matrices
 from ..weights import BlockWeights
 from .shards import Node, summed, summed_nodes
@@ -212,6 +213,13 @@ def moments(held: Shards) -> NodeMoments:
 def as_is(value: Any) -> Any:
     """What was sent, so that it is a task's result."""
     return value
+
+
+def ld_of(source: Source, ends: np.ndarray, adjusted: bool) -> np.ndarray:
+    """What pairs of a shard's variants, the first ``len(ends)`` of the source's, add to the LD scores of the
+    source's."""
+    one_blas_thread()
+    return ld_sums(source.load(), ends, adjusted)
 
 
 # products

@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 
 from gpu_reml.io import InputError
-from gpu_reml.ops import BlockWeights, CpuProducts, make_covariance
+from gpu_reml.ops import BlockWeights, CpuProducts, ld_scores, make_covariance
 from gpu_reml.ops.block_covariance import make_block_covariance
 from gpu_reml.ops.cluster import tasks
 from gpu_reml.ops.cluster.products import How, make_cluster_products, read_shards
@@ -106,6 +106,16 @@ def test_blocks_of_weights_lie_within_shards(cluster, sharded, genotypes):
     for name, (found, expected) in pairs.items():
         found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max(), err_msg=name)
+
+
+def test_ld_scores_of_sharded_variants_are_those_of_one_process(cluster, sharded, genotypes):
+    chromosomes, bp = np.repeat(["1", "2"], M // 2), 100 * np.arange(1, M + 1)
+    products = sharded(cluster)
+    for places in (bp, bp[::-1]):  # the second are not in order, and are correlated by the driver
+        found = ld_scores(products.genotypes, chromosomes, places, window_kb=20)
+        expected = ld_scores(genotypes, chromosomes, places, window_kb=20)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.nanmax(expected) > 1.5
 
 
 def sent_bytes(cluster):
