@@ -21,7 +21,7 @@ class SolverSettings:
     """
 
     y: float = 1e-4
-    probes: float = 5e-3
+    probes: float = 1e-2
     information: float = 0.03
     final: float = 1e-5
     quadrature: float = 1e-6

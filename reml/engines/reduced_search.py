@@ -30,6 +30,7 @@ MOST_RUNS = 20  # of AI steps within the basis, each from controls made anew
 MAXIMISED = 1e-5  # share of theta that the last of them moves
 DIFFERENCE = 1e-4  # step of differences of scores, in standard errors
 FAR = 5.0  # errors of a score at a bound from 0, at which no other probes would free the parameter
+ALLOWED = 2.0  # errors that a score at a bound is taken to be nearer to 0: three off would leave next to no error
 RESAMPLED = 16  # weightings of the probes, in pairs of opposite signs
 
 
@@ -120,8 +121,10 @@ def known_better(problem: Problem, model: Model, walk: Walk) -> Walk:
 def mc_covariance(problem: Problem, model: Model, walk: Walk) -> np.ndarray:
     """(p, p) second moment, about theta, of where other probes would have led; 0 for exact probes.
 
-    Where the likelihood is concave, that is a bounded step with another error of the score; else the maximum itself is
-    found again with other weights of the probes.
+    That is a bounded step with another error of the score, by the average information or by the curvature within the
+    basis, whichever moves a parameter further: the first is too large where y happens to tell less than on average, the
+    second where the basis misses much of what the traces change by.  Where the likelihood is not concave, the maximum
+    itself is found again with other weights of the probes.
     """
     point, layout = walk.point, problem.layout
     if model.exact:
@@ -130,11 +133,25 @@ def mc_covariance(problem: Problem, model: Model, walk: Walk) -> np.ndarray:
     if not np.isfinite(errors).all():
         return mc_covariance_of_theta(point.ai, errors, free)
     may_move = layout.estimated & (free | (np.abs(point.score) <= FAR * np.sqrt(np.diag(errors))))
-    curvature = curvature_at(problem, model, walk, may_move)
-    if np.linalg.eigvalsh(curvature[np.ix_(may_move, may_move)])[0] <= 0:
-        return resampled_covariance(problem, model, walk)
     bounds = problem.lower, most_in_a_round(problem, point.theta)
-    return bounded_covariance(point.theta, point.score, curvature, errors, bounds, may_move)
+    score = np.where(free, point.score, np.minimum(0, point.score + ALLOWED * np.sqrt(np.diag(errors))))
+    curvature = curvature_at(problem, model, walk, may_move)
+    concave = np.linalg.eigvalsh(curvature[np.ix_(may_move, may_move)])[0] > 0
+    by_information = bounded_covariance(point.theta, score, point.ai, errors, bounds, may_move)
+    if concave:
+        within = bounded_covariance(point.theta, score, curvature, errors, bounds, may_move)
+    else:
+        within = resampled_covariance(problem, model, walk)
+    return larger_covariance(by_information, within)
+
+
+def larger_covariance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(p, p) the larger variance of each parameter, with the correlations of the first, of the second where it has
+    none."""
+    own, other = np.diag(first), np.diag(second)
+    has = own > 0
+    scale = np.sqrt(np.fmax(other, own) / np.where(has, own, np.where(other > 0, other, 1.0)))
+    return np.where(np.outer(has, has), first, second) * np.outer(scale, scale)
 
 
 def curvature_at(problem: Problem, model: Model, walk: Walk, may_move: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ from .rg_stack import Part, stacked
 
 READY = 0.1  # relative error of the solves, in the norm of V, from which the basis serves to move variances
 MOST_SHRINKAGE = 0.25  # of a residual in one round, as a small basis knows little of what is left
-FINER = 0.3  # times the tolerance of one trait's probes, as a correlation's Monte-Carlo error is that much smaller
+FINER = 0.15  # times the tolerance of one trait's probes, as a correlation's Monte-Carlo error is that much smaller
 STILL = 1e-2  # standard errors, moves of variances that ask no further look at residuals
 MOST_ROUNDS = 200
 VECTORS = 20  # in a basis for every trait and probe, where settings do not say

@@ -25,15 +25,22 @@ from gpu_reml.reml import (
     with_residuals,
 )
 from gpu_reml.reml.cross_fit import controlled_traces, fixed_controls, fold_of, inverse_controls, longer_chain
-from gpu_reml.reml.engines import reduced_end, reduced_fit
+from gpu_reml.reml.engines import reduced_end, reduced_fit, reduced_search
 from gpu_reml.reml.engines.reduced import empty_basis, extended, new_directions, reduced_v
 from gpu_reml.reml.engines.reduced_end import log_determinant
 from gpu_reml.reml.engines.reduced_fit import Checked, accuracy, ended, state_at
 from gpu_reml.reml.engines.reduced_fit import with_residuals as with_residuals_of
 from gpu_reml.reml.engines.reduced_model import first_model, grown, prepare, probe_residuals, probe_solutions
-from gpu_reml.reml.engines.reduced_point import information, off_the_basis, point_at, residual_near, y_residual
+from gpu_reml.reml.engines.reduced_point import (
+    controls_at,
+    information,
+    off_the_basis,
+    point_at,
+    residual_near,
+    y_residual,
+)
 from gpu_reml.reml.engines.reduced_search import curvature_at, mc_covariance, resampled_covariance
-from gpu_reml.reml.inference import bounded_covariance
+from gpu_reml.reml.inference import bounded_covariance, mc_covariance_of_theta
 from gpu_reml.reml.reduced_matrices import ReducedMatrices
 from gpu_reml.reml.result import Status
 from gpu_reml.reml.step import Step, shortened
@@ -411,11 +418,45 @@ def test_the_curvature_is_minus_the_derivative_of_the_dense_score(coarse, large)
 
 
 def test_monte_carlo_errors_of_resampled_probes_are_about_those_of_the_curvature(large):
-    covariance = CountingCovariance(as_covariance(covariance_of(large)))
-    traits, probes = make_traits(large.y[:, None], large.X), draw_probes(large.n, 32, 0, 4)
-    problem = prepare(covariance, traits, probes, REDUCED)
-    state = ended(problem, probes, state_at(problem, first_model(problem, probes), problem.start()), 1.0)
+    problem, state = settled_state(large, 4)
     assert state.walk.status is Status.CONVERGED and not state.model.exact
-    smooth, resampled = (f(problem, state.model, state.walk) for f in (mc_covariance, resampled_covariance))
-    ratios = np.sqrt(np.diag(resampled) / np.diag(smooth))
-    assert (ratios > 0.4).all() and (ratios < 2.0).all()
+    walk, free = state.walk, problem.free(state.walk.theta)
+    curvature = curvature_at(problem, state.model, walk, free)
+    smooth = mc_covariance_of_theta(curvature, walk.point.traces.covariance / 4, free)
+    ratios = np.sqrt(np.diag(resampled_covariance(problem, state.model, walk)) / np.diag(smooth))
+    assert free.all() and (ratios > 0.4).all() and (ratios < 2.0).all()
+
+
+def settled_state(large, seed):
+    """A problem, and a fit of 32 probes at its end."""
+    covariance = CountingCovariance(as_covariance(covariance_of(large)))
+    traits, probes = make_traits(large.y[:, None], large.X), draw_probes(large.n, 32, 0, seed)
+    problem = prepare(covariance, traits, probes, REDUCED)
+    return problem, ended(problem, probes, state_at(problem, first_model(problem, probes), problem.start()), 1.0)
+
+
+def test_the_error_stated_is_the_larger_of_those_by_the_curvature_and_by_its_expectation(large, monkeypatch):
+    """A basis that misses much of what the traces change by makes the likelihood look too steep."""
+    problem, state = settled_state(large, 4)
+    model, walk = state.model, state.walk
+    errors = []
+    for factor in (1.0, 4.0, 0.25):
+        monkeypatch.setattr(reduced_search, "curvature_at", lambda *_, times=factor: times * walk.point.ai)
+        errors.append(np.sqrt(np.diag(mc_covariance(problem, model, walk))))
+    by_expectation, steep, flat = errors
+    np.testing.assert_allclose(steep, by_expectation, rtol=1e-12)
+    assert (flat > 2 * by_expectation).all()
+
+
+def test_a_component_whose_score_is_three_errors_below_zero_at_its_bound_has_an_error(large):
+    problem, state = settled_state(large, 4)
+    model, walk = state.model, state.walk
+    theta = np.where(np.arange(len(walk.theta)) == 1, problem.lower, walk.theta)
+    point = point_at(problem, model, 0, theta, walk.off, controls_at(problem, model, theta))
+    error = np.sqrt(point.traces.covariance[1, 1]) / 2
+    ends = []
+    for below in (0.0, 3.0, 6.0):
+        score = np.where(np.arange(len(theta)) == 1, -below * error, 0.0)
+        found = mc_covariance(problem, model, walk._replace(theta=theta, point=point._replace(score=score)))
+        ends.append(np.sqrt(found[1, 1]))
+    assert ends[0] > ends[1] > 0.1 * ends[0] and ends[2] == 0.0
