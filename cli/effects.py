@@ -25,10 +25,9 @@ from .effects_files import VariantEffects, effect_files
 from .flags.analysis import Analysis
 from .flags.effects import Effects as EffectFlags
 from .flags.effects import NewSamples
-from .flags.model import Terms
 from .flags.predict import NewTables
 from .inputs import Inputs
-from .level_files import Wanted, level_files
+from .level_files import Wanted, level_files, saved_levels
 from .outputs import model_path
 from .pieces import GROUP
 from .predict_run import (
@@ -44,7 +43,8 @@ from .report import STANDARDISATION
 from .sources import prefixes_of
 
 # The values of these components in other samples do not follow from effects of single alleles.
-NOT_SAVED = ("dominance", "grm", "mgrm", "pedigree")
+NOT_SAVED = ("dominance", "single_step")
+OWN_MATRICES = ("grm", "mgrm", "pedigree")
 NEW_TABLES = ("qcovar", "covar")
 
 
@@ -110,7 +110,7 @@ def check_effects(further: Further, analysis: Analysis) -> None:
     if new.prediction_bfile and new.prediction_pfile:
         raise io.InputError("--prediction-bed-prefix, --prediction-pgen-prefix: give only one of them")
     if asked.save_model or new.given:
-        _check_components(analysis.terms)
+        _check_components(analysis)
     if new.given:
         _check_new(new, analysis)
     if asked.save_model:
@@ -124,18 +124,20 @@ def check_folds(inputs: Inputs, folds: int | None) -> None:
         raise io.InputError(f"--cv {folds}: more folds than the {n} analysed samples")
 
 
-def _check_components(terms: Terms) -> None:
+def _check_components(analysis: Analysis) -> None:
     """Refuse before a long fit what could not be saved after it."""
-    given = [f"--{name}" for name in NOT_SAVED if getattr(terms, name)]
+    terms = analysis.terms
+    names = NOT_SAVED if analysis.genotypes.given else (*NOT_SAVED, *OWN_MATRICES, "random")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(terms, name)]
     if given:
         raise io.InputError(_not_saved(", ".join(given)))
 
 
 def _not_saved(what: str) -> str:
     return (
-        f"{what}: models with dominance, pedigrees or given relationship matrices cannot be saved or predict other "
-        "samples; leave out --save-model and --prediction-*, --compute-effects gives their genetic values, also of "
-        "samples without phenotypes"
+        f"{what}: models with dominance or --single-step, and those without genotypes, cannot be saved or predict "
+        "other samples; leave out --save-model and --prediction-*, --compute-effects gives their genetic values, also "
+        "of samples without phenotypes"
     )
 
 
@@ -269,7 +271,10 @@ def make_model(
     """The model of a fit: effects of variants, fixed effects, and what they were estimated from."""
     own = () if of_variants is None else of_variants.names
     others = result.names[len(own) :]
-    unlike = [name for name, kind in zip(others, inputs.model.kinds[len(own) :], strict=True) if kind != GROUP]
+    levels = saved_levels(found, inputs)
+    told = {level.name for level in levels}
+    kinds = zip(others, inputs.model.kinds[len(own) :], strict=True)
+    unlike = [name for name, kind in kinds if kind != GROUP and name not in told]
     if unlike or of_variants is None:
         raise io.InputError(_not_saved(f"component(s) {', '.join(unlike or others)}"))
     genotypes, proportions, h2 = inputs.products.genotypes, inputs.model.proportions, result.heritabilities[0][1]
@@ -305,6 +310,7 @@ def make_model(
         of_variants.effects,
         fixed_terms(inputs.design, found.fixed.estimate, found.fixed.covariance),
         about,
+        levels,
     )
 
 

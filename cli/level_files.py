@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from gpu_reml import io
+from gpu_reml.io.model import LevelValues
 from gpu_reml.reml import IncidenceCovariance, Levels, dense_covariance, draw_probes, exact_probes, incidence
 from gpu_reml.reml.studies.effects import Effects, Reliability
 from gpu_reml.reml.studies.values import find_levels, level_reliability, level_values
@@ -15,6 +16,7 @@ from .flags.model import Terms
 from .inputs import Inputs
 from .levels import PEDIGREE, SINGLE_STEP, person_labels
 from .outputs import safe_name
+from .pieces import GROUP
 
 MOST_PEOPLE = 11_000  # of a dense matrix, of which others than the analysed are given values: it takes 1 GB
 
@@ -48,6 +50,27 @@ def level_files(prefix: str, found: Effects, inputs: Inputs, terms: Terms, wante
         table = level_table(levels, what, values, reliable)
         files[f"{prefix}.{safe_name(name)}.values.tsv"] = io.table_text(table)
     return files
+
+
+def saved_levels(found: Effects, inputs: Inputs) -> tuple[LevelValues, ...]:
+    """Values of people and animals for a saved model: of all of a pedigree or of a matrix, of the analysed people where
+    a dense matrix has more than 11,000."""
+    saved, covariance = [], inputs.covariance
+    others = people_of_matrices(inputs, found.names)
+    own = 0 if inputs.model.of_variants is None else len(inputs.model.of_variants.names)
+    kinds = inputs.model.kinds
+    for g in range(own, len(found.names)):
+        name = found.names[g]
+        levels = others.get(name) or find_levels(covariance, g)
+        if kinds[g] == GROUP or (levels is None and name not in inputs.model.matrices):
+            continue
+        if levels is None:
+            labels, values = person_labels(inputs.alignment.samples), found.random[:, g]
+        else:
+            labels, values = levels.labels, level_values(found.theta, found.Py, covariance, levels)
+        by = "person" if all("\t" in str(label) for label in labels) else "animal"
+        saved.append(LevelValues(name, by, tuple(map(str, labels)), values))
+    return tuple(saved)
 
 
 def people_of_matrices(inputs: Inputs, names: Sequence[str]) -> dict[str, Levels]:

@@ -226,16 +226,30 @@ def predict(model: Model, data: NewData, scoring: Scoring) -> Prediction:
     random = scale * genetic_values(
         model, data.files, rows, matching, dosage=scoring.dosage, backend=scoring.backend, dtype=scoring.dtype
     )
+    of_levels, told = level_columns(model, samples)
+    random = np.hstack([random, of_levels])
     y, measured = None, None
     genotyped = pd.concat([file.samples for file in data.files])
     tabled = [*tables.all_covariates, *_given(tables.ancestries), *_given(data.phenotype)]
     notes = [*(note for file in data.files for note in file.notes), *tables.notes]
     notes += sample_notes(genotyped, tabled, data.keep, data.remove)
+    notes += told
     notes += ancestry_notes(model, tables.ancestries, samples)
     if data.phenotype is not None:
         y, measured, more = measure(model, data.phenotype, samples, fixed, random, X)
         notes += more
     return Prediction(samples, fixed, random, y, dropped, matching, measured, notes_in_flags(notes))
+
+
+def level_columns(model: Model, samples: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """(n, L) values of samples by their ids, and a note where some are not among the model's people or animals."""
+    columns, notes = np.zeros((len(samples), len(model.levels))), []
+    for k, level in enumerate(model.levels):
+        columns[:, k], absent = level.of(samples)
+        if absent:
+            who = "animals of its pedigree" if level.by == "animal" else "people of its matrix"
+            notes.append(f"{level.name}: {absent} of {len(samples)} samples are not among the {who}, and have 0 of it")
+    return columns, notes
 
 
 def ancestry_notes(model: Model, ancestries: io.Covariates | None, samples: pd.DataFrame) -> list[str]:
@@ -321,8 +335,8 @@ def prediction_table(model: Model, found: Prediction) -> pd.DataFrame:
         table["y_pred"] = found.predicted
     if found.y is not None:
         table["y"] = found.y
-    if len(model.components) > 1:
-        for g, name in enumerate(model.components):
+    if len(model.parts) > 1:
+        for g, name in enumerate(model.parts):
             table[f"random_{name}"] = found.random[:, g]
     return table
 
@@ -333,8 +347,8 @@ def prediction_files(prefix: str, model: Model, found: Prediction, context: dict
         "version": version("gpu-reml"),
         "phenotype": model.phenotype,
         "n_samples": len(found.samples),
-        "n_components": len(model.components),
-        "components": model.components,
+        "n_components": len(model.parts),
+        "components": model.parts,
         "multiplied_by": [scale_record(scale) for scale in model.scales],
         "units": "phenotype units",
         "parts": {

@@ -109,6 +109,31 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class LevelValues:
+    """Values of people or animals by descent or a given matrix, phenotyped or not: ``values`` (q,) in phenotype units.
+
+    ``labels`` (q,): FID and IID with a tab between, or the IID alone where ``by`` is "animal".
+    """
+
+    name: str
+    by: Literal["person", "animal"]
+    labels: tuple[str, ...]
+    values: np.ndarray
+
+    def __post_init__(self):
+        if self.by not in ("person", "animal") or self.values.shape != (len(self.labels),):
+            raise ValueError(f"levels {self.name}: expected a value for each of {len(self.labels)} people or animals")
+        if not np.isfinite(self.values).all() or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"levels {self.name}: expected finite values of different people or animals")
+
+    def of(self, samples: pd.DataFrame) -> tuple[np.ndarray, int]:
+        """(n,) values of samples (fid, iid), 0 for those that are not there, and how many these are."""
+        keys = samples["iid"] if self.by == "animal" else samples["fid"] + "\t" + samples["iid"]
+        rows = pd.Index(self.labels).get_indexer(pd.Index(keys))
+        return np.where(rows >= 0, self.values[rows], 0.0), int((rows < 0).sum())
+
+
+@dataclass(frozen=True)
 class Model:
     """What predicts: effects of alleles and fixed effects, with what they were estimated from.
 
@@ -117,7 +142,8 @@ class Model:
     ``Py`` (n,).  ``variants``: chrom, id, bp, a1, a2 of those that carry an effect; ``mean`` and ``inv_sd`` (m,) of the
     count of a1 among the analysed samples.  ``effects`` (m, G) csr: phenotype units a copy of a1, so that a genetic
     value is s_g sum_j (count_ij - mean_j) effects_jg, s_g that of the component's scale for the sample, or 1.
-    ``about``: settings, standardisation, hashes and origin, for the record.
+    ``about``: settings, standardisation, hashes and origin, for the record.  ``levels``: of components that are no
+    variants' (their variances are among those of the ``residuals``), values by the sample's id.
     """
 
     phenotype: str
@@ -134,6 +160,7 @@ class Model:
     effects: sparse.csr_array
     fixed: FixedTerms
     about: Mapping[str, Any] = field(default_factory=dict)
+    levels: tuple[LevelValues, ...] = ()
 
     def __post_init__(self):
         """Raises ValueError where shapes do not fit together or a number is not finite."""
@@ -161,6 +188,11 @@ class Model:
         columns = [name if level is None else f"{name}[{level}]" for name, level in self.fixed.columns]
         if list(self.fixed.names) != [INTERCEPT, *columns]:
             raise ValueError(f"fixed: its covariates make the columns {INTERCEPT}, {columns}, not {self.fixed.names}")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What a genetic value is the sum of: the components, then those of levels."""
+        return (*self.components, *(level.name for level in self.levels))
 
     @property
     def ancestries(self) -> tuple[str, ...]:
@@ -233,6 +265,9 @@ def model_bytes(model: Model) -> bytes:
         "fixed.estimate": model.fixed.estimate,
         "fixed.covariance": model.fixed.covariance,
     }
+    for i, level in enumerate(model.levels):
+        arrays[f"levels.{i}.values"] = level.values
+        arrays[f"levels.{i}.labels"] = text_bytes(level.name, pd.Series(level.labels, dtype=str))
     arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     for name in _TEXTS:
         table, column = name.split(".")
@@ -254,6 +289,7 @@ def model_bytes(model: Model) -> bytes:
         "units": "effects: phenotype units a copy of a1, before the component's scale; theta: phenotype units squared, "
         "of components and then of residuals",
         "about": model.about,
+        "levels": [{"name": level.name, "by": level.by} for level in model.levels],
     }
     head = json.loads(json_text(head))
     head["sha256"] = checksum_of(head, arrays)
@@ -311,9 +347,17 @@ def read_model(path: str | Path) -> Model:
                 fixed["references"],
             ),
             head["about"],
+            tuple(_level(path, i, each, arrays) for i, each in enumerate(head.get("levels", []))),
         )
-    except (ValueError, TypeError) as error:  # a scale with other fields is a TypeError
+    except (ValueError, TypeError, KeyError) as error:  # a scale with other fields is a TypeError
         raise InputError(f"{path}: {error}; the file does not hold a whole model, save it again") from None
+
+
+def _level(path: str | Path, i: int, head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> LevelValues:
+    values, labels = arrays[f"levels.{i}.values"], arrays[f"levels.{i}.labels"]
+    if values.dtype != "f8" or labels.dtype != "u1" or values.ndim != 1 or labels.ndim != 1:
+        raise ValueError(f"levels.{i}: expected numbers and names")
+    return LevelValues(head["name"], head["by"], tuple(texts_of(path, f"levels.{i}", labels)), values)
 
 
 def _effects(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from gpu_reml import io
 from gpu_reml.cli.main import main
+from gpu_reml.cli.predict import main as predict_main
 from gpu_reml.reml import fit_exact, incidence
 from gpu_reml.validation import dense, simulate_cohort, write_plink
 from gpu_reml.validation.herds import mixed_model_equations, random_pedigree, tabular_relationship
@@ -224,3 +225,26 @@ def test_single_step_takes_animals_with_records_and_without_genotypes(herd, sing
     one = np.ones(len(y))
     b = one @ np.linalg.solve(V, y) / (one @ np.linalg.solve(V, one))
     np.testing.assert_allclose(found.loc[ids["IID"], "value"], values @ (y - b), rtol=1e-4, atol=1e-5)
+
+
+def test_a_saved_model_has_the_values_of_a_pedigree_and_of_a_matrix_for_people_without_phenotypes(herd, single):
+    folder, ids = herd["folder"], herd["ids"]
+    order = np.random.default_rng(6).permutation(Q)  # households of four, of people who are not near in the pedigree
+    house = np.kron(np.eye(Q // 4), np.full((4, 4), 0.5)) + 0.5 * np.eye(Q)
+    io.write_grm(folder / "house", house[np.ix_(order, order)], herd["samples"])
+    words = ["--bfile", "data", "--pedigree", "pedigree.txt", "--grm", folder / "house", "--method", "exact"]
+    model, table = folder / "both.npz", folder / "both.prediction.tsv"
+    record = run(herd, *words, "--save-model", model, "--compute-effects", out="both", pheno="single.txt")
+    assert predict_main(["--model", str(model), "--bfile", f"{folder}/data", "--out", f"{folder}/both"]) == 0
+    found = pd.read_csv(table, sep="\t", dtype={"IID": str}).set_index("IID").loc[ids["IID"]]
+    assert len(found) == Q > len(single)
+    for name in ("pedigree", "house"):
+        values = pd.read_csv(folder / f"both.{name}.values.tsv", sep="\t", dtype={"IID": str, "animal": str})
+        values = values.set_index("animal" if name == "pedigree" else "IID").loc[ids["IID"], "value"]
+        np.testing.assert_allclose(found[f"random_{name}"], values, atol=1e-8)
+    parts = found[[f"random_{row['name']}" for row in record["components"]]]
+    np.testing.assert_allclose(found["random_effect"], parts.sum(axis=1), atol=1e-7)
+    saved = io.read_model(model)
+    assert saved.parts == ("data", "house", "pedigree") and [level.by for level in saved.levels] == ["person", "animal"]
+    strangers = pd.DataFrame({"fid": ["x"], "iid": ["y"]}, dtype=str)
+    assert [level.of(strangers) for level in saved.levels] == [(0.0, 1), (0.0, 1)]

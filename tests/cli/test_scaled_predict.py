@@ -389,11 +389,11 @@ def named(folder, text):
 BAD_FITS = {
     "a model with dominance": (
         "--dominance --save-model m",
-        "--dominance: models with dominance, pedigrees or given relationship matrices",
+        "--dominance: models with dominance or --single-step",
     ),
-    "a model with a matrix": (
-        "--grm @house --prediction-bfile @new",
-        "--grm: models with dominance, pedigrees or given",
+    "a model with dominance predicting": (
+        "--dominance --prediction-bfile @new",
+        "--dominance: models with dominance or --single-step, and those without genotypes",
     ),
     "ancestries": (
         "--admix-q @data.2.Q --prediction-bfile @new",
