@@ -70,7 +70,7 @@ def signature(value) -> str:
 
 
 def pages() -> dict[str, str]:
-    return {"flags.md": flags_page(), "api.md": api_page()}
+    return {"all_flags.md": flags_page(), "api.md": api_page()}
 
 
 def on_files(files, config):
