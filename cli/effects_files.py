@@ -155,7 +155,7 @@ def random_table(samples: pd.DataFrame, values: np.ndarray, names, reliable: Rel
         table["reliability"] = reliable.reliability
         table["reliability_mc_se"] = reliable.reliability_mc_se
         table["pev"] = reliable.pev
-    return table
+    return table.assign(sample_index=np.arange(len(table)))
 
 
 def variant_table(of_variants: VariantEffects) -> pd.DataFrame:
@@ -180,4 +180,6 @@ def component_table(of_variants: VariantEffects, g: int, name: str) -> pd.DataFr
     table = of_variants.table[list(MATCH_COLUMNS)].rename(columns=MATCH_COLUMNS).iloc[rows]
     table.insert(0, "component_index", g)
     table.insert(1, "component_name", name)
-    return table.assign(FREQ=of_variants.mean[rows] / 2, beta=values / of_variants.inv_sd[rows], beta_allele=values)
+    return table.assign(
+        FREQ=of_variants.mean[rows] / 2, beta=values / of_variants.inv_sd[rows], beta_allele=values, snp_index=rows
+    )

@@ -5,7 +5,7 @@ import pytest
 
 from gpu_reml.ops import CpuProducts, make_covariance
 from gpu_reml.ops.device.products import make_device_products
-from gpu_reml.reml import MixedCovariance, ScaledCovariance, draw_probes, fit, with_residuals
+from gpu_reml.reml import MixedCovariance, ScaledCovariance, draw_probes, fit, grouping, records, with_residuals
 from gpu_reml.validation.host_device import HostDevice
 from gpu_reml.validation.small import make_cohort
 
@@ -48,3 +48,19 @@ def test_blocks_of_one_device_are_shared_by_all_parts(cohort):
     before = len(device.downloaded)
     model.apply(np.ones(model.num_components), B)
     assert len(device.downloaded) == before
+
+
+def test_records_of_people_on_a_device_beside_groups_are_those_on_the_cpu(cohort):
+    rng = np.random.default_rng(8)
+    rows = np.sort(np.concatenate([np.arange(N), rng.integers(0, N, 60)]))
+    y, X, herds = rng.standard_normal(210) + cohort.y[rows], np.ones((210, 1)), rng.integers(0, 9, 210)
+    placed = make_covariance(make_device_products(cohort.genotypes, [HostDevice(label="device")]), cohort.W)
+    plain = make_covariance(CpuProducts(cohort.genotypes), cohort.W)
+    expected, found = (
+        fit(
+            y, X, [records(base, rows), grouping(rows, "iid"), grouping(herds, "herd")], draw_probes(210, 48, 0, seed=1)
+        )
+        for base in (plain, placed)
+    )
+    np.testing.assert_allclose(found.theta, expected.theta, atol=1e-3 * expected.se.min())
+    np.testing.assert_allclose(found.loglik, expected.loglik, atol=1e-3)
