@@ -42,7 +42,7 @@ class Related(NamedTuple):
         >>> from gpu_reml.reml import relatedness
         >>> K = np.eye(4) + 0.5 * (np.eye(4, k=1) + np.eye(4, k=-1))  # a chain: the second is related to two
         >>> relatedness(K, 0.05).unrelated.tolist()
-        [True, True, False, True]
+        [True, False, False, True]
         """
         relatives: list[set[int]] = [set() for _ in range(self.num_samples)]
         for i, j in zip(self.first.tolist(), self.second.tolist(), strict=True):
