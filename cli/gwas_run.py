@@ -31,6 +31,7 @@ from .parser import CommandLine
 from .pictures import check_drawable
 from .plan import backend_for
 from .planned import Planned, check_group, held_here, plan_group, planned_lines
+from .progress import under_way
 from .read import Tables, read_tables
 from .report import fixed_line
 from .together import of_member, on_own_genotypes, planned_among, same_effects
@@ -179,7 +180,8 @@ def with_tests(planned: Planned, copies: bool) -> Planned:
 
 def scan_group(tables: Tables, group: Group, planned: Planned, asked: Asked, context: dict[str, Any]) -> bool:
     """Read the genotypes of a group, and scan its traits, or those of each of its members; True when all converged."""
-    inputs = load_group(tables, group, planned, asked.analysis, context["reader"])
+    with under_way("reading genotypes", quiet=asked.output.quiet):
+        inputs = load_group(tables, group, planned, asked.analysis, context["reader"])
     if not inputs.members:
         converged = scan_inputs(tables, inputs, asked, context)
         write_samples(inputs.alignment, asked.output)
@@ -221,12 +223,14 @@ def scan_inputs(
     plan = start_lines(inputs, asked, context["threads"])
     if not output.quiet:
         print("\n".join(plan), flush=True)
-    if solver == "ols":
-        found = least_squares(inputs)
-    elif solver == "exact":
-        found = exactly(inputs, association, asked.analysis)
-    else:
-        found = scored(inputs, association, asked.analysis, known)
+    testing = f"testing {inputs.products.num_variants:,} variants, {len(inputs.phenotypes)} phenotype(s), {solver}"
+    with under_way(testing, quiet=output.quiet):
+        if solver == "ols":
+            found = least_squares(inputs)
+        elif solver == "exact":
+            found = exactly(inputs, association, asked.analysis)
+        else:
+            found = scored(inputs, association, asked.analysis, known)
     told = [f"method {found.method}", *found.lines]
     if not output.quiet:
         print("\n".join(told), flush=True)

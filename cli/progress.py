@@ -2,8 +2,10 @@
 
 import math
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -104,6 +106,26 @@ class Progress:
 
     def close(self) -> None:
         self._bar.close()
+
+
+@contextmanager
+def under_way(phase: str, *, quiet: bool, every: float = EVERY) -> Iterator[None]:
+    """While work goes on that reports no steps of its own, a line on stderr every half minute."""
+    ended, start = threading.Event(), time.perf_counter()
+
+    def tell() -> None:
+        while not ended.wait(every):
+            print(f"progress: {phase}, {duration(time.perf_counter() - start)} so far", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    if not quiet:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if thread.is_alive():
+            thread.join()
 
 
 def state_of(record: Record, h2: float) -> str:

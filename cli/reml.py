@@ -40,6 +40,7 @@ from .outputs import check_outputs, grm_outputs, reml_outputs, trait_prefix, tra
 from .parser import CommandLine
 from .pictures import check_reportable
 from .planned import Planned, check_group, held_here, plan_group, planned_lines
+from .progress import under_way
 from .provenance import provenance
 from .read import Tables, read_tables
 from .relatives import pc_files, pc_lines, pcs_of
@@ -141,7 +142,8 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     converged, run = True, {"threads": threads, "started": started, "several": several}
     with reader_of(analysis, threads, held_here(planned_groups, analysis), asked.say) as reader, table:
         for group, planned in zip(groups, planned_groups, strict=True):
-            inputs = load_group(tables, group, planned, analysis, reader)
+            with under_way("reading genotypes", quiet=asked.following.screen.quiet):
+                inputs = load_group(tables, group, planned, analysis, reader)
             if output.no_fit:
                 write_of_genotypes(inputs, asked)
             else:
@@ -307,7 +309,8 @@ def write_scan(name: str, result: FitResult, inputs: Inputs, asked: Asked, prefi
     if not result.converged:
         print("gpu-reml: no scan, since the fit has not converged", file=sys.stderr)
         return
-    found = scan_files(name, result, inputs, asked.analysis, asked.scan, sets)
+    with under_way("testing sets of variants", quiet=asked.following.screen.quiet):
+        found = scan_files(name, result, inputs, asked.analysis, asked.scan, sets)
     write_beside(prefix, found.files, found.lines, inputs)
 
 

@@ -2,13 +2,15 @@
 
 import os
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from gpu_reml.cli.flags.output import Screen
-from gpu_reml.cli.progress import MeanTraces, Progress, duration
+from gpu_reml.cli.progress import MeanTraces, Progress, duration, under_way
 from gpu_reml.cli.run import run_command, saved_text
 from gpu_reml.reml import Record
 
@@ -96,3 +98,20 @@ def test_an_ended_sparse_run_names_its_own_rounds_and_not_those_of_a_run_before(
     assert sparse.main(["--bfile", "d", "--pheno", "p", "--out", str(tmp_path / "m")]) == 130
     first, second = capsys.readouterr().out.splitlines()
     assert first == "nothing was saved: no round was finished" and second.endswith(f"in {history}")
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_work_that_reports_no_steps_is_said_to_go_on(capsys, quiet):
+    with under_way("testing 10 variants", quiet=quiet, every=0.02):
+        time.sleep(0.15)
+    lines = capsys.readouterr().err.splitlines()
+    time.sleep(0.05)
+    assert capsys.readouterr().err == ""  # nothing is said after its end
+    assert bool(lines) != quiet and set(lines) <= {"progress: testing 10 variants, 0 s so far"}
+
+
+def test_work_that_fails_ends_its_lines_and_keeps_its_error():
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="of the work"), under_way("x", quiet=False, every=0.01):
+        raise ValueError("of the work")
+    assert threading.active_count() == before
