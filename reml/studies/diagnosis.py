@@ -77,14 +77,14 @@ def diagnose(facts: Facts) -> list[Diagnosis]:
 def copies(facts: Facts) -> Diagnosis | None:
     """People who are in the data twice."""
     cohort = facts.cohort
-    if cohort is None or not cohort.told or cohort.with_copy <= COPIES:
+    if cohort is None or cohort.with_copy <= COPIES:
         return None
     return Diagnosis(
         "duplicates",
         "people are in the data twice, or are twins",
         f"{cohort.same} pair(s) among {cohort.num_sampled:,} people looked at have a relationship over 0.8; in all "
         f"people about {cohort.with_copy:.1%} have a copy",
-        "keep one of each pair (--remove takes a list); copies of one record share their residual too, which counts as "
+        "keep one of each pair (--grm-cutoff 0.8 does); copies of one record share their residual too, which counts as "
         "heritability",
     )
 
@@ -99,8 +99,8 @@ def relatives(facts: Facts) -> Diagnosis | None:
         "there are near relatives among the people",
         f"{cohort.near} pair(s) among {cohort.num_sampled:,} people looked at are like parents, children or siblings; "
         f"on average each person has {cohort.with_relative:.2g}",
-        "what families share beside genes counts as heritability: leave one of each pair out (--remove), or fit a "
-        "component of households beside (--grm takes its matrix)",
+        "what families share beside genes counts as heritability: leave one of each pair out (--grm-cutoff 0.05), or "
+        "fit a component of households beside (--random takes a table of them)",
     )
 
 
@@ -116,7 +116,7 @@ def populations(facts: Facts) -> Diagnosis | None:
         "the people are of several populations, which differ in the phenotype",
         f"{len(facts.cohort.held)} principal component(s) hold {facts.cohort.held.sum():.1%} of the relationships, and "
         f"explain {r2:.1%} of the phenotype (p = {p:.2g})",
-        "give principal components as covariates (--qcovar), or analyse the populations apart",
+        "give principal components as covariates (--pca-covar 10), or analyse the populations apart",
     )
 
 
