@@ -30,7 +30,7 @@ from .outputs import GWAS_FILES, check_outputs, log_text, named_outputs, outputs
 from .parser import CommandLine
 from .pictures import check_drawable
 from .plan import backend_for
-from .planned import Planned, check_group, held_here, plan_group, planned_lines
+from .planned import Planned, check_group, plan_group, planned_lines
 from .progress import under_way
 from .read import Tables, read_tables
 from .report import fixed_line
@@ -117,7 +117,7 @@ def gwas_command(line: CommandLine, threads: int) -> bool:
         check_freedom(group.Y, design_of(tables, group))
     converged = True
     context = {"threads": threads, "started": started, "several": len(traits) > 1}
-    with reader_of(analysis, threads, held_here(planned, analysis), asked.say) as reader:
+    with reader_of(analysis, threads, planned, asked.say) as reader:
         for group, each in zip(groups, planned, strict=True):
             converged &= scan_group(tables, group, each, asked, {**context, "reader": reader})
     return converged

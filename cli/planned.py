@@ -11,7 +11,18 @@ from .align import Group, design_of
 from .components import expected_components
 from .flags.analysis import Analysis
 from .model import planned_parts
-from .plan import PROGRAM, Room, Sizes, backend_for, device_plan, host_plan, host_room, memory_lines, sketch_rank
+from .plan import (
+    PROGRAM,
+    Room,
+    Sizes,
+    backend_for,
+    device_plan,
+    host_plan,
+    host_room,
+    memory_lines,
+    sketch_rank,
+    worker_items,
+)
 from .read import Tables
 from .smile import planned_smile
 from .sources import Sources
@@ -124,6 +135,13 @@ def held_here(planned: Sequence[Planned], analysis: Analysis) -> float:
     method = "exact" if estimation.method == "exact" else "stochastic"
     plans = (host_plan(each.sizes, method, estimation, dtype, each.device, each.room) for each in planned)
     return 2**20 * (PROGRAM + max(sum(plan.values()) for plan in plans))
+
+
+def worker_bytes(planned: Planned, analysis: Analysis, workers: int) -> float:
+    """Bytes that each of so many workers takes."""
+    probes, dtype = analysis.estimation.starting_probes, analysis.compute.dtype
+    shared, own = worker_items(planned.sizes, dtype, planned.room, probes)
+    return 2**20 * (PROGRAM + sum(own.values()) + sum(shared.values()) / workers)
 
 
 def planned_lines(planned: Planned, analysis: Analysis) -> list[str]:

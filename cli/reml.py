@@ -39,7 +39,7 @@ from .methods import FAILURES, Following, choose_method, remove_checkpoint, run_
 from .outputs import check_outputs, grm_outputs, reml_outputs, trait_prefix, traits_path, write_samples
 from .parser import CommandLine
 from .pictures import check_reportable
-from .planned import Planned, check_group, held_here, plan_group, planned_lines
+from .planned import Planned, check_group, plan_group, planned_lines
 from .progress import under_way
 from .provenance import provenance
 from .read import Tables, read_tables
@@ -140,7 +140,7 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     order = [phenotype.name for phenotype in tables.phenotypes]
     table = TraitsTable(traits_path(output.out) if several and not output.no_fit else None, order, started)
     converged, run = True, {"threads": threads, "started": started, "several": several}
-    with reader_of(analysis, threads, held_here(planned_groups, analysis), asked.say) as reader, table:
+    with reader_of(analysis, threads, planned_groups, asked.say) as reader, table:
         for group, planned in zip(groups, planned_groups, strict=True):
             with under_way("reading genotypes", quiet=asked.following.screen.quiet):
                 inputs = load_group(tables, group, planned, analysis, reader)

@@ -18,6 +18,7 @@ from gpu_reml.ops.genotypes import CALL_BITS, items_per_row
 from .flags.analysis import Analysis
 from .flags.data import Genotypes
 from .machine import machine_memory
+from .planned import Planned, held_here, worker_bytes
 from .sources import Part, Reader
 
 PIECES = 4  # a filter's count is of so many blocks of a file at a time
@@ -44,10 +45,13 @@ def check_workers(analysis: Analysis, beside: Sequence[str] = ()) -> None:
 
 
 @contextmanager
-def reader_of(analysis: Analysis, threads: int, held: float, say: Callable[[str], Any]) -> Iterator[Reader | None]:
+def reader_of(
+    analysis: Analysis, threads: int, planned: Sequence[Planned], say: Callable[[str], Any]
+) -> Iterator[Reader | None]:
     """What reads genotypes: workers where they are asked for, else None.
 
-    ``threads``: of this machine, which its workers share; ``held``: bytes that this process itself takes.
+    ``threads``: of this machine, which its workers share; ``planned``: what will be fitted.  Raises InputError where
+    the workers' memory cannot hold it.
     """
     asked = analysis.workers
     if not asked.wanted:
@@ -57,11 +61,13 @@ def reader_of(analysis: Analysis, threads: int, held: float, say: Callable[[str]
     if asked.scheduler is not None:
         joined = joined_cluster(asked.scheduler, told)
     else:
-        size = own_size(asked.workers, asked.worker_memory_gib, threads, held)
+        size = own_size(asked.workers, asked.worker_memory_gib, threads, held_here(planned, analysis))
+        check_memory(planned, analysis, size.workers, size.memory)
         joined = local_cluster(size, told)
     with joined as cluster:
         there = cluster.workers()
         memory = min(worker.memory for worker in there) / 2**30
+        check_memory(planned, analysis, len(there), max(worker.memory for worker in there))
         told(f"{len(there)}, each with {memory:.3g} GiB of memory or more; dashboard {cluster.dashboard}")
         yield ReadThere(cluster, asked.shards)
 
@@ -70,6 +76,17 @@ def own_size(workers: int, memory_gib: float, threads: int, held: float) -> Size
     """Threads and memory of every worker on this machine."""
     share = max(0.0, OWN_SHARE * machine_memory() - held) / workers
     return Size(workers, max(1, threads // workers), int(memory_gib * 2**30) if memory_gib else int(share))
+
+
+def check_memory(planned: Sequence[Planned], analysis: Analysis, workers: int, memory: int) -> None:
+    """Raises InputError where a worker of so many, with so many bytes (0: as many as it likes), has too few."""
+    needed = max(worker_bytes(each, analysis, workers) for each in planned)
+    if memory and needed > memory:
+        flag = "--workers" if analysis.workers.workers else "--scheduler"
+        raise io.InputError(
+            f"{flag}: each of {workers} would take about {needed / 2**20:,.0f} MiB and has {memory / 2**20:,.0f}; "
+            "start more, give them more memory, or take fewer --max-probes"
+        )
 
 
 class ReadThere:

@@ -1,6 +1,7 @@
 """GPU tests: skipped with a printed count where there is no device, failures under --require-gpu."""
 
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,6 +53,20 @@ def pytest_terminal_summary(terminalreporter):
     for report in terminalreporter.stats.get("passed", []):
         for line in dict(report.user_properties).get("lines", ()):
             terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def within_two_minutes():
+    """A test that waits for other processes fails where it would wait for ever."""
+
+    def late(_number, _frame):
+        raise TimeoutError("two minutes are over")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")

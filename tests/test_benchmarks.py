@@ -266,3 +266,25 @@ def test_the_table_of_the_readme_is_replaced_and_nothing_else(benchmarks):
     assert once == f"before\n{tools.BEGIN}\n\nnew\n\n{tools.END}\nafter\n" and tools.with_table(once, "new") == once
     with pytest.raises(ValueError, match="once each"):
         tools.with_table("no marks", "new")
+
+
+def test_the_model_of_several_workers_shares_operations_and_sends_blocks_in_rounds(benchmarks):
+    cluster = benchmarks("cluster")
+    rates = cluster.Rates(flops=1e12, bandwidth=1e9, latency=1e-3)
+    n, m, k = 10_000, 100_000, 50
+    one, eight = (cluster.product_seconds(n, m, k, cluster.Setting("", W, rates)) for W in (1, 8))
+    block = 4 * n * k / 1e9
+    assert one.compute == 4 * n * m * k / 1e12 == 8 * eight.compute
+    assert (one.send, eight.send, eight.collect) == pytest.approx((block, 4 * block, 4 * block))
+    narrow = cluster.product_seconds(n, m, k, cluster.Setting("", 8, rates, at_once=2))
+    assert narrow.compute == 4 * eight.compute and narrow.whole > eight.whole
+
+
+def test_the_table_of_large_machines_is_printed_from_the_model(benchmarks, capsys):
+    cluster = benchmarks("cluster")
+    assert cluster.main(["--table"]) == 0
+    printed = capsys.readouterr().out
+    assert "1.25 TB of packed genotypes" in printed
+    for setting in cluster.ELSEWHERE:
+        whole = cluster.product_seconds(*cluster.LARGE, setting).whole
+        assert f"{setting.name:24s}" in printed and f"{whole:7.1f}" in printed

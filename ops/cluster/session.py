@@ -49,7 +49,7 @@ def own_settings(stopped: float) -> dict[str, Any]:
     return {
         "distributed.scheduler.work-stealing": False,
         "distributed.scheduler.worker-ttl": f"{stopped:g} s",
-        "distributed.scheduler.allowed-failures": 20,
+        "distributed.scheduler.allowed-failures": 5,
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,

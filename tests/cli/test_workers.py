@@ -9,6 +9,8 @@ from bed_reader import to_bed
 from gpu_reml.cli.gwas import main as gwas
 from gpu_reml.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("within_two_minutes")
+
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
@@ -108,10 +110,7 @@ def test_a_scan_by_workers_is_that_of_one_process(model, cohort, tmp_path, sched
         (("--workers", "2", "--scheduler", "x.json"), "--scheduler: not allowed with --workers"),
         (("--scheduler", "absent.json"), "absent.json: no such file; it is what a scheduler of dask writes"),
         (("--scheduler", "127.0.0.1:9"), "no scheduler answers at tcp://127.0.0.1:9"),
-        (
-            ("--workers", "1", "--worker-memory-gib", "0.2", "--shards", "1"),
-            "give workers more memory, or take more --shards",
-        ),
+        (("--workers", "1", "--worker-memory-gib", "0.2"), "--workers: each of 1 would take about 231 MiB and has 205"),
     ],
 )
 def test_what_workers_cannot_do_is_said_in_one_line(flags, expected, cohort, tmp_path, capsys, monkeypatch):

@@ -13,6 +13,8 @@ N, M, MEMORY = 201, 1000, 1 << 30
 B = np.random.default_rng(1).standard_normal((N, 3)).astype(np.float32)
 w = np.random.default_rng(2).random(M)
 
+pytestmark = pytest.mark.usefixtures("within_two_minutes")
+
 
 @pytest.fixture(scope="module")
 def expected(cluster, sharded):

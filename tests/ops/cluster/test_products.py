@@ -14,6 +14,8 @@ from gpu_reml.ops.relationship import relationship_matrices
 
 N, M = 201, 1000
 
+pytestmark = pytest.mark.usefixtures("within_two_minutes")
+
 
 def block(k=3, seed=1):
     return np.random.default_rng(seed).standard_normal((N, k))
