@@ -66,6 +66,8 @@ _NOTHING = """
     --lowmem --loocv --force-step1
 1: what is held in memory follows from what there is
     --bsize --nb --lowmem-prefix
+0: the counted allele is A1, which tables name, whatever the order in files
+    --ref-first
 1: there is one algorithm, AI-REML
     --reml-alg
 1: test statistics are calibrated on random variants, and no genetic map is used

@@ -22,7 +22,7 @@ gpu-reml --pfile-list FILE
 give --bfile
     --binary_genotype --bfile1 --genotype --geno-file
 not needed: A1 (column 5 of the .bim; ALT of a .pvar) is counted, and which allele that is does not change h2
-    --ref-first --keep-allele-order --real-ref-alleles --a1-allele --a2-allele --ref-allele --alt-allele
+    --keep-allele-order --real-ref-alleles --a1-allele --a2-allele --ref-allele --alt-allele
     --update-ref-allele
 edit the files by plink2 --make-bed first
     --set-missing-var-ids --set-all-var-ids --new-id-max-allele-len --flip --rm-dup --bmerge --pmerge --pmerge-list
