@@ -310,6 +310,21 @@ def test_a_trait_has_settled_after_a_quarter_of_the_tolerated_step_and_a_hundred
     assert krylov.moved(traits, known, trace, space.dimension, FitSettings())[1] == settled
 
 
+def test_a_record_has_variances_in_units_of_the_trait_and_the_score_before_the_step_in_its_standard_errors(run):
+    space, traits, at, trace = run
+    theta, value = krylov.moved(traits, at, trace, space.dimension, FitSettings())[0].last[0]
+    before = theta + np.array([0.05, -0.03])
+    known = at._replace(last=((before, value),))
+    record = krylov.moved(traits, known, trace, space.dimension, FitSettings())[0].history[0][-1]
+    np.testing.assert_allclose(record.theta, theta * traits.scales[0] ** 2, rtol=1e-12)
+    spectrum = Spectrum(at.run.measures(slice(1))[0], trace, space.dimension)
+    ai, steps = average_information(spectrum, theta), 1e-5 * np.eye(2)
+    slopes = [(loglik(spectrum, before + step) - loglik(spectrum, before - step)) / 2e-5 for step in steps]
+    np.testing.assert_allclose(record.score_norm, np.sqrt(np.sum(np.square(slopes) / np.diag(ai))), rtol=1e-4)
+    np.testing.assert_allclose(record.decrement, (theta - before) @ ai @ (theta - before), rtol=1e-9)
+    assert (record.iteration, record.num_probes) == (6, 8)
+
+
 def test_traces_of_a_look_are_those_of_the_probes_behind_traits_and_fixed_effects(run):
     space, traits, at, trace = run
     assert space.F.shape[1] > 0
