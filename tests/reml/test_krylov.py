@@ -362,6 +362,15 @@ def test_probes_that_meet_the_target_are_left_as_they_are_and_ones_of_unknown_er
     assert wanted(0.11, 0.01, 9, 20, 40)[0] == 20  # shallow probes alone are few
 
 
+def test_the_trait_with_the_largest_error_says_how_many_probes_are_wanted():
+    counts = SimpleNamespace(num_deep=20, num_probes=40)
+    small, large, unknown = (SimpleNamespace(ratio=r, ratio_of_deep=0.7 * r) for r in (0.05, 0.3, np.nan))
+    for found in ([small, large], [large, small]):
+        assert krylov.probes_wanted(found, 9, counts, 10_000, 0.1) == wanted(0.3, 0.21, 9, 20, 40)
+    for found in ([large, unknown], [unknown, large]):  # what is not known may be the largest
+        assert krylov.probes_wanted(found, 9, counts, 10_000, 0.1) == (40, 80)
+
+
 def test_probes_are_added_four_times_at_most(monkeypatch):
     rounds, real = [], krylov.further_probes
     monkeypatch.setattr(krylov, "further_probes", lambda *args: rounds.append(args) or real(*args))
