@@ -118,7 +118,9 @@ def align(
         tuple(rows[taken] for rows in positions),
         y[taken],
         dropped,
-        sample_notes(pd.concat(sources), (phenotype, *covariates), keep, remove),
+        sample_notes(
+            pd.concat(sources), (phenotype, *(each for each in covariates if each.is_of_samples)), keep, remove
+        ),
     )
     _check_analysable(aligned, phenotype)
     return aligned

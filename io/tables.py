@@ -52,6 +52,11 @@ class Covariates(SampleTable):
     notes: tuple[str, ...] = ()
     what: str = "covariates"
 
+    @property
+    def is_of_samples(self) -> bool:
+        """Whether who is in the table should be among the samples, as not all animals of a pedigree need be."""
+        return self.what == "covariates"
+
 
 @dataclass(frozen=True)
 class _KeyedTable:
