@@ -20,6 +20,19 @@ from .flags.analysis import Analysis
 from .inputs import Inputs
 from .sources import Sources
 
+FLAGS = {
+    "keep one of each pair of copies": "--grm-cutoff 0.8",
+    "leave one of each pair of relatives out": "--grm-cutoff 0.05",
+    "fit a component of households beside": "--random FILE",
+    "give principal components as covariates": "--pca-covar 10",
+    "impute them": "--dosage takes what imputation gives",
+    "leave out variants and people that lack many": "--geno, --mind",
+    "give the prevalence": "--prevalence K",
+    "use PCGC": "--method pcgc",
+    "give bins of frequency and LD components of their own": "--maf-bins 0.05,0.2 --ld-bins 4",
+    "fit fewer components": "--merge pools weak ones",
+    "a fit without bounds": "--no-constrain",
+}
 LD_WINDOW = 200  # variants on either side that count for an LD score
 
 
@@ -31,7 +44,15 @@ def diagnosed(name: str, result: Any, inputs: Inputs, analysis: Analysis) -> tup
         result, y, X, inputs.covariance, prevalence=analysis.tests.prevalence, bins=bins_of(inputs),
         genotypes=genotypes, seed=analysis.estimation.seed,
     )  # fmt: skip
-    return facts, diagnose(facts)
+    found = diagnose(facts)
+    return facts, [each._replace(remedy=remedy_in_flags(each.remedy)) for each in found]
+
+
+def remedy_in_flags(remedy: str) -> str:
+    """A remedy with the flags that do what it says."""
+    for words, flags in FLAGS.items():
+        remedy = remedy.replace(words, f"{words} ({flags})")
+    return remedy
 
 
 def expected_lines(sources: Sources, alignment: io.Alignment, analysis: Analysis) -> list[str]:

@@ -84,8 +84,7 @@ def copies(facts: Facts) -> Diagnosis | None:
         "people are in the data twice, or are twins",
         f"{cohort.same} pair(s) among {cohort.num_sampled:,} people looked at have a relationship over 0.8; in all "
         f"people about {cohort.with_copy:.1%} have a copy",
-        "keep one of each pair (--grm-cutoff 0.8 does); copies of one record share their residual too, which counts as "
-        "heritability",
+        "keep one of each pair of copies; those of one record share their residual too, which counts as heritability",
     )
 
 
@@ -99,8 +98,8 @@ def relatives(facts: Facts) -> Diagnosis | None:
         "there are near relatives among the people",
         f"{cohort.near} pair(s) among {cohort.num_sampled:,} people looked at are like parents, children or siblings; "
         f"on average each person has {cohort.with_relative:.2g}",
-        "what families share beside genes counts as heritability: leave one of each pair out (--grm-cutoff 0.05), or "
-        "fit a component of households beside (--random takes a table of them)",
+        "what families share beside genes counts as heritability: leave one of each pair of relatives "
+        "out, or fit a component of households beside",
     )
 
 
@@ -116,7 +115,7 @@ def populations(facts: Facts) -> Diagnosis | None:
         "the people are of several populations, which differ in the phenotype",
         f"{len(facts.cohort.held)} principal component(s) hold {facts.cohort.held.sum():.1%} of the relationships, and "
         f"explain {r2:.1%} of the phenotype (p = {p:.2g})",
-        "give principal components as covariates (--pca-covar 10), or analyse the populations apart",
+        "give principal components as covariates, or analyse the populations apart",
     )
 
 
@@ -128,8 +127,7 @@ def missing_calls(facts: Facts) -> Diagnosis | None:
         "missing",
         "many calls are missing",
         f"{facts.missing:.1%} of the genotypes are missing and count as their variant's mean",
-        "impute them (--dosage takes what imputation gives), or leave out variants and people that lack many "
-        "(--geno, --mind)",
+        "impute them, or leave out variants and people that lack many",
     )
 
 
@@ -139,10 +137,10 @@ def ascertained(facts: Facts) -> Diagnosis | None:
         return None
     if facts.prevalence is None:
         seen = f"{facts.cases:.1%} of the people are cases; h2 is of the observed 0-1 scale"
-        remedy = "give --prevalence; where cases were oversampled use --method pcgc with it, since REML is too low then"
+        remedy = "give the prevalence; where cases were oversampled use PCGC, since REML is too low then"
     elif facts.cases > OVERSAMPLED * facts.prevalence:
         seen = f"{facts.cases:.1%} of the people are cases, of the population {facts.prevalence:.2%}"
-        remedy = "use --method pcgc: REML's h2 of liability is too low where cases were oversampled"
+        remedy = "use PCGC: REML's h2 of liability is too low where cases were oversampled"
     else:
         return None
     return Diagnosis("ascertained", "the phenotype is a disease, and cases were chosen", seen, remedy)
@@ -159,7 +157,7 @@ def hidden_bins(facts: Facts) -> Diagnosis | None:
         "bins",
         "variants of some frequency or LD hold more of the variance than the model gives them",
         f"{name}: p = {facts.bins[name]:.2g} in a score test beside the fitted components (of {len(facts.bins)} bins)",
-        "give bins components of their own: --maf-bins 0.05,0.2 --ld-bins 4 (GREML-LDMS); a single component is biased "
+        "give bins of frequency and LD components of their own (GREML-LDMS); a single component is biased "
         "then, up or down",
     )
 
@@ -182,7 +180,7 @@ def few_samples(facts: Facts) -> Diagnosis | None:
             "there are too few samples for so many components",
             f"{len(wide)} of {len(facts.component_se)} shares have SE over {WIDE:g}, most {worst} with "
             f"{wide[worst]:.2g}",
-            "fit fewer components (--merge pools weak ones), or more samples; their sum is known better",
+            "fit fewer components, or more samples; their sum is known better",
         )
     return None
 
@@ -202,7 +200,7 @@ def at_bound(facts: Facts) -> Diagnosis | None:
             "bound",
             "h2 is at its lower bound",
             f"h2 = {facts.h2:.4g}: all {len(facts.at_bound)} component(s) are at 0",
-            "compare samples and phenotype for mixed-up ids; --no-constrain shows how far below 0 the likelihood rises",
+            "compare samples and phenotype for mixed-up ids; a fit without bounds shows how far below 0 it goes",
         )
     return None
 

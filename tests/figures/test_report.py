@@ -200,3 +200,15 @@ def test_a_plan_says_what_standard_error_to_expect(made, capsys):
         r"SE of h2 to expect: about ([\d.]+), by the relationships of 197 of 197", capsys.readouterr().out
     )
     assert float(expected[1]) == pytest.approx(record["h2"]["se"], rel=0.35)
+
+
+def test_remedies_of_a_command_name_flags_that_there_are():
+    from gpu_reml.cli.diagnoses import FLAGS, remedy_in_flags
+    from gpu_reml.cli.main import make_parser
+    from gpu_reml.reml.studies import diagnosis
+
+    library = re.sub(r'"\s*\n\s*f?"', "", open(diagnosis.__file__).read())
+    assert all(words in library for words in FLAGS)
+    named = {flag for flags in FLAGS.values() for flag in re.findall(r"--[a-z-]+", flags)}
+    assert len(named) > 10 and named <= set(make_parser("").flags)
+    assert remedy_in_flags("impute them, or not") == "impute them (--dosage takes what imputation gives), or not"
