@@ -376,7 +376,7 @@ def test_dominance_has_genetic_values_beside_additive_effects(study, tmp_path):
     out = tmp_path / "d"
     assert fit(study, out, "--dominance", "--compute-effects") == 0
     table = read(out, "random_effect_components.tsv")
-    assert list(table)[2:] == ["data", "dominance"]
+    assert list(table)[2:] == ["data", "dominance", "sample_index"]
     meta = json.loads(out.with_name("d.effect_metadata.json").read_text())
     assert meta["components_without_effects_of_variants"] == ["dominance"]
     assert list(read(out, "snp_effects.tsv"))[6:] == ["TOTAL"]
