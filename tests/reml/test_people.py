@@ -136,16 +136,19 @@ def test_what_is_wrong_with_a_trait_that_not_everybody_has_names_it(cohorts):
 
 
 def settled_probes(monkeypatch, *, steps=4, decrement=0.0, loss=(0.0, 0.0)):
-    """Whether the probes of all have settled for one trait whose last step had this decrement, where their last step
-    changed variances and the log-likelihood by ``loss``."""
+    """Whether the probes of all have settled for two traits, of which one's last step had this decrement, where their
+    last step changed variances and the log-likelihood by ``loss``."""
+    looked = []
     monkeypatch.setattr(krylov_people, "estimate", lambda *_, **__: None)
     monkeypatch.setattr(krylov_people, "loss_of", lambda *_: loss)
-    probes = SimpleNamespace(run=SimpleNamespace(num_steps=steps), quadratures=lambda steps: (steps, None, None))
-    at = SimpleNamespace(
-        history=((SimpleNamespace(decrement=1.0), SimpleNamespace(decrement=decrement)),),
-        run=SimpleNamespace(measures=lambda columns: [None]),
+    probes = SimpleNamespace(
+        run=SimpleNamespace(num_steps=steps), quadratures=lambda k: looked.append(k) or (None, None, None)
     )
-    return krylov_people.probes_settled([SimpleNamespace(cohort=None)], probes, [None], [at], FitSettings())
+    records = [[SimpleNamespace(decrement=value) for value in (1.0, 1.0, last)] for last in (0.0, decrement)]
+    at = SimpleNamespace(history=tuple(map(tuple, records)), run=SimpleNamespace(measures=lambda columns: [None]))
+    settled = krylov_people.probes_settled([SimpleNamespace(cohort=None)], probes, [None], [at], FitSettings())
+    assert set(looked) <= {steps - 1}  # against those of the step before
+    return settled
 
 
 def test_probes_of_all_go_on_until_their_last_step_changed_no_trait_near_its_estimate(monkeypatch):
@@ -159,12 +162,12 @@ def test_probes_of_all_go_on_until_their_last_step_changed_no_trait_near_its_est
 
 def test_the_runs_of_fixed_effects_end_where_no_variance_moves_by_three_in_a_thousand(monkeypatch):
     variances = iter([1.0, 1.0031, 1.0061, 0.0])
-    monkeypatch.setattr(krylov_people, "inverse_of", lambda *_: np.diag([next(variances)]))
-    crowd = SimpleNamespace(cohort=SimpleNamespace(F=np.ones((9, 1)), dimension=8))
+    monkeypatch.setattr(krylov_people, "inverse_of", lambda *_: np.diag([next(variances), 1.0]))
+    crowd = SimpleNamespace(cohort=SimpleNamespace(F=np.eye(9)[:, :2], dimension=8))
     whole = SimpleNamespace(advanced=lambda _, runs: [run._replace(edges=(*run.edges, None)) for run in runs])
     (run,) = krylov_people.settled_fixed(whole, [crowd], [[None]])
     assert run.num_steps == 3
     moving = iter(np.arange(1.0, 99.0))
-    monkeypatch.setattr(krylov_people, "inverse_of", lambda *_: np.diag([next(moving)]))
+    monkeypatch.setattr(krylov_people, "inverse_of", lambda *_: np.diag([next(moving), 1.0]))
     (run,) = krylov_people.settled_fixed(whole, [crowd], [[None]])
     assert run.num_steps == 8  # all that there are
