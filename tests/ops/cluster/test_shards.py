@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpu_reml.ops.cluster.session import PROGRAM, Worker, placed
+from gpu_reml.ops.cluster.session import PROGRAM, Cluster, Worker, placed
 from gpu_reml.ops.cluster.shards import (
     FEWEST,
     MOST_BYTES,
@@ -75,3 +75,28 @@ def test_a_group_that_no_worker_can_hold_is_refused_before_it_is_read():
         placed(nodes, np.array([10, 10, 10, 81]), workers)
     with pytest.raises(ClusterError, match=r"genotypes take .* MiB, and the 2 worker\(s\)"):
         placed(nodes, np.array([60, 60, 60, 60]), workers)
+
+
+class Client:
+    """A scheduler's client that knows no worker."""
+
+    status = "running"
+
+    def scheduler_info(self, n_workers):
+        return {"workers": {}}
+
+
+def test_a_run_that_lost_all_workers_waits_for_others_and_then_ends():
+    said = []
+    cluster = Cluster(Client(), said.append, patience=0.0)
+    cluster._look()
+    assert said == ["no worker is left; waiting 0 s for another"]
+    with pytest.raises(ClusterError, match="no worker is left; start others, and run again with `resume`"):
+        cluster._look()
+
+
+def test_a_run_whose_scheduler_is_gone_says_so():
+    cluster = Cluster(Client(), print)
+    cluster.client.status = "closed"
+    with pytest.raises(ClusterError, match="the scheduler was lost"):
+        cluster._look()
