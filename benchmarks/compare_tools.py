@@ -190,7 +190,8 @@ def table_text(rows: Sequence[Row], cohort: Cohort, reference: Reference, thread
     lines += [
         "",
         f"{cohort.num_samples:,} people, {cohort.num_variants:,} variants, one component; dense REML: h2 "
-        f"{reference.h2:.4f} (SE {reference.h2_se:.4f}). {threads} thread(s) of {processor()}, {date.today():%B %Y}. "
+        f"{reference.h2:.4f} (SE {reference.h2_se:.4f}). {threads} thread(s) of {processor()}, "
+        f"{date.today():%B %Y}, while {os.getloadavg()[0]:.1f} other tasks ran on the machine on average. "
         f"Not installed where this was measured: {', '.join(missing) or 'none'}; no command line is known here for "
         f"{', '.join(NO_RECIPE)}.",
     ]
