@@ -1,7 +1,7 @@
 """From traits to their results by the reduced model: begin or resume, go round, and report at the end.
 
 Cost of the end: Lanczos steps of s columns for the log-determinant, few, as each fold is preconditioned by the other's
-chain; a pass of G + 1 columns for the last information; c + 1 columns of solves for the fixed effects.
+chain; half a pass of G + 1 columns for the last information; c + 1 columns of solves for the fixed effects.
 """
 
 from collections.abc import Callable

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..hooks import Hooks
 from ..inference import mc_covariance_of_theta
-from ..linalg import columns, take_columns
+from ..linalg import Block, columns, take_columns, times
 from ..monte_carlo import LEAST_PROBES
 from ..probes import Probes
 from ..result import Record, Status
@@ -43,6 +43,7 @@ NEARBY = 0.1  # standard errors that theta may move by before images off the bas
 TRUSTED = 0.3  # the same of a trait's solve at the theta moved to
 SMALL_STEP = 0.1  # standard errors, from which a fit may end below its Monte-Carlo error
 FAR_OFF = 8.0  # times y's tolerance, from where y's residual alone would take many rounds
+LEADING = 0.1  # of the largest square of a combination of images, from which one joins
 HALVINGS = 5  # of a move that the basis does not answer for
 MOST_ROUNDS = 400
 RANGE = (0.05, 1.0)  # of what tolerances are multiplied by
@@ -158,9 +159,9 @@ def with_residuals(problem: Problem, state: State) -> tuple[Model, Growth]:
     late, active, before = y_left > y_tolerance(problem), looked_at[wrong], model.basis.size
     unsolved = late or bool(len(active))
     if unsolved:
-        # y's residual is a combination of the images off the basis, at any theta near: far off and alone, they all join
+        # y's residual is a combination of the images off the basis, at any theta near: far off and alone, they join
         alone = not len(active) and y_left > FAR_OFF * y_tolerance(problem)
-        of_y = columns(walk.off.residual, walk.off.images) if alone else walk.off.residual
+        of_y = columns(walk.off.residual, leading_images(walk)) if alone else walk.off.residual
         new = of_y.shape[1] * late + len(active)
         if not has_room(problem, model, new, model.B.shape[1]):
             model = smaller(problem, model, V, A)
@@ -173,6 +174,15 @@ def with_residuals(problem: Problem, state: State) -> tuple[Model, Growth]:
         unsolved or len(looked_at) < model.num_probes - known,
         max(y_left, errors.max(initial=0.0)),
     )
+
+
+def leading_images(walk: Walk) -> Block:
+    """(n, r) the combinations of the images off the basis that carry most of y's residual, at thetas near: all count as
+    much as the mean at least, since small ones may grow."""
+    weights = np.abs(walk.theta[:-1])
+    weights = np.maximum(weights, weights.mean())
+    values, vectors = np.linalg.eigh(walk.off.gram * np.outer(weights, weights))
+    return times(walk.off.images, weights[:, None] * vectors[:, values > LEADING * values[-1]])
 
 
 def is_near(walk: Walk, theta: np.ndarray, other: np.ndarray) -> bool:

@@ -28,10 +28,11 @@ from gpu_reml.reml.cross_fit import controlled_traces, fixed_controls, fold_of, 
 from gpu_reml.reml.engines import reduced_end, reduced_fit, reduced_search
 from gpu_reml.reml.engines.reduced import empty_basis, extended, new_directions, reduced_v
 from gpu_reml.reml.engines.reduced_end import log_determinant
-from gpu_reml.reml.engines.reduced_fit import Checked, accuracy, ended, state_at
+from gpu_reml.reml.engines.reduced_fit import Checked, accuracy, ended, leading_images, state_at
 from gpu_reml.reml.engines.reduced_fit import with_residuals as with_residuals_of
 from gpu_reml.reml.engines.reduced_model import first_model, grown, prepare, probe_residuals, probe_solutions
 from gpu_reml.reml.engines.reduced_point import (
+    Outside,
     controls_at,
     information,
     off_the_basis,
@@ -39,7 +40,7 @@ from gpu_reml.reml.engines.reduced_point import (
     residual_near,
     y_residual,
 )
-from gpu_reml.reml.engines.reduced_search import curvature_at, mc_covariance, resampled_covariance
+from gpu_reml.reml.engines.reduced_search import Walk, curvature_at, mc_covariance, resampled_covariance
 from gpu_reml.reml.inference import bounded_covariance, mc_covariance_of_theta
 from gpu_reml.reml.reduced_matrices import ReducedMatrices
 from gpu_reml.reml.result import Status
@@ -460,3 +461,17 @@ def test_a_component_whose_score_is_three_errors_below_zero_at_its_bound_has_an_
         found = mc_covariance(problem, model, walk._replace(theta=theta, point=point._replace(score=score)))
         ends.append(np.sqrt(found[1, 1]))
     assert ends[0] > ends[1] > 0.1 * ends[0] and ends[2] == 0.0
+
+
+def test_of_the_images_off_the_basis_the_combinations_that_carry_most_of_the_residual_join():
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((200, 4)) * [1.0, 1.0, 0.05, 1.0]
+    images[:, 1] = images[:, 0] + 0.01 * images[:, 1]  # two components whose images are nearly the same
+    for theta in ([0.4, 0.4, 0.4, 0.0, 1.0], [-0.4, -0.4, -0.4, 0.0, 1.0]):
+        theta = np.array(theta)
+        residual = -images @ theta[:4, None]
+        off = Outside(residual, 1.0, theta, images, images.T @ images, np.ones(4))
+        found = leading_images(Walk(0, theta, off))
+        assert found.shape == (200, 2)  # one of the pair, and one whose variance is 0 now; none of the small one
+        left = residual - found @ np.linalg.lstsq(found, residual)[0]
+        assert np.linalg.norm(left) < 0.05 * np.linalg.norm(residual)
