@@ -99,11 +99,11 @@ def test_the_source_archive_holds_what_the_wheel_is_made_of(site, tmp_path):
     assert {"pyproject.toml", "README.md", "root/reports/page.html", "root/py.typed"} <= names
 
 
-def test_importing_the_package_takes_less_than_a_second_of_a_processor():
-    timed = "import time; start = time.process_time(); import gpu_reml, gpu_reml.cli.main; "
-    command = [sys.executable, "-c", f"{timed}print(time.process_time() - start)"]
-    taken = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(2)]
-    assert min(taken) < 1.0
+def test_importing_the_command_loads_nothing_large_that_a_fit_may_do_without():
+    """Each of these takes from a tenth of a second to a second."""
+    large = ("scipy.stats", "matplotlib", "jinja2", "distributed", "dask", "sklearn", "rdata", "bed_reader")
+    code = f"import sys, gpu_reml.cli.reml\nassert not set(sys.modules) & set({large}), set(sys.modules) & set({large})"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_type_checker_knows_what_an_installed_package_offers(site, tmp_path):

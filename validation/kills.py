@@ -30,6 +30,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CASES = {"one component": (), "four components": ("--vc-block-sizes", "500,500,500,500"), "merge": ("--merge",)}
 CASES["merge"] = (*CASES["four components"], *CASES["merge"], "--z-cutoff", "100")
 AT_ONCE = 8
+OF_THE_RUN = ("seconds", "settings", "created_at", "run")  # what is of a run, and not of its results
 NO_TIMES = re.compile(r"\b[\d.]+ s\b")
 
 
@@ -72,7 +73,7 @@ def content_of(folder: Path) -> dict[str, object]:
 def _content(path: Path) -> object:
     if path.suffix == ".json":
         record = json.loads(path.read_text())
-        return {key: value for key, value in record.items() if key not in ("seconds", "settings", "created_at")}
+        return {key: value for key, value in record.items() if key not in OF_THE_RUN}
     if path.suffix == ".npy":
         return path.read_bytes()
     lines = [NO_TIMES.sub("", line) for line in path.read_text().splitlines() if "resum" not in line]

@@ -7,7 +7,7 @@ cost does not grow with the cohort.
 from typing import NamedTuple
 
 import numpy as np
-from scipy import linalg, stats
+from scipy import linalg, special
 
 from gpu_reml.ops import PackedGenotypes
 from gpu_reml.ops.genotypes import take_variants
@@ -83,7 +83,7 @@ class CohortSample(NamedTuple):
             return 0.0, 1.0
         on = self.axes.T @ y
         r2, left = float(on @ on / (y @ y)), len(y) - 1 - k
-        return r2, float(stats.f.sf(r2 / k / ((1 - r2) / left), k, left))
+        return r2, float(special.fdtrc(k, left, r2 / k / ((1 - r2) / left)))
 
 
 def sample_cohort(genotypes: PackedGenotypes, seed: int = 0, drawn_from: tuple[int, int] | None = None) -> CohortSample:

@@ -6,7 +6,7 @@ from scipy import stats
 
 from gpu_reml.reml import draw_probes, fit, fit_exact, haseman_elston
 from gpu_reml.reml.monte_carlo import LEAST_PROBES, covariance_of_mean, error_of_mean, widening
-from gpu_reml.reml.studies.effects import _mean_and_error
+from gpu_reml.reml.studies.effects import mean_and_error
 from gpu_reml.reml.studies.loco import shrunken_means
 from gpu_reml.validation.small import covariance_of, make_cohort
 
@@ -58,7 +58,7 @@ def test_few_first_probes_are_added_to_until_their_error_is_known():
 
 def test_reliability_and_calibration_say_so_as_well():
     values = np.random.default_rng(1).standard_normal((15, 3))
-    assert np.isnan(_mean_and_error(values.sum(axis=0), (values**2).sum(axis=0), np.ones((30, 15)))[1]).all()
+    assert np.isnan(mean_and_error(values.sum(axis=0), (values**2).sum(axis=0), np.ones((30, 15)))[1]).all()
     se = shrunken_means(values, np.arange(15) % 3, 3).errors
     assert np.isnan(se).all()
     many = np.random.default_rng(1).standard_normal((18, 1))
