@@ -20,6 +20,8 @@ from .flags.analysis import Analysis
 from .inputs import Inputs
 from .sources import Sources
 
+LIKELY_H2 = 0.5  # for which a plan says what standard error to expect
+
 FLAGS = {
     "keep one of each pair of copies": "--grm-cutoff 0.8",
     "leave one of each pair of relatives out": "--grm-cutoff 0.05",
@@ -79,8 +81,9 @@ def expected_lines(sources: Sources, alignment: io.Alignment, analysis: Analysis
     if not (genotypes.inv_sd > 0).any():
         return []
     cohort = sample_cohort(genotypes, analysis.estimation.seed, (n, m))
-    expected = cohort.expected_se()
-    line = f"SE of h2 to expect: about {expected:.2g}, by the relationships of {len(people):,} of {n:,} samples"
+    expected = cohort.expected_se(LIKELY_H2)
+    line = f"SE of h2 to expect: about {expected:.2g} if h2 is {LIKELY_H2:g}, by the relationships of "
+    line += f"{len(people):,} of {n:,} samples"
     if expected > WIDE:
         line += f"; that is too large to say much: {n * expected / GOOD_SE:,.0f} such samples would give {GOOD_SE:g}"
     return [line]

@@ -131,7 +131,8 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     planned_groups = [planned_group(tables, group, asked) for group in groups]
     if analysis.compute.plan:
         for group, planned in zip(groups, planned_groups, strict=True):
-            said = [*planned_lines(planned, analysis), *expected_lines(tables.sources, group.alignment, analysis)]
+            first, *memory = planned_lines(planned, analysis)
+            said = [first, *expected_lines(tables.sources, group.alignment, analysis), *memory]
             print("\n".join([*said, *plan_notes(line, REML, planned.backend)]), flush=True)
         return True
     for group in members:

@@ -47,7 +47,10 @@ def pytest_runtest_setup(item):
 
 
 def pytest_terminal_summary(terminalreporter):
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "gpu" in report.keywords]
+    # what is skipped before a module is collected has no keywords
+    skipped = [
+        report for report in terminalreporter.stats.get("skipped", []) if "gpu" in getattr(report, "keywords", ())
+    ]
     if skipped:
         terminalreporter.write_line(f"{len(skipped)} gpu tests skipped: {cuda_unavailable_reason()}")
     for report in terminalreporter.stats.get("passed", []):

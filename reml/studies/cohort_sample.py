@@ -57,23 +57,24 @@ class CohortSample(NamedTuple):
         """Of all people, how many copies each has on average."""
         return 2 * self.same / self.num_sampled * (self.num_samples - 1) / max(1, self.num_sampled - 1)
 
-    def expected_se(self, num_fixed: int = 1) -> float:
-        """SE of h2 that so many people give where h2 is small: sqrt(2 / (n^2 var K_ij)).
+    def expected_se(self, h2: float = 0.0, num_fixed: int = 1) -> float:
+        """SE of h2 that so many people give: sqrt(2 / (n var w)) for w = (l - 1) / (1 + h2 (l - 1)) over eigenvalues l
+        of their relationships.
 
-        Source: Visscher et al. 2014, PLoS Genet. 10:e1004269, with the variance of relationships as it is here.
+        Eigenvalues of all n are those of 1 / var K_ij independent variants, and 1 +- r of pairs of relatives; of
+        populations they are few and large, and tell next to nothing more.  Where h2 and n are small it is sqrt(2 / (n^2
+        var K_ij)).
+        Source: Visscher et al. 2014, PLoS Genet. 10:e1004269, with the spectrum of Marchenko & Pastur 1967.
         """
         n = self.num_samples - num_fixed
-        return float(np.sqrt(2 / (n * (n - 1) * self.pair_variance)))
-
-    @property
-    def pair_variance(self) -> float:
-        """Variance of the relationships of all pairs, relatives among them, by all variants."""
-        return self.spread + self._excess
-
-    @property
-    def _excess(self) -> float:
-        s = self.num_sampled
-        return (self.same * 1.0 + self.near * 0.25) / (s * (s - 1) / 2) + float((self.held**2).sum())
+        values, shares = marchenko_pastur(n * self.spread)
+        w = (values - 1) / (1 + h2 * (values - 1))
+        pairs = self.num_samples * (self.num_samples - 1) / max(1, self.num_sampled * (self.num_sampled - 1))
+        known = n * (shares @ w**2 - (shares @ w) ** 2)
+        for found, r in ((self.same, 1.0), (self.near, 0.5)):
+            of_pair = (r / (1 + h2 * r)) ** 2 + (r / (1 - h2 * r)) ** 2
+            known += min(found * pairs, n / 2) * of_pair  # each person is in one pair
+        return float(np.sqrt(2 / known))
 
     def explained_by_populations(self, residuals: np.ndarray) -> tuple[float, float]:
         """R2 of the phenotype (n,), its fixed effects taken out, on the axes of populations, and p of the F test."""
@@ -84,6 +85,14 @@ class CohortSample(NamedTuple):
         on = self.axes.T @ y
         r2, left = float(on @ on / (y @ y)), len(y) - 1 - k
         return r2, float(special.fdtrc(k, left, r2 / k / ((1 - r2) / left)))
+
+
+def marchenko_pastur(ratio: float, num_points: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """(eigenvalues, their shares) of X X' / m for n people and m independent variants, n / m = ``ratio``; mean 1."""
+    angles = (np.arange(num_points) + 0.5) * np.pi / num_points
+    values = 1 + ratio + 2 * np.sqrt(ratio) * np.cos(angles)
+    shares = 2 * np.sin(angles) ** 2 / values / num_points
+    return np.append(values, 0.0), np.append(shares, max(0.0, 1 - shares.sum()))
 
 
 def sample_cohort(genotypes: PackedGenotypes, seed: int = 0, drawn_from: tuple[int, int] | None = None) -> CohortSample:

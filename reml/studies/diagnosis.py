@@ -19,6 +19,7 @@ from .scan import scan
 # prevalence; p of sets of variants, over the number of sets; a standard error of h2.
 COPIES, RELATIVES, MISSING, OVERSAMPLED, STRUCTURED, HIDDEN, WIDE = 0.002, 0.05, 0.02, 1.5, 1e-3, 1e-4, 0.15
 REPLICATES = 64  # of the test of sets
+LARGEST_H2 = 0.95  # for which a standard error is foreseen: at 1 two copies of a person would tell all
 GOOD_SE = 0.05  # a standard error of h2 that most questions need
 
 
@@ -166,7 +167,10 @@ def few_samples(facts: Facts) -> Diagnosis | None:
     """Standard errors too large to say anything."""
     wide = {name: se for name, se in facts.component_se.items() if se > WIDE}
     if facts.se > WIDE:
-        expected = "" if facts.cohort is None else f"; {facts.cohort.expected_se():.2g} was to be expected of them"
+        expected = ""
+        if facts.cohort is not None:
+            likely = facts.cohort.expected_se(min(max(facts.h2, 0.0), LARGEST_H2))
+            expected = f"; {likely:.2g} was to be expected of them"
         return Diagnosis(
             "samples",
             "there are too few samples",

@@ -197,7 +197,7 @@ def test_a_plan_says_what_standard_error_to_expect(made, capsys):
     flags = ["--bfile", f"{folder}/data", "--pheno", f"{folder}/pheno.txt", "--device", "cpu", "--plan"]
     assert main([*flags, "--out", f"{folder}/plan"]) == 0
     expected = re.search(
-        r"SE of h2 to expect: about ([\d.]+), by the relationships of 197 of 197", capsys.readouterr().out
+        r"SE of h2 to expect: about ([\d.]+) if h2 is 0.5, by the relationships of 197 of 197", capsys.readouterr().out
     )
     assert float(expected[1]) == pytest.approx(record["h2"]["se"], rel=0.35)
 

@@ -9,6 +9,7 @@ from gpu_reml.reml.studies.cohort_sample import sample_cohort
 from gpu_reml.reml.studies.diagnosis import frequency_and_ld_bins
 from gpu_reml.validation import diagnosis_study as study
 from gpu_reml.validation import simulate_cohort
+from gpu_reml.validation.haplotypes import Haplotypes
 
 QUICK = ["duplicates", "structure", "rare variants", "made of genotypes", "few samples"]
 PLAIN = Facts(num_samples=5000, h2=0.4, se=0.05, component_se={"component_000": 0.05})
@@ -65,6 +66,20 @@ def test_the_expected_standard_error_is_that_of_a_fit_where_h2_is_small():
     direct = np.sqrt(2 / (1000 * 999 * K[np.triu_indices(1000, 1)].var()))
     assert expected == pytest.approx(direct, rel=0.05)
     assert expected == pytest.approx(fit_exact(y, np.ones((1000, 1)), K).h2.se[-1], rel=0.15)
+
+
+def test_the_expected_standard_error_is_that_of_a_fit_of_people_with_few_independent_variants():
+    """As mice have: eigenvalues far from 1, so that a large h2 is known less well than a small one."""
+    people = simulate_cohort(900, 2000, 3, missing_rate=0.0, haplotypes=Haplotypes(num_founders=8, switch_rate=0.002))
+    Z = study.standardised(people.counts)
+    rng = np.random.default_rng(0)
+    K = Z @ Z.T / 2000
+    expected = sample_cohort(standardise([pack(people.counts)], 900))
+    for h2 in (0.0, 0.6):
+        u = Z @ rng.standard_normal(2000) / np.sqrt(2000)
+        y = np.sqrt(h2) * u + np.sqrt(1 - h2) * rng.standard_normal(900)
+        found = fit_exact(y, np.ones((900, 1)), K)
+        assert expected.expected_se(float(found.h2.estimate[-1])) == pytest.approx(found.h2.se[-1], rel=0.25)
 
 
 def test_a_sample_counts_what_was_put_in_whoever_is_drawn():
