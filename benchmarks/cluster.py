@@ -184,11 +184,11 @@ def overhead(prefix: Path, columns: int, repeats: int) -> None:
     file = read_bed(prefix)
     n, m = file.num_samples, file.num_variants
     B, w = block(n, columns), np.ones(m)
-    alone = timed(make_products(load_genotypes([file]), "cpu"), B, w, None, repeats)
     with products_on(prefix, 2, 1) as products:
         cluster = products.cluster
         both = timed(products, B, w, cluster, repeats)
         bandwidth, latency = rates_of(products, B)
+    alone = timed(make_products(load_genotypes([file]), "cpu"), B, w, None, repeats)
     model = product_seconds(n, m, columns, Setting("here", 2, Rates(np.inf, bandwidth, latency)))
     print(f"n={n} m={m} k={columns}: a product takes seconds (CPU seconds of all processes)")
     print(f"  one process of two threads  {alone[0]:.3f} ({alone[1]:.3f})")
