@@ -103,7 +103,7 @@ def bins_of(inputs: Inputs) -> tuple[list[str], np.ndarray] | None:
 
 def diagnosis_lines(found: list[Diagnosis]) -> list[str]:
     """As a person reads them in the log."""
-    return [f"odd: {each.problem}: {each.evidence}. {each.remedy}" for each in found]
+    return [f"odd: {each.problem} ({each.evidence}). What to do: {each.remedy}" for each in found]
 
 
 def spectrum_record(facts: Facts) -> dict[str, list[float]] | None:

@@ -381,7 +381,7 @@ def host_plan(
         if plan.basis:
             items["small matrices"] = algebra_bytes(work)
         return {name: size / 2**20 for name, size in items.items()}
-    items["tile"] = tile_bytes(sizes, dtype)
+    items["decoded block"] = tile_bytes(sizes, dtype)
     if method == "exact":
         items["matrices"] = exact_memory(
             n, G, np.dtype(dtype).itemsize if sizes.parts else 8
@@ -405,7 +405,7 @@ def memory_lines(planned, method: str, estimation: Estimation, dtype: str) -> li
     line = (
         f"memory about {sum(host.values()) + PROGRAM:.0f} MiB: "
         + ", ".join(f"{name} {size:.0f}" for name, size in host.items())
-        + f", program {PROGRAM}"
+        + f", program {PROGRAM} (in MiB)"
     )
     most = planned.probes(estimation.max_probes)
     if method == "stochastic" and planned.basis is not None and most > estimation.first_probes:
@@ -430,7 +430,7 @@ def worker_lines(planned, estimation: Estimation, dtype: str) -> list[str]:
         if count < 0
         else f"{alone + between / count:.0f} MiB each"
     )
-    return [f"memory of the {f'{count} ' if count > 0 else ''}workers about {each}: {told}, program {PROGRAM}"]
+    return [f"memory of the {f'{count} ' if count > 0 else ''}workers about {each}: {told}, program {PROGRAM} (in MiB)"]
 
 
 def backend_for(compute: Compute) -> str:

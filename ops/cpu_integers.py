@@ -56,7 +56,7 @@ class IntegerProducts(CpuProducts):
     def arithmetic(self) -> str:
         """What multiplies, in words for a log."""
         kind = f"{self.kernels.instruction}, {self.digits} digits"
-        return f"products in integers ({kind}) of more than {self.fused_columns} columns, in float32 of fewer"
+        return f"products of more than {self.fused_columns} columns in integers ({kind}), of fewer in float32"
 
     def zt(self, B: np.ndarray) -> np.ndarray:
         """Z' B, (n, k) -> (m, k); half a pass."""

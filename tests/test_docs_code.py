@@ -175,6 +175,26 @@ def test_other_commands_of_the_pages_name_modules_and_flags_that_there_are():
     assert seen > 15
 
 
+def printed_as(block, text):
+    """Whether a command printed these lines: their words, and their numbers to three digits."""
+
+    number = re.compile(r"\d+(\.\d+)?%?")
+
+    def read(line):
+        words = line.split()
+        return (
+            [word for word in words if not number.fullmatch(word)],
+            [float(word.rstrip("%")) for word in words if number.fullmatch(word)],
+        )
+
+    printed = [read(line) for line in text.splitlines()]
+    wanted = [read(line) for line in block.splitlines() if line]
+    return all(
+        any(words == have and numbers == pytest.approx(found, rel=1e-3) for have, found in printed)
+        for words, numbers in wanted
+    )
+
+
 def test_the_tutorial_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     for package in NEED.values():
         pytest.importorskip(package)
@@ -182,10 +202,12 @@ def test_the_tutorial_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     for line in commands_of(page):
         assert run(line, tmp_path, monkeypatch) == 0, line
     text = capsys.readouterr().out
-    assert "SE of h2 to expect" in text and "the trait's h2 is" in text
+    assert "SE of h2 to expect" in text and "the trait's h2 is 0.4975" in text
     for language, code in blocks(page)[1]:
         if language == "python":
             exec(compile(code, page.name, "exec"), {})
+        else:
+            assert printed_as(code, text)
     made = {"one.hsq", "one.report.html", "ldms.enrichment.tsv", "ldms.tests.tsv", "ldms.svg", "again.html"}
     assert made <= {path.name for path in tmp_path.iterdir()}
 

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     if code:
         return code
     record = json.loads((directory / "height.json").read_text())
-    print("\nestimates beside the simulated truth (cm^2):\n")
+    print("\nestimates beside the simulated truth (variances in cm^2, h2 as a share):\n")
     print(comparison(record, json.loads((directory / "truth.json").read_text())))
     return 0
 

@@ -98,9 +98,9 @@ def relatives(facts: Facts) -> Diagnosis | None:
         "relatives",
         "there are near relatives among the people",
         f"{cohort.near} pair(s) among {cohort.num_sampled:,} people looked at are like parents, children or siblings; "
-        f"on average each person has {cohort.with_relative:.2g}",
-        "what families share beside genes counts as heritability: leave one of each pair of relatives "
-        "out, or fit a component of households beside",
+        f"on average each person has {cohort.with_relative:.2g} such relatives",
+        "leave one of each pair of relatives out, or fit a component of households beside, since what families share "
+        "beside genes counts as heritability",
     )
 
 

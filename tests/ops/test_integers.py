@@ -279,7 +279,7 @@ def test_the_best_instruction_is_taken_or_the_one_that_the_environment_names(mon
         monkeypatch.setitem(backend.ARITHMETIC, name, value)
     monkeypatch.setenv("GPU_REML_PRODUCTS", wanted)
     products = make_products(genotypes_of(12, 100, 50), "cpu")
-    integers = f"products in integers ({taken}, 3 digits) of more than 816 columns, in float32 of fewer"
+    integers = f"products of more than 816 columns in integers ({taken}, 3 digits), of fewer in float32"
     assert products.arithmetic == ("float32 products" if taken is None else integers)
 
 
