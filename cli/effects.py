@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpu_reml import io
-from gpu_reml.io.model import Model, digest, fixed_terms, model_bytes
+from gpu_reml.io.documents import digest
+from gpu_reml.io.model import Model, fixed_terms
+from gpu_reml.io.model_file import model_pieces
 from gpu_reml.reml import FitResult, default_rank, draw_probes, layout_of, make_projected_core
 from gpu_reml.reml.linalg import orthonormal_basis
 from gpu_reml.reml.precondition import ProjectedCore, complement_traces
@@ -21,7 +23,7 @@ from gpu_reml.reml.studies.effects import (
 )
 
 from .cross_validate import cross_validation_files
-from .effects_files import VariantEffects, effect_files
+from .effects_files import NO_VARIANTS, VariantEffects, effect_files
 from .flags.analysis import Analysis
 from .flags.effects import Effects as EffectFlags
 from .flags.effects import NewSamples
@@ -29,23 +31,16 @@ from .flags.predict import NewTables
 from .inputs import Inputs
 from .level_files import Wanted, level_files, saved_levels
 from .outputs import model_path
-from .pieces import GROUP
-from .predict_run import (
-    NewData,
-    NewFiles,
-    Scoring,
-    predict,
-    prediction_files,
-    prediction_lines,
-    read_new_files,
-)
+from .predict_files import prediction_files, prediction_lines
+from .predict_run import NewData, NewFiles, Scoring, predict, read_new_files
 from .report import STANDARDISATION
 from .sources import prefixes_of
 
-# The values of these components in other samples do not follow from effects of single alleles.
-NOT_SAVED = ("dominance", "single_step")
-OWN_MATRICES = ("grm", "mgrm", "pedigree")
 NEW_TABLES = ("qcovar", "covar")
+NOT_SAVED = (
+    "--dominance: a model with dominance cannot be saved or predict other samples, as its values do not follow from "
+    "effects of single alleles; leave out --save-model and --prediction-*, --compute-effects gives its genetic values"
+)
 
 
 class Further(NamedTuple):
@@ -76,7 +71,7 @@ class FileSettings(NamedTuple):
 class Outcome(NamedTuple):
     """``files``: path and content, to be written together.  ``lines``: what to print."""
 
-    files: dict[str, str | bytes]
+    files: dict[str, Any]
     lines: list[str]
 
 
@@ -110,7 +105,8 @@ def check_effects(further: Further, analysis: Analysis) -> None:
     if new.prediction_bfile and new.prediction_pfile:
         raise io.InputError("--prediction-bed-prefix, --prediction-pgen-prefix: give only one of them")
     if asked.save_model or new.given:
-        _check_components(analysis)
+        if analysis.terms.dominance:
+            raise io.InputError(NOT_SAVED)
     if new.given:
         _check_new(new, analysis)
     if asked.save_model:
@@ -122,23 +118,6 @@ def check_folds(inputs: Inputs, folds: int | None) -> None:
     n = inputs.alignment.num_samples
     if folds and folds > n:
         raise io.InputError(f"--cv {folds}: more folds than the {n} analysed samples")
-
-
-def _check_components(analysis: Analysis) -> None:
-    """Refuse before a long fit what could not be saved after it."""
-    terms = analysis.terms
-    names = NOT_SAVED if analysis.genotypes.given else (*NOT_SAVED, *OWN_MATRICES, "random")
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(terms, name)]
-    if given:
-        raise io.InputError(_not_saved(", ".join(given)))
-
-
-def _not_saved(what: str) -> str:
-    return (
-        f"{what}: models with dominance or --single-step, and those without genotypes, cannot be saved or predict "
-        "other samples; leave out --save-model and --prediction-*, --compute-effects gives their genetic values, also "
-        "of samples without phenotypes"
-    )
 
 
 def _new_flag(name: str) -> str:
@@ -165,7 +144,7 @@ def _check_new(new: NewSamples, analysis: Analysis) -> None:
 
 def new_files(new: NewSamples) -> NewFiles:
     """The tables of the predicted samples."""
-    return read_new_files(NewTables(qcovar=new.prediction_qcovar, covar=new.prediction_covar), ())
+    return read_new_files(NewTables(qcovar=new.prediction_qcovar, covar=new.prediction_covar))
 
 
 def after_fit(
@@ -178,7 +157,7 @@ def after_fit(
     Cost: a solve of 1 + c columns (:func:`~gpu_reml.reml.studies.effects.effects`), and half a pass for every scale of
     effects of variants; --reliability a solve of N columns, --cv one of K.
     """
-    files: dict[str, str | bytes] = {}
+    files: dict[str, Any] = {}
     lines: list[str] = []
     asked, seed, prefix = further.effects, analysis.estimation.seed, record.prefix
     if further.solves:
@@ -196,7 +175,7 @@ def after_fit(
         model = make_model(name, result, found, of_variants, inputs, record.settings) if saved else None
         if asked.save_model:
             path = model_path(asked.save_model, prefix.removeprefix(further.out).removeprefix("."))
-            files[path] = model_bytes(model)
+            files[path] = model_pieces(model)
             lines.append(f"model: {path}")
         if further.new.given:
             predicted, more = predict_new(model, further.new, inputs, analysis, prefix)
@@ -269,29 +248,23 @@ def make_model(
     settings: dict[str, Any],
 ) -> Model:
     """The model of a fit: effects of variants, fixed effects, and what they were estimated from."""
-    own = () if of_variants is None else of_variants.names
-    others = result.names[len(own) :]
-    levels = saved_levels(found, inputs)
-    told = {level.name for level in levels}
-    kinds = zip(others, inputs.model.kinds[len(own) :], strict=True)
-    unlike = [name for name, kind in kinds if kind != GROUP and name not in told]
-    if unlike or of_variants is None:
-        raise io.InputError(_not_saved(f"component(s) {', '.join(unlike or others)}"))
-    genotypes, proportions, h2 = inputs.products.genotypes, inputs.model.proportions, result.heritabilities[0][1]
+    genotypes = () if inputs.products is None else (inputs.products.genotypes,)
+    of_variants = of_variants or NO_VARIANTS
+    proportions, h2 = inputs.model.proportions, result.heritabilities[0][1]
     about: dict[str, Any] = {
         "version": version("gpu-reml"),
         "method": result.method,
         "converged": result.converged,
         "loglik": result.loglik,
         "h2": {"estimate": h2.estimate[0], "se": h2.se[0]},
-        "num_variants_analysed": genotypes.num_variants,
+        "num_variants_analysed": sum(each.num_variants for each in genotypes),
         "standardisation": of_variants.standardisation,
         "mean_proportions": dict(zip(inputs.model.ancestries, proportions.tolist(), strict=True)),
         "solve_residual": found.solve_residual,
         "hashes": {
             "phenotype": digest(inputs.Y[:, inputs.phenotypes.index(name)]),
             "covariates": digest(inputs.design.X),
-            "genotypes": digest(genotypes.mean, genotypes.inv_sd, genotypes.num_called),
+            "genotypes": digest(*(array for g in genotypes for array in (g.mean, g.inv_sd, g.num_called))),
         },
         "settings": {key: value for key, value in settings.items() if value not in (None, [], False)},
     }
@@ -299,7 +272,7 @@ def make_model(
         name,
         of_variants.names,
         of_variants.scales,
-        (*others, *result.residual_names),  # other samples are in groups of their own, whose effects are 0 on average
+        (*result.names[len(of_variants.names) :], *result.residual_names),
         result.theta,
         result.se,
         inputs.alignment.samples[["fid", "iid"]].reset_index(drop=True),
@@ -310,7 +283,7 @@ def make_model(
         of_variants.effects,
         fixed_terms(inputs.design, found.fixed.estimate, found.fixed.covariance),
         about,
-        levels,
+        saved_levels(found, inputs),
     )
 
 

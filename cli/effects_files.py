@@ -58,6 +58,12 @@ class VariantEffects(NamedTuple):
         return -(self.effects.T @ self.mean)
 
 
+NO_VARIANTS = VariantEffects(
+    (), (), pd.DataFrame(columns=["chrom", "id", "bp", "a1", "a2"]), np.zeros(0), np.zeros(0),
+    sparse.csr_array((0, 0)), "no variants",
+)  # fmt: skip
+
+
 def effect_files(
     prefix: str,
     name: str,

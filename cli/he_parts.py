@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from gpu_reml import io, ops
-from gpu_reml.io.model import digest
+from gpu_reml.io.documents import digest
 from gpu_reml.io.parts import part_path, parts_of_run, read_part, write_part
 from gpu_reml.ops.cluster.shards import Node, nodes_of_owners, shard_edges, summed, summed_nodes
 from gpu_reml.ops.ld import take_rows

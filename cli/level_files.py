@@ -53,23 +53,22 @@ def level_files(prefix: str, found: Effects, inputs: Inputs, terms: Terms, wante
 
 
 def saved_levels(found: Effects, inputs: Inputs) -> tuple[LevelValues, ...]:
-    """Values of people and animals for a saved model: of all of a pedigree or of a matrix, of the analysed people where
-    a dense matrix has more than 11,000."""
+    """Values of what samples belong to, for a saved model: groups, people with records, animals of a pedigree, and all
+    people of a matrix, or the analysed ones where a dense matrix has more than 11,000."""
     saved, covariance = [], inputs.covariance
     others = people_of_matrices(inputs, found.names)
     own = 0 if inputs.model.of_variants is None else len(inputs.model.of_variants.names)
-    kinds = inputs.model.kinds
     for g in range(own, len(found.names)):
-        name = found.names[g]
+        name, is_group = found.names[g], inputs.model.kinds[g] == GROUP
         levels = others.get(name) or find_levels(covariance, g)
-        if kinds[g] == GROUP or (levels is None and name not in inputs.model.matrices):
+        if levels is None and name not in inputs.model.matrices:
             continue
         if levels is None:
             labels, values = person_labels(inputs.alignment.samples), found.random[:, g]
         else:
             labels, values = levels.labels, level_values(found.theta, found.Py, covariance, levels)
-        by = "person" if all("\t" in str(label) for label in labels) else "animal"
-        saved.append(LevelValues(name, by, tuple(map(str, labels)), values))
+        by = "person" if all("\t" in str(label) for label in labels) else "group" if is_group else "animal"
+        saved.append(LevelValues(name, by, tuple(map(str, labels)), values, not is_group))
     return tuple(saved)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from .flags.compute import Device
-from .flags.data import ONE_FILESET
 from .flags.effects import Matching
 from .flags.predict import NewTables, Pieces, Predicted, PredictOutput
 from .parser import Need, Parser
@@ -21,6 +20,8 @@ example:
 Variants are found by id, else by chromosome and position; swapped alleles and other strands are set right and counted.
 A variant that is not there, or a genotype that is missing, is the mean of the samples that the model was fitted to.
 Components by ancestry or environment need those of the predicted samples: --admix-q, --gxe.
+Animals, people of a matrix and people with records have the values that the fit gave them; --random names groups.
+A model without effects of variants needs no genotypes: all whom it knows are predicted.
 With --pheno the accuracy is reported, which is that of new samples only if none of them was in the fit.
 
 exit codes: 0 done, 2 invalid input or unwritable output, 4 device lost or out of memory, 130 interrupted,
@@ -36,10 +37,7 @@ def make_predict_parser(number: str) -> Parser:
         epilog=EPILOG,
         example="--model height.npz --bfile other --out other",
         first=FIRST,
-        needs=(
-            Need("--model FILE", ("--model",)),
-            ONE_FILESET,
-        ),
+        needs=(Need("--model FILE", ("--model",)),),
     )
     parser.add_argument("--version", action="version", version=f"gpu-reml {number}")
     parser.add_flags("genotypes; several files are pieces of one genome", Pieces, Matching)
@@ -54,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     line = make_predict_parser(version("gpu-reml")).read(argv)
 
     def command(threads: int) -> bool:
-        from .predict_run import predict_command
+        from .predict_command import predict_command
 
         return predict_command(line)
 

@@ -1,29 +1,22 @@
-"""The work of ``gpu-reml-predict``, and of a prediction at the end of gpu-reml: read, match, score, write."""
+"""A prediction, of ``gpu-reml-predict`` or at the end of gpu-reml: who, from which tables, with which values."""
 
 from dataclasses import replace
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from gpu_reml import io, ops
+from gpu_reml import io
 from gpu_reml.io.harmonise import Matching, harmonise
-from gpu_reml.io.ids import SampleTable, locate, sample_keys
-from gpu_reml.io.model import Model, read_model
+from gpu_reml.io.ids import SampleTable, first_ids, locate, sample_keys
+from gpu_reml.io.model import Model
 from gpu_reml.io.samples import listed_out, sample_notes
 from gpu_reml.io.scoring import complete_samples, complete_scales, fixed_columns, genetic_values, scale_columns
 from gpu_reml.reml.studies.accuracy import Accuracy, accuracy
 
-from .effects_files import scale_record
-from .flags.compute import Device
-from .flags.effects import Matching as MatchingFlags
-from .flags.predict import NewTables, Pieces, Predicted, PredictOutput
-from .outputs import PREDICTION_FILES, check_outputs, log_text, outputs_of
-from .parser import CommandLine
+from .flags.model import groups_among
+from .flags.predict import NewTables, Pieces, Predicted
 from .sources import joined_variants, prefixes_of
-from .unused import PREDICT, Decided, notes_on_flags
 from .wording import counts_in_flags, notes_in_flags
 
 
@@ -31,12 +24,13 @@ class NewFiles(NamedTuple):
     """What is known of the predicted samples beside genotypes.
 
     ``ancestries``: a column for each of the model's, by name.  An environment is looked for in ``environments`` before
-    the covariates, a covariate the other way round, as in the fit.
+    the covariates, a covariate the other way round, as in the fit.  ``groups``: categorical, by the model's names.
     """
 
     covariates: tuple[io.Covariates, ...] = ()
     ancestries: io.Covariates | None = None
     environments: io.Covariates | None = None
+    groups: tuple[io.Covariates, ...] = ()
 
     @property
     def all_environments(self) -> tuple[io.Covariates, ...]:
@@ -51,11 +45,29 @@ class NewFiles(NamedTuple):
     @property
     def notes(self) -> list[str]:
         """Notes of the tables."""
-        return [note for table in (*self.all_covariates, *_given(self.ancestries)) for note in table.notes]
+        return [note for table in self.tables for note in table.notes]
+
+    @property
+    def tables(self) -> list[io.Covariates]:
+        """All of them."""
+        return [*self.all_covariates, *_given(self.ancestries), *self.groups]
+
+    def groups_of(self, samples: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Column of groups -> (n,) the level of each sample, None where it is not known."""
+        found = {}
+        for table in self.groups:
+            rows = locate(samples, table)
+            for name, column in table.values.items():
+                found[name] = np.where(rows >= 0, column.to_numpy(object)[rows], None)
+        return found
 
 
 def _given(table: SampleTable | None) -> tuple:
     return () if table is None else (table,)
+
+
+NOTHING_MATCHED = Matching(*(np.zeros(0, np.int64),) * 2, np.zeros(0, bool), 0, (), ())
+KNOWN = {"person": "its people", "animal": "the animals of its pedigree", "group": "its levels"}
 
 
 class NewData(NamedTuple):
@@ -79,7 +91,8 @@ class Scoring(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """``fixed`` (n,) and ``y`` (n,) may be None; y has NaN where it is missing.  ``dropped``: fid, iid, reason."""
+    """``random`` (n, p) values of the ``parts``; ``fixed`` (n,) and ``y`` (n,) may be None, y has NaN where it is
+    missing.  ``dropped``: fid, iid, reason."""
 
     samples: pd.DataFrame
     fixed: np.ndarray | None
@@ -89,6 +102,7 @@ class Prediction(NamedTuple):
     matching: Matching
     accuracy: Accuracy | None
     notes: tuple[str, ...]
+    parts: tuple[str, ...]
 
     @property
     def predicted(self) -> np.ndarray:
@@ -96,45 +110,12 @@ class Prediction(NamedTuple):
         return self.fixed + self.random.sum(axis=1)
 
 
-def model_file(path: str) -> str:
-    """The file that ``--save-model path`` wrote: it may have added .npz."""
-    return f"{path}.npz" if not Path(path).exists() and Path(f"{path}.npz").exists() else path
-
-
-def predict_command(line: CommandLine) -> bool:
-    """Predict and write two files; True, as there is nothing to converge."""
-    asked, tables, output = (kind.of(line.values) for kind in (Predicted, NewTables, PredictOutput))
-    pieces, device = Pieces.of(line.values), Device.of(line.values)
-    io.check_writable(output.out)
-    check_asked(asked, tables)
-    model = read_model(model_file(asked.model))
-    data = read_new_data(model, pieces, tables, asked)
-    written = outputs_of(PREDICTION_FILES, [(output.out, f"--out {output.out}")])
-    check_outputs(written, line, [path for file in data.files for path in file.paths])
-    scoring = Scoring(
-        pieces.dosage,
-        MatchingFlags.of(line.values).ambiguous,
-        asked.genetic_only,
-        ops.resolve_backend(device.named_device),
-        np.dtype(device.dtype).type,
-    )
-    found = predict(model, data, scoring)
-    found = found._replace(notes=(*found.notes, *notes_on_flags(line, PREDICT, Decided())))
-    files = prediction_files(output.out, model, found, {"model_file": asked.model, "settings": line.values})
-    told = prediction_lines(model, found)
-    files[f"{output.out}.prediction.log"] = log_text("gpu-reml-predict", told)
-    io.write_all(files)
-    if not output.quiet:
-        print("\n".join([f"gpu-reml-predict {version('gpu-reml')}", *told]))
-        print(f"written: {output.out}{{{','.join(path.removeprefix(output.out) for path in files)}}}", flush=True)
-    return True
-
-
 def check_asked(asked: Predicted, tables: NewTables) -> None:
     """Raises InputError for flags that contradict each other."""
-    if asked.genetic_only and (tables.qcovar or tables.covar):
+    if asked.genetic_only and (tables.qcovar or tables.covar or tables.random):
         raise io.InputError(
-            "--genetic-only: takes no covariates; leave out --qcovar and --covar (environments are given by --gxe)"
+            "--genetic-only: takes no covariates or groups; leave out --qcovar, --covar and --random (environments are "
+            "given by --gxe)"
         )
     if (asked.pheno_name or asked.mpheno) and not asked.pheno:
         raise io.InputError("--pheno-name, --mpheno: there is no table of phenotypes; give --pheno")
@@ -147,21 +128,25 @@ def read_new_data(model: Model, pieces: Pieces, tables: NewTables, asked: Predic
         *(io.read_pgen(prefix) for prefix in prefixes_of(pieces.pfile)),
         *([io.read_bgen(pieces.bgen, pieces.sample)] if pieces.bgen else []),
     ]
-    if not files:
-        raise io.InputError("--bfile, --pfile: name at least one prefix")
+    if not files and len(model.variants):
+        raise io.InputError(
+            f"genotypes: the model has effects of {len(model.variants)} variants; give the predicted samples by "
+            "--bfile, --pfile or --bgen"
+        )
     if tables.gxe and not model.environments:
         raise io.InputError("--gxe: no component of the model is scaled by an environment; leave it out")
     return NewData(
         tuple(files),
-        read_new_files(tables, model.ancestries),
+        read_new_files(tables, model),
         read_new_phenotype(model, asked) if asked.pheno else None,
         io.read_sample_list(asked.keep) if asked.keep else None,
         io.read_sample_list(asked.remove) if asked.remove else None,
     )
 
 
-def read_new_files(named: NewTables, ancestries: tuple[str, ...]) -> NewFiles:
-    """The tables that are named; ``ancestries``: the model's."""
+def read_new_files(named: NewTables, model: Model | None = None) -> NewFiles:
+    """The tables that are named, with what the ``model`` needs; None for one that is still to be fitted."""
+    ancestries = () if model is None else model.ancestries
     if not named.admix_q and (named.admix_fam or named.admix_component_names):
         raise io.InputError("--admix-fam, --admix-component-names: have no meaning without --admix-q")
     given = ((named.qcovar, "quantitative"), (named.covar, "categorical"))
@@ -169,7 +154,24 @@ def read_new_files(named: NewTables, ancestries: tuple[str, ...]) -> NewFiles:
         tuple(io.read_covariates(path, kind) for path, kind in given if path),
         read_ancestries(named.admix_q, named.admix_fam, named.admix_component_names, ancestries),
         io.read_covariates(named.gxe, "quantitative") if named.gxe else None,
+        read_groups(named.random, () if model is None else model.groups),
     )
+
+
+def read_groups(text: str | None, known: tuple[str, ...]) -> tuple[io.Covariates, ...]:
+    """Tables of groups, with the columns that the model has effects of; InputError for one with none of them."""
+    found = []
+    for path in groups_among(text):
+        table = io.read_covariates(path, "categorical")
+        names = [name for name in table.values.columns if name in known]
+        if not names:
+            there = f"effects of {', '.join(known)}" if known else "no effects of groups"
+            raise io.InputError(
+                f"{path}: has groups {', '.join(map(str, table.values.columns))}, and the model {there}; name the "
+                "columns as in the fit, or leave --random out"
+            )
+        found.append(replace(table, values=table.values[names]))
+    return tuple(found)
 
 
 def read_ancestries(
@@ -215,40 +217,52 @@ def read_new_phenotype(model: Model, asked: Predicted) -> io.Phenotype:
 def predict(model: Model, data: NewData, scoring: Scoring) -> Prediction:
     """Fixed and genetic values of the samples that can be predicted; accuracy where phenotypes are given."""
     tables = data.tables
+    if scoring.genetic_only:
+        if not any(level.genetic for level in model.levels) and not model.components:
+            raise io.InputError("--genetic-only: the model has effects of groups alone; leave it out")
+        model = model.genetic_only()
     samples, rows, dropped = choose_samples(model, data, scoring.genetic_only)
-    matching = harmonise(model.variants, joined_variants(data.files), scoring.ambiguous)
-    matching = replace(matching, counts=counts_in_flags(matching.counts), notes=notes_in_flags(matching.notes))
+    matching = NOTHING_MATCHED
+    if len(model.variants):
+        matching = harmonise(model.variants, joined_variants(data.files), scoring.ambiguous)
+        matching = replace(matching, counts=counts_in_flags(matching.counts), notes=notes_in_flags(matching.notes))
     fixed, X = None, np.ones((len(samples), 1))
     if not scoring.genetic_only:
         X = fixed_columns(model.fixed, tables.all_covariates, samples)
         fixed = X @ model.fixed.estimate
-    scale = scale_columns(model.scales, tables.ancestries, tables.all_environments, samples)
-    random = scale * genetic_values(
-        model, data.files, rows, matching, dosage=scoring.dosage, backend=scoring.backend, dtype=scoring.dtype
-    )
-    of_levels, told = level_columns(model, samples)
+    random = np.zeros((len(samples), 0))
+    if len(model.variants):
+        options = {"dosage": scoring.dosage, "backend": scoring.backend, "dtype": scoring.dtype}
+        scale = scale_columns(model.scales, tables.ancestries, tables.all_environments, samples)
+        random = scale * genetic_values(model, data.files, rows, matching, **options)
+    of_levels, told = level_columns(model, samples, tables)
     random = np.hstack([random, of_levels])
     y, measured = None, None
-    genotyped = pd.concat([file.samples for file in data.files])
-    tabled = [*tables.all_covariates, *_given(tables.ancestries), *_given(data.phenotype)]
+    people = pd.concat([file.samples for file in data.files]) if data.files else samples
     notes = [*(note for file in data.files for note in file.notes), *tables.notes]
-    notes += sample_notes(genotyped, tabled, data.keep, data.remove)
+    notes += sample_notes(people, [*tables.tables, *_given(data.phenotype)], data.keep, data.remove)
     notes += told
     notes += ancestry_notes(model, tables.ancestries, samples)
     if data.phenotype is not None:
         y, measured, more = measure(model, data.phenotype, samples, fixed, random, X)
         notes += more
-    return Prediction(samples, fixed, random, y, dropped, matching, measured, notes_in_flags(notes))
+    return Prediction(samples, fixed, random, y, dropped, matching, measured, notes_in_flags(notes), model.parts)
 
 
-def level_columns(model: Model, samples: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
-    """(n, L) values of samples by their ids, and a note where some are not among the model's people or animals."""
-    columns, notes = np.zeros((len(samples), len(model.levels))), []
+def level_columns(model: Model, samples: pd.DataFrame, tables: NewFiles) -> tuple[np.ndarray, list[str]]:
+    """(n, L) values by what samples belong to, and a note where the model does not know that of some."""
+    columns, notes, groups = np.zeros((len(samples), len(model.levels))), [], tables.groups_of(samples)
     for k, level in enumerate(model.levels):
-        columns[:, k], absent = level.of(samples)
-        if absent:
-            who = "animals of its pedigree" if level.by == "animal" else "people of its matrix"
-            notes.append(f"{level.name}: {absent} of {len(samples)} samples are not among the {who}, and have 0 of it")
+        rows = level.rows_of(samples, groups)
+        columns[:, k], absent = level.of(rows), int((rows < 0).sum())
+        if absent and level.by == "group" and level.name not in groups:
+            notes.append(
+                f"{level.name}: no table of it is given, and all samples have 0 of it; --random FILE names one"
+            )
+        elif absent:
+            notes.append(
+                f"{level.name}: {absent} of {len(samples)} samples are not among {KNOWN[level.by]}, and have 0 of it"
+            )
     return columns, notes
 
 
@@ -262,11 +276,34 @@ def ancestry_notes(model: Model, ancestries: io.Covariates | None, samples: pd.D
     return [f"mean ancestry {'; '.join(told)}"]
 
 
+def people_to_predict(model: Model, data: NewData) -> pd.DataFrame:
+    """fid, iid of the first genotype file's samples; without one the people and animals that the model knows, with the
+    FIDs that the fit and the tables have for them, else 0; where it knows none, those of the first table of groups."""
+    if data.files:
+        return data.files[0].samples[["fid", "iid"]].reset_index(drop=True)
+    known = pd.concat([level.people for level in model.levels], ignore_index=True)
+    if known.empty:
+        if not data.tables.groups:
+            raise io.InputError(
+                f"--random: the model has effects of {', '.join(model.groups)} alone; give their levels"
+            )
+        return data.tables.groups[0].samples[["fid", "iid"]].drop_duplicates().reset_index(drop=True)
+    tables = [*data.tables.tables, *_given(data.phenotype), *_given(data.keep), *_given(data.remove)]
+    named = pd.concat([known[known["fid"] != ""], model.samples, *(t.samples for t in tables if t.has_fid)])
+    named = named[["fid", "iid"]].drop_duplicates()
+    twice = named[named["iid"].isin(known["iid"]) & named["iid"].duplicated(keep=False)]
+    alone = known["fid"] == ""
+    if alone.any() and len(twice):
+        raise io.InputError(f"animals have several FIDs ({first_ids(twice)}); they are matched by IID, so give one FID")
+    fid = known["iid"].map(named.drop_duplicates("iid").set_index("iid")["fid"]).fillna("0")
+    return known.assign(fid=known["fid"].where(~alone, fid)).drop_duplicates(ignore_index=True)
+
+
 def choose_samples(
     model: Model, data: NewData, genetic_only: bool
 ) -> tuple[pd.DataFrame, list[np.ndarray], pd.DataFrame]:
-    """Samples in the order of the first file, their rows in every file, and who is left out for which reason."""
-    first = data.files[0].samples[["fid", "iid"]].reset_index(drop=True)
+    """Samples in order, their rows in every genotype file, and who is left out for which reason."""
+    first = people_to_predict(model, data)
     reason = np.full(len(first), "", dtype=object)
 
     def mark(mask: np.ndarray, text: str) -> None:
@@ -323,74 +360,3 @@ def measure(
     total = random[known].sum(axis=1)
     part = fixed[known] if fixed is not None else np.full(len(total), y[known].mean() - total.mean())
     return y, accuracy(y[known], part, total, X[known]), notes
-
-
-def prediction_table(model: Model, found: Prediction) -> pd.DataFrame:
-    """FID, IID, parts and sum, phenotype, and every component's part where there are several."""
-    table = found.samples.rename(columns={"fid": "FID", "iid": "IID"})
-    if found.fixed is not None:
-        table["fixed_effect"] = found.fixed
-    table["random_effect"] = found.random.sum(axis=1)
-    if found.fixed is not None:
-        table["y_pred"] = found.predicted
-    if found.y is not None:
-        table["y"] = found.y
-    if len(model.parts) > 1:
-        for g, name in enumerate(model.parts):
-            table[f"random_{name}"] = found.random[:, g]
-    return table
-
-
-def prediction_files(prefix: str, model: Model, found: Prediction, context: dict[str, Any]) -> dict[str, str]:
-    """Path and content of the two files."""
-    record = {
-        "version": version("gpu-reml"),
-        "phenotype": model.phenotype,
-        "n_samples": len(found.samples),
-        "n_components": len(model.parts),
-        "components": model.parts,
-        "multiplied_by": [scale_record(scale) for scale in model.scales],
-        "units": "phenotype units",
-        "parts": {
-            "fixed_effect": "X b, the intercept included",
-            "random_effect": "sum of (count of a1 - mean of the fit's samples) times effect; missing genotype = mean; "
-            "every component times what multiplies it",
-            "y_pred": "fixed_effect + random_effect",
-        },
-        "samples": {
-            "predicted": len(found.samples),
-            "dropped": {str(k): int(v) for k, v in found.dropped["reason"].value_counts().items()},
-        },
-        "variants": {
-            "in_model": found.matching.num_model,
-            "matched": found.matching.num_matched,
-            **dict(found.matching.counts),
-        },
-        "accuracy": None if found.accuracy is None else found.accuracy._asdict(),
-        "notes": [*found.matching.notes, *found.notes],
-        "files": {"prediction": f"{prefix}.prediction.tsv"},
-        **context,
-    }
-    return {
-        f"{prefix}.prediction.tsv": io.table_text(prediction_table(model, found)),
-        f"{prefix}.prediction_metadata.json": io.json_text(record),
-    }
-
-
-def prediction_lines(model: Model, found: Prediction) -> list[str]:
-    """What was done, as a person reads it."""
-    reasons = "; ".join(f"{count} {reason}" for reason, count in found.dropped["reason"].value_counts().items())
-    lines = [
-        f"phenotype {model.phenotype}: {len(found.samples)} samples predicted, {len(found.dropped)} dropped"
-        + (f" ({reasons})" if reasons else ""),
-        *found.matching.lines(),
-    ]
-    if found.accuracy is not None:
-        a = found.accuracy
-        lines += [
-            f"accuracy in {a.n} samples: correlation {a.correlation:.4f} "
-            f"({a.level:.0%} interval {a.lower:.4f} to {a.upper:.4f}), R2 {a.r2:.4f}",
-            f"  covariates alone R2 {a.r2_covariates:.4f}, genetic values add {a.r2_incremental:.4f}; "
-            f"slope on genetic values {a.slope:.3f}",
-        ]
-    return [*lines, *(f"note: {note}" for note in found.notes)]

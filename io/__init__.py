@@ -48,7 +48,8 @@ from .harmonise import Matching, harmonise
 from .ids import SampleTable
 from .intervals import components_from_intervals
 from .ld_scores import read_ld_scores
-from .model import FixedTerms, Model, Scale, fixed_terms, read_model, write_model
+from .model import FixedTerms, Model, Scale, fixed_terms
+from .model_file import read_model, write_model
 from .null_models import NullModel, NullModels, null_bytes, read_null
 from .pedigree_files import PedigreeFile, read_pedigree
 from .pgen import PgenFile, read_pgen

@@ -1,19 +1,16 @@
 """The state of a long fit on disk: one .npz file, written whole or not at all."""
 
-import hashlib
-import json
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .archives import load_npz, parse_json
+from .documents import Kind, document_pieces, read_document, unlike
 from .errors import InputError
-from .writers import write_streams
+from .writers import write_all
 
-VERSION = 2
+REMEDY = "remove it and run without `resume`"
+CHECKPOINT = Kind("gpu-reml checkpoint", 3, "checkpoint", "not a checkpoint", REMEDY, REMEDY)
 
 
 def write_checkpoint(path: str | Path, fingerprint: dict[str, Any], skeleton: Any, arrays: list[np.ndarray]) -> None:
@@ -22,10 +19,8 @@ def write_checkpoint(path: str | Path, fingerprint: dict[str, Any], skeleton: An
     Raises:
         OutputError: the file cannot be written; the last good checkpoint is still there.
     """
-    head = json.dumps({"version": VERSION, "fingerprint": fingerprint, "skeleton": skeleton})
     named = {f"array_{i}": array for i, array in enumerate(arrays)}
-    members = {"head": np.array(head), "sha256": np.array(_checksum(head, named)), **named}
-    write_streams({Path(path): _npz_pieces(members)})
+    write_all({Path(path): document_pieces(CHECKPOINT, {"fingerprint": fingerprint, "skeleton": skeleton}, named)})
 
 
 def read_checkpoint(path: str | Path, fingerprint: dict[str, Any]) -> tuple[Any, list[np.ndarray]] | None:
@@ -36,20 +31,12 @@ def read_checkpoint(path: str | Path, fingerprint: dict[str, Any]) -> tuple[Any,
     """
     if not Path(path).exists():
         return None
-    remedy = "remove it and run without `resume`"
-    named = load_npz(path, "checkpoint", "not a checkpoint", remedy)
-    text, checksum = (str(named.pop(name, "")) for name in ("head", "sha256"))
-    head = parse_json(text, f"{path}: not a checkpoint: head")
-    if not isinstance(head, dict) or head.get("version") != VERSION:
-        raise InputError(f"{path}: not a checkpoint of this version; {remedy}")
-    if checksum != _checksum(text, named):
-        raise InputError(f"{path}: its contents are not those that were written (SHA-256 differs); {remedy}")
+    head, named = read_document(path, CHECKPOINT)
     keys = [f"array_{i}" for i in range(len(named))]
     whole = set(keys) == set(named) and isinstance(head.get("fingerprint"), dict)
     if not whole or not _is_skeleton(head.get("skeleton"), len(keys)):
-        raise InputError(f"{path}: not a whole checkpoint; {remedy}")
-    now, then = json.loads(json.dumps(fingerprint)), head["fingerprint"]
-    different = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
+        raise InputError(f"{path}: not a whole checkpoint; {REMEDY}")
+    different = unlike(fingerprint, head["fingerprint"])
     if different:
         raise InputError(
             f"{path}: the checkpoint is of another analysis ({', '.join(different)} differ); run without `resume`, or "
@@ -67,40 +54,3 @@ def _is_skeleton(value: Any, num_arrays: int) -> bool:
     if set(value) != {"kind", "items"} or not isinstance(value["items"], list):
         return False
     return isinstance(value["kind"], str) and all(_is_skeleton(item, num_arrays) for item in value["items"])
-
-
-class _Pieces(list):
-    """A file to write to, which keeps what was written until it is taken."""
-
-    def write(self, data) -> int:
-        self.append(bytes(data))
-        return len(data)
-
-    def flush(self) -> None:
-        """Everything written is here."""
-
-    def taken(self) -> list[bytes]:
-        pieces = self.copy()
-        self.clear()
-        return pieces
-
-
-def _npz_pieces(members: dict[str, np.ndarray]) -> Iterator[bytes]:
-    """What :func:`numpy.savez` writes of arrays, array by array."""
-    pieces = _Pieces()
-    with zipfile.ZipFile(pieces, "w") as archive:
-        for name, array in members.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
-            yield from pieces.taken()
-    yield from pieces.taken()
-
-
-def _checksum(head: str, arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 of the document, and of every array with its name, type and shape."""
-    state = hashlib.sha256(head.encode())
-    for name, array in arrays.items():
-        array = np.ascontiguousarray(array)
-        state.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        state.update(array.reshape(-1).view(np.uint8))
-    return state.hexdigest()

@@ -22,7 +22,7 @@ from .headings import family_first
 from .ids import first_ids, repeated
 from .stamps import Stamp, check_unchanged, stamp_of_map
 from .text import WHITESPACE, read_text_table
-from .writers import write_streams
+from .writers import write_all
 
 ENTRY = np.dtype("<f4")
 KINDS = ("bin", "gz", "sp")  # of files of entries
@@ -324,7 +324,7 @@ def write_grm(
         "N.bin": rows_of_counts,
         "id": _when_unchanged(stamps, ids.encode()),
     }
-    write_streams({Path(f"{prefix}.grm.{suffix}"): chunks for suffix, chunks in contents.items()})
+    write_all({Path(f"{prefix}.grm.{suffix}"): chunks for suffix, chunks in contents.items()})
 
 
 def _when_unchanged(stamps: Sequence[Stamp], content: bytes) -> Iterator[bytes]:

@@ -1,46 +1,19 @@
-"""A fitted model in one file, from which genetic values and phenotypes of other samples are predicted.
+"""A fitted model, from which genetic values and phenotypes of other samples are predicted."""
 
-The file is a NumPy .npz: the arrays, and a JSON document beside them that says what they are.  One file, so that it is
-whole or absent and can be moved; no pickles, so that loading it runs nothing; readable by ``numpy.load`` alone.
-Strings are UTF-8 bytes, one a line.  A SHA-256 of everything is checked when it is read.
-"""
-
-import hashlib
-import io
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from .archives import load_npz, parse_json
 from .design import INTERCEPT, Design
 from .errors import InputError
-from .writers import json_text, write_all
+from .ids import rows_among
 
-FORMAT, VERSION = "gpu-reml model", 1
-SUFFIX = ".npz"
-_HEAD = "model.json"
-_TEXTS = ("samples.fid", "samples.iid", "variants.chrom", "variants.id", "variants.a1", "variants.a2")
-_ARRAYS = {  # the arrays of a file and their types
-    "Py": "f8",
-    "theta": "f8",
-    "theta_se": "f8",
-    "variants.bp": "i8",
-    "variants.mean": "f8",
-    "variants.inv_sd": "f8",
-    "effects.data": "f8",
-    "effects.indices": "i4",
-    "effects.indptr": "i8",
-    "fixed.estimate": "f8",
-    "fixed.covariance": "f8",
-}
-_TABLE = ("chrom", "id", "bp", "a1", "a2")
 ScaleKind = Literal["ancestry", "environment"]
+LevelKind = Literal["person", "animal", "group"]
 
 
 @dataclass(frozen=True)
@@ -110,27 +83,46 @@ class Scale:
 
 @dataclass(frozen=True)
 class LevelValues:
-    """Values of people or animals by descent or a given matrix, phenotyped or not: ``values`` (q,) in phenotype units.
+    """Values of a component that is no variants', phenotyped or not: ``values`` (q,) in phenotype units.
 
-    ``labels`` (q,): FID and IID with a tab between, or the IID alone where ``by`` is "animal".
+    ``by``: what a sample has one by.  "person": ``labels`` (q,) are FID and IID with a tab between; "animal": the IID
+    alone; "group": levels of the categorical column ``name``.  ``genetic``: whether these are genetic values, as those
+    of groups and of permanent environments are not.
     """
 
     name: str
-    by: Literal["person", "animal"]
+    by: LevelKind
     labels: tuple[str, ...]
     values: np.ndarray
+    genetic: bool = True
 
     def __post_init__(self):
-        if self.by not in ("person", "animal") or self.values.shape != (len(self.labels),):
-            raise ValueError(f"levels {self.name}: expected a value for each of {len(self.labels)} people or animals")
+        if self.by not in get_args(LevelKind) or self.values.shape != (len(self.labels),):
+            raise ValueError(f"levels {self.name}: expected a value for each of {len(self.labels)} people or levels")
         if not np.isfinite(self.values).all() or len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"levels {self.name}: expected finite values of different people or animals")
+            raise ValueError(f"levels {self.name}: expected finite values of different people or levels")
+        if self.by == "person" and not all(label.count("\t") == 1 for label in self.labels):
+            raise ValueError(f"levels {self.name}: expected FID and IID of people with a tab between")
 
-    def of(self, samples: pd.DataFrame) -> tuple[np.ndarray, int]:
-        """(n,) values of samples (fid, iid), 0 for those that are not there, and how many these are."""
-        keys = samples["iid"] if self.by == "animal" else samples["fid"] + "\t" + samples["iid"]
-        rows = pd.Index(self.labels).get_indexer(pd.Index(keys))
-        return np.where(rows >= 0, self.values[rows], 0.0), int((rows < 0).sum())
+    @property
+    def people(self) -> pd.DataFrame:
+        """fid (empty where the IID alone is known) and iid of the people or animals (q,); none of groups."""
+        if self.by == "group":
+            return pd.DataFrame({"fid": [], "iid": []}, dtype=str)
+        pairs = [label.split("\t") if self.by == "person" else ("", label) for label in self.labels]
+        return pd.DataFrame(pairs, columns=["fid", "iid"], dtype=str)
+
+    def rows_of(self, samples: pd.DataFrame, groups: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(n,) int64 where samples (fid, iid) are among the labels, -1 where they are not; ``groups``: column name ->
+        (n,) the level of each."""
+        if self.by == "person":
+            return rows_among(self.people, samples)
+        keys = samples["iid"] if self.by == "animal" else groups.get(self.name, [None] * len(samples))
+        return pd.Index(self.labels, dtype=object).get_indexer(pd.Index(keys, dtype=object)).astype(np.int64)
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) values at rows of the labels, 0 at -1."""
+        return np.where(rows >= 0, self.values[rows], 0.0)
 
 
 @dataclass(frozen=True)
@@ -143,7 +135,7 @@ class Model:
     count of a1 among the analysed samples.  ``effects`` (m, G) csr: phenotype units a copy of a1, so that a genetic
     value is s_g sum_j (count_ij - mean_j) effects_jg, s_g that of the component's scale for the sample, or 1.
     ``about``: settings, standardisation, hashes and origin, for the record.  ``levels``: of components that are no
-    variants' (their variances are among those of the ``residuals``), values by the sample's id.
+    variants', whose variances are among those of the ``residuals``; a model may have these alone.
     """
 
     phenotype: str
@@ -166,6 +158,8 @@ class Model:
         """Raises ValueError where shapes do not fit together or a number is not finite."""
         m, n, G, c = len(self.variants), len(self.samples), len(self.components), len(self.fixed.names)
         J = len(self.residuals)
+        if not G and not self.levels:
+            raise ValueError("components: expected some, or levels; a model without either predicts nobody")
         if len(self.scales) != G or not J:
             raise ValueError(f"scales, residuals: expected {G} scales and a residual, found {len(self.scales)} and {J}")
         shapes = {
@@ -193,6 +187,15 @@ class Model:
     def parts(self) -> tuple[str, ...]:
         """What a genetic value is the sum of: the components, then those of levels."""
         return (*self.components, *(level.name for level in self.levels))
+
+    def genetic_only(self) -> "Model":
+        """The model without what is no genetic value: groups and permanent environments."""
+        return replace(self, levels=tuple(level for level in self.levels if level.genetic))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Columns of groups that it has effects of."""
+        return tuple(level.name for level in self.levels if level.by == "group")
 
     @property
     def ancestries(self) -> tuple[str, ...]:
@@ -237,242 +240,3 @@ def fixed_terms(design: Design, estimate: np.ndarray, covariance: np.ndarray) ->
         columns.append((owners[0], column[len(owners[0]) + 1 : -1]))
     estimate, covariance = np.asarray(estimate), np.asarray(covariance)
     return FixedTerms(tuple(design.names), estimate, covariance, tuple(columns), dict(design.reference_levels))
-
-
-def digest(*arrays: np.ndarray) -> str:
-    """A short hash of arrays, for telling whether data are the same."""
-    state = hashlib.sha256()
-    for array in arrays:
-        array = np.ascontiguousarray(array)
-        state.update(f"{array.dtype.str}{array.shape}".encode())
-        state.update(array.tobytes())
-    return state.hexdigest()[:16]
-
-
-def model_bytes(model: Model) -> bytes:
-    """A model as the content of its file."""
-    effects = sparse.csr_array(model.effects).sorted_indices()
-    arrays = {
-        "Py": model.Py,
-        "theta": model.theta,
-        "theta_se": model.theta_se,
-        "variants.bp": model.variants["bp"].to_numpy(np.int64),
-        "variants.mean": model.mean,
-        "variants.inv_sd": model.inv_sd,
-        "effects.data": effects.data,
-        "effects.indices": effects.indices.astype(np.int32),
-        "effects.indptr": effects.indptr.astype(np.int64),
-        "fixed.estimate": model.fixed.estimate,
-        "fixed.covariance": model.fixed.covariance,
-    }
-    for i, level in enumerate(model.levels):
-        arrays[f"levels.{i}.values"] = level.values
-        arrays[f"levels.{i}.labels"] = text_bytes(level.name, pd.Series(level.labels, dtype=str))
-    arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    for name in _TEXTS:
-        table, column = name.split(".")
-        arrays[name] = text_bytes(name, getattr(model, table)[column])
-    head = {
-        "format": FORMAT,
-        "version": VERSION,
-        "phenotype": model.phenotype,
-        "components": model.components,
-        "scales": [None if scale is None else asdict(scale) for scale in model.scales],
-        "residuals": model.residuals,
-        "num_samples": len(model.samples),
-        "num_variants": len(model.variants),
-        "fixed": {
-            "names": model.fixed.names,
-            "columns": model.fixed.columns,
-            "references": model.fixed.references,
-        },
-        "units": "effects: phenotype units a copy of a1, before the component's scale; theta: phenotype units squared, "
-        "of components and then of residuals",
-        "about": model.about,
-        "levels": [{"name": level.name, "by": level.by} for level in model.levels],
-    }
-    head = json.loads(json_text(head))
-    head["sha256"] = checksum_of(head, arrays)
-    text = np.frombuffer(json_text(head).encode(), np.uint8)
-    buffer = io.BytesIO()
-    np.savez(buffer, **{_HEAD: text}, **arrays)
-    return buffer.getvalue()
-
-
-def write_model(path: str | Path, model: Model) -> None:
-    """Write a model whole or not at all; the same model gives the same numbers back, to the bit.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    write_all({path: model_bytes(model)})
-
-
-def read_model(path: str | Path) -> Model:
-    """Read what :func:`write_model` wrote.
-
-    Raises:
-        InputError: no such file, not a model, one of another version, or one that was changed or cut short.
-    """
-    head, arrays = _read(path)
-    m, G = head["num_variants"], len(head["components"])
-    texts = {}
-    for name in _TEXTS:
-        texts[name] = texts_of(path, name, arrays[name])
-        if len(texts[name]) != head["num_samples" if name.startswith("s") else "num_variants"]:
-            raise InputError(f"{path}: {name} has {len(texts[name])} entries; the file is damaged, copy it again")
-    fixed = head["fixed"]
-    try:
-        effects = _effects(arrays["effects.data"], arrays["effects.indices"], arrays["effects.indptr"], (m, G))
-        return Model(
-            head["phenotype"],
-            tuple(head["components"]),
-            tuple(None if scale is None else Scale(**scale) for scale in head["scales"]),
-            tuple(head["residuals"]),
-            arrays["theta"],
-            arrays["theta_se"],
-            pd.DataFrame({"fid": texts["samples.fid"], "iid": texts["samples.iid"]}, dtype=str),
-            arrays["Py"],
-            pd.DataFrame(
-                {name: arrays["variants.bp"] if name == "bp" else texts[f"variants.{name}"] for name in _TABLE}
-            ),
-            arrays["variants.mean"],
-            arrays["variants.inv_sd"],
-            effects,
-            FixedTerms(
-                tuple(fixed["names"]),
-                arrays["fixed.estimate"],
-                arrays["fixed.covariance"],
-                tuple((name, level) for name, level in fixed["columns"]),
-                fixed["references"],
-            ),
-            head["about"],
-            tuple(_level(path, i, each, arrays) for i, each in enumerate(head.get("levels", []))),
-        )
-    except (ValueError, TypeError, KeyError) as error:  # a scale with other fields is a TypeError
-        raise InputError(f"{path}: {error}; the file does not hold a whole model, save it again") from None
-
-
-def _level(path: str | Path, i: int, head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> LevelValues:
-    values, labels = arrays[f"levels.{i}.values"], arrays[f"levels.{i}.labels"]
-    if values.dtype != "f8" or labels.dtype != "u1" or values.ndim != 1 or labels.ndim != 1:
-        raise ValueError(f"levels.{i}: expected numbers and names")
-    return LevelValues(head["name"], head["by"], tuple(texts_of(path, f"levels.{i}", labels)), values)
-
-
-def _effects(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
-    """The matrix; ValueError unless its indices are within it, as compiled code follows them wherever they lead.
-
-    scipy's own full check passes over a matrix whose last index pointer is 0.
-    """
-    m, G = shape
-    is_sound = len(indptr) == m + 1 and indptr[0] == 0 and indptr[-1] == len(indices) == len(data)
-    if not is_sound or (np.diff(indptr) < 0).any():
-        raise ValueError(f"effects.indptr: expected {m + 1} numbers that rise from 0 to {len(data)}")
-    if len(indices) and (indices.min() < 0 or indices.max() >= G):
-        raise ValueError(f"effects.indices: expected 0 to {G - 1}, found {indices.min()} to {indices.max()}")
-    return sparse.csr_array((data, indices, indptr), shape=shape)
-
-
-def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The document and the arrays, checked to be those that were written, and of the types that they should be."""
-    remedy = "give the file that `write_model` wrote"
-    arrays = load_npz(path, "model file", "not a saved model, or a damaged one", remedy)
-    if _HEAD not in arrays:
-        raise InputError(f"{path}: not a saved model; {remedy}")
-    head = parse_json(arrays.pop(_HEAD).tobytes().decode(errors="replace"), f"{path}: {_HEAD}")
-    _check_head(path, head)
-    absent = sorted({*_ARRAYS, *_TEXTS} - set(arrays))
-    if absent:
-        raise InputError(f"{path}: lacks {', '.join(absent)}; the file is damaged, copy it again")
-    expected = head.pop("sha256", None)
-    if expected != checksum_of(head, arrays):
-        raise InputError(f"{path}: its contents are not those that were saved (SHA-256 differs); copy it again")
-    for name, kind in {**_ARRAYS, **dict.fromkeys(_TEXTS, "u1")}.items():
-        dimensions = 2 if name == "fixed.covariance" else 1
-        if arrays[name].dtype != kind or arrays[name].ndim != dimensions:
-            found = f"{arrays[name].dtype} {arrays[name].shape}"
-            raise InputError(f"{path}: {name}: expected {np.dtype(kind)} of {dimensions} dimension(s), found {found}")
-    return head, arrays
-
-
-def _check_head(path: str | Path, head: Any) -> None:
-    if not isinstance(head, dict) or head.get("format") != FORMAT:
-        raise InputError(f"{path}: not a saved model; give the file that `write_model` wrote")
-    if head.get("version") != VERSION:
-        raise InputError(
-            f"{path}: a model of version {head.get('version')!r}, and this program reads version {VERSION}; save it "
-            "again with this version of gpu-reml"
-        )
-    lacking = [key for key in _DOCUMENT if key not in head]
-    if lacking:
-        raise InputError(f"{path}: lacks {', '.join(lacking)}; save the model again with this version of gpu-reml")
-    wrong = [key for key, is_right in _DOCUMENT.items() if not is_right(head[key])]
-    if wrong:
-        raise InputError(f"{path}: its {wrong[0]} cannot be {str(head[wrong[0]])[:60]!r}; save the model again")
-
-
-def _are_words(value: Any) -> bool:
-    return isinstance(value, list) and all(type(word) is str for word in value)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _are_scales(value: Any) -> bool:
-    return isinstance(value, list) and all(scale is None or isinstance(scale, dict) for scale in value)
-
-
-def _are_proportions(value: Any) -> bool:
-    return isinstance(value, dict) and all(type(number) in (int, float) for number in value.values())
-
-
-def _are_fixed_terms(value: Any) -> bool:
-    if not isinstance(value, dict) or not {"names", "columns", "references"} <= set(value):
-        return False
-    columns, references = value["columns"], value["references"]
-    pairs = isinstance(columns, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in columns)
-    return (
-        _are_words(value["names"])
-        and pairs
-        and all(type(name) is str and (level is None or type(level) is str) for name, level in columns)
-        and isinstance(references, dict)
-        and _are_words(list(references.values()))
-    )
-
-
-_DOCUMENT = {  # the keys of the document, each with a check of its value
-    "phenotype": lambda value: type(value) is str,
-    "components": lambda value: _are_words(value) and len(set(value)) == len(value) > 0,
-    "scales": _are_scales,
-    "residuals": _are_words,
-    "num_samples": _is_count,
-    "num_variants": _is_count,
-    "fixed": _are_fixed_terms,
-    "about": lambda value: isinstance(value, dict) and _are_proportions(value.get("mean_proportions", {})),
-}
-
-
-def checksum_of(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of the document without its own, and of every array with its name, type and shape."""
-    state = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        state.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        state.update(array.tobytes())
-    return state.hexdigest()
-
-
-def text_bytes(name: str, column: pd.Series) -> np.ndarray:
-    values = [str(value) for value in column]
-    if any("\n" in value for value in values):
-        raise ValueError(f"{name}: an entry has a line break")
-    return np.frombuffer("".join(f"{value}\n" for value in values).encode(), np.uint8)
-
-
-def texts_of(path: str | Path, name: str, array: np.ndarray) -> list[str]:
-    try:
-        return array.tobytes().decode().split("\n")[:-1]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: {name} is not text ({error.reason}); the file is damaged, copy it again") from None

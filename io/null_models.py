@@ -1,10 +1,8 @@
 """Null models of association tests in one file: what tests of any genotypes of the same samples need, and no more.
 
-A NumPy .npz with a JSON document beside its arrays, as saved models are (:mod:`gpu_reml.io.model`); strings are UTF-8
-bytes, one a line.  A SHA-256 of everything is checked when it is read.
+A document with arrays, as :mod:`gpu_reml.io.documents` has them.
 """
 
-import io as bytes_io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .archives import load_npz, parse_json
+from .documents import Kind, document_pieces, read_document, text_bytes, texts_of
 from .errors import InputError
-from .model import checksum_of, text_bytes, texts_of
 from .writers import json_text
 
-FORMAT, VERSION = "gpu-reml null models", 1
-_HEAD = "null.json"
+AGAIN = "run the first step again"
+NULL = Kind(
+    "gpu-reml null models", 2, "file of null models", "no null models",
+    "give the file that the first step of a scan wrote", AGAIN,
+)  # fmt: skip
 _NUMBERS = ("Py", "Q", "scales", "gamma")
-_REMEDY = "give the file that the first step of a scan wrote"
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,9 @@ def null_bytes(models: NullModels) -> bytes:
             arrays[f"{g}.{column}"] = text_bytes(column, group.samples[column])
         names = {name: list(getattr(group, name)) for name in ("phenotypes", "chromosomes", "covariates", "about")}
         groups.append({"num_samples": len(group.samples), **names})
-    head = {"format": FORMAT, "version": VERSION, "groups": groups, "about": dict(models.about)}
+    head = {"groups": groups, "about": dict(models.about)}
     head |= {name: getattr(models, name) for name in ("model", "dtype", "standardize")}
-    head = json.loads(json_text(head))
-    head["sha256"] = checksum_of(head, arrays)
-    buffer = bytes_io.BytesIO()
-    np.savez(buffer, **{_HEAD: np.frombuffer(json_text(head).encode(), np.uint8)}, **arrays)
-    return buffer.getvalue()
+    return b"".join(document_pieces(NULL, json.loads(json_text(head)), arrays))
 
 
 def read_null(path: str | Path) -> NullModels:
@@ -95,22 +90,13 @@ def read_null(path: str | Path) -> NullModels:
     Raises:
         InputError: no such file, not null models, of another version, or changed or cut short.
     """
-    arrays = load_npz(path, "file of null models", "no null models, or damaged ones", _REMEDY)
-    if _HEAD not in arrays:
-        raise InputError(f"{path}: holds no null models; {_REMEDY}")
-    head = parse_json(arrays.pop(_HEAD).tobytes().decode(errors="replace"), f"{path}: {_HEAD}")
-    if not isinstance(head, dict) or head.get("format") != FORMAT or head.get("version") != VERSION:
-        raise InputError(f"{path}: holds no null models of this version; run the first step again")
-    if head.pop("sha256", None) != checksum_of(head, arrays):
-        raise InputError(f"{path}: its contents are not those that were written (SHA-256 differs); copy it again")
+    head, arrays = read_document(path, NULL)
     try:
         groups = tuple(_group(path, g, each, arrays) for g, each in enumerate(head["groups"]))
         found = NullModels(head["model"], head["dtype"], head["standardize"], groups, head["about"])
         np.dtype(found.dtype)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: {error}; the file does not hold whole null models, run the first step again"
-        ) from None
+        raise InputError(f"{path}: {error}; the file does not hold whole null models, {AGAIN}") from None
     return found
 
 

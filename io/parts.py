@@ -1,17 +1,16 @@
 """What a job of several knows of its share of the variants: one .npz file each, put together by another job."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .archives import load_npz, parse_json
-from .checkpoint import _checksum, _npz_pieces
+from .documents import Kind, document_pieces, read_document, unlike
 from .errors import InputError
-from .writers import write_streams
+from .writers import write_all
 
-VERSION = 1
+REMEDY = "run this part again"
+PART = Kind("gpu-reml part", 2, "part", "not a part", REMEDY, REMEDY)
 
 
 def part_path(out: str, part: int, parts: int) -> Path:
@@ -41,23 +40,14 @@ def parts_of_run(out: str) -> list[Path]:
 
 def write_part(path: Path, identity: dict[str, Any], head: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Write what a part knows; ``identity``: what has to be the same in all parts.  Atomic."""
-    text = json.dumps({"version": VERSION, "identity": identity, "head": head})
-    write_streams({path: _npz_pieces({"text": np.array(text), "sha256": np.array(_checksum(text, arrays)), **arrays})})
+    write_all({path: document_pieces(PART, {"identity": identity, "head": head}, arrays)})
 
 
 def read_part(path: Path, identity: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What :func:`write_part` wrote.  Raises InputError for a part of other data or flags (naming what differs), or a
     damaged one."""
-    remedy = "run this part again"
-    arrays = load_npz(path, "part", "not a part", remedy)
-    text, checksum = (str(arrays.pop(name, "")) for name in ("text", "sha256"))
-    said = parse_json(text, f"{path}: not a part: text")
-    if not isinstance(said, dict) or said.get("version") != VERSION:
-        raise InputError(f"{path}: not a part of this version; {remedy}")
-    if checksum != _checksum(text, arrays):
-        raise InputError(f"{path}: its contents are not those that were written (SHA-256 differs); {remedy}")
-    now, then = json.loads(json.dumps(identity)), said["identity"]
-    unlike = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
-    if unlike:
-        raise InputError(f"{path}: is of another analysis ({', '.join(unlike)} differ); {remedy}, with these flags")
+    said, arrays = read_document(path, PART)
+    different = unlike(identity, said["identity"])
+    if different:
+        raise InputError(f"{path}: is of another analysis ({', '.join(different)} differ); {REMEDY}, with these flags")
     return said["head"], arrays

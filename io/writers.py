@@ -37,30 +37,22 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
     write_text(path, table_text(table))
 
 
-def write_all(texts: Mapping[str | Path, str | bytes]) -> None:
+def write_all(contents: Mapping[str | Path, str | bytes | Iterable[bytes]]) -> None:
     """Write several files so that all appear or none: every file is complete on disk before the first is renamed.
 
+    A file that comes in pieces is never held whole.
     Raises:
         OutputError: a file cannot be written; the temporary files are removed and nothing at the paths has changed.
             Only the renames themselves can fail half way (a directory made unwritable at that moment); the message
             then lists the files already in place.
     """
-    content = {Path(path): encoded(text) if isinstance(text, str) else text for path, text in texts.items()}
-    with staged() as staging:
-        for path, data in content.items():
-            with _named(path):
-                _check_target(path)
-                staging.write(path, [data])
-
-
-def write_streams(contents: Mapping[Path, Iterable[bytes]]) -> None:
-    """:func:`write_all` of files that come in pieces, which are never held whole."""
     for path in contents:
-        _check_target(path)
+        _check_target(Path(path))
     with staged() as staging:
-        for path, chunks in contents.items():
-            with _named(path):
-                staging.write(path, chunks)
+        for path, content in contents.items():
+            data = encoded(content) if isinstance(content, str) else content
+            with _named(Path(path)):
+                staging.write(Path(path), [data] if isinstance(data, bytes) else data)
 
 
 def check_writable(prefix: str | Path) -> None:

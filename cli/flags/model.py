@@ -13,6 +13,11 @@ BESIDE_SETS = (
 IID = "iid"  # what --random calls people with several records
 
 
+def groups_among(random: str | None) -> tuple[str, ...]:
+    """The files of what ``--random`` names."""
+    return tuple(path for path in (random or "").split(",") if path and path != IID)
+
+
 @dataclass(frozen=True)
 class Terms(Flags):
     """Relationship matrices, dominance, ancestries, environments, and residuals."""
@@ -93,7 +98,7 @@ class Terms(Flags):
     @property
     def groups_of(self) -> tuple[str, ...]:
         """Files of groups."""
-        return tuple(path for path in (self.random or "").split(",") if path and path != IID)
+        return groups_among(self.random)
 
     @property
     def has_records(self) -> bool:

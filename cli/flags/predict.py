@@ -51,6 +51,11 @@ class NewTables(Flags):
         "--gxe", metavar="FILE",
         help="environments for a model with some, in columns named as in the fit (they may also be in --qcovar)",
     )  # fmt: skip
+    random: str | None = flag(
+        "--random", metavar="FILE[,FILE...]",
+        help="groups for a model with effects of some, in columns named as in the fit; a sample without one, or of a "
+        "group that was not in the fit, has 0 of it",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

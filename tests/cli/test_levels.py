@@ -204,7 +204,7 @@ def test_single_step_takes_animals_with_records_and_without_genotypes(herd, sing
     part = Cohort(np.ascontiguousarray(people.counts[some]), people.samples.iloc[some].reset_index(drop=True), None)
     write_plink(replace(part, variants=people.variants), folder / "some")
     words = ["--bfile", folder / "some", "--pedigree", "pedigree.txt", "--single-step", "--method", "exact"]
-    record = run(herd, *words, "--compute-effects", out="single", pheno="single.txt")
+    record = run(herd, *words, "--compute-effects", "--save-model", folder / "h", out="single", pheno="single.txt")
     M = dense.standardised(people.counts[some])
     M = M[:, M.any(axis=0)]
     A, G = herd["A"], M @ M.T / M.shape[1]
@@ -226,6 +226,10 @@ def test_single_step_takes_animals_with_records_and_without_genotypes(herd, sing
     one = np.ones(len(y))
     b = one @ np.linalg.solve(V, y) / (one @ np.linalg.solve(V, one))
     np.testing.assert_allclose(found.loc[ids["IID"], "value"], values @ (y - b), rtol=1e-4, atol=1e-5)
+    assert predict(herd, "--model", folder / "h.npz", out="single") == 0
+    table = pd.read_csv(folder / "single.prediction.tsv", sep="\t", dtype={"IID": str}).set_index("IID")
+    np.testing.assert_allclose(table.loc[ids["IID"], "random_effect"], found.loc[ids["IID"], "value"], atol=1e-8)
+    np.testing.assert_allclose(table["y_pred"] - table["random_effect"], b, rtol=1e-5)
 
 
 def test_a_saved_model_has_the_values_of_a_pedigree_and_of_a_matrix_for_people_without_phenotypes(herd, single):
@@ -248,4 +252,81 @@ def test_a_saved_model_has_the_values_of_a_pedigree_and_of_a_matrix_for_people_w
     saved = io.read_model(model)
     assert saved.parts == ("data", "house", "pedigree") and [level.by for level in saved.levels] == ["person", "animal"]
     strangers = pd.DataFrame({"fid": ["x"], "iid": ["y"]}, dtype=str)
-    assert [level.of(strangers) for level in saved.levels] == [(0.0, 1), (0.0, 1)]
+    assert [level.of(level.rows_of(strangers, {})) for level in saved.levels] == [0.0, 0.0]
+
+
+def equations_of(herd, theta):
+    """Mixed-model equations of the herd's records: pedigree, herds, people with records, at theta (4,)."""
+    own, codes = np.unique(herd["rows"], return_inverse=True)
+    Z, W, P = (incidence(*each).toarray() for each in [(herd["rows"], Q), (herd["herds"], 8), (codes, len(own))])
+    blocks = [(Z, herd["A"], theta[0]), (W, np.eye(8), theta[1]), (P, np.eye(len(own)), theta[2])]
+    return mixed_model_equations(herd["y"], herd["X"], blocks, np.full(len(herd["y"]), theta[3])), own
+
+
+def predict(herd, *arguments, out):
+    folder = herd["folder"]
+    return predict_main([str(word) for word in [*arguments, "--out", folder / out, "--quiet", "--device", "cpu"]])
+
+
+@pytest.fixture(scope="module")
+def saved_herd(herd):
+    """A model of a pedigree, herds and permanent environments, without genotypes."""
+    words = ["--pedigree", "pedigree.txt", "--random", f"iid,{herd['folder']}/herds.txt", "--qcovar", "age.txt"]
+    record = run(herd, *words, "--method", "exact", "--save-model", herd["folder"] / "cows", out="cows")
+    return herd["folder"] / "cows.npz", theta_of(record)
+
+
+def test_a_model_without_genotypes_predicts_all_whom_it_knows(herd, saved_herd):
+    model, theta = saved_herd
+    folder, ids = herd["folder"], herd["ids"]
+    expected, own = equations_of(herd, theta)
+    ages = np.round(np.linspace(2, 9, Q), 3)
+    ids.assign(age=ages).to_csv(folder / "new_age.txt", sep="\t", index=False)
+    herds = np.arange(Q) % 9  # the ninth was not in the fit
+    ids.assign(herd=[f"h{h}" for h in herds]).to_csv(folder / "new_herds.txt", sep="\t", index=False)
+    tables = ["--qcovar", folder / "new_age.txt", "--random", f"iid,{folder}/new_herds.txt"]
+    assert predict(herd, "--model", model, *tables, out="cows") == 0
+    found = pd.read_csv(folder / "cows.prediction.tsv", sep="\t", dtype={"FID": str, "IID": str})
+    assert (found[["FID", "IID"]] == ids.set_index("IID").loc[found["IID"]].reset_index()[["FID", "IID"]]).all(
+        axis=None
+    )
+    found = found.set_index("IID").loc[ids["IID"]]
+    effects = {"pedigree": expected.values[0], "herd": np.append(expected.values[1], 0.0)[herds], "iid": np.zeros(Q)}
+    effects["iid"][own] = expected.values[2]
+    for name, values in effects.items():
+        np.testing.assert_allclose(found[f"random_{name}"], values, rtol=1e-5, atol=1e-6)
+    fixed = np.column_stack([np.ones(Q), ages]) @ expected.fixed
+    np.testing.assert_allclose(found["fixed_effect"], fixed, rtol=1e-6)
+    np.testing.assert_allclose(found["y_pred"], fixed + sum(effects.values()), rtol=1e-5, atol=1e-6)
+    notes = json.loads((folder / "cows.prediction_metadata.json").read_text())["notes"]
+    assert f"herd: {(herds == 8).sum()} of {Q} samples are not among its levels, and have 0 of it" in notes
+
+
+def test_genetic_values_alone_leave_out_groups_and_permanent_environments(herd, saved_herd):
+    model, theta = saved_herd
+    some = herd["ids"].iloc[[3, 70, 5]]  # animals with records and without
+    some.to_csv(herd["folder"] / "some.txt", sep="\t", index=False)
+    words = ["--model", model, "--genetic-only", "--keep", herd["folder"] / "some.txt"]
+    assert predict(herd, *words, out="values") == 0
+    found = pd.read_csv(herd["folder"] / "values.prediction.tsv", sep="\t", dtype={"FID": str, "IID": str})
+    assert list(found) == ["FID", "IID", "random_effect"] and sorted(found["IID"]) == sorted(some["IID"])
+    values = pd.Series(equations_of(herd, theta)[0].values[0], herd["ids"]["IID"])
+    np.testing.assert_allclose(found["random_effect"], values[found["IID"]], rtol=1e-5, atol=1e-6)
+
+
+def test_groups_that_a_model_does_not_know_and_genotypes_that_it_lacks_are_one_line(herd, saved_herd, capsys):
+    folder = herd["folder"]
+    model, _ = saved_herd
+    herd["ids"].assign(stable="a").to_csv(folder / "stables.txt", sep="\t", index=False)
+    words = ["--model", model, "--random", folder / "stables.txt"]
+    for more, message in [
+        (words, "has groups stable, and the model effects of herd; name the columns as in the fit"),
+        ([*words, "--genetic-only"], "--genetic-only: takes no covariates or groups"),
+        (["--model", folder / "model.npz", "--genetic-only"], "give the predicted samples by --bfile"),
+    ]:
+        if not (folder / "model.npz").exists():
+            assert run(herd, "--bfile", "data", "--random", "iid", "--save-model", folder / "model.npz", out="records")
+        capsys.readouterr()
+        assert predict(herd, *more, out="wrong") == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and message in error, error

@@ -22,7 +22,7 @@ from gpu_reml.cli.planned import plan_group
 from gpu_reml.cli.predict import main
 from gpu_reml.cli.read import read_tables
 from gpu_reml.cli.reml import Asked
-from gpu_reml.io.model import read_model
+from gpu_reml.io.model_file import read_model
 from gpu_reml.ops import unpack
 from gpu_reml.validation import dense
 from gpu_reml.validation.simulate import Cohort, simulate_cohort, write_plink

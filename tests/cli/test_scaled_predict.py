@@ -14,7 +14,8 @@ import pytest
 from gpu_reml import io
 from gpu_reml.cli.main import main
 from gpu_reml.cli.predict import main as predict_main
-from gpu_reml.io.model import Scale, read_model
+from gpu_reml.io.model import Scale
+from gpu_reml.io.model_file import read_model
 from gpu_reml.validation import SPARSE, dense
 from gpu_reml.validation.simulate import Cohort, simulate_cohort, write_plink
 
@@ -389,11 +390,11 @@ def named(folder, text):
 BAD_FITS = {
     "a model with dominance": (
         "--dominance --save-model m",
-        "--dominance: models with dominance or --single-step",
+        "--dominance: a model with dominance cannot be saved or predict other samples",
     ),
     "a model with dominance predicting": (
         "--dominance --prediction-bfile @new",
-        "--dominance: models with dominance or --single-step, and those without genotypes",
+        "--dominance: a model with dominance cannot be saved",
     ),
     "ancestries": (
         "--admix-q @data.2.Q --prediction-bfile @new",

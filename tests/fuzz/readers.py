@@ -47,8 +47,9 @@ from gpu_reml.io import (
     write_checkpoint,
     write_model,
 )
+from gpu_reml.io.documents import HEAD, checksum_of
 from gpu_reml.io.filters import read_variant_ids
-from gpu_reml.io.model import FixedTerms, Model, Scale, checksum_of
+from gpu_reml.io.model import FixedTerms, Model, Scale
 from gpu_reml.io.smile import stored_bytes
 from gpu_reml.reml import unpack
 
@@ -240,15 +241,15 @@ def signed(change: Damage) -> Damage:
 
     def resigned(rng: np.random.Generator, stored: bytes) -> bytes:
         arrays = damage.arrays_of(change(rng, stored))
-        if "model.json" not in arrays:
+        if HEAD not in arrays:
             return damage.npz_of(arrays)
         try:
-            head = json.loads(arrays.pop("model.json").tobytes())
+            head = json.loads(arrays.pop(HEAD).tobytes())
             head.pop("sha256", None)
             head["sha256"] = checksum_of(head, arrays)
         except (ValueError, AttributeError, TypeError):
             head = None
-        arrays["model.json"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
+        arrays[HEAD] = np.frombuffer(json.dumps(head).encode(), np.uint8)
         return damage.npz_of(arrays)
 
     return resigned
@@ -256,7 +257,7 @@ def signed(change: Damage) -> Damage:
 
 def head_of_model(rng: np.random.Generator, stored: bytes) -> bytes:
     arrays = damage.arrays_of(stored)
-    arrays["model.json"] = np.frombuffer(damage.document(rng, arrays["model.json"].tobytes()), np.uint8)
+    arrays[HEAD] = np.frombuffer(damage.document(rng, arrays[HEAD].tobytes()), np.uint8)
     return damage.npz_of(arrays)
 
 

@@ -11,8 +11,10 @@ import pytest
 from scipy import sparse
 
 from gpu_reml.io import Covariates, InputError, OutputError, design_matrix, read_bed, read_covariates
+from gpu_reml.io.documents import checksum_of, digest
 from gpu_reml.io.harmonise import harmonise
-from gpu_reml.io.model import FixedTerms, Model, Scale, checksum_of, digest, fixed_terms, read_model, write_model
+from gpu_reml.io.model import FixedTerms, Model, Scale, fixed_terms
+from gpu_reml.io.model_file import read_model, write_model
 from gpu_reml.io.scoring import (
     _values,
     complete_samples,
@@ -103,7 +105,7 @@ def test_a_model_comes_back_to_the_bit(tmp_path, G):
 
 def test_the_file_is_open_to_numpy_without_pickles(saved):
     with np.load(saved, allow_pickle=False) as file:
-        head = json.loads(file["model.json"].tobytes())
+        head = json.loads(file["document.json"].tobytes())
         assert all(file[name].dtype != object for name in file.files)
         assert file["variants.id"].tobytes().decode().split("\n")[:2] == ["rs0", "rs1"]
     assert head["format"] == "gpu-reml model" and head["num_variants"] == M and "phenotype units" in head["units"]
@@ -119,21 +121,21 @@ def rewrite(path, change):
 
 
 def head_of(entries, **changes):
-    head = json.loads(entries["model.json"].tobytes()) | changes
-    entries["model.json"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
+    head = json.loads(entries["document.json"].tobytes()) | changes
+    entries["document.json"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda e: e["Py"].__setitem__(0, e["Py"][0] + 1e-12), "not those that were saved"),
-        (lambda e: e.update(theta=e["theta"].astype(np.float32)), "not those that were saved"),
-        (lambda e: e["variants.id"].__setitem__(2, ord("9")), "not those that were saved"),
-        (lambda e: head_of(e, phenotype="weight"), "not those that were saved"),
-        (lambda e: head_of(e, version=2), "a model of version 2, and this program reads version 1"),
+        (lambda e: e["Py"].__setitem__(0, e["Py"][0] + 1e-12), "not those that were written"),
+        (lambda e: e.update(theta=e["theta"].astype(np.float32)), "not those that were written"),
+        (lambda e: e["variants.id"].__setitem__(2, ord("9")), "not those that were written"),
+        (lambda e: head_of(e, phenotype="weight"), "not those that were written"),
+        (lambda e: head_of(e, version=3), "a model file of version 3, and this program reads version 2"),
         (lambda e: head_of(e, format="other"), "not a saved model"),
-        (lambda e: e.pop("Py"), "lacks Py"),
-        (lambda e: e.pop("model.json"), "not a saved model"),
+        (lambda e: e.pop("Py"), "not those that were written"),
+        (lambda e: e.pop("document.json"), "not a saved model"),
     ],
 )
 def test_a_file_that_was_changed_is_refused(saved, change, message):
@@ -207,13 +209,13 @@ def test_hashes_tell_arrays_apart():
 
 def signed(entries, **changes):
     """The entries with another document, whose checksum is right."""
-    head = json.loads(entries["model.json"].tobytes())
+    head = json.loads(entries["document.json"].tobytes())
     for key, value in changes.items():
         head.pop(key) if value is None else head.update({key: value})
     head.pop("sha256")
-    arrays = {name: value for name, value in entries.items() if name != "model.json"}
+    arrays = {name: value for name, value in entries.items() if name != "document.json"}
     head["sha256"] = checksum_of(head, arrays)
-    entries["model.json"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
+    entries["document.json"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ def signed(entries, **changes):
         ({"about": [1]}, "its about cannot be"),
         ({"about": {"mean_proportions": {"a": "x"}}}, "its about cannot be"),
         ({"phenotype": 3}, "its phenotype cannot be '3'"),
-        ({"version": "1\n"}, r"a model of version '1\\n'"),
+        ({"version": "1\n"}, r"a model file of version '1\\n'"),
     ],
 )
 def test_a_document_that_lacks_what_it_should_say_is_refused(saved, changes, message):

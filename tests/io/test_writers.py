@@ -192,7 +192,7 @@ def test_check_writable_finds_a_full_disk(tmp_path, full_disk):
 
 KILLED = """
 import os, signal, sys
-from gpu_reml.io.writers import write_streams
+from gpu_reml.io import write_all
 from pathlib import Path
 def chunks():
     yield b"half"
@@ -201,7 +201,7 @@ def chunks():
     print("half", flush=True)
     sys.stdin.readline()
 out = Path(sys.argv[1])
-write_streams({out.with_name(out.name + ".a"): [b"whole"], out.with_name(out.name + ".b"): chunks()})
+write_all({out.with_name(out.name + ".a"): [b"whole"], out.with_name(out.name + ".b"): chunks()})
 """
 
 

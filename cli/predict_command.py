@@ -1,0 +1,52 @@
+"""The work of ``gpu-reml-predict``: read, predict, write."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from gpu_reml import io, ops
+from gpu_reml.io.model_file import read_model
+
+from .flags.compute import Device
+from .flags.effects import Matching
+from .flags.predict import NewTables, Pieces, Predicted, PredictOutput
+from .outputs import PREDICTION_FILES, check_outputs, log_text, outputs_of
+from .parser import CommandLine
+from .predict_files import prediction_files, prediction_lines
+from .predict_run import Scoring, check_asked, predict, read_new_data
+from .unused import PREDICT, Decided, notes_on_flags
+
+
+def model_file(path: str) -> str:
+    """The file that ``--save-model path`` wrote: it may have added .npz."""
+    return f"{path}.npz" if not Path(path).exists() and Path(f"{path}.npz").exists() else path
+
+
+def predict_command(line: CommandLine) -> bool:
+    """Predict and write two files; True, as there is nothing to converge."""
+    asked, tables, output = (kind.of(line.values) for kind in (Predicted, NewTables, PredictOutput))
+    pieces, device = Pieces.of(line.values), Device.of(line.values)
+    io.check_writable(output.out)
+    check_asked(asked, tables)
+    model = read_model(model_file(asked.model))
+    data = read_new_data(model, pieces, tables, asked)
+    written = outputs_of(PREDICTION_FILES, [(output.out, f"--out {output.out}")])
+    check_outputs(written, line, [path for file in data.files for path in file.paths])
+    scoring = Scoring(
+        pieces.dosage,
+        Matching.of(line.values).ambiguous,
+        asked.genetic_only,
+        ops.resolve_backend(device.named_device),
+        np.dtype(device.dtype).type,
+    )
+    found = predict(model, data, scoring)
+    found = found._replace(notes=(*found.notes, *notes_on_flags(line, PREDICT, Decided())))
+    files = prediction_files(output.out, model, found, {"model_file": asked.model, "settings": line.values})
+    told = prediction_lines(model, found)
+    files[f"{output.out}.prediction.log"] = log_text("gpu-reml-predict", told)
+    io.write_all(files)
+    if not output.quiet:
+        print("\n".join([f"gpu-reml-predict {version('gpu-reml')}", *told]))
+        print(f"written: {output.out}{{{','.join(path.removeprefix(output.out) for path in files)}}}", flush=True)
+    return True
