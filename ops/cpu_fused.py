@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from .compile import compiled, parallel
-from .cpu_simd import WORD, z_tile, zt_tile
+from .cpu_simd import WORD, prefetch, z_tile, zt_tile
 from .genotypes import PackedGenotypes, blocks_between
 
 MIN_SAMPLES = 64  # fewer do not fill a row of words, and take no time anyhow
@@ -21,6 +21,7 @@ BLOCK_BYTES = 1 << 22  # packed bytes of a block: few starts of the threads, and
 CHUNK_WORDS = 512  # words of one dot product: 8,192 samples, and 16 columns of them take 512 KiB
 RUN = 512  # variants summed into one accumulator
 ACCUMULATOR_WORDS = 256  # words times columns of an accumulator of Z U: 16 KiB, which level-1 caches hold
+AHEAD = 16  # variants between the one that is used and the one that is fetched from memory
 GROUP = 8  # variants that a register tile, or two of them, holds: the tiles below are written for eight
 
 
@@ -89,7 +90,7 @@ def _panels(B: np.ndarray) -> np.ndarray:
     words = _num_words(n)
     padded = np.zeros((words * WORD, k), np.float32)
     padded[:n] = B
-    panels = np.empty((k, words * WORD), np.float32)
+    panels = _lines(k, words).reshape(k, words * WORD)
     for c, width in _column_tiles(k):
         panel = panels[c : c + width].reshape(words, width, WORD)
         panel[:] = padded[:, c : c + width].reshape(words, WORD, width).transpose(0, 2, 1)
@@ -169,6 +170,14 @@ def _zt_variant(packed, values, panels, U, j, first, last):
         zt_tile(packed, values, panels, U, j, c, first, last, 1, 1)
 
 
+@compiled
+def _lines(words, k):
+    """Zeros (words, k, 16) float32 from the start of a cache line on, so that a vector lies in one."""
+    room = np.zeros((words * k + 1) * WORD, np.float32)
+    skip = (64 - room.ctypes.data % 64) % 64 // 4
+    return room[skip : skip + words * k * WORD].reshape((words, k, WORD))
+
+
 @parallel
 def _z_block(packed, values, U, out, tasks):
     """out += Z U for a block: packed (b, nbytes), values (b, 4), U (b, k), out (words, k, 16)."""
@@ -178,16 +187,43 @@ def _z_block(packed, values, U, out, tasks):
         first, last = words * task // tasks, words * (task + 1) // tasks
         if first == last:  # more tasks than words
             continue
-        sums = np.empty((last - first, k, WORD), np.float32)
+        sums = _lines(last - first, k)
         for start in range(0, b, RUN):
             sums[:] = 0
             stop = min(start + RUN, b)
             together = stop - (stop - start) % GROUP
             for j in range(start, together, GROUP):
-                if k < 8:
-                    z_tile(packed, values, U, j, sums, first, last, GROUP, 4)
-                else:
-                    z_tile(packed, values, U, j, sums, first, last, GROUP, 8)
+                _z_group(packed, values, U, j, sums, first, last)
             for j in range(together, stop):
-                z_tile(packed, values, U, j, sums, first, last, 1, 4)
+                _z_variant(packed, values, U, j, sums, first, last)
             out[first:last] += sums
+
+
+@compiled
+def _z_group(packed, values, U, j, sums, first, last):
+    """What eight variants add: tiles of 4 x 4, 8 x 2 and 8 x 1.
+
+    A strip of a row is too short for the processor to foresee the next one's, so these are fetched meanwhile.
+    """
+    nbytes = packed.shape[1]
+    for row in range(j + AHEAD, j + AHEAD + GROUP):
+        for place in range(4 * first, 4 * last + 60, 64):
+            prefetch(packed, row * nbytes + place)
+    k = U.shape[1]
+    c = 0
+    while c + 4 <= k:
+        z_tile(packed, values, U, j, c, sums, first, last, 4, 4)
+        z_tile(packed, values, U, j + 4, c, sums, first, last, 4, 4)
+        c += 4
+    if c + 2 <= k:
+        z_tile(packed, values, U, j, c, sums, first, last, 8, 2)
+        c += 2
+    if c < k:
+        z_tile(packed, values, U, j, c, sums, first, last, 8, 1)
+
+
+@compiled
+def _z_variant(packed, values, U, j, sums, first, last):
+    """What one variant adds, for those left over after the groups."""
+    for c in range(U.shape[1]):
+        z_tile(packed, values, U, j, c, sums, first, last, 1, 1)

@@ -128,6 +128,21 @@ def _bytes_of(context, builder, kind, array):
     return builder.bitcast(view.data, _I8.as_pointer()), row
 
 
+@intrinsic
+def prefetch(typing, packed, place):
+    """Fetch the cache line with byte ``place`` of ``packed``, which may lie past its end, while other work is done."""
+
+    def codegen(context, builder, signature, args):
+        pointer, _ = _bytes_of(context, builder, signature.args[0], args[0])
+        numbers = [ir.Constant(_I32, value) for value in (0, 3, 1)]  # read, into every cache, of data
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(fetch, [builder.gep(pointer, [args[1]]), *numbers])
+        return context.get_dummy_value()
+
+    return types.void(packed, place), codegen
+
+
 @intrinsic(prefer_literal=True)
 def zt_tile(typing, packed, tables, panels, out, j, c, first, last, variants, columns):  # noqa: PLR0913 - scalars stay registers
     """out[j:j + variants, c:c + columns] += their dot products over words ``first`` to ``last``.
@@ -175,56 +190,43 @@ def zt_tile(typing, packed, tables, panels, out, j, c, first, last, variants, co
 
 
 @intrinsic(prefer_literal=True)
-def z_tile(typing, packed, tables, right, j, out, first, last, variants, columns):  # noqa: PLR0913 - scalars stay registers
-    """out[s - first, c] += values of word s times right[j:j + variants, c], for all words and columns.
+def z_tile(typing, packed, tables, right, j, c, out, first, last, variants, columns):  # noqa: PLR0913 - scalars stay registers
+    """out[s - first, c:c + columns] += values of word s times right[j:j + variants, c:c + columns], for all words.
 
     packed (b, nbytes) uint8; tables (b, 4); right (b, k); out (words, k, 16), whose row 0 is word ``first``.
-    ``variants`` (literal) are decoded together, ``columns`` (literal) advanced together, the rest one at a time.
+    ``variants`` and ``columns`` are literal numbers: their tables and factors stay in registers for all words.
     """
     height, width = variants.literal_value, columns.literal_value
 
     def codegen(context, builder, signature, args):
         emit = _Emitter(context, builder)
-        (codes, num_bytes), (values, _), (factors, factors_row) = (
-            _bytes_of(context, builder, signature.args[i], args[i]) for i in range(3)
+        (codes, num_bytes), (values, _), (factors, factors_row), (sums, sums_row) = (
+            _bytes_of(context, builder, signature.args[i], args[i]) for i in (0, 1, 2, 5)
         )
-        sums, sums_row = _bytes_of(context, builder, signature.args[4], args[4])
-        first_variant, begin, end = args[3], args[5], args[6]
-        k = builder.lshr(factors_row, emit.constant(2))
+        first_variant, first_column, begin, end = args[3], args[4], args[6], args[7]
         numbers = [builder.add(first_variant, emit.constant(v)) for v in range(height)]
         row_pointers = [emit.at(codes, builder.mul(number, num_bytes)) for number in numbers]
-        table_pointers = [emit.at(values, builder.mul(number, emit.constant(16))) for number in numbers]
-        factor_pointers = [emit.at(factors, builder.mul(number, factors_row)) for number in numbers]
-        grouped = builder.and_(k, emit.constant(-width))
-
-        def advance(target, vectors, column, count):
-            """``count`` columns from ``column`` on, of one part of a word."""
-            offset = builder.shl(column, emit.constant(2))
-            target = emit.at(target, builder.shl(column, emit.constant(6)))
-            places = [emit.at(target, 64 * col) for col in range(count)]
-            totals = [emit.load(emit.floats, place) for place in places]
-            for vector, pointer in zip(vectors, factor_pointers, strict=True):
-                factor = emit.at(pointer, offset)
-                for col in range(count):
-                    scalar = emit.splat(emit.load(_F32, emit.at(factor, 4 * col)))
-                    totals[col] = emit.multiply_add(vector, scalar, totals[col])
-            for total, place in zip(totals, places, strict=True):
-                emit.store(total, place)
+        table_vectors = [emit.table(emit.at(values, builder.mul(number, emit.constant(16)))) for number in numbers]
+        offset = builder.shl(first_column, emit.constant(2))
+        factor_pointers = [emit.at(factors, builder.add(builder.mul(number, factors_row), offset)) for number in numbers]
+        factor_vectors = [
+            [emit.splat(emit.load(_F32, emit.at(pointer, 4 * col))) for col in range(width)]
+            for pointer in factor_pointers
+        ]
+        target = emit.at(sums, builder.shl(first_column, emit.constant(6)))
 
         def use(s, words):
-            base = emit.at(sums, builder.mul(builder.sub(s, begin), sums_row))
+            base = emit.at(target, builder.mul(builder.sub(s, begin), sums_row))
             for part in emit.parts:
-                target = emit.at(base, 4 * emit.lanes * part)
-                vectors = [
-                    emit.decode(word, emit.table(pointer), part)
-                    for word, pointer in zip(words, table_pointers, strict=True)
-                ]
-                with cgutils.for_range_slice(builder, emit.constant(0), grouped, emit.constant(width)) as (c, _):
-                    advance(target, vectors, c, width)
-                with cgutils.for_range_slice(builder, grouped, k, emit.constant(1)) as (c, _):
-                    advance(target, vectors, c, 1)
+                places = [emit.at(base, 64 * col + 4 * emit.lanes * part) for col in range(width)]
+                totals = [emit.load(emit.floats, place) for place in places]
+                for word, table, row in zip(words, table_vectors, factor_vectors, strict=True):
+                    value = emit.decode(word, table, part)
+                    totals = [emit.multiply_add(value, f, total) for f, total in zip(row, totals, strict=True)]
+                for total, place in zip(totals, places, strict=True):
+                    emit.store(total, place)
 
         emit.words(row_pointers, begin, end, num_bytes, use)
         return context.get_dummy_value()
 
-    return types.void(packed, tables, right, j, out, first, last, variants, columns), codegen
+    return types.void(packed, tables, right, j, c, out, first, last, variants, columns), codegen
