@@ -207,8 +207,8 @@ def z_tile(typing, packed, tables, right, j, c, out, first, last, variants, colu
         numbers = [builder.add(first_variant, emit.constant(v)) for v in range(height)]
         row_pointers = [emit.at(codes, builder.mul(number, num_bytes)) for number in numbers]
         table_vectors = [emit.table(emit.at(values, builder.mul(number, emit.constant(16)))) for number in numbers]
-        offset = builder.shl(first_column, emit.constant(2))
-        factor_pointers = [emit.at(factors, builder.add(builder.mul(number, factors_row), offset)) for number in numbers]
+        factors = emit.at(factors, builder.shl(first_column, emit.constant(2)))
+        factor_pointers = [emit.at(factors, builder.mul(number, factors_row)) for number in numbers]
         factor_vectors = [
             [emit.splat(emit.load(_F32, emit.at(pointer, 4 * col))) for col in range(width)]
             for pointer in factor_pointers
