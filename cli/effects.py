@@ -31,7 +31,7 @@ from .flags.predict import NewTables
 from .inputs import Inputs
 from .level_files import Wanted, level_files, saved_levels
 from .outputs import model_path
-from .predict_files import prediction_files, prediction_lines
+from .predict_files import prediction_files, prediction_lines, prediction_record
 from .predict_run import NewData, NewFiles, Scoring, predict, read_new_files
 from .report import STANDARDISATION
 from .sources import prefixes_of
@@ -299,4 +299,5 @@ def predict_new(
     dtype = np.dtype(analysis.compute.dtype).type
     scoring = Scoring(analysis.genotypes.dosage, backend=inputs.planned.backend, dtype=dtype)
     found = predict(model, data, scoring)
-    return prediction_files(prefix, model, found, {"model_file": None}), prediction_lines(model, found)
+    record = prediction_record(prefix, model, found, {"model_file": None})
+    return prediction_files(prefix, found, record), prediction_lines(model, found)

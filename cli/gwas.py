@@ -14,7 +14,7 @@ from .parser import EXIT_CODES, Parser
 from .process import entry_point
 from .run import run_command
 
-FIRST = "--bfile --pheno --pheno-name --qcovar --covar --model --maf --plots --gz --out".split()
+FIRST = "--bfile --pheno --pheno-name --qcovar --covar --model --maf --gz --report --out".split()
 WORDS = {
     "--bfile": "PLINK 1 filesets; several, separated by commas, are pieces of one genome",
     "--pfile": "PLINK 2 filesets (.pgen, .pvar or .pvar.zst, .psam); several are pieces of one genome",

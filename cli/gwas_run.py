@@ -15,6 +15,8 @@ from gpu_reml.io.association import association_table, association_text, gzipped
 from gpu_reml.ops.genotypes import item_type, items_per_row
 from gpu_reml.reml import FitResult
 from gpu_reml.reml.studies.association import Scan, lambda_gc, per_allele
+from gpu_reml.reports.page import page_text
+from gpu_reml.reports.records import TESTS
 
 from .align import Group, design_of, gathered, group_lines, groups_of_samples
 from .flags.analysis import Analysis
@@ -28,10 +30,11 @@ from .inputs import Inputs, load_group
 from .methods import choose_method
 from .outputs import GWAS_FILES, check_outputs, log_text, named_outputs, outputs_of_traits, trait_prefix, write_samples
 from .parser import CommandLine
-from .pictures import check_drawable
+from .pictures import check_drawable, check_reportable
 from .plan import backend_for
 from .planned import Planned, check_group, plan_group, planned_lines
 from .progress import under_way
+from .provenance import provenance
 from .read import Tables, read_tables
 from .report import fixed_line
 from .together import of_member, on_own_genotypes, planned_among, same_effects
@@ -93,8 +96,7 @@ def gwas_command(line: CommandLine, threads: int) -> bool:
     check_workers(analysis)
     for path in output.paths:
         io.check_writable(path)
-    if output.plots:
-        check_drawable("--plots")
+    check_pages(output)
     tables = read_tables(analysis)
     groups = list(groups_of_samples(tables, analysis.samples))
     tables = tables._replace(sources=replace(tables.sources, genome=True))
@@ -121,6 +123,13 @@ def gwas_command(line: CommandLine, threads: int) -> bool:
         for group, each in zip(groups, planned, strict=True):
             converged &= scan_group(tables, group, each, asked, {**context, "reader": reader})
     return converged
+
+
+def check_pages(output: GwasOutput) -> None:
+    """Raises InputError where drawings or a report are asked for and cannot be made."""
+    if output.plots:
+        check_drawable("--plots")
+    check_reportable(output.report)
 
 
 def check_asked(asked: Association, alpha: float | None) -> None:
@@ -280,9 +289,8 @@ def write_trait(
     texts[f"{prefix}.gwas.tsv" + (".gz" if output.gz else "")] = gzipped(text) if output.gz else text
     if output.plots:
         title = f"{name}: {model}, lambda {inflation:.3f}"
-        table = variants.table
         texts[f"{prefix}.manhattan.svg"] = figures.svg_of(
-            figures.manhattan(variants.linkage_groups, table["bp"], log10p, title)
+            figures.manhattan(variants.linkage_groups, variants.table["bp"], log10p, title)
         )
         texts[f"{prefix}.qq.svg"] = figures.svg_of(figures.qq(log10p, title))
     components = [
@@ -298,14 +306,22 @@ def write_trait(
         "not_tested": not_tested(scan, genotypes, trait),
         "lambda_gc": inflation,
         **found.details[trait],
+        "cautions": list(found.warnings),
         "files": list(texts),
     }
+    if output.report:
+        texts[f"{prefix}.gwas.report.html"] = page_text({**record, "tests": tests_for_page(table, inputs)})
     summary = summary_line(name, scan, trait, inputs)
     texts[f"{prefix}.gwas_metadata.json"] = io.json_text(record)
     texts[f"{prefix}.gwas.log"] = log_text("gpu-reml-gwas", [*context["log"], summary])
     io.write_all(texts)
     print(summary)
     print(f"written: {prefix}{{{','.join(path.removeprefix(prefix) for path in texts)}}}", flush=True)
+
+
+def tests_for_page(table: pd.DataFrame, inputs: Inputs) -> dict[str, np.ndarray]:
+    """Columns of the tests that a page shows; a chromosome is called as everywhere, however files spell it."""
+    return {**{name: table[name].to_numpy() for name in TESTS}, "CHROM": np.asarray(inputs.variants.linkage_groups)}
 
 
 def ols_tests(scan: Scan, genotypes: ops.PackedGenotypes, trait: int) -> dict[str, np.ndarray]:
@@ -359,6 +375,7 @@ def metadata(inputs: Inputs, asked: Asked, context: dict[str, Any]) -> dict[str,
         "notes": inputs.notes,
         "version": version("gpu-reml"),
         "seconds": time.perf_counter() - context["started"],
+        "run": provenance(asked.line),
     }
 
 

@@ -17,6 +17,7 @@ from .gwas_run import (
     Asked,
     check_asked,
     check_freedom,
+    check_pages,
     check_steps,
     gwas_command,
     start_lines,
@@ -28,7 +29,6 @@ from .model import plain_model
 from .outputs import GWAS_FILES, check_outputs, log_text, outputs_of, outputs_of_traits, trait_prefix
 from .parser import CommandLine
 from .parts import Parts
-from .pictures import check_drawable
 from .plan import Sizes, backend_for
 from .planned import Planned, check_group, plan_group, planned_lines
 from .read import Tables, read_tables
@@ -47,8 +47,7 @@ def scan_command(line: CommandLine, threads: int) -> bool:
     check_asked(asked.association, asked.analysis.scaling.alpha)
     for path in asked.output.paths:
         io.check_writable(path)
-    if asked.output.plots:
-        check_drawable("--plots")
+    check_pages(asked.output)
     return in_steps(asked, {"threads": threads, "started": started})
 
 

@@ -33,10 +33,29 @@ FURTHER = {  # a flag of gpu-reml -> the suffixes of the files that it adds
     "prediction_pfile": ("prediction.tsv", "prediction_metadata.json"),
 }
 GRM_FILES = ("grm.bin", "grm.N.bin", "grm.id")
-GWAS_FILES = ("gwas.tsv", "gwas.tsv.gz", "gwas_metadata.json", "gwas.log", "manhattan.svg", "qq.svg")
-SPARSE_FILES = ("summary.json", "history.json", "selected_snps.tsv", "path.tsv", "path.svg", "sparse.log")
-RELAX_FILES = ("theta.npy", "var_components.npy", "theta_grad.npy", "history.json", "meta.json", "relax.log")
-PREDICTION_FILES = ("prediction.tsv", "prediction_metadata.json", "prediction.log")
+GWAS_FILES = (
+    "gwas.tsv",
+    "gwas.tsv.gz",
+    "gwas_metadata.json",
+    "gwas.log",
+    "manhattan.svg",
+    "qq.svg",
+    "gwas.report.html",
+)
+SPARSE_FILES = (
+    *("summary.json", "history.json", "selected_snps.tsv", "path.tsv", "path.svg", "sparse.log"),
+    "sparse.report.html",
+)
+RELAX_FILES = (
+    "theta.npy",
+    "var_components.npy",
+    "theta_grad.npy",
+    "history.json",
+    "meta.json",
+    "relax.log",
+    "relax.report.html",
+)
+PREDICTION_FILES = ("prediction.tsv", "prediction_metadata.json", "prediction.log", "prediction.report.html")
 
 WRITTEN = ("out", "keep_out", "dropped_out", "save_model", "merge_out_dir", "cache")
 NO_PATHS = (

@@ -18,9 +18,9 @@ def check_drawable(flag: str) -> None:
         raise io.InputError(f"{flag}: needs {EXTRA}; install it, or leave {flag} out")
 
 
-def check_reportable() -> None:
-    """Raises InputError where no report can be made."""
-    missing = missing_packages()
+def check_reportable(wanted: bool) -> None:
+    """Raises InputError where a report is wanted and none can be made."""
+    missing = missing_packages() if wanted else []
     if missing:
         raise io.InputError(
             f"--report: needs {' and '.join(missing)}, not installed here (pip install 'gpu-reml[report]' brings what "

@@ -11,7 +11,7 @@ from .parser import Need, Parser
 from .process import entry_point
 from .run import run_command
 
-FIRST = "--model --bfile --pfile --qcovar --covar --pheno --keep --out".split()
+FIRST = "--model --bfile --pfile --qcovar --covar --pheno --keep --report --out".split()
 EPILOG = """\
 example:
   gpu-reml --bfile data --pheno pheno.txt --qcovar age.txt --save-model height.model.npz --out height

@@ -28,9 +28,9 @@ def prediction_table(found: Prediction) -> pd.DataFrame:
     return table
 
 
-def prediction_files(prefix: str, model: Model, found: Prediction, context: dict[str, Any]) -> dict[str, str]:
-    """Path and content of the two files."""
-    record = {
+def prediction_record(prefix: str, model: Model, found: Prediction, context: dict[str, Any]) -> dict[str, Any]:
+    """PREFIX.prediction_metadata.json."""
+    return {
         "version": version("gpu-reml"),
         "phenotype": model.phenotype,
         "n_samples": len(found.samples),
@@ -58,6 +58,10 @@ def prediction_files(prefix: str, model: Model, found: Prediction, context: dict
         "files": {"prediction": f"{prefix}.prediction.tsv"},
         **context,
     }
+
+
+def prediction_files(prefix: str, found: Prediction, record: dict[str, Any]) -> dict[str, str]:
+    """Path and content of the two files."""
     return {
         f"{prefix}.prediction.tsv": io.table_text(prediction_table(found)),
         f"{prefix}.prediction_metadata.json": io.json_text(record),

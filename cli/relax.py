@@ -12,7 +12,7 @@ from .parser import EXIT_CODES, Need, Parser
 from .process import entry_point
 from .run import run_command
 
-FIRST = "--bfile --pheno --pheno-name --qcovar --covar --n-groups --outer-iters --theta-lr --seed --out".split()
+FIRST = "--bfile --pheno --pheno-name --qcovar --covar --n-groups --outer-iters --theta-lr --report --out".split()
 WORDS = {
     "--bfile": "PLINK 1 fileset; one is taken, whose variants are shared among the groups",
     "--pfile": "PLINK 2 fileset (.pgen, .pvar or .pvar.zst, .psam)",

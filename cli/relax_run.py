@@ -19,6 +19,7 @@ from gpu_reml.reml.studies.relax import (
     relax,
 )
 from gpu_reml.reml.tables import component_lines, shown
+from gpu_reml.reports.page import page_text
 
 from .align import Group, groups_of_samples
 from .export import npy_bytes
@@ -32,8 +33,10 @@ from .flags.smile import Smile
 from .inputs import Inputs, load_group
 from .outputs import RELAX_FILES, check_outputs, outputs_of_traits
 from .parser import CommandLine
+from .pictures import check_reportable
 from .plan import STORED_WEIGHT
 from .planned import Planned, check_all_traits, plan_group, planned_lines, rooms
+from .provenance import provenance
 from .read import Tables, read_tables
 from .report import bound_lines, fixed_line
 from .unused import RELAX, Decided, noted, plan_notes
@@ -89,6 +92,7 @@ def relax_command(line: CommandLine, threads: int) -> bool:
     started, asked = time.perf_counter(), Asked.of(line)
     analysis, grouping, out = asked.analysis, asked.grouping, asked.output.out
     io.check_writable(out)
+    check_reportable(asked.output.report)
     if grouping.theta_init == "uniform" and not grouping.theta_init_npy:
         raise io.InputError(
             "--theta-init uniform: all groups would be alike, and stay so; use random or --theta-init-npy"
@@ -120,8 +124,12 @@ def relax_command(line: CommandLine, threads: int) -> bool:
     )
     inputs.check_unchanged()
     details = {"settings": line.values, "seed": asked.fits.seed, "threads": threads}
-    details["seconds"] = time.perf_counter() - started
-    files: dict[str, str | bytes] = output_files(out, result, meta_record(result, inputs, details))
+    details.update(seconds=time.perf_counter() - started, run=provenance(line))
+    meta = meta_record(result, inputs, details)
+    files: dict[str, str | bytes] = output_files(out, result, meta)
+    if asked.output.report:
+        history = [record._asdict() for record in result.history]
+        files[f"{out}.relax.report.html"] = page_text({**meta, "history": history})
     closing = closing_lines(result)
     files[f"{out}.relax.log"] = "\n".join([*report.lines, *closing, ""])
     io.write_all(files)
@@ -254,21 +262,13 @@ def start_lines(inputs: Inputs, asked: Asked, threads: int) -> str:
 
 def meta_record(result: RelaxResult, inputs: Inputs, details: dict[str, Any]) -> dict[str, Any]:
     """PREFIX.meta.json: the last accepted fit, the groups, and how they were found."""
-    largest = result.memberships.max(axis=1)
     return {
         "phenotype": inputs.phenotypes[0],
-        "status": result.status.name.lower(),
+        **result.to_dict(),
         "message": in_flags(result.status.value),
-        "num_accepted_updates": result.num_accepted,
         "n": inputs.alignment.num_samples,
-        "num_variants": len(largest),
         "num_variants_varying": int((inputs.products.genotypes.inv_sd > 0).sum()),
-        "n_groups": result.memberships.shape[1],
-        "group_sizes": result.group_sizes,
         "denominators": "sums of memberships over the variants that vary",
-        "mean_largest_membership": largest.mean(),
-        "loglik_gain": result.gain,
-        "loglik_gain_mc_se": result.gain_mc_se,
         "loglik_comparison": COMPARISON,
         "fit": fit_record(result.fit),
         "caution": CAUTION,

@@ -159,8 +159,7 @@ def check_outputs_possible(output: RemlOutput) -> None:
     """Raises InputError or OutputError for files that cannot be written."""
     for path in output.paths:
         io.check_writable(path)
-    if output.report:
-        check_reportable()
+    check_reportable(output.report)
 
 
 def check_records_alone(asked: Asked, correlations: Correlations) -> None:

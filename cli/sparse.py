@@ -19,11 +19,11 @@ from .parser import EXIT_CODES, Parser
 from .process import entry_point
 from .run import run_command
 
-FIRST = "--bfile --pheno --pheno-name --qcovar --covar --maf --candidate-k --outer-max --max-active --out".split()
+FIRST = "--bfile --pheno --pheno-name --qcovar --covar --maf --candidate-k --max-active --report --out".split()
 WORDS = {"--pheno-name": "name of the phenotype column; one is analysed"}
 EPILOG = """\
 example:
-  gpu-reml-sparse --bed-prefix data --pheno-txt pheno.txt --covar-txt age.txt --out-prefix sparse
+  gpu-reml-sparse --bfile data --pheno pheno.txt --qcovar age.txt --report --out sparse
 
 min_b 1/2 (y - Zb)'P(y - Zb) + lambda |b|_1 at the fitted variances, covariates profiled out, standardised genotypes; in
 turns with REML that has the chosen variants as fixed effects. Effects are in the phenotype's units, of one standard

@@ -9,7 +9,7 @@ import pandas as pd
 
 from gpu_reml import figures, io
 from gpu_reml.io.sparse import PathTable, path_frame
-from gpu_reml.reml.studies.sparse import Explained, RoundRecord, SparseResult
+from gpu_reml.reml.studies.sparse_result import RoundRecord, SparseResult
 from gpu_reml.reml.tables import Sum, shown
 
 from .inputs import Inputs
@@ -115,67 +115,28 @@ def history_record(rounds: list[RoundRecord], inputs: Inputs, status: str) -> di
     }
 
 
-def explained_record(explained: Explained, result: SparseResult, which: str) -> dict[str, Any]:
-    """What the chosen variants explain with one set of effects."""
-    return {
-        **explained._asdict(),
-        "h2_sparse": result.h2_sparse(which)._asdict(),
-        "h2_total": result.h2_total(which)._asdict(),
-    }
-
-
-def certificate_record(result: SparseResult) -> dict[str, Any] | None:
-    """How near the conditions are, over all variants."""
-    seen = result.certificate
-    if seen is None:
-        return None
-    return {
-        "certified": seen.holds,
-        "num_variants": seen.num_variants,
-        "violation": seen.violation,
-        "solve_error": seen.solve_error,
-        "tolerance": seen.tolerance,
-        "unit": "shares of lambda; solve_error bounds the error of every gradient from that of its linear solve",
-        "rounds": seen.rounds,
-        "num_violators_left": len(seen.violators),
-    }
-
-
 def summary_record(
     result: SparseResult, table: pd.DataFrame, inputs: Inputs, context: dict[str, Any]
 ) -> dict[str, Any]:
     """``OUT.summary.json``."""
-    path, effects, c = result.path, result.fit.fixed_effects, result.num_fixed
+    effects, c = result.fit.fixed_effects, result.num_fixed
     fixed = zip(inputs.design.names, effects.estimate[:c], effects.se[:c], strict=True)
     ids = inputs.variants.table["id"].to_numpy()
     return {
         "phenotype": inputs.phenotypes[0],
-        "converged": result.converged,
-        "status": [status.name.lower() for status in result.statuses],
+        **result.to_dict(),
         "message": [in_flags(status.value) for status in result.statuses],
         "n": inputs.alignment.num_samples,
         "num_variants": int((inputs.products.genotypes.inv_sd > 0).sum()),
-        "h2": result.h2_total("gls").estimate,
-        "h2_se": result.h2_total("gls").se,
-        "h2_reml": result.h2_reml.estimate,
-        "h2_chive": result.h2_total("lasso").estimate,
-        "h2_chive_reml": result.h2_total("gls").estimate,
-        "explained": {which: explained_record(value, result, which) for which, value in result.explained.items()},
-        "support_size": len(result.support),
         "support": table["snp_index"].tolist(),
         "support_source": table["source_snp_index"].tolist(),
         "support_ids": table["snp_id"].tolist(),
         "dependent_ids": ids[result.dependent].tolist(),
-        "lambda": path.lambdas[path.best],
-        "ebic": path.ebic[path.best],
-        "num_candidates": len(result.candidates),
-        "kkt": certificate_record(result),
         "fit": fit_record(result.fit),
         "fixed_effects": [{"name": name, "estimate": value, "se": se} for name, value, se in fixed],
         "caution": CAUTION,
         "units": "variances in phenotype units squared, lambda in 1 / phenotype units, effects in phenotype units",
         "history": history_record(list(result.history), inputs, result.statuses[0].name.lower())["rounds"],
-        "column_passes": result.column_passes,
         "samples": {"analysed": inputs.alignment.num_samples, "dropped": inputs.alignment.dropped_counts},
         "filters": [{"filter": text, "removed": number} for text, number in inputs.filtered],
         "backend": inputs.covariance.backend,

@@ -21,7 +21,9 @@ from gpu_reml.reml import (
 )
 from gpu_reml.reml.studies.certified import AT_ONCE, KktSettings, LassoSettings
 from gpu_reml.reml.studies.lasso import SMALLEST_RATIO, DescentSettings, PathSettings
-from gpu_reml.reml.studies.sparse import RoundRecord, SparseSettings, sparse_reml
+from gpu_reml.reml.studies.sparse import SparseSettings, sparse_reml
+from gpu_reml.reml.studies.sparse_result import RoundRecord
+from gpu_reml.reports.page import page_text
 
 from .align import Group, groups_of_samples
 from .flags.analysis import Analysis
@@ -34,11 +36,21 @@ from .inputs import Inputs, check_components, load_group
 from .methods import choose_method
 from .outputs import SPARSE_FILES, check_outputs, log_text, named_outputs, outputs_of_traits, write_samples
 from .parser import CommandLine
+from .pictures import check_reportable
 from .planned import Planned, check_all_traits, plan_group, planned_lines
 from .progress import MeanTraces, Progress
+from .provenance import provenance
 from .read import Tables, read_tables
 from .report import plan_lines
-from .sparse_report import closing_lines, history_record, output_files, round_line, selected_table, summary_record
+from .sparse_report import (
+    closing_lines,
+    history_record,
+    output_files,
+    path_table,
+    round_line,
+    selected_table,
+    summary_record,
+)
 from .unused import SPARSE, Decided, noted, plan_notes
 
 SOLVING = 12  # solving holds so many blocks of the columns that are solved at once, as in a fit
@@ -71,6 +83,7 @@ def sparse_command(line: CommandLine, threads: int) -> bool:
     analysis, output = asked.analysis, asked.output
     for path in output.paths:
         io.check_writable(path)
+    check_reportable(output.report)
     tables, group = read_one(analysis)
     outputs = [*outputs_of_traits(SPARSE_FILES, output.out, group.phenotypes), *named_outputs(output)]
     check_outputs(outputs, line, tables.sources.paths)
@@ -108,8 +121,12 @@ def sparse_command(line: CommandLine, threads: int) -> bool:
     inputs.check_unchanged()
     table = selected_table(result, inputs)
     context = {"settings": line.values, "seed": analysis.estimation.seed, "threads": threads}
-    context["seconds"] = time.perf_counter() - started
-    files = output_files(output.out, result, table, summary_record(result, table, inputs, context), inputs)
+    context.update(seconds=time.perf_counter() - started, run=provenance(line))
+    summary = summary_record(result, table, inputs, context)
+    files = output_files(output.out, result, table, summary, inputs)
+    if output.report:
+        beside = {"selected": table, "path": path_table(result, inputs)._asdict()}
+        files[f"{output.out}.sparse.report.html"] = page_text({**summary, **beside})
     closing = closing_lines(result, table)
     told = [*plan, "", *(round_line(record, inputs) for record in rounds), *closing]
     files[f"{output.out}.sparse.log"] = log_text("gpu-reml-sparse", told)

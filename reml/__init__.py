@@ -62,7 +62,8 @@ from .studies.relatedness import Related, relatedness
 from .studies.rg import RgSettings, fit_rg
 from .studies.rg_result import GeneticCorrelations
 from .studies.scan import ScanResult, ScanSettings, scan
-from .studies.sparse import SparseResult, SparseSettings, SparseStatus, sparse_reml
+from .studies.sparse import SparseSettings, sparse_reml
+from .studies.sparse_result import SparseResult, SparseStatus
 from .studies.values import Levels, level_reliability, level_values, levels_of
 
 __all__ = [

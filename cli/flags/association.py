@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..numbers import count, fraction, number, positive_int
 from .group import Flags, flag
-from .output import OUT, QUIET, Output
+from .output import OUT, QUIET, Output, report_flag
 
 SCORE_FLAGS = {
     "loco_refit": "--loco-refit",
@@ -103,4 +103,7 @@ class GwasOutput(Output):
         "--plots", action="store_true", default=False,
         help="draw PREFIX.manhattan.svg and PREFIX.qq.svg (needs matplotlib: the extra report)",
     )  # fmt: skip
+    report: bool = report_flag(
+        "gwas.report.html", "both drawings, the strongest variants, the null model, and how it was computed"
+    )
     quiet: bool = flag("--quiet", "--non-verbose", default=False, **QUIET)

@@ -1,12 +1,19 @@
 """Where results go, and how much is printed."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..numbers import not_negative, positive_int
 from .group import Flags, flag
 
 OUT = {"metavar": "PREFIX"}
 QUIET = {"action": "store_true", "help": "print the results only"}
+
+
+def report_flag(name: str, holds: str) -> Any:
+    """The field of ``--report``: the page's name, and what is on it."""
+    text = f"write PREFIX.{name}: one page with {holds} (needs the extra report)"
+    return flag("--report", action="store_true", default=False, help=text)
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,7 @@ class RemlOutput(Output):
         help="write PREFIX.theta.npy (variances, residual last), .ai.npy (average information per sample), .grad.npy "
         "(score per sample) and .ai_stats.json, in the phenotype's units",
     )  # fmt: skip
-    report: bool = flag(
-        "--report", action="store_true", default=False,
-        help="write PREFIX.report.html: one page with figures, warnings, diagnoses of an odd h2, and how it was "
-        "computed (needs the extra report)",
-    )  # fmt: skip
+    report: bool = report_flag("report.html", "figures, warnings, diagnoses of an odd h2, and how it was computed")
     pca: int | None = flag(
         "--pca", type=positive_int, metavar="K",
         help="write K principal components of the genotypes as PLINK does (OUT.eigenvec, OUT.eigenval) and stop; needs "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ..numbers import positive_int
 from .data import SEVERAL
 from .group import Flags, flag
-from .output import OUT
+from .output import OUT, report_flag
 
 
 @dataclass(frozen=True)
@@ -90,4 +90,7 @@ class PredictOutput(Flags):
         help="results go to PREFIX.prediction.tsv and PREFIX.prediction_metadata.json (default gpu_reml_predict)",
         **OUT,
     )  # fmt: skip
+    report: bool = report_flag(
+        "prediction.report.html", "the predictions, their accuracy, which variants were found, and how it was computed"
+    )
     quiet: bool = flag("--quiet", "--non-verbose", action="store_true", default=False, help="print nothing but errors")

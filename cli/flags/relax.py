@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..numbers import at_least, count, not_negative, positive_float, positive_int, share
 from .group import Flags, flag
-from .output import OUT, QUIET
+from .output import OUT, QUIET, report_flag
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,9 @@ class RelaxOutput(Flags):
         help="results go to PREFIX.theta.npy (memberships), .var_components.npy, .theta_grad.npy, .history.json and "
         ".meta.json (default relaxation_grouping)", **OUT,
     )  # fmt: skip
+    report: bool = report_flag(
+        "relax.report.html", "the groups, their variances, how the likelihood rose, and how it was computed"
+    )
     reml_log_detail: str = flag(
         "--reml-log-detail", choices=("off", "compact", "full"), default="compact",
         help="print the results only (off), a line for every outer iteration (compact, the default), or every "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..numbers import count, not_negative, positive_float, positive_int, share
 from .group import Flags, flag
-from .output import OUT, Output
+from .output import OUT, Output, report_flag
 
 SWITCH = {"action": argparse.BooleanOptionalAction}
 
@@ -165,3 +165,6 @@ class SparseOutput(Output):
         help="results go to PREFIX.summary.json, .history.json, .selected_snps.tsv, .path.tsv and .path.svg "
         "(default sparse_reml)", **OUT,
     )  # fmt: skip
+    report: bool = report_flag(
+        "sparse.report.html", "the path, the chosen variants, what they explain, and how it was computed"
+    )

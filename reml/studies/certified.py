@@ -7,7 +7,7 @@ gradient z_j'P(y - Zb) of all m variants, half a pass.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -144,6 +144,19 @@ class Certificate(NamedTuple):
     @property
     def holds(self) -> bool:
         return self.violation <= self.tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON."""
+        return {
+            "certified": self.holds,
+            "num_variants": self.num_variants,
+            "violation": self.violation,
+            "solve_error": self.solve_error,
+            "tolerance": self.tolerance,
+            "unit": "shares of lambda; solve_error bounds the error of every gradient from that of its linear solve",
+            "rounds": self.rounds,
+            "num_violators_left": len(self.violators),
+        }
 
 
 class LassoFit(NamedTuple):

@@ -131,6 +131,21 @@ class RelaxResult:
         """Accepted updates of the memberships."""
         return sum(record.accepted for record in self.history) - 1
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON: the last accepted fit, the groups, and how they were found."""
+        return {
+            "status": self.status.name.lower(),
+            "message": self.status.value,
+            "num_accepted_updates": self.num_accepted,
+            "num_variants": len(self.memberships),
+            "n_groups": self.memberships.shape[1],
+            "group_sizes": self.group_sizes.tolist(),
+            "mean_largest_membership": float(self.memberships.max(axis=1).mean()),
+            "loglik_gain": self.gain,
+            "loglik_gain_mc_se": self.gain_mc_se,
+            "fit": self.fit.to_dict(),
+        }
+
 
 def start_rate(T: np.ndarray, gradient: np.ndarray) -> float:
     """1 / (root mean square over variants of the gradient's spread across groups under T); 1 where there is none."""

@@ -10,6 +10,8 @@ from .components import plot_components, plot_convergence, plot_profile
 from .correlations import plot_correlations
 from .diagnostics import plot_residuals, plot_spectrum
 from .path import plot_path
+from .prediction import plot_prediction
+from .search import plot_search
 
 __all__ = [
     "GENOME_WIDE",
@@ -19,8 +21,10 @@ __all__ = [
     "plot_convergence",
     "plot_correlations",
     "plot_path",
+    "plot_prediction",
     "plot_profile",
     "plot_residuals",
+    "plot_search",
     "plot_spectrum",
     "qq",
     "svg_of",

@@ -1,13 +1,13 @@
 """``report``: a result as one HTML file that needs nothing else."""
 
-import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .blocks import is_number, shown
-from .sections import ALL, METHODS
+from .blocks import is_number
+from .kinds import headline_of, sections_of, title_of
+from .records import record_of
 
 NEEDED = ("jinja2", "matplotlib")
 
@@ -16,11 +16,15 @@ def report(result: Any, path: str | Path, **further: Any) -> Path:
     """Write a page about a result: one HTML file, which is read without a network and holds no script.
 
     Args:
-        result: a fit (FitResult, HEResult, GeneticCorrelations, ...) of n samples, the record of one, or the path of
-            the OUT.json that a command wrote.
+        result: a fit (FitResult, HEResult, GeneticCorrelations, ...) of n samples; tests of variants (Scan, Refined,
+            ...), a SparseResult, a RelaxResult or an Accuracy; the record of one; or the path of the JSON file that a
+            command wrote (OUT.json, OUT.gwas_metadata.json, OUT.summary.json, OUT.meta.json,
+            OUT.prediction_metadata.json), whose tables are read from beside it.
         path: where the page goes.
-        further: what the page shows beside, as keys of the record: ``diagnoses`` (:func:`gpu_reml.diagnose`),
-            ``spectrum`` (nodes and weights (q,)), ``residuals_of_y`` (n,), ``title``.
+        further: what the page shows beside, as keys of the record: ``title``; of a fit ``diagnoses``
+            (:func:`gpu_reml.diagnose`), ``spectrum`` (nodes and weights (q,)) and ``residuals_of_y`` (n,); of tests
+            ``trait``, which of several, and ``variants``, columns ``chrom``, ``bp`` and ``id`` (m,); of an accuracy
+            ``predictions``, columns ``y_pred`` and ``y`` (n,).
 
     Returns:
         The path.
@@ -28,6 +32,7 @@ def report(result: Any, path: str | Path, **further: Any) -> Path:
     Raises:
         ImportError: jinja2 or matplotlib is not installed; the message has the command that brings them.
         OSError, ValueError: the record cannot be read, or the page not be written.
+        TypeError: there is no page for such a result.
 
     >>> import tempfile
     >>> import numpy as np
@@ -51,23 +56,6 @@ def missing_packages() -> list[str]:
     return [name for name in NEEDED if find_spec(name) is None]
 
 
-def record_of(result: Any) -> dict[str, Any]:
-    """A result as a record, with its history; of a path, what is in the file, and its OUT.history.tsv."""
-    if isinstance(result, str | Path):
-        record = json.loads(Path(result).read_text())
-        history = Path(result).with_suffix(".history.tsv")
-        if history.exists():
-            import pandas as pd
-
-            record["history"] = pd.read_csv(history, sep="\t").to_dict("records")
-        return record
-    if isinstance(result, Mapping):
-        return dict(result)
-    record = result.to_dict()
-    record["history"] = [each._asdict() for each in getattr(result, "history", ())]
-    return record
-
-
 def page_text(record: Mapping[str, Any]) -> str:
     """The page as text."""
     missing = missing_packages()
@@ -78,37 +66,6 @@ def page_text(record: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader(__package__, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    sections = [section for make in ALL if (section := make(record)) is not None]
     return environment.get_template("page.html").render(
-        title=title_of(record), headline=headline(record), sections=sections, is_number=is_number
+        title=title_of(record), headline=headline_of(record), sections=sections_of(record), is_number=is_number
     )
-
-
-def title_of(record: Mapping[str, Any]) -> str:
-    """What the page is about."""
-    if record.get("title"):
-        return str(record["title"])
-    if record.get("traits"):
-        return f"Genetic correlations of {len(record['traits'])} phenotypes"
-    return f"Heritability of {record['phenotype']}" if record.get("phenotype") else "Heritability"
-
-
-def headline(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The few numbers that stand at the top: each with what it is."""
-    out = []
-    h2 = record.get("h2")
-    if isinstance(h2, Mapping):
-        se = "SE unknown" if h2["se"] is None or h2["se"] != h2["se"] else f"SE {h2['se']:.3f}"
-        out.append((f"h2 = {h2['estimate']:.3f}", se))
-    if record.get("h2_profile"):
-        ends = [shown(record["h2_profile"][key]) for key in ("lower", "upper")]
-        out.append((" to ".join(ends), "95 % profile-likelihood interval"))
-    samples = (record.get("samples") or {}).get("analysed", record.get("n"))
-    if isinstance(samples, int):
-        out.append((shown(samples), "samples"))
-    if record.get("num_variants"):
-        out.append((shown(record["num_variants"]), "variants"))
-    if record.get("converged") is not None:
-        method = str(record.get("method", ""))
-        out.append(("converged" if record["converged"] else "not converged", METHODS.get(method, method)))
-    return out

@@ -4,7 +4,7 @@ A record is OUT.json as a command writes it, or what ``to_dict`` of a result giv
 ``spectrum`` (nodes and weights), ``residuals`` (n,) and ``diagnoses`` are taken where they are there too.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -52,19 +52,27 @@ def data(record: Record) -> Section | None:
     """Samples and variants that were kept, and those that were dropped, by reason."""
     samples, rows = record.get("samples") or {}, []
     if samples:
-        rows.append(("samples", "analysed", samples["analysed"]))
+        done = "predicted" if "predicted" in samples else "analysed"
+        rows.append(("samples", done, samples[done]))
         rows += [("samples", f"dropped: {reason}", count) for reason, count in samples["dropped"].items()]
     elif np.ndim(record.get("n")) == 0 and record.get("n") is not None:
         rows.append(("samples", "analysed", record["n"]))
-    if record.get("num_variants") is not None:
-        rows.append(("variants", "analysed", record["num_variants"]))
+    if variants_of(record) is not None:
+        rows.append(("variants", "analysed", variants_of(record)))
     rows += [("variants", f"removed by {each['filter']}", each["removed"]) for each in record.get("filters") or ()]
     if record.get("num_variants_dropped"):
         rows.append(("variants", "dropped: they do not vary, or were never called", record["num_variants_dropped"]))
     blocks: list[Block] = [table(("what", "how", "number"), rows)] if rows else []
     if record.get("standardisation"):
         blocks.append(Words(f"Genotypes are standardised by {record['standardisation']}."))
+    if record.get("covariates"):
+        blocks.append(Words(f"Fixed effects: {', '.join(record['covariates'])}."))
     return Section("Samples and variants", tuple(blocks)) if blocks else None
+
+
+def variants_of(record: Record) -> int | None:
+    """How many variants were analysed."""
+    return record.get("num_variants", record.get("m"))
 
 
 def components(record: Record) -> Section | None:
@@ -79,11 +87,13 @@ def components(record: Record) -> Section | None:
             [(f"{name}, {SUMS[name]}", *(record[name][key] for key in ("estimate", "se", "mc_se"))) for name in sums],
         ),
     ]
-    columns = ("component", "variance", "SE", "Monte-Carlo error", "share of Vp", "SE", "share of genetic", "variants")
-    keys = ("name", "variance", "se", "mc_se", "h2", "h2_se", "share", "num_variants")
-    rows = [[each.get(key, "") for key in keys] for each in record["components"]]
-    rows += [[each.get(key, "") for key in keys] for each in record.get("residuals") or ()]
-    blocks.append(table(columns, rows))
+    titles = {
+        "name": "component", "variance": "variance", "se": "SE", "mc_se": "Monte-Carlo error", "h2": "share of Vp",
+        "h2_se": "SE", "share": "share of genetic", "num_variants": "variants",
+    }  # fmt: skip
+    parts = [*record["components"], *(record.get("residuals") or ())]
+    keys = [key for key in titles if any(key in each for each in parts)]
+    blocks.append(table([titles[key] for key in keys], [[each.get(key, "") for key in keys] for each in parts]))
     if record.get("units"):
         blocks.append(Words(f"Variances are in {record['units']}."))
     return Section("Variance components", tuple(blocks))
@@ -193,8 +203,11 @@ def fixed(record: Record) -> Section | None:
 def warnings(record: Record) -> Section | None:
     """What to be careful about, each with its remedy."""
     lines = [*(record.get("cautions") or ()), *(record.get("notes") or ())]
-    if record.get("converged") is False:
-        lines.insert(0, str(record.get("message")))
+    if record.get("caution"):
+        lines.insert(0, record["caution"])
+    if record.get("converged") is False and record.get("message"):
+        message = record["message"]
+        lines[:0] = message if isinstance(message, list) else [str(message)]
     if record.get("mc_target_met") is False:
         lines.append(
             f"the Monte-Carlo error is {shown(record.get('mc_se_over_se'))} standard errors, more than the target "
@@ -227,16 +240,11 @@ def provenance(record: Record) -> Section | None:
         rows.append(("computed on", f"{record['backend']}, {record.get('arithmetic', '')}".rstrip(", ")))
     if record.get("seed") is not None:
         rows.append(("seed", str(record["seed"])))
-    if record.get("passes") is not None:
-        rows.append(("products with one vector", float(record["passes"])))
+    passes = record.get("passes", record.get("column_passes"))
+    if passes is not None:
+        rows.append(("products with one vector", float(passes)))
     if run.get("peak_memory_bytes"):
         rows.append(("most memory of the process", f"{run['peak_memory_bytes'] / 2**20:,.0f} MiB"))
     if record.get("seconds") is not None:
         rows.append(("time", f"{record['seconds']:.1f} s"))
     return Section("How it was computed", (table(("", ""), rows),)) if rows else None
-
-
-ALL: tuple[Callable[[Record], Section | None], ...] = (
-    warnings, diagnoses, components, correlations, shares, tests, profiles, convergence, cohort, data, fixed, asked,
-    provenance,
-)  # fmt: skip

@@ -404,7 +404,7 @@ def test_a_stochastic_fit_of_several_traits_saves_a_model_each(study, tmp_path):
     two.to_csv(tmp_path / "two.pheno", **TABLES)
     traits = ("--pheno", tmp_path / "two.pheno", "--pheno-name", "all", "--method", "stochastic")
     found = fit(study, tmp_path / "many", *traits, "--save-model", tmp_path / "m.npz", "--max-probes", 16)
-    assert sorted(path.name for path in tmp_path.glob("m*.npz")) == ["m.height.npz", "m.weight.npz"]
+    assert sorted(path.name for path in tmp_path.glob("m.*.npz")) == ["m.height.npz", "m.weight.npz"]
     for name in ("height", "weight"):
         model = read_model(tmp_path / f"m.{name}.npz")
         np.testing.assert_array_equal(model.theta, found[name].result.theta)

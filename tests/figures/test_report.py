@@ -8,15 +8,22 @@ import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 import gpu_reml
+from gpu_reml.cli.gwas import main as gwas
 from gpu_reml.cli.main import main
+from gpu_reml.cli.predict import main as predict
+from gpu_reml.cli.relax import main as relax
+from gpu_reml.cli.sparse import main as sparse
+from gpu_reml.reml import Scan
 from gpu_reml.reports import page
 from gpu_reml.reports.blocks import is_number, shown
+from gpu_reml.reports.studies import leads
 from gpu_reml.validation import simulate_bed
 
 MOST_BYTES = 3 << 20
@@ -59,6 +66,20 @@ def made(tmp_path_factory):
     code = main([*map(str, flags), "--method", "stochastic", "--profile", "--device", "cpu", "--report", "--out", out])
     assert code == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def others(made, tmp_path_factory):
+    """Pages of the other commands, by command."""
+    folder = os.path.dirname(made)
+    fileset, out = ["--bfile", f"{folder}/data", "--device", "cpu"], str(tmp_path_factory.mktemp("others") / "y")
+    asked = [*fileset, "--pheno", f"{folder}/pheno.txt", "--report", "--quiet", "--out", out]
+    assert gwas([*asked, "--model", "loco", "--method", "score"]) == 0
+    assert sparse([*asked, "--max-active", "5", "--candidate-k", "20", "--lasso-n-lambda", "10"]) in (0, 3)
+    assert relax([*asked, "--n-groups", "2", "--outer-iters", "3"]) == 0
+    assert main([*fileset, "--pheno", f"{folder}/pheno.txt", "--save-model", f"{out}.m", "--quiet", "--out", out]) == 0
+    assert predict([*asked, "--model", f"{out}.m.npz"]) == 0
+    return {kind: f"{out}.{kind}.report.html" for kind in ("gwas", "sparse", "relax", "prediction")}
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +147,52 @@ def test_correlations_have_a_page_of_their_own(tmp_path):
     assert "Genetic correlations of 2 phenotypes" in read.text and "a b total 0.5 0.1 NA" in read.text
 
 
+RECORDS = {"gwas": "gwas_metadata", "sparse": "summary", "relax": "meta", "prediction": "prediction_metadata"}
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_a_page_of_another_command_is_whole_and_can_be_made_again_of_its_files(others, tmp_path, kind):
+    text = open(others[kind]).read()
+    ids = Page(text).values("id")
+    assert len(ids) == len(set(ids)) and "script" not in {tag for tag, _ in Page(text).tags}
+    record = others[kind].replace(f"{kind}.report.html", f"{RECORDS[kind]}.json")
+    command = json.loads(open(record).read())["run"]["command"]
+    assert command.startswith("gpu-reml-") and command in Page(text).text
+    again = Page(gpu_reml.report(record, tmp_path / "again.html").read_text())
+    assert again.text == Page(text).text and len(again.tags) == len(Page(text).tags)
+
+
+def test_the_page_of_tests_shows_the_strongest_of_each_place_and_the_null_model(others):
+    read, prefix = Page(open(others["gwas"]).read()), others["gwas"].removesuffix(".gwas.report.html")
+    table = pd.read_csv(f"{prefix}.gwas.tsv", sep="\t")
+    best = table.loc[table["LOG10P"].idxmax()]
+    assert f"{best['ID']} {best['CHROM']} {best['GENPOS']:,} {best['A1']}" in read.text
+    record = json.loads(open(f"{prefix}.gwas_metadata.json").read())
+    assert f"lambda GC {record['lambda_gc']:.4g}" in read.text and "variants tested 300" in read.text
+    assert f"h2, heritability {shown(record['fit']['h2']['estimate'])}" in read.text and "calibrate" in read.text
+
+
+def test_leading_variants_are_apart_and_strong_or_else_the_strongest():
+    tests = {"CHROM": np.array(["1", "1", "1", "2"]), "GENPOS": np.array([1, 400_000, 900_000, 5])}
+    assert leads({**tests, "LOG10P": np.array([9.0, 12.0, 6.0, np.inf])}).tolist() == [3, 1]
+    assert leads({**tests, "LOG10P": np.array([9.0, 5.5, 8.0, np.nan])}).tolist() == [0, 2]
+    assert leads({**tests, "LOG10P": np.array([1.0, 4.9, 2.0, np.nan])}).tolist() == [1]
+    assert leads({"LOG10P": np.full(3, np.nan)}).size == 0
+
+
+def test_tests_of_variants_in_python_have_a_page_with_and_without_places(tmp_path):
+    rng = np.random.default_rng(2)
+    found = Scan(rng.standard_normal((50, 2)), np.ones((50, 2)), rng.random((50, 2)) * 3, 47)
+    bare = Page(gpu_reml.report(found, tmp_path / "a.html", title="Two traits").read_text()).text
+    strongest = int(np.argmax(found.log10p[:, 0]))
+    assert "Two traits" in bare and "variants tested 50" in bare and f"SE -log10 p {strongest} " in bare
+    variants = {"chrom": np.repeat(["1", "2"], 25), "bp": np.arange(50), "id": [f"rs{j}" for j in range(50)]}
+    placed = Page(gpu_reml.report(found, tmp_path / "b.html", trait=1, variants=variants).read_text())
+    assert f"rs{np.argmax(found.log10p[:, 1])}" in placed.text and "p-values along the genome" in placed.text
+    with pytest.raises(TypeError, match="of a int there is no report"):
+        gpu_reml.report(3, tmp_path / "c.html")
+
+
 def test_warnings_come_first_each_with_its_remedy(tmp_path):
     record = {
         "converged": False, "message": "raise --max-iterations", "status": "max_iterations", "notes": ["impute them"],
@@ -159,26 +226,34 @@ def test_without_jinja2_the_error_says_what_to_install(monkeypatch, capsys, tmp_
     assert "--report: needs jinja2, not installed here" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed, in which the page would be opened")
-@pytest.mark.parametrize("width", [400, 1400])
-def test_a_browser_shows_the_page_without_an_error_and_without_sideways_scrolling(made, tmp_path, width):
-    """The page is put in a frame as wide as the screen, since a headless window is not narrower than 500 pixels."""
-    (tmp_path / "frame.html").write_text(
-        f"<iframe id=f width={width} height=900 style='border:0' src='file://{made}.report.html'></iframe><script>"
-        "f.onload=()=>{const d=f.contentDocument.documentElement;const out=[d.scrollWidth,d.clientWidth,"
-        "f.contentDocument.querySelectorAll('figure svg').length,"
-        "Math.min(...[...f.contentDocument.querySelectorAll('p,td,h1')].map(e=>parseFloat(getComputedStyle(e).fontSize)))];"
-        "document.title=out.join(' ');document.body.append(document.title)}</script>"
+def in_a_browser(pages, width, folder):
+    """Of each page in a frame as wide as the screen, since a headless window is not narrower than 500 pixels: how wide
+    its content is, how much room there is, its drawings, and its smallest letters; and what the console said."""
+    size = f"width={width} height=900 style='border:0'"
+    frames = "".join(f"<iframe {size} src='file://{each}'></iframe>" for each in pages)
+    (folder / "frame.html").write_text(
+        f"{frames}<script>onload=()=>{{document.title=[...document.querySelectorAll('iframe')].map(f=>{{"
+        "const d=f.contentDocument,e=d.documentElement;return [e.scrollWidth,e.clientWidth,"
+        "d.querySelectorAll('figure svg').length,"
+        "Math.min(...[...d.querySelectorAll('p,td,h1')].map(e=>parseFloat(getComputedStyle(e).fontSize)))].join(' ')"
+        "}).join(';');document.body.append(document.title)}</script>"
     )
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--enable-logging=stderr"]
-    own = [f"--user-data-dir={tmp_path}/profile", "--host-resolver-rules=MAP * 0.0.0.0", "--dump-dom"]
-    command = [CHROMIUM, *flags, *own, "--virtual-time-budget=4000", f"file://{tmp_path}/frame.html"]
-    ran = subprocess.run(
-        command, capture_output=True, text=True, timeout=100, env={**os.environ, "HOME": str(tmp_path)}
-    )
-    across, room, svgs, size = map(float, re.search(r"<title>([\d. ]+)</title>", ran.stdout)[1].split())
-    assert "CONSOLE" not in ran.stderr, ran.stderr
-    assert svgs >= 5 and across <= room and width - 20 <= room <= width and size >= 14
+    own = [f"--user-data-dir={folder}/profile", "--host-resolver-rules=MAP * 0.0.0.0", "--dump-dom"]
+    command = [CHROMIUM, *flags, *own, "--virtual-time-budget=4000", f"file://{folder}/frame.html"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=100, env={**os.environ, "HOME": str(folder)})
+    found = re.search(r"<title>([\d. ;]+)</title>", ran.stdout)[1].split(";")
+    return [tuple(map(float, each.split())) for each in found], ran.stderr
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed, in which the pages would be opened")
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_browser_shows_the_pages_without_an_error_and_without_sideways_scrolling(made, others, tmp_path, width):
+    pages = [f"{made}.report.html", *others.values()]
+    found, console = in_a_browser(pages, width, tmp_path)
+    assert "CONSOLE" not in console, console
+    for (across, room, svgs, size), of, least in zip(found, pages, [5, 3, 2, 2, 1], strict=True):
+        assert svgs >= least and across <= room and width - 20 <= room <= width and size >= 14, of
 
 
 def test_a_report_says_what_is_odd_in_the_page_the_record_and_the_log(made, tmp_path):
