@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special
 
-from .inference import Lrt, boundary_weights, sobol_normals
+from .inference import Lrt, boundary_weights
 from .residuals import Layout
 from .tables import shown
 
@@ -25,6 +25,13 @@ POINTS = 512
 CONE_POINTS = 4096
 # A root is found within so many Newton steps; six are usual.
 NEWTON_STEPS = 30
+
+
+def sobol_normals(dimension: int, num_points: int) -> np.ndarray:
+    """(num_points, dimension) standard normal vectors of a fixed Sobol set; num_points a power of 2."""
+    from scipy.stats import qmc  # half a second to import, which fits without such tests do without
+
+    return special.ndtri(qmc.Sobol(dimension, scramble=False).random(num_points) + 0.5 / num_points)
 
 
 class RatioTest(NamedTuple):
