@@ -39,7 +39,9 @@ FORESEEN = 0.1  # relative error of the solves from which the Monte-Carlo error 
 NEAR = 1.0  # standard errors that theta may have moved by in the round in which it is foreseen
 MARGIN = 1.05  # by which a Monte-Carlo error that is foreseen is taken for larger: falling short costs a second look
 AGAIN = 1.5  # times its tolerance: from this error on, a probe that had converged is solved further
-NEARBY = 0.1  # standard errors that theta may move by before images off the basis, and looks at probes, are old
+NEARBY = 0.1  # standard errors that theta may move by before looks at probes are old
+SAME_IMAGES = 1.0  # the same of images off the basis, which tell how long steps are, not where they end
+MORE_BASIS = 1.5  # times what a basis was: until then its images off the basis tell as much at any theta
 TRUSTED = 0.3  # the same of a trait's solve at the theta moved to
 SMALL_STEP = 0.1  # standard errors, from which a fit may end below its Monte-Carlo error
 FAR_OFF = 8.0  # times y's tolerance, from where y's residual alone would take many rounds
@@ -79,9 +81,9 @@ def state_at(problem: Problem, model: Model, theta: np.ndarray, trait: int = 0) 
 
 
 def off_at(problem: Problem, model: Model, walk: Walk, theta: np.ndarray) -> Outside:
-    """What is off the basis at theta; images that the walk had near it still tell enough.  Cost: half a pass of a
-    column, times the overlap where they do not."""
-    if is_near(walk, theta, walk.off.theta):
+    """What is off the basis at theta; images that the walk has still tell enough where they are of a theta near or of
+    a basis not much smaller.  Cost: half a pass of a column, times the overlap where they do not."""
+    if model.basis.size < MORE_BASIS * walk.off.size or is_near(walk, theta, walk.off.theta, SAME_IMAGES):
         return residual_near(problem, model, walk.off, theta, walk.trait)
     return off_the_basis(problem, model, theta, walk.trait)
 
@@ -185,10 +187,10 @@ def leading_images(walk: Walk) -> Block:
     return times(walk.off.images, weights[:, None] * vectors[:, values > LEADING * values[-1]])
 
 
-def is_near(walk: Walk, theta: np.ndarray, other: np.ndarray) -> bool:
+def is_near(walk: Walk, theta: np.ndarray, other: np.ndarray, near: float = NEARBY) -> bool:
     """Whether two thetas are so near that solutions and images at one tell of the other."""
     change = theta - other
-    return walk.point is not None and bool(change @ walk.point.ai @ change <= NEARBY**2)
+    return walk.point is not None and bool(change @ walk.point.ai @ change <= near**2)
 
 
 def known_solved(state: State) -> int:
@@ -216,7 +218,7 @@ def one_round(problem: Problem, probes: Probes, state: State, scale: float) -> S
         state = state._replace(checked=None)
     walk, rounds, looked = state.walk, state.rounds + 1, state.active is None or len(state.active) > 0
     if growth.grew and growth.error > READY and rounds < MOST_ROUNDS:
-        off = off_the_basis(problem, model, walk.theta, walk.trait)
+        off = residual_near(problem, model, walk.off, walk.theta, walk.trait)
         return state._replace(model=model, walk=walk._replace(off=off), active=growth.active, rounds=rounds)
     walk = moved(problem, model, walk, scale)
     state = state._replace(model=model, walk=walk, active=growth.active, rounds=rounds)

@@ -24,8 +24,8 @@ MOST_GROWTH = 4  # of a variance in one round; all may grow to the total, as som
 class Outside(NamedTuple):
     """What lies off the basis at one theta: the true ``residual`` (n, 1) of y, beside its ``energy`` y'P y.
 
-    And of K_g P y at ``theta``, which is the same one or near: ``images`` (n, G) with their Gram matrix (G, G), and
-    ``forms`` (G,) y'P K_g P y within the basis that there was.
+    And of K_g P y, by a basis of ``size`` vectors at a ``theta`` that may be another: ``images`` (n, G) with their Gram
+    matrix (G, G), and ``forms`` (G,) y'P K_g P y within that basis.
     """
 
     residual: Block
@@ -34,6 +34,7 @@ class Outside(NamedTuple):
     images: Block
     gram: np.ndarray
     forms: np.ndarray
+    size: int
 
 
 class Point(NamedTuple):
@@ -57,11 +58,11 @@ def off_the_basis(problem: Problem, model: Model, theta: np.ndarray, trait: int 
     images = problem.covariance.apply_each(combined(model.basis.F, c))
     off = outside(model.basis, project(problem.Q, columns(*(image[:, :1] for image in images))))
     residual, energy = times(off, -theta[:-1, None]), float(y[:, 0] @ c[:, 0])
-    return Outside(residual, energy, theta, off, gram(off, off), T.images(c[:, 0]) @ c[:, 0])
+    return Outside(residual, energy, theta, off, gram(off, off), T.images(c[:, 0]) @ c[:, 0], model.basis.size)
 
 
 def residual_near(problem: Problem, model: Model, known: Outside, theta: np.ndarray, trait: int) -> Outside:
-    """What is off the basis at theta, with the images that are ``known`` at a theta near; half a pass of a column."""
+    """What is off the basis at theta, with the images that are ``known``; half a pass of a column."""
     R, energy = y_residual(problem, model, theta, trait)
     off = outside(model.basis, known.images)
     return known._replace(residual=R, energy=energy, images=off, gram=gram(off, off))

@@ -1,8 +1,12 @@
 """Maxima of a trait's likelihood within a basis, and how far other probes would have led from one: no pass."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from numba import get_num_threads
+
+from gpu_reml.ops import blas
 
 from ..inference import bounded_covariance, mc_covariance_of_theta
 from ..linalg import symmetric
@@ -168,9 +172,13 @@ def curvature_at(problem: Problem, model: Model, walk: Walk, may_move: np.ndarra
     within = inside.T @ np.linalg.solve(V, inside) / 2
     here, falls = score_at(problem, model, trait, theta, V, inverse), within.copy()
     sizes = DIFFERENCE / np.sqrt(np.diag(ai))
-    for h in np.flatnonzero(may_move):
+
+    def fall(h: int) -> None:
         there, rise = theta + sizes[h] * (np.arange(len(theta)) == h), sizes[h] * model.basis.T.parameter(h)
         falls[h] = (here - score_at(problem, model, trait, there, V + rise, inverse)) / sizes[h]
+
+    with blas.one_thread(), ThreadPoolExecutor(get_num_threads()) as pool:
+        list(pool.map(fall, np.flatnonzero(may_move)))
     return symmetric(falls + ai - within)
 
 

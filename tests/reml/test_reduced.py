@@ -28,7 +28,7 @@ from gpu_reml.reml.cross_fit import controlled_traces, fixed_controls, fold_of, 
 from gpu_reml.reml.engines import reduced_end, reduced_fit, reduced_search
 from gpu_reml.reml.engines.reduced import empty_basis, extended, new_directions, reduced_v
 from gpu_reml.reml.engines.reduced_end import log_determinant
-from gpu_reml.reml.engines.reduced_fit import Checked, accuracy, ended, leading_images, state_at
+from gpu_reml.reml.engines.reduced_fit import Checked, accuracy, ended, leading_images, off_at, state_at
 from gpu_reml.reml.engines.reduced_fit import with_residuals as with_residuals_of
 from gpu_reml.reml.engines.reduced_model import first_model, grown, prepare, probe_residuals, probe_solutions
 from gpu_reml.reml.engines.reduced_point import (
@@ -277,6 +277,18 @@ def test_images_near_a_theta_leave_a_basis_that_has_grown(coarse):
     np.testing.assert_allclose(found.gram, found.images.T.astype(float) @ found.images, rtol=1e-12)
 
 
+def test_images_off_the_basis_are_made_anew_once_it_is_half_as_large_again_and_theta_has_moved(coarse):
+    problem, model, theta, _, _ = coarse
+    walk = state_at(problem, model, theta).walk
+    walk = walk._replace(point=point_at(problem, model, 0, theta, walk.off, np.zeros((3, 64))))
+    step = 1 / np.sqrt(walk.point.ai[0, 0]) * np.array([1.0, 0, 0, 0])  # a standard error of the first alone
+    W = np.random.default_rng(1).standard_normal((len(problem.Y), 45)).astype(np.float32)
+    a_third, two_thirds = (grown(problem, model, W[:, :k], np.arange(0), W[:, :0]) for k in (22, 45))
+    for larger, moved, anew in ((a_third, 5, False), (two_thirds, 0.5, False), (two_thirds, 5, True)):
+        found = off_at(problem, larger, walk, theta + moved * step)
+        assert (found.size > model.basis.size) == anew, (larger.basis.size, moved)
+
+
 def test_average_information_counts_what_lies_off_the_basis(coarse, large):
     problem, model, theta, A, contrasts = coarse
     off = off_the_basis(problem, model, theta)
@@ -470,7 +482,7 @@ def test_of_the_images_off_the_basis_the_combinations_that_carry_most_of_the_res
     for theta in ([0.4, 0.4, 0.4, 0.0, 1.0], [-0.4, -0.4, -0.4, 0.0, 1.0]):
         theta = np.array(theta)
         residual = -images @ theta[:4, None]
-        off = Outside(residual, 1.0, theta, images, images.T @ images, np.ones(4))
+        off = Outside(residual, 1.0, theta, images, images.T @ images, np.ones(4), 10)
         found = leading_images(Walk(0, theta, off))
         assert found.shape == (200, 2)  # one of the pair, and one whose variance is 0 now; none of the small one
         left = residual - found @ np.linalg.lstsq(found, residual)[0]
