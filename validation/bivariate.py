@@ -100,17 +100,22 @@ def vector_of(S: np.ndarray, entries: list[tuple[int, int, int]]) -> np.ndarray:
     return np.array([S[entry] for entry in entries])
 
 
-def likelihood(data: Observed, S: np.ndarray):
-    """loglik, score (p,), average and expected information (p, p) at S (G + 1, t, t), all by their definitions."""
+def likelihood(data: Observed, S: np.ndarray) -> tuple[float, np.ndarray]:
+    """loglik and score (p,) at S (G + 1, t, t), by their definitions."""
     V = np.tensordot(vector_of(S, data.entries), data.derivatives, axes=1)
     P = np.linalg.inv(V)
     Py = P @ data.y
-    images = data.derivatives @ Py
-    traces = np.einsum("ij,kij->k", P, data.derivatives)
-    products = P @ data.derivatives
-    expected = 0.5 * np.einsum("aij,bji->ab", products, products)
+    traces = data.derivatives.reshape(len(data.entries), -1) @ P.ravel()
     loglik = -0.5 * (np.linalg.slogdet(V)[1] + data.y @ Py + len(data.y) * np.log(2 * np.pi))
-    return float(loglik), 0.5 * (images @ Py - traces), 0.5 * images @ P @ images.T, expected
+    return float(loglik), 0.5 * (data.derivatives @ Py @ Py - traces)
+
+
+def informations(data: Observed, S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average and expected information (p, p) at S, by their definitions."""
+    P = np.linalg.inv(np.tensordot(vector_of(S, data.entries), data.derivatives, axes=1))
+    images = data.derivatives @ (P @ data.y)
+    products = P @ data.derivatives
+    return 0.5 * images @ P @ images.T, 0.5 * np.einsum("aij,bji->ab", products, products)
 
 
 def dense_covariances(
@@ -124,15 +129,15 @@ def dense_covariances(
     """REML of the matrices S_g and S_e of traits Y (n, t), NaN where not measured.
 
     S_g = L L' and S_e = L L' + floor, so every point is positive semidefinite, and bounds are where L loses rank.
-    ``uncorrelated``: components whose matrix is diagonal (of two traits); ``rank_one``: components with a correlation
-    of 1 or -1.  The best of several ``starts`` of BFGS with the analytic score.
+    ``uncorrelated``: components in which the first two traits are; ``rank_one``: in which their correlation is 1 or -1.
+    The best of several ``starts`` of BFGS with the analytic score.
     """
     scales = np.sqrt(np.nanvar(Y - np.nanmean(Y, axis=0), axis=0))
     data = observed(Y / scales, X, Ks)
     t, H = data.num_traits, len(Ks) + 1
     free = np.tril(np.ones((H, t, t), bool))
-    free[list(uncorrelated)] &= np.eye(t, dtype=bool)
-    free[list(rank_one), :, 1:] = False
+    free[list(uncorrelated), 1, 0] = False
+    free[list(rank_one), 1, 1] = False
     if t == 2 and not data.derivatives[-2].any():  # the residual covariance of traits that share nobody
         free[-1, 1, 0] = False
     floor = np.zeros((H, t, t))
@@ -145,7 +150,7 @@ def dense_covariances(
 
     def negative(u):
         L, S = matrices(u)
-        loglik, score, *_ = likelihood(data, S)
+        loglik, score = likelihood(data, S)
         gradient = np.zeros((H, t, t))
         for value, (h, a, b) in zip(score, data.entries, strict=True):
             gradient[h, a, b] += value
@@ -161,7 +166,7 @@ def dense_covariances(
         found = optimize.minimize(negative, first[free], jac=True, method="BFGS", options={"gtol": 1e-8})
         best = found if best is None or found.fun < best.fun else best
     S = matrices(best.x)[1]
-    loglik, score, ai, expected = likelihood(data, S)
+    (loglik, score), (ai, expected) = likelihood(data, S), informations(data, S)
     units = np.array([scales[a] * scales[b] for _, a, b in data.entries])
     logs = sum(np.log(scale) * np.sum(~np.isnan(y)) for scale, y in zip(scales, Y.T, strict=True))
     logs -= sum(np.log(scale) * rank for scale, rank in zip(scales, ranks(Y, X), strict=True))

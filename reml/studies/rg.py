@@ -37,8 +37,9 @@ NOT_CONVERGED = (
 
 @dataclass(frozen=True)
 class RgSettings:
-    """``pairs`` of traits by their place, by default all; or ``joint``, one fit of up to 10 traits, which has no tests.
-    ``tests``: likelihood ratios of rg = 0 and |rg| = 1 in every component."""
+    """``pairs`` of traits by their place, by default all; or ``joint``, one fit of up to 10 traits.
+    ``tests``: likelihood ratios of rg = 0 and |rg| = 1 of every two traits in every component, each a further search in
+    the fit's basis."""
 
     pairs: tuple[tuple[int, int], ...] | None = None
     joint: bool = False
@@ -112,7 +113,7 @@ def fit_rg(
     with blas.one_thread():
         bench = bench_of(Y, designs, counting, probes, settings)
         fits = []
-        for fit in fits_of(bench, wanted, rg.tests and not rg.joint):
+        for fit in fits_of(bench, wanted, rg.tests):
             fits.append(reported(bench, fit, factors))
             if callback is not None:
                 callback(len(fits), len(wanted))

@@ -54,15 +54,28 @@ def entries_of(num_matrices: int, num_traits: int) -> Entries:
 
 
 class Cone(NamedTuple):
-    """S_h >= L_h for the components ``coned`` (H,) bool, L = ``lower`` (H, t, t)."""
+    """S_h >= L_h for every component, L = ``lower`` (H, t, t); of one component the row and column of a trait may be
+    ``left_out``, (component, trait), as they follow from the others."""
 
     entries: Entries
     lower: np.ndarray
-    coned: np.ndarray
+    left_out: tuple[int, int] | None = None
+
+    @property
+    def inside(self) -> np.ndarray:
+        """(p,) bool: the entries that the cone is of."""
+        if self.left_out is None:
+            return np.ones(len(self.entries.h), bool)
+        h, trait = self.left_out
+        return (self.entries.h != h) | ((self.entries.a != trait) & (self.entries.b != trait))
 
     def slack(self, x: np.ndarray) -> np.ndarray:
-        """(k, t, t) S - L of what is coned."""
-        return (self.entries.matrices(x) - self.lower)[self.coned]
+        """(H, t, t) S - L, with a row and column of the identity where one is left out."""
+        slack = self.entries.matrices(np.where(self.inside, x, 0.0)) - self.lower
+        if self.left_out is not None:
+            h, trait = self.left_out
+            slack[h, trait, trait] = 1.0
+        return slack
 
     def contains(self, x: np.ndarray) -> bool:
         """Whether all slacks are positive definite."""
@@ -79,8 +92,10 @@ class Cone(NamedTuple):
     def barrier(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Gradient (p,) and Hessian (p, p) of -sum log|S - L|."""
         e = self.entries
-        inverse = np.zeros_like(self.lower)
-        inverse[self.coned] = np.linalg.inv(self.slack(x))
+        inverse = np.linalg.inv(self.slack(x))
+        if self.left_out is not None:
+            h, trait = self.left_out
+            inverse[h, trait, trait] = 0.0
         twice = np.where(e.a == e.b, 1.0, 2.0)
         gradient = -twice * e.vector(inverse)
         same = e.h[:, None] == e.h[None]
@@ -97,7 +112,7 @@ def is_singular(A: np.ndarray) -> bool:
 
 def cone_step(x: np.ndarray, s: np.ndarray, A: np.ndarray, cone: Cone, J: np.ndarray) -> np.ndarray:
     """(q,) the w that maximises s'w - w'A w / 2 with x + J w in the cone, for J (p, q) whose columns include all
-    directions in which diagonals of what is coned move.  LinAlgError where A (q, q) is not positive definite to
+    directions in which diagonals of the cone's matrices move.  LinAlgError where A (q, q) is not positive definite to
     rounding, as with traits that are one another's multiples."""
     A = symmetric(A)
     if is_singular(A):
@@ -106,7 +121,8 @@ def cone_step(x: np.ndarray, s: np.ndarray, A: np.ndarray, cone: Cone, J: np.nda
     if cone.contains(x + J @ w):
         return w
     size = max(float(np.abs(x).max()), 1e-3)
-    w = np.linalg.lstsq(J, np.where(cone.coned[cone.entries.h], cone.centre(size) - x, 0.0), rcond=None)[0]
+    inside = cone.inside
+    w = np.linalg.lstsq(J[inside], (cone.centre(size) - x)[inside], rcond=None)[0]
     mu = max(1e-3, abs(float(s @ w - w @ A @ w / 2)) / len(x))
     while mu > GAP / len(x):
         w = centred(x, s, A, cone, J, w, mu)
@@ -134,9 +150,10 @@ def centred(x: np.ndarray, s, A: np.ndarray, cone: Cone, J: np.ndarray, w: np.nd
 
 
 def at_bounds(cone: Cone, x: np.ndarray) -> np.ndarray:
-    """x with eigenvalues of S - L that count as zero, and what belongs to variances that do, at zero."""
-    S = cone.entries.matrices(x)
-    for h in np.flatnonzero(cone.coned):
+    """x with eigenvalues of S - L that count as zero, and what belongs to variances that do, at zero, as is what the
+    cone leaves out."""
+    S = cone.entries.matrices(np.where(cone.inside, x, 0.0))
+    for h in range(len(S)):
         S[h] = cone.lower[h] + of_less_rank(S[h] - cone.lower[h], AT_BOUND * np.trace(S[h]))
     return cone.entries.vector(S)
 

@@ -4,7 +4,7 @@ The residual of a stack of traits lies in what K_g U c has off their bases: half
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,8 @@ class Member(NamedTuple):
 class StackFit(NamedTuple):
     """A stack's fit in units of its traits' standard deviations: ``S`` (H, t, t), ``information`` and Monte-Carlo
     covariance ``mc`` (p, p) of the entries, whether it ``converged``, and ``answered``: whether the bases answer for
-    it.  Tests by component, of all, of the residual (H + 1,): ``rg0``, and ``rg1``."""
+    it.  Tests ``rg0`` and ``rg1``, of every two by their place, (0, 1), (0, 2), .., (t - 2, t - 1): by component, of
+    all, of the residual (H + 1,)."""
 
     members: tuple[int, ...]
     S: np.ndarray
@@ -46,8 +47,8 @@ class StackFit(NamedTuple):
     mc: np.ndarray
     converged: bool
     answered: bool
-    rg0: tuple[Ratio, ...]
-    rg1: tuple[Ratio, ...]
+    rg0: tuple[tuple[Ratio, ...], ...]
+    rg1: tuple[tuple[Ratio, ...], ...]
 
 
 class OffBases(NamedTuple):
@@ -185,7 +186,7 @@ def fitted(bench: Bench, traits: tuple[int, ...], tests: bool, known: First | No
         trusted = trusted or needs.error <= READY
     ai = found.point.ai + off.gram
     told = ~untold(stack).any(axis=0)
-    rg0, rg1 = tests_of(bench, traits, stack, found) if tests else ((UNKNOWN,) * (len(start) + 1),) * 2
+    rg0, rg1 = tests_of(bench, traits, stack, found, tests)
     S = found.point.S if found.converged else found.first
     mc = mc_covariance(stack, found.point, ai, bench.floor)
     return StackFit(traits, S, ai, told, mc, found.converged, needs.answered, rg0, rg1)
@@ -385,25 +386,40 @@ def grow(bench: Bench, traits: tuple[int, ...], needs: Needs) -> bool:
     return grew
 
 
-def tests_of(bench: Bench, traits: tuple[int, ...], stack: Stack, found: Maximum):
-    """(rg0, rg1) of a pair, by component, of all components together, and of the residual (H + 1,) each."""
-    S = found.point.S
-    H, alive = len(S), alive_of(S)
+Question = tuple[str, int, int, int]  # rg0 or rg1, the component, and two traits by their place
+
+
+def tests_of(bench: Bench, traits: tuple[int, ...], stack: Stack, found: Maximum, wanted: bool):
+    """(rg0, rg1) of every two of the traits: by component, of all together, of the residual (H + 1,); not known where
+    they are not ``wanted``."""
+    H, pairs = len(found.point.S), list(combinations(range(len(traits)), 2))
+    ratios: dict[Question, Ratio] = {}
+    if wanted:
+        people = [bench.people[bench.members[k].people] for k in traits]
+        means = np.array([each.problem.layout.mean_traces for each in people])
+        asked = {key: test for a, b in pairs for key, test in questions(stack, found.point.S, means, a, b).items()}
+        ratios = tested(bench, traits, stack, found, asked)
+    if H == 2:  # one component is all of them
+        ratios |= {(kind, 1, a, b): ratio for (kind, k, a, b), ratio in ratios.items() if k == 0}
+    return tuple(
+        tuple(tuple(ratios.get((kind, k, a, b), UNKNOWN) for k in range(H + 1)) for a, b in pairs)
+        for kind in ("rg0", "rg1")
+    )
+
+
+def questions(stack: Stack, S: np.ndarray, means: np.ndarray, a: int, b: int) -> dict[Question, RgTest | None]:
+    """What is tested of two traits; means (t, G): tr(K) / n of their people."""
+    H, alive = len(S), alive_of(S)[:, [a, b]]
     G = H - 1
-    people = [bench.people[bench.members[k].people] for k in traits]
-    means = np.sqrt(np.prod([each.problem.layout.mean_traces for each in people], axis=0))
-    asked: dict[tuple[str, int], RgTest | None] = {}
+    asked: dict[Question, RgTest | None] = {}
     for g in np.flatnonzero(alive[:G].all(axis=1)):
-        asked["rg0", g] = uncorrelated(stack, np.eye(H)[g])
-        asked["rg1", g] = one_correlation(stack, S, g)
+        asked["rg0", g, a, b] = uncorrelated(stack, np.eye(H)[g], a, b)
+        asked["rg1", g, a, b] = one_correlation(stack, S, g, a, b)
     if G > 1 and alive[:G].any(axis=0).all():
-        asked["rg0", G] = uncorrelated(stack, np.append(means, 0.0))
-    if not len(untold(stack)):
-        asked["rg0", H] = uncorrelated(stack, np.eye(H)[-1])
-    ratios = tested(bench, traits, stack, found, asked)
-    if G == 1:
-        ratios.update({(kind, 1): ratios[kind, 0] for kind in ("rg0", "rg1") if (kind, 0) in ratios})
-    return tuple(tuple(ratios.get((kind, k), UNKNOWN) for k in range(H + 1)) for kind in ("rg0", "rg1"))
+        asked["rg0", G, a, b] = uncorrelated(stack, np.append(np.sqrt(means[a] * means[b]), 0.0), a, b)
+    if not untold(stack)[:, stack.entries.index(G, a, b)].any():
+        asked["rg0", H, a, b] = uncorrelated(stack, np.eye(H)[-1], a, b)
+    return asked
 
 
 def tested(bench: Bench, traits: tuple[int, ...], stack: Stack, found: Maximum, asked: dict) -> dict[Any, Ratio]:
@@ -423,6 +439,8 @@ def tested(bench: Bench, traits: tuple[int, ...], stack: Stack, found: Maximum, 
         for key in late:
             start = smaller[key].point.S if key in smaller else found.point.S
             smaller[key] = maximised(stack, start, bench.floor, left[key].restriction)
+            if not smaller[key].converged and left[key].restriction.multiple is not None:
+                smaller[key] = maximised(stack, start, bench.floor, left[key].restriction.turned)
         if stack.exact or stack.spectral or not late:
             late = []
             break
@@ -441,7 +459,7 @@ def tested(bench: Bench, traits: tuple[int, ...], stack: Stack, found: Maximum, 
         if key in late or not (found.converged and smaller[key].converged):
             done[key] = UNKNOWN
             continue
-        done[key] = ratio_of(stack, point_at(stack, smaller[key].point.S), best, test.weight)
+        done[key] = ratio_of(stack, point_at(stack, smaller[key].point.S), best, test.degrees)
     return done
 
 

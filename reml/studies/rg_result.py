@@ -47,7 +47,8 @@ class PairResult:
     bound, alone or in a combination.  ``singular``: the information is, so nothing tells covariances, as of a trait and
     its multiple.
     ``mean_traces`` (G, t): tr(K_g) / n of each trait's people.  ``converged``: where not, ``S`` has the screened values
-    of one step from the fits of each trait alone.
+    of one step from the fits of each trait alone.  ``rg0`` and ``rg1``: likelihood ratios of every two of the traits,
+    in the order of ``pairs``, by component, of all, of the residual (H + 1,).
     """
 
     traits: tuple[int, ...]
@@ -60,8 +61,13 @@ class PairResult:
     answered: bool
     residual_at_floor: np.ndarray
     singular: bool
-    rg0: tuple[Ratio, ...]
-    rg1: tuple[Ratio, ...]
+    rg0: tuple[tuple[Ratio, ...], ...]
+    rg1: tuple[tuple[Ratio, ...], ...]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Every two of the traits, by their place in the fit."""
+        return list(combinations(range(len(self.traits)), 2))
 
     @property
     def entries(self) -> Entries:
@@ -108,7 +114,8 @@ class PairResult:
         if "no_common_people" in flags or self.singular:
             covariance, rg = (Derived(*np.full((3, 1), np.nan)) for _ in range(2))
         status = ",".join(["converged" if self.converged else "screened", *flags])
-        return Row(name, variances, covariance, rg, self.rg0[which], self.rg1[which], status)
+        rg0, rg1 = (tests[self.pairs.index((min(a, b), max(a, b)))][which] for tests in (self.rg0, self.rg1))
+        return Row(name, variances, covariance, rg, rg0, rg1, status)
 
     def _flags(self, counted: np.ndarray, values: np.ndarray, a: int, b: int) -> list[str]:
         """What is at a bound, or not known."""
@@ -174,7 +181,7 @@ class GeneticCorrelations:
         return [
             (fit.traits[a], fit.traits[b], fit, row)
             for fit in self.fits
-            for a, b in combinations(range(len(fit.traits)), 2)
+            for a, b in fit.pairs
             for row in fit.rows(self.names, a, b)
         ]
 

@@ -1,8 +1,8 @@
 """Maxima of the likelihood of a stack of traits over positive semidefinite matrices: no pass.
 
-A restriction keeps some linear functions of the entries at zero, or gives one component a correlation of 1 or -1, that
-is, a matrix v v'.  Steps are of average information, exact in the cone (:mod:`.rg_cone`), and shortened where the
-likelihood falls at their end.
+A restriction keeps some linear functions of the entries at zero, or gives two traits a correlation of 1 or -1 in one
+component, in whose matrix the row of the one is then a multiple of the other's.  Steps are of average information,
+exact in the cone (:mod:`.rg_cone`), and shortened where the likelihood falls at their end.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg
 
-from .rg_cone import Cone, at_bounds, cone_step
+from .rg_cone import AT_BOUND, Cone, Entries, at_bounds, cone_step, is_singular
 from .rg_stack import Stack, StackPoint, point_at
 
 MOST_STEPS = 100
@@ -22,13 +22,35 @@ OVERSHOT = 0.5  # share of the slope at the start by which the likelihood may fa
 NARROW = 1e-3  # share of a step to which its maximum is found
 
 
+class Multiple(NamedTuple):
+    """That in a ``component`` trait ``b`` is a multiple of trait ``a``, with a correlation of ``sign``."""
+
+    component: int
+    a: int
+    b: int
+    sign: float
+
+    def imposed(self, M: np.ndarray, ratio: float) -> np.ndarray:
+        """The component's matrix M (t, t) with b ``ratio`` times a."""
+        M = M.copy()
+        M[self.b] = ratio * M[self.a]
+        M[self.b, self.b] = ratio**2 * M[self.a, self.a]
+        M[:, self.b] = M[self.b]
+        return M
+
+
 class Restriction(NamedTuple):
-    """``zero`` (k, p): functions of the entries that are 0; ``rank_one``: a component of two traits that is v v', with
-    a correlation of ``sign``."""
+    """``zero`` (k, p): functions of the entries that are 0; ``multiple``: two traits of one component that are one."""
 
     zero: np.ndarray
-    rank_one: int | None = None
-    sign: float = 1.0
+    multiple: Multiple | None = None
+
+    @property
+    def turned(self) -> "Restriction":
+        """The same with the roles of both traits exchanged, as the variance of the first may be zero at the maximum."""
+        if self.multiple is None:
+            return self
+        return self._replace(multiple=self.multiple._replace(a=self.multiple.b, b=self.multiple.a))
 
 
 class Maximum(NamedTuple):
@@ -40,10 +62,10 @@ class Maximum(NamedTuple):
 
 
 class Coordinates(NamedTuple):
-    """Where a search is: entries ``x`` (p,), and ``v`` (t,) of a matrix v v'."""
+    """Where a search is: entries ``x`` (p,), and the ``ratio`` of what is a multiple."""
 
     x: np.ndarray
-    v: np.ndarray | None
+    ratio: float | None
 
 
 def untold(stack: Stack) -> np.ndarray:
@@ -76,49 +98,64 @@ def maximised(
         first = point.S if first is None else first
         if step.decrement <= (EXACT if stack.exact else DECREMENT):
             return Maximum(point, True, first)
-        known = step.curvature if step.decrement <= NEAR else None
+        known = step.curvature if step.decrement <= NEAR and not is_singular(step.curvature) else None
     return Maximum(point, False, first)
 
 
 def started(stack: Stack, S: np.ndarray, restriction: Restriction) -> Coordinates:
     """S as it satisfies the restriction."""
-    own, h = stack.entries, restriction.rank_one
+    own, one = stack.entries, restriction.multiple
     S = S.copy()
-    if h is None:
+    if one is None:
         x = own.vector(S)
         C = restriction.zero
-        return Coordinates(x - np.linalg.pinv(C) @ (C @ x) if len(C) else x, None)
-    v = np.sqrt(np.maximum(np.diag(S[h]), 1e-3 * np.diag(S.sum(axis=0)))) * np.array([1.0, restriction.sign])
-    S[h] = np.outer(v, v)
-    return Coordinates(own.vector(S), v)
+        return Coordinates(semidefinite(own, x - np.linalg.pinv(C) @ (C @ x)) if len(C) else x, None)
+    M = S[one.component]
+    np.fill_diagonal(M, np.maximum(np.diag(M), 1e-3 * np.diag(S.sum(axis=0))))
+    ratio = one.sign * float(np.sqrt(M[one.b, one.b] / M[one.a, one.a]))
+    S[one.component] = one.imposed(M, ratio)
+    return Coordinates(own.vector(S), ratio)
+
+
+def semidefinite(own: Entries, x: np.ndarray) -> np.ndarray:
+    """x with covariances that are all smaller where its matrices would not be positive semidefinite, as where one of
+    them was put to zero; any linear function of them that is zero stays so."""
+    share = 1.0
+    while share > NARROW:
+        S = own.matrices(np.where(own.a == own.b, x, share * x))
+        if (np.linalg.eigvalsh(S) >= -AT_BOUND * np.trace(S, axis1=1, axis2=2)[:, None]).all():
+            return own.vector(S)
+        share /= 2
+    return np.where(own.a == own.b, x, 0.0)
 
 
 def jacobian(stack: Stack, at: Coordinates, restriction: Restriction) -> np.ndarray:
-    """(p, q) how the entries move with what is free, the elements of v last."""
-    own, h = stack.entries, restriction.rank_one
-    p = len(own.h)
-    rest = np.eye(p) if h is None else np.eye(p)[:, own.h != h]
+    """(p, q) how the entries move with what is free, the ratio of what is a multiple last."""
+    own, one = stack.entries, restriction.multiple
+    rest, by_ratio = np.eye(len(own.h)), np.zeros((len(own.h), 0))
+    if one is not None:
+        h, follows = one.component, (own.h == one.component) & ((own.a == one.b) | (own.b == one.b))
+        by_ratio = np.zeros((len(own.h), 1))
+        for k in np.flatnonzero(follows):
+            other = own.b[k] if own.a[k] == one.b else own.a[k]
+            twice = other == one.b  # the multiple's own variance, ratio^2 times the other's
+            source = own.index(h, one.a, one.a if twice else other)
+            rest[k, source] = at.ratio**2 if twice else at.ratio
+            by_ratio[k] = (2 * at.ratio if twice else 1) * at.x[source]
+        rest = rest[:, ~follows]
     if len(restriction.zero):
         rest = rest @ linalg.null_space(restriction.zero @ rest)
-    if h is None:
-        return rest
-    own_columns = np.zeros((p, len(at.v)))
-    for k in np.flatnonzero(own.h == h):
-        own_columns[k, own.a[k]] += at.v[own.b[k]]
-        own_columns[k, own.b[k]] += at.v[own.a[k]]
-    return np.hstack([rest, own_columns])
+    return np.hstack([rest, by_ratio])
 
 
-def cone_of(stack: Stack, S: np.ndarray, floor: float, rank_one: int | None = None) -> Cone:
+def cone_of(stack: Stack, S: np.ndarray, floor: float, multiple: Multiple | None = None) -> Cone:
     """What a step from S has to stay in: a residual falls by no more than to a share of what it is."""
-    lower, coned = np.zeros_like(S), np.ones(len(S), bool)
+    lower = np.zeros_like(S)
     least = floor * np.eye(S.shape[1])
     lower[-1] = least + MOST_SHRINKAGE * (S[-1] - least)
     if np.linalg.eigvalsh(lower[-1] - least)[0] < 10 * floor:
         lower[-1] = least
-    if rank_one is not None:
-        coned[rank_one] = False
-    return Cone(stack.entries, lower, coned)
+    return Cone(stack.entries, lower, None if multiple is None else (multiple.component, multiple.b))
 
 
 class StackStep(NamedTuple):
@@ -135,19 +172,19 @@ def stepped(
     stack: Stack, at: Coordinates, point: StackPoint, floor: float, restriction: Restriction, known: np.ndarray | None
 ) -> StackStep:
     """One step, of average information or of the curvature that is ``known``; the likelihood is higher after it."""
-    own, rank_one = stack.entries, restriction.rank_one
-    J, cone = jacobian(stack, at, restriction), cone_of(stack, point.S, floor, rank_one)
+    own, one = stack.entries, restriction.multiple
+    J, cone = jacobian(stack, at, restriction), cone_of(stack, point.S, floor, one)
     A = J.T @ point.ai @ J if known is None else known
     w = cone_step(at.x, J.T @ point.score, A, cone, J)
     w = w * within_growth(own.matrices(J @ w), point.S)
 
     def moved(t: float) -> Coordinates:
-        x = at.x + t * (J @ w)
-        if rank_one is None:
-            return Coordinates(at_bounds(cone, x), None)
-        v = at.v + t * w[-len(at.v) :]
-        x[own.h == rank_one] = np.outer(v, v)[own.a[own.h == rank_one], own.b[own.h == rank_one]]
-        return Coordinates(at_bounds(cone, x), v)
+        x = at_bounds(cone, at.x + t * (J @ w))
+        if one is None:
+            return Coordinates(x, None)
+        S, ratio = own.matrices(x), at.ratio + t * float(w[-1])
+        S[one.component] = one.imposed(S[one.component], ratio)
+        return Coordinates(own.vector(S), ratio)
 
     slope = float(point.score @ J @ w)
     low, high, t = 0.0, 1.0, 1.0

@@ -12,7 +12,7 @@ from scipy import special
 
 from ..cross_fit import Traces
 from .rg_cone import AT_BOUND, at_bounds, cone_step
-from .rg_search import Restriction, cone_of, untold
+from .rg_search import Multiple, Restriction, cone_of, untold
 from .rg_stack import Stack, StackPoint, point_at
 
 NODES, MOST_NODES = 4, 64  # of the Gauss rule, doubled until it is good enough
@@ -52,34 +52,42 @@ def rise(stack: Stack, before: StackPoint, after: StackPoint) -> tuple[float, fl
 
 
 class RgTest(NamedTuple):
-    """A restriction that is tested; p is ``weight`` times the tail of chi-square with one degree of freedom."""
+    """A restriction that is tested; p is the mean of the tails of chi-squares with these ``degrees`` of freedom."""
 
     restriction: Restriction
-    weight: float
+    degrees: tuple[int, ...]
 
 
-def ratio_of(stack: Stack, smaller: StackPoint, best: StackPoint, weight: float) -> Ratio:
+def ratio_of(stack: Stack, smaller: StackPoint, best: StackPoint, degrees: tuple[int, ...]) -> Ratio:
     """Twice the rise of the log-likelihood from the maximum under a restriction to the best."""
     value, mc_se = rise(stack, smaller, best)
     statistic = max(0.0, 2 * value)
-    p = weight * float(special.chdtrc(1, statistic)) if statistic > 0 else 1.0
+    tails = [float(special.chdtrc(df, statistic)) if df else 0.0 for df in degrees]
+    p = sum(tails) / len(tails) if statistic > 0 else 1.0
     return Ratio(statistic, 2 * mc_se, p)
 
 
-def uncorrelated(stack: Stack, weights: np.ndarray, a: int = 0, b: int = 1) -> RgTest:
+def uncorrelated(stack: Stack, weights: np.ndarray, a: int, b: int) -> RgTest:
     """That sum_h weights_h S_h[a, b] = 0, with one degree of freedom; weights (H,)."""
     own = stack.entries
-    return RgTest(Restriction(np.where((own.a == a) & (own.b == b), weights[own.h], 0.0)[None]), 1.0)
+    return RgTest(Restriction(np.where((own.a == a) & (own.b == b), weights[own.h], 0.0)[None]), (1,))
 
 
-def one_correlation(stack: Stack, S: np.ndarray, component: int) -> RgTest | None:
-    """That a component's correlation is 1, or -1 where it is negative at S: half a chi-square and half a zero, since no
-    correlation is beyond it.  None where it is that already."""
-    (one, between), (_, other) = S[component]
-    if abs(between) >= (1 - AT_BOUND) * np.sqrt(one * other):
+def one_correlation(stack: Stack, S: np.ndarray, component: int, a: int, b: int) -> RgTest | None:
+    """That two traits' correlation in a component is 1, or -1 where it is negative at S.  None where it is that
+    already.
+
+    Of two traits the law is half a chi-square and half a zero, since no correlation is beyond 1.  Of t traits the row
+    of the one is then a multiple of the other's, t - 1 restrictions, one of which is a bound: the ratio is chi-square
+    with t - 1 degrees of freedom, or t - 2 where the matrix is of less rank, half of the time each, as long as no
+    other combination of the traits is without variance (Self & Liang 1987, J. Am. Stat. Assoc. 82:605).
+    """
+    M, t = S[component], S.shape[1]
+    if abs(M[a, b]) >= (1 - AT_BOUND) * np.sqrt(M[a, a] * M[b, b]):
         return None
-    none = np.zeros((0, len(stack.entries.h)))
-    return RgTest(Restriction(none, component, 1.0 if between >= 0 else -1.0), 0.5)
+    less, more = sorted((a, b), key=lambda trait: M[trait, trait])
+    multiple = Multiple(component, more, less, 1.0 if M[a, b] >= 0 else -1.0)
+    return RgTest(Restriction(np.zeros((0, len(stack.entries.h))), multiple), (t - 2, t - 1))
 
 
 def mc_covariance(stack: Stack, point: StackPoint, ai: np.ndarray, floor: float) -> np.ndarray:

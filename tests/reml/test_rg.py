@@ -6,6 +6,7 @@ import pytest
 from bed_reader import open_bed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from gpu_reml.ops import CpuProducts, make_covariance
 from gpu_reml.ops.device.products import make_device_products
@@ -125,7 +126,7 @@ def test_random_probes_err_as_they_say(overlap, components):
     assert (np.abs(off) <= 4 * mc + 0.01 * se).all()
     assert (mc < 0.2 * se).all()
     np.testing.assert_allclose(np.sqrt(np.diag(fitted.covariance)), se, rtol=0.1)
-    for ratio, truth in zip((*fitted.rg0, *fitted.rg1), (*exact.rg0, *exact.rg1), strict=True):
+    for ratio, truth in zip((*fitted.rg0[0], *fitted.rg1[0]), (*exact.rg0[0], *exact.rg1[0]), strict=True):
         assert np.isnan(truth.p) or abs(ratio.statistic - truth.statistic) <= 4 * ratio.mc_se + 0.05
 
 
@@ -190,6 +191,27 @@ def test_traits_fitted_jointly_have_matrices_that_are_positive_semidefinite(coho
     off = (found.entries.vector(found.S) - found.entries.vector(dense.S)) / np.sqrt(np.diag(dense.covariance))
     assert np.abs(off).max() < 1e-4
     assert (np.linalg.eigvalsh(found.S) > -1e-9 * np.abs(found.S).max()).all()
+
+
+@pytest.mark.parametrize("seed", [1, 4])
+def test_every_two_of_traits_fitted_jointly_have_the_likelihood_ratios_of_dense_fits(seed):
+    cohort = make_cohort(36, 50, 1, seed=2, overlap=False)
+    Y = np.hstack([two_traits(cohort, 1.0, seed=seed)[0], two_traits(cohort, 0.6, seed=seed + 1)[0][:, :1]])
+    Y[:, 2] += Y[:, 0]
+    found = exactly(cohort, Y, rg=RgSettings(joint=True))
+    rows = {(a, b): row for a, b, _, row in found.rows() if row.component == found.names[0]}
+    assert list(rows) == [(0, 1), (0, 2), (1, 2)]
+    for (a, b), row in rows.items():
+        own = Y[:, [a, b, 3 - a - b]]
+        best, zero, one = (
+            dense_covariances(own, cohort.X, cohort.Ks, **restricted, starts=starts).loglik
+            for restricted, starts in (({}, 1), ({"uncorrelated": (0,)}, 1), ({"rank_one": (0,)}, 2))
+        )
+        found_ratios = [row.rg0.statistic, row.rg1.statistic]
+        np.testing.assert_allclose(found_ratios, [2 * (best - zero), 2 * (best - one)], atol=1e-4)
+        tails = stats.chi2.sf(row.rg1.statistic, [1, 2])
+        np.testing.assert_allclose([row.rg0.p, row.rg1.p], [stats.chi2.sf(row.rg0.statistic, 1), tails.mean()])
+    assert any(row.rg1.statistic > 1 for row in rows.values())
 
 
 def test_all_pairs_of_a_frame_are_named_and_a_trait_alone_has_its_own_fit(cohorts):

@@ -21,7 +21,7 @@ def problem(seed, num_matrices, num_traits):
     lower[-1] = 1e-6 * np.eye(num_traits)
     start = np.broadcast_to(0.3 * np.eye(num_traits), lower.shape).copy()
     start[0] = 0
-    return own, own.vector(start), 100 * rng.standard_normal(p), A, Cone(own, lower, np.ones(num_matrices, bool))
+    return own, own.vector(start), 100 * rng.standard_normal(p), A, Cone(own, lower)
 
 
 @pytest.mark.parametrize("seed", range(4))
