@@ -21,6 +21,7 @@ from gpu_reml.reml.studies.effects import (
     reliability,
     variant_effects,
 )
+from gpu_reml.reml.studies.scan_replicates import Replicates
 
 from .cross_validate import cross_validation_files
 from .effects_files import NO_VARIANTS, VariantEffects, effect_files
@@ -33,6 +34,7 @@ from .level_files import Wanted, level_files, saved_levels
 from .outputs import model_path
 from .predict_files import prediction_files, prediction_lines, prediction_record
 from .predict_run import NewData, NewFiles, Scoring, predict, read_new_files
+from .replicates import check_replicates, replicates_of, variant_spreads
 from .report import STANDARDISATION
 from .sources import prefixes_of
 
@@ -54,6 +56,11 @@ class Further(NamedTuple):
     def solves(self) -> bool:
         """Whether effects are solved for."""
         return bool(self.effects.compute_effects or self.effects.save_model or self.new.given)
+
+    @property
+    def saves(self) -> bool:
+        """Whether a model is made, to be saved or to predict."""
+        return bool(self.effects.save_model or self.new.given)
 
     @property
     def wanted(self) -> bool:
@@ -85,8 +92,11 @@ def check_effects(further: Further, analysis: Analysis) -> None:
         "--cv": asked.cv,
     }
     named = ", ".join(flag for flag, given in flags.items() if given)
-    if asked.reliability and not asked.compute_effects:
-        raise io.InputError("--reliability: adds a column to the files of --compute-effects; give both")
+    if asked.reliability and not (asked.compute_effects or asked.save_model or new.given):
+        raise io.InputError(
+            "--reliability: is of the files of --compute-effects and of predictions; give --compute-effects or "
+            "--save-model"
+        )
     of_new = [_new_flag(name) for name in NEW_TABLES if getattr(new, f"prediction_{name}")]
     if not new.given and of_new:
         raise io.InputError(
@@ -104,18 +114,18 @@ def check_effects(further: Further, analysis: Analysis) -> None:
         raise io.InputError(f"{named}: effects of a negative variance have no meaning; leave --no-constrain out")
     if new.prediction_bfile and new.prediction_pfile:
         raise io.InputError("--prediction-bed-prefix, --prediction-pgen-prefix: give only one of them")
-    if asked.save_model or new.given:
-        if analysis.terms.dominance:
-            raise io.InputError(NOT_SAVED)
+    if further.saves and analysis.terms.dominance:
+        raise io.InputError(NOT_SAVED)
     if new.given:
         _check_new(new, analysis)
     if asked.save_model:
         io.check_writable(model_path(asked.save_model))
 
 
-def check_folds(inputs: Inputs, folds: int | None) -> None:
-    """Raises InputError for more folds than samples; before any work."""
-    n = inputs.alignment.num_samples
+def check_sizes(inputs: Inputs, further: Further) -> None:
+    """Raises InputError for more folds than samples, or more replicates than a model may have; before any work."""
+    n, folds = inputs.alignment.num_samples, further.effects.cv
+    check_replicates(inputs, further.effects.reliability, saved=further.saves)
     if folds and folds > n:
         raise io.InputError(f"--cv {folds}: more folds than the {n} analysed samples")
 
@@ -171,8 +181,12 @@ def after_fit(
             files.update(effect_files(prefix, name, result, found, of_variants, inputs, reliable))
             files.update(level_files(prefix, found, inputs, analysis.terms, Wanted(asked.reliability, seed, core)))
             lines += reliability_lines(reliable)
-        saved = asked.save_model or further.new.given
-        model = make_model(name, result, found, of_variants, inputs, record.settings) if saved else None
+        model, replicates = None, None
+        if further.saves:
+            if asked.reliability:
+                replicates = replicates_of(result.theta, inputs, asked.reliability, seed, core)
+                lines += replicate_lines(replicates)
+            model = make_model(name, result, found, of_variants, inputs, record.settings, replicates)
         if asked.save_model:
             path = model_path(asked.save_model, prefix.removeprefix(further.out).removeprefix("."))
             files[path] = model_pieces(model)
@@ -210,6 +224,14 @@ def reliability_lines(reliable: Reliability | None) -> list[str]:
     return [f"mean reliability of genetic values {mean:.4f}, Monte-Carlo error of each about {error:.2g}"]
 
 
+def replicate_lines(replicates: Replicates | None) -> list[str]:
+    """What the reliabilities of predictions rest on."""
+    if replicates is None:
+        return ["reliabilities of predictions: none, as components have blocks of weights"]
+    how = "exact" if replicates.complete else f"by {replicates.count} replicates, {replicates.steps} Lanczos steps"
+    return [f"reliabilities of predictions: {how}"]
+
+
 def reliability_of(result: FitResult, inputs: Inputs, num_probes: int, seed: int, core) -> Reliability:
     """Reliability of total genetic values by the probes asked for."""
     probes = draw_probes(inputs.covariance.num_samples, num_probes, 0, seed + 1).trace
@@ -236,6 +258,7 @@ def effects_of_variants(found: Effects, inputs: Inputs, standardize: str) -> Var
         genotypes.inv_sd[carry],
         beta[carry],
         f"{STANDARDISATION[standardize]} of the analysed samples; missing = mean",
+        carry,
     )
 
 
@@ -246,8 +269,10 @@ def make_model(
     of_variants: VariantEffects | None,
     inputs: Inputs,
     settings: dict[str, Any],
+    replicates: Replicates | None,
 ) -> Model:
-    """The model of a fit: effects of variants, fixed effects, and what they were estimated from."""
+    """The model of a fit: effects of variants, fixed effects, and what they were estimated from; with ``replicates``
+    also what reliabilities of predictions are made of."""
     genotypes = () if inputs.products is None else (inputs.products.genotypes,)
     of_variants = of_variants or NO_VARIANTS
     proportions, h2 = inputs.model.proportions, result.heritabilities[0][1]
@@ -283,7 +308,8 @@ def make_model(
         of_variants.effects,
         fixed_terms(inputs.design, found.fixed.estimate, found.fixed.covariance),
         about,
-        saved_levels(found, inputs),
+        saved_levels(found, inputs, replicates),
+        () if replicates is None else variant_spreads(found, inputs, of_variants, replicates),
     )
 
 

@@ -36,7 +36,8 @@ class VariantEffects(NamedTuple):
     """Effects (m, G) csr of one more copy of a1, in phenotype units, in G components ``names`` of the genotypes.
 
     ``scales`` (G,): what multiplies each component's genetic values, None where nothing does.  ``table``: chrom, id,
-    bp, a1, a2 of the variants; ``mean``, ``inv_sd`` (m,) of the count of a1 among the analysed samples.
+    bp, a1, a2 of the variants, which are ``rows`` (m,) of the analysed ones; ``mean``, ``inv_sd`` (m,) of the count of
+    a1 among the analysed samples.
     """
 
     names: tuple[str, ...]
@@ -46,6 +47,7 @@ class VariantEffects(NamedTuple):
     inv_sd: np.ndarray
     effects: sparse.csr_array
     standardisation: str
+    rows: np.ndarray
 
     @property
     def scaled(self) -> bool:
@@ -60,7 +62,7 @@ class VariantEffects(NamedTuple):
 
 NO_VARIANTS = VariantEffects(
     (), (), pd.DataFrame(columns=["chrom", "id", "bp", "a1", "a2"]), np.zeros(0), np.zeros(0),
-    sparse.csr_array((0, 0)), "no variants",
+    sparse.csr_array((0, 0)), "no variants", np.zeros(0, np.int64),
 )  # fmt: skip
 
 

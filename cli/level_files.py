@@ -7,9 +7,18 @@ import numpy as np
 import pandas as pd
 
 from gpu_reml import io
-from gpu_reml.io.model import LevelValues
-from gpu_reml.reml import IncidenceCovariance, Levels, dense_covariance, draw_probes, exact_probes, incidence
+from gpu_reml.io.model import LevelValues, ReplicatedEffects
+from gpu_reml.reml import (
+    IncidenceCovariance,
+    Levels,
+    dense_covariance,
+    draw_probes,
+    exact_probes,
+    incidence,
+    replicated_values,
+)
 from gpu_reml.reml.studies.effects import Effects, Reliability
+from gpu_reml.reml.studies.scan_replicates import Replicates
 from gpu_reml.reml.studies.values import find_levels, level_reliability, level_values
 
 from .flags.model import Terms
@@ -52,9 +61,10 @@ def level_files(prefix: str, found: Effects, inputs: Inputs, terms: Terms, wante
     return files
 
 
-def saved_levels(found: Effects, inputs: Inputs) -> tuple[LevelValues, ...]:
+def saved_levels(found: Effects, inputs: Inputs, replicates: Replicates | None) -> tuple[LevelValues, ...]:
     """Values of what samples belong to, for a saved model: groups, people with records, animals of a pedigree, and all
-    people of a matrix, or the analysed ones where a dense matrix has more than 11,000."""
+    people of a matrix, or the analysed ones where a dense matrix has more than 11,000.  Cost: a pass of one column
+    each, and of as many as ``replicates``."""
     saved, covariance = [], inputs.covariance
     others = people_of_matrices(inputs, found.names)
     own = 0 if inputs.model.of_variants is None else len(inputs.model.of_variants.names)
@@ -63,13 +73,28 @@ def saved_levels(found: Effects, inputs: Inputs) -> tuple[LevelValues, ...]:
         levels = others.get(name) or find_levels(covariance, g)
         if levels is None and name not in inputs.model.matrices:
             continue
-        if levels is None:
-            labels, values = person_labels(inputs.alignment.samples), found.random[:, g]
-        else:
-            labels, values = levels.labels, level_values(found.theta, found.Py, covariance, levels)
-        by = "person" if all("\t" in str(label) for label in labels) else "group" if is_group else "animal"
-        saved.append(LevelValues(name, by, tuple(map(str, labels)), values, not is_group))
+        levels = levels or levels_of_samples(inputs, found.names, g)
+        values = level_values(found.theta, found.Py, covariance, levels)
+        by = "person" if all("\t" in str(label) for label in levels.labels) else "group" if is_group else "animal"
+        spread = None
+        if replicates is not None:
+            prior = found.theta[g] * levels.covariance.base.diagonals()[:, levels.own]
+            replicated = replicated_values(found.theta, covariance, levels, replicates.x)
+            spread = ReplicatedEffects(prior, replicated.astype(np.float32), replicates.complete)
+        labels = tuple(map(str, levels.labels))
+        # one more group, or an animal of unknown parents, is unrelated to all others; of a matrix nothing is known
+        unknown = found.theta[g] if is_group or by == "animal" else np.nan
+        saved.append(LevelValues(name, by, labels, values, not is_group, spread, unknown))
     return tuple(saved)
+
+
+def levels_of_samples(inputs: Inputs, names: Sequence[str], g: int) -> Levels:
+    """The samples themselves as the levels of a relationship matrix whose people are all analysed."""
+    matrix, rows = inputs.model.matrices[names[g]]
+    whole = dense_covariance([matrix.matrix(rows)], [names[g]])
+    n = len(rows)
+    covariance = IncidenceCovariance(whole, incidence(np.arange(n), n), None, person_labels(inputs.alignment.samples))
+    return Levels(covariance, 0, np.ones(n), g)
 
 
 def people_of_matrices(inputs: Inputs, names: Sequence[str]) -> dict[str, Levels]:

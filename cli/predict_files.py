@@ -3,13 +3,20 @@
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gpu_reml import io
 from gpu_reml.io.model import Model
+from gpu_reml.reml import Reliability
 
 from .effects_files import scale_record
 from .predict_run import Prediction
+
+RELIABILITY = (
+    "of random_effect, reliability_NAME of one component: 1 - pev / variance before the data, pev the variance of its "
+    "error, at the fit's variances; genotypes that are missing or not there count in neither"
+)
 
 
 def prediction_table(found: Prediction) -> pd.DataFrame:
@@ -25,6 +32,11 @@ def prediction_table(found: Prediction) -> pd.DataFrame:
     if len(found.parts) > 1:
         for g, name in enumerate(found.parts):
             table[f"random_{name}"] = found.random[:, g]
+    for name, each in found.reliabilities.items():
+        after = f"_{name}" if name else ""
+        table[f"reliability{after}"] = each.reliability
+        table[f"reliability_mc_se{after}"] = each.reliability_mc_se
+        table[f"pev{after}"] = each.pev
     return table
 
 
@@ -43,6 +55,7 @@ def prediction_record(prefix: str, model: Model, found: Prediction, context: dic
             "random_effect": "sum of (count of a1 - mean of the fit's samples) times effect; missing genotype = mean; "
             "every component times what multiplies it",
             "y_pred": "fixed_effect + random_effect",
+            **({"reliability": RELIABILITY} if found.reliabilities else {}),
         },
         "samples": {
             "predicted": len(found.samples),
@@ -68,14 +81,26 @@ def prediction_files(prefix: str, found: Prediction, record: dict[str, Any]) -> 
     }
 
 
+def mean_line(total: Reliability) -> str:
+    """The mean reliability of those whose value has a variance that is known."""
+    has = total.prior > 0
+    if not has.any():
+        return "reliability of random_effect: none, as its variance is 0 or not known"
+    error = np.sqrt(np.mean(total.reliability_mc_se[has] ** 2))
+    mean = total.reliability[has].mean()
+    return f"mean reliability of random_effect {mean:.4f}, Monte-Carlo error of each about {error:.2g}"
+
+
 def prediction_lines(model: Model, found: Prediction) -> list[str]:
     """What was done, as a person reads it."""
     reasons = "; ".join(f"{count} {reason}" for reason, count in found.dropped["reason"].value_counts().items())
     lines = [
         f"phenotype {model.phenotype}: {len(found.samples)} samples predicted, {len(found.dropped)} dropped"
         + (f" ({reasons})" if reasons else ""),
-        *found.matching.lines(),
+        *(found.matching.lines() if found.matching.num_model else []),
     ]
+    if found.reliabilities:
+        lines.append(mean_line(found.reliabilities[""]))
     if found.accuracy is not None:
         a = found.accuracy
         lines += [

@@ -11,7 +11,8 @@ from gpu_reml.io.harmonise import Matching, harmonise
 from gpu_reml.io.ids import SampleTable, first_ids, locate, sample_keys
 from gpu_reml.io.model import Model
 from gpu_reml.io.samples import listed_out, sample_notes
-from gpu_reml.io.scoring import complete_samples, complete_scales, fixed_columns, genetic_values, scale_columns
+from gpu_reml.io.scoring import complete_samples, complete_scales, fixed_columns, genetic_scores, scale_columns
+from gpu_reml.reml import Reliability, reliability_of_values
 from gpu_reml.reml.studies.accuracy import Accuracy, accuracy
 
 from .flags.model import groups_among
@@ -92,7 +93,8 @@ class Scoring(NamedTuple):
 
 class Prediction(NamedTuple):
     """``random`` (n, p) values of the ``parts``; ``fixed`` (n,) and ``y`` (n,) may be None, y has NaN where it is
-    missing.  ``dropped``: fid, iid, reason."""
+    missing.  ``dropped``: fid, iid, reason.  ``reliabilities``: where the model has them, of all parts together ("")
+    and of each by its name, but for components of variants that are one of several with the same scale."""
 
     samples: pd.DataFrame
     fixed: np.ndarray | None
@@ -103,6 +105,7 @@ class Prediction(NamedTuple):
     accuracy: Accuracy | None
     notes: tuple[str, ...]
     parts: tuple[str, ...]
+    reliabilities: dict[str, Reliability]
 
     @property
     def predicted(self) -> np.ndarray:
@@ -230,13 +233,10 @@ def predict(model: Model, data: NewData, scoring: Scoring) -> Prediction:
     if not scoring.genetic_only:
         X = fixed_columns(model.fixed, tables.all_covariates, samples)
         fixed = X @ model.fixed.estimate
-    random = np.zeros((len(samples), 0))
-    if len(model.variants):
-        options = {"dosage": scoring.dosage, "backend": scoring.backend, "dtype": scoring.dtype}
-        scale = scale_columns(model.scales, tables.ancestries, tables.all_environments, samples)
-        random = scale * genetic_values(model, data.files, rows, matching, **options)
-    of_levels, told = level_columns(model, samples, tables)
-    random = np.hstack([random, of_levels])
+    of_variants = values_of_variants(model, data, samples, rows, matching, scoring) if len(model.variants) else []
+    of_levels, told = values_of_levels(model, samples, tables)
+    parts = [*of_variants, *of_levels]
+    random = np.hstack([part.values for part in parts])
     y, measured = None, None
     people = pd.concat([file.samples for file in data.files]) if data.files else samples
     notes = [*(note for file in data.files for note in file.notes), *tables.notes]
@@ -246,24 +246,68 @@ def predict(model: Model, data: NewData, scoring: Scoring) -> Prediction:
     if data.phenotype is not None:
         y, measured, more = measure(model, data.phenotype, samples, fixed, random, X)
         notes += more
-    return Prediction(samples, fixed, random, y, dropped, matching, measured, notes_in_flags(notes), model.parts)
+    reliable, notes = reliabilities(model, parts), notes_in_flags(notes)
+    return Prediction(samples, fixed, random, y, dropped, matching, measured, notes, model.parts, reliable)
 
 
-def level_columns(model: Model, samples: pd.DataFrame, tables: NewFiles) -> tuple[np.ndarray, list[str]]:
-    """(n, L) values by what samples belong to, and a note where the model does not know that of some."""
-    columns, notes, groups = np.zeros((len(samples), len(model.levels))), [], tables.groups_of(samples)
-    for k, level in enumerate(model.levels):
+class ScoredPart(NamedTuple):
+    """Some of what a sample's value is the sum of: ``values`` (n, p) of components ``names``; with reliabilities the
+    ``variances`` (n,) of their sum before the data, and ``replicates`` (n, R) of it."""
+
+    names: tuple[str, ...]
+    values: np.ndarray
+    variances: np.ndarray | None = None
+    replicates: np.ndarray | None = None
+
+
+def values_of_variants(
+    model: Model, data: NewData, samples: pd.DataFrame, rows: list[np.ndarray], matching: Matching, scoring: Scoring
+) -> list[ScoredPart]:
+    """The components of variants: those that samples scale alike together."""
+    tables = data.tables
+    scale = scale_columns(model.scales, tables.ancestries, tables.all_environments, samples)
+    options = {"dosage": scoring.dosage, "backend": scoring.backend, "dtype": scoring.dtype}
+    found = genetic_scores(model, data.files, rows, matching, **options)
+    parts = []
+    for p, each in enumerate(model.distinct_scales):
+        own = [g for g, other in enumerate(model.scales) if other == each]
+        by, names = scale[:, own[0]], tuple(model.components[g] for g in own)
+        part = ScoredPart(names, by[:, None] * found.values[:, own])
+        if model.spreads:
+            part = part._replace(variances=by**2 * found.variances[p], replicates=by[:, None] * found.replicates[p])
+        parts.append(part)
+    return parts
+
+
+def values_of_levels(model: Model, samples: pd.DataFrame, tables: NewFiles) -> tuple[list[ScoredPart], list[str]]:
+    """Values by what samples belong to, and a note where the model does not know that of some."""
+    parts, notes, groups = [], [], tables.groups_of(samples)
+    for level in model.levels:
         rows = level.rows_of(samples, groups)
-        columns[:, k], absent = level.of(rows), int((rows < 0).sum())
+        part, absent = ScoredPart((level.name,), level.of(rows)[:, None]), int((rows < 0).sum())
+        if level.spread is not None:
+            part = part._replace(variances=level.variances_at(rows), replicates=level.replicates_at(rows))
+        parts.append(part)
         if absent and level.by == "group" and level.name not in groups:
-            notes.append(
-                f"{level.name}: no table of it is given, and all samples have 0 of it; --random FILE names one"
-            )
+            notes.append(f"{level.name}: no table has it, and all samples have 0 of it; --random FILE names one")
         elif absent:
-            notes.append(
-                f"{level.name}: {absent} of {len(samples)} samples are not among {KNOWN[level.by]}, and have 0 of it"
-            )
-    return columns, notes
+            known = KNOWN[level.by]
+            notes.append(f"{level.name}: {absent} of {len(samples)} samples are not among {known}, and have 0 of it")
+    return parts, notes
+
+
+def reliabilities(model: Model, parts: list[ScoredPart]) -> dict[str, Reliability]:
+    """How reliable values are: of all parts together, and of each part that is one component."""
+    if not model.has_reliabilities:
+        return {}
+    complete = model.replicates_are_complete
+    total = [sum(each) for each in zip(*((part.replicates, part.variances) for part in parts), strict=True)]
+    found = {"": reliability_of_values(*total, complete=complete)}
+    if len(parts) > 1:
+        for part in parts:
+            if len(part.names) == 1:
+                found[part.names[0]] = reliability_of_values(part.replicates, part.variances, complete=complete)
+    return found
 
 
 def ancestry_notes(model: Model, ancestries: io.Covariates | None, samples: pd.DataFrame) -> list[str]:

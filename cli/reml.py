@@ -19,7 +19,7 @@ from .alpha import alpha_files, check_alpha, planned_alpha
 from .component_tests import component_tests, sets_of
 from .components import with_alpha
 from .diagnoses import diagnosed, diagnosis_lines, expected_lines, spectrum_record
-from .effects import FileSettings, Further, after_fit, check_effects, check_folds
+from .effects import FileSettings, Further, after_fit, check_effects, check_sizes
 from .export import check_export, export_files
 from .flags.alpha import Learned
 from .flags.analysis import Analysis
@@ -44,6 +44,7 @@ from .progress import under_way
 from .provenance import provenance
 from .read import Tables, read_tables
 from .relatives import pc_files, pc_lines, pcs_of
+from .replicates import with_replicates
 from .report import (
     ancestry_records,
     beside_record,
@@ -180,7 +181,8 @@ def check_records_alone(asked: Asked, correlations: Correlations) -> None:
 def planned_group(tables: Tables, group: Group, asked: Asked) -> Planned:
     """The plan of a group, with what follows its fits."""
     planned = with_scan(plan_group(tables, group, asked.analysis), asked.scan, asked.analysis)
-    return planned_alpha(planned, asked.learned.fit_alpha, asked.analysis)
+    planned, further = planned_alpha(planned, asked.learned.fit_alpha, asked.analysis), asked.further
+    return with_replicates(planned, further.effects.reliability, tables.parts.num_scales, saved=further.saves)
 
 
 def check_matrices(tables: Tables, terms: Terms, flag: str) -> None:
@@ -224,7 +226,7 @@ def fit_group(
     sets_of(analysis.tests, layout_of(inputs.covariance).names)  # an error comes before any work
     for each in own.values():
         check_prevalence(each, analysis)
-    check_folds(inputs, asked.further.effects.cv)
+    check_sizes(inputs, asked.further)
     sets = scan_sets(asked.scan, inputs, analysis)
     known = Decided(method, inputs.covariance.num_components, inputs.planned.backend)
     inputs = noted(inputs, asked.line, REML, known)

@@ -54,7 +54,7 @@ from .null_models import NullModel, NullModels, null_bytes, read_null
 from .pedigree_files import PedigreeFile, read_pedigree
 from .pgen import PgenFile, read_pgen
 from .samples import Alignment, align, write_samples
-from .scoring import complete_samples, complete_scales, fixed_columns, genetic_values, scale_columns
+from .scoring import complete_samples, complete_scales, fixed_columns, genetic_scores, scale_columns
 from .sexes import haploid_in_males, read_males
 from .smile import parse_grm_groups, read_w, read_w_list
 from .staging import clear_leftovers
@@ -128,7 +128,7 @@ __all__ = [
     "fixed_columns",
     "fixed_terms",
     "gene_sets",
-    "genetic_values",
+    "genetic_scores",
     "haploid_in_males",
     "harmonise",
     "interval_sets",

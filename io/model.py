@@ -82,12 +82,34 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class ReplicatedEffects:
+    """What reliabilities are made of, for effects of m variants or values of q levels: their ``variances`` (m,) before
+    the data, and what is predicted from replicates of the phenotype, ``replicates`` (m, R), whose products with a
+    sample's genotypes have as their mean square the variance of its predicted value; float32 will do.
+
+    ``complete``: without Monte-Carlo error.
+    """
+
+    variances: np.ndarray
+    replicates: np.ndarray
+    complete: bool = False
+
+    def __post_init__(self):
+        if self.replicates.ndim != 2 or self.variances.shape != self.replicates.shape[:1]:
+            found = f"{self.variances.shape} and {self.replicates.shape}"
+            raise ValueError(f"replicates: expected (m,) variances and (m, R) effects, found {found}")
+        if not (np.isfinite(self.variances).all() and np.isfinite(self.replicates).all()):
+            raise ValueError("replicates: have values that are not finite")
+
+
+@dataclass(frozen=True)
 class LevelValues:
     """Values of a component that is no variants', phenotyped or not: ``values`` (q,) in phenotype units.
 
     ``by``: what a sample has one by.  "person": ``labels`` (q,) are FID and IID with a tab between; "animal": the IID
     alone; "group": levels of the categorical column ``name``.  ``genetic``: whether these are genetic values, as those
-    of groups and of permanent environments are not.
+    of groups and of permanent environments are not.  ``spread``: of the values, where it was asked for; ``unknown``:
+    the variance of a level that is not there, nan where nothing tells it.
     """
 
     name: str
@@ -95,8 +117,12 @@ class LevelValues:
     labels: tuple[str, ...]
     values: np.ndarray
     genetic: bool = True
+    spread: ReplicatedEffects | None = None
+    unknown: float = np.nan
 
     def __post_init__(self):
+        if self.spread is not None and len(self.spread.variances) != len(self.labels):
+            raise ValueError(f"levels {self.name}: expected replicates of {len(self.labels)} people or levels")
         if self.by not in get_args(LevelKind) or self.values.shape != (len(self.labels),):
             raise ValueError(f"levels {self.name}: expected a value for each of {len(self.labels)} people or levels")
         if not np.isfinite(self.values).all() or len(set(self.labels)) < len(self.labels):
@@ -124,6 +150,14 @@ class LevelValues:
         """(n,) values at rows of the labels, 0 at -1."""
         return np.where(rows >= 0, self.values[rows], 0.0)
 
+    def variances_at(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) variances of the values at rows of the labels, before the data."""
+        return np.where(rows >= 0, self.spread.variances[rows], self.unknown)
+
+    def replicates_at(self, rows: np.ndarray) -> np.ndarray:
+        """(n, R) values that replicates predict at rows of the labels, 0 at -1."""
+        return np.where(rows[:, None] >= 0, self.spread.replicates[rows], 0)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -135,7 +169,8 @@ class Model:
     count of a1 among the analysed samples.  ``effects`` (m, G) csr: phenotype units a copy of a1, so that a genetic
     value is s_g sum_j (count_ij - mean_j) effects_jg, s_g that of the component's scale for the sample, or 1.
     ``about``: settings, standardisation, hashes and origin, for the record.  ``levels``: of components that are no
-    variants', whose variances are among those of the ``residuals``; a model may have these alone.
+    variants', whose variances are among those of the ``residuals``; a model may have these alone.  ``spreads``: of the
+    effects of a copy of a1, one for each different scale in its order, where reliabilities were asked for.
     """
 
     phenotype: str
@@ -153,6 +188,7 @@ class Model:
     fixed: FixedTerms
     about: Mapping[str, Any] = field(default_factory=dict)
     levels: tuple[LevelValues, ...] = ()
+    spreads: tuple[ReplicatedEffects, ...] = ()
 
     def __post_init__(self):
         """Raises ValueError where shapes do not fit together or a number is not finite."""
@@ -179,6 +215,12 @@ class Model:
         for name, array in {**finite, "effects": self.effects.data}.items():
             if not np.isfinite(array).all():
                 raise ValueError(f"{name}: has values that are not finite")
+        wanted = len(self.distinct_scales) if self.has_reliabilities else 0
+        if [len(spread.variances) for spread in self.spreads] != [m] * wanted:
+            raise ValueError(f"replicates: expected effects of {m} variants for each of {wanted} scales")
+        sizes = {each.replicates.shape[1] for each in self._all_spreads if each is not None}
+        if self.has_reliabilities and (len(sizes) > 1 or any(level.spread is None for level in self.levels)):
+            raise ValueError("replicates: expected as many of all effects and levels")
         columns = [name if level is None else f"{name}[{level}]" for name, level in self.fixed.columns]
         if list(self.fixed.names) != [INTERCEPT, *columns]:
             raise ValueError(f"fixed: its covariates make the columns {INTERCEPT}, {columns}, not {self.fixed.names}")
@@ -187,6 +229,25 @@ class Model:
     def parts(self) -> tuple[str, ...]:
         """What a genetic value is the sum of: the components, then those of levels."""
         return (*self.components, *(level.name for level in self.levels))
+
+    @property
+    def distinct_scales(self) -> tuple[Scale | None, ...]:
+        """What multiplies components, each once."""
+        return tuple(dict.fromkeys(self.scales))
+
+    @property
+    def _all_spreads(self) -> list[ReplicatedEffects | None]:
+        return [*self.spreads, *(level.spread for level in self.levels)]
+
+    @property
+    def has_reliabilities(self) -> bool:
+        """Whether predictions have reliabilities."""
+        return any(spread is not None for spread in self._all_spreads)
+
+    @property
+    def replicates_are_complete(self) -> bool:
+        """Whether reliabilities have no Monte-Carlo error."""
+        return all(spread is not None and spread.complete for spread in self._all_spreads)
 
     def genetic_only(self) -> "Model":
         """The model without what is no genetic value: groups and permanent environments."""

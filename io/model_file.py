@@ -12,7 +12,7 @@ from scipy import sparse
 
 from .documents import Kind, document_pieces, read_document, text_bytes, texts_of
 from .errors import InputError
-from .model import FixedTerms, LevelValues, Model, Scale
+from .model import FixedTerms, LevelValues, Model, ReplicatedEffects, Scale
 from .writers import json_text, write_all
 
 MODEL = Kind(
@@ -55,6 +55,9 @@ def model_pieces(model: Model) -> Iterator[bytes]:
     for i, level in enumerate(model.levels):
         arrays[f"levels.{i}.values"] = level.values
         arrays[f"levels.{i}.labels"] = text_bytes(level.name, level.labels)
+        arrays.update(_spread_arrays(f"levels.{i}", level.spread))
+    for i, spread in enumerate(model.spreads):
+        arrays.update(_spread_arrays(f"spreads.{i}", spread))
     arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     for name in _TEXTS:
         table, column = name.split(".")
@@ -74,7 +77,12 @@ def model_pieces(model: Model) -> Iterator[bytes]:
         "units": "effects: phenotype units a copy of a1, before the component's scale; theta: phenotype units squared, "
         "of components and then of residuals",
         "about": model.about,
-        "levels": [{"name": level.name, "by": level.by, "genetic": level.genetic} for level in model.levels],
+        "levels": [
+            {"name": level.name, "by": level.by, "genetic": level.genetic, "unknown": level.unknown}
+            for level in model.levels
+        ],
+        "num_spreads": len(model.spreads),
+        "complete": model.has_reliabilities and model.replicates_are_complete,
     }
     return document_pieces(MODEL, json.loads(json_text(head)), arrays)
 
@@ -127,7 +135,8 @@ def read_model(path: str | Path) -> Model:
                 fixed["references"],
             ),
             head["about"],
-            tuple(_level(path, i, each, arrays) for i, each in enumerate(head["levels"])),
+            tuple(_level(path, i, head, arrays) for i in range(len(head["levels"]))),
+            tuple(_spread(f"spreads.{i}", head["complete"], arrays) for i in range(head["num_spreads"])),
         )
     except (ValueError, TypeError, KeyError) as error:  # a scale with other fields is a TypeError
         raise InputError(f"{path}: {error}; the file does not hold a whole model, save it again") from None
@@ -137,7 +146,24 @@ def _level(path: str | Path, i: int, head: Mapping[str, Any], arrays: Mapping[st
     values, labels = arrays[f"levels.{i}.values"], arrays[f"levels.{i}.labels"]
     if values.dtype != "f8" or labels.dtype != "u1" or values.ndim != 1 or labels.ndim != 1:
         raise ValueError(f"levels.{i}: expected numbers and names")
-    return LevelValues(head["name"], head["by"], tuple(texts_of(path, f"levels.{i}", labels)), values, head["genetic"])
+    spread = _spread(f"levels.{i}", head["complete"], arrays) if f"levels.{i}.replicates" in arrays else None
+    own = head["levels"][i]
+    unknown = np.nan if own["unknown"] is None else float(own["unknown"])
+    names = tuple(texts_of(path, f"levels.{i}", labels))
+    return LevelValues(own["name"], own["by"], names, values, own["genetic"], spread, unknown)
+
+
+def _spread_arrays(name: str, spread: ReplicatedEffects | None) -> dict[str, np.ndarray]:
+    if spread is None:
+        return {}
+    return {f"{name}.variances": spread.variances, f"{name}.replicates": spread.replicates.astype(np.float32)}
+
+
+def _spread(name: str, complete: bool, arrays: Mapping[str, np.ndarray]) -> ReplicatedEffects:
+    variances, replicates = arrays[f"{name}.variances"], arrays[f"{name}.replicates"]
+    if variances.dtype != "f8" or replicates.dtype != "f4":
+        raise ValueError(f"{name}: expected variances and replicates that are numbers")
+    return ReplicatedEffects(variances, replicates, complete)
 
 
 def _effects(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
@@ -210,5 +236,7 @@ _DOCUMENT = {  # the keys of the document, each with a check of its value
     "num_variants": _is_count,
     "fixed": _are_fixed_terms,
     "levels": lambda value: isinstance(value, list) and all(isinstance(level, dict) for level in value),
+    "num_spreads": _is_count,
+    "complete": lambda value: type(value) is bool,
     "about": lambda value: isinstance(value, dict) and _are_proportions(value.get("mean_proportions", {})),
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,17 @@ from .tables import Covariates
 BATCH_BYTES = 1 << 28  # so many bytes of packed genotypes are held at once
 
 
-def genetic_values(
+class Scores(NamedTuple):
+    """Of n samples: ``values`` (n, G) sum_j (count_ij - mean_j) effects_jg; where the model has reliabilities, for each
+    of its distinct scales ``replicates`` (n, R), the same of effects of replicates, and ``variances`` (n,)
+    sum_j (count_ij - mean_j)^2 times the variance of the effect.  None is multiplied by what scales it yet."""
+
+    values: np.ndarray
+    replicates: list[np.ndarray]
+    variances: list[np.ndarray]
+
+
+def genetic_scores(
     model: Model,
     files: Sequence[GenotypeFile],
     rows: Sequence[np.ndarray],
@@ -31,18 +42,19 @@ def genetic_values(
     backend: str = "cpu",
     dtype: type = np.float32,
     batch_bytes: int = BATCH_BYTES,
-) -> np.ndarray:
-    """(n, G) float64 sum_j (count_ij - mean_j) effects_jg with the model's means and effects.
-
-    Where samples scale a component, its genetic values are these times :func:`scale_columns`.
+) -> Scores:
+    """Sums over the model's variants, with its means and effects.
 
     ``files``: pieces of one genome, whose variants one after another are those that ``matching`` counts; ``rows``: of
     the samples in each.  A missing genotype is the model's mean, as is a variant that is not there.  Where alleles are
     swapped, count' = 2 - count, the effect changes its sign and the mean becomes 2 - mean.
-    Cost: half a pass of G columns, over at most ``batch_bytes`` of packed genotypes at a time.
+    Cost: half a pass of G columns, and with reliabilities of R and one more for each distinct scale, over at most
+    ``batch_bytes`` of packed genotypes at a time.
     """
-    G = len(model.components)
-    total = np.zeros((len(rows[0]), G))
+    G, n = len(model.components), len(rows[0])
+    total, spreads = np.zeros((n, G)), model.spreads
+    replicates = [np.zeros((n, spread.replicates.shape[1])) for spread in spreads]
+    variances = [np.zeros(n) for _ in spreads]
     sign = np.where(matching.swapped, -1.0, 1.0)
     effects = sparse.csr_array(model.effects[matching.model])
     effects.data *= np.repeat(sign, np.diff(effects.indptr))
@@ -56,11 +68,17 @@ def genetic_values(
             batch = here[start : start + width]
             found = load_genotypes([file], [index], [matching.rows[batch] - first], dosage)
             # With 1 in the place of 1/SD a genotype is its count less the mean, to which the effects belong.
-            found = replace(found, mean=mean[batch], inv_sd=np.ones(len(batch)))
-            total += _values(make_products(found, backend, dtype), effects[batch])
+            products = make_products(replace(found, mean=mean[batch], inv_sd=np.ones(len(batch))), backend, dtype)
+            total += _values(products, effects[batch])
+            for p, spread in enumerate(spreads):
+                those = matching.model[batch]
+                replicated = np.ascontiguousarray(spread.replicates[those] * sign[batch, None], products.dtype)
+                replicates[p] += np.asarray(products.z(replicated), np.float64)
+                weights = sparse.csr_array(spread.variances[those][:, None])
+                variances[p] += products.squared_norms_by_sample(weights)[:, 0]
             check_unchanged(found.stamps)
         first += file.num_variants
-    return total
+    return Scores(total, replicates, variances)
 
 
 def _values(products, effects: sparse.csr_array) -> np.ndarray:

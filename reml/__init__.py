@@ -59,6 +59,13 @@ from .studies.principal import PrincipalComponents, principal_components
 from .studies.ranks import rank_normal
 from .studies.refine import Refined, RefineSettings, refine
 from .studies.relatedness import Related, relatedness
+from .studies.replicated import (
+    effect_variances,
+    py_replicates,
+    reliability_of_values,
+    replicated_effects,
+    replicated_values,
+)
 from .studies.rg import RgSettings, fit_rg
 from .studies.rg_result import GeneticCorrelations
 from .studies.scan import ScanResult, ScanSettings, scan
@@ -149,6 +156,7 @@ __all__ = [
     "diagnose",
     "draw_folds",
     "draw_probes",
+    "effect_variances",
     "effects",
     "enrichment",
     "exact_fits",
@@ -185,12 +193,16 @@ __all__ = [
     "pcgc",
     "precondition",
     "principal_components",
+    "py_replicates",
     "random_regression",
     "rank_normal",
     "records",
     "refine",
     "relatedness",
     "reliability",
+    "reliability_of_values",
+    "replicated_effects",
+    "replicated_values",
     "scan",
     "score",
     "single_step",

@@ -28,7 +28,8 @@ class Effects(Flags):
     )  # fmt: skip
     reliability: int | None = flag(
         "--reliability", type=positive_int, metavar="N",
-        help="with --compute-effects: add the reliability of every genetic value, estimated with N random probes",
+        help="add the reliability of every genetic value to --compute-effects, and of every prediction to --save-model "
+        "and --prediction-*, estimated with N random probes, or exactly with as many as samples",
     )  # fmt: skip
     save_model: str | None = flag(
         "--save-model",

@@ -204,7 +204,11 @@ def test_single_step_takes_animals_with_records_and_without_genotypes(herd, sing
     part = Cohort(np.ascontiguousarray(people.counts[some]), people.samples.iloc[some].reset_index(drop=True), None)
     write_plink(replace(part, variants=people.variants), folder / "some")
     words = ["--bfile", folder / "some", "--pedigree", "pedigree.txt", "--single-step", "--method", "exact"]
-    record = run(herd, *words, "--compute-effects", "--save-model", folder / "h", out="single", pheno="single.txt")
+    more = ["--compute-effects", "--save-model", folder / "h", "--reliability", Q]
+    values = np.linalg.cholesky(herd["A"] + 1e-9 * np.eye(Q)) @ np.random.default_rng(8).standard_normal(Q)
+    table = pd.read_csv(folder / "single.txt", sep="\t")
+    table.assign(y=np.round(3 * values[single] + table["y"], 5)).to_csv(folder / "strong.txt", sep="\t", index=False)
+    record = run(herd, *words, *more, out="single", pheno="strong.txt")
     M = dense.standardised(people.counts[some])
     M = M[:, M.any(axis=0)]
     A, G = herd["A"], M @ M.T / M.shape[1]
@@ -215,9 +219,10 @@ def test_single_step_takes_animals_with_records_and_without_genotypes(herd, sing
     inverse = np.linalg.inv(A)
     inverse[np.ix_(some, some)] += np.linalg.inv(0.95 * G + 0.05 * A22) - np.linalg.inv(A22)
     H, Z = np.linalg.inv(inverse), incidence(single, Q).toarray()
-    y = pd.read_csv(folder / "single.txt", sep="\t")["y"].to_numpy()
+    y = pd.read_csv(folder / "strong.txt", sep="\t")["y"].to_numpy()
     expected = fit_exact(y, np.ones((len(y), 1)), [Z @ H @ Z.T])
     theta = theta_of(record)
+    assert theta[0] > 1
     np.testing.assert_allclose(theta, expected.theta, rtol=1e-4)
     assert record["samples"]["analysed"] == len(single) and len(np.setdiff1d(single, some)) > 20
     found = pd.read_csv(folder / "single.single_step.values.tsv", sep="\t", dtype={"animal": str}).set_index("animal")
@@ -230,6 +235,10 @@ def test_single_step_takes_animals_with_records_and_without_genotypes(herd, sing
     table = pd.read_csv(folder / "single.prediction.tsv", sep="\t", dtype={"IID": str}).set_index("IID")
     np.testing.assert_allclose(table.loc[ids["IID"], "random_effect"], found.loc[ids["IID"], "value"], atol=1e-8)
     np.testing.assert_allclose(table["y_pred"] - table["random_effect"], b, rtol=1e-5)
+    equations = mixed_model_equations(y, np.ones((len(y), 1)), [(Z, H, theta[0])], np.full(len(y), theta[1]))
+    certain = 1 - equations.pev[0] / (theta[0] * np.diag(H))
+    np.testing.assert_allclose(table.loc[ids["IID"], "reliability"], certain, atol=1e-6)
+    np.testing.assert_allclose(found.loc[ids["IID"], "reliability"], certain, atol=1e-6)
 
 
 def test_a_saved_model_has_the_values_of_a_pedigree_and_of_a_matrix_for_people_without_phenotypes(herd, single):
@@ -238,6 +247,7 @@ def test_a_saved_model_has_the_values_of_a_pedigree_and_of_a_matrix_for_people_w
     house = np.kron(np.eye(Q // 4), np.full((4, 4), 0.5)) + 0.5 * np.eye(Q)
     io.write_grm(folder / "house", house[np.ix_(order, order)], herd["samples"])
     words = ["--bfile", "data", "--pedigree", "pedigree.txt", "--grm", folder / "house", "--method", "exact"]
+    words += ["--reliability", Q]
     model, table = folder / "both.npz", folder / "both.prediction.tsv"
     record = run(herd, *words, "--save-model", model, "--compute-effects", out="both", pheno="single.txt")
     assert predict_main(["--model", str(model), "--bfile", f"{folder}/data", "--out", f"{folder}/both"]) == 0
@@ -245,8 +255,11 @@ def test_a_saved_model_has_the_values_of_a_pedigree_and_of_a_matrix_for_people_w
     assert len(found) == Q > len(single)
     for name in ("pedigree", "house"):
         values = pd.read_csv(folder / f"both.{name}.values.tsv", sep="\t", dtype={"IID": str, "animal": str})
-        values = values.set_index("animal" if name == "pedigree" else "IID").loc[ids["IID"], "value"]
-        np.testing.assert_allclose(found[f"random_{name}"], values, atol=1e-8)
+        values = values.set_index("animal" if name == "pedigree" else "IID").loc[ids["IID"]]
+        np.testing.assert_allclose(found[f"random_{name}"], values["value"], atol=1e-8)
+        prior = next(row["theta"] for row in record["components"] if row["name"] == name)
+        if prior:
+            np.testing.assert_allclose(found[f"reliability_{name}"], values["reliability"], atol=1e-6)
     parts = found[[f"random_{row['name']}" for row in record["components"]]]
     np.testing.assert_allclose(found["random_effect"], parts.sum(axis=1), atol=1e-7)
     saved = io.read_model(model)
@@ -272,7 +285,8 @@ def predict(herd, *arguments, out):
 def saved_herd(herd):
     """A model of a pedigree, herds and permanent environments, without genotypes."""
     words = ["--pedigree", "pedigree.txt", "--random", f"iid,{herd['folder']}/herds.txt", "--qcovar", "age.txt"]
-    record = run(herd, *words, "--method", "exact", "--save-model", herd["folder"] / "cows", out="cows")
+    more = ["--save-model", herd["folder"] / "cows", "--reliability", 300]  # no less than the records: exact
+    record = run(herd, *words, "--method", "exact", *more, out="cows")
     return herd["folder"] / "cows.npz", theta_of(record)
 
 
@@ -295,6 +309,14 @@ def test_a_model_without_genotypes_predicts_all_whom_it_knows(herd, saved_herd):
     effects["iid"][own] = expected.values[2]
     for name, values in effects.items():
         np.testing.assert_allclose(found[f"random_{name}"], values, rtol=1e-5, atol=1e-6)
+    for g, (name, pev) in enumerate(zip(effects, expected.pev, strict=True)):
+        prior = theta[g] * (np.diag(herd["A"]) if g == 0 else np.ones(Q))
+        known = {"pedigree": np.arange(Q), "herd": np.flatnonzero(herds < 8), "iid": own}[name]
+        certain = np.zeros(Q)
+        certain[known] = 1 - (pev[herds[known]] if name == "herd" else pev) / prior[known]
+        np.testing.assert_allclose(found[f"reliability_{name}"], certain, atol=1e-6)
+    total = found["pev"] / (1 - found["reliability"])
+    np.testing.assert_allclose(total, theta[0] * np.diag(herd["A"]) + theta[1] + theta[2], rtol=1e-6)
     fixed = np.column_stack([np.ones(Q), ages]) @ expected.fixed
     np.testing.assert_allclose(found["fixed_effect"], fixed, rtol=1e-6)
     np.testing.assert_allclose(found["y_pred"], fixed + sum(effects.values()), rtol=1e-5, atol=1e-6)
@@ -309,7 +331,8 @@ def test_genetic_values_alone_leave_out_groups_and_permanent_environments(herd, 
     words = ["--model", model, "--genetic-only", "--keep", herd["folder"] / "some.txt"]
     assert predict(herd, *words, out="values") == 0
     found = pd.read_csv(herd["folder"] / "values.prediction.tsv", sep="\t", dtype={"FID": str, "IID": str})
-    assert list(found) == ["FID", "IID", "random_effect"] and sorted(found["IID"]) == sorted(some["IID"])
+    columns = ["random_effect", "reliability", "reliability_mc_se", "pev"]
+    assert list(found) == ["FID", "IID", *columns] and sorted(found["IID"]) == sorted(some["IID"])
     values = pd.Series(equations_of(herd, theta)[0].values[0], herd["ids"]["IID"])
     np.testing.assert_allclose(found["random_effect"], values[found["IID"]], rtol=1e-5, atol=1e-6)
 

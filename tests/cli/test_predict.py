@@ -22,6 +22,7 @@ from gpu_reml.cli.planned import plan_group
 from gpu_reml.cli.predict import main
 from gpu_reml.cli.read import read_tables
 from gpu_reml.cli.reml import Asked
+from gpu_reml.cli.replicates import check_replicates
 from gpu_reml.io.model_file import read_model
 from gpu_reml.ops import unpack
 from gpu_reml.validation import dense
@@ -99,6 +100,15 @@ def run(out, *arguments):
         method = choose_method(inputs, analysis.estimation.method)
         run_method(method, inputs, analysis, asked.following, finish)
     return found
+
+
+def loaded(study, out):
+    """What a fit of the old samples takes."""
+    words = ["--bfile", study.folder / "old", "--pheno", study.folder / "old.pheno", "--out", out, "--device", "cpu"]
+    analysis = Asked.of(make_parser("0").read([str(word) for word in words])).analysis
+    tables = read_tables(analysis)
+    (group,) = groups_of_samples(tables, analysis.samples)
+    return load_group(tables, group, plan_group(tables, group, analysis), analysis)
 
 
 TWO = ("--dtype", "float64", "--method", "exact")
@@ -216,6 +226,45 @@ def test_predictions_of_new_samples_are_the_dense_ones(study, fitted, truth):
     assert meta["samples"]["dropped"] == {"missing covariate age": 1} and meta["variants"]["matched"] == M
 
 
+def reliability_of_new(study, truth):
+    """Dense reliabilities of the new samples' genetic values, of all components together."""
+    counts = study.people.counts.astype(float)
+    counts[counts == dense.MISSING] = np.nan
+    Z = np.nan_to_num((counts - truth.mean) / truth.sd)
+    w = np.column_stack([study.first, ~study.first]) @ (truth.theta[:-1] / [study.first.sum(), (~study.first).sum()])
+    c, prior = (Z[study.new] * w) @ Z[study.old].T, Z[study.new] ** 2 @ w
+    return np.einsum("an,nm,am->a", c, truth.at.P, c) / prior
+
+
+def test_reliabilities_of_new_samples_are_the_dense_ones(study, fitted, truth, tmp_path):
+    lists = ("--snp-lists", study.folder / "first.ids", study.folder / "rest.ids")
+    new = ("--prediction-bed-prefix", study.folder / "new", "--prediction-covar-txt", study.folder / "new.age")
+    words = ("--prediction-covar", study.folder / "new.sex", "--save-model", tmp_path / "m", "--reliability", N)
+    found = fit(study, tmp_path / "r", *TWO, *lists, *new, *words)["height"]
+    assert "reliabilities of predictions: exact" in found.lines
+    assert predict(study, tmp_path / "other", tmp_path / "m.npz", "--dtype", "float64") == 0
+    here, there = read(tmp_path / "r"), read(tmp_path / "other")
+    exact, kept = reliability_of_new(study, truth), np.arange(NEW) != 7
+    for table in (here, there):
+        np.testing.assert_allclose(table["reliability"], exact[kept], rtol=0, atol=1e-6)
+        assert not table["reliability_mc_se"].any()
+
+
+def test_reliabilities_of_new_samples_by_random_replicates_are_within_their_errors(study, fitted, truth):
+    table, exact = read(fitted.out), reliability_of_new(study, truth)
+    z = (table["reliability"] - exact[np.arange(NEW) != 7]) / table["reliability_mc_se"]
+    assert 0.5 < np.sqrt(np.mean(z**2)) < 1.5
+    assert any(line.startswith("reliabilities of predictions: by 40 replicates") for line in fitted.lines)
+
+
+def test_more_effects_of_replicates_than_a_model_may_have_are_refused_before_the_fit(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("gpu_reml.cli.replicates.MOST_BYTES", 4 * M * 100)
+    with pytest.raises(io.InputError, match=r"--reliability 200: a model .* give --reliability 100 or less"):
+        check_replicates(loaded(study, tmp_path), 200, saved=True)
+    check_replicates(loaded(study, tmp_path), 100, saved=True)
+    check_replicates(loaded(study, tmp_path), 200, saved=False)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_another_process_predicts_the_same_to_the_bit(study, fitted, tmp_path, dtype):
     """float32 products of the run's own prediction are made here too, so that both kinds are compared."""
@@ -258,10 +307,11 @@ def test_swapped_alleles_other_strands_and_shuffled_variants_change_nothing(stud
     variants.loc[::3, "id"] = [f"x{j}" for j in range(len(variants[::3]))]  # to be found by position
     write_new(study, "other", variants.iloc[order].reset_index(drop=True), counts[:, order])
     for name in ("new", "other"):
-        assert predict(study, tmp_path / name, fitted.model, "--quiet", sources=("--bfile", name)) == 0
+        words = ("--dtype", "float64", "--quiet")
+        assert predict(study, tmp_path / name, fitted.model, *words, sources=("--bfile", name)) == 0
     plain, other = read(tmp_path / "new"), read(tmp_path / "other")
     pd.testing.assert_frame_equal(plain[["FID", "IID"]], other[["FID", "IID"]])
-    numbers = ["fixed_effect", "random_effect", "y_pred", "random_first", "random_rest"]
+    numbers = ["fixed_effect", "random_effect", "y_pred", "random_first", "random_rest", "reliability", "pev"]
     for column in numbers:
         np.testing.assert_allclose(other[column], plain[column], rtol=0, atol=1e-6 * np.abs(plain[column]).max())
     meta = json.loads((tmp_path / "other.prediction_metadata.json").read_text())["variants"]
@@ -437,7 +487,7 @@ def test_a_fit_without_genetic_variance_still_predicts(study, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--reliability", "8"], "give both"),
+        (["--reliability", "8"], "give --compute-effects or --save-model"),
         (["--prediction-covar-txt", "a"], "there are no samples to predict"),
         (["--compute-effects", "--method", "he"], "--compute-effects: needs a REML fit, which --method he is not"),
         (["--prediction-bed-prefix", "a", "--prediction-pgen-prefix", "b"], "give only one of them"),

@@ -123,7 +123,8 @@ class Dense:
         counts = np.where(study.people.counts == dense.MISSING, np.nan, study.people.counts)
         self.mean, self.sd = np.nanmean(counts[old], axis=0), np.nanstd(counts[old], axis=0)
         varies = self.sd > 0
-        Z = np.nan_to_num((counts - self.mean) / np.where(varies, self.sd, np.inf))
+        self.num_variants = varies.sum()
+        Z = self.Z = np.nan_to_num((counts - self.mean) / np.where(varies, self.sd, np.inf))
         self.centre, self.env_sd = study.age[old].mean(), study.age[old].std()
         self.S = np.column_stack([np.sqrt(study.Q), (study.age - self.centre) / self.env_sd])
         K = Z[old] @ Z[old].T / varies.sum()
@@ -213,6 +214,22 @@ def test_predictions_of_new_samples_are_the_dense_ones(study, fitted, truth):
     }
     means = [study.Q[rows, 0].mean() for rows in (study.new[COMPLETE], study.old)]
     assert any(f"mean ancestry north {means[0]:.3f} here, {means[1]:.3f} in the fit" in note for note in meta["notes"])
+
+
+def test_reliabilities_by_ancestry_and_environment_are_the_dense_ones(study, truth, tmp_path):
+    folder, old, new = study.folder, study.old, study.new[COMPLETE]
+    assert fit(study, tmp_path / "r", *model_flags(folder), "--save-model", tmp_path / "r", "--reliability", N) == 0
+    assert predict(study, tmp_path / "r", tmp_path / "r.npz", *new_flags(folder)) == 0
+    table, K = read(tmp_path / "r"), truth.Z[new] @ truth.Z[old].T / truth.num_variants
+    own = (truth.Z[new] ** 2).sum(axis=1) / truth.num_variants
+    parts = [t * np.outer(s[new], s[old]) * K for t, s in zip(truth.theta, truth.S.T, strict=False)]
+    priors = [t * s[new] ** 2 * own for t, s in zip(truth.theta, truth.S.T, strict=False)]
+    for name, c, prior in [*zip(COMPONENTS, parts, priors, strict=True), ("", sum(parts), sum(priors))]:
+        after = f"_{name}" if name else ""
+        pev = prior - np.einsum("an,nm,am->a", c, truth.P, c)
+        np.testing.assert_allclose(table[f"pev{after}"], pev, rtol=0, atol=1e-6 * prior.max())
+        has = prior > 1e-9  # someone may have nothing of an ancestry
+        np.testing.assert_allclose(table[f"reliability{after}"][has], (1 - pev / prior)[has], rtol=0, atol=1e-6)
 
 
 def test_another_process_predicts_the_same_to_the_bit(study, fitted, tmp_path):

@@ -20,7 +20,7 @@ from gpu_reml.io.scoring import (
     complete_samples,
     complete_scales,
     fixed_columns,
-    genetic_values,
+    genetic_scores,
     scale_columns,
 )
 from gpu_reml.ops import MISSING
@@ -434,7 +434,7 @@ def test_genetic_values_are_the_dense_sums(make_fileset, random_counts, G, batch
     rows = [np.array([5, 2, 29, 11])]
     expected = dense_values(model, counts[rows[0]])
     for dtype, tol in ((np.float64, 1e-12), (np.float32, 1e-5)):
-        found = genetic_values(model, [bed], rows, matching, dtype=dtype, batch_bytes=batch_bytes)
+        found = genetic_scores(model, [bed], rows, matching, dtype=dtype, batch_bytes=batch_bytes).values
         np.testing.assert_allclose(found, expected, rtol=0, atol=tol * np.abs(expected).max())
 
 
@@ -456,7 +456,7 @@ def test_pieces_of_a_genome_with_swapped_alleles_and_absent_variants(make_filese
     table = pd.concat([bed.variants for bed in beds], ignore_index=True)
     matching = harmonise(model.variants, table)
     assert matching.num_matched == 31
-    found = genetic_values(model, beds, [np.arange(N)] * 2, matching, dtype=np.float64)
+    found = genetic_scores(model, beds, [np.arange(N)] * 2, matching, dtype=np.float64).values
     np.testing.assert_allclose(found, dense_values(model, counts[:, present], present), rtol=0, atol=1e-12)
 
 
@@ -469,7 +469,7 @@ def test_dosages_are_scored_as_they_are(make_pgen, random_dosages):
     model = replace(model, variants=model.variants.assign(chrom=chrom))
     matching = harmonise(model.variants, pgen.variants)
     assert matching.num_matched == M and not matching.swapped.any()
-    found = genetic_values(model, [pgen], [np.arange(N)], matching, dosage=True, dtype=np.float64)
+    found = genetic_scores(model, [pgen], [np.arange(N)], matching, dosage=True, dtype=np.float64).values
     expected = np.where(np.isnan(dosages), 0.0, dosages - model.mean) @ model.effects.toarray()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
 
@@ -496,5 +496,5 @@ def test_memory_is_that_of_a_batch(make_fileset, random_counts, monkeypatch):
         return found
 
     monkeypatch.setattr(scoring, "load_genotypes", load)
-    genetic_values(model, [bed], [np.arange(N)], harmonise(model.variants, bed.variants), batch_bytes=80)
+    genetic_scores(model, [bed], [np.arange(N)], harmonise(model.variants, bed.variants), batch_bytes=80)
     assert max(loaded) <= 80 and len(loaded) == 4
