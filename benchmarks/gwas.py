@@ -135,11 +135,11 @@ def main() -> None:
         for name, X in (("LOCO", ones), (f"LOCO, {NUM_PCS} PCs", with_pcs)):
             scan, fitting, scanning, found = fit_and_scan(data, data.Y, X)
             print(line(name, scan, data), flush=True)
-            gamma, se = found.calibration.gamma, found.calibration.se
+            gamma, se = found.fit.calibration.gamma, found.fit.calibration.se
             print(
-                f"{'':14s} fit {fitting:.1f} s, scan {scanning:.1f} s, {found.column_passes} column-passes, "
-                f"{len(found.calibration.variants)} calibration variants, relative SE {(se / gamma).max():.2g}; "
-                f"errors of single variants scatter by {100 * found.calibration.scatter.mean():.1f} %"
+                f"{'':14s} fit {fitting:.1f} s, scan {scanning:.1f} s, {found.fit.column_passes} column-passes, "
+                f"{len(found.fit.calibration.variants)} calibration variants, relative SE {(se / gamma).max():.2g}; "
+                f"errors of single variants scatter by {100 * found.fit.calibration.scatter.mean():.1f} %"
             )
             print(refinement_line(found, data), flush=True)
         _, fitting, scanning, _ = fit_and_scan(data, data.Y[:, :1], ones)

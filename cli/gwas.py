@@ -9,10 +9,11 @@ from .flags.association import Association, GwasOutput, NullModel, Steps
 from .flags.compute import Compute, add_devices
 from .flags.data import EXAMPLE, GENOME, Genome, Samples
 from .flags.filters import Filters
+from .flags.output import Checkpoints
 from .flags.workers import Workers
 from .parser import EXIT_CODES, Parser
 from .process import entry_point
-from .run import run_command
+from .run import run_command, saved_text
 
 FIRST = "--bfile --pheno --pheno-name --qcovar --covar --model --maf --gz --report --out".split()
 WORDS = {
@@ -57,7 +58,7 @@ def make_gwas_parser(number: str) -> Parser:
     parser.add_flags("association", Association, NullModel, Steps)
     add_devices(parser.add_flags("compute", Compute))
     parser.add_flags("several processes or machines (docs/cluster.md)", Workers)
-    parser.add_flags("output", GwasOutput)
+    parser.add_flags("output", GwasOutput, Checkpoints)
     parser.add_flags(TITLE, Width, Loud)
     parser.reword(WORDS)
     return parser
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return scan_command(line, threads)
 
-    return run_command("gpu-reml-gwas", command, line.values["threads"], "nothing is written before the end")
+    return run_command("gpu-reml-gwas", command, line.values["threads"], lambda: saved_text(line.values["out"]))
 
 
 if __name__ == "__main__":

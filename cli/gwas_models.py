@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpu_reml import io, ops
-from gpu_reml.ops.loco import leave_out
-from gpu_reml.reml import FitResult, FitSettings, ProbeSettings, draw_probes, exact_fits, fit_traits
+from gpu_reml.ops.loco import LeaveOut, leave_out
+from gpu_reml.reml import FitResult, FitSettings, Hooks, ProbeSettings, draw_probes, exact_fits, fit_traits
+from gpu_reml.reml.hooks import Keep
 from gpu_reml.reml.studies.association import Scan, exact_scan, exact_scan_memory, exact_scan_seconds, ols_scan
 from gpu_reml.reml.studies.loco import LocoFit, LocoScan, LocoSettings, loco_fit, score_tests
 from gpu_reml.reml.studies.refine import Refined, RefineSettings, refine
@@ -17,6 +19,7 @@ from gpu_reml.reml.tables import shown
 from .flags.analysis import Analysis
 from .flags.association import REFINE_MOST, Association
 from .inputs import Inputs
+from .journal import Journal
 from .methods import EXACT_BYTES as EXACT_BYTES_UNASKED
 from .methods import USUAL_PASSES, choose_method, costs_little
 from .wording import fit_record, in_flags
@@ -57,9 +60,9 @@ class Found(NamedTuple):
     converged: bool = True
 
 
-def least_squares(inputs: Inputs) -> Found:
+def least_squares(inputs: Inputs, keep: Keep) -> Found:
     """``--model ols``."""
-    scan = ols_scan(inputs.Y, inputs.design.X, inputs.products)
+    scan = ols_scan(inputs.Y, inputs.design.X, inputs.products, keep)
     return Found("ols", scan, none_of(scan), ({"dof": scan.dof},) * len(inputs.phenotypes))
 
 
@@ -100,7 +103,7 @@ def kernel_weights(inputs: Inputs, alpha: float | None) -> np.ndarray:
     return ops.alpha_weights(inputs.products.genotypes, -1.0 if alpha is None else alpha)
 
 
-def exactly(inputs: Inputs, asked: Association, analysis: Analysis) -> Found:
+def exactly(inputs: Inputs, asked: Association, analysis: Analysis, keep: Keep) -> Found:
     """``--method exact``, or auto where that costs little."""
     n = len(inputs.Y)
     if exact_scan_memory(n) > EXACT_BYTES:
@@ -111,7 +114,7 @@ def exactly(inputs: Inputs, asked: Association, analysis: Analysis) -> Found:
     # This raises an error that names a chromosome without which no K is left.
     leave_out(inputs.products, weights, groups.left_out, groups.names)
     pairs = list(zip(groups.left_out, groups.tested, strict=True))
-    found = exact_scan(inputs.Y, inputs.design.X, inputs.products.genotypes, pairs, weights)
+    found = exact_scan(inputs.Y, inputs.design.X, inputs.products.genotypes, pairs, weights, keep)
     details = tuple(
         {"dof": found.scan.dof, "h2_by_chromosome": dict(zip(groups.names, found.h2[:, i], strict=True))}
         for i in range(len(inputs.phenotypes))
@@ -124,11 +127,12 @@ def exactly(inputs: Inputs, asked: Association, analysis: Analysis) -> Found:
     return Found("exact", found.scan, none_of(found.scan), details, tuple(lines))
 
 
-def fits_of_all(inputs: Inputs, phenotypes: Sequence[str], analysis: Analysis) -> dict[str, FitResult]:
+def fits_of_all(inputs: Inputs, phenotypes: Sequence[str], analysis: Analysis, keep: Keep) -> dict[str, FitResult]:
     """Null models of phenotypes of different samples, from one run; genotypes are standardised in all samples."""
     columns = [inputs.phenotypes.index(name) for name in phenotypes]
-    fit = stochastic_fitter(inputs._replace(Y=inputs.Y[:, columns]), analysis)
-    return dict(zip(phenotypes, fit(inputs.covariance), strict=True))
+    chosen = inputs._replace(Y=inputs.Y[:, columns])
+    fits = keep("fit", lambda: tuple(stochastic_fits(chosen, analysis, inputs.covariance)))
+    return dict(zip(phenotypes, fits, strict=True))
 
 
 class Nulls(NamedTuple):
@@ -151,46 +155,64 @@ UNSOLVED = "a solve did not reach its tolerance; use --dtype float64"
 
 
 def null_models(
-    inputs: Inputs, asked: Association, analysis: Analysis, known: Sequence[FitResult] | None = None
+    inputs: Inputs,
+    asked: Association,
+    analysis: Analysis,
+    journal: Journal,
+    known: Sequence[FitResult] | None = None,
 ) -> Nulls:
     """Variance components, P y without each chromosome, and the calibration.  ``known``: the fits, where there are."""
     groups = chromosomes_of(inputs, asked.model)
     left = leave_out(inputs.products, kernel_weights(inputs, analysis.scaling.alpha), groups.left_out, groups.names)
     clock = time.perf_counter()
-    fit = fitter(inputs, analysis)
-    fits = list(known) if known else fit(inputs.covariance)
+    fit = fitter(inputs, analysis, journal)
+    fits = list(known) if known else fit("fit", lambda: inputs.covariance)
     refits: list[list[FitResult]] = []
     if asked.loco_refit:
         for c in range(len(groups.names)):
-            refits.append(fit(ops.make_covariance(inputs.products, left.without(c)[:, None], ("genome",))))
+            made = partial(without_chromosome, inputs, left, c)
+            refits.append(fit(f"fit-{c}", made))
     thetas = np.array([[one.theta for one in each] for each in refits or [fits] * len(groups.names)])
     seconds = {"fit_seconds": time.perf_counter() - clock}
     rng = np.random.default_rng([analysis.estimation.seed, 1])  # the probes have another stream
     settings = LocoSettings(columns=inputs.planned.columns)
-    fitted = loco_fit(inputs.Y, inputs.design.X, left, groups.tested, thetas, rng, settings)
+    keep = journal.within("null")
+    fitted = loco_fit(inputs.Y, inputs.design.X, left, groups.tested, thetas, rng, settings, keep)
     return Nulls(groups, fits, refits, fitted, seconds)
 
 
-def scored(inputs: Inputs, asked: Association, analysis: Analysis, known: Sequence[FitResult] | None = None) -> Found:
+def without_chromosome(inputs: Inputs, left: LeaveOut, c: int) -> ops.GenotypeCovariance:
+    """K without the variants of a chromosome."""
+    return ops.make_covariance(inputs.products, left.without(c)[:, None], ("genome",))
+
+
+def scored(
+    inputs: Inputs,
+    asked: Association,
+    analysis: Analysis,
+    journal: Journal,
+    known: Sequence[FitResult] | None = None,
+) -> Found:
     """Null models, scores, and the strongest of them refined; ``known`` as :func:`null_models` has it."""
     clock = time.perf_counter()
-    nulls = null_models(inputs, asked, analysis, known)
+    nulls = null_models(inputs, asked, analysis, journal, known)
     groups, fits, refits, fitted, seconds = nulls
-    found = LocoScan(score_tests(fitted.null, inputs.products, groups.tested), *fitted)
+    tests = score_tests(fitted.null, inputs.products, groups.tested, journal.within("scores"))
+    found = LocoScan(tests, fitted)
     seconds["scan_seconds"] = time.perf_counter() - clock - seconds["fit_seconds"]
     clock = time.perf_counter()
-    again = refine(found, groups.tested, refine_settings(inputs, asked))
+    again = refine(found, groups.tested, refine_settings(inputs, asked), journal.within("refined"))
     seconds["refine_seconds"] = time.perf_counter() - clock
     details, lines, warnings = [], [], []
     for i, name in enumerate(inputs.phenotypes):
-        details.append({**score_details(found, groups, i), **refine_details(again, i, asked)})
+        details.append({**score_details(fitted, groups, i), **refine_details(again, i, asked)})
         details[i].update({"fit": fit_record(fits[i]), **seconds})
         if refits:
             details[i]["theta_by_chromosome"] = {
                 name: each[i].theta for name, each in zip(groups.names, refits, strict=True)
             }
-        lines += score_lines(name, fits[i], found, again, i, asked)
-        warnings += scatter_warning(name, found, i)
+        lines += score_lines(name, fits[i], fitted, again, i, asked)
+        warnings += scatter_warning(name, fitted, i)
     unsettled = nulls.unsettled if again.converged else [*nulls.unsettled, UNSOLVED]
     warnings += [f"not converged: {text}" for text in dict.fromkeys(unsettled)]
     return Found("score", again.scan, again.which, tuple(details), tuple(lines), tuple(warnings), not unsettled)
@@ -202,9 +224,7 @@ def refine_settings(inputs: Inputs, asked: Association) -> RefineSettings:
     return RefineSettings(-np.log10(p) if p > 0 else 0.0, most if p > 0 else 0, columns=inputs.planned.columns)
 
 
-def score_lines(
-    name: str, fit: FitResult, found: LocoScan, again: Refined, trait: int, asked: Association
-) -> list[str]:
+def score_lines(name: str, fit: FitResult, found: LocoFit, again: Refined, trait: int, asked: Association) -> list[str]:
     """What a trait's score tests rest on, how far off single ones are, and which were refined."""
     p, most = asked.refine_limits
     wanted, done = int(again.wanted[trait]), int(again.which[:, trait].sum())
@@ -225,7 +245,7 @@ def score_lines(
     return lines
 
 
-def null_line(name: str, fit: FitResult, found: LocoScan | LocoFit, trait: int) -> str:
+def null_line(name: str, fit: FitResult, found: LocoFit, trait: int) -> str:
     """A trait's h2, and how its scores are calibrated."""
     calibration = found.calibration
     gamma, se = calibration.gamma[:, trait], calibration.se[:, trait]
@@ -243,7 +263,7 @@ def known(form: str, value: float) -> str:
     return form.format(value) if np.isfinite(value) else "unknown"
 
 
-def scatter_warning(name: str, found: LocoScan | LocoFit, trait: int) -> list[str]:
+def scatter_warning(name: str, found: LocoFit, trait: int) -> list[str]:
     """A line where the standard errors of single variants are far from the calibrated ones, or this is not known."""
     scatter = found.calibration.scatter[trait]
     if scatter <= SCATTER:
@@ -273,20 +293,30 @@ def refine_details(again: Refined, trait: int, asked: Association) -> dict[str, 
     }
 
 
-def fitter(inputs: Inputs, analysis: Analysis) -> Callable[[ops.GenotypeCovariance], list[FitResult]]:
-    """What fits all traits with a covariance, by the method that gpu-reml takes for this cohort."""
-    if choose_method(inputs, analysis.estimation.method) != "exact":
-        return stochastic_fitter(inputs, analysis)
-    settings = null_settings(inputs, analysis)
-    return lambda covariance: list(exact_fits(inputs.Y, inputs.design.X, covariance, settings, strict=False))
+def fitter(
+    inputs: Inputs, analysis: Analysis, journal: Journal
+) -> Callable[[str, Callable[[], ops.GenotypeCovariance]], list[FitResult]]:
+    """What fits all traits, as a step of that name, with a covariance that is made for it, by the method that gpu-reml
+    takes for this cohort."""
+    is_exact = choose_method(inputs, analysis.estimation.method) == "exact"
+
+    def fits(name: str, covariance: ops.GenotypeCovariance) -> tuple[FitResult, ...]:
+        if is_exact:
+            settings = null_settings(inputs, analysis)
+            return tuple(exact_fits(inputs.Y, inputs.design.X, covariance, settings, strict=False))
+        return tuple(stochastic_fits(inputs, analysis, covariance, journal.hooks(name)))
+
+    return lambda name, made: list(journal(name, lambda: fits(name, made())))
 
 
-def stochastic_fitter(inputs: Inputs, analysis: Analysis) -> Callable[[ops.GenotypeCovariance], list[FitResult]]:
-    """What fits all traits with a covariance, from probes."""
+def stochastic_fits(
+    inputs: Inputs, analysis: Analysis, covariance: ops.GenotypeCovariance, hooks: Hooks | None = None
+) -> list[FitResult]:
+    """Fits of all traits from probes."""
     Y, X, estimation = inputs.Y, inputs.design.X, analysis.estimation
     settings = null_settings(inputs, analysis)
     probes = draw_probes(len(Y), inputs.planned.probes(estimation.max_probes), 0, estimation.seed)
-    return lambda covariance: fit_traits(Y, X, covariance, probes, settings, strict=False)
+    return fit_traits(Y, X, covariance, probes, settings, hooks=hooks, strict=False)
 
 
 def null_settings(inputs: Inputs, analysis: Analysis) -> FitSettings:
@@ -297,7 +327,7 @@ def null_settings(inputs: Inputs, analysis: Analysis) -> FitSettings:
     )
 
 
-def score_details(found: LocoScan | LocoFit, groups: Chromosomes, trait: int) -> dict[str, Any]:
+def score_details(found: LocoFit, groups: Chromosomes, trait: int) -> dict[str, Any]:
     """What a score test rests on: approximation, calibration, solves."""
     calibration = found.calibration
     gamma, se = calibration.gamma[:, trait], calibration.se[:, trait]

@@ -1,10 +1,10 @@
 """The work of ``gpu-reml-gwas``: inputs as of gpu-reml, the scan, and its files."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,18 +19,21 @@ from gpu_reml.reports.page import page_text
 from gpu_reml.reports.records import TESTS
 
 from .align import Group, design_of, gathered, group_lines, groups_of_samples
-from .flags.analysis import Analysis
-from .flags.association import Association, GwasOutput, NullModel, Steps
-from .flags.components import Components
-from .flags.estimation import Estimation, Tests
-from .flags.model import Scaling, Terms
-from .flags.smile import Smile
+from .gwas_asked import Asked, check_asked, check_pages
+from .gwas_kept import SHARED, journal_of, remove_journals
 from .gwas_models import Found, choose_solver, exactly, fits_of_all, least_squares, scored
 from .inputs import Inputs, load_group
 from .methods import choose_method
-from .outputs import GWAS_FILES, check_outputs, log_text, named_outputs, outputs_of_traits, trait_prefix, write_samples
+from .outputs import (
+    GWAS_FILES,
+    check_outputs,
+    log_text,
+    named_outputs,
+    outputs_of_traits,
+    trait_prefix,
+    write_samples,
+)
 from .parser import CommandLine
-from .pictures import check_drawable, check_reportable
 from .plan import backend_for
 from .planned import Planned, check_group, plan_group, planned_lines
 from .progress import under_way
@@ -48,44 +51,7 @@ READ_ONCE = (
     "the phenotypes have different samples: genotypes are read and filtered once, in the {n} samples that have any of "
     "them; each phenotype is tested among its own, whose allele frequencies are given"
 )
-OF_STEP_1 = (
-    "pheno pheno_name mpheno qcovar covar qcovar_name covar_name rint covar_for keep remove mind grm_cutoff pca_covar "
-    "model solver refine refine_most loco_refit alpha max_probes seed model_extract dtype"
-).split()  # values that are decided by then
 TEST_BYTES = 64  # effects, errors, statistics and p-values take so many bytes a variant and trait
-
-
-class Asked(NamedTuple):
-    """What gpu-reml-gwas was asked, group by group; ``line``: flag by flag."""
-
-    line: CommandLine
-    analysis: Analysis
-    association: Association
-    output: GwasOutput
-    steps: Steps = Steps()
-
-    @classmethod
-    def of(cls, line: CommandLine) -> Self:
-        """Read every group; the analysis has one component, of all variants."""
-        null = NullModel.of(line.values)
-        analysis = Analysis.of(
-            line.values,
-            components=Components(),
-            smile=Smile(),
-            terms=Terms(),
-            scaling=Scaling(alpha=null.alpha),
-            estimation=Estimation(max_probes=null.max_probes, seed=null.seed),
-            tests=Tests(),
-        )
-        steps, association = Steps.of(line.values), Association.of(line.values)
-        if (steps.step or steps.model_extract) and "model" not in line.typed:
-            association = replace(association, model="loco")
-        return cls(line, analysis, association, GwasOutput.of(line.values), steps)
-
-    @property
-    def say(self) -> Callable:
-        """Prints, unless only the results are wanted."""
-        return print if not self.output.quiet else (lambda *_, **__: None)
 
 
 def gwas_command(line: CommandLine, threads: int) -> bool:
@@ -122,48 +88,8 @@ def gwas_command(line: CommandLine, threads: int) -> bool:
     with reader_of(analysis, threads, planned, asked.say) as reader:
         for group, each in zip(groups, planned, strict=True):
             converged &= scan_group(tables, group, each, asked, {**context, "reader": reader})
+    remove_journals(output.out, traits)
     return converged
-
-
-def check_pages(output: GwasOutput) -> None:
-    """Raises InputError where drawings or a report are asked for and cannot be made."""
-    if output.plots:
-        check_drawable("--plots")
-    check_reportable(output.report)
-
-
-def check_asked(asked: Association, alpha: float | None) -> None:
-    """Raises InputError for flags that contradict each other."""
-    given = asked.score_flags
-    if asked.solver == "exact" and asked.model == "ols":
-        raise io.InputError("--method exact: ols is exact as it is; give --model loco or lmm with it")
-    if asked.loco_refit and asked.model != "loco":
-        raise io.InputError(
-            "--loco-refit: only --model loco leaves chromosomes out; give it, or leave --loco-refit out"
-        )
-    if asked.solver == "exact" and given:
-        raise io.InputError(f"{', '.join(given)}: only --method score uses them; leave them out, or --method exact")
-    if asked.model == "ols" and (given or alpha is not None):
-        flags = [*given, *(["--alpha"] if alpha is not None else [])]
-        raise io.InputError(f"{', '.join(flags)}: only mixed models use them; give --model loco or lmm")
-
-
-def check_steps(asked: Asked) -> None:
-    """Raises InputError for flags that the two steps of a scan do not have."""
-    steps, line = asked.steps, asked.line
-    if (steps.step == 2) != bool(steps.null):
-        raise io.InputError("--step 2, --null: tests of any genotypes take null models of --step 1; give both")
-    if not steps.step and not steps.model_extract:
-        return
-    if asked.association.model == "ols":
-        raise io.InputError("--step, --model-extract: least squares have no null model; give --model loco or lmm")
-    neither = OF_STEP_1 if steps.step == 2 else ("refine", "refine_most")
-    given = [line.typed[name] for name in neither if name in line.typed]
-    if given and steps.step == 2:
-        raise io.InputError(f"--step 2: samples and null models are those of --null; leave {', '.join(given)} out")
-    if given or asked.association.solver == "exact":
-        others = ", ".join(given) or "--method exact"
-        raise io.InputError(f"--step, --model-extract: variants are tested by score alone; leave {others} out")
 
 
 def check_freedom(Y: np.ndarray, design: io.Design) -> None:
@@ -212,7 +138,9 @@ def shared_fits(tables: Tables, inputs: Inputs, asked: Asked) -> dict[str, FitRe
         own = of_member(inputs, member, planned_among(inputs, tables, member))
         if choose_solver(own, asked.association) == "score" and same_effects(own.design, inputs.design):
             shared += own.phenotypes
-    return fits_of_all(inputs, shared, analysis) if shared else {}
+    if not shared:
+        return {}
+    return fits_of_all(inputs, shared, analysis, journal_of(inputs, asked, SHARED))
 
 
 def scan_inputs(
@@ -232,14 +160,15 @@ def scan_inputs(
     plan = start_lines(inputs, asked, context["threads"])
     if not output.quiet:
         print("\n".join(plan), flush=True)
+    journal = journal_of(inputs, asked)
     testing = f"testing {inputs.products.num_variants:,} variants, {len(inputs.phenotypes)} phenotype(s), {solver}"
     with under_way(testing, quiet=output.quiet):
         if solver == "ols":
-            found = least_squares(inputs)
+            found = least_squares(inputs, journal)
         elif solver == "exact":
-            found = exactly(inputs, association, asked.analysis)
+            found = exactly(inputs, association, asked.analysis, journal)
         else:
-            found = scored(inputs, association, asked.analysis, known)
+            found = scored(inputs, association, asked.analysis, journal, known)
     told = [f"method {found.method}", *found.lines]
     if not output.quiet:
         print("\n".join(told), flush=True)

@@ -9,22 +9,16 @@ import numpy as np
 
 from gpu_reml import io, ops
 from gpu_reml.io.ids import first_ids, rows_among
+from gpu_reml.reml.hooks import Keep
 from gpu_reml.reml.studies.loco import LocoNull, score_tests
 
 from .align import groups_of_samples
+from .gwas_asked import Asked, check_asked, check_pages, check_steps
+from .gwas_kept import NULLS_OF, journal_of, remove_journals
 from .gwas_models import NOTHING, Chromosomes, Found, none_of, null_line, null_models, scatter_warning, score_details
-from .gwas_run import (
-    Asked,
-    check_asked,
-    check_freedom,
-    check_pages,
-    check_steps,
-    gwas_command,
-    start_lines,
-    with_tests,
-    write_trait,
-)
+from .gwas_run import check_freedom, gwas_command, start_lines, with_tests, write_trait
 from .inputs import Inputs, call_notes, load_group
+from .journal import Journal
 from .model import plain_model
 from .outputs import GWAS_FILES, check_outputs, log_text, outputs_of, outputs_of_traits, trait_prefix
 from .parser import CommandLine
@@ -68,6 +62,7 @@ def in_steps(asked: Asked, context: dict[str, Any]) -> bool:
     log = log_text("gpu-reml-gwas", lines)
     io.write_all({f"{output.out}.null.npz": io.null_bytes(models), f"{output.out}.null.log": log})
     print(f"written: {output.out}{{.null.npz,.null.log}}", flush=True)
+    remove_journals(output.out, models.phenotypes)
     return converged
 
 
@@ -92,7 +87,7 @@ def fitted_models(asked: Asked, context: dict[str, Any]) -> tuple[io.NullModels 
         inputs = load_group(tables, group, each, analysis)
         start = ["null models:", *start_lines(inputs, asked, context["threads"])]
         asked.say("\n".join(start), flush=True)
-        model, told, settled = null_of(inputs, asked)
+        model, told, settled = null_of(inputs, asked, journal_of(inputs, asked, NULLS_OF))
         asked.say("\n".join(told), flush=True)
         inputs.check_unchanged()
         made.append(model)
@@ -103,9 +98,9 @@ def fitted_models(asked: Asked, context: dict[str, Any]) -> tuple[io.NullModels 
     return io.NullModels(asked.association.model, analysis.compute.dtype, scale, tuple(made), about), lines, converged
 
 
-def null_of(inputs: Inputs, asked: Asked) -> tuple[io.NullModel, list[str], bool]:
+def null_of(inputs: Inputs, asked: Asked, journal: Journal) -> tuple[io.NullModel, list[str], bool]:
     """The null models of traits of the same samples, what is said of them, and whether they converged."""
-    nulls = null_models(inputs, asked.association, asked.analysis)
+    nulls = null_models(inputs, asked.association, asked.analysis, journal)
     null, groups = nulls.fitted.null, nulls.groups
     about, lines = [], []
     for i, (name, fit) in enumerate(zip(inputs.phenotypes, nulls.fits, strict=True)):
@@ -135,19 +130,21 @@ def test_all(models: io.NullModels, asked: Asked, context: dict[str, Any]) -> bo
         inputs = inputs_of(group, sources, asked)
         lines = start_lines(inputs, asked, context["threads"])
         asked.say("\n".join(lines), flush=True)
-        found = tests_of(group, inputs, models.model)
+        journal = journal_of(inputs, asked, rests_on=(group.Py, group.gamma))
+        found = tests_of(group, inputs, models.model, journal.within("scores"))
         inputs.check_unchanged()
         for i, name in enumerate(inputs.phenotypes):
             prefix = trait_prefix(output.out, name, context["several"])
             write_trait(prefix, i, found, tables, inputs, asked, {**context, "log": lines})
+    remove_journals(output.out, models.phenotypes)
     return True
 
 
-def tests_of(group: io.NullModel, inputs: Inputs, model: str) -> Found:
+def tests_of(group: io.NullModel, inputs: Inputs, model: str, keep: Keep) -> Found:
     """Scores of all variants."""
     chromosomes = chromosomes_among(group, inputs, model)
     null = LocoNull(group.Q, group.scales, group.Py, group.gamma)
-    scan = score_tests(null, inputs.products, chromosomes.tested)
+    scan = score_tests(null, inputs.products, chromosomes.tested, keep)
     return Found("score", scan, none_of(scan), tuple(dict(about) for about in group.about))
 
 

@@ -31,7 +31,6 @@ from gpu_reml.reml import (
     layout_of,
     pack,
     pcgc,
-    unpack,
 )
 
 from .component_tests import ratio_sets
@@ -39,6 +38,7 @@ from .flags.analysis import Analysis
 from .flags.estimation import HE_PROBES, MOMENTS
 from .flags.output import Checkpoints, Screen
 from .inputs import Inputs
+from .journal import unpacked
 from .model import sums_of
 from .outputs import safe_name
 from .progress import MeanTraces, Progress
@@ -228,10 +228,7 @@ def fit_columns(
 def found_checkpoint(path: str, identity: dict, quiet: bool):
     """What a fit goes on from; None where no checkpoint is there.  Raises InputError for one of other flags or data."""
     found = io.read_checkpoint(path, identity)
-    try:
-        resume = None if found is None else unpack(*found)
-    except ValueError as error:
-        raise io.InputError(f"{path}: {error}; remove it and run without --resume") from None
+    resume = None if found is None else unpacked(path, found)
     if not quiet:
         print(f"resuming from {path}" if found else f"no checkpoint {path}: starting afresh", flush=True)
     return resume

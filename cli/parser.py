@@ -24,7 +24,7 @@ COMMANDS = {
     "gpu-reml-sparse": ("sparse", "make_sparse_parser"),
     "gpu-reml-relax": ("relax", "make_relax_parser"),
 }
-CHECKPOINTS = ("--resume", "--checkpoint-seconds")  # only gpu-reml has them
+CHECKPOINTS = ("--resume", "--checkpoint-seconds")  # not every command has them
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # word processors turn two hyphens into one of these
 EXIT_CODES = """
 exit codes: 0 converged; 2 invalid input or unwritable output; 3 not converged, results are written with the reason;

@@ -169,6 +169,14 @@ def take_variants(genotypes: PackedGenotypes, rows: np.ndarray) -> PackedGenotyp
     return with_parts_here(genotypes, parts=(taken,), **chosen)
 
 
+def variants_between(genotypes: PackedGenotypes, start: int, stop: int) -> PackedGenotypes:
+    """Variants start:stop with their standardisation; their packed bytes are not copied."""
+    parts = tuple(block.packed for block in blocks_between(genotypes, start, stop, stop - start))
+    vectors = ("mean", "inv_sd", "num_called", "variance")
+    chosen = {name: each[start:stop] for name in vectors if isinstance(each := getattr(genotypes, name), np.ndarray)}
+    return with_parts_here(genotypes, parts=parts, **chosen)
+
+
 def with_parts_here(genotypes: PackedGenotypes, **changed: Any) -> PackedGenotypes:
     """The genotypes with some fields changed, and no longer of a class that has them elsewhere too."""
     known = {each.name: getattr(genotypes, each.name) for each in fields(PackedGenotypes)}

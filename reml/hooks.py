@@ -1,7 +1,16 @@
-"""How a fit talks to its caller between iterations."""
+"""How long computations talk to their caller: a fit between iterations, others between steps."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+Keep = Callable[[str, Callable[[], tuple]], tuple]
+"""Gives what a step, named, makes: arrays, numbers and tuples of these; or what is kept of it from a run before, to
+the bit."""
+
+
+def made_anew(_name: str, make: Callable[[], tuple]) -> tuple:
+    """The :data:`Keep` that keeps nothing."""
+    return make()
 
 
 class Hooks(NamedTuple):

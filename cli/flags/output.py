@@ -79,7 +79,7 @@ class Checkpoints(Flags):
     )  # fmt: skip
     checkpoint_seconds: float = flag(
         "--checkpoint-seconds", type=not_negative, default=2.0, metavar="S",
-        help="seconds between two checkpoints of a stochastic fit, at least (default 2)",
+        help="seconds between two checkpoints of a stochastic fit, or of steps of a scan, at least (default 2)",
     )  # fmt: skip
 
 

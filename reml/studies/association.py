@@ -4,18 +4,22 @@ Effects are per standardised genotype here; :func:`per_allele` divides by the SD
 the variant's mean.  Variants that do not vary, or that the fixed effects explain, are nan.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import linalg, special
 
 from gpu_reml.ops import CpuProducts, make_covariance, take_variants
 from gpu_reml.ops.arguments import as_matrix, as_numbers, as_vector
+from gpu_reml.ops.genotypes import variants_between
 from gpu_reml.ops.relationship import tile_width
 
 from ..engines import spectral
 from ..engines.contrasts import Contrasts, contrast_matrices, contrasts
+from ..hooks import Keep, made_anew
 from ..least_squares import column_effects
 from ..linalg import COLLINEAR, column_lengths, orthonormal_basis, powers_of_two, project
 from ..traits import check_varying
@@ -31,6 +35,8 @@ SCANNING = 7.5e-11
 EIGENVECTORS = 1.3e-10
 # The exact features (rows, n - c) of so many variants are held in float64 at once.
 ROWS = 1024
+# Least squares are kept of so many variants at a time.
+PIECE = 1 << 15
 
 
 class Scan(NamedTuple):
@@ -153,11 +159,11 @@ def left_of_variants(squared_norm: np.ndarray, FQ: np.ndarray, dtype: type) -> n
     return np.where(left > COLLINEAR[np.dtype(dtype).itemsize] * squared_norm, left, np.nan)
 
 
-def ols_scan(Y: np.ndarray, X: np.ndarray, products) -> Scan:
+def ols_scan(Y: np.ndarray, X: np.ndarray, products, keep: Keep = made_anew) -> Scan:
     """y = X b + z_j beta + e by least squares, for every variant and column of Y (n, t), X (n, c).
 
     :func:`~gpu_reml.reml.least_squares.column_effects` with I - QQ' for P.  Cost: half a pass of t + c columns,
-    whatever t; memory (m, t + c).
+    whatever t; memory (m, t + c).  ``keep``: of pieces of the variants, on the CPU.
     y is projected in float64 and scaled before it meets products in float32, whose rounding moves t by about
     1e-6 sqrt(n) at most.
 
@@ -175,11 +181,29 @@ def ols_scan(Y: np.ndarray, X: np.ndarray, products) -> Scan:
     Q, left = left_of_fixed_effects(Y, X)
     n, c = X.shape
     lengths = column_lengths(left)
-    F = np.asarray(products.zt(products.block(np.column_stack([left / lengths, Q]))), np.float64)
+    B = np.column_stack([left / lengths, Q])
+    found = [keep(f"variants {first}", lambda part=part: features(part, B))[0] for first, part in pieces(products)]
+    F = np.concatenate(found)
     t = left.shape[1]
     norms = tested_variants(products, F[:, t:], Q).norms[:, None]
     beta, se = column_effects(F[:, :t], norms, 1.0, n - c - 1)
     return make_scan(beta * lengths, se * lengths, n - c - 1)
+
+
+def pieces(products) -> Iterator[tuple[int, Any]]:
+    """The first variant of every piece, and products with it; one of all where they are not of this process's CPU."""
+    m = products.num_variants
+    if not isinstance(products, CpuProducts):
+        yield 0, products
+        return
+    for first in range(0, m, PIECE):
+        part = variants_between(products.genotypes, first, min(first + PIECE, m))
+        yield first, replace(products, genotypes=part)
+
+
+def features(products, B: np.ndarray) -> tuple[np.ndarray]:
+    """(Z'B,) float64."""
+    return (np.asarray(products.zt(products.block(B)), np.float64),)
 
 
 class ExactScan(NamedTuple):
@@ -190,7 +214,12 @@ class ExactScan(NamedTuple):
 
 
 def exact_scan(
-    Y: np.ndarray, X: np.ndarray, genotypes, groups: Sequence[tuple[np.ndarray, np.ndarray]], weights=None
+    Y: np.ndarray,
+    X: np.ndarray,
+    genotypes,
+    groups: Sequence[tuple[np.ndarray, np.ndarray]],
+    weights=None,
+    keep: Keep = made_anew,
 ) -> ExactScan:
     """Mixed-model tests without approximation: y = X b + z_j beta + u + e, var(u + e) = s (h2 K + (1 - h2) I).
 
@@ -199,7 +228,8 @@ def exact_scan(
     :func:`~gpu_reml.reml.least_squares.column_effects`, Student's t on n - c - 1 degrees of freedom.
     Source: Kang et al. 2010, Nat Genet 42:348 (h2 of the null model); Lippert et al. 2011, Nat Methods 8:833.
     Cost (:func:`exact_scan_seconds`): half a pass of n columns through all genotypes and through those left out, half
-    a pass and an eigendecomposition for each group; float64 throughout.  Memory: :func:`exact_scan_memory`.
+    a pass and an eigendecomposition for each group; float64 throughout.  Memory: :func:`exact_scan_memory`.  ``keep``:
+    of groups.
     Raises ValueError where a group has all the weight, so that there is no K without it.
 
     >>> import numpy as np
@@ -223,24 +253,35 @@ def exact_scan(
     weights = np.where(varies, np.ones(m) if weights is None else as_vector(weights, "weights", m), 0.0)
     beta, se, h2 = np.full((m, t), np.nan), np.full((m, t), np.nan), np.empty((len(groups), t))
     y = basis.coordinates(left / scales)
-    matrices = left_out_matrices(genotypes, weights, [left_out for left_out, _ in groups], basis)
-    for g, ((_, tested), K) in enumerate(zip(groups, matrices, strict=True)):
-        values, vectors = linalg.eigh(K, lower=False, check_finite=False)
-        rotated = vectors.T @ y
-        thetas = np.stack([_reml_theta(values, rotated[:, i]) for i in range(t)])
-        h2[g] = thetas[:, 0] / thetas.sum(axis=1)
-        d = thetas[:, :1] * values + thetas[:, 1:]  # (t, N)
-        axes = basis.vectors(vectors)
-        yPy = (rotated.T**2 / d).sum(axis=1)
-        testable = np.intersect1d(tested, np.flatnonzero(varies))
-        for first in range(0, len(testable), ROWS):
-            rows = testable[first : first + ROWS]
-            F = CpuProducts(take_variants(genotypes, rows), np.float64).zt(axes)  # (rows, N)
-            zPz, zPy = (F**2) @ (1 / d).T, F @ (rotated / d.T)
-            there = (F**2).sum(axis=1) > COLLINEAR[8] * genotypes.squared_norm[rows]
-            zPz[~there] = np.nan
-            beta[rows], se[rows] = (scales * values for values in column_effects(zPy, zPz, yPy, dof))
+    matrix_without = left_out_matrices(genotypes, weights, [left_out for left_out, _ in groups], basis)
+    for g, (_, tested) in enumerate(groups):
+        rows = np.intersect1d(tested, np.flatnonzero(varies))
+        found = keep(
+            f"group {g}", lambda g=g, rows=rows: exact_tests(matrix_without(g), y, basis, genotypes, rows, dof)
+        )
+        beta[rows], se[rows], h2[g] = found[0] * scales, found[1] * scales, found[2]
     return ExactScan(make_scan(beta, se, dof), h2)
+
+
+def exact_tests(
+    K: np.ndarray, y: np.ndarray, basis: Contrasts, genotypes, testable: np.ndarray, dof: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(beta (k, t), se (k, t), h2 (t,)) of some variants with one K (N, N) on the contrasts, y (N, t) of variance 1."""
+    values, vectors = linalg.eigh(K, lower=False, check_finite=False)
+    rotated = vectors.T @ y
+    thetas = np.stack([_reml_theta(values, own) for own in rotated.T])
+    d = thetas[:, :1] * values + thetas[:, 1:]  # (t, N)
+    axes = basis.vectors(vectors)
+    yPy = (rotated.T**2 / d).sum(axis=1)
+    beta, se = np.full((2, len(testable), y.shape[1]), np.nan)
+    for first in range(0, len(testable), ROWS):
+        rows = testable[first : first + ROWS]
+        F = CpuProducts(take_variants(genotypes, rows), np.float64).zt(axes)  # (rows, N)
+        zPz, zPy = (F**2) @ (1 / d).T, F @ (rotated / d.T)
+        there = (F**2).sum(axis=1) > COLLINEAR[8] * genotypes.squared_norm[rows]
+        zPz[~there] = np.nan
+        beta[first : first + ROWS], se[first : first + ROWS] = column_effects(zPy, zPz, yPy, dof)
+    return beta, se, thetas[:, 0] / thetas.sum(axis=1)
 
 
 def exact_scan_memory(num_samples: int) -> int:
@@ -256,22 +297,29 @@ def exact_scan_seconds(num_samples: int, num_variants: int, num_groups: int) -> 
 
 def left_out_matrices(
     genotypes, weights: np.ndarray, groups: Sequence[np.ndarray], basis: Contrasts
-) -> Iterator[np.ndarray]:
-    """A'K A (N, N) without each group's variants, scaled to tr(K) = n: that of all less that of the group.
-
-    Upper triangles.
+) -> Callable[[int], np.ndarray]:
+    """What makes A'K A (N, N) without a group's variants, scaled to tr(K) = n: that of all, which is made for the first
+    one that is asked for, less that of the group.  Upper triangles; ValueError for a group without which none is left.
     """
-    whole = weighted_matrix(genotypes, weights, basis)
     for g, rows in enumerate(groups):
         others = weights.copy()
         others[rows] = 0
         if not others.any():
             raise ValueError(f"groups[{g}]: no variant that varies has a weight without it, so there is no K")
-        K = whole.copy()
+
+    @cache
+    def whole() -> np.ndarray:
+        return weighted_matrix(genotypes, weights, basis)
+
+    def without(g: int) -> np.ndarray:
+        rows, others, K = groups[g], weights.copy(), whole().copy()
+        others[rows] = 0
         if weights[rows].any():
             K -= weighted_matrix(take_variants(genotypes, rows), weights[rows], basis)
         K *= genotypes.num_samples / (others @ genotypes.squared_norm)
-        yield K
+        return K
+
+    return without
 
 
 def weighted_matrix(genotypes, weights: np.ndarray, basis: Contrasts) -> np.ndarray:

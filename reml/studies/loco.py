@@ -16,6 +16,7 @@ from gpu_reml.ops import CpuProducts, Products, take_variants, to_dense
 from gpu_reml.ops.arguments import as_array, as_count, as_number
 from gpu_reml.ops.loco import LeaveOut
 
+from ..hooks import Keep, made_anew
 from ..lanczos import lanczos_steps, ritz_measures
 from ..linalg import Block, column_batches, column_dots, column_lengths, columns, project, take_columns
 from ..monte_carlo import LEAST_PROBES, widening
@@ -97,20 +98,6 @@ class ScoreCalibration(NamedTuple):
     converged: bool
 
 
-class LocoScan(NamedTuple):
-    """``scan`` with the calibration and the solves for y behind it: ``Py`` (n, t C) P_c y on the model's scale, the
-    groups of a trait together; ``residuals``, ``iterations`` (C, t) of them."""
-
-    scan: Scan
-    model: LocoModel
-    Py: Block
-    calibration: ScoreCalibration
-    residuals: np.ndarray
-    iterations: np.ndarray
-    column_passes: int
-    converged: bool
-
-
 class LocoNull(NamedTuple):
     """What tests of variants need of fitted null models, and of nothing else: ``Q`` (n, c) of the fixed effects, the
     traits' ``scales`` (t,), ``Py`` (n, t C) P_c y on the scale of variance 1, the groups of a trait together, and
@@ -123,7 +110,8 @@ class LocoNull(NamedTuple):
 
 
 class LocoFit(NamedTuple):
-    """The solves for y and the calibration: a :class:`LocoScan` before its tests."""
+    """The solves for y and the calibration: ``Py`` (n, t C) P_c y on the model's scale, the groups of a trait together;
+    ``residuals``, ``iterations`` (C, t) of them."""
 
     model: LocoModel
     Py: Block
@@ -137,6 +125,13 @@ class LocoFit(NamedTuple):
     def null(self) -> LocoNull:
         """What tests need."""
         return LocoNull(self.model.Q, self.model.scales, np.asarray(self.Py), self.calibration.gamma)
+
+
+class LocoScan(NamedTuple):
+    """``scan`` with the ``fit`` behind it."""
+
+    scan: Scan
+    fit: LocoFit
 
 
 def apply_v(left: LeaveOut, thetas: np.ndarray, groups: np.ndarray, traits: np.ndarray, B: Block) -> Block:
@@ -157,22 +152,20 @@ def solve_columns(
 
 
 def solve_in_batches(
-    left: LeaveOut, Q: Block, thetas, groups, traits, B: Block, settings: LocoSettings
+    left: LeaveOut, Q: Block, thetas, groups, traits, B: Block, settings: LocoSettings, keep: Keep
 ) -> SolvedColumns:
     """:func:`solve_columns`, as many columns at once as memory allows; a last pass makes the residuals true ones."""
     options = {"tol": settings.tol, "max_iterations": settings.max_iterations}
-    parts = [
-        solve_columns(left, Q, thetas, groups[batch], traits[batch], take_columns(B, batch), **options)
-        for batch in column_batches(B.shape[1], columns_at_once(left, B, settings))
-    ]
-    iterations = np.concatenate([part.iterations for part in parts])
-    return SolvedColumns(
-        columns(*(part.X for part in parts)),
-        np.concatenate([part.residuals for part in parts]),
-        iterations,
-        int(iterations.sum()) + len(iterations),
-        all(part.converged.all() for part in parts),
-    )
+
+    def solved(batch: slice) -> tuple:
+        found = solve_columns(left, Q, thetas, groups[batch], traits[batch], take_columns(B, batch), **options)
+        return found.X, found.residuals, found.iterations, found.converged
+
+    batches = column_batches(B.shape[1], columns_at_once(left, B, settings))
+    parts = [keep(f"columns {batch.start}", lambda batch=batch: solved(batch)) for batch in batches]
+    residuals, iterations, converged = (np.concatenate([part[i] for part in parts]) for i in (1, 2, 3))
+    X = columns(*(left.products.block(part[0]) for part in parts))
+    return SolvedColumns(X, residuals, iterations, int(iterations.sum()) + len(iterations), bool(converged.all()))
 
 
 def columns_at_once(left: LeaveOut, B: Block, settings: LocoSettings) -> int:
@@ -188,6 +181,7 @@ def calibrate(
     candidates: Sequence[np.ndarray],
     rng: np.random.Generator,
     settings: LocoSettings,
+    keep: Keep,
 ) -> ScoreCalibration:
     """gamma of every group and trait, from random ``candidates`` of each group, until its error is small enough.
 
@@ -202,16 +196,21 @@ def calibrate(
     while True:
         drawn = [order[first : first + each] for order in orders]
         chosen, own = np.concatenate(drawn), np.repeat(np.arange(C), [len(rows) for rows in drawn])
-        B = left.products.block(project(Q, to_dense(take_variants(left.products.genotypes, chosen))))
-        parts = [
-            inverse_forms(left, block_Q, thetas[own[batch]], own[batch], take_columns(B, batch), settings)
-            for batch in column_batches(len(chosen), columns_at_once(left, B, settings))
-        ]
-        found = np.concatenate([part.values for part in parts]) / column_dots(B, B)[:, None]
+
+        def drawn_ratios(chosen=chosen, own=own) -> tuple:
+            B = left.products.block(project(Q, to_dense(take_variants(left.products.genotypes, chosen))))
+            parts = [
+                inverse_forms(left, block_Q, thetas[own[batch]], own[batch], take_columns(B, batch), settings)
+                for batch in column_batches(len(chosen), columns_at_once(left, B, settings))
+            ]
+            values = np.concatenate([part.values for part in parts]) / column_dots(B, B)[:, None]
+            return values, sum(part.column_passes for part in parts), all(part.converged for part in parts)
+
+        found, spent, settled = keep(f"calibration {first}", drawn_ratios)
         variants, groups = np.append(variants, chosen), np.append(groups, own)
         ratios, first = np.concatenate([ratios, found]), first + each
-        passes += sum(part.column_passes for part in parts)
-        converged &= all(part.converged for part in parts)
+        passes += spent
+        converged &= settled
         gamma, se, freedom = shrunken_means(ratios, groups, C)
         known = (se <= settings.calibration_se * gamma).all() and (freedom >= settings.scatter).all()
         if known or len(variants) >= min(total, settings.most):
@@ -302,6 +301,7 @@ def loco_scan(
     thetas: np.ndarray,
     rng: np.random.Generator,
     settings: LocoSettings | None = None,
+    keep: Keep = made_anew,
 ) -> LocoScan:
     """Score tests of every variant of ``tested[c]`` under V_c, for every column of Y (n, t), X (n, c).
 
@@ -322,12 +322,11 @@ def loco_scan(
     >>> left = leave_out(make_products(genotypes, "cpu"), np.ones(400), halves, ["1", "2"])
     >>> thetas = np.tile([0.5, 1.5], (2, 1, 1))  # of each half and trait, as a fit found them
     >>> found = loco_scan(y[:, None], np.ones((200, 1)), left, halves, thetas, rng)
-    >>> int(found.scan.log10p[:, 0].argmax()), found.converged
+    >>> int(found.scan.log10p[:, 0].argmax()), found.fit.converged
     (7, True)
     """
-    fitted = loco_fit(Y, X, left, tested, thetas, rng, settings)
-    scan = score_tests(fitted.null, left.products, tested)
-    return LocoScan(scan, *fitted)
+    fitted = loco_fit(Y, X, left, tested, thetas, rng, settings, keep)
+    return LocoScan(score_tests(fitted.null, left.products, tested, keep), fitted)
 
 
 def loco_fit(
@@ -338,8 +337,12 @@ def loco_fit(
     thetas: np.ndarray,
     rng: np.random.Generator,
     settings: LocoSettings | None = None,
+    keep: Keep = made_anew,
 ) -> LocoFit:
-    """P_c y of every group and trait, and gamma from random ``candidates`` of each group; as :func:`loco_scan`."""
+    """P_c y of every group and trait, and gamma from random ``candidates`` of each group; as :func:`loco_scan`.
+
+    ``keep``: of columns that are solved together, and of variants that are drawn together.
+    """
     settings = settings or LocoSettings()
     model = loco_model(Y, X, left, thetas)
     products, Q = left.products, model.Q
@@ -349,12 +352,12 @@ def loco_fit(
     groups, traits = np.tile(np.arange(C), t), np.repeat(np.arange(t), C)
     block_Q = products.block(Q)
     B = products.block(np.repeat(model.y, C, axis=1))
-    solved = solve_in_batches(left, block_Q, model.thetas, groups, traits, B, settings)
+    solved = solve_in_batches(left, block_Q, model.thetas, groups, traits, B, settings, keep)
     known = tested_variants(products, products.zt(block_Q), Q)
     candidates = [rows[np.isfinite(known.norms[rows])] for rows in candidates]
     if not sum(map(len, candidates)):
         raise ValueError("no variant can be tested: none varies beside the fixed effects")
-    calibration = calibrate(left, Q, model.thetas, candidates, rng, settings)
+    calibration = calibrate(left, Q, model.thetas, candidates, rng, settings, keep)
     by_group = (t, C)
     return LocoFit(
         model,
@@ -367,12 +370,12 @@ def loco_fit(
     )
 
 
-def score_tests(null: LocoNull, products: Products, tested: Sequence[np.ndarray]) -> Scan:
+def score_tests(null: LocoNull, products: Products, tested: Sequence[np.ndarray], keep: Keep = made_anew) -> Scan:
     """Score tests of the variants ``tested[c]`` of any genotypes of the null models' samples, in their order.
 
     Each group's variants are read with its own columns alone, on the CPU from a copy of their packed bytes: a test does
     not depend, in any bit, on which other groups are there.
-    Cost: half a pass of t + c columns.
+    Cost: half a pass of t + c columns.  ``keep``: of groups.
     """
     C, t = null.gamma.shape
     m = products.num_variants
@@ -382,12 +385,17 @@ def score_tests(null: LocoNull, products: Products, tested: Sequence[np.ndarray]
     for c, rows in enumerate(tested):
         if not len(rows):
             continue
-        part, own = products_of(products, rows)
-        F = np.asarray(part.zt(part.block(np.column_stack([null.Py[:, c::C], null.Q]))))[own]
-        score[rows] = F[:, :t]
-        norms = left_of_variants(products.genotypes.squared_norm[rows], F[:, t:], products.dtype)
+        score[rows], norms = keep(f"group {c}", lambda c=c, rows=rows: group_scores(null, products, c, rows))
         variance[rows] = null.gamma[c] * norms[:, None]
     return make_scan(score / variance * null.scales, null.scales / np.sqrt(variance), None)
+
+
+def group_scores(null: LocoNull, products: Products, c: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """z'P_c y (k, t) and |(I-QQ')z|^2 (k,) of the variants of group c."""
+    C, t = null.gamma.shape
+    part, own = products_of(products, rows)
+    F = np.asarray(part.zt(part.block(np.column_stack([null.Py[:, c::C], null.Q]))))[own]
+    return F[:, :t], left_of_variants(products.genotypes.squared_norm[rows], F[:, t:], products.dtype)
 
 
 def products_of(products: Products, rows: np.ndarray) -> tuple[Products, np.ndarray | slice]:

@@ -14,6 +14,7 @@ import numpy as np
 from gpu_reml.ops import take_variants, to_dense
 from gpu_reml.ops.arguments import as_count, as_number
 
+from ..hooks import Keep, made_anew
 from ..least_squares import column_effects
 from ..linalg import Block, column_batches, column_dots, project, take_columns
 from .association import Scan, log10p_student
@@ -89,7 +90,12 @@ class TestForms(NamedTuple):
     converged: bool
 
 
-def refine(found: LocoScan, tested: Sequence[np.ndarray], settings: RefineSettings | None = None) -> Refined:
+def refine(
+    found: LocoScan,
+    tested: Sequence[np.ndarray],
+    settings: RefineSettings | None = None,
+    keep: Keep = made_anew,
+) -> Refined:
     """The scan with its most significant variants tested by generalised least squares.
 
     :func:`~gpu_reml.reml.least_squares.column_effects` and Student's t on n - c - 1 degrees of freedom: theta_g /
@@ -97,6 +103,7 @@ def refine(found: LocoScan, tested: Sequence[np.ndarray], settings: RefineSettin
     With x ~ P z and w ~ P y, and their residuals r, forms err by the square of the solves' errors:
     z'Pz = z'x + x'r_z + r_z'P r_z, where the last, left out, is at most |r_z|^2 / theta_e; z'Py alike.
     Cost: a column of conjugate gradients for every variant and trait, and a column-pass for every chromosome and trait.
+    ``keep``: of tests that are solved together.
 
     >>> import numpy as np
     >>> from gpu_reml.ops import make_products, pack, standardise
@@ -119,19 +126,21 @@ def refine(found: LocoScan, tested: Sequence[np.ndarray], settings: RefineSettin
     tests = tests_of(which, tested)
     if not len(tests.variants):
         return Refined(found.scan, which, wanted, np.empty(0), np.empty(0, int), 0, True)
-    model, gamma = found.model, found.calibration.gamma
-    of_traits = solved_traits(model, found.Py, tests)
+    model, gamma = found.fit.model, found.fit.calibration.gamma
+    of_traits = solved_traits(model, found.fit.Py, tests)
     at_once = columns_at_once(model.left, of_traits.w, LocoSettings(columns=settings.columns))
-    parts = [
-        forms_of(model, gamma, of_traits, tests.take(batch), settings)
-        for batch in column_batches(len(tests.variants), at_once)
-    ]
+
+    def forms(batch: slice) -> tuple:
+        return tuple(forms_of(model, gamma, of_traits, tests.take(batch), settings))
+
+    batches = column_batches(len(tests.variants), at_once)
+    parts = [keep(f"tests {batch.start}", lambda batch=batch: forms(batch)) for batch in batches]
     zPy, zPz, bounds, iterations = (np.concatenate([part[i] for part in parts]) for i in range(4))
     yPy, scales = of_traits.ypy[tests.pair_of], model.scales[tests.traits]
     beta, se = column_effects(zPy, zPz, yPy, model.dof)
     passes = int(iterations.sum()) + len(iterations) + len(tests.pairs)
     scan = with_tests(found.scan, tests, beta * scales, se * scales, model.dof)
-    return Refined(scan, which, wanted, bounds, iterations, passes, all(part.converged for part in parts))
+    return Refined(scan, which, wanted, bounds, iterations, passes, all(part[4] for part in parts))
 
 
 def chosen_tests(log10p: np.ndarray, settings: RefineSettings) -> tuple[np.ndarray, np.ndarray]:

@@ -282,7 +282,7 @@ def test_help_explains_every_flag_and_states_every_default():
         assert max(map(len, text.splitlines())) <= 120, name
 
 
-@pytest.mark.parametrize("name", [name for name in PARSERS if name != "gpu-reml"])
+@pytest.mark.parametrize("name", [name for name in PARSERS if name not in ("gpu-reml", "gpu-reml-gwas")])
 @pytest.mark.parametrize("flag", [["--resume"], ["--checkpoint-seconds", "5"]])
 def test_a_command_without_checkpoints_says_that_it_has_none(name, flag, capsys):
     said = refusal(name, [*OTHERS[name], *flag], capsys)

@@ -191,8 +191,8 @@ def test_loco_scores_and_their_calibration_are_those_of_dense_matrices(cohort, o
     known = np.isfinite(found.scan.beta[:, 0])
     assert np.flatnonzero(~known).tolist() == [7, 9, 11]
     np.testing.assert_allclose(score[known], zPy[known], rtol=1e-8, atol=1e-9 * np.abs(zPy).max())
-    every = found.calibration
-    assert sorted(every.variants) == np.flatnonzero(known).tolist() and found.converged
+    every = found.fit.calibration
+    assert sorted(every.variants) == np.flatnonzero(known).tolist() and found.fit.converged
     expected = zPz[every.variants] / zMz[every.variants, None] * unit(cohort)
     np.testing.assert_allclose(every.ratios, expected, rtol=1e-8)
     own = CHROMOSOME[every.variants]
@@ -241,13 +241,13 @@ def test_few_columns_at_once_and_few_calibration_variants_are_the_same_model(coh
     np.testing.assert_allclose(
         (few.scan.beta / few.scan.se**2)[known], (every.scan.beta / every.scan.se**2)[known], rtol=1e-7, atol=1e-7
     )
-    assert 6 <= len(few.calibration.variants) <= 36
-    assert (np.abs(few.calibration.gamma - every.calibration.gamma) <= 5 * few.calibration.se).all()
+    assert 6 <= len(few.fit.calibration.variants) <= 36
+    assert (np.abs(few.fit.calibration.gamma - every.fit.calibration.gamma) <= 5 * few.fit.calibration.se).all()
 
 
 def test_a_solve_that_runs_out_of_steps_says_so(cohort):
     found = scan_of(cohort, settings=LocoSettings(tol=1e-11, max_iterations=2))
-    assert not found.converged and found.residuals.max() > 1e-11
+    assert not found.fit.converged and found.fit.residuals.max() > 1e-11
 
 
 def test_solves_are_inverses_of_every_columns_own_covariance(cohort):

@@ -93,7 +93,7 @@ def test_the_bound_of_each_error_holds_and_says_something(families):
     for t in range(2):
         for c, rows in enumerate(ROWS):
             K = dense.kernel(Z, (CHROMOSOME != c) & Z.any(axis=0))
-            P = dense.projection(found.model.thetas[c, t] * found.model.scales[t] ** 2, Y[:, t], X, [K]).P
+            P = dense.projection(found.fit.model.thetas[c, t] * found.fit.model.scales[t] ** 2, Y[:, t], X, [K]).P
             for j in rows[loose.which[rows, t]]:
                 zPz, zPy = Z[:, j] @ P @ Z[:, j], Z[:, j] @ P @ Y[:, t]
                 s = (Y[:, t] @ P @ Y[:, t] - zPy**2 / zPz) / (N - 3)
@@ -148,7 +148,7 @@ def test_a_refinement_that_runs_out_of_steps_says_so(families):
 
 def test_the_scatter_of_single_errors_is_that_of_all_variants(families):
     *_, exact, found = families
-    few = found.calibration
+    few = found.fit.calibration
     known = np.isfinite(exact.scan.beta[:, 0])
     # the exact test's error without what the variant explains: its z'Pz
     truth = np.sqrt(full_ratios(families)[known] / few.gamma[CHROMOSOME[known]]) - 1
@@ -162,7 +162,7 @@ def test_variants_are_drawn_until_their_scatter_is_known_or_none_are_left(famili
     _, X, Y, genotypes, exact, _ = families
     products = CpuProducts(genotypes, np.float32)
     drawn = [
-        scan_of(X, Y, products, exact.h2, calibration_se=1.0, variants=6, scatter=least).calibration
+        scan_of(X, Y, products, exact.h2, calibration_se=1.0, variants=6, scatter=least).fit.calibration
         for least in (1, 30, 1000)
     ]
     # sixes are drawn until there are the 16 that know their own spread
@@ -178,7 +178,7 @@ def full_ratios(families):
     for c in range(C):
         K = dense.kernel(Z, (CHROMOSOME != c) & Z.any(axis=0))
         for t in range(2):
-            P = dense.projection(found.model.thetas[c, t], Y[:, t], X, [K]).P
+            P = dense.projection(found.fit.model.thetas[c, t], Y[:, t], X, [K]).P
             own = Z[:, ROWS[c]]
             left = own - Q @ (Q.T @ own)
             with np.errstate(invalid="ignore"):
