@@ -56,6 +56,7 @@ from .report import (
     json_record,
     plan_lines,
     profile_text,
+    reference_lines,
 )
 from .rg import Correlating, rg_command
 from .scan import Sets, check_scan, scan_files, scan_sets, with_scan
@@ -366,7 +367,11 @@ def write_result(
     ancestries = ancestry_lines(ancestry_records(result, inputs, analysis.terms.residual_by_ancestry))
     liability = liability_of(result, inputs, context["phenotype"], analysis.tests.prevalence)
     told = [*ancestries, *liability_lines(liability, result.names), *device_lines(inputs)]
-    closing = [*closing_lines(result, context["seconds"]), *told]
+    closing = [
+        *closing_lines(result, context["seconds"]),
+        *told,
+        *reference_lines(result, inputs, context["phenotype"]),
+    ]
     if len(inputs.phenotypes) > 1:
         closing = [f"phenotype {context['phenotype']}", *closing]
     record, further = json_record(result, inputs, analysis, context), {}

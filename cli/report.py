@@ -233,6 +233,15 @@ def caution_lines(result: FitResult | HEResult) -> list[str]:
     return [*bound_lines(result), *confounded_lines(result)] if isinstance(result, FitResult) else []
 
 
+def reference_lines(result: FitResult | HEResult, inputs: Inputs, phenotype: str) -> list[str]:
+    """What GPU_REML prints of a fit, for scripts that read it there: theta of the phenotype over its SD, and h2."""
+    if not isinstance(result, FitResult):
+        return []
+    variance = np.nanvar(inputs.Y[:, inputs.phenotypes.index(phenotype)])
+    thetas = " ".join(f"{value:.8f}" for value in result.theta / variance)
+    return [f"var_components: [{thetas}]", f"h2: {result.h2.estimate[-1]:.6f}"]
+
+
 def genotype_record(inputs: Inputs, standardize: str) -> dict[str, Any]:
     """What OUT.json says of the genotypes; nothing without them."""
     if inputs.products is None:

@@ -1,6 +1,7 @@
 """What five kinds of users type, as they type it, each on small data and with one number checked densely."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -123,7 +124,7 @@ def test_a_user_of_regenie_or_bolt(study):
     assert row["BETA"] == pytest.approx(z @ residual / (z @ z) * study.inv_sd[5], rel=1e-5)
 
 
-def test_a_user_of_gpu_reml(study):
+def test_a_user_of_gpu_reml(study, capsys):
     study.write("p.txt", study.ids.assign(y=study.Y[:, 0]), header=False)
     files = "--bed-prefix @test --pheno-txt @p.txt --covar-txt @test.qcovar --out-prefix @r1"
     study.run("gpu-reml", f"{files} --compute-effects --n-rand-vec 100 --slq-samples 4 --minq-iter 50")
@@ -132,6 +133,11 @@ def test_a_user_of_gpu_reml(study):
     V = theta[0] * study.K + theta[1] * np.eye(N)
     inverse = np.linalg.inv(V)
     P = inverse - inverse @ X @ np.linalg.solve(X.T @ inverse @ X, X.T @ inverse)
+    printed = capsys.readouterr().out
+    numbers = re.search(r"^var_components:\s*\[(.*)\]$", printed, re.MULTILINE)[1].split()
+    np.testing.assert_allclose(np.array(numbers, float), theta / study.Y[:, 0].var(), rtol=1e-4)
+    h2 = float(re.search(r"^h2:\s*(\S+)$", printed, re.MULTILINE)[1])
+    assert h2 == pytest.approx(h2_of(study.Y[:, 0], X, study.K), abs=1e-4)
     beta = theta[0] * study.Z.T @ P @ study.Y[:, 0] / study.Z.shape[1]
     found = study.table("r1.snp_effects.component_000.tsv")
     np.testing.assert_allclose(found["beta"], beta, rtol=1e-3, atol=1e-6)
