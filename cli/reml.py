@@ -365,21 +365,18 @@ def write_result(
     """Print a trait's table and write its files; whether it converged."""
     analysis = asked.analysis
     ancestries = ancestry_lines(ancestry_records(result, inputs, analysis.terms.residual_by_ancestry))
-    liability = liability_of(result, inputs, context["phenotype"], analysis.tests.prevalence)
+    name = context["phenotype"]
+    liability = liability_of(result, inputs, name, analysis.tests.prevalence)
     told = [*ancestries, *liability_lines(liability, result.names), *device_lines(inputs)]
-    closing = [
-        *closing_lines(result, context["seconds"]),
-        *told,
-        *reference_lines(result, inputs, context["phenotype"]),
-    ]
+    closing = [*closing_lines(result, context["seconds"]), *told, *reference_lines(result, inputs, name)]
     if len(inputs.phenotypes) > 1:
-        closing = [f"phenotype {context['phenotype']}", *closing]
+        closing = [f"phenotype {name}", *closing]
     record, further = json_record(result, inputs, analysis, context), {}
     if asked.output.report:
-        facts, found = diagnosed(context["phenotype"], result, inputs, analysis)
+        facts, found = diagnosed(name, result, inputs, analysis)
         record["diagnoses"] = [each._asdict() for each in found]
         closing += diagnosis_lines(found)
-        further = {**beside_record(context["phenotype"], result, inputs), "spectrum": spectrum_record(facts)}
+        further = {**beside_record(name, result, inputs), "spectrum": spectrum_record(facts)}
     texts = {
         f"{prefix}.json": io.json_text(record),
         f"{prefix}.hsq": hsq_text(result, liability_rows(liability)),
