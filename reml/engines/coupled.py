@@ -17,7 +17,7 @@ from ..lanczos import Tridiagonal, ritz_measures
 from ..linalg import column_dots, gram
 from ..monte_carlo import covariance_of_mean, widening
 from .calibration import Functions, Polynomials, ProbeSpectra, polynomials_of
-from .spectral import Measure
+from .spectral import Measure, with_null_space
 
 # The variance of what restricted probes add, over that of what probes of all say of the same people, is expected to be
 # this times (1 - f)^(3/2), f = n_t / n: it was 4 in an array with LD, families and populations, and 2 among mice.
@@ -174,11 +174,13 @@ def second_moments(Z: np.ndarray, U: np.ndarray, inside: np.ndarray) -> tuple[np
     return squares - 2 * column_dots(Ue, Ue) + pairs, forms
 
 
-def control_weights(tridiagonal: Tridiagonal, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def control_weights(
+    tridiagonal: Tridiagonal, outside: np.ndarray, rounding: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Nodes and weights (s, k) of Gauss quadrature, and weights (P, s, k) of z'(M f(A) M - E f(A) E)z on these nodes.
 
     outside (P, k, s): z'E q for every Lanczos vector q, so that z'M q = |z| e_1 - z'E q and
-    z'M f(A) z = |z| (Q'M z)' f(T) e_1.
+    z'M f(A) z = |z| (Q'M z)' f(T) e_1.  rounding: that of the products with A.
     """
     alpha, beta, norms2 = tridiagonal
     k, s = alpha.shape
@@ -191,7 +193,7 @@ def control_weights(tridiagonal: Tridiagonal, outside: np.ndarray) -> tuple[np.n
     lengths = np.sqrt(norms2)
     rotated = np.einsum("pks,skl->psl", outside, vectors, optimize=True)
     beyond = np.where(weights > 0, rotated * vectors[:, 0, :] * lengths[:, None], 0.0)
-    return nodes, weights, weights - 2 * beyond
+    return with_null_space(nodes, rounding), weights, weights - 2 * beyond
 
 
 def coupled(

@@ -20,15 +20,17 @@ class Diagonalised:
 
     Coordinates in that basis are by ``rotate``, so neither Q nor Q S is ever formed.  Cost: 4/3 N^3 flop for the
     tridiagonal form, the rest is of order N^2.  Memory: K, which is overwritten, S, and as much again while it is made.
+    rounding: that of the numbers K is made of; eigenvalues that it hides (:func:`.spectral.with_null_space`) are 0.
     """
 
-    def __init__(self, K: np.ndarray):
+    def __init__(self, K: np.ndarray, rounding: float):
         N = len(K)
         work = lapack.dsytrd_lwork(N, lower=1)[0]
         self._reflectors, diagonal, beside, self._tau, _ = lapack.dsytrd(K.T, lower=1, lwork=int(work), overwrite_a=1)
-        self.values, self._S, failed = lapack.dstevd(diagonal, beside if N > 1 else np.zeros(1))
+        values, self._S, failed = lapack.dstevd(diagonal, beside if N > 1 else np.zeros(1))
         if failed:
             raise ArithmeticError(f"eigenvalues of a tridiagonal matrix of size {N} did not converge")
+        self.values = spectral.with_null_space(values, rounding)
 
     def _reflect(self, transposed: str, B: np.ndarray) -> np.ndarray:
         """Q B or Q'B (N, k).

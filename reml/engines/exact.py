@@ -101,7 +101,8 @@ def matrices_on(covariance, basis: Contrasts) -> Diagonalised | Triangles:
     """The components on the contrasts: one is diagonalised, several are kept."""
     n, G = covariance.num_samples, covariance.num_components
     if G == 1:
-        return Diagonalised(np.array(next(contrast_matrices(covariance, basis))))
+        K = np.array(next(contrast_matrices(covariance, basis)))
+        return Diagonalised(K, float(np.finfo(covariance.dtype).eps))
     kept = Triangles(G, n - basis.num_fixed, covariance.dtype)
     for K in contrast_matrices(covariance, basis):
         kept.append(K)

@@ -18,7 +18,7 @@ from ..contract import check_symmetric, check_traces
 from ..covariance import CountingCovariance, Covariance
 from ..hooks import Hooks
 from ..inference import largest_mc_ratio, mc_covariance_of_theta, sampling_covariance
-from ..lanczos import LanczosState, lanczos_start, lanczos_step, ritz_measures
+from ..lanczos import LanczosState, Tridiagonal, lanczos_start, lanczos_step, ritz_measures
 from ..least_squares import FixedEffects, fixed_effects, fixed_inverse
 from ..likelihood_ratio import test_of_one, tested_sets
 from ..linalg import Block, column_batches, column_dots, columns, gram, project, symmetric
@@ -33,7 +33,7 @@ from ..traits import Traits
 from . import spectral
 from .calibration import Calibration, ProbeSpectra, calibrate, spectra_of
 from .krylov_profile import krylov_curves
-from .spectral import Measure, Spectrum
+from .spectral import Measure, Spectrum, with_null_space
 
 # A trait has settled where the decrement of its last step is below this share of the tolerance: a step of a quarter
 # of the tolerated length, since quadrature has about that much left to go.
@@ -77,16 +77,23 @@ class LanczosRun(NamedTuple):
     def num_steps(self) -> int:
         return len(self.edges)
 
+    @property
+    def rounding(self) -> float:
+        """That of the products with K."""
+        return float(np.finfo(self.state.current.dtype).eps)
+
     def take(self, which: np.ndarray | slice) -> "LanczosRun":
         return LanczosRun(self.state.take(which), tuple(edge[:, which] for edge in self.edges))
 
+    def quadratures(self, columns: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """Nodes and weights (s, k) of the spectral measures of some columns."""
+        alpha, beta, norms2 = self.state.tridiagonal
+        nodes, weights = ritz_measures(Tridiagonal(alpha[:, columns], beta[:, columns], norms2[columns]))
+        return with_null_space(nodes, self.rounding), weights
+
     def measures(self, columns: slice) -> list[Measure]:
         """Spectral measures of some columns."""
-        alpha, beta, norms2 = self.state.tridiagonal
-        tridiagonal = self.state.tridiagonal._replace(
-            alpha=alpha[:, columns], beta=beta[:, columns], norms2=norms2[columns]
-        )
-        return [Measure(*pair) for pair in zip(*ritz_measures(tridiagonal), strict=True)]
+        return [Measure(*pair) for pair in zip(*self.quadratures(columns), strict=True)]
 
 
 class Runs(NamedTuple):
@@ -222,8 +229,7 @@ def first_steps(run: LanczosRun, num_lead: int) -> tuple[np.ndarray, np.ndarray,
 
 def probe_spectra(run: LanczosRun, num_lead: int, moments) -> ProbeSpectra:
     """Spectral measures of the deep probes and first moments of all, after the steps so far."""
-    deep = run.measures(slice(num_lead, None))
-    return spectra_of(np.stack([m.nodes for m in deep]), np.stack([m.weights for m in deep]), moments)
+    return spectra_of(*run.quadratures(slice(num_lead, None)), moments)
 
 
 def begin(cohort: Cohort, traits: Traits, probes: np.ndarray) -> Settling:

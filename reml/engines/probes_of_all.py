@@ -54,7 +54,7 @@ class Watched(NamedTuple):
         """:func:`.coupled.control_weights` of the first ``count`` probes after the first ``steps``."""
         alpha, beta, norms2 = self.run.state.tridiagonal
         first = Tridiagonal(alpha[:steps, :count], beta[:steps, :count], norms2[:count])
-        return control_weights(first, np.stack(self.outside[:steps], axis=1)[..., :count])
+        return control_weights(first, np.stack(self.outside[:steps], axis=1)[..., :count], self.run.rounding)
 
     def spectra(self, moments: np.ndarray) -> SpectraOfAll:
         """What the probes say after the steps so far; moments (5 + 2 P, s): of these and of shallow ones."""

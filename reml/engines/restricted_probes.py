@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..inference import largest_mc_ratio, mc_covariance_of_theta, sampling_covariance
-from ..lanczos import lanczos_start, ritz_measures
+from ..lanczos import lanczos_start
 from ..linalg import project
 from ..monte_carlo import LEAST_PROBES
 from ..settings import FitSettings
@@ -146,5 +146,5 @@ def restricted_runs(
         runs = [LanczosRun(lanczos_start(start), ()) for start in starts]
         for _ in range(steps):
             runs = whole.advanced(cohorts, runs)
-        found += [ritz_measures(run.state.tridiagonal) for run in runs]
+        found += [run.quadratures() for run in runs]
     return found

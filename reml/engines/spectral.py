@@ -15,6 +15,8 @@ from ..profile import Profile
 
 # Shares of the total variance at which the profile is looked at: even ones, and ever closer ones near 1.
 GRID = np.sort(np.concatenate([np.linspace(0, 0.98, 99), 1 - np.logspace(-2, -9, 29)]))
+# Eigenvalues of K up to so many roundings of its largest are those of its null space.
+NULL_SPACE = 16
 # This stands for infinity, of which a search cannot take differences.
 NEVER = 1e300
 
@@ -36,6 +38,15 @@ class Spectrum(NamedTuple):
     y: Measure
     trace: Measure
     dimension: int
+
+
+def with_null_space(values: np.ndarray, rounding: float) -> np.ndarray:
+    """Eigenvalues of K, those that products of this rounding do not tell from zero as 0.
+
+    Left as they come they are small numbers of either sign, others for y than for the trace.  Where the residual
+    variance is as small, the likelihood would take their ratio for evidence, or V for indefinite.
+    """
+    return np.where(np.abs(values) <= NULL_SPACE * rounding * np.abs(values).max(initial=0.0), 0.0, values)
 
 
 def eigenvalues_of_v(theta: np.ndarray, nodes: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ def test_a_run_of_all_people_tells_forms_among_some(world):
     for _ in range(24):
         state = lanczos_step(lambda B: A @ B, state)
         outside.append(np.einsum("is,is->s", Z[~inside], state.previous[~inside])[None])
-    nodes, weights, controls = control_weights(state.tridiagonal, np.stack(outside, axis=1))
+    nodes, weights, controls = control_weights(state.tridiagonal, np.stack(outside, axis=1), 0.0)
     values, vectors = np.linalg.eigh(A + 2 * np.eye(N))
     V = (vectors * np.log(values)) @ vectors.T
     within = np.where(np.outer(inside, inside), V, 0) - np.where(np.outer(~inside, ~inside), V, 0)
@@ -94,7 +94,7 @@ def pieces(world):
     known = Known(n_t - 1, np.trace(At), n_t / N, np.trace(A[np.ix_(inside, inside)]), correction)
     Z = np.sqrt(N) * (np.eye(N) - 1 / N)
     found, outside = steps_of(A, Z, 30, ~inside)
-    nodes, weights, controls = control_weights(found, outside)
+    nodes, weights, controls = control_weights(found, outside, 0.0)
     moments = np.array([np.einsum("is,is->s", Z, np.linalg.matrix_power(A, b) @ Z) for b in range(5)])
     seen = np.stack([np.full(N, (A[np.ix_(inside, inside)] ** 2).sum()), np.full(N, known.inner_trace)])
     everybody = SpectraOfAll(ProbeSpectra(nodes, weights, moments), controls)

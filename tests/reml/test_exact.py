@@ -24,6 +24,7 @@ from gpu_reml.reml.matrices import matrices_of
 from gpu_reml.reml.scaled import DiagonalCovariance, ScaledCovariance
 from gpu_reml.reml.step import ai_step
 from gpu_reml.reml.units import UnitCovariance
+from gpu_reml.validation import dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.small import covariance_of, make_cohort
 
@@ -266,11 +267,24 @@ def test_a_diagonalised_component_is_the_matrix_it_was_made_from(size):
     rng = np.random.default_rng(size)
     B, vectors = rng.standard_normal((size, size // 2 + 1)), rng.standard_normal((size, 3))
     K = B @ B.T  # of half the rank
-    found = Diagonalised(np.triu(K))
+    found = Diagonalised(np.triu(K), np.finfo(float).eps)
     np.testing.assert_allclose(found.values, np.linalg.eigvalsh(K), atol=1e-12)
     np.testing.assert_allclose(found.back(found.values[:, None] * found.rotate(vectors)), K @ vectors, atol=1e-12)
     np.testing.assert_allclose(found.back(found.rotate(vectors)), vectors, atol=1e-13)
     np.testing.assert_allclose([found.traces[0], found.inner[0, 0]], [np.trace(K), np.sum(K * K)], rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_phenotype_made_of_few_variants_has_all_of_their_variance(dtype):
+    """V is singular but for the residual's floor, where rounding of K would be of either sign and larger than it."""
+    cohort = make_cohort(300, 40, 1, seed=2)
+    y = dense.standardised(cohort.counts) @ np.random.default_rng(0).standard_normal(40)
+    X = np.ones((cohort.n, 1))
+    found = fit_exact(y, X, covariance_of(cohort, dtype))
+    values, vectors = np.linalg.eigh(cohort.Ks[0])
+    coordinates = (vectors.T @ (y - y.mean()))[-40:]
+    np.testing.assert_allclose(found.theta[0], np.mean(coordinates**2 / values[-40:]), rtol=1e-3)
+    assert found.h2.estimate[-1] > 0.9999 and found.at_bound.tolist() == [False, True]
 
 
 def test_phenotypes_share_their_matrices_and_nothing_else(cohorts):

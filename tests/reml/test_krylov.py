@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from gpu_reml.ops import CpuProducts, make_covariance, standardise
+from gpu_reml.ops import pack as packed_counts
 from gpu_reml.reml import (
     CountingCovariance,
     FitSettings,
@@ -35,6 +37,7 @@ from gpu_reml.reml.engines.spectral import (
 )
 from gpu_reml.reml.linalg import orthonormal_basis
 from gpu_reml.reml.traits import one_trait
+from gpu_reml.validation import dense
 from gpu_reml.validation.exact import exact_reml
 from gpu_reml.validation.small import covariance_of, make_cohort
 
@@ -65,6 +68,21 @@ def test_by_default_one_component_takes_one_run_of_few_passes():
     assert found.method == "krylov" and found.mc_target_met and counting.column_passes < 450
     assert abs(found.h2.estimate[-1] - expected.h2) <= 4 * found.h2.mc_se[-1] + 0.005 * found.h2.se[-1]
     assert abs(found.loglik - expected.loglik) <= 4 * found.loglik_mc_se + 0.05
+
+
+@pytest.mark.parametrize("seed", [1, 4, 5])
+def test_of_few_variants_y_and_the_trace_have_one_null_space(seed):
+    """Rounding leaves its eigenvalue small, and another one for each start; their ratio is no evidence."""
+    rng = np.random.default_rng(seed)
+    counts = rng.binomial(2, rng.uniform(0.05, 0.5, 20), (400, 20)).astype(np.int8)
+    Z, X = dense.standardised(counts), np.column_stack([np.ones(400), rng.standard_normal(400)])
+    y = Z @ rng.standard_normal(20) / 5 + rng.standard_normal(400)
+    products = CpuProducts(standardise([packed_counts(counts)], 400), np.float32)
+    found = fit(y, X, make_covariance(products, None), draw_probes(400, 256, seed=1))
+    expected = exact_reml(y, X, [dense.kernel(Z, np.ones(20))])
+    assert found.method == "krylov" and found.mc_target_met
+    assert (np.abs(found.theta - expected.theta) <= 4 * found.mc_se + 0.01 * expected.se).all()
+    assert abs(found.loglik - expected.loglik) <= 4 * found.loglik_mc_se + 0.01
 
 
 def test_a_run_whose_first_probes_are_enough_has_no_others():
