@@ -1,56 +1,52 @@
 """``python -m benchmarks.compare_tools``: the same cohort by every program that is installed, as a table.
 
-    python -m benchmarks.compare_tools --cohort S              # n = 2,000, m = 10,000
-    python -m benchmarks.compare_tools --cohort M --readme     # n = 5,000, m = 50,000; README's table is made anew
+    python -m benchmarks.compare_tools --cohort S --components 1 5         # n = 2,000, m = 10,000
+    python -m benchmarks.compare_tools --libraries --threads 1 --readme    # README's table is made anew
 
-Each program fits one component of all variants, from the .bed to h2, by its own command line, one after another on the
-same threads: seconds, CPU seconds and the largest resident memory are of all its steps, reading and relationship
-matrices included.  The error is the distance of its h2 from dense REML in standard errors of that.  Programs that are
-not on the PATH are named and have no figures.
+Each program fits components of all variants, from the .bed to h2, by its own command lines (:mod:`.programs`), one
+after another on the same threads: seconds, CPU seconds and the largest resident memory are of all its steps, reading
+and relationship matrices included.  The error is the largest distance of a share of the phenotypic variance, that is
+of h2 and of each component's, from dense REML, in standard errors of that.  Programs that are not on the PATH are named
+and have no figures.  ``--libraries`` installs Python libraries that do REML into an environment beside the cohorts.
 """
 
 import argparse
 import os
 import platform
 import re
-import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import venv
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from .cohorts import COHORTS, DEFAULT_CACHE, Cohort, cached_cohort
+from gpu_reml import io
+
+from .cohorts import COHORTS, DEFAULT_CACHE, Cohort, cached_cohort, component_sets
 from .process import available_threads, measure
+from .programs import NO_RECIPE, PACKAGES, TOOLS, Found, Task, Tool, path_of
 from .references import Reference, find_reference, make_dense, store_reference
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- measured by benchmarks.compare_tools -->", "<!-- end of what was measured -->"
+ENVIRONMENT = "libraries"  # the folder in the cache where Python libraries are installed
 
 
-class Found(NamedTuple):
-    """A program's h2 with its standard error, as it printed them."""
+class Exact(NamedTuple):
+    """Dense REML: shares of the phenotypic variance (G + 1,), h2 the last, and their standard errors."""
 
-    h2: float
-    se: float
-
-
-class Tool(NamedTuple):
-    """A program: ``commands`` are those on the PATH that may be it; ``steps(command, prefix, out, threads)``: its
-    command lines; ``read(out, printed)``: h2; ``version(printed)``: as it says itself."""
-
-    name: str
-    commands: tuple[str, ...]
-    steps: Callable[[str, Path, Path, int], list[list[str]]]
-    read: Callable[[Path, str], Found]
-    version: str
+    shares: np.ndarray
+    se: np.ndarray
 
 
 class Row(NamedTuple):
-    """A program's figures; ``version`` is empty, and all else NaN, where it is missing."""
+    """A program's figures; ``version`` is empty, and all else NaN, where it is missing or takes fewer components."""
 
     tool: str
     version: str
@@ -62,98 +58,26 @@ class Row(NamedTuple):
     error: float
 
 
-def own_steps(command: str, prefix: Path, out: Path, threads: int) -> list[list[str]]:
-    flags = ["--bfile", str(prefix), "--pheno", f"{out}.pheno", "--method", "stochastic", "--device", "cpu"]
-    return [[command, *flags, "--threads", str(threads), "--out", str(out)]]
-
-
-def bolt_steps(command: str, prefix: Path, out: Path, threads: int) -> list[list[str]]:
-    return [
-        [
-            command,
-            f"--bfile={prefix}",
-            f"--phenoFile={out}.pheno",
-            "--phenoCol=trait",
-            "--reml",
-            f"--numThreads={threads}",
-        ]
-    ]
-
-
-def gcta_steps(command: str, prefix: Path, out: Path, threads: int) -> list[list[str]]:
-    common = ["--thread-num", str(threads), "--out", str(out)]
-    return [
-        [command, "--bfile", str(prefix), "--make-grm", *common],
-        [command, "--grm", str(out), "--pheno", f"{out}.plain", "--reml", *common],
-    ]
-
-
-def ldak_steps(command: str, prefix: Path, out: Path, threads: int) -> list[list[str]]:
-    common = ["--max-threads", str(threads)]
-    kinship = ["--bfile", str(prefix), "--ignore-weights", "YES", "--power", "-1"]
-    return [
-        [command, "--calc-kins-direct", str(out), *kinship, *common],
-        [command, "--reml", str(out), "--grm", str(out), "--pheno", f"{out}.plain", *common],
-    ]
-
-
-def matched(pattern: str, text: str, where: str) -> Found:
-    """The two numbers that a pattern finds last; ValueError where it finds none."""
-    found = re.findall(pattern, text, re.MULTILINE)
-    if not found:
-        raise ValueError(f"{where}: no h2 in what it wrote: {text[-500:]!r}")
-    return Found(*map(float, found[-1]))
-
-
-def read_hsq(out: Path, _printed: str) -> Found:
-    """GCTA's table, which gpu-reml writes too."""
-    return matched(r"^V\(G\)/Vp\t(\S+)\t(\S+)", Path(f"{out}.hsq").read_text(), f"{out}.hsq")
-
-
-def read_bolt(_out: Path, printed: str) -> Found:
-    return matched(r"h2g \(1,1\): (\S+) \((\S+)\)", printed, "bolt")
-
-
-def read_ldak(out: Path, _printed: str) -> Found:
-    return matched(r"^Her_(?:All|K1)\s+(\S+)\s+(\S+)", Path(f"{out}.reml").read_text(), f"{out}.reml")
-
-
-TOOLS = (
-    Tool("gpu-reml", ("gpu-reml",), own_steps, read_hsq, r"gpu-reml (\S+)"),
-    Tool("BOLT-REML", ("bolt",), bolt_steps, read_bolt, r"BOLT-LMM, v(\S+)"),
-    Tool("GCTA", ("gcta64", "gcta"), gcta_steps, read_hsq, r"version v?(\S+)"),
-    Tool("LDAK", ("ldak", "ldak6", "ldak5.2.linux", "ldak6.linux"), ldak_steps, read_ldak, r"Version (\S+)"),
-)
-NO_RECIPE = ("MPH", "GENIE", "GPU_REML")  # no command line of these has been tried here
-
-
-def path_of(tool: Tool) -> str | None:
-    """Where the program is; gpu-reml is the one beside this Python."""
-    beside = Path(sys.executable).parent / tool.commands[0]
-    if tool.name == "gpu-reml" and beside.exists():
-        return str(beside)
-    return next(filter(None, map(shutil.which, tool.commands)), None)
-
-
-def row_of(tool: Tool, prefix: Path, reference: Reference, threads: int) -> Row:
+def row_of(
+    tool: Tool, command: str | None, prefix: Path, sets: Sequence[np.ndarray], exact: Exact, threads: int
+) -> Row:
     """Run a program on the first trait of a cohort; RuntimeError with what it printed where it fails."""
-    command = path_of(tool)
-    if command is None:
+    if command is None or len(sets) > tool.most:
         return Row(tool.name, "", *[float("nan")] * 6)
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "out")
+        task = Task(prefix, Path(folder, "out"), sets, threads)
         table = (
             pd.read_csv(f"{prefix}.pheno", sep="\t", dtype=str).iloc[:, :3].set_axis(["FID", "IID", "trait"], axis=1)
         )
-        table.to_csv(f"{out}.pheno", sep=" ", index=False)
-        table.to_csv(f"{out}.plain", sep=" ", index=False, header=False)
+        table.to_csv(f"{task.out}.pheno", sep=" ", index=False)
+        table.to_csv(f"{task.out}.plain", sep=" ", index=False, header=False)
         runs = []
-        for step in tool.steps(command, prefix, out, threads):
+        for step in tool.steps(command, task):
             runs.append(measure(step, threads))
             if runs[-1].code != 0:
                 raise RuntimeError(f"{' '.join(step)} ended with {runs[-1].code}:\n{runs[-1].output}")
         printed = "".join(run.output for run in runs)
-        found = tool.read(out, printed)
+        found = tool.read(task.out, printed)
     version = re.search(tool.version, printed)
     return Row(
         tool.name,
@@ -163,39 +87,79 @@ def row_of(tool: Tool, prefix: Path, reference: Reference, threads: int) -> Row:
         max(run.peak_bytes for run in runs) / 2**20,
         found.h2,
         found.se,
-        abs(found.h2 - reference.h2) / reference.h2_se,
+        error_of(found, exact),
     )
 
 
-def reference_of(cohort: Cohort, prefix: Path, threads: int) -> Reference:
+def error_of(found: Found, exact: Exact) -> float:
+    """The largest distance of a share from dense REML, in its standard errors."""
+    shares = found.shares if len(found.shares) > 1 else ()
+    wanted, se = (exact.shares, exact.se) if shares else (exact.shares[-1:], exact.se[-1:])
+    return float(np.abs((np.array([*shares, found.h2]) - wanted) / se).max())
+
+
+def exact_of(reference: Reference, traces: np.ndarray) -> Exact:
+    """Shares of dense REML; ``traces`` (G,) tr(K_g) / n.  The error of a component's share is that of its variance."""
+    theta, se = np.array(reference.theta), np.array(reference.se)
+    explained = theta[:-1] * traces
+    total = explained.sum() + theta[-1]
+    return Exact(np.append(explained / total, reference.h2), np.append(se[:-1] * traces / total, reference.h2_se))
+
+
+def traces_of(prefix: Path, sets: Sequence[np.ndarray]) -> np.ndarray:
+    """(G,) tr(K_g) / n: 1 but for missing calls, which are 0 once standardised."""
+    bed = io.read_bed(str(prefix))
+    genotypes = io.load_genotypes([bed], [np.arange(len(bed.samples))])
+    squares = genotypes.squared_norm / genotypes.num_samples
+    return np.array([squares[rows].mean() for rows in sets])
+
+
+def reference_of(cohort: Cohort, num_components: int, prefix: Path, threads: int) -> Reference:
     """Dense REML of the cohort, made where it is not stored yet."""
-    known = find_reference(cohort, 1, prefix)
+    known = find_reference(cohort, num_components, prefix)
     if known is None:
-        known = make_dense(cohort, 1, prefix, threads)
-        store_reference(cohort, 1, known)
+        known = make_dense(cohort, num_components, prefix, threads)
+        store_reference(cohort, num_components, known)
     return known
 
 
-def table_text(rows: Sequence[Row], cohort: Cohort, reference: Reference, threads: int) -> str:
-    """Markdown: programs that ran, then what they ran on, and those that are missing."""
+def install_libraries(cache: Path) -> Path:
+    """The environment with Python libraries that do REML, made where it is not there yet."""
+    folder = cache / ENVIRONMENT
+    if not (folder / "installed").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+        (folder / "installed").touch()
+    return folder
+
+
+def table_text(rows: dict[int, list[Row]], references: dict[int, Reference], cohort: Cohort, conditions: str) -> str:
+    """Markdown: programs that ran by number of components, then what they ran on."""
     lines = [
-        "| program | seconds | CPU seconds | memory, MiB | h2 (SE) | error of h2, in SE |",
-        "|---|---|---|---|---|---|",
+        "| program | components | seconds | CPU seconds | memory, MiB | h2 (SE) | largest error, in SE |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        if row.version:
-            figures = f"{row.seconds:.1f} | {row.cpu_seconds:.1f} | {row.peak_mib:,.0f} | {row.h2:.4f} ({row.se:.4f})"
-            lines.append(f"| {row.tool} {row.version} | {figures} | {row.error:.3f} |")
-    missing = [row.tool for row in rows if not row.version]
+    for components, found in rows.items():
+        for row in found:
+            if row.version:
+                se = "none" if np.isnan(row.se) else f"{row.se:.4f}"
+                figures = f"{row.seconds:.1f} | {row.cpu_seconds:.1f} | {row.peak_mib:,.0f} | {row.h2:.4f} ({se})"
+                lines.append(f"| {row.tool} {row.version} | {components} | {figures} | {row.error:.4f} |")
+    dense = "; ".join(f"{G} component(s) {each.h2:.4f} (SE {each.h2_se:.4f})" for G, each in references.items())
     lines += [
         "",
-        f"{cohort.num_samples:,} people, {cohort.num_variants:,} variants, one component; dense REML: h2 "
-        f"{reference.h2:.4f} (SE {reference.h2_se:.4f}). {threads} thread(s) of {processor()}, "
-        f"{date.today():%B %Y}, while {os.getloadavg()[0]:.1f} other tasks ran on the machine on average. "
-        f"Not installed where this was measured: {', '.join(missing) or 'none'}; no command line is known here for "
-        f"{', '.join(NO_RECIPE)}.",
+        f"{cohort.num_samples:,} people, {cohort.num_variants:,} variants. h2 by dense REML: {dense}. {conditions}",
     ]
     return "\n".join(lines)
+
+
+def conditions_of(threads: int, missing: Sequence[str]) -> str:
+    """On what it was measured, and which programs are ``missing``."""
+    return (
+        f"Measured on {threads} thread(s) of {processor()}, {date.today():%B %Y}, while {os.getloadavg()[0]:.1f} tasks "
+        f"ran on the machine on average. Not installed there: {', '.join(missing) or 'none'}; no command line is known "
+        f"here for {', '.join(NO_RECIPE)}."
+    )
 
 
 def processor() -> str:
@@ -218,18 +182,27 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.compare_tools", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--cohort", choices=tuple(COHORTS), default="S", help="default S")
+    parser.add_argument("--components", type=int, nargs="+", default=[1, 5], metavar="G", help="default 1 5")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR", help="where cohorts are kept")
     parser.add_argument("--threads", type=int, default=available_threads(), metavar="N", help="default: all")
+    parser.add_argument("--only", nargs="+", choices=[tool.name for tool in TOOLS], help="these programs (default all)")
+    parser.add_argument("--libraries", action="store_true", help=f"install {', '.join(PACKAGES)} for this comparison")
     parser.add_argument("--readme", action="store_true", help="put the table into README.md")
     options = parser.parse_args(argv)
-    cohort = COHORTS[options.cohort]
+    cohort, tools = COHORTS[options.cohort], [tool for tool in TOOLS if tool.name in (options.only or tool.name)]
     prefix = cached_cohort(cohort, options.cache)
-    reference = reference_of(cohort, prefix, options.threads)
-    rows = []
-    for tool in TOOLS:
-        rows.append(row_of(tool, prefix, reference, options.threads))
-        print(f"{tool.name}: {rows[-1].version or 'not installed'}", file=sys.stderr, flush=True)
-    table = table_text(rows, cohort, reference, options.threads)
+    libraries = install_libraries(options.cache) if options.libraries else options.cache / ENVIRONMENT
+    paths = {tool.name: path_of(tool, libraries) for tool in tools}
+    rows, references = {}, {}
+    for G in options.components:
+        references[G] = reference_of(cohort, G, prefix, options.threads)
+        sets, rows[G] = component_sets(cohort.num_variants, G), []
+        exact = exact_of(references[G], traces_of(prefix, sets))
+        for tool in tools:
+            rows[G].append(row_of(tool, paths[tool.name], prefix, sets, exact, options.threads))
+            print(f"{G} component(s), {tool.name}: {rows[G][-1].version or 'not run'}", file=sys.stderr, flush=True)
+    missing = [name for name, path in paths.items() if path is None]
+    table = table_text(rows, references, cohort, conditions_of(options.threads, missing))
     print(table)
     if options.readme:
         partial = README.with_suffix(".partial")

@@ -1,6 +1,7 @@
 """The benchmarks measure what they say: processes, cohorts, dense REML, stored references, differences."""
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -232,31 +233,66 @@ printf 'Component Heritability SE\\nHer_K1 0.41 0.05\\nHer_All 0.41 0.05\\n' > "
 """
 
 
-def test_programs_that_are_installed_are_run_and_the_others_are_named(benchmarks, tiny, tmp_path, monkeypatch):
+def test_programs_that_are_installed_are_run_and_the_others_are_named(benchmarks, tiny, tmp_path, monkeypatch, capsys):
     tools = benchmarks("compare_tools")
     cohort, prefix = tiny
     ldak = tmp_path / "ldak"
     ldak.write_text(FAKE)
     ldak.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    monkeypatch.setattr(tools.shutil, "which", lambda name: str(ldak) if name == "ldak" else None)
+    monkeypatch.setattr(benchmarks("programs").shutil, "which", lambda name: str(ldak) if name == "ldak" else None)
+    monkeypatch.setattr(tools, "cached_cohort", lambda *_: prefix)
+    monkeypatch.setattr(tools, "COHORTS", {"S": cohort})
     reference = benchmarks("references").Reference([0.5, 0.5], [0.1, 0.1], 0.5, 0.1, 0.0, "", 1.0, 1, [])
-    rows = [tools.row_of(tool, prefix, reference, 1) for tool in tools.TOOLS if tool.name != "gpu-reml"]
-    assert [row.version for row in rows] == ["", "", "9.1"]
-    assert rows[2].h2 == 0.41 and rows[2].error == pytest.approx(0.9) and rows[2].peak_mib > 1
-    text = tools.table_text(rows, cohort, reference, 1)
-    assert "| LDAK 9.1 |" in text and "Not installed where this was measured: BOLT-REML, GCTA;" in text
-    assert "| GCTA" not in text
+    monkeypatch.setattr(tools, "reference_of", lambda *_: reference)
+    asked = ["--components", "1", "--threads", "1", "--cache", str(tmp_path)]
+    assert tools.main([*asked, "--only", "LDAK", "GCTA", "GEMMA", "glimix-core"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"\| LDAK 9.1 \| 1 \| \d+\.\d \| .* \| 0.4100 \(0.0500\) \| 0.9000 \|", text)
+    assert "Not installed there: GEMMA, glimix-core, GCTA;" in text and "| GCTA" not in text
+
+
+def test_the_error_of_a_program_is_that_of_its_worst_share(benchmarks):
+    tools = benchmarks("compare_tools")
+    reference = benchmarks("references").Reference([1.0, 2.0, 1.0], [0.1, 0.2, 0.1], 0.75, 0.05, 0.0, "", 1.0, 1, [])
+    exact = tools.exact_of(reference, np.array([1.0, 1.0]))
+    np.testing.assert_allclose(exact.shares, [0.25, 0.5, 0.75])
+    np.testing.assert_allclose(exact.se, [0.025, 0.05, 0.05])
+    assert tools.error_of(tools.Found(0.76, 0.1, (0.20, 0.56)), exact) == pytest.approx(2)
+    assert tools.error_of(tools.Found(0.76, 0.1, (0.76,)), exact) == pytest.approx(0.2)
 
 
 def test_results_of_other_programs_are_read_as_they_print_them(benchmarks, tmp_path):
-    tools = benchmarks("compare_tools")
-    printed = "Variance component 1:\n  h2g (1,1): 0.3 (0.1)\nagain\n  h2g (1,1): 0.507923 (0.032582)\n"
-    assert tools.read_bolt(tmp_path, printed) == (0.507923, 0.032582)
+    programs = benchmarks("programs")
+    printed = "h2e (1,1): 0.6 (0.2)\n h2g (1,1): 0.4 (0.2)\nagain\n  h2e (1,1): 0.49 (0.03)\n  h2g (1,1): 0.2 (0.01)\n"
+    found = programs.read_bolt(tmp_path, f"{printed}  h2g (1,1): 0.31 (0.02)\n")
+    assert found.shares == (0.2, 0.31) and found.se == 0.03 and found.h2 == pytest.approx(0.51)
     (tmp_path / "o.hsq").write_text("Source\tVariance\tSE\nV(G)\t1\t0.1\nV(G)/Vp\t0.4\t0.04\n")
-    assert tools.read_hsq(tmp_path / "o", "") == (0.4, 0.04)
+    assert programs.read_hsq(tmp_path / "o", "") == (0.4, 0.04, (0.4,))
+    (tmp_path / "o.hsq").write_text("V(G1)/Vp\t0.4\t0.04\nV(G2)/Vp\t0.1\t0.05\nSum of V(G)/Vp\t0.5\t0.06\n")
+    assert programs.read_hsq(tmp_path / "o", "") == (0.5, 0.06, (0.4, 0.1))
+    one, several = "## pve estimates =   0.5\n## se(pve) =   0.03\n", "## total pve = 0.6\n## se(total pve) = 0.04\n"
+    (tmp_path / "o.vc.log.txt").write_text(one)
+    assert programs.read_gemma(tmp_path / "o", "") == (0.5, 0.03, (0.5,))
+    (tmp_path / "o.vc.log.txt").write_text(one.replace("0.5", "0.5  0.1").replace("0.03", "0.03 0.02") + several)
+    assert programs.read_gemma(tmp_path / "o", "") == (0.6, 0.04, (0.5, 0.1))
     with pytest.raises(ValueError, match="no h2 in what it wrote"):
-        tools.read_bolt(tmp_path, "ERROR")
+        programs.read_bolt(tmp_path, "ERROR")
+
+
+def test_components_are_told_to_each_program_in_its_own_way(benchmarks, tiny, tmp_path):
+    programs = benchmarks("programs")
+    (tmp_path / "out.pheno").write_text("FID IID trait\nF P 1.5\n")
+    task = programs.Task(tiny[1], tmp_path / "out", [np.array([0, 2]), np.array([1])], 3)
+    ids = [line.split()[1] for line in open(f"{tiny[1]}.bim")]
+    (bolt,) = programs.bolt_steps("bolt", task)
+    assert bolt[-2:] == [f"--modelSnps={tmp_path}/out.sets", "--numThreads=3"]
+    assert (tmp_path / "out.sets").read_text() == f"{ids[0]} set1\n{ids[2]} set1\n{ids[1]} set2\n"
+    *made, last = programs.gemma_steps("gemma", task)
+    assert len(made) == 2 and (tmp_path / "out.set1").read_text() == f"{ids[1]}\n"
+    assert last[last.index("-mk") + 1] == f"{tmp_path}/out.matrices" and last[last.index("-vc") + 1] == "2"
+    (own,) = programs.own_steps("gpu-reml", task)
+    assert own[own.index("--component-table") + 1] == f"{tmp_path}/out.sets"
 
 
 def test_the_table_of_the_readme_is_replaced_and_nothing_else(benchmarks):
