@@ -107,7 +107,7 @@ def reml_command(line: CommandLine, threads: int) -> bool:
     analysis, output = asked.analysis, asked.output
     check_outputs_possible(output)
     correlations = Correlations.of(line.values)
-    check_records_alone(asked, correlations)
+    check_records_alone(asked)
     check_workers(analysis, ["--rg, --rg-with"] if correlations.wanted else [])
     if correlations.wanted:
         return rg_command(Correlating(line, analysis, correlations, output, asked.following.screen), threads)
@@ -164,10 +164,9 @@ def check_outputs_possible(output: RemlOutput) -> None:
     check_reportable(output.report)
 
 
-def check_records_alone(asked: Asked, correlations: Correlations) -> None:
+def check_records_alone(asked: Asked) -> None:
     """Raises InputError for what repeated records and single-step relationships cannot be used with."""
     others = {
-        "--rg": correlations.wanted,
         "--merge": asked.merge.merge,
         "--scan, --scan-genes, --scan-windows": asked.scan.wanted,
         "--fit-alpha": asked.learned.fit_alpha,
@@ -176,7 +175,7 @@ def check_records_alone(asked: Asked, correlations: Correlations) -> None:
     if asked.analysis.terms.has_records and given:
         raise io.InputError(f"--random iid: repeated records cannot be used with {', '.join(given)}; leave one out")
     if asked.analysis.terms.single_step and given:
-        raise io.InputError(f"--single-step: has no sets of variants, which {', '.join(given)} needs; leave one out")
+        raise io.InputError(f"--single-step: leaves no sets of variants for {', '.join(given)}; leave one out")
 
 
 def planned_group(tables: Tables, group: Group, asked: Asked) -> Planned:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gpu_reml import figures, io
+from gpu_reml.io.ids import RECORD
 from gpu_reml.ops.device.plan import BudgetError
 from gpu_reml.reml import (
     CountingCovariance,
@@ -252,9 +253,9 @@ def with_bases(
     Raises BudgetError where this machine cannot hold them.
     """
     sizes, exact = planned.sizes, analysis.estimation.method == "exact"
-    analysed = group.alignment.indices[0]
+    analysed = places_in(group.alignment)
     own = [tables.covariates_for.get(phenotype.name) for phenotype in tables.phenotypes]
-    who = [np.intersect1d(each.indices[0], analysed).tobytes() for each in measured]
+    who = [np.intersect1d(places_in(each), analysed).tobytes() for each in measured]
     sets = len(set(zip(who, own, strict=True)))
     bases = sets + 2 * (sets > 1)
     vectors = sizes.dimension if exact else min(sizes.dimension, planned.basis or largest_basis(sizes.num_components))
@@ -270,12 +271,18 @@ def with_bases(
     return planned._replace(sizes=sizes._replace(further=further))
 
 
+def places_in(alignment: io.Alignment) -> np.ndarray:
+    """(n,) what tells samples of the same files from each other: their rows, or those of their records."""
+    samples = alignment.samples
+    return samples[RECORD].to_numpy() if RECORD in samples else alignment.indices[0]
+
+
 def values_of(tables: Tables, measured: list[io.Alignment], inputs: Inputs) -> pd.DataFrame:
     """(n, T) phenotypes of the analysed people, NaN where they were not measured."""
     Y = pd.DataFrame(np.nan, range(inputs.alignment.num_samples), [each.name for each in tables.phenotypes])
-    place = pd.Index(inputs.alignment.indices[0])
+    place = pd.Index(places_in(inputs.alignment))
     for name, each in zip(Y.columns, measured, strict=True):
-        rows = place.get_indexer(each.indices[0])
+        rows = place.get_indexer(places_in(each))
         Y.loc[rows[rows >= 0], name] = each.y[rows >= 0]
     return Y
 

@@ -54,7 +54,7 @@ def check_scan(asked: Scan, analysis: Analysis) -> None:
         return
     named, terms = ", ".join(asked.given), analysis.terms
     if not analysis.genotypes.given:
-        raise io.InputError(f"{named}: sets of variants need genotypes beside --grm")
+        raise io.InputError(f"{named}: sets of variants need genotypes; give --bfile, --pfile or --bgen too")
     if analysis.estimation.by_moments:
         raise io.InputError(
             f"{named}: needs a REML fit, which --method {analysis.estimation.method} is not; use auto, exact or "

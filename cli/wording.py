@@ -65,7 +65,14 @@ _FLAG_OF = {  # argument of what reads files -> flag
     "write_model": "gpu-reml --save-model",
 }
 _ARGUMENT = re.compile(rf"`({'|'.join(_FLAG_OF)})`")
-_ANY = re.compile("|".join(map(re.escape, sorted(_FLAGS, key=len, reverse=True))))
+
+
+def _alone(text: str) -> str:
+    """What matches a text, but not in a flag: alpha: is no name of an argument in --fit-alpha:."""
+    return rf"(?<!-)\b{re.escape(text)}" if text[0].isalnum() else re.escape(text)
+
+
+_ANY = re.compile("|".join(map(_alone, sorted(_FLAGS, key=len, reverse=True))))
 
 
 def in_flags(message: str) -> str:
