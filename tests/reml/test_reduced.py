@@ -324,14 +324,26 @@ def test_traits_that_share_a_basis_are_each_their_dense_fit_and_cost_less_than_a
         assert abs(found.loglik - expected.loglik) <= 4 * found.loglik_mc_se
 
 
-def test_further_traits_start_from_the_basis_of_the_first(four_traits, large):
+def test_further_traits_start_from_the_basis_of_the_first_where_its_algebra_is_cheap(four_traits, large, monkeypatch):
     covariance, probes = covariance_of(large, np.float32), draw_probes(large.n, 32, 0, 0)
     settings = replace(REDUCED, solver=SolverSettings(probes=0.1), probes=ProbeSettings(mc_target=1))
+    monkeypatch.setattr(reduced_end, "serves_as_base", lambda problem, model: True)
     same = np.column_stack([four_traits[:, 1], 3 * four_traits[:, 1] + 1])
     first, second = fit_traits(same, large.X, covariance, probes, settings)
     alone = fit(same[:, 0], large.X, covariance, probes, settings)
     np.testing.assert_allclose(second.theta, 9 * first.theta, atol=0.05 * second.se.max())
     assert first.column_passes == second.column_passes <= 1.6 * alone.column_passes
+
+
+def test_a_basis_serves_further_traits_while_its_algebra_is_cheap_beside_passes_and_it_has_room(coarse):
+    problem, model, _, _, _ = coarse
+    W = np.random.default_rng(3).standard_normal((len(problem.Y), 60)).astype(np.float32)
+    larger = grown(problem, model, W, np.arange(0), W[:, :0])
+    assert reduced_end.serves_as_base(problem, model) and not reduced_end.serves_as_base(problem, larger)
+    biobank = problem._replace(Q=np.zeros((10**6, 1)))
+    assert reduced_end.serves_as_base(biobank, larger)
+    narrow = replace(problem.settings, solver=SolverSettings(most_basis=70))
+    assert not reduced_end.serves_as_base(biobank._replace(settings=narrow), larger._replace(B=larger.B[:, :10]))
 
 
 def test_a_further_trait_moves_as_far_as_the_basis_answers_before_its_probes_are_looked_at(
