@@ -25,25 +25,18 @@ from gpu_reml.reml import (
     with_residuals,
 )
 from gpu_reml.reml.cross_fit import controlled_traces, fixed_controls, fold_of, inverse_controls, longer_chain
-from gpu_reml.reml.engines import reduced_end, reduced_fit, reduced_search
 from gpu_reml.reml.engines.reduced import empty_basis, extended, new_directions, reduced_v
 from gpu_reml.reml.engines.reduced_end import log_determinant
-from gpu_reml.reml.engines.reduced_fit import Checked, accuracy, ended, leading_images, off_at, state_at
+from gpu_reml.reml.engines.reduced_fit import Checked, accuracy, ended, off_at, state_at
 from gpu_reml.reml.engines.reduced_fit import with_residuals as with_residuals_of
 from gpu_reml.reml.engines.reduced_model import first_model, grown, prepare, probe_residuals, probe_solutions
 from gpu_reml.reml.engines.reduced_point import (
-    Outside,
-    controls_at,
-    information,
     off_the_basis,
     point_at,
     residual_near,
     y_residual,
 )
-from gpu_reml.reml.engines.reduced_search import Walk, curvature_at, mc_covariance, resampled_covariance
-from gpu_reml.reml.inference import bounded_covariance, mc_covariance_of_theta
 from gpu_reml.reml.reduced_matrices import ReducedMatrices
-from gpu_reml.reml.result import Status
 from gpu_reml.reml.step import Step, shortened
 from gpu_reml.reml.traits import make_traits
 from gpu_reml.validation.exact import exact_reml
@@ -70,11 +63,6 @@ def test_with_exact_probes_it_is_the_dense_fit(cohorts, num_components):
     np.testing.assert_allclose(found.fixed_effects.se, np.sqrt(np.diag(expected.fixed_effects_cov)), rtol=1e-3)
     if not found.at_bound.any():
         np.testing.assert_allclose(found.se, expected.se, rtol=1e-3)
-
-
-@pytest.fixture(scope="module")
-def large():
-    return make_cohort(900, 3000, 3, 21, 0.6)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -235,19 +223,6 @@ def test_a_step_ends_where_the_first_variance_is_at_its_limit():
     assert shortened(step, np.array([1.0, 1.0, 0.5]), np.full(3, 9.0)) is step
 
 
-@pytest.fixture(scope="module")
-def coarse(large):
-    """A problem and a model of y and the probes alone: what lies off such a basis is most of everything."""
-    covariance = CountingCovariance(as_covariance(covariance_of(large)))
-    traits, probes = make_traits(large.y[:, None], large.X), draw_probes(large.n, 64, 0, 4)
-    settings = replace(REDUCED, probes=ProbeSettings(first=64))
-    problem = prepare(covariance, traits, probes, settings)
-    theta = np.array([0.2, 0.2, 0.2, 0.4])
-    V = np.tensordot(theta[:3], large.Ks, axes=1) + theta[3] * np.eye(large.n)
-    A = np.linalg.svd(large.X)[0][:, large.X.shape[1] :]
-    return problem, first_model(problem, probes), theta, A, A.T @ V @ A
-
-
 def test_the_log_determinant_is_set_right_for_what_the_basis_lacks(coarse):
     problem, model, theta, _, contrasts = coarse
     value, error = log_determinant(problem, model, theta)
@@ -300,100 +275,6 @@ def test_average_information_counts_what_lies_off_the_basis(coarse, large):
     np.testing.assert_allclose(np.diag(point.ai), np.diag(expected), rtol=0.3)
 
 
-@pytest.fixture(scope="module")
-def four_traits(large):
-    """Phenotypes of one cohort with components in other proportions, one of them all noise."""
-    rng, n = np.random.default_rng(4), large.n
-    halves = [np.linalg.cholesky(K + 1e-9 * np.eye(n)) for K in large.Ks]
-    variances = np.array([[0.1, 0.1, 0.1, 0.7], [0.5, 0.2, 0.1, 0.2], [0.0, 0.0, 0.0, 1.0], [0.0, 0.3, 0.3, 0.4]])
-    noise = rng.standard_normal((4, n, 4))
-    values = [
-        sum(np.sqrt(v) * (half @ e) for v, half, e in zip(theta, [*halves, np.eye(n)], drawn.T, strict=True))
-        for theta, drawn in zip(variances, noise, strict=True)
-    ]
-    return np.column_stack(values) * [1.0, 10.0, 1.0, 0.1]
-
-
-def test_traits_that_share_a_basis_are_each_their_dense_fit_and_cost_less_than_alone(large, four_traits):
-    arguments = large.X, covariance_of(large, np.float32), draw_probes(large.n, 128, 0, 0), REDUCED
-    together = fit_traits(four_traits, *arguments)
-    for y, found in zip(four_traits.T, together, strict=True):
-        expected = fit_exact(y, large.X, covariance_of(large))
-        assert found.converged and found.mc_target_met
-        assert (np.abs(found.theta - expected.theta) <= 4 * found.mc_se + 0.01 * found.se).all()
-        assert abs(found.loglik - expected.loglik) <= 4 * found.loglik_mc_se
-
-
-def test_further_traits_start_from_the_basis_of_the_first_where_its_algebra_is_cheap(four_traits, large, monkeypatch):
-    covariance, probes = covariance_of(large, np.float32), draw_probes(large.n, 32, 0, 0)
-    settings = replace(REDUCED, solver=SolverSettings(probes=0.1), probes=ProbeSettings(mc_target=1))
-    monkeypatch.setattr(reduced_end, "serves_as_base", lambda problem, model: True)
-    same = np.column_stack([four_traits[:, 1], 3 * four_traits[:, 1] + 1])
-    first, second = fit_traits(same, large.X, covariance, probes, settings)
-    alone = fit(same[:, 0], large.X, covariance, probes, settings)
-    np.testing.assert_allclose(second.theta, 9 * first.theta, atol=0.05 * second.se.max())
-    assert first.column_passes == second.column_passes <= 1.6 * alone.column_passes
-
-
-def test_a_basis_serves_further_traits_while_its_algebra_is_cheap_beside_passes_and_it_has_room(coarse):
-    problem, model, _, _, _ = coarse
-    W = np.random.default_rng(3).standard_normal((len(problem.Y), 60)).astype(np.float32)
-    larger = grown(problem, model, W, np.arange(0), W[:, :0])
-    assert reduced_end.serves_as_base(problem, model) and not reduced_end.serves_as_base(problem, larger)
-    biobank = problem._replace(Q=np.zeros((10**6, 1)))
-    assert reduced_end.serves_as_base(biobank, larger)
-    narrow = replace(problem.settings, solver=SolverSettings(most_basis=70))
-    assert not reduced_end.serves_as_base(biobank._replace(settings=narrow), larger._replace(B=larger.B[:, :10]))
-
-
-def test_a_further_trait_moves_as_far_as_the_basis_answers_before_its_probes_are_looked_at(
-    four_traits, large, monkeypatch
-):
-    looks, asked = [], []
-
-    def noted(problem, state):
-        looks.append((state.walk.trait, state.active is None, len(state.walk.history)))
-        return with_residuals_of(problem, state)
-
-    def foreseen(problem, probes, state):
-        asked.append(len(looks))
-        return state._replace(ahead=True)
-
-    monkeypatch.setattr(reduced_fit, "with_residuals", noted)
-    monkeypatch.setattr(reduced_fit, "foreseen", foreseen)
-    monkeypatch.setattr(reduced_end, "serves_as_base", lambda problem, model: True)
-    arguments = large.X, covariance_of(large, np.float32), draw_probes(large.n, 64, 0, 0)
-    fit_traits(four_traits[:, [0, 1, 3]], *arguments, replace(REDUCED, probes=ProbeSettings(first=16, mc_target=0.15)))
-    for trait in (0, 2):
-        further = [(at, *rest) for at, (of_trait, *rest) in enumerate(looks) if of_trait == trait]
-        first = [every for _, every, _ in further].index(True)
-        assert first >= 3 and further[first][2] >= 2
-        without_a_look = range(further[0][0] + 1, further[first][0] + 1)
-        assert not set(asked) & set(without_a_look)  # how many probes the end wants is not asked before one
-
-
-def test_with_exact_probes_the_order_of_traits_means_nothing(large, four_traits):
-    y, X = four_traits[:150], large.X[:150]
-    Ks = [K[:150, :150] for K in large.Ks]
-    first, again = (fit_traits(Y, X, Ks, exact_probes(150), EXACT) for Y in (y, y[:, ::-1]))
-    for one, other in zip(first, again[::-1], strict=True):
-        np.testing.assert_allclose(one.theta, other.theta, rtol=1e-5, atol=1e-6 * one.theta.sum())
-        assert one.loglik == pytest.approx(other.loglik, abs=1e-6)
-
-
-def test_several_traits_resume_from_any_round_to_the_last_bit(large, four_traits):
-    """Some have ended by then; a narrow basis has been started again."""
-    states = []
-    settings = replace(REDUCED, solver=SolverSettings(most_basis=110), probes=ProbeSettings(first=16, mc_target=0.2))
-    arguments = four_traits, large.X, covariance_of(large, np.float32), draw_probes(large.n, 24, 0, 3), settings
-    whole = fit_traits(*arguments, hooks=Hooks(checkpoint=lambda value: states.append(pack(value))), strict=False)
-    for state in states[:: max(1, len(states) // 5)]:
-        resumed = fit_traits(*arguments, hooks=Hooks(resume=unpack(*state)), strict=False)
-        for one, other in zip(resumed, whole, strict=True):
-            assert (one.theta == other.theta).all() and one.loglik == other.loglik and one.history == other.history
-            assert one.column_passes == other.column_passes
-
-
 @pytest.mark.parametrize("name", ["families.G2.h0.98.s2", "few-variants.G20.h0.85.s0"])
 def test_a_basis_that_is_all_there_is_leaves_no_error_to_the_probes(name):
     """Of the residual, which these probes had put to its floor, or of a component beside a bound."""
@@ -406,96 +287,3 @@ def test_a_basis_that_is_all_there_is_leaves_no_error_to_the_probes(name):
     assert (found.mc_se == 0).all() and found.mc_ratio == 0 and found.loglik_mc_se == 0
     assert (np.abs(found.theta - expected.theta) <= 1e-3 * np.nan_to_num(expected.se, nan=1.0)).all()
     assert found.loglik == pytest.approx(expected.loglik, abs=1e-4)
-
-
-def test_monte_carlo_errors_of_a_bound_are_those_of_the_bounded_step():
-    """One component: the error is that of max(0, theta + an error), with the residual's share of it."""
-    ai, errors = np.array([[100.0, 30.0], [30.0, 80.0]]), np.array([[4.0, -1.0], [-1.0, 3.0]])
-    lower, upper, all_of_them = np.array([0.0, 1e-6]), np.array([10.0, 10.0]), np.array([True, True])
-
-    def error(theta, score):
-        return bounded_covariance(np.array(theta), np.array(score), ai, errors, (lower, upper), all_of_them)
-
-    inside = np.linalg.inv(ai) @ errors @ np.linalg.inv(ai)
-    np.testing.assert_allclose(error([0.5, 0.5], [0.0, 0.0]), inside, rtol=1e-12)
-    held = np.array([[0, 0], [0, 3 / 80**2]])
-    np.testing.assert_allclose(error([0.0, 0.5], [-20.0, 0.0]), held, rtol=1e-12)
-    beside = error([0.0, 0.5], [0.0, 0.0])
-    assert 0.4 * inside[0, 0] < beside[0, 0] < 0.6 * inside[0, 0]
-    near = error([0.01, 0.5], [0.0, 0.0])
-    assert beside[0, 0] < near[0, 0] < inside[0, 0]
-
-
-def test_the_curvature_is_minus_the_derivative_of_the_dense_score(coarse, large):
-    """2 AI less half the traces tr(P K_g P K_h), of components of which most is off the basis."""
-    problem, model, theta, A, contrasts = coarse
-    state, inverse = state_at(problem, model, theta), np.zeros((3, 64))
-    point = point_at(problem, model, 0, theta, state.walk.off, inverse)
-    point = point._replace(ai=information(problem, model, theta, 0))
-    found = curvature_at(problem, model, state.walk._replace(point=point), np.ones(4, bool))
-    atoms = [A.T @ K @ A for K in large.Ks] + [np.eye(len(contrasts))]
-    PK = [np.linalg.solve(contrasts, K) for K in atoms]
-    y = A.T @ np.asarray(problem.Y)[:, 0]
-    images = [product @ np.linalg.solve(contrasts, y) for product in PK]
-    forms = np.array([y @ np.linalg.solve(contrasts, K @ image) for K, image in zip(atoms, images, strict=True)])
-    expected = forms - 0.5 * np.array([np.sum(product * product.T) for product in PK])
-    np.testing.assert_allclose(np.diag(found)[:3], expected[:3], rtol=0.35)
-
-
-def test_monte_carlo_errors_of_resampled_probes_are_about_those_of_the_curvature(large):
-    problem, state = settled_state(large, 4)
-    assert state.walk.status is Status.CONVERGED and not state.model.exact
-    walk, free = state.walk, problem.free(state.walk.theta)
-    curvature = curvature_at(problem, state.model, walk, free)
-    smooth = mc_covariance_of_theta(curvature, walk.point.traces.covariance / 4, free)
-    ratios = np.sqrt(np.diag(resampled_covariance(problem, state.model, walk)) / np.diag(smooth))
-    assert free.all() and (ratios > 0.4).all() and (ratios < 2.0).all()
-
-
-def settled_state(large, seed):
-    """A problem, and a fit of 32 probes at its end."""
-    covariance = CountingCovariance(as_covariance(covariance_of(large)))
-    traits, probes = make_traits(large.y[:, None], large.X), draw_probes(large.n, 32, 0, seed)
-    problem = prepare(covariance, traits, probes, REDUCED)
-    return problem, ended(problem, probes, state_at(problem, first_model(problem, probes), problem.start()), 1.0)
-
-
-def test_the_error_stated_is_the_larger_of_those_by_the_curvature_and_by_its_expectation(large, monkeypatch):
-    """A basis that misses much of what the traces change by makes the likelihood look too steep."""
-    problem, state = settled_state(large, 4)
-    model, walk = state.model, state.walk
-    errors = []
-    for factor in (1.0, 4.0, 0.25):
-        monkeypatch.setattr(reduced_search, "curvature_at", lambda *_, times=factor: times * walk.point.ai)
-        errors.append(np.sqrt(np.diag(mc_covariance(problem, model, walk))))
-    by_expectation, steep, flat = errors
-    np.testing.assert_allclose(steep, by_expectation, rtol=1e-12)
-    assert (flat > 2 * by_expectation).all()
-
-
-def test_a_component_whose_score_is_three_errors_below_zero_at_its_bound_has_an_error(large):
-    problem, state = settled_state(large, 4)
-    model, walk = state.model, state.walk
-    theta = np.where(np.arange(len(walk.theta)) == 1, problem.lower, walk.theta)
-    point = point_at(problem, model, 0, theta, walk.off, controls_at(problem, model, theta))
-    error = np.sqrt(point.traces.covariance[1, 1]) / 2
-    ends = []
-    for below in (0.0, 3.0, 6.0):
-        score = np.where(np.arange(len(theta)) == 1, -below * error, 0.0)
-        found = mc_covariance(problem, model, walk._replace(theta=theta, point=point._replace(score=score)))
-        ends.append(np.sqrt(found[1, 1]))
-    assert ends[0] > ends[1] > 0.1 * ends[0] and ends[2] == 0.0
-
-
-def test_of_the_images_off_the_basis_the_combinations_that_carry_most_of_the_residual_join():
-    rng = np.random.default_rng(0)
-    images = rng.standard_normal((200, 4)) * [1.0, 1.0, 0.05, 1.0]
-    images[:, 1] = images[:, 0] + 0.01 * images[:, 1]  # two components whose images are nearly the same
-    for theta in ([0.4, 0.4, 0.4, 0.0, 1.0], [-0.4, -0.4, -0.4, 0.0, 1.0]):
-        theta = np.array(theta)
-        residual = -images @ theta[:4, None]
-        off = Outside(residual, 1.0, theta, images, images.T @ images, np.ones(4), 10)
-        found = leading_images(Walk(0, theta, off))
-        assert found.shape == (200, 2)  # one of the pair, and one whose variance is 0 now; none of the small one
-        left = residual - found @ np.linalg.lstsq(found, residual)[0]
-        assert np.linalg.norm(left) < 0.05 * np.linalg.norm(residual)
