@@ -95,7 +95,10 @@ class Screen(io.TextIOBase):
         self._attempt(lambda: self.stream.flush())
 
     def isatty(self) -> bool:
-        return self.failure is None and self.stream.isatty()
+        try:
+            return self.failure is None and self.stream.isatty()
+        except ValueError:  # whoever kept this screen asks when the stream is closed
+            return False
 
     def fileno(self) -> int:
         if self.stream is None:

@@ -4,6 +4,7 @@ Nothing heavy is imported before the number of threads is in the environment, wh
 """
 
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from .process import lost_maps, report_stop
 
 EXIT_OK, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_DEVICE = 0, 2, 3, 4
 CHECKPOINT = ".checkpoint.npz"
+# Bytes of addresses that the libraries take, and each thread; without them BLAS, when it is imported, waits for ever
+# for its buffers and hears no signal.
+LIBRARIES, EACH_THREAD = 512 << 20, 64 << 20
 SMALLER = {  # what makes these commands take less memory
     "gpu-reml-predict": "predict fewer samples at a time, by --keep",
     "gpu-reml-gwas": "test fewer variants at a time, by --chr, and fewer traits",
@@ -40,6 +44,11 @@ def run_command(name: str, command: Callable[[int], bool], threads: int, interru
     tells it then.
     """
     threads = limit_threads(threads)
+    allowed, needed = resource.getrlimit(resource.RLIMIT_AS)[0], LIBRARIES + threads * EACH_THREAD
+    if allowed != resource.RLIM_INFINITY and allowed < needed:
+        text = f"ulimit -v allows {allowed >> 20} MiB of addresses, and libraries and threads take {needed >> 20}"
+        print(f"{name}: error: {text}; raise it, or use fewer --threads", file=sys.stderr)
+        return EXIT_INPUT
     try:
         from gpu_reml.io import pipes_kept, shrunken_maps
         from gpu_reml.ops.compile import cache_notes

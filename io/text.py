@@ -83,14 +83,16 @@ def _raise_if_ragged(content: Content, sep: str, width: int) -> None:
             ids = " ".join(fields[:2])
             raise InputError(
                 f"{where} ({ids}): expected {width} fields as in line {first}, found {len(fields)}; fields are "
-                f"separated by {_SEPARATOR_NAMES[sep]}: {_remedy(heading, line)}"
+                f"separated by {_SEPARATOR_NAMES[sep]}: {_remedy(heading, line, sep)}"
             )
 
 
-def _remedy(first: str, line: str) -> str:
+def _remedy(first: str, line: str, sep: str) -> str:
     """What to do about a line with another number of fields than the first."""
     if first.count("\t") and first.count("\t") == line.count("\t"):
         return "between tabs there are as many, so a name or value has a blank in it: write _ in its place"
+    if sep != "," and len(_split("", line, sep)) == len(_split("", first, sep)) + 1:
+        return "if the first are row names of R, write.table(row.names = FALSE); else leave out one of them"
     return "complete the line, writing NA for a missing value"
 
 
@@ -134,6 +136,8 @@ def text_table(content: Content, layout: str, min_width: int, sep: str | None = 
                 quoting=csv.QUOTE_MINIMAL if sep == "," else csv.QUOTE_NONE,
             )
     except pd.errors.ParserError as error:
+        if "out of memory" in str(error):
+            raise MemoryError(f"reading {path}") from None
         _raise_if_ragged(content, sep, width)
         raise InputError(f"{path}: {str(error).strip()}; check quotes and separators") from None
     if sep != WHITESPACE:

@@ -197,7 +197,13 @@ def not_told_apart(name: str, found: str, remedy: str = "") -> SingularModelErro
 
 def singular_information(layout: Layout, index: int, *, constrained: bool) -> SingularModelError:
     """The error of the reported parameter ``index``, about which the information is singular."""
-    name = [*layout.names, *layout.residual_names][index]
+    names = [*layout.names, *layout.residual_names]
+    name = names[index]
+    if constrained and len(names) == 2:  # nothing can be merged
+        return SingularModelError(
+            f"component {names[0]} cannot be told apart from {names[1]}: on what the fixed effects leave, one is "
+            "nearly a multiple of the other; give samples that are related in different degrees, or fewer covariates"
+        )
     if constrained:
         return not_told_apart(name, " (singular information)")
     return not_told_apart(

@@ -83,7 +83,8 @@ class Terms(Flags):
     )  # fmt: skip
     residual_weights: str | None = flag(
         "--residual-weights", metavar="FILE", unless="residuals",
-        help="weights: FID IID w...; every column adds a residual whose variance is w times one that is estimated",
+        help="weights: FID IID w...; every column is a residual whose variance is w times one that is estimated, in "
+        "place of the one that all samples share (a column of 1 keeps it)",
     )  # fmt: skip
     residual_groups: str | None = flag(
         "--residual-groups", metavar="FILE", unless="residuals",

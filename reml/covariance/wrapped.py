@@ -70,9 +70,10 @@ def adopted(covariance: Any, argument: str = "covariance") -> Covariance:
     # a property is looked up in the class, since its value may cost a pass or be an error
     missing = [name for name in NEEDED if not (hasattr(type(covariance), name) or hasattr(covariance, name))]
     if missing:
+        nearly = len(missing) < len(NEEDED)
         raise ValueError(
             f"{argument}: expected a covariance, a matrix (n, n), an Operator or (function, trace), or a list of "
-            f"these, found {type(covariance).__name__} without {', '.join(missing)}"
+            f"these, found {type(covariance).__name__}{' without ' + ', '.join(missing) if nearly else ''}"
         )
     return AdoptedCovariance(covariance)
 

@@ -79,6 +79,13 @@ def test_a_prediction_is_written_where_both_screens_fail(cohort, tmp_path, monke
     assert (tmp_path / "p.prediction.tsv").exists()
 
 
+def test_a_screen_that_somebody_keeps_is_no_terminal_once_its_stream_is_closed():
+    stream = io.StringIO()
+    screen = process.Screen(stream)
+    stream.close()
+    assert not screen.isatty()
+
+
 def test_characters_that_a_screen_cannot_show_are_escaped(monkeypatch):
     shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
     monkeypatch.setattr(sys, "stdout", shown)
@@ -124,6 +131,18 @@ def test_a_signal_ends_a_run_in_one_line_with_the_code_that_shells_give(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("gpu-reml: ") and "nothing was saved" in line
     assert signal.getsignal(number) == before and not list(tmp_path.iterdir())
+
+
+def test_a_limit_of_addresses_that_leaves_libraries_no_room_ends_a_run_before_it_begins(cohort, monkeypatch, capsys):
+    """Where BLAS gets no room for its buffers it waits for ever."""
+    monkeypatch.setattr("resource.getrlimit", lambda which: (700 << 20, 700 << 20))
+    arguments = ["--bfile", str(cohort / "data"), "--pheno", str(cohort / "pheno.txt"), "--out", str(cohort / "o")]
+    assert main([*arguments, "--threads", "16"]) == 2
+    assert capsys.readouterr().err == (
+        "gpu-reml: error: ulimit -v allows 700 MiB of addresses, and libraries and threads take 1536; raise it, or use "
+        "fewer --threads\n"
+    )
+    assert not list(cohort.glob("o.*"))
 
 
 def test_a_signal_that_the_host_program_takes_is_left_to_it(cohort):

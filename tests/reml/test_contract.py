@@ -168,7 +168,7 @@ def test_what_is_no_covariance_is_refused():
         (np.sin, "is a function without its trace"),
         (aslinearoperator(K), "is a function without its trace"),
         ([aslinearoperator(K)], "is a function without its trace"),
-        (3.0, "expected a covariance, a matrix .*, found float"),
+        (3.0, "expected a covariance, a matrix .*, found float$"),
         ("grm", "found str"),
         (None, "found NoneType"),
         ([K, "grm"], r"covariance\[1\]: expected a covariance"),
