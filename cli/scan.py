@@ -12,8 +12,9 @@ from scipy import sparse
 from gpu_reml import figures, io, ops
 from gpu_reml.io.component_sets import without_empty
 from gpu_reml.reml import FitResult, ScanResult, ScanSettings, draw_probes, exact_fits, fit_traits, scan
-from gpu_reml.reml.studies.scan import BATCH_NUMBERS, usual_rank
+from gpu_reml.reml.studies.scan import usual_rank
 from gpu_reml.reml.studies.scan_refit import refit
+from gpu_reml.reml.studies.scan_statistics import BATCH_NUMBERS
 
 from .components import with_alpha
 from .flags.analysis import Analysis
@@ -25,7 +26,7 @@ from .planned import Planned, rooms
 ANNOTATIONS = (".annot", ".annot.gz")
 SHOWN = 5  # so many of the strongest sets are printed
 LEVEL = 0.05
-FORMS, LANCZOS = 6, 8  # matrices of replicates' forms held at once, and blocks of a solve
+FORMS, LANCZOS = 8, 8  # matrices of replicates' forms held at once, and blocks of a solve
 
 
 class Sets(NamedTuple):

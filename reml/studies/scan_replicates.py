@@ -165,10 +165,20 @@ def leading(S: np.ndarray, E: np.ndarray, *, complete: bool) -> float:
     return max(top - rest, 0.0)
 
 
-def baseline_forms(covariance: Covariance, x: Block, which: np.ndarray, y: Block) -> tuple[np.ndarray, np.ndarray]:
-    """(forms (q, R, R), of y (q,)): x_b'K_g x_c and y'P K_g P y of the parameters ``which`` (q,), the identity last in
-    the covariance's; half a pass of R + 1 columns."""
+class BaselineForms(NamedTuple):
+    """Of the parameters of a fitted model: ``own`` (q, R, R) x_b'K_g x_c, ``of_both`` (q, R) x_b'K_g P y, and ``of_y``
+    (q,) y'P K_g P y."""
+
+    own: np.ndarray
+    of_both: np.ndarray
+    of_y: np.ndarray
+
+
+def baseline_forms(covariance: Covariance, x: Block, which: np.ndarray, y: Block) -> BaselineForms:
+    """Forms of the parameters ``which`` (q,), the identity last in the covariance's, for P y as y; half a pass of R + 1
+    columns."""
     F, Fy = covariance.features(x), covariance.features(y)
     own = np.concatenate([covariance.gram(F), gram(x, x)[None]])[which]
+    of_both = np.concatenate([covariance.gram(F, Fy)[:, :, 0], gram(x, y).T])[which]
     of_y = np.append(covariance.inner(Fy, Fy)[:, 0], gram(y, y)[0, 0])[which]
-    return own, of_y
+    return BaselineForms(own, of_both, of_y)
