@@ -208,17 +208,22 @@ def _has_cholesky(matrix: np.ndarray, shift: float) -> bool:
 def read_grm(prefix: str | Path) -> GrmFile:
     """Open PREFIX.grm.bin, .grm.gz or .grm.sp with .grm.id; .grm.N.bin is read where it is there.
 
-    ``prefix`` may end in one of these, which is then the one that is read; else it is the first that exists.
+    ``prefix`` may end in one of these, which is then the one that is read; else it is the first that exists, but not
+    where there is a sparse matrix beside a dense one, as these differ.
     .grm.gz has lines i j N value, from 1 on; .grm.sp lines i j value, from 0 on, of the entries that are not zero.
 
     Raises:
-        InputError: a missing file, a sample twice (its ids), or a size that does not fit the number of samples.
+        InputError: a missing file, two that differ, a sample twice (its ids), or a size that does not fit the number of samples.
     """
     prefix = str(prefix)
     kinds = [kind for kind in KINDS if prefix.endswith(f".grm.{kind}")] or list(KINDS)
     prefix = prefix.removesuffix(f".{kinds[0]}").removesuffix(".grm")
     paths = {suffix: Path(f"{prefix}.grm.{suffix}") for suffix in ("id", "N.bin", *KINDS)}
-    kind = next((kind for kind in kinds if paths[kind].is_file()), kinds[0])
+    there = [kind for kind in kinds if paths[kind].is_file()]
+    if len(there) > 1 and "sp" in there:
+        both = " and ".join(str(paths[kind]) for kind in there)
+        raise InputError(f"relationship matrix {prefix!r}: there are {both}; name the one to read in full")
+    kind = there[0] if there else kinds[0]
     absent = [str(paths[suffix]) for suffix in ("id", kind) if not paths[suffix].is_file()]
     if absent:
         raise InputError(

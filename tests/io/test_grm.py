@@ -63,6 +63,15 @@ def test_a_matrix_that_does_not_fit_its_samples_is_refused(tmp_path, ids):
         read_grm(tmp_path / "k")
 
 
+def test_a_sparse_matrix_beside_a_dense_one_is_read_by_its_full_name_alone(tmp_path, ids, write):
+    write_grm(tmp_path / "a", np.eye(2), ids("x", "y"), 5)
+    write("a.grm.sp", "0 0 1\n1 1 1\n1 0 0.25\n")
+    with pytest.raises(InputError, match=r"a'?: there are .*a\.grm\.bin and .*a\.grm\.sp; name the one to read"):
+        read_grm(tmp_path / "a")
+    assert read_grm(tmp_path / "a.grm.sp").matrix()[1, 0] == 0.25
+    assert read_grm(tmp_path / "a.grm.bin").matrix()[1, 0] == 0
+
+
 def test_an_entry_that_is_not_finite_names_its_samples(tmp_path, ids):
     K = np.eye(3)
     K[2, 0] = np.nan
