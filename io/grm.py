@@ -213,7 +213,8 @@ def read_grm(prefix: str | Path) -> GrmFile:
     .grm.gz has lines i j N value, from 1 on; .grm.sp lines i j value, from 0 on, of the entries that are not zero.
 
     Raises:
-        InputError: a missing file, two that differ, a sample twice (its ids), or a size that does not fit the number of samples.
+        InputError: a missing file, two that differ, a sample twice (its ids), or a size that does not fit the number of
+            samples.
     """
     prefix = str(prefix)
     kinds = [kind for kind in KINDS if prefix.endswith(f".grm.{kind}")] or list(KINDS)
