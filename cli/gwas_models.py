@@ -252,8 +252,8 @@ def null_line(name: str, fit: FitResult, found: LocoFit, trait: int) -> str:
     scatter, drawn = calibration.scatter[trait], len(calibration.variants)
     error = known("at most {:.2g}", (se / gamma).max())
     return (
-        f"{name}: h2 {fit.h2.estimate[-1]:.4f} (SE {shown(fit.h2.se[-1], '.4f')}); gamma {gamma.min():.4g} to "
-        f"{gamma.max():.4g} by chromosome, relative SE {error}; standard errors of single "
+        f"{name}: h2 {fit.h2.estimate[-1]:.4f} (SE {shown(fit.h2.se[-1], '.4f')}); scores are calibrated by gamma "
+        f"{gamma.min():.4g} to {gamma.max():.4g} by chromosome, relative SE {error}; standard errors of single "
         f"variants scatter by {known('{:.2g} %', 100 * scatter)} about it (SD, {drawn} random variants)"
     )
 

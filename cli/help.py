@@ -32,7 +32,7 @@ class Help(Action):
     def __init__(self, option_strings: Sequence[str], dest: str, first: Sequence[str] = (), **_: Any):
         super().__init__(
             option_strings, dest="help", nargs="?", const="", default=None, metavar="SECTION",
-            help="the first screen; all: everything; a word of a section's title: that section",
+            help="show the first screen; with all, every flag; with a word of a section's title, that section",
         )  # fmt: skip
         self.first = first
 

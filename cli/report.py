@@ -239,7 +239,8 @@ def reference_lines(result: FitResult | HEResult, inputs: Inputs, phenotype: str
         return []
     variance = np.nanvar(inputs.Y[:, inputs.phenotypes.index(phenotype)])
     thetas = " ".join(f"{value:.8f}" for value in result.theta / variance)
-    return [f"var_components: [{thetas}]", f"h2: {result.h2.estimate[-1]:.6f}"]
+    told = "as GPU_REML prints it (theta of the phenotype divided by its SD):"
+    return [told, f"var_components: [{thetas}]", f"h2: {result.h2.estimate[-1]:.6f}"]
 
 
 def genotype_record(inputs: Inputs, standardize: str) -> dict[str, Any]:

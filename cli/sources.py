@@ -92,19 +92,19 @@ def prefixes_of(text: str | None) -> list[str]:
 
 
 def listed_prefixes(path: str | None, read) -> list:
-    """The files whose prefixes are listed in ``path``, one a line."""
+    """The files whose prefixes are listed in ``path``, one per line."""
     return [read(prefix) for prefix in listed_lines(path)]
 
 
 def listed_lines(path: str | None) -> list[str]:
-    """The prefixes that are listed in ``path``, one a line."""
+    """The prefixes that are listed in ``path``, one per line."""
     if not path:
         return []
     with io.read_content(path, "list of prefixes").text() as file:
         lines = file.read().splitlines()
     prefixes = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not prefixes:
-        raise io.InputError(f"{path}: lists no prefix; write one a line")
+        raise io.InputError(f"{path}: lists no prefix; write one per line")
     return prefixes
 
 

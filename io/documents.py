@@ -1,7 +1,7 @@
 """A JSON document and arrays in one .npz: what saved models, null models, parts of a run and checkpoints are.
 
 One file, so that it is whole or absent and can be moved; no pickles, so that loading it runs nothing; readable by
-``numpy.load`` alone.  Strings are UTF-8 bytes, one a line.  A SHA-256 of everything is checked when it is read.
+``numpy.load`` alone.  Strings are UTF-8 bytes, one per line.  A SHA-256 of everything is checked when it is read.
 """
 
 import hashlib
@@ -89,7 +89,7 @@ def unlike(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
 
 
 def text_bytes(name: str, column: Iterable) -> np.ndarray:
-    """A column of strings as bytes, one a line; ValueError where one has a line break."""
+    """A column of strings as bytes, one per line; ValueError where one has a line break."""
     values = [str(value) for value in column]
     if any("\n" in value for value in values):
         raise ValueError(f"{name}: an entry has a line break")

@@ -1,4 +1,4 @@
-"""Pedigrees as breeders and PLINK write them: an animal, its sire and its dam, one a line."""
+"""Pedigrees as breeders and PLINK write them: an animal, its sire and its dam, one per line."""
 
 from dataclasses import dataclass
 from pathlib import Path

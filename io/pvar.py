@@ -33,7 +33,7 @@ class _Lines:
 
 
 def read_pvar(path: Path) -> pd.DataFrame:
-    """chrom, id, ref, alt (strings; alt may list several, separated by commas), cm (float64), bp (int64); a row a line.
+    """chrom, id, ref, alt (strings; alt may list several, separated by commas), cm (float64), bp (int64), by line.
 
     Without a ``#CHROM`` header the columns are those of a .bim, as PLINK 2 takes them: CHROM ID CM POS ALT REF, or
     without CM where there are five.  Other columns are not kept.

@@ -50,13 +50,13 @@ class SmileBlock:
 
 
 def read_w_list(path: str | Path) -> list[str]:
-    """Names of the files of blocks in a list: one a line or separated by commas; blank lines and # comments are left
+    """Names of the files of blocks in a list: one per line or separated by commas; blank lines and # comments are left
     out.  A name that is not absolute is taken from where the command runs."""
     with read_content(path, "list of weight files").text() as file:
         lines = [line.split("#", 1)[0] for line in file]
     names = [name.strip() for line in lines for name in line.split(",") if name.strip()]
     if not names:
-        raise InputError(f"{path}: lists no weight file; write one a line")
+        raise InputError(f"{path}: lists no weight file; write one per line")
     return names
 
 

@@ -223,7 +223,7 @@ def read_covariates(
 
 
 def read_sample_list(path: str | Path) -> SampleTable:
-    """Read the samples to keep or remove: FID IID (further fields are ignored), or IIDs alone, one a line.
+    """Read the samples to keep or remove: FID IID (further fields are ignored), or IIDs alone, one per line.
 
     A first line that starts with FID or IID (also #FID, #IID) is a header.  A repeated sample counts once; an empty
     file lists nobody.

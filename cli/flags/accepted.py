@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..numbers import count, not_negative, positive_float, positive_int
 from .group import Flags, flag
 
-TITLE = "accepted from GPU_REML, without effect: chosen here by need"
+TITLE = "accepted from GPU_REML without effect, since they are chosen as needed"
 
 
 @dataclass(frozen=True)

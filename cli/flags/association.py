@@ -64,7 +64,7 @@ class Steps(Flags):
     step: int | None = flag(
         "--step", type=positive_int, choices=(1, 2), metavar="N",
         help="1: fit the null models of a mixed model, and write them to PREFIX.null.npz; 2: test the variants of any "
-        "genotype files with --null, such as a chromosome a job (by default a run does both)",
+        "genotype files with --null, such as one chromosome in each job (by default a run does both)",
     )  # fmt: skip
     null: str | None = flag("--null", "--pred", metavar="FILE", help="the null models that --step 1 wrote")
     model_extract: tuple[str, ...] = flag(

@@ -52,10 +52,10 @@ class Genome(Filesets):
     """Genotype files, or one genome in many of them."""
 
     mbfile: str | None = flag(
-        "--mbfile", metavar="FILE", help="a list of PLINK 1 prefixes, one a line, that together are one genome"
+        "--mbfile", metavar="FILE", help="a list of PLINK 1 prefixes, one per line, that together are one genome"
     )
     pfile_list: str | None = flag(
-        "--pfile-list", metavar="FILE", help="a list of PLINK 2 prefixes, one a line, that together are one genome"
+        "--pfile-list", metavar="FILE", help="a list of PLINK 2 prefixes, one per line, that together are one genome"
     )
 
 

@@ -32,11 +32,11 @@ class Terms(Flags):
         "--mgrm-bin",
         "--mgrm-gz",
         metavar="FILE",
-        help="a list of prefixes as of --grm, one a line; each is a component",
+        help="a list of prefixes as of --grm, one per line; each is a component",
     )
     pedigree: str | None = flag(
         "--pedigree", metavar="FILE",
-        help="animal sire dam, one a line, or FID IID PAT MAT: a component of the relationships by descent, with or "
+        help="animal sire dam, one per line, or FID IID PAT MAT: a component of the relationships by descent, with or "
         "without genotypes",
     )  # fmt: skip
     single_step: bool = flag(

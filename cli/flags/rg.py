@@ -24,7 +24,7 @@ class Correlations(Flags):
     )  # fmt: skip
     rg_with: str | None = flag(
         "--rg-with", metavar="FILE",
-        help="with --rg: only pairs of one of the phenotypes with one that is named in FILE, a name a line",
+        help="with --rg: only pairs of one of the phenotypes with one that is named in FILE, one name per line",
     )  # fmt: skip
     reml_bivar: tuple[int, ...] | None = flag(
         "--reml-bivar", nargs="*", type=positive_int, metavar="N",

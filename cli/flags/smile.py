@@ -29,7 +29,7 @@ class Smile(Flags):
         "--w-files-list",
         metavar="FILE",
         unless="source",
-        help="a list of such files, one a line, in which # starts a comment",
+        help="a list of such files, one per line, in which # starts a comment",
     )
     grm_groups: str | None = flag(
         "--grm-groups", metavar="FILE[,FILE...][;FILE...]", unless="source",

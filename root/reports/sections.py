@@ -1,6 +1,6 @@
 """The sections of a report, each a pure function of a run's record; a section of which the record has nothing is None.
 
-A record is OUT.json as a command writes it, or what ``to_dict`` of a result gives; ``history`` (a row an iteration),
+A record is OUT.json as a command writes it, or what ``to_dict`` of a result gives; ``history`` (by iteration),
 ``spectrum`` (nodes and weights), ``residuals`` (n,) and ``diagnoses`` are taken where they are there too.
 """
 
