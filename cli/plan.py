@@ -28,7 +28,7 @@ from .machine import machine_memory
 PROGRAM = 230  # Python, its libraries and the compiled kernels take so many MiB
 # Tables take so many bytes a variant (ids, positions, constants) and a sample (ids).
 VARIANT_BYTES, SAMPLE_BYTES = 500, 400
-WEIGHT_BYTES = (4, 8, 4, 4)  # a weight is stored twice, each time with its place
+WEIGHT_BYTES = (4, 8, 4, 8)  # a weight is stored twice, each time with its place
 STORED_WEIGHT = 24  # components and covariance each store a weight with its index
 SCAN_BLOCKS = 16  # blocks of a scan's Lanczos steps
 WORKER_BLOCKS = 4  # a worker has a block that came, two parts of a sum and what it is computed in
@@ -181,10 +181,10 @@ def device_shape(sizes: Sizes, num_gpus: int) -> Shape:
     """An equal share of the cohort on every device."""
     share = tuple(-(-variants // num_gpus) for variants in sizes.parts)
     weights = -(-sizes.num_weights // num_gpus)
-    per_variant = [*(layout.CONSTANTS if sizes.bits == 2 else layout.DOSAGE_CONSTANTS), 4]
+    per_variant = [*(layout.CONSTANTS if sizes.bits == 2 else layout.DOSAGE_CONSTANTS), 8]
     constants = [*(size * sum(share) for size in per_variant), *(size * weights for size in WEIGHT_BYTES)]
     if sizes.num_weights > sizes.num_variants:  # components that overlap may be multiplied side by side
-        constants += [4 * sum(share) * sizes.num_components, 4 * sum(share)]
+        constants += [4 * sum(share) * sizes.num_components, 8 * sum(share)]
     blocks = -(-min(sizes.block_bytes, RESIDENT_WEIGHTS) // num_gpus)
     held = sum(map(size_class, constants)) + (size_class(blocks) if blocks else 0)
     return Shape(sizes.num_samples, share, layout.PITCH, layout.ROWS, held, sizes.bits)

@@ -115,5 +115,5 @@ def disassemble(cubin: bytes) -> str:
 
 
 def count_instructions(sass: str) -> Counter:
-    """How often each machine instruction occurs, without its modifiers: ``{"HMMA": 64, "LDS": 36, ...}``."""
+    """How often each machine instruction occurs, without its modifiers: ``{"IMMA": 64, "LDS": 36, ...}``."""
     return Counter(OPCODE.findall(sass))

@@ -47,6 +47,7 @@ class HostDevice:
 
     pitch_alignment = 64
     row_alignment = 64
+    accumulator = np.dtype(np.float64)
 
     def __init__(self, memory: int | None = None, limit: int | None = None, label: str = "host device"):
         self.label, self._memory, self._given = label, memory, 0
@@ -133,8 +134,13 @@ class HostDevice:
     def constants(self, mean: np.ndarray, inv_sd: np.ndarray, bits: int) -> tuple[np.ndarray, ...]:
         return mean, inv_sd
 
-    def factor(self, w: np.ndarray, inv_sd: np.ndarray) -> np.ndarray:
-        return w.astype(np.float32)
+    def factor(self, w: np.ndarray) -> np.ndarray:
+        return w
+
+    def rounded(self, sums: np.ndarray) -> np.ndarray:
+        out = self.pool.array(sums.shape, np.float32)
+        out[...] = sums
+        return out
 
     def operand(self, B):
         return B
@@ -144,8 +150,7 @@ class HostDevice:
 
     def z(self, variants: Variants, U, selection: WeightedRows, out) -> None:
         chosen = slice(None) if selection.rows is None else selection.rows
-        scaled = selection.factor[:, None].astype(np.float64) * U[chosen]
-        out += (self._rows_of_z(variants, len(out))[chosen].T @ scaled).astype(np.float32)
+        out += self._rows_of_z(variants, len(out))[chosen].T @ (selection.factor[:, None] * U[chosen])
 
     def squares(self, variants: Variants, table, selection: WeightedRows, out) -> None:
         chosen = slice(None) if selection.rows is None else selection.rows

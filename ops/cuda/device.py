@@ -190,8 +190,16 @@ class CudaDevice:
     def constants(self, mean: np.ndarray, inv_sd: np.ndarray, bits: int) -> tuple[np.ndarray, ...]:
         return self._products.constants(mean, inv_sd, bits)
 
-    def factor(self, w: np.ndarray, inv_sd: np.ndarray) -> np.ndarray:
-        return self._products.factor(w, inv_sd).astype(np.float32)
+    @property
+    def accumulator(self) -> np.dtype:
+        return self._products.accumulator
+
+    def factor(self, w: np.ndarray) -> np.ndarray:
+        return self._products.factor(w)
+
+    @on_device
+    def rounded(self, sums: Array) -> Array:
+        return self._products.rounded(sums)
 
     @on_device
     def operand(self, B: Array) -> Any:

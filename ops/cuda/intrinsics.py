@@ -17,8 +17,8 @@ from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
-_F16, _F32 = ir.HalfType(), ir.FloatType()
-_MMA = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
+_F64 = ir.DoubleType()
+_MMA = "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
 
 
 class LlvmInstructions:
@@ -39,9 +39,18 @@ class LlvmInstructions:
     def mask(self, word, bits):
         return self._builder.and_(word, _constant(_I32, bits))
 
-    def multiply_add(self, word, factor, addend):
-        """word * factor + addend modulo 2^32."""
-        return self._builder.add(self._builder.mul(word, _constant(_I32, factor)), _constant(_I32, addend))
+    def zero_word(self):
+        return ir.Constant(_I32, 0)
+
+    def without(self, word, bits):
+        """Those bits of ``word`` that are not in ``bits``."""
+        return self._builder.and_(word, self._builder.not_(bits))
+
+    def flip(self, word, bits):
+        return self._builder.xor(word, _constant(_I32, bits))
+
+    def minus(self, word, other):
+        return self._builder.sub(word, other)
 
     def permute(self, low, high, selector):
         """Four bytes of the eight of high:low, one for each of the four low nibbles of the selector (prmt)."""
@@ -71,48 +80,40 @@ class LlvmInstructions:
     def both(self, a, b):
         return self._builder.and_(a, b)
 
-    # floating point -------------------------------------------------------------------------------------------------
-
-    def number(self, value):
-        """A float32 constant."""
-        return ir.Constant(_F32, value)
-
-    def add(self, a, b):
-        return self._builder.fadd(a, b)
-
-    def subtract(self, a, b):
-        return self._builder.fsub(a, b)
-
-    def multiply(self, a, b):
-        return self._builder.fmul(a, b)
-
     def select(self, condition, a, b):
         return self._builder.select(condition, a, b)
 
-    def bits_of_float(self, value):
-        return self._builder.bitcast(value, _I32)
+    # float64, each operation rounded by itself: the compiler would make one of a product and a sum ------------------
 
-    def float_of_bits(self, word):
-        return self._builder.bitcast(word, _F32)
+    def number(self, value):
+        return ir.Constant(_F64, value)
 
-    def round_to_half(self, value):
-        """float32 -> the nearest fp16."""
-        return self._builder.fptrunc(value, _F16)
+    def number_of(self, word):
+        """A word with its sign."""
+        return self._builder.sitofp(word, _F64)
 
-    def float_of_half(self, half):
-        return self._builder.fpext(half, _F32)
+    def add(self, a, b):
+        return self._arithmetic("add", a, b)
 
-    def pack_halves(self, low, high):
-        """The word with fp16 ``low`` in its low and ``high`` in its high 16 bits."""
-        pair = ir.Constant(ir.VectorType(_F16, 2), ir.Undefined)
-        for i, half in enumerate((low, high)):
-            pair = self._builder.insert_element(pair, half, _constant(_I32, i))
-        return self._builder.bitcast(pair, _I32)
+    def subtract(self, a, b):
+        return self._arithmetic("sub", a, b)
+
+    def multiply(self, a, b):
+        return self._arithmetic("mul", a, b)
+
+    def nearest(self, value):
+        """The nearest integer, the even one of two."""
+        return self._assembly(_F64, "cvt.rni.f64.f64 $0, $1;", "=d,d", [value])
+
+    def _arithmetic(self, name, a, b):
+        return self._assembly(_F64, f"{name}.rn.f64 $0, $1, $2;", "=d,d,d", [a, b])
+
+    # tensor cores ---------------------------------------------------------------------------------------------------
 
     def mma(self, a, b, c):
-        """C (16, 8) float32 + A (16, 16) B (16, 8) fp16 over a warp: 4, 2 and 4 registers (PTX ISA, m16n8k16)."""
-        struct = ir.LiteralStructType([_F32] * 4)
-        constraints = ",".join(["=f"] * 4 + ["r"] * 6 + ["f"] * 4)
+        """C (16, 8) int32 + A (16, 32) uint8 B (32, 8) int8 over a warp: 4, 2 and 4 words (PTX ISA, m16n8k32)."""
+        struct = ir.LiteralStructType([_I32] * 4)
+        constraints = ",".join(["=r"] * 4 + ["r"] * 10)
         return self._unpack(self._assembly(struct, _MMA, constraints, [*a, *b, *c]), 4)
 
     # memory ---------------------------------------------------------------------------------------------------------
@@ -123,12 +124,10 @@ class LlvmInstructions:
         pointer = self._builder.gep(first, [_constant(_I64, offset)])
         return self._vector_load(pointer, count)
 
-    def load_words(self, array, row, column, count):
-        """``count`` (1, 2 or 4) words of a global array from [row, column] on, in one instruction."""
-        return self._vector_load(self._element(array, row, column), count)
-
     def stream_words(self, array, row, column, count):
-        """:meth:`load_words` of what this kernel reads once: 128 bytes go to L2, nothing stays in L1.
+        """``count`` (1, 2 or 4) words of a global array from [row, column] on, in one instruction.
+
+        This kernel reads them once: 128 bytes go to L2, nothing stays in L1.
 
         A single word is half of what a quad of lanes needs of its 32-byte sector, so L1 keeps that.  Not ``.nc``: ptxas
         would move such a load past barriers, to just before the use that it is meant to be early for.
@@ -141,29 +140,27 @@ class LlvmInstructions:
         struct = ir.LiteralStructType([_I32] * count)
         return self._unpack(self._assembly(struct, text, ",".join(["=r"] * count + ["l"]), [address], True), count)
 
-    def load_float(self, array, row, column):
+    def load_number(self, array, row, column):
+        """An element of float64."""
         return self._builder.load(self._element(array, row, column))
 
     def load_index(self, array, position):
         """An element of a one-dimensional array of int32 as a short index."""
         return self._builder.load(self._element(array, position))
 
-    def store_if(self, inside, array, row, column, value):
-        with self._builder.if_then(inside):
-            self._builder.store(value, self._element(array, row, column))
+    def where(self, condition):
+        """Threads where the condition holds execute what is emitted within."""
+        return self._builder.if_then(condition)
 
-    def add_to_if(self, inside, array, row, column, value):
-        with self._builder.if_then(inside):
-            pointer = self._element(array, row, column)
-            self._builder.store(self._builder.fadd(self._builder.load(pointer), value), pointer)
+    def store(self, array, row, column, value):
+        self._builder.store(value, self._element(array, row, column))
 
-    def copy_async(self, inside, shared, index, source, size):
-        """Start to copy ``size`` (8 or 16) bytes from ``source`` = (array, row, column) to shared[index] (cp.async)."""
-        cached = "cg" if size == 16 else "ca"  # .cg, past L1, exists for 16 bytes only
+    def copy_async(self, inside, shared, index, source):
+        """Start to copy 16 bytes from ``source`` = (array, row, column) to shared[index] (cp.async)."""
         with self._builder.if_then(inside):
             target = self._builder.addrspacecast(self._element(shared, index), _I32.as_pointer(3))
             addresses = [self._builder.ptrtoint(target, _I32), self._builder.ptrtoint(self._element(*source), _I64)]
-            text = f"cp.async.{cached}.shared.global.L2::128B [$0], [$1], {size};"
+            text = "cp.async.cg.shared.global.L2::128B [$0], [$1], 16;"
             self._assembly(ir.VoidType(), text, "r,l,~{memory}", addresses, side_effect=True)
 
     def wait_async(self):
@@ -175,6 +172,8 @@ class LlvmInstructions:
     def _same_width(self, a, b):
         if isinstance(b, int):
             return a, ir.Constant(a.type, b)
+        if isinstance(a, int):
+            return ir.Constant(b.type, a), b
         width = max(a.type.width, b.type.width)
         return self._widen(a, width), self._widen(b, width)
 
@@ -258,8 +257,8 @@ def _code_generator(algorithm):
 def _argument(builder, kind, value):
     if isinstance(kind, types.IntegerLiteral):
         return kind.literal_value
-    if isinstance(kind, types.UniTuple):
-        return [builder.extract_value(value, i) for i in range(kind.count)]
+    if isinstance(kind, types.BaseTuple):
+        return [_argument(builder, each, builder.extract_value(value, i)) for i, each in enumerate(kind)]
     if isinstance(kind, types.Array):
         return kind, value
     return value
@@ -268,10 +267,6 @@ def _argument(builder, kind, value):
 def words_result(*lengths):
     """UniTuple of uint32, its length the product of ``lengths``, constants of a kernel or Python ints."""
     return _tuple_of(types.uint32, lengths)
-
-
-def floats_result(*lengths):
-    return _tuple_of(types.float32, lengths)
 
 
 def indices_result(*lengths):
@@ -287,16 +282,16 @@ def no_result(*kinds):
     return types.void
 
 
-@traced(lambda condition, a, b: a)
-def select(op, condition, a, b):
-    """a where the condition holds, else b."""
-    return op.select(condition, a, b)
+@traced(lambda count: words_result(count))
+def zeros(op, count: int):
+    """``count`` words of zero."""
+    return [op.zero_word()] * count
 
 
-@traced(lambda count, value: floats_result(count))
-def fill(op, count: int, value):
-    """``count`` float32 registers of one value."""
-    return [value] * count
+@traced(lambda value: types.float64)
+def nearest(op, value):
+    """The nearest integer to a float64, the even one of two."""
+    return op.nearest(value)
 
 
 @traced(no_result)

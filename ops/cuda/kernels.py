@@ -8,7 +8,7 @@ import numpy as np
 from ..device.interface import Array, Variants, WeightedRows
 from ..dosages import dosage_table
 from ..genotypes import CALL_BITS, COUNT_OF_CODE
-from . import algebra, portable
+from . import portable
 
 
 def make_kernels(kind: str, allocate: Callable[..., Array], stream):
@@ -32,8 +32,13 @@ class PortableKernels:
         values = (COUNT_OF_CODE - mean[:, None]) * inv_sd[:, None]
         return (np.nan_to_num(values).astype(np.float32),)
 
-    def factor(self, w: np.ndarray, inv_sd: np.ndarray) -> np.ndarray:
-        return w
+    accumulator = np.dtype(np.float32)
+
+    def factor(self, w: np.ndarray) -> np.ndarray:
+        return w.astype(np.float32)
+
+    def rounded(self, sums: Array) -> Array:
+        return sums
 
     def operand(self, B: Array) -> Array:
         return B
@@ -49,35 +54,38 @@ class PortableKernels:
 
 
 class TensorKernels:
-    """Tensor cores, from a table (b, 4) of centred counts and what standardises them; see :mod:`.tensor`."""
+    """Tensor cores, in exact integers, from means and 1/SDs (b, 2); see :mod:`.tensor_products`."""
+
+    accumulator = np.dtype(np.float64)
 
     def __init__(self, allocate, stream):
-        from . import fragments, tensor  # inline PTX: not in the simulator
+        from . import operands, tensor_products  # inline PTX: not in the simulator
 
-        self._fragments, self._tensor = fragments, tensor
+        self._operands, self._tensor = operands, tensor_products
         self._allocate, self._stream = allocate, stream
 
     def constants(self, mean: np.ndarray, inv_sd: np.ndarray, bits: int = CALL_BITS) -> tuple[np.ndarray, ...]:
         if bits != CALL_BITS:
             raise ValueError(f"kernels: tensor cores multiply calls; dosages of {bits} bits need kernels='portable'")
-        return self._fragments.make_tables(mean, inv_sd)
+        return (np.stack([mean, inv_sd], axis=1),)
 
-    def factor(self, w: np.ndarray, inv_sd: np.ndarray) -> np.ndarray:
-        return w * inv_sd
+    def factor(self, w: np.ndarray) -> np.ndarray:
+        return w.astype(np.float64)
+
+    def rounded(self, sums: Array) -> Array:
+        out = self._allocate(sums.shape, np.float32)
+        self._tensor.launch_round_sums(sums, out, self._stream)
+        return out
 
     def operand(self, B: Array) -> Any:
-        return self._fragments.launch_sample_operand(B, self._allocate, self._stream)
+        return self._operands.launch_sample_operand(B, self._allocate, self._stream)
 
     def zt(self, variants: Variants, operand: Any, out: Array) -> None:
         self._tensor.launch_zt(self._block(variants), operand, out, self._allocate, self._stream)
 
     def z(self, variants: Variants, U: Array, selection: WeightedRows, out: Array) -> None:
-        rows, factor = selection
-        if rows is not None:  # the kernels look factors up by row of the block
-            by_row = self._allocate((1, len(U)), np.float32)
-            algebra.launch_put(factor.reshape((1, len(rows))), rows, by_row, self._stream)
-            factor = by_row.reshape((len(U),))
-        self._tensor.launch_z(self._block(variants), U, factor, out, self._allocate, self._stream, rows)
+        weighted = (U, selection.factor, selection.rows)
+        self._tensor.launch_z(self._block(variants), weighted, out, self._allocate, self._stream)
 
     def _block(self, variants: Variants):
-        return self._tensor.TensorBlock(variants.packed, *variants.constants)
+        return self._tensor.TensorBlock(variants.packed, *variants.constants, variants.start, variants.complete)

@@ -3,39 +3,48 @@
 Arithmetic that needs no CUDA software, so a plan can be made where there is none.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
 from math import isqrt
 
 from ..device.pool import size_class
+from ..genotypes import CHUNK
+from ..integers import DIGITS
 
 PITCH = 64  # bytes of which a row of packed genotypes has a multiple: a tile of 256 samples
 ROWS = 64  # variants of which a piece has a multiple
 DOSAGE_CONSTANTS = (12,)  # the same for dosages: centre, slope and offset
-CONSTANTS = (8, 8)  # bytes for every variant: table, and reciprocal SD with the shift of the mean
+CONSTANTS = (16,)  # bytes for every variant: mean and reciprocal SD
 
 TILE_COLUMNS = 8  # columns of one mma
-MAX_TILES = 8  # column tiles of a panel
-STEP_TERMS = 16  # terms of the sum in one mma
-FRAGMENT_WORDS = 128  # of one step and column tile: 32 lanes x (2 high + 2 low)
-FLUSH_TERMS = 256  # the longest sum that is left to the accumulators of the tensor cores
+MASK_DIGITS = DIGITS + 1  # of what a missing call takes off in Z V
+MAX_TILES = {DIGITS: 5, MASK_DIGITS: 4}  # of a panel, by digits: so many sums fit the registers
+STEP_TERMS = 64  # terms of the sum in one step: two mma
+FRAGMENT_WORDS = 128  # of one step and digit of a column tile: 32 lanes x 4
+CHUNK_PARTS = 128  # partial results of a column of a chunk of variants
 MAX_PARTIALS = 1024
 
-MAX_STAGES = 256  # of one sum before it joins the result
 MIN_STAGES = 16  # of one sum where it is divided, or writing the parts would cost more than it gains
+MAX_STAGES = 1 << 14  # of one sum: no int32 overflows
 MAX_PARTS = 64
-ENOUGH_BLOCKS = 1024  # thread blocks that fill any device several times over
+MAX_CHUNKS = 32  # of one launch of Z V
+ENOUGH_BLOCKS = 512  # thread blocks that fill any device twice
 ZT_ROWS = 256  # variants of a thread block of Z' B
-TILE_SAMPLES = 256  # of a thread block of Z W: 64 bytes of every variant
+ZT_SLICE = 8192  # variants whose sums are kept before they are standardised
+TILE_SAMPLES = 256  # of a thread block of Z V: 64 bytes of every variant
 
 
-def panels(num_columns: int) -> tuple[tuple[int, int], ...]:
+def padded_columns(num_columns: int) -> int:
+    """Columns in whole tiles."""
+    return -(-num_columns // TILE_COLUMNS) * TILE_COLUMNS
+
+
+def panels(num_columns: int, digits: int = DIGITS) -> tuple[tuple[int, int], ...]:
     """(first column, column tiles) of the panels that a right-hand side of ``num_columns`` is cut into.
 
     As few panels as ``MAX_TILES`` allows, and none more than one tile wider than another.
     """
     tiles = -(-num_columns // TILE_COLUMNS)
-    count = -(-tiles // MAX_TILES)
+    count = -(-tiles // (MAX_TILES[digits]))
     starts = [panel * (tiles // count) + min(panel, tiles % count) for panel in range(count + 1)]
     return tuple((TILE_COLUMNS * a, b - a) for a, b in pairwise(starts))
 
@@ -45,94 +54,102 @@ def panel_columns(first_column: int, num_tiles: int, num_columns: int) -> int:
     return min(TILE_COLUMNS * num_tiles, num_columns - first_column)
 
 
-def stage_words(num_tiles: int, num_steps: int) -> int:
-    """Words of the fragments of one stage of ``num_steps`` steps."""
-    return num_steps * num_tiles * FRAGMENT_WORDS
+def fragment_words(num_rows: int, num_tiles: int, digits: int) -> int:
+    """Words of the fragments of a panel, for a multiple of STEP_TERMS rows."""
+    return num_rows // STEP_TERMS * num_tiles * digits * FRAGMENT_WORDS
 
 
-def partials_shape(num_rows: int, num_tiles: int) -> tuple[int, int]:
-    """Shape of the partial maxima and sums: a multiple of 4 parts near the square root of the number of rows.
+def num_partials(num_rows: int) -> int:
+    """Partial results of a column of so many rows: a multiple of 8 near the square root of their number.
 
-    The two passes over the rows then have about equally many steps.
+    A pass over the rows and one over the partial results then have about equally many steps.
     """
-    width = -(-TILE_COLUMNS * num_tiles // 32) * 32
-    return min(4 * -(-isqrt(num_rows) // 4) + 4, MAX_PARTIALS), width
+    return min(8 * -(-isqrt(num_rows) // 8) + 8, MAX_PARTIALS)
 
 
-def column_bytes(num_rows: int, num_tiles: int) -> int:
-    """Bytes of the partials and of the scales and sums of the columns of one panel."""
-    num_parts, width = partials_shape(num_rows, num_tiles)
-    return (12 * num_parts + 12) * width
+def sample_stage_steps(digit_tiles: int) -> int:
+    """Steps of 64 samples in a stage of Z' B, each a word (16 genotypes) of every lane, which are loaded at once.
 
-
-def sample_operand_bytes(num_samples: int, num_columns: int) -> int:
-    """At most the device memory that :func:`launch_sample_operand` holds at a time, its scratch included."""
-    total = 0
-    for _, num_tiles in panels(num_columns):
-        steps = sample_stage_steps(num_tiles)
-        stages = -(-num_samples // (STEP_TERMS * steps))
-        total += 4 * stages * stage_words(num_tiles, steps) + column_bytes(num_samples, num_tiles)
-    return total
-
-
-def sample_stage_steps(num_tiles: int) -> int:
-    """Steps of 16 samples in a stage of Z' B: 4 for each word (16 genotypes) that a lane loads at once.
-
-    Two stages of fragments are in shared memory at a time, at most 32 KB, and their words in registers.
+    Two stages of fragments are in shared memory at a time, at most 36 KB, and their words in registers.
     """
-    return FLUSH_TERMS // STEP_TERMS if num_tiles <= 2 else 8 if num_tiles == 3 else 4
+    return 4 if digit_tiles <= 3 else 2
 
 
-def variant_stage_steps(num_tiles: int) -> int:
-    """Steps of 16 variants in a stage of Z W; two stages are in shared memory at a time, at most 42 KB."""
-    return 8 if num_tiles <= 3 else 4
+def variant_stage_steps(digit_tiles: int) -> int:
+    """Steps of 64 variants in a stage of Z V; two stages are in shared memory at a time, at most 40 KB."""
+    return 2 if digit_tiles <= 12 else 1
 
 
-@dataclass(frozen=True)
-class Division:
-    """A sum of many stages as launches of ``parts`` sums, each of ``stages``."""
-
-    parts: int
-    stages: int
-
-    def launches(self, num_stages: int):
-        """(first stage, parts) of every launch."""
-        for first in range(0, num_stages, self.parts * self.stages):
-            yield first, min(self.parts, -(-(num_stages - first) // self.stages))
+def padded_samples(num_samples: int) -> int:
+    """Rows of the integers of a right-hand side of Z' B: whole stages of any panel."""
+    return -(-num_samples // (4 * STEP_TERMS)) * 4 * STEP_TERMS
 
 
-def divide(num_blocks: int, num_stages: int) -> Division:
-    """Enough parts for ``ENOUGH_BLOCKS`` thread blocks in all, each of ``MIN_STAGES`` to ``MAX_STAGES`` stages."""
+def padded_slots(num_slots: int) -> int:
+    """Rows of the integers of a right-hand side of Z V."""
+    return -(-num_slots // (2 * STEP_TERMS)) * 2 * STEP_TERMS
+
+
+def divide(num_blocks: int, num_stages: int) -> tuple[int, int]:
+    """(parts, stages of a part) of a sum.
+
+    Enough parts for ``ENOUGH_BLOCKS`` thread blocks, but of MIN_STAGES or more, and of MAX_STAGES at most.
+    """
     parts = min(-(-ENOUGH_BLOCKS // num_blocks), -(-num_stages // MIN_STAGES), MAX_PARTS)
-    stages = min(-(-num_stages // parts), MAX_STAGES)
-    return Division(min(parts, -(-num_stages // stages)), stages)
+    parts = max(parts, -(-num_stages // MAX_STAGES))
+    stages = -(-num_stages // parts)
+    return -(-num_stages // stages), stages
 
 
-def scratch_bytes(num_samples: int, num_variants: int, num_columns: int) -> int:
-    """At most what :func:`launch_zt` or :func:`launch_z` holds at a time; the operand of Z' B is not counted."""
-    most = 0
-    for first_column, num_tiles in panels(num_columns):
-        row_bytes = 4 * panel_columns(first_column, num_tiles, num_columns)
-        steps = sample_stage_steps(num_tiles)
-        zt = divide(-(-num_variants // ZT_ROWS), -(-num_samples // (STEP_TERMS * steps)))
-        steps = variant_stage_steps(num_tiles)
-        num_stages = -(-num_variants // (STEP_TERMS * steps))
-        z = divide(-(-num_samples // TILE_SAMPLES), num_stages)
-        stages = min(num_stages, z.parts * z.stages)
-        operand = 4 * stages * (stage_words(num_tiles, steps) + STEP_TERMS * steps)
-        operand += column_bytes(stages * STEP_TERMS * steps, num_tiles)
-        parts = [d.parts * rows * row_bytes * (d.parts > 1) for d, rows in ((zt, num_variants), (z, num_samples))]
-        most = max(most, parts[0], operand + parts[1])
-    return most
+def operand_bytes(num_samples: int, num_columns: int) -> int:
+    """Memory that the operand of Z' B keeps."""
+    width, rows = padded_columns(num_columns), padded_samples(num_samples)
+    return (24 + DIGITS * rows) * width
+
+
+def operand_making_bytes(num_samples: int, num_columns: int) -> int:
+    """At most the device memory that :func:`launch_sample_operand` holds at a time, its scratch included."""
+    width, rows = padded_columns(num_columns), padded_samples(num_samples)
+    return (24 + 4 * rows + max(DIGITS * rows, 16 * num_partials(num_samples))) * width
+
+
+def zt_scratch_bytes(num_samples: int, num_variants: int, num_columns: int) -> int:
+    """At most what :func:`launch_zt` holds at a time beside the operand, where calls are missing."""
+    steps = sample_stage_steps(DIGITS * panels(num_columns)[0][1])
+    num_stages = -(-num_samples // (STEP_TERMS * steps))
+    slices = {min(num_variants, ZT_SLICE), num_variants % ZT_SLICE} - {0}
+    return max(16 * rows * divide(-(-rows // ZT_ROWS), num_stages)[0] * num_columns for rows in slices)
+
+
+def z_scratch_bytes(num_samples: int, num_variants: int, num_columns: int) -> int:
+    """At most what :func:`launch_z` holds at a time, where calls are missing and sums are divided."""
+    width, most = padded_columns(num_columns), -(-num_variants // CHUNK) + 1  # variants may begin within a chunk
+    chunks = min(chunks_at_once(num_samples), most)
+    slots = padded_slots(min(chunks * CHUNK, num_variants + CHUNK))
+    kept = 4 * slots + 24 * chunks * width + 8 * slots * width
+    part_columns = 0
+    for first_column, num_tiles in panels(num_columns, MASK_DIGITS):
+        columns = panel_columns(first_column, num_tiles, num_columns)
+        fragments = TILE_COLUMNS * num_tiles * slots
+        sums = 8 * chunks * num_samples * columns
+        part_columns = max(part_columns, sums + max(MASK_DIGITS * fragments, sums + DIGITS * fragments))
+    return kept + max(16 * chunks * CHUNK_PARTS * width, part_columns)
+
+
+def chunks_at_once(num_samples: int) -> int:
+    """Chunks of variants that a launch of Z V takes: enough for ``ENOUGH_BLOCKS`` thread blocks."""
+    return min(-(-ENOUGH_BLOCKS // -(-num_samples // TILE_SAMPLES)), MAX_CHUNKS)
 
 
 def product_bytes(num_samples: int, num_variants: int, num_columns: int) -> int:
-    """Memory of Z W Z' B with ``num_variants`` at a time, beside B and the result: operands, Z' B and partial sums."""
-    first_half = size_class(4 * num_variants * num_columns)
-    return first_half + half_product_bytes(num_samples, num_variants, num_columns)
+    """Memory of Z W Z' B with ``num_variants`` at a time, beside B and the result: Z' B and sums in float64, operands
+    and partial sums."""
+    features, sums = size_class(8 * num_variants * num_columns), size_class(8 * num_samples * num_columns)
+    second = operand_bytes(num_samples, num_columns) + z_scratch_bytes(num_samples, num_variants, num_columns)
+    return features + sums + max(half_product_bytes(num_samples, num_variants, num_columns), second * 17 // 16)
 
 
 def half_product_bytes(num_samples: int, num_variants: int, num_columns: int) -> int:
     """Memory of Z' B beside B and the result, in size classes (a sixteenth more than what is asked for)."""
-    asked = sample_operand_bytes(num_samples, num_columns) + scratch_bytes(num_samples, num_variants, num_columns)
-    return asked * 17 // 16
+    running = operand_bytes(num_samples, num_columns) + zt_scratch_bytes(num_samples, num_variants, num_columns)
+    return max(operand_making_bytes(num_samples, num_columns), running) * 17 // 16

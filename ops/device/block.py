@@ -8,6 +8,13 @@ import numpy as np
 from .interface import Array, Device
 
 
+def zero_sums(device: Device, rows: int, k: int) -> Array:
+    """Zeros (rows, k > 0) of the type in which the device sums products with Z."""
+    out = device.pool.array((rows, k), device.accumulator)
+    device.fill(out, 0.0)
+    return out
+
+
 class DeviceBlock:
     """A block (n, k) in a device's memory; arithmetic makes new blocks there, columns are copies.
 

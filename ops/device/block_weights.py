@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..weights import BlockWeights, Stretch, overlapping
-from .block import DeviceBlock, ShardedBlock
+from .block import DeviceBlock, ShardedBlock, zero_sums
 from .interface import Array, WeightedRows
 
 RESIDENT_WEIGHTS = 1 << 31  # bytes of block weights that stay on a device
@@ -22,18 +22,18 @@ class BlockProducts:
     def _block_weighted(self, shard, B: DeviceBlock, weights: BlockWeights, w: np.ndarray, factor: Array):
         """The shard's part; w, factor: every variant's block's factor, which is all that solves change."""
         device, first, k = shard.device, shard.store.first, B.shape[1]
-        out = DeviceBlock.zeros(device, len(B), k)
         if not k:
-            return out
-        operand = device.operand(B.array)
+            return DeviceBlock.zeros(device, len(B), k)
+        operand, out = device.operand(B.array), zero_sums(device, len(B), k)
         for variants in shard.store.variants(lambda piece: w[piece.start - first : piece.stop - first].any()):
             here = slice(variants.start - first, variants.stop - first)
-            U = device.pool.array((variants.stop - variants.start, k), np.float32)
+            dense = any(run.matrices for run in weights.runs(*variants[:2]))
+            U = device.pool.array((variants.stop - variants.start, k), np.float32 if dense else device.accumulator)
             device.zt(variants, operand, U)
             WU = self._multiplied(shard, weights, variants.rows, U)
-            device.z(variants, WU, WeightedRows(None, factor[here]), out.array)
+            device.z(variants, WU, WeightedRows(None, factor[here]), out)
             del U, WU
-        return out
+        return DeviceBlock(device, device.rounded(out))
 
     def _multiplied(self, shard, weights: BlockWeights, rows: slice, U: Array) -> Array:
         """W U for the blocks of some variants, without their factors; U itself where all are identities."""

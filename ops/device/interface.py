@@ -23,7 +23,7 @@ class DeviceLostError(RuntimeError):
 class Variants(NamedTuple):
     """Variants ``start:stop`` on a device: packed items (at least that many rows, pitch), and constants by variant.
 
-    ``bits``: of a genotype, as in :class:`~gpu_reml.ops.genotypes.PackedGenotypes`.
+    ``bits``: of a genotype, as in :class:`~gpu_reml.ops.genotypes.PackedGenotypes`.  ``complete``: no call is missing.
     """
 
     start: int
@@ -31,6 +31,7 @@ class Variants(NamedTuple):
     packed: Array
     constants: tuple[Array, ...]
     bits: int = 2
+    complete: bool = False
 
     @property
     def rows(self) -> slice:
@@ -38,7 +39,7 @@ class Variants(NamedTuple):
 
 
 class WeightedRows(NamedTuple):
-    """Rows of some variants (ascending int32, None for all) and each one's factor: its weight in the device's terms."""
+    """Rows of some variants (ascending int32, None for all) and their weights, in the type that the device takes."""
 
     rows: Array | None
     factor: Array
@@ -48,10 +49,12 @@ class Device(Protocol):
     """Memory, copies, block algebra and genotype products of one device.
 
     Blocks are (rows, k) float32 and C-contiguous.  Sums have a fixed order; results of reductions are float64.
+    Products with Z are summed, and the features between the two halves of a product kept, in the type ``accumulator``.
     """
 
     label: str
     pool: Pool
+    accumulator: np.dtype
     pitch_alignment: int  # bytes; rows of packed genotypes start on its multiples
     row_alignment: int  # packed genotypes have a multiple of this many rows
 
@@ -79,7 +82,8 @@ class Device(Protocol):
 
     # genotypes
     def constants(self, mean: np.ndarray, inv_sd: np.ndarray, bits: int) -> tuple[np.ndarray, ...]: ...
-    def factor(self, w: np.ndarray, inv_sd: np.ndarray) -> np.ndarray: ...
+    def factor(self, w: np.ndarray) -> np.ndarray: ...
+    def rounded(self, sums: Array) -> Array: ...
     def operand(self, B: Array) -> Any: ...
     def zt(self, variants: Variants, operand: Any, out: Array) -> None: ...
     def z(self, variants: Variants, U: Array, selection: WeightedRows, out: Array) -> None: ...

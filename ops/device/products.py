@@ -15,7 +15,7 @@ from scipy import sparse
 
 from ..genotypes import PackedGenotypes, decode_table
 from ..weights import BlockWeights
-from .block import DeviceBlock, ShardedBlock
+from .block import DeviceBlock, ShardedBlock, zero_sums
 from .block_weights import BlockProducts, require_rows
 from .interface import Array, Device, WeightedRows
 from .pool import size_class
@@ -38,9 +38,9 @@ class Shard(NamedTuple):
     def rows(self) -> slice:
         return slice(self.store.first, self.store.last)
 
-    def factor(self, genotypes: PackedGenotypes, w: np.ndarray, rows: np.ndarray | slice) -> Array:
-        """Weights w of some variants on the device, in its terms."""
-        return self.device.upload(self.device.factor(w, genotypes.inv_sd[rows]))
+    def factor(self, w: np.ndarray) -> Array:
+        """Weights w of some variants on the device."""
+        return self.device.upload(self.device.factor(w))
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class DeviceProducts(BlockProducts):
         """For every shard (its w, the factor on its device); those of the last call are kept, as solves repeat them."""
         known, placed = self._placed.get("w", (None, None))
         if known is None or not np.array_equal(known, w):
-            placed = {s: (w[s.rows], s.factor(self.genotypes, w[s.rows], s.rows)) for s in self.shards}
+            placed = {s: (w[s.rows], s.factor(w[s.rows])) for s in self.shards}
             self._placed["w"] = w.copy(), placed
         return placed
 
@@ -152,17 +152,16 @@ class DeviceProducts(BlockProducts):
             for batch in _batches(k):
                 whole[:, batch] = self._weighted(shard, B[:, batch], w, factor)
             return whole
-        out = DeviceBlock.zeros(device, len(B), k)
         if not k:
-            return out
-        operand = device.operand(B.array)
+            return DeviceBlock.zeros(device, len(B), k)
+        operand, out = device.operand(B.array), zero_sums(device, len(B), k)
         for variants in shard.store.variants(lambda piece: w[piece.start - first : piece.stop - first].any()):
             here = slice(variants.start - first, variants.stop - first)
-            U = device.pool.array((variants.stop - variants.start, k), np.float32)
+            U = device.pool.array((variants.stop - variants.start, k), device.accumulator)
             device.zt(variants, operand, U)
-            device.z(variants, U, WeightedRows(None, factor[here]), out.array)
+            device.z(variants, U, WeightedRows(None, factor[here]), out)
             del U  # before the next piece's is made
-        return out
+        return DeviceBlock(device, device.rounded(out))
 
     def grouped(self, U, weights: sparse.spmatrix) -> list[DeviceBlock]:
         """G blocks (n, k): Z diag(W_g) U for every column g of ``weights`` (m, G), from U (m, k); half a pass.
@@ -197,7 +196,7 @@ class DeviceProducts(BlockProducts):
 
     def _spread(self, shard: Shard, piece: Piece, weights: sparse.csc_array) -> tuple[DeviceBlock, WeightedRows]:
         """Weights of a piece (b, G) as a block on the device, and what selects all of its variants alike."""
-        ones = shard.factor(self.genotypes, np.ones(weights.shape[0]), piece.rows)
+        ones = shard.factor(np.ones(weights.shape[0]))
         return DeviceBlock.upload(shard.device, weights.toarray()), WeightedRows(None, ones)
 
     def _spread_sums(self, shard: Shard, U: DeviceBlock, placed: dict, G: int) -> list[DeviceBlock]:
@@ -235,7 +234,7 @@ class DeviceProducts(BlockProducts):
 
     def _selection(self, shard: Shard, piece: Piece, rows: np.ndarray, w: np.ndarray) -> WeightedRows:
         """Weights w of some rows of a piece: as they are when all are listed."""
-        factor = shard.factor(self.genotypes, w, piece.start + rows)
+        factor = shard.factor(w)
         if len(rows) == piece.stop - piece.start:
             return WeightedRows(None, factor)
         return WeightedRows(shard.device.upload(rows.astype(np.int32)), factor)

@@ -169,4 +169,5 @@ class Store:
     def _on_device(self, piece: Piece, array: Array) -> Variants:
         rows = slice(piece.start - self.first, piece.stop - self.first)
         constants = tuple(values[rows] for values in self._constants)
-        return Variants(piece.start, piece.stop, array, constants, self._genotypes.bits)
+        complete = bool((self._genotypes.num_called[piece.rows] == self._genotypes.num_samples).all())
+        return Variants(piece.start, piece.stop, array, constants, self._genotypes.bits, complete)

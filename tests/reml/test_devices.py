@@ -174,11 +174,12 @@ def test_checkpoints_of_a_fit_fetch_every_block_once(small, engine):
 
 
 def planned_bytes(blocks, n, m, rows, size_class=size_class):
-    """Workspace of every phase, with a product's Z'B of one piece."""
+    """Workspace of every phase, with a product's Z'B of one piece and sums, in float64."""
     return max(
         sum(count * size_class(4 * n * k) for count, k in phase.samples if k)
         + sum(count * size_class(4 * m * k) for count, k in phase.variants if k)
-        + size_class(4 * rows * max(1, phase.product))
+        + size_class(8 * rows * max(1, phase.product))
+        + size_class(8 * n * max(1, phase.product))
         for phase in blocks.values()
     )
 
@@ -244,7 +245,7 @@ def test_memory_of_haseman_elston_is_what_was_planned():
     before = devices[0].pool.in_use
     haseman_elston(cohort.y, cohort.X, covariance, draw_probes(2000, 24, 0))
     found, planned = devices[0].pool.peak_in_use - before, planned_bytes(he_blocks(Work(3, 1, 3, 24)), 2000, 300, 300)
-    assert found <= 1.03 * planned and planned <= 1.25 * found
+    assert found <= 1.03 * planned and planned <= 1.45 * found  # no product has both halves, nor their sums
 
 
 def test_a_budget_without_room_for_the_fit_ends_in_a_memory_error(small):

@@ -16,8 +16,7 @@ class Device:
 
     stream = 0
 
-    def __init__(self, may_truncate: bool):
-        self.may_truncate = may_truncate  # tensor cores, what they add to float32
+    def __init__(self):
         self.allocated_bytes = 0
 
     @staticmethod
@@ -48,10 +47,8 @@ class Device:
 
 
 @pytest.fixture
-def device(request):
-    if "ptx_device" in request.fixturenames:  # of the plugin that interprets PTX
-        return Device(request.getfixturevalue("ptx_device").machine.truncating)
-    return Device(may_truncate=True)
+def device():
+    return Device()
 
 
 PARTS = {"tensor": ["test_tensor.py"], "portable": ["../device", "."]}

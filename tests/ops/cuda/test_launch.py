@@ -60,10 +60,15 @@ def test_kept_code_of_a_kernel_counts_until_a_module_that_it_imports_changes(kep
 def test_every_kernel_of_the_package_and_of_the_benchmark_is_kept_by_the_sources_that_it_takes(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[3])  # the benchmark is not installed
     from benchmarks.gpu import kernels
-    from gpu_reml.ops.cuda import algebra, fragments, portable, tensor, weights
+    from gpu_reml.ops.cuda import algebra, operands, portable, tensor, tensor_products, weights
 
-    made = [algebra.make_gram_kernel(False, False), portable.make_zt_kernel(2, False), tensor.make_zt_kernel(2)]
-    plain = [v for m in (algebra, fragments, kernels, weights) for n, v in vars(m).items() if n.endswith("_kernel")]
+    made = [algebra.make_gram_kernel(False, False), portable.make_zt_kernel(2, False), tensor.make_zt_kernel(2, False)]
+    plain = [
+        v
+        for m in (algebra, kernels, operands, tensor_products, weights)
+        for n, v in vars(m).items()
+        if n.endswith("_kernel")
+    ]
     found = [kernel for kernel in made + plain if hasattr(kernel, "_cache")]
     assert len(found) > 15
     for kernel in found:

@@ -1,4 +1,4 @@
-"""What the tensor-core kernels compile to, without a device: no local memory, bounded registers, HMMA."""
+"""What the tensor-core kernels compile to, without a device: no local memory, bounded registers, IMMA."""
 
 import pytest
 
@@ -7,8 +7,10 @@ from gpu_reml.ops.cuda.driver import missing_toolkit_libraries, simulating
 MISSING_LIBRARIES = missing_toolkit_libraries()
 if not MISSING_LIBRARIES and not simulating():
     from cuda import pathfinder
+    from numba.cuda.types import float32, float64
 
-    from gpu_reml.ops.cuda import fragments, layout, tensor
+    from gpu_reml.ops.cuda import layout, operands, tensor, tensor_products
+    from gpu_reml.ops.integers import DIGITS
     from gpu_reml.validation.cuda_compile import compile_kernel, count_instructions, disassemble
 
 pytestmark = [
@@ -20,22 +22,14 @@ SM_80, SM_90A = (8, 0), (9, 0, "a")
 STATIC_SHARED_BYTES = 48 * 1024
 REGISTERS_OF_A_MULTIPROCESSOR = 65536
 # Most registers of a thread by number of column tiles.
-ZT_REGISTERS = {1: 128, 2: 128, 4: 128, 5: 184, 8: 255}
-Z_REGISTERS = {1: 104, 2: 128, 4: 224, 5: 168, 8: 232}
-CASES = [(tiles, SM_90A) for tiles in ZT_REGISTERS] + [(tiles, SM_80) for tiles in (1, 4, 8)]
-OPERAND_KERNELS = [
-    "list_rows",
-    "take_rows",
-    "sample_partials",
-    "variant_partials",
-    "fold",
-    "sample_fragments",
-    "variant_fragments",
-]
+ZT_REGISTERS = {1: 112, 2: 128, 3: 176, 5: 240}
+Z_REGISTERS = {1: 128, 2: 192, 3: 160, 5: 232}
+MASK_REGISTERS = {1: 136, 2: 152, 4: 240}
+CASES = [(tiles, SM_90A) for tiles in ZT_REGISTERS] + [(tiles, SM_80) for tiles in (1, 5)]
 
 
 def assert_tensor_kernel(resources, threads, blocks, num_registers):
-    """Fits the device ``blocks`` times, keeps everything in registers, multiplies on tensor cores in float32."""
+    """Fits the device ``blocks`` times, keeps everything in registers, multiplies bytes on tensor cores."""
     print(resources)
     assert not resources.warnings
     assert (resources.stack, resources.spills) == (0, 0), resources
@@ -43,49 +37,84 @@ def assert_tensor_kernel(resources, threads, blocks, num_registers):
     allocated = 8 * -(-resources.registers // 8)  # registers are given in eights
     assert blocks * threads * allocated <= REGISTERS_OF_A_MULTIPROCESSOR, resources
     assert resources.shared <= STATIC_SHARED_BYTES, resources
-    assert ".f64" not in resources.ptx and ".local" not in resources.ptx
-    assert resources.ptx.count("mma.sync.aligned.m16n8k16") > 0
+    assert ".local" not in resources.ptx and ".f32" not in resources.ptx
 
 
+@pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize(("tiles", "cc"), CASES)
-def test_zt_fits_the_device(tiles, cc):
-    resources = compile_kernel(tensor.make_zt_kernel(tiles), tensor.SIG_ZT, cc)
-    assert_tensor_kernel(resources, 32 * tensor.ZT_WARPS, 2 if tiles <= 4 else 1, ZT_REGISTERS[tiles])
-    steps = layout.sample_stage_steps(tiles)
-    assert_instructions(resources, num_mma=2 * 2 * steps * tiles)
+def test_zt_fits_the_device(tiles, cc, masks):
+    resources = compile_kernel(tensor.make_zt_kernel(tiles, masks), tensor.SIG_ZT, cc)
+    assert_tensor_kernel(resources, 32 * tensor.ZT_WARPS, 2 if tiles <= 2 else 1, ZT_REGISTERS[tiles])
+    steps = layout.sample_stage_steps(DIGITS * tiles)
+    assert_instructions(resources, num_mma=2 * 2 * steps * DIGITS * tiles, genotypes=16 * 4 * steps)
 
 
 @pytest.mark.parametrize(("tiles", "cc"), CASES)
 def test_z_fits_the_device(tiles, cc):
-    resources = compile_kernel(tensor.make_z_kernel(tiles), tensor.SIG_Z, cc)
-    threads = 32 * tensor.z_warps(tiles)
-    assert_tensor_kernel(resources, threads, 4 if tiles <= 2 else 2 if tiles <= 4 else 1, Z_REGISTERS[tiles])
-    m_tiles = 16 // tensor.z_warps(tiles)
-    assert_instructions(resources, num_mma=2 * m_tiles * layout.variant_stage_steps(tiles) * tiles)
+    assert_z_fits(tiles, cc, DIGITS, Z_REGISTERS)
 
 
-def assert_instructions(resources, num_mma):
-    """Machine code: the products of one stage and no more, shared memory and no local, copies that do not wait."""
+@pytest.mark.parametrize("tiles", MASK_REGISTERS)
+def test_z_of_masks_fits_the_device(tiles):
+    assert_z_fits(tiles, SM_90A, layout.MASK_DIGITS, MASK_REGISTERS)
+
+
+def assert_z_fits(tiles, cc, digits, registers):
+    resources = compile_kernel(tensor.make_z_kernel(tiles, digits > DIGITS), tensor.SIG_Z, cc)
+    warps, steps = tensor.z_warps(digits * tiles), layout.variant_stage_steps(digits * tiles)
+    blocks = {3: 3, 4: 3, 6: 2}.get(digits * tiles, 1)
+    assert_tensor_kernel(resources, 32 * warps, blocks, registers[tiles])
+    m_tiles = 16 // warps
+    assert_instructions(resources, 2 * m_tiles * steps * digits * tiles, genotypes=32 * m_tiles * steps)
+
+
+MOST_OPERATIONS = 0.75  # on integers for each genotype, those that find addresses included
+
+
+def assert_instructions(resources, num_mma, genotypes):
+    """Machine code: the products of one stage and no more, shared memory and no local, copies that do not wait, and few
+    operations for each of the genotypes that a lane decodes in a stage."""
     if pathfinder.find_nvidia_binary_utility("nvdisasm") is None:
         return  # the PTX has been looked at
-    counts = count_instructions(disassemble(resources.cubin))
-    assert counts["HMMA"] == num_mma
+    sass = disassemble(resources.cubin)
+    counts = count_instructions(sass)
+    assert counts["IMMA"] == num_mma
     assert counts["LDGSTS"] > 0 and counts["LDS"] > 0
-    for unwanted in ("DFMA", "DADD", "DMUL", "LDL", "STL", "LD", "ST", "F2F"):
+    for unwanted in ("HMMA", "LDL", "STL", "LD", "ST", "F2F", "FFMA", "DFMA"):
         assert counts[unwanted] == 0, f"{counts[unwanted]} x {unwanted}"
+    first, last = (find("IMMA") for find in (sass.index, sass.rindex))
+    between = count_instructions(sass[first:last])
+    decoding = sum(between[name] for name in ("LOP3", "SHF", "PRMT", "IADD3", "IMAD"))
+    print(f"{decoding / genotypes:.2f} operations a genotype")
+    assert decoding <= MOST_OPERATIONS * genotypes
 
 
-@pytest.mark.parametrize("name", OPERAND_KERNELS)
+@pytest.mark.parametrize("name", ["list_rows", "take_rows", "scales", "totals", "fragments"])
 def test_operand_kernels_fit_the_device(name):
-    kernel, signature = getattr(fragments, f"{name}_kernel"), getattr(fragments, f"SIG_{name.upper()}")
-    resources = compile_kernel(kernel, signature, SM_80)
+    kernel, signature = getattr(operands, f"{name}_kernel"), getattr(operands, f"SIG_{name.upper()}")
+    assert_fits(compile_kernel(kernel, signature, SM_80), 48)
+
+
+@pytest.mark.parametrize("source", ["samples", "variants", "variants, float64"])
+def test_kernels_that_make_integers_fit_the_device(source):
+    weighted = source != "samples"
+    assert_fits(compile_kernel(operands.make_peaks_kernel(weighted), operands.SIG_PEAKS[source], SM_80), 48)
+    assert_fits(compile_kernel(operands.make_round_kernel(weighted, weighted), operands.SIG_ROUND[source], SM_80), 72)
+
+
+def test_kernels_that_end_a_product_fit_the_device():
+    for dtype in (float32, float64):
+        assert_fits(
+            compile_kernel(
+                tensor_products.make_standardise_kernel(True), tensor_products.SIG_STANDARDISE[dtype], SM_80
+            ),
+            48,
+        )
+        assert_fits(compile_kernel(tensor_products.add_chunks_kernel, tensor_products.SIG_ADD_CHUNKS[dtype], SM_80), 40)
+    assert_fits(compile_kernel(tensor_products.round_sums_kernel, tensor_products.SIG_ROUND_SUMS, SM_80), 40)
+
+
+def assert_fits(resources, most_registers):
     assert not resources.warnings
     assert (resources.stack, resources.spills) == (0, 0), resources
-    assert resources.registers <= 48, resources
-    assert (".f64" in resources.ptx) == (name in ("sample_partials", "variant_partials", "fold"))
-
-
-def test_the_sum_of_parts_fits_the_device():
-    resources = compile_kernel(tensor.sum_parts_kernel, tensor.SIG_SUM_PARTS, SM_80)
-    assert (resources.stack, resources.spills) == (0, 0), resources
-    assert resources.registers <= 40 and ".f64" not in resources.ptx
+    assert resources.registers <= most_registers, resources

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .memory import IN_FLIGHT, POISON, GlobalMemory, SharedMemory
-from .semantics import F2, F4, F8, U4, PtxError
+from .semantics import F4, I1, I4, U1, U4, PtxError
 
 WARP, BATCH = 32, 4096  # threads of a warp, and of the blocks that run together
 POISONED_COPY = np.uint32(0xFFFFFFFF)
@@ -23,11 +23,11 @@ SCHEDULES = {
     "shuffled": lambda warps, turn: np.random.default_rng(turn).permutation(warps) if turn else range(warps)[::-1],
 }
 
-# Where a lane's numbers belong in the matrices of mma.m16n8k16 (PTX ISA 9.7.14.5.8): row g + 8 (r % 2), column
-# 2 q + e + 8 (r // 2) of A, row 2 q + e + 8 r, column g of B and row g + 8 (r // 2), column 2 q + r % 2 of C are half e
-# of register r of lane 4 g + q.
+# Where a lane's numbers belong in the matrices of mma.m16n8k32 (PTX ISA 9.7.14.5.11): row g + 8 (r % 2), column
+# 4 q + e + 16 (r // 2) of A, and row 4 q + e + 16 r, column g of B are byte e of register r of lane 4 g + q; row
+# g + 8 (r // 2), column 2 q + r % 2 of C is register r.
 G, Q = np.arange(WARP)[:, None] // 4, np.arange(WARP)[:, None] % 4
-E, R = np.arange(8) % 2, np.arange(8) // 2
+E, R = np.arange(16) % 4, np.arange(16) // 4
 
 
 def taken(rows, columns, width: int) -> np.ndarray:
@@ -35,9 +35,9 @@ def taken(rows, columns, width: int) -> np.ndarray:
     return np.argsort((rows * width + columns).ravel())
 
 
-TAKE_A = taken(G + 8 * (R % 2), 2 * Q + E + 8 * (R // 2), 16)
-TAKE_B = taken(2 * Q + E[:4] + 8 * R[:4], G + 0 * R[:4], 8)
-TAKE_C = taken(G + 8 * R[:4], 2 * Q + E[:4], 8)
+TAKE_A = taken(G + 8 * (R % 2), 4 * Q + E + 16 * (R // 2), 32)
+TAKE_B = taken(4 * Q + E[:8] + 16 * R[:8], G + 0 * R[:8], 8)
+TAKE_C = taken(G + 8 * (E[:4] // 2), 2 * Q + E[:4] % 2, 8)
 PUT_C = np.argsort(TAKE_C).reshape(WARP, 4).T
 
 
@@ -52,10 +52,8 @@ class Part(NamedTuple):
 
 
 class Machine:
-    """``truncating``: accumulators of tensor cores are rounded toward zero, not to nearest."""
-
-    def __init__(self, memory: GlobalMemory, schedule: str = "lockstep", truncating: bool = False):
-        self.memory, self.schedule, self.truncating = memory, SCHEDULES[schedule], truncating
+    def __init__(self, memory: GlobalMemory, schedule: str = "lockstep"):
+        self.memory, self.schedule = memory, SCHEDULES[schedule]
         self.issues, self.line = Counter(), 0
 
     # launches
@@ -216,19 +214,16 @@ class Machine:
         if all(type(p) is Part and p.matrix is first.matrix and p.register == r for r, p in enumerate(parts)):
             start = first.matrix
         else:
-            start = self._by_warp([each(self) for each in sources], F4)[:, TAKE_C].reshape(-1, 16, 8)
-        exact = self._fragment(a, TAKE_A, 16) @ self._fragment(b, TAKE_B, 8) + start
-        rounded = exact.astype(F4)
-        if self.truncating:
-            over = np.abs(rounded.astype(F8)) > np.abs(exact)
-            rounded = np.where(over, np.nextafter(rounded, np.float32(0)), rounded)
-        self.env |= {register: Part(rounded, r) for r, register in enumerate(results)}
+            start = self._by_warp([each(self) for each in sources], I4)[:, TAKE_C].reshape(-1, 16, 8)
+        product = self._fragment(a, U1, TAKE_A, 32) @ self._fragment(b, I1, TAKE_B, 8)  # exact: below 2^24
+        total = start + product.astype(I4)  # wraps, as the device's does
+        self.env |= {register: Part(total, r) for r, register in enumerate(results)}
 
-    def _fragment(self, words: list, take: np.ndarray, width: int) -> np.ndarray:
-        """(warps, 16, width) float64; most fragments are used several times in a block of code."""
+    def _fragment(self, words: list, kind: np.dtype, take: np.ndarray, width: int) -> np.ndarray:
+        """(warps, rows, width) float32; most fragments are used several times in a block of code."""
         key = tuple(map(id, words))
         if key not in self.fragments:
-            matrix = self._by_warp(words, U4).view(F2)[:, take].astype(F8).reshape(-1, 16, width)
+            matrix = self._by_warp(words, U4).view(kind)[:, take].astype(F4).reshape(len(self.lanes) // WARP, -1, width)
             self.fragments[key] = matrix, words  # which stay, and so do their ids
         return self.fragments[key][0]
 

@@ -13,7 +13,7 @@ import numpy as np
 SHARED_START = 1024  # of the shared window, so that an offset from zero shows
 TYPES = {f"{k}{8 * n}": np.dtype(f"{kind}{n}") for k, kind in ("uu", "bu", "si") for n in (1, 2, 4, 8)}
 TYPES |= {"f16": np.dtype("f2"), "f32": np.dtype("f4"), "f64": np.dtype("f8"), "pred": np.dtype("?")}
-U4, U8, F2, F4, F8 = (np.dtype(t) for t in ("u4", "u8", "f2", "f4", "f8"))
+U1, I1, I4, U4, U8, F4, F8 = (np.dtype(t) for t in ("u1", "i1", "i4", "u4", "u8", "f4", "f8"))
 ENDINGS = {"bra": "branch", "bra.uni": "branch", "bar.sync": "barrier", "ret": "end", "exit": "end"}
 WIDER = {np.dtype(f"{k}{n}"): np.dtype(f"{k}{2 * n}") for k in "ui" for n in (2, 4)}
 SPECIAL = {f"%{name}.{axis}" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"} | {"%laneid"}
@@ -135,6 +135,9 @@ def arithmetic(signature: str, function: Callable, kernel, ins) -> Callable:
 def convert(kernel, ins) -> Callable:
     """cvt: to an integer toward zero, to another real number to nearest where it is not exact."""
     to, kind = ins.kinds
+    if ins.name == "cvt.rni" and to == kind and kind.kind == "f":
+        get, put = source(kernel, ins.operands[1], kind), target(kernel, ins.operands[0], to)
+        return lambda m: put(m, np.rint(get(m)))
     exact = kind.kind == "f" and to.itemsize > kind.itemsize
     rounding = ("" if exact else ".rn") if to.kind == "f" else (".rzi" if kind.kind == "f" else "")
     if ins.name != "cvt" + rounding:
@@ -244,16 +247,16 @@ def copy_async(sizes: tuple[str, ...], kernel, ins) -> Callable:
 
 
 def multiply(kernel, ins) -> Callable:
-    """mma: C (16, 8) float32 + A (16, 16) B (16, 8) fp16."""
-    if ins.kinds != [F4, F2, F2, F4]:
+    """mma: C (16, 8) int32 + A (16, 32) uint8 B (32, 8) int8."""
+    if ins.kinds != [I4, U1, I1, I4]:
         raise PtxError(f"types {ins.kinds}")
     results, *operands = map(parts_of, ins.operands)
-    a, b, c = ([source(kernel, each, kind) for each in part] for part, kind in zip(operands, (U4, U4, F4), strict=True))
+    a, b, c = ([source(kernel, each, kind) for each in part] for part, kind in zip(operands, (U4, U4, I4), strict=True))
     return lambda m: m.multiply(results, [each(m) for each in a], [each(m) for each in b], (operands[2], c))
 
 
-STEPS: dict[str, Callable] = {"ld.param": load_parameter, "mma.sync.aligned.m16n8k16.row.col": multiply}
-STEPS |= dict.fromkeys(("cvt", "cvt.rn", "cvt.rzi"), convert)
+STEPS: dict[str, Callable] = {"ld.param": load_parameter, "mma.sync.aligned.m16n8k32.row.col": multiply}
+STEPS |= dict.fromkeys(("cvt", "cvt.rn", "cvt.rni", "cvt.rzi"), convert)
 STEPS |= {name: partial(arithmetic, s, f) for s, functions in ARITHMETIC.items() for name, f in functions.items()}
 STEPS |= {f"ld.{space}{v}": partial(load, space) for space in ("global", "shared") for v in ("", ".v2", ".v4")}
 STEPS |= {f"st.{space}{v}": partial(store, space) for space in ("global", "shared") for v in ("", ".v2", ".v4")}

@@ -157,9 +157,9 @@ class Emulator:
     ``change(name, ptx) -> ptx``: a mutation of the code.  ``kernels`` may be shared by several.
     """
 
-    def __init__(self, schedule="lockstep", truncating=False, kernels: dict | None = None, change=None):
+    def __init__(self, schedule="lockstep", kernels: dict | None = None, change=None):
         self.memory = GlobalMemory()
-        self.machine = Machine(self.memory, schedule, truncating)
+        self.machine = Machine(self.memory, schedule)
         self.kernels = {} if kernels is None else kernels
         self.change, self.launched = change, Counter()
 

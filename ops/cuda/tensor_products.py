@@ -1,0 +1,209 @@
+"""Products with Z of a block of variants on tensor cores: launches, and what makes numbers of integer sums."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import cuda
+from numba.cuda.types import float32, float64, int64
+
+from ..genotypes import CHUNK
+from ..integers import DIGITS
+from .algebra import launch_fill
+from .intrinsics import traced
+from .launch import cuda_kernel, launch
+from .layout import (
+    MASK_DIGITS,
+    STEP_TERMS,
+    TILE_SAMPLES,
+    ZT_ROWS,
+    ZT_SLICE,
+    chunks_at_once,
+    divide,
+    padded_slots,
+    panel_columns,
+    panels,
+    sample_stage_steps,
+    variant_stage_steps,
+)
+from .operands import SampleOperand, VariantIntegers, launch_fragments, launch_variant_integers
+from .tensor import ZT_WARPS, make_z_kernel, make_zt_kernel, z_warps
+
+_THREADS = 128
+
+_WIDE = float64[:, ::1]
+SIG_STANDARDISE = {dtype: (_WIDE, _WIDE, int64, _WIDE, _WIDE, dtype[:, ::1]) for dtype in (float32, float64)}
+SIG_ADD_CHUNKS = {dtype: (_WIDE, int64, dtype[:, ::1], int64) for dtype in (float32, float64)}
+SIG_ROUND_SUMS = (_WIDE, float32[:, ::1])
+
+# Kernels
+
+
+@traced(lambda *kinds: float64)
+def standardised(op, counted, lost, total, mean, inv_sd, scale):
+    """(counted - lost - mean (total - lost)) inv_sd scale, in the order of the CPU's roundings."""
+    centred = op.subtract(op.subtract(counted, lost), op.multiply(mean, op.subtract(total, lost)))
+    return op.multiply(op.multiply(centred, inv_sd), scale)
+
+
+@cache
+def make_standardise_kernel(missing: bool):
+    """Kernel: Z' B of a slice of the variants from integer sums of 2 - count and, with ``missing``, of masks."""
+
+    @cuda_kernel()
+    def standardise_kernel(sums, lost_sums, num_parts, columns, moments, out):
+        """out (rows, k) from sums (parts rows, k); columns of the operand, moments (rows, 2): means and 1/SDs."""
+        thread = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+        row, column = thread // out.shape[1], thread % out.shape[1]
+        if row >= out.shape[0]:
+            return
+        total = columns[2, column]
+        counted, lost = float64(2) * total, float64(0)
+        for part in range(num_parts):
+            counted -= sums[part * out.shape[0] + row, column]
+            if missing:
+                lost += lost_sums[part * out.shape[0] + row, column]
+        out[row, column] = standardised(counted, lost, total, moments[row, 0], moments[row, 1], columns[0, column])
+
+    return standardise_kernel
+
+
+@cuda_kernel()
+def add_chunks_kernel(chunks, num_chunks, out, first_column):
+    """out[:, first_column...] += chunks (num_chunks rows, columns), one after the other."""
+    thread = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+    row, column = thread // chunks.shape[1], thread % chunks.shape[1]
+    if row < out.shape[0]:
+        total = float64(out[row, first_column + column])
+        for chunk in range(num_chunks):
+            total += chunks[chunk * out.shape[0] + row, column]
+        out[row, first_column + column] = total
+
+
+@cuda_kernel()
+def round_sums_kernel(sums, out):
+    """out float32 = sums, both (n, k)."""
+    thread = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+    row, column = thread // out.shape[1], thread % out.shape[1]
+    if row < out.shape[0]:
+        out[row, column] = sums[row, column]
+
+
+# Launchers
+
+
+@dataclass(frozen=True)
+class TensorBlock:
+    """b variants on the device: packed uint8 rows and moments (b, 2) float64, means and 1/SDs.
+
+    A row of ``packed`` is a multiple of 64 bytes, and rows exist up to a multiple of 64; what follows sample n in a
+    row, and the rows from b on, may hold anything.  ``start``: the first variant's place among all, which decides with
+    which others it is summed; ``complete``: whether no call is missing.
+    """
+
+    packed: Any
+    moments: Any
+    start: int = 0
+    complete: bool = False
+
+
+def launch_zt(block: TensorBlock, operand: SampleOperand, out, allocate, stream) -> None:
+    """out (b, k), float32 or float64, = Z' B for the right-hand side B of ``operand``.
+
+    One read of the genotypes for each panel, and another where calls are missing.
+    """
+    for first in range(0, len(out) if out.shape[1] else 0, ZT_SLICE):
+        _launch_zt_slice(block, operand, slice(first, min(first + ZT_SLICE, len(out))), out, allocate, stream)
+
+
+def _launch_zt_slice(block: TensorBlock, operand: SampleOperand, rows: slice, out, allocate, stream) -> None:
+    packed, target = block.packed[rows.start : rows.start + ZT_SLICE], out[rows]
+    sums, parts = _launch_zt_sums(packed, operand, len(target), False, allocate, stream)
+    lost = sums if block.complete else _launch_zt_sums(packed, operand, len(target), True, allocate, stream)[0]
+    arguments = (sums, lost, parts, operand.columns, block.moments[rows], target)
+    _launch_threads(make_standardise_kernel(not block.complete), target.size, stream, *arguments)
+
+
+def _launch_zt_sums(packed, operand: SampleOperand, num_variants: int, masks: bool, allocate, stream):
+    """(integer sums (parts variants, k) float64, parts)."""
+    num_blocks = -(-num_variants // ZT_ROWS)
+    steps = sample_stage_steps(DIGITS * operand.panels[0].num_tiles)  # the same for all panels
+    num_stages = -(-operand.num_samples // (STEP_TERMS * steps))
+    parts, part_stages = divide(num_blocks, num_stages)
+    sums = allocate((parts * num_variants, operand.num_columns), np.float64)
+    for panel in operand.panels:
+        num_columns = panel_columns(panel.first_column, panel.num_tiles, operand.num_columns)
+        where = (panel.first_column, num_columns, part_stages, num_stages)
+        arguments = (packed, num_variants, panel.fragments, sums, where)
+        launch(make_zt_kernel(panel.num_tiles, masks), (num_blocks, parts), 32 * ZT_WARPS, stream, *arguments)
+    return sums, parts
+
+
+def launch_z(block: TensorBlock, weighted, out, allocate, stream) -> None:
+    """out (n, k) += Z[:, rows] diag(w) U[rows]; ``weighted``: U (b, k), w (q,) float64, rows.  U and out: float32 or
+    float64; a float32 sum is rounded once for each chunk.
+
+    ``rows`` are q int32, ascending rows of the block on the device; None means all b.  One read of the genotypes of the
+    listed variants for each panel, and another where calls are missing.
+    """
+    _, factor, rows = weighted
+    count = factor.shape[0]
+    if out.size == 0 or count == 0:
+        return
+    offset = block.start % CHUNK if rows is None else 0
+    num_chunks = -(-(offset + count) // CHUNK)
+    at_once = min(chunks_at_once(len(out)), num_chunks)
+    for first in range(0, num_chunks, at_once):
+        slots = padded_slots(min(at_once * CHUNK, offset + count - first * CHUNK))
+        _launch_z_chunks(block, weighted, (first * CHUNK - offset, slots, CHUNK), out, allocate, stream)
+
+
+def _launch_z_chunks(block: TensorBlock, weighted, span, out, allocate, stream) -> None:
+    """Some chunks of the variants; ``span`` as :func:`launch_variant_integers` takes it."""
+    missing = not block.complete
+    made = launch_variant_integers(weighted, block.moments, span, missing, allocate, stream)
+    for panel in panels(out.shape[1], MASK_DIGITS if missing else DIGITS):
+        _launch_z_panel(block, made, panel, span, out, allocate, stream)
+
+
+def _launch_z_panel(block: TensorBlock, made: VariantIntegers, panel, span, out, allocate, stream) -> None:
+    """Some columns of some chunks: what missing calls add, then the counts, then the sum of several chunks."""
+    first_column, num_tiles = panel
+    num_samples, num_chunks = len(out), -(-span[1] // CHUNK)
+    shape = (num_chunks * num_samples, panel_columns(first_column, num_tiles, out.shape[1]))
+    lost, parts = made.columns, out
+    if not block.complete:
+        lost = allocate(shape, np.float64)
+        where = (num_samples, 0, shape[1], first_column)
+        _launch_z_product(block, made, num_tiles, (span, where), (lost, lost), True, allocate, stream)
+    if num_chunks > 1 or out.dtype == np.float32:
+        parts = allocate(shape, np.float64)
+        launch_fill(parts, 0.0, stream)
+    where = (num_samples, first_column if parts is out else 0, shape[1], first_column)
+    _launch_z_product(block, made, num_tiles, (span, where), (lost, parts), False, allocate, stream)
+    if parts is not out:
+        count = num_samples * shape[1]
+        _launch_threads(add_chunks_kernel, count, stream, parts, num_chunks, out, first_column)
+
+
+def _launch_z_product(block, made, num_tiles: int, place, to, masks: bool, allocate, stream) -> None:
+    """A product of masks with the rests, or of counts with the integers; to: (what is lost, ``out``)."""
+    (shift, num_slots, _), where = place
+    digits, values = (MASK_DIGITS, made.rests) if masks else (DIGITS, made.values)
+    fragments = launch_fragments(values, (where[-1], num_tiles, digits, 0), allocate, stream)
+    variants = STEP_TERMS * variant_stage_steps(digits * num_tiles)
+    stages = (max(-shift, 0) // variants, num_slots // variants)
+    arguments = (block.packed, made.listed, fragments, made.columns, *to, (*where, *stages, int(not block.complete)))
+    grid = (-(-where[0] // TILE_SAMPLES), -(-num_slots // CHUNK))
+    launch(make_z_kernel(num_tiles, masks), grid, 32 * z_warps(digits * num_tiles), stream, *arguments)
+
+
+def launch_round_sums(sums, out, stream) -> None:
+    """out (n, k) float32 = sums (n, k) float64."""
+    if out.size:
+        _launch_threads(round_sums_kernel, out.size, stream, sums, out)
+
+
+def _launch_threads(kernel, num_threads: int, stream, *arguments) -> None:
+    launch(kernel, (-(-num_threads // _THREADS), 1), _THREADS, stream, *arguments)
