@@ -81,12 +81,12 @@ def test_every_step_runs_on_the_numpy_device(run, tmp_path):
 def test_a_fit_within_half_its_genotypes_is_the_same_fit(gpu, run, monkeypatch):
     main = gpu("__main__")
     # Half of these genotypes holds the fit, when they may stream in pieces this small.
-    monkeypatch.setattr(main, "TINY", main.TINY._replace(fit=gpu("cohorts").Cohort(1_500, 16_000)))
-    monkeypatch.setattr(device_plan, "LEAST_PIECE", 1 << 17)
+    monkeypatch.setattr(main, "TINY", main.TINY._replace(fit=gpu("cohorts").Cohort(1_500, 36_000)))
+    monkeypatch.setattr(device_plan, "LEAST_PIECE", 1 << 16)
     code, record = run("--steps", "budget")
     budget = record["steps"]["budget"]
     assert code == 0, budget
-    assert budget["peak_bytes"] <= budget["planned_bytes"] <= budget["budget_bytes"] == 1_500 * 16_000 // 8
+    assert budget["peak_bytes"] <= budget["planned_bytes"] <= budget["budget_bytes"] == 1_500 * 36_000 // 8
     assert budget["streamed_pieces"] > 0 and budget["columns_at_once"] and budget["difference_in_se"] < 1e-3
 
 

@@ -19,6 +19,7 @@ TILE_COLUMNS = 8  # columns of one mma
 MASK_DIGITS = DIGITS + 1  # of what a missing call takes off in Z V
 MAX_TILES = {DIGITS: 5, MASK_DIGITS: 4}  # of a panel, by digits: so many sums fit the registers
 STEP_TERMS = 64  # terms of the sum in one step: two mma
+SLOTS = 128  # of which the variants of Z V take a multiple: a stage of any panel
 FRAGMENT_WORDS = 128  # of one step and digit of a column tile: 32 lanes x 4
 CHUNK_PARTS = 128  # partial results of a column of a chunk of variants
 MAX_PARTIALS = 1024
@@ -87,7 +88,7 @@ def padded_samples(num_samples: int) -> int:
 
 def padded_slots(num_slots: int) -> int:
     """Rows of the integers of a right-hand side of Z V."""
-    return -(-num_slots // (2 * STEP_TERMS)) * 2 * STEP_TERMS
+    return -(-num_slots // SLOTS) * SLOTS
 
 
 def divide(num_blocks: int, num_stages: int) -> tuple[int, int]:
@@ -123,9 +124,8 @@ def zt_scratch_bytes(num_samples: int, num_variants: int, num_columns: int) -> i
 
 def z_scratch_bytes(num_samples: int, num_variants: int, num_columns: int) -> int:
     """At most what :func:`launch_z` holds at a time, where calls are missing and sums are divided."""
-    width, most = padded_columns(num_columns), -(-num_variants // CHUNK) + 1  # variants may begin within a chunk
-    chunks = min(chunks_at_once(num_samples), most)
-    slots = padded_slots(min(chunks * CHUNK, num_variants + CHUNK))
+    width, chunks = padded_columns(num_columns), chunks_at_once(num_samples, num_variants)
+    slots = min(chunks * CHUNK, padded_slots(num_variants + SLOTS - 1))  # variants may begin within a chunk
     kept = 4 * slots + 24 * chunks * width + 8 * slots * width
     part_columns = 0
     for first_column, num_tiles in panels(num_columns, MASK_DIGITS):
@@ -136,9 +136,10 @@ def z_scratch_bytes(num_samples: int, num_variants: int, num_columns: int) -> in
     return kept + max(16 * chunks * CHUNK_PARTS * width, part_columns)
 
 
-def chunks_at_once(num_samples: int) -> int:
-    """Chunks of variants that a launch of Z V takes: enough for ``ENOUGH_BLOCKS`` thread blocks."""
-    return min(-(-ENOUGH_BLOCKS // -(-num_samples // TILE_SAMPLES)), MAX_CHUNKS)
+def chunks_at_once(num_samples: int, num_variants: int) -> int:
+    """Chunks of variants that a launch of Z V takes: as many as ``ENOUGH_BLOCKS`` thread blocks do."""
+    most = -(-num_variants // CHUNK)
+    return min(max(1, ENOUGH_BLOCKS // -(-num_samples // TILE_SAMPLES)), MAX_CHUNKS, most)
 
 
 def product_bytes(num_samples: int, num_variants: int, num_columns: int) -> int:

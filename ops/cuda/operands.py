@@ -16,6 +16,7 @@ import numpy as np
 from numba import cuda
 from numba.cuda.types import Tuple, UniTuple, float32, float64, int32, int64, uint32
 
+from ..genotypes import CHUNK
 from ..integers import DIGITS, LIMIT, MEAN_STEPS
 from .intrinsics import nearest, traced, words_result
 from .launch import cuda_kernel, launch
@@ -44,9 +45,9 @@ SOURCES = {
 }
 SIG_LIST_ROWS = (int64, int64, int32[::1])
 SIG_TAKE_ROWS = (int32[::1], int64, int64, int32[::1])
-SIG_PEAKS = {name: (source, UniTuple(int64, 3), _WIDE, _WIDE) for name, source in SOURCES.items()}
+SIG_PEAKS = {name: (source, UniTuple(int64, 4), _WIDE, _WIDE) for name, source in SOURCES.items()}
 SIG_SCALES = (_WIDE, _WIDE, int64, _WIDE)
-SIG_ROUND = {name: (source, UniTuple(int64, 3), _WIDE, _INTEGERS, _INTEGERS, _WIDE) for name, source in SOURCES.items()}
+SIG_ROUND = {name: (source, UniTuple(int64, 4), _WIDE, _INTEGERS, _INTEGERS, _WIDE) for name, source in SOURCES.items()}
 SIG_TOTALS = (_WIDE, int64, _WIDE)
 SIG_FRAGMENTS = (_INTEGERS, UniTuple(int64, 4), _WORDS)
 
@@ -133,15 +134,18 @@ def make_peaks_kernel(weighted: bool):
 
     @cuda_kernel()
     def peaks_kernel(source, where, peaks, strange):
-        """where: slots, slots of a chunk, parts of a chunk; peaks and strange (chunks parts, width)."""
-        num_slots, chunk_slots, num_parts = where
+        """where: slots, slots of a chunk, those that the first lacks, parts of a chunk.
+
+        peaks and strange (chunks parts, width).
+        """
+        num_slots, chunk_slots, lacking, num_parts = where
         thread = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
         part, column = thread // peaks.shape[1], thread % peaks.shape[1]
         if part >= peaks.shape[0]:
             return
-        first = part // num_parts * chunk_slots
+        first = part // num_parts * chunk_slots - lacking
         largest, odd = float64(0), float64(0)
-        for slot in range(first + part % num_parts, min(first + chunk_slots, num_slots), num_parts):
+        for slot in range(max(first, 0) + part % num_parts, min(first + chunk_slots, num_slots), num_parts):
             x = _variant_number(source, slot, column) if weighted else _sample_number(source, slot, column)
             odd += x * float64(0)
             if abs(x) > largest:
@@ -178,16 +182,16 @@ def make_round_kernel(weighted: bool, missing: bool):
 
     @cuda_kernel()
     def round_kernel(source, where, columns, values, rests, totals):
-        """where: slots, slots of a chunk, parts of a chunk; values and rests (slots, width)."""
-        num_slots, chunk_slots, num_parts = where
+        """where as for the peaks; values and rests (slots, width)."""
+        num_slots, chunk_slots, lacking, num_parts = where
         thread = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
         part, column = thread // totals.shape[1], thread % totals.shape[1]
         if part >= totals.shape[0]:
             return
         chunk = part // num_parts
-        first = chunk * chunk_slots
+        first = chunk * chunk_slots - lacking
         steps, total = columns[3 * chunk + 1, column], float64(0)
-        for slot in range(first + part % num_parts, min(first + chunk_slots, num_slots), num_parts):
+        for slot in range(max(first, 0) + part % num_parts, min(first + chunk_slots, num_slots), num_parts):
             x = _variant_number(source, slot, column) if weighted else _sample_number(source, slot, column)
             q = nearest(x * steps)
             values[slot, column] = int32(q)
@@ -267,7 +271,7 @@ def launch_sample_operand(B, allocate, stream) -> SampleOperand:
     """
     num_samples, num_columns = B.shape
     num_rows = padded_samples(num_samples)
-    where = (num_rows, num_rows, num_partials(num_samples))
+    where = (num_rows, num_rows, 0, num_partials(num_samples))
     values, _, columns = _launch_integers((B,), where, num_columns, False, allocate, stream)
     made = []
     for first_column, num_tiles in panels(num_columns):
@@ -277,26 +281,43 @@ def launch_sample_operand(B, allocate, stream) -> SampleOperand:
     return SampleOperand(num_samples, num_columns, columns, tuple(made))
 
 
-def launch_variant_integers(weighted, moments, span, missing: bool, allocate, stream) -> VariantIntegers:
+@dataclass(frozen=True)
+class Span:
+    """Some chunks of variants in slots: slot 0 has item ``shift`` (negative: slots are empty before item 0), and the
+    first chunk lacks so many of its slots.
+
+    Chunks begin at multiples of CHUNK of the places of variants among all, which are not those of a block.
+    """
+
+    shift: int
+    num_slots: int
+    lacking: int
+
+    @property
+    def num_chunks(self) -> int:
+        return -(-(self.lacking + self.num_slots) // CHUNK)
+
+
+def launch_variant_integers(weighted, moments, span: Span, missing: bool, allocate, stream) -> VariantIntegers:
     """Integers of diag(inv_sd w) U for the variants of a span.
 
     weighted: U (b, k), factor (q,) float64 = w, int32 rows (q,) of U or None for all.  moments (b, 2): means and 1/SDs.
-    span: (first item, or less where slots before it are empty; slots; slots of a chunk).
     """
     U, factor, rows = weighted
-    shift, num_slots, chunk_slots = span
+    num_slots = span.num_slots
     listed = allocate((num_slots,), np.int32)
     kernel, given = (list_rows_kernel, ()) if rows is None else (take_rows_kernel, (rows,))
-    _launch_threads(kernel, num_slots, stream, *given, shift, factor.shape[0], listed)
-    source, where = (U, factor, moments, listed, shift, factor.shape[0]), (num_slots, chunk_slots, CHUNK_PARTS)
+    _launch_threads(kernel, num_slots, stream, *given, span.shift, factor.shape[0], listed)
+    source = (U, factor, moments, listed, span.shift, factor.shape[0])
+    where = (num_slots, CHUNK, span.lacking, CHUNK_PARTS)
     return VariantIntegers(*_launch_integers(source, where, U.shape[1], missing, allocate, stream), listed)
 
 
 def _launch_integers(source, where, num_columns: int, missing: bool, allocate, stream):
     """(integers, rests or None, columns) of a source of numbers."""
-    num_slots, chunk_slots, num_parts = where
+    num_slots, chunk_slots, lacking, num_parts = where
     weighted, width = len(source) > 1, padded_columns(num_columns)
-    chunks = -(-num_slots // chunk_slots)
+    chunks = -(-(lacking + num_slots) // chunk_slots)
     columns, shape = allocate((3 * chunks, width), np.float64), (chunks * num_parts, width)
     peaks, strange = allocate(shape, np.float64), allocate(shape, np.float64)
     num_threads = shape[0] * width

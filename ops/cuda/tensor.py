@@ -273,16 +273,16 @@ def make_z_kernel(num_tiles: int, masks: bool):
     def z_kernel(packed, listed, fragments, columns, missing, out, where):
         """out (chunks n, k) += what the variants ``listed`` of each chunk add; with masks, = their integers.
 
-        where: samples, column of ``out``, columns of the panel, its first column, first stage that is not empty,
+        where: samples, column of ``out``, columns of the panel, its first column, stages that the first chunk lacks,
         stages, whether calls are missing.
         """
-        num_samples, out_column, num_columns, panel_column, first_stage, num_stages, some = where
+        num_samples, out_column, num_columns, panel_column, lacking, num_stages, some = where
         thread, chunk = cuda.threadIdx.x, cuda.blockIdx.y
         lane, warp = thread & 31, thread >> 5
         quad, word = lane & 3, 8 * (warp // siblings) + (lane >> 2)
         first_byte = warp % siblings * (m_tiles // 2)
-        begin = max(chunk * chunk_stages, first_stage)
-        end = min((chunk + 1) * chunk_stages, num_stages)
+        begin = max(chunk * chunk_stages - lacking, 0)
+        end = min((chunk + 1) * chunk_stages - lacking, num_stages)
 
         # a thread copies quarter ``piece`` of the 64 bytes of variants ``variant``, ``variant + stride``, ...
         variant, piece = thread >> 2, thread & 3

@@ -1,5 +1,6 @@
 """Products with Z of a block of variants on tensor cores: launches, and what makes numbers of integer sums."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ from .intrinsics import traced
 from .launch import cuda_kernel, launch
 from .layout import (
     MASK_DIGITS,
+    SLOTS,
     STEP_TERMS,
     TILE_SAMPLES,
     ZT_ROWS,
@@ -27,7 +29,7 @@ from .layout import (
     sample_stage_steps,
     variant_stage_steps,
 )
-from .operands import SampleOperand, VariantIntegers, launch_fragments, launch_variant_integers
+from .operands import SampleOperand, Span, VariantIntegers, launch_fragments, launch_variant_integers
 from .tensor import ZT_WARPS, make_z_kernel, make_zt_kernel, z_warps
 
 _THREADS = 128
@@ -151,16 +153,21 @@ def launch_z(block: TensorBlock, weighted, out, allocate, stream) -> None:
     count = factor.shape[0]
     if out.size == 0 or count == 0:
         return
-    offset = block.start % CHUNK if rows is None else 0
-    num_chunks = -(-(offset + count) // CHUNK)
-    at_once = min(chunks_at_once(len(out)), num_chunks)
-    for first in range(0, num_chunks, at_once):
-        slots = padded_slots(min(at_once * CHUNK, offset + count - first * CHUNK))
-        _launch_z_chunks(block, weighted, (first * CHUNK - offset, slots, CHUNK), out, allocate, stream)
+    for span in _spans(block.start if rows is None else 0, count, chunks_at_once(len(out), count)):
+        _launch_z_chunks(block, weighted, span, out, allocate, stream)
+
+
+def _spans(start: int, count: int, most_chunks: int) -> Iterator[Span]:
+    """``count`` variants, the first at place ``start`` of all, in spans of at most so many chunks."""
+    offset = start % CHUNK
+    for first in range(0, offset + count, most_chunks * CHUNK):
+        lacking = offset // SLOTS * SLOTS if first == 0 else 0
+        left = min(most_chunks * CHUNK, offset + count - first) - lacking
+        yield Span(first + lacking - offset, padded_slots(left), lacking)
 
 
 def _launch_z_chunks(block: TensorBlock, weighted, span, out, allocate, stream) -> None:
-    """Some chunks of the variants; ``span`` as :func:`launch_variant_integers` takes it."""
+    """Some chunks of the variants."""
     missing = not block.complete
     made = launch_variant_integers(weighted, block.moments, span, missing, allocate, stream)
     for panel in panels(out.shape[1], MASK_DIGITS if missing else DIGITS):
@@ -170,7 +177,7 @@ def _launch_z_chunks(block: TensorBlock, weighted, span, out, allocate, stream) 
 def _launch_z_panel(block: TensorBlock, made: VariantIntegers, panel, span, out, allocate, stream) -> None:
     """Some columns of some chunks: what missing calls add, then the counts, then the sum of several chunks."""
     first_column, num_tiles = panel
-    num_samples, num_chunks = len(out), -(-span[1] // CHUNK)
+    num_samples, num_chunks = len(out), span.num_chunks
     shape = (num_chunks * num_samples, panel_columns(first_column, num_tiles, out.shape[1]))
     lost, parts = made.columns, out
     if not block.complete:
@@ -189,13 +196,13 @@ def _launch_z_panel(block: TensorBlock, made: VariantIntegers, panel, span, out,
 
 def _launch_z_product(block, made, num_tiles: int, place, to, masks: bool, allocate, stream) -> None:
     """A product of masks with the rests, or of counts with the integers; to: (what is lost, ``out``)."""
-    (shift, num_slots, _), where = place
+    span, where = place
     digits, values = (MASK_DIGITS, made.rests) if masks else (DIGITS, made.values)
     fragments = launch_fragments(values, (where[-1], num_tiles, digits, 0), allocate, stream)
     variants = STEP_TERMS * variant_stage_steps(digits * num_tiles)
-    stages = (max(-shift, 0) // variants, num_slots // variants)
+    stages = (span.lacking // variants, span.num_slots // variants)
     arguments = (block.packed, made.listed, fragments, made.columns, *to, (*where, *stages, int(not block.complete)))
-    grid = (-(-where[0] // TILE_SAMPLES), -(-num_slots // CHUNK))
+    grid = (-(-where[0] // TILE_SAMPLES), span.num_chunks)
     launch(make_z_kernel(num_tiles, masks), grid, 32 * z_warps(digits * num_tiles), stream, *arguments)
 
 
