@@ -62,6 +62,7 @@ def test_every_step_runs_on_the_numpy_device(run, tmp_path):
         "correctness, small",
         "correctness, medium",
         "ceilings",
+        "products, n = 400, no call missing",
         "products, n = 400",
         *fits,
     ]
@@ -117,7 +118,8 @@ def test_a_step_that_breaks_leaves_the_others(gpu, run, monkeypatch):
     code, record = run("--steps", "ceilings", "fits", "products")
     assert code == 1
     assert outcomes(record) == {
-        "ceilings": "done", "products, n = 400": "done", "fit, G = 1": "error", "fit, G = 3": "error"
+        "ceilings": "done", "products, n = 400, no call missing": "done", "products, n = 400": "done",
+        "fit, G = 1": "error", "fit, G = 3": "error"
     }  # fmt: skip
     assert record["steps"]["fit, G = 1"]["why"] == "ZeroDivisionError: division by zero"
 
@@ -145,7 +147,7 @@ def test_a_run_that_is_cut_off_keeps_what_it_has(gpu, run, monkeypatch, tmp_path
 def test_steps_that_would_pass_the_limit_are_skipped_and_named(run):
     code, record = run("--limit", "2")
     assert code == 0
-    assert set(outcomes(record).values()) == {"skipped"} and len(record["steps"]) == 8
+    assert set(outcomes(record).values()) == {"skipped"} and len(record["steps"]) == 9
     assert record["steps"]["budget"]["why"].startswith("expected to take 9 s; ")
 
 
@@ -173,7 +175,7 @@ def test_a_first_run_ends_with_what_fell_short_and_what_was_not_measured(run, ca
     assert held["seconds of 8 columns at n = 500,000 m = 600,000"] is False  # NumPy, and a cohort of 400
     assert held["seconds of a fit, G = 1"] is True and held["seconds of a fit, G = 22"] is None
     last = capsys.readouterr().out.splitlines()[-1]
-    assert re.match(r"fell short: seconds of 8 columns at .* \d+\.\d{3} \(0\.100 predicted\)", last)
+    assert re.match(r"fell short: seconds of 8 columns at .* \d+\.\d{3} \(0\.080 predicted\)", last)
     assert "not measured: " in last and "seconds of a fit, G = 22" in last and "seconds of a fit, G = 1;" not in last
 
 
@@ -185,7 +187,7 @@ def test_a_first_run_that_is_cut_off_has_its_predictions_on_record(gpu, run, mon
     with pytest.raises(KeyboardInterrupt):
         run("--first-run", "--steps", "ceilings", "products")
     record = json.loads((tmp_path / "record.json").read_text())
-    assert outcomes(record) == {"ceilings": "done"} and len(record["predictions"]) == 9
+    assert outcomes(record) == {"ceilings": "done"} and len(record["predictions"]) == 10
 
 
 def measured_steps():
@@ -194,7 +196,8 @@ def measured_steps():
     rows = [{"columns": k, "ratio_to_host_to_device": 0.9, **row} for k in (8, 32, 128)]
     done = {"outcome": "done"}
     return {
-        "products": {"n": 100_000, "m": 500_000, "rows": rows, **done},
+        "products": {"n": 100_000, "m": 500_000, "missing": 0.0, "rows": rows, **done},
+        "products, missing": {"n": 100_000, "m": 500_000, "missing": 0.01, "rows": [dict(rows[1])], **done},
         "fit, G = 1": {"fit_seconds": 20.0, **done},
         "fit, G = 22": {"fit_seconds": 59.0, **done},
     }
@@ -207,7 +210,7 @@ def test_predictions_that_hold_are_not_named(gpu):
 @pytest.mark.parametrize(
     ("row", "key", "value", "said"),
     [
-        (0, "resident_seconds", 0.017, r"seconds of 8 columns at n = 500,000 m = 600,000 0\.102 \(0\.100 predicted\)"),
+        (0, "resident_seconds", 0.017, r"seconds of 8 columns at n = 500,000 m = 600,000 0\.102 \(0\.080 predicted\)"),
         (0, "ratio_to_copy", 0.39, r"share of copy bandwidth, 8 columns 0\.39 \(0\.40 predicted\)"),
         (1, "ratio_to_gemm", 0.2, r"share of the float16 GEMM, 32 columns 0\.20 \(0\.35 predicted\)"),
         (1, "speed_over_peer", 3.9, r"times as fast as decode and cuBLAS, 32 columns 3\.9 \(4\.0 predicted\)"),
@@ -239,10 +242,11 @@ def test_every_prediction_is_in_the_document(gpu):
         assert re.search(rf"\| {re.escape(prediction.name)} \| {value} \|", section), prediction.name
 
 
-def test_a_first_run_multiplies_and_fits_one_cohort(gpu):
+def test_a_first_run_fits_the_cohort_that_it_multiplies_and_times_one_without_missing_calls(gpu):
     main = gpu("__main__")
     sizes = main.sizes_of(main.make_parser().parse_args(["--first-run"]))
-    assert sizes.tables == (sizes.fit,) == (gpu("cohorts").Cohort(100_000, 500_000),)
+    assert sizes.tables[1:] == (sizes.fit,) == (gpu("cohorts").Cohort(100_000, 500_000),)
+    assert sizes.tables[0].missing == 0 < sizes.fit.missing
     assert sizes.columns == (8, 32, 128) and sizes.components == (1, 22)
 
 
@@ -295,7 +299,7 @@ def test_ratios_are_rates_over_ceilings(gpu):
     found = gpu("products").with_ratios(row, {"n": 10, "m": 40, "packed_bytes": 100}, ceilings)
     assert found["resident_bytes_per_second"] == 400 and found["ratio_to_copy"] == 1
     assert found["resident_flops_per_second"] == 4 * 10 * 40 * 8 / 0.5
-    assert found["ratio_to_gemm"] == 2 * 25_600 / 64_000
+    assert found["ratio_to_gemm"] == 1.5 * 25_600 / 64_000
     assert (found["streamed_bytes_per_second"], found["ratio_to_host_to_device"]) == (25, 0.5)
     assert found["speed_over_peer"] == 3
 

@@ -51,7 +51,7 @@ class Sizes(NamedTuple):
 
 
 FULL = Sizes(
-    small=(Cohort(77, 5), Cohort(530, 129), Cohort(1_003, 2_001)),
+    small=(Cohort(77, 5), Cohort(530, 129, missing=0.0), Cohort(1_003, 2_001)),
     medium=Cohort(20_001, 20_000),
     copy_bytes=1 << 32,
     gemm=8_192,
@@ -60,7 +60,8 @@ FULL = Sizes(
     fit=Cohort(100_000, 200_000),
     components=(1, 22),
 )
-FIRST = FULL._replace(tables=(Cohort(100_000, 500_000),), columns=(8, 32, 128), fit=Cohort(100_000, 500_000))
+COMPLETE = Cohort(100_000, 120_000, missing=0.0)
+FIRST = FULL._replace(tables=(COMPLETE, Cohort(100_000, 500_000)), columns=(8, 32, 128), fit=Cohort(100_000, 500_000))
 LIMIT, FIRST_LIMIT = 570, 480  # seconds
 QUICK = FULL._replace(
     medium=Cohort(4_001, 4_000),
@@ -70,11 +71,11 @@ QUICK = FULL._replace(
     fit=Cohort(10_000, 40_000),
 )
 TINY = Sizes(
-    small=(Cohort(77, 5), Cohort(203, 301)),
+    small=(Cohort(77, 5), Cohort(203, 301, missing=0.0)),
     medium=Cohort(301, 500),
     copy_bytes=1 << 20,
     gemm=64,
-    tables=(Cohort(400, 1_000),),
+    tables=(Cohort(400, 500, missing=0.0), Cohort(400, 1_000)),
     columns=(1, 8),
     fit=Cohort(400, 1_500),
     components=(1, 3),
@@ -133,13 +134,13 @@ def make_steps(bench: Bench) -> list[Step]:
     sizes = bench.sizes
     share = 1.0 if sizes.fit.num_samples >= FULL.fit.num_samples else 0.2
     steps = [
-        Step("compile", "compile", 60, lambda: products.compile_kernels(bench)),
+        Step("compile", "compile", 75, lambda: products.compile_kernels(bench)),
         Step("correctness, small", "correctness", 60, lambda: products.check_small(bench)),
         Step("correctness, medium", "correctness", 30, lambda: products.check_medium(bench)),
         Step("ceilings", "ceilings", 15, bench.measure_ceilings),
     ]
     for cohort in sizes.tables:
-        name = f"products, n = {cohort.num_samples:,}"
+        name = f"products, n = {cohort.num_samples:,}{'' if cohort.missing else ', no call missing'}"
         steps.append(Step(name, "products", 60, lambda cohort=cohort: products.product_rows(bench, cohort)))
     for G in sizes.components:
         name = f"fit, G = {G}"

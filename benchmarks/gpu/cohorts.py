@@ -18,11 +18,12 @@ HASH_BITS = 32  # of the hash that are used
 
 
 class Cohort(NamedTuple):
-    """n samples x m variants in Hardy-Weinberg proportions, all independent."""
+    """n samples x m variants in Hardy-Weinberg proportions, all independent; ``missing``: share of the calls."""
 
     num_samples: int
     num_variants: int
     seed: int = 1
+    missing: float = MISSING_SHARE
 
     @property
     def row_bytes(self) -> int:
@@ -32,8 +33,8 @@ class Cohort(NamedTuple):
 def thresholds(cohort: Cohort) -> np.ndarray:
     """(m, 3) uint32 rising: a hash under the first is a missing call, then two copies, then one, and above none."""
     p = np.random.default_rng(cohort.seed).uniform(*FREQUENCIES, cohort.num_variants)
-    called = 1 - MISSING_SHARE
-    shares = np.stack([np.full_like(p, MISSING_SHARE), called * p**2, called * 2 * p * (1 - p)], axis=1)
+    called = 1 - cohort.missing
+    shares = np.stack([np.full_like(p, cohort.missing), called * p**2, called * 2 * p * (1 - p)], axis=1)
     return (np.cumsum(shares, axis=1) * 2**HASH_BITS).astype(np.uint32)
 
 
