@@ -18,7 +18,7 @@ from .pictures import check_drawable, check_reportable
 
 OF_STEP_1 = (
     "pheno pheno_name mpheno qcovar covar qcovar_name covar_name rint covar_for keep remove mind grm_cutoff pca_covar "
-    "model solver refine refine_most loco_refit alpha max_probes seed model_extract dtype"
+    "model solver loco_refit alpha max_probes seed model_extract dtype"
 ).split()  # values that are decided by then
 
 
@@ -88,10 +88,14 @@ def check_steps(asked: Asked) -> None:
         return
     if asked.association.model == "ols":
         raise io.InputError("--step, --model-extract: least squares have no null model; give --model loco or lmm")
-    neither = OF_STEP_1 if steps.step == 2 else ("refine", "refine_most")
+    neither = {1: ("refine", "refine_most"), 2: OF_STEP_1}.get(steps.step, ())
     given = [line.typed[name] for name in neither if name in line.typed]
     if given and steps.step == 2:
         raise io.InputError(f"--step 2: samples and null models are those of --null; leave {', '.join(given)} out")
-    if given or asked.association.solver == "exact":
-        others = ", ".join(given) or "--method exact"
-        raise io.InputError(f"--step, --model-extract: variants are tested by score alone; leave {others} out")
+    if given:
+        raise io.InputError(f"--step 1: tests no variant; give {', '.join(given)} to --step 2")
+    if asked.association.solver == "exact":
+        raise io.InputError(
+            "--method exact: is of one run without --step and --model-extract; these test by score, and the strongest "
+            "variants by generalised least squares (--refine 1 --refine-most N)"
+        )

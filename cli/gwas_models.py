@@ -226,23 +226,26 @@ def refine_settings(inputs: Inputs, asked: Association) -> RefineSettings:
 
 def score_lines(name: str, fit: FitResult, found: LocoFit, again: Refined, trait: int, asked: Association) -> list[str]:
     """What a trait's score tests rest on, how far off single ones are, and which were refined."""
+    after = f", after {found.column_passes} of the scan)"
+    refined = [line + after for line in refined_line(name, again, trait, asked)]
+    return [null_line(name, fit, found, trait), *refined]
+
+
+def refined_line(name: str, again: Refined, trait: int, asked: Association) -> list[str]:
+    """How many tests of a trait were refined, and at what cost, to be closed by a bracket; nothing where none are."""
     p, most = asked.refine_limits
     wanted, done = int(again.wanted[trait]), int(again.which[:, trait].sum())
-    lines = [null_line(name, fit, found, trait)]
-    if p > 0 and most:
-        some = f"; --refine-most {wanted} for all" if wanted > done else ""
-        strongest = f", the {done} most significant" if wanted > done else ""
-        heritability = (
-            "h2" if asked.model == "lmm" else "h2 of the whole genome (--loco-refit: without each chromosome)"
-        )
-        if asked.loco_refit:
-            heritability = "h2 without each chromosome"
-        lines.append(
-            f"{name}: {wanted} variants with p <= {p:g} by score{strongest} refined by generalised least squares at "
-            f"{heritability}{some} ({again.column_passes} matrix-vector products for all traits, after "
-            f"{found.column_passes} of the scan)"
-        )
-    return lines
+    if not (p > 0 and most):
+        return []
+    some = f"; --refine-most {wanted} for all" if wanted > done else ""
+    strongest = f", the {done} most significant" if wanted > done else ""
+    heritability = "h2" if asked.model == "lmm" else "h2 of the whole genome (--loco-refit: without each chromosome)"
+    if asked.loco_refit:
+        heritability = "h2 without each chromosome"
+    return [
+        f"{name}: {wanted} variants with p <= {p:g} by score{strongest} refined by generalised least squares at "
+        f"{heritability}{some} ({again.column_passes} matrix-vector products for all traits"
+    ]
 
 
 def null_line(name: str, fit: FitResult, found: LocoFit, trait: int) -> str:

@@ -8,14 +8,33 @@ from typing import Any
 import numpy as np
 
 from gpu_reml import io, ops
+from gpu_reml.io.documents import digest
 from gpu_reml.io.ids import first_ids, rows_among
-from gpu_reml.reml.hooks import Keep
+from gpu_reml.ops.loco import LeaveOut, leave_out
 from gpu_reml.reml.studies.loco import LocoNull, score_tests
+from gpu_reml.reml.studies.refine import chosen_tests, refine_tests
 
 from .align import groups_of_samples
+from .flags.data import Genotypes
+from .flags.filters import Filters
 from .gwas_asked import Asked, check_asked, check_pages, check_steps
 from .gwas_kept import NULLS_OF, journal_of, remove_journals
-from .gwas_models import NOTHING, Chromosomes, Found, none_of, null_line, null_models, scatter_warning, score_details
+from .gwas_models import (
+    NOTHING,
+    UNSOLVED,
+    Chromosomes,
+    Found,
+    chromosomes_of,
+    kernel_weights,
+    none_of,
+    null_line,
+    null_models,
+    refine_details,
+    refine_settings,
+    refined_line,
+    scatter_warning,
+    score_details,
+)
 from .gwas_run import check_freedom, gwas_command, start_lines, with_tests, write_trait
 from .inputs import Inputs, call_notes, load_group
 from .journal import Journal
@@ -30,6 +49,7 @@ from .sources import Sources, load, read_sources
 from .wording import counts_in_flags, fit_record, notes_in_flags
 
 NULL_FILES = ("null.npz", "null.log")
+REFINES = "--refine reads the genotypes of --step 1 again; give them back, or --refine 0 for scores alone"
 
 
 def scan_command(line: CommandLine, threads: int) -> bool:
@@ -110,11 +130,12 @@ def null_of(inputs: Inputs, asked: Asked, journal: Journal) -> tuple[io.NullMode
     lines += [f"not converged: {text}" for text in dict.fromkeys(unsettled)]
     samples = inputs.alignment.samples[["fid", "iid"]].reset_index(drop=True)
     names = (inputs.phenotypes, groups.names, tuple(inputs.design.names))
-    return io.NullModel(samples, *names, null.Py, null.Q, null.scales, null.gamma, tuple(about)), lines, not unsettled
+    numbers = (null.Py, null.Q, null.scales, null.gamma, null.y, null.thetas)
+    return io.NullModel(samples, *names, *numbers, tuple(about), digest_of(inputs)), lines, not unsettled
 
 
 def test_all(models: io.NullModels, asked: Asked, context: dict[str, Any]) -> bool:
-    """Test every variant of the genotypes with each group of null models; True, as there is nothing to converge."""
+    """Test every variant of the genotypes with each group of null models; True when all solves converged."""
     output, analysis = asked.output, asked.analysis
     analysis = analysis._replace(
         compute=replace(analysis.compute, dtype=models.dtype),
@@ -126,26 +147,65 @@ def test_all(models: io.NullModels, asked: Asked, context: dict[str, Any]) -> bo
     asked.say(f"gpu-reml-gwas {version('gpu-reml')}", flush=True)
     context = {**context, "several": len(models.phenotypes) > 1}
     tables = Tables(sources, Parts(), [], None, None)
+    converged = True
     for group in models.groups:
         inputs = inputs_of(group, sources, asked)
         lines = start_lines(inputs, asked, context["threads"])
         asked.say("\n".join(lines), flush=True)
-        journal = journal_of(inputs, asked, rests_on=(group.Py, group.gamma))
-        found = tests_of(group, inputs, models.model, journal.within("scores"))
+        found = tests_of(group, inputs, models, asked)
+        told = [*found.lines, *found.warnings]
+        asked.say("\n".join(told), flush=True)
         inputs.check_unchanged()
         for i, name in enumerate(inputs.phenotypes):
             prefix = trait_prefix(output.out, name, context["several"])
-            write_trait(prefix, i, found, tables, inputs, asked, {**context, "log": lines})
+            write_trait(prefix, i, found, tables, inputs, asked, {**context, "log": [*lines, *told]})
+        converged &= found.converged
     remove_journals(output.out, models.phenotypes)
-    return True
+    return converged
 
 
-def tests_of(group: io.NullModel, inputs: Inputs, model: str, keep: Keep) -> Found:
-    """Scores of all variants."""
-    chromosomes = chromosomes_among(group, inputs, model)
-    null = LocoNull(group.Q, group.scales, group.Py, group.gamma)
-    scan = score_tests(null, inputs.products, chromosomes.tested, keep)
-    return Found("score", scan, none_of(scan), tuple(dict(about) for about in group.about))
+def tests_of(group: io.NullModel, inputs: Inputs, models: io.NullModels, asked: Asked) -> Found:
+    """Scores of all variants, and the strongest again by generalised least squares, for which the genotypes of the null
+    models are read where there are such variants."""
+    journal = journal_of(inputs, asked, rests_on=(group.Py, group.gamma))
+    chromosomes = chromosomes_among(group, inputs, models.model)
+    null = LocoNull(group.Q, group.scales, group.Py, group.gamma, group.y, group.thetas)
+    scan = score_tests(null, inputs.products, chromosomes.tested, journal.within("scores"))
+    settings = refine_settings(inputs, asked.association)
+    if not chosen_tests(scan.log10p, settings)[0].any():
+        return Found("score", scan, none_of(scan), tuple(dict(about) for about in group.about))
+    left, genotypes = model_left_out(group, models, asked), inputs.products.genotypes
+    again = refine_tests(scan, left, null, genotypes, chromosomes.tested, settings, journal.within("refined"))
+    details, lines = [], []
+    for i, (name, about) in enumerate(zip(inputs.phenotypes, group.about, strict=True)):
+        details.append({**about, **refine_details(again, i, asked.association)})
+        lines += [f"{line})" for line in refined_line(name, again, i, asked.association)]
+    warnings = () if again.converged else (f"not converged: {UNSOLVED}",)
+    return Found("score", again.scan, again.which, tuple(details), tuple(lines), warnings, again.converged)
+
+
+def model_left_out(group: io.NullModel, models: io.NullModels, asked: Asked) -> LeaveOut:
+    """K without each chromosome of null models, from their genotypes where --step 1 had them."""
+    settings = models.about["settings"]
+    filters = replace(Filters.of(settings), mind=None)  # whose samples are chosen
+    if settings.get("model_extract"):
+        filters = replace(filters, extract=tuple(settings["model_extract"]))
+    analysis = asked.analysis._replace(genotypes=Genotypes.of(settings), filters=filters)
+    try:
+        sources = replace(read_sources(analysis.genotypes, filters), genome=True)
+        inputs = inputs_of(group, sources, asked._replace(analysis=analysis))
+    except io.InputError as error:
+        raise io.InputError(f"{error} ({REFINES})") from None
+    if digest_of(inputs) != group.genotypes:
+        raise io.InputError(f"{sources.files[0].prefix}: has changed since --step 1 ({REFINES})")
+    groups = chromosomes_of(inputs, models.model)
+    return leave_out(inputs.products, kernel_weights(inputs, settings["alpha"]), groups.left_out, groups.names)
+
+
+def digest_of(inputs: Inputs) -> str:
+    """What tells the genotypes of null models from others."""
+    genotypes = inputs.products.genotypes
+    return digest(genotypes.mean, genotypes.inv_sd, genotypes.num_called)
 
 
 def chromosomes_among(group: io.NullModel, inputs: Inputs, model: str) -> Chromosomes:

@@ -21,14 +21,15 @@ NULL = Kind(
     "gpu-reml null models", 2, "file of null models", "no null models",
     "give the file that the first step of a scan wrote", AGAIN,
 )  # fmt: skip
-_NUMBERS = ("Py", "Q", "scales", "gamma")
+_NUMBERS = ("Py", "Q", "scales", "gamma", "y", "thetas")
 
 
 @dataclass(frozen=True)
 class NullModel:
     """Traits of the same samples: ``samples`` fid, iid (n,), ``phenotypes`` (t,), ``chromosomes`` (C,) that are left
-    out in turn, ``covariates`` (c,) names of the fixed effects; ``Py`` (n, t C), ``Q`` (n, c), ``scales`` (t,) and
-    ``gamma`` (C, t) as :class:`~gpu_reml.reml.studies.loco.LocoNull` has them; ``about`` (t,): metadata of each trait.
+    out in turn, ``covariates`` (c,) names of the fixed effects; ``Py`` (n, t C), ``Q`` (n, c), ``scales`` (t,),
+    ``gamma`` (C, t), ``y`` (n, t) and ``thetas`` (C, t, 2) as :class:`~gpu_reml.reml.studies.loco.LocoNull` has them;
+    ``about`` (t,): metadata of each trait; ``genotypes``: a digest of those that the models are of.
     """
 
     samples: pd.DataFrame
@@ -39,12 +40,15 @@ class NullModel:
     Q: np.ndarray
     scales: np.ndarray
     gamma: np.ndarray
+    y: np.ndarray
+    thetas: np.ndarray
     about: tuple[Mapping[str, Any], ...] = ()
+    genotypes: str = ""
 
     def __post_init__(self):
         """Raises ValueError where shapes do not fit together or a number is not finite."""
         n, t, C, c = (len(part) for part in (self.samples, self.phenotypes, self.chromosomes, self.covariates))
-        shapes = {"Py": (n, t * C), "Q": (n, c), "scales": (t,), "gamma": (C, t)}
+        shapes = {"Py": (n, t * C), "Q": (n, c), "scales": (t,), "gamma": (C, t), "y": (n, t), "thetas": (C, t, 2)}
         for name, shape in shapes.items():
             array = getattr(self, name)
             if array.shape != shape or not np.isfinite(array).all():
@@ -78,7 +82,7 @@ def null_bytes(models: NullModels) -> bytes:
         for column in ("fid", "iid"):
             arrays[f"{g}.{column}"] = text_bytes(column, group.samples[column])
         names = {name: list(getattr(group, name)) for name in ("phenotypes", "chromosomes", "covariates", "about")}
-        groups.append({"num_samples": len(group.samples), **names})
+        groups.append({"num_samples": len(group.samples), "genotypes": group.genotypes, **names})
     head = {"groups": groups, "about": dict(models.about)}
     head |= {name: getattr(models, name) for name in ("model", "dtype", "standardize")}
     return b"".join(document_pieces(NULL, json.loads(json_text(head)), arrays))
@@ -104,7 +108,7 @@ def _group(path: str | Path, g: int, head: Mapping[str, Any], arrays: Mapping[st
     ids = {column: texts_of(path, column, arrays[f"{g}.{column}"]) for column in ("fid", "iid")}
     names = (tuple(_words(head[name])) for name in ("phenotypes", "chromosomes", "covariates"))
     numbers = (arrays[f"{g}.{name}"] for name in _NUMBERS)
-    return NullModel(pd.DataFrame(ids, dtype=str), *names, *numbers, tuple(head["about"]))
+    return NullModel(pd.DataFrame(ids, dtype=str), *names, *numbers, tuple(head["about"]), str(head["genotypes"]))
 
 
 def _words(value: Any) -> Sequence[str]:

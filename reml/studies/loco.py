@@ -65,11 +65,6 @@ class LocoModel(NamedTuple):
     scales: np.ndarray
     thetas: np.ndarray
 
-    @property
-    def dof(self) -> int:
-        """Degrees of freedom beside the fixed effects and a variant."""
-        return len(self.Q) - self.Q.shape[1] - 1
-
 
 class SolvedColumns(NamedTuple):
     """``X`` (n, k); true relative residuals and iterations (k,); column-passes spent; whether all met the tolerance."""
@@ -99,14 +94,22 @@ class ScoreCalibration(NamedTuple):
 
 
 class LocoNull(NamedTuple):
-    """What tests of variants need of fitted null models, and of nothing else: ``Q`` (n, c) of the fixed effects, the
-    traits' ``scales`` (t,), ``Py`` (n, t C) P_c y on the scale of variance 1, the groups of a trait together, and
-    ``gamma`` (C, t)."""
+    """What tests of variants need of fitted null models, but for the genotypes of these: ``Q`` (n, c) of the fixed
+    effects, the traits' ``scales`` (t,), ``Py`` (n, t C) P_c y on the scale of variance 1, the groups of a trait
+    together, and ``gamma`` (C, t); for generalised least squares also ``y`` (n, t) and ``thetas`` (C, t, 2) as
+    :class:`LocoModel` has them."""
 
     Q: np.ndarray
     scales: np.ndarray
     Py: np.ndarray
     gamma: np.ndarray
+    y: np.ndarray
+    thetas: np.ndarray
+
+    @property
+    def dof(self) -> int:
+        """Degrees of freedom beside the fixed effects and a variant."""
+        return len(self.Q) - self.Q.shape[1] - 1
 
 
 class LocoFit(NamedTuple):
@@ -124,7 +127,8 @@ class LocoFit(NamedTuple):
     @property
     def null(self) -> LocoNull:
         """What tests need."""
-        return LocoNull(self.model.Q, self.model.scales, np.asarray(self.Py), self.calibration.gamma)
+        model = self.model
+        return LocoNull(model.Q, model.scales, np.asarray(self.Py), self.calibration.gamma, model.y, model.thetas)
 
 
 class LocoScan(NamedTuple):

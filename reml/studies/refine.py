@@ -7,18 +7,19 @@ variant and trait, so that effects and errors are those of generalised least squ
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpu_reml.ops import take_variants, to_dense
 from gpu_reml.ops.arguments import as_count, as_number
+from gpu_reml.ops.loco import LeaveOut
 
 from ..hooks import Keep, made_anew
 from ..least_squares import column_effects
 from ..linalg import Block, column_batches, column_dots, project, take_columns
 from .association import Scan, log10p_student
-from .loco import LocoModel, LocoScan, LocoSettings, apply_v, columns_at_once, solve_columns
+from .loco import LocoNull, LocoScan, LocoSettings, apply_v, columns_at_once, solve_columns
 
 # A solve goes to this relative residual even where its accuracy would allow a larger one.
 LOOSEST = 0.3
@@ -121,26 +122,39 @@ def refine(
     >>> again.which.ravel().nonzero()[0].tolist(), again.converged
     ([7], True)
     """
+    left = found.fit.model.left
+    return refine_tests(found.scan, left, found.fit.null, left.products.genotypes, tested, settings, keep)
+
+
+def refine_tests(
+    scan: Scan,
+    left: LeaveOut,
+    null: LocoNull,
+    genotypes: Any,
+    tested: Sequence[np.ndarray],
+    settings: RefineSettings | None = None,
+    keep: Keep = made_anew,
+) -> Refined:
+    """:func:`refine` of tests of any ``genotypes`` of the samples, standardised; ``left``: those of the null models."""
     settings = settings or RefineSettings()
-    which, wanted = chosen_tests(found.scan.log10p, settings)
+    which, wanted = chosen_tests(scan.log10p, settings)
     tests = tests_of(which, tested)
     if not len(tests.variants):
-        return Refined(found.scan, which, wanted, np.empty(0), np.empty(0, int), 0, True)
-    model, gamma = found.fit.model, found.fit.calibration.gamma
-    of_traits = solved_traits(model, found.fit.Py, tests)
-    at_once = columns_at_once(model.left, of_traits.w, LocoSettings(columns=settings.columns))
+        return Refined(scan, which, wanted, np.empty(0), np.empty(0, int), 0, True)
+    of_traits = solved_traits(left, null, tests)
+    at_once = columns_at_once(left, of_traits.w, LocoSettings(columns=settings.columns))
 
     def forms(batch: slice) -> tuple:
-        return tuple(forms_of(model, gamma, of_traits, tests.take(batch), settings))
+        return tuple(forms_of(left, null, of_traits, genotypes, tests.take(batch), settings))
 
     batches = column_batches(len(tests.variants), at_once)
     parts = [keep(f"tests {batch.start}", lambda batch=batch: forms(batch)) for batch in batches]
     zPy, zPz, bounds, iterations = (np.concatenate([part[i] for part in parts]) for i in range(4))
-    yPy, scales = of_traits.ypy[tests.pair_of], model.scales[tests.traits]
-    beta, se = column_effects(zPy, zPz, yPy, model.dof)
+    yPy, scales = of_traits.ypy[tests.pair_of], null.scales[tests.traits]
+    beta, se = column_effects(zPy, zPz, yPy, null.dof)
     passes = int(iterations.sum()) + len(iterations) + len(tests.pairs)
-    scan = with_tests(found.scan, tests, beta * scales, se * scales, model.dof)
-    return Refined(scan, which, wanted, bounds, iterations, passes, all(part[4] for part in parts))
+    changed = with_tests(scan, tests, beta * scales, se * scales, null.dof)
+    return Refined(changed, which, wanted, bounds, iterations, passes, all(part[4] for part in parts))
 
 
 def chosen_tests(log10p: np.ndarray, settings: RefineSettings) -> tuple[np.ndarray, np.ndarray]:
@@ -165,26 +179,26 @@ def tests_of(which: np.ndarray, tested: Sequence[np.ndarray]) -> Tests:
     return Tests(variants, traits, groups, pairs, pair_of.reshape(-1))
 
 
-def solved_traits(model: LocoModel, Py: Block, tests: Tests) -> OfTraits:
+def solved_traits(left: LeaveOut, null: LocoNull, tests: Tests) -> OfTraits:
     """The traits' solves of the pairs with their true residuals; a column-pass for each."""
     traits, groups = tests.pairs.T
-    products = model.left.products
-    w = take_columns(Py, traits * model.thetas.shape[0] + groups)
-    y, Q = products.block(model.y[:, traits]), products.block(model.Q)
-    r = y - project(Q, apply_v(model.left, model.thetas, groups, traits, w))
+    products = left.products
+    w = products.block(null.Py[:, traits * len(null.thetas) + groups])
+    y, Q = products.block(null.y[:, traits]), products.block(null.Q)
+    r = y - project(Q, apply_v(left, null.thetas, groups, traits, w))
     return OfTraits(w, r, column_dots(y, w) + column_dots(w, r))
 
 
 def forms_of(
-    model: LocoModel, gamma: np.ndarray, of_traits: OfTraits, tests: Tests, settings: RefineSettings
+    left: LeaveOut, null: LocoNull, of_traits: OfTraits, genotypes: Any, tests: Tests, settings: RefineSettings
 ) -> TestForms:
     """z'Py and z'Pz of some tests, solved together."""
-    products = model.left.products
-    Q, at = products.block(model.Q), (tests.groups, tests.traits)
-    Z = products.block(project(model.Q, to_dense(take_variants(products.genotypes, tests.variants))))
-    theta_e = model.thetas[*at, 1]
-    tol = np.minimum(np.sqrt(settings.accuracy * theta_e * gamma[at]), LOOSEST)
-    solved = solve_columns(model.left, Q, model.thetas, *at, Z, tol=tol, max_iterations=settings.max_iterations)
+    products = left.products
+    Q, at = products.block(null.Q), (tests.groups, tests.traits)
+    Z = products.block(project(null.Q, to_dense(take_variants(genotypes, tests.variants))))
+    theta_e = null.thetas[*at, 1]
+    tol = np.minimum(np.sqrt(settings.accuracy * theta_e * null.gamma[at]), LOOSEST)
+    solved = solve_columns(left, Q, null.thetas, *at, Z, tol=tol, max_iterations=settings.max_iterations)
     zPz = column_dots(Z, solved.X) + column_dots(solved.X, solved.R)
     w, r = (take_columns(block, tests.pair_of) for block in of_traits[:2])
     zPy = column_dots(Z, w) + column_dots(solved.X, r)
