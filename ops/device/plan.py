@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .pool import size_class
 from .products import PIECE_BYTES, RING_DEPTH, Residency
-from .store import padded, pitch
+from .store import padded, pitch, rows_at_once
 
 LEAST_PIECE = 1 << 22  # bytes of genotypes below which launches cost more than they do
 LEAST_COLUMNS = 8
@@ -41,7 +41,8 @@ class Shape(NamedTuple):
 
     def pieces(self, piece_bytes: int) -> list[tuple[int, int]]:
         """(bytes on the device, how many) of pieces, in order."""
-        at_once = max(1, piece_bytes // self.group_bytes)
+        row_bytes = self.group_bytes // self.row_alignment
+        at_once = rows_at_once(piece_bytes, row_bytes, self.row_alignment) // self.row_alignment
         found = []
         for variants in self.parts:
             whole, rest = divmod(-(-variants // self.row_alignment), at_once)

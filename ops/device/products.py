@@ -19,7 +19,7 @@ from .block import DeviceBlock, ShardedBlock, zero_sums
 from .block_weights import BlockProducts, require_rows
 from .interface import Array, Device, WeightedRows
 from .pool import size_class
-from .store import Piece, Store, padded, pieces, pitch
+from .store import Piece, Store, padded, pieces, pitch, rows_at_once
 
 TILE_COLUMNS = 8  # columns are multiplied by eights: fewer cost the same
 PRODUCT_COLUMNS = 512  # of a product at once: from there on it is bound by arithmetic, even while genotypes stream
@@ -428,7 +428,7 @@ def _shares(num_variants: int, num_devices: int, cuts: np.ndarray | None) -> lis
 
 def _make_store(device: Device, genotypes: PackedGenotypes, rows: slice, residency: Residency, cuts) -> Store:
     row_bytes = pitch(genotypes.num_samples, device.pitch_alignment, genotypes.bits)
-    width = max(1, residency.piece_bytes // row_bytes // device.row_alignment) * device.row_alignment
+    width = rows_at_once(residency.piece_bytes, row_bytes, device.row_alignment)
     listed = pieces(genotypes, width, rows, cuts)
     room, resident = residency.resident_bytes, 0
     for piece in listed:

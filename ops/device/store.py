@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..genotypes import CALL_BITS, PackedGenotypes, item_type, items_per_row
+from ..genotypes import CALL_BITS, CHUNK, PackedGenotypes, item_type, items_per_row
 from .interface import Array, Device, Token, Variants
 
 FILL_THREADS = 8  # a single thread does not read memory as fast as the bus to the device takes it
@@ -63,6 +63,16 @@ def padded(count: int, alignment: int) -> int:
 def pitch(num_samples: int, alignment: int, bits: int = CALL_BITS) -> int:
     """Bytes from one row of packed genotypes to the next on a device."""
     return padded(items_per_row(num_samples, bits) * item_type(bits).itemsize, alignment)
+
+
+def rows_at_once(piece_bytes: int, row_bytes: int, alignment: int) -> int:
+    """Variants of a piece of at most so many bytes: a multiple of ``alignment``, and whole chunks where one has room.
+
+    Chunks (:data:`~gpu_reml.ops.genotypes.CHUNK`) are summed together, and pieces that cut none of them have the same
+    sums whatever their size.
+    """
+    rows = max(1, piece_bytes // row_bytes // alignment) * alignment
+    return rows - rows % CHUNK if rows >= CHUNK else rows
 
 
 @dataclass

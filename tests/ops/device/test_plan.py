@@ -4,6 +4,7 @@ import pytest
 
 from gpu_reml.ops.device.plan import BudgetError, Choice, Shape, make_plan
 from gpu_reml.ops.device.pool import size_class
+from gpu_reml.ops.device.store import rows_at_once
 
 MIB = 2**20
 # 8,000 samples: rows of 2,048 bytes, 128 KiB for 64 variants; 100 MiB and 20 MiB of genotypes
@@ -87,3 +88,11 @@ def test_the_plan_reads_as_a_table():
     assert text.startswith("device memory at most ") and "streamed in part, ring of 3" in text
     assert "phase basis" in text and "genotypes resident" in text
     assert "resident" in plan(200).lines()[0]
+
+
+@pytest.mark.parametrize(("piece_bytes", "rows"), [(1, 64), (64 * 63, 64), (64 * 200, 192), (64 * 9000, 8192)])
+def test_pieces_hold_whole_chunks_where_they_have_room_for_one(piece_bytes, rows):
+    """So that sums do not depend on the size of pieces."""
+    assert rows_at_once(piece_bytes, 64, 64) == rows
+    (size, _), *_ = Shape(256, (20_000,), 64, 64, 0).pieces(piece_bytes)
+    assert size == size_class(64 * rows)
