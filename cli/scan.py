@@ -174,8 +174,14 @@ def scan_lines(found: ScanResult, frame: pd.DataFrame) -> list[str]:
         lines.append(
             f"  {row.set:<{width}}  variance {row.variance:.4g}  SE {row.variance_se:.2g}  z {row.z:.2f}  "
             f"p {10**-row.log10p:.3g}  Monte-Carlo error of log10 p {row.log10p_mc_se:.2f}"
+            + along_step(row.reml_variance, row.reml_lrt)
         )
     return lines
+
+
+def along_step(variance: float, lrt: float) -> str:
+    """What the likelihood along the step says, nothing where it was not followed."""
+    return "" if np.isnan(lrt) else f"  REML {variance:.3g}  likelihood ratio {lrt:.3g}"
 
 
 def with_scan(planned: Planned, asked: Scan, analysis: Analysis) -> Planned:

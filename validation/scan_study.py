@@ -103,7 +103,8 @@ def sizes_of_tests(p: np.ndarray, sizes: np.ndarray) -> pd.DataFrame:
 
 
 class Planted(NamedTuple):
-    """A set with a variance of its own: its ``kind``, its ``share`` of the phenotype's, and what was found of it."""
+    """A set with a variance of its own: its ``kind``, its ``share`` of the phenotype's, and what was found of it;
+    ``top`` and ``top_lrt`` along the step, NaN for z below 1."""
 
     kind: str
     share: float
@@ -115,6 +116,8 @@ class Planted(NamedTuple):
     lrt: float
     lrt_p: float
     saturation: float
+    top: float
+    top_lrt: float
 
 
 def planted_variants(kind: str, num_variants: int, rng) -> np.ndarray:
@@ -136,14 +139,24 @@ def planted(shape: tuple[int, int, int], replicates: int, case: tuple[str, float
     found = scanned(sample, y, sets, replicates, seed)
     full = refit(y, sample.X, sample.covariance, sets, [0], fit=exact_fits)
     values = (found.variance.estimate, found.variance.se, found.log10p, full.variance, full.se, full.lrt, full.p)
-    return Planted(kind, share, *(float(value[0]) for value in (*values, found.saturation)))
+    values = (*values, found.saturation, found.reml_variance.estimate, found.reml_lrt)
+    return Planted(kind, share, *(float(value[0]) for value in values))
+
+
+def slope_on_full(part: pd.DataFrame, column: str, full: str = "full") -> float:
+    """Slope of a column on that of the full fits, through 0."""
+    known = part.dropna(subset=[column, full])
+    if not known[full].any():
+        return np.nan
+    return (known[column] * known[full]).sum() / (known[full] ** 2).sum()
 
 
 def planted_table(rows: Sequence[Planted]) -> pd.DataFrame:
-    """For each kind and share: means, the slope of the one step on the full fit through 0, and powers at 1e-3."""
+    """For each kind and share: means, slopes on the full fit of one step, of the top and of its likelihood ratio, and
+    powers at 1e-3."""
     table = []
     for (kind, share), part in pd.DataFrame(rows).groupby(["kind", "share"]):
-        known = part.dropna()
+        known = part.dropna(subset=["one_step", "full"])
         table.append(
             {
                 "planted": kind,
@@ -151,7 +164,9 @@ def planted_table(rows: Sequence[Planted]) -> pd.DataFrame:
                 "phenotypes": len(part),
                 "one step": known["one_step"].mean(),
                 "full fit": known["full"].mean(),
-                "slope": (known["one_step"] * known["full"]).sum() / (known["full"] ** 2).sum(),
+                "slope": slope_on_full(part, "one_step"),
+                "slope of top": slope_on_full(part, "top"),
+                "slope of lrt": slope_on_full(part, "top_lrt", "lrt"),
                 "correlation": known["one_step"].corr(known["full"]) if len(known) > 2 else np.nan,
                 "power of p": (known["log10p"] >= 3).mean(),
                 "power of lrt": (known["lrt_p"] <= 1e-3).mean(),
@@ -161,14 +176,14 @@ def planted_table(rows: Sequence[Planted]) -> pd.DataFrame:
 
 
 def by_saturation(rows: Sequence[Planted]) -> pd.DataFrame:
-    """For each kind and saturation of the step: means, and the slope of the one step on the full fit through 0."""
-    frame = pd.DataFrame(rows).dropna()
+    """For each kind and saturation of the step: means, and slopes on the full fit of one step and of the top."""
+    frame = pd.DataFrame(rows).dropna(subset=["one_step", "full"])
     frame["saturation"] = pd.cut(frame["saturation"], SATURATIONS)
     table = []
     for (kind, saturation), part in frame.groupby(["kind", "saturation"], observed=True):
-        slope = (part["one_step"] * part["full"]).sum() / (part["full"] ** 2).sum()
+        slopes = {"slope": slope_on_full(part, "one_step"), "slope of top": slope_on_full(part, "top")}
         means = {"one step": part["one_step"].mean(), "full fit": part["full"].mean()}
-        row = {"planted": kind, "saturation": str(saturation), "phenotypes": len(part), **means, "slope": slope}
+        row = {"planted": kind, "saturation": str(saturation), "phenotypes": len(part), **means, **slopes}
         table.append(row | {"correlation": part["one_step"].corr(part["full"])})
     return pd.DataFrame(table)
 

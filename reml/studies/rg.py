@@ -39,7 +39,8 @@ NOT_CONVERGED = (
 class RgSettings:
     """``pairs`` of traits by their place, by default all; or ``joint``, one fit of up to 10 traits.
     ``tests``: likelihood ratios of rg = 0 and |rg| = 1 of every two traits in every component, each a further search in
-    the fit's basis."""
+    the fit's basis.  |rg| = 1 of t traits fitted jointly has the law of chi-squares with t - 2 and t - 1 degrees of
+    freedom, half of the time each."""
 
     pairs: tuple[tuple[int, int], ...] | None = None
     joint: bool = False
