@@ -88,7 +88,7 @@ def check_steps(asked: Asked) -> None:
         return
     if asked.association.model == "ols":
         raise io.InputError("--step, --model-extract: least squares have no null model; give --model loco or lmm")
-    neither = {1: ("refine", "refine_most"), 2: OF_STEP_1}.get(steps.step, ())
+    neither = {1: ("refine", "refine_most", "plots", "report"), 2: OF_STEP_1}.get(steps.step, ())
     given = [line.typed[name] for name in neither if name in line.typed]
     if given and steps.step == 2:
         raise io.InputError(f"--step 2: samples and null models are those of --null; leave {', '.join(given)} out")

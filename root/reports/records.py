@@ -32,7 +32,10 @@ def record_of_tuple(result: Any) -> Record:
         return {"accuracy": result._asdict()}
     scan = result if isinstance(result, Scan) else getattr(result, "scan", None)
     if not isinstance(scan, Scan):
-        raise TypeError(f"result: of a {type(result).__name__} there is no report")
+        raise TypeError(
+            "result: expected a fit, genetic correlations, tests of variants, a SparseResult, a RelaxResult, an "
+            f"Accuracy, a record or a path, found {type(result).__name__}"
+        )
     return {"tests": {"BETA": scan.beta, "SE": scan.se, "LOG10P": scan.log10p}, "dof": scan.dof}
 
 

@@ -203,7 +203,7 @@ def fixed(record: Record) -> Section | None:
 def warnings(record: Record) -> Section | None:
     """What to be careful about, each with its remedy."""
     lines = [*(record.get("cautions") or ()), *(record.get("notes") or ())]
-    if record.get("caution"):
+    if record.get("caution") and record.get("support_size") != 0:  # of chosen variants, where there are some
         lines.insert(0, record["caution"])
     if record.get("converged") is False and record.get("message"):
         message = record["message"]

@@ -136,7 +136,9 @@ def chosen(record: Record) -> Section | None:
     """Variants that the LASSO chose, and its path."""
     selected, path, blocks = record.get("selected"), record.get("path"), []
     if path is not None:
-        blocks.append(picture(figures.plot_path(SimpleNamespace(**path)), "effects along the path of the LASSO"))
+        blocks.append(
+            picture(figures.plot_path(SimpleNamespace(**path)), "effects along the path of the LASSO", wide=True)
+        )
     if record.get("lambda") is not None:
         named = {"support_size": "variants chosen", "num_candidates": "candidates", "lambda": "lambda", "ebic": "EBIC"}
         blocks.append(facts([*((text, record[key]) for key, text in named.items()), *certified(record.get("kkt"))]))

@@ -172,6 +172,7 @@ def test_null_models_whose_genotypes_are_gone_or_others_test_by_score_alone(coho
     ("arguments", "message"),
     [
         (["--step", "1", "--bfile", "{0}/c1", "--pheno", "{0}/pheno.txt", "--refine", "1"], "--refine to --step 2"),
+        (["--step", "1", "--bfile", "{0}/c1", "--pheno", "{0}/pheno.txt", "--report"], "give --report to --step 2"),
         (["--step", "1", "--bfile", "{0}/c1", "--pheno", "{0}/pheno.txt", "--method", "exact"], "--refine-most N"),
         (["--step", "2", "--bfile", "{0}/c1", "--pheno", "{0}/pheno.txt"], "null models of --step 1; give both"),
         (["--step", "2", "--null", "{0}/first.null.npz", "--bfile", "{0}/c1", "--qcovar", "x"], "leave --qcovar out"),
