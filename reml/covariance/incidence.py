@@ -19,33 +19,32 @@ from ..linalg import Block
 from ..matrices import matrices_of
 from .conversion import as_covariance
 from .functions import FunctionCovariance, SymmetricMatrix, of_symmetric
-from .wrapped import WrappedCovariance, genetic
+from .placement import PlacedCovariance
+from .wrapped import genetic
 
 ROWS = 128  # of Z, of which diagonals are made at once
 
 
-class IncidenceCovariance(WrappedCovariance):
+class IncidenceCovariance(PlacedCovariance):
     """The components Z K_g Z' (n, n) of a covariance of q levels: its products with Z'B, taken back by Z.
 
     Z (n, q), dense or sparse.  names: by default the covariance's.  ``levels`` (q,): what the levels are called, for
     the values of those without a sample (:mod:`gpu_reml.reml.studies.values`).
-    Blocks are arrays (n, k) on the host, wherever the other covariance computes.  Products cost what they cost there,
-    and two products with Z.  The traces take its diagonals once where each sample has one level or K is a sparse
-    matrix; else features of n columns, half a pass.
+    Products cost what they cost there, and two products with Z.  The traces take its diagonals once where each sample
+    has one level or K is a sparse matrix; else features of n columns, half a pass.
     ValueError where Z does not fit or has a value that is not finite, or is zero throughout.
     """
 
     def __init__(self, covariance: Any, Z: Any, names: Sequence[str] | None = None, levels: Any = None):
         covariance = genetic(as_covariance(covariance))
-        super().__init__(covariance)
         Z = sparse.csr_array(as_sparse_numbers(Z, "Z"))
         if Z.shape[1] != covariance.num_samples or not Z.shape[0]:
             raise ValueError(f"Z: expected a column for each of {covariance.num_samples} levels, found {Z.shape}")
         as_array(Z.data, "Z")
         if not Z.data.any():
             raise ValueError("Z: expected values that are not zero; no sample has a level")
-        self.products, self.weights = self.base.products, self.base.weights
-        self.Z, self.num_samples = Z, Z.shape[0]
+        super().__init__(covariance, Z.shape[0])
+        self.Z = Z
         self._transposed = sparse.csr_array(Z.T)
         self.names = self.names if names is None else tuple(names)
         if len(self.names) != covariance.num_components:
@@ -54,14 +53,6 @@ class IncidenceCovariance(WrappedCovariance):
         if self.levels is not None and self.levels.shape != (covariance.num_samples,):
             raise ValueError(f"levels: expected ({covariance.num_samples},), found {self.levels.shape}")
         self._diagonals: np.ndarray | None = None
-
-    @property
-    def traces(self) -> np.ndarray:
-        return self.diagonals().sum(axis=0)
-
-    @property
-    def home(self) -> Any:
-        return ("arrays", np.dtype(self.dtype))
 
     def diagonals(self) -> np.ndarray:
         """(n, G) the diagonal of every component; kept once it is made."""
@@ -98,44 +89,11 @@ class IncidenceCovariance(WrappedCovariance):
             return None
         return (self.Z @ (self.Z @ _symmetric_of_upper(K)).T for K in matrices_of(self.base))
 
-    def block(self, array: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(array, self.dtype)
-
-    def among_levels(self, B: np.ndarray) -> np.ndarray:
-        """(q, k) Z'B, in the precision of the products."""
+    def among_others(self, B):
         return np.asarray(self._transposed @ np.asarray(B, np.float64), self.dtype)
-
-    def _placed(self, B: np.ndarray) -> Block:
-        return self.base.block(self.among_levels(B))
 
     def _taken(self, image: Block) -> np.ndarray:
         return np.asarray(self.Z @ np.asarray(image), self.dtype)
-
-    def apply(self, theta, B):
-        return self._taken(self.base.apply(theta, self._placed(B)))
-
-    def features(self, B):
-        return self.base.features(self._placed(B))
-
-    def image_squares(self, F):
-        """Unknown: features have the images among levels."""
-        return np.full((self.num_components, F.shape[-1]), np.nan)
-
-    def grams(self, pieces, F):
-        return self.base.grams(pieces, F)
-
-    def core(self, B):
-        return self.base.core(self._placed(B))
-
-    def apply_each(self, F):
-        """A list of G blocks (n, k)."""
-        return [self._taken(image) for image in self.base.apply_each(F)]
-
-    def apply_features(self, theta, F):
-        return self._taken(self.base.apply_features(theta, F))
-
-    def variant_effects(self, theta, F):
-        return self.base.variant_effects(theta, F)
 
 
 def _symmetric_of_upper(K: np.ndarray) -> np.ndarray:

@@ -74,7 +74,7 @@ class Gathering(NamedTuple):
     def images(self, cohorts: Sequence[Cohort], blocks: Sequence[np.ndarray]) -> list[np.ndarray]:
         """K times blocks (n_t, k) of several sets of people, (n, k) of all; one read of the genotypes where memory
         allows."""
-        whole = [cohort.covariance.among_all(B) for cohort, B in zip(cohorts, blocks, strict=True)]
+        whole = [cohort.covariance.among_others(B) for cohort, B in zip(cohorts, blocks, strict=True)]
         return products_together(self.counting, whole, self.columns)
 
     def advanced(self, cohorts: Sequence[Cohort], runs: Sequence[LanczosRun]) -> list[LanczosRun]:
@@ -110,7 +110,7 @@ def met(
     counting = every.base
     bases = [each.Q for each in traits] + [orthonormal_basis(X[every.rows])]
     blocks = [subset.block(Q) for subset, Q in zip(among, bases, strict=True)]
-    whole = [subset.among_all(Q) for subset, Q in zip(among, blocks, strict=True)]
+    whole = [subset.among_others(Q) for subset, Q in zip(among, blocks, strict=True)]
     images = products_together(counting, whole, at_once)
     cohorts = [prepared(subset, Q, image[subset.rows]) for subset, Q, image in zip(among, blocks, images, strict=True)]
     *own, reference = cohorts

@@ -38,7 +38,7 @@ class Levels(NamedTuple):
     def from_samples(self, B: np.ndarray) -> np.ndarray:
         """(q, k) K Z'S B."""
         base = self.covariance.base
-        features = base.features(base.block(self.covariance.among_levels(B * self.scale[:, None])))
+        features = base.features(base.block(self.covariance.among_others(B * self.scale[:, None])))
         return np.asarray(base.apply_each(features)[self.own], np.float64)
 
     def to_samples(self, U: np.ndarray) -> np.ndarray:
