@@ -14,7 +14,7 @@ import numpy as np
 
 from gpu_reml.ops import CpuProducts, make_covariance, standardise
 from gpu_reml.ops.backend import make_cpu_products
-from gpu_reml.ops.cpu_integers import KINDS, IntegerProducts, best_kernels, have_integers
+from gpu_reml.ops.cpu_integers import KINDS, IntegerProducts, best_kernels
 from gpu_reml.ops.cpu_kernels import as_pairs, decode, pair_table
 from gpu_reml.ops.genotypes import code_values
 
@@ -52,7 +52,7 @@ def kinds_of(genotypes) -> dict:
         "float32": CpuProducts(genotypes),
         "decode": CpuProducts(genotypes, fused_columns=0),
     }
-    if have_integers(genotypes.bits, np.float32) and best_kernels() is not None:
+    if best_kernels() is not None:
         kinds |= {f"{d} digits": IntegerProducts(genotypes, fused_columns=0, digits=d) for d in (3, 2)}
         others = [kernels for kernels in KINDS if kernels.available()][1:]
         kinds |= {

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpu_reml import ops
-from gpu_reml.ops.backend import takes_integers
+from gpu_reml.ops.backend import integer_kernels
 from gpu_reml.ops.cpu import INNER_ROWS
 from gpu_reml.ops.cpu_integers import integer_bytes
 from gpu_reml.ops.cuda import layout
@@ -328,9 +328,9 @@ def tile_bytes(sizes: Sizes, dtype: str) -> int:
 
 def integer_items(sizes: Sizes, dtype: str, columns: int) -> dict[str, int]:
     """Host bytes of a product of so many columns in integers; nothing where products are others."""
-    if not takes_integers(sizes.bits, np.dtype(dtype)):
+    if integer_kernels(sizes.bits, np.dtype(dtype)) is None:
         return {}
-    return {"integers": integer_bytes(sizes.num_samples, sizes.num_variants, columns)}
+    return {"integers": integer_bytes(sizes.num_samples, sizes.num_variants, columns, np.dtype(dtype))}
 
 
 def fit_items(sizes: Sizes, dtype: str, choice: Choice, probes: int, max_probes: int) -> dict[str, int]:

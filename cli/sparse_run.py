@@ -37,6 +37,7 @@ from .methods import choose_method
 from .outputs import SPARSE_FILES, check_outputs, log_text, named_outputs, outputs_of_traits, write_samples
 from .parser import CommandLine
 from .pictures import check_reportable
+from .plan import integer_items
 from .planned import Planned, check_all_traits, plan_group, planned_lines
 from .progress import MeanTraces, Progress
 from .provenance import provenance
@@ -230,5 +231,6 @@ def with_candidates(planned: Planned, rounds: Rounds, dtype: str) -> Planned:
     held = (
         (f"columns of {k} LASSO candidates", 2 * k * n * width),
         ("their solves", (SOLVING * min(k, AT_ONCE) + 4 * rank) * n * width),
+        *((f"their {name}", size) for name, size in integer_items(sizes, dtype, min(k, AT_ONCE)).items()),
     )
     return planned._replace(sizes=sizes._replace(further=held))

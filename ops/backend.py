@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from . import cpu_amx, cpu_vnni, integers
+from . import cpu_amx, cpu_vnni
 from .cpu import CpuProducts
 from .cpu_integers import KINDS, IntegerProducts, best_kernels, have_integers
 from .cpu_sums import Kernels
@@ -33,13 +33,8 @@ def resolve_backend(device: str) -> str:
     raise ValueError(f"device='cuda': {cuda_unavailable_reason()}")
 
 
-def takes_integers(bits: int, dtype: type) -> bool:
-    """Whether products on the CPU are by integers."""
-    return integer_kernels(bits, dtype) is not None
-
-
 def integer_kernels(bits: int, dtype: type) -> Kernels | None:
-    """What multiplies integers on the CPU; None for float products.
+    """What multiplies genotypes of so many bits in integers on the CPU; None for float products.
 
     ``GPU_REML_PRODUCTS`` in the environment chooses: the best there is (auto), float, vnni or amx.  ValueError where
     the instruction that it names is not there.
@@ -55,10 +50,8 @@ def integer_kernels(bits: int, dtype: type) -> Kernels | None:
 
 def make_cpu_products(genotypes: PackedGenotypes, dtype: type = np.float32) -> CpuProducts:
     """Products on the CPU by the arithmetic that :func:`integer_kernels` chooses."""
-    kernels = None
-    if isinstance(genotypes, PackedGenotypes) and genotypes.num_samples <= integers.MOST_SAMPLES:
-        kernels = integer_kernels(genotypes.bits, dtype)
-    return CpuProducts(genotypes, dtype) if kernels is None else IntegerProducts(genotypes, kernels=kernels)
+    kernels = integer_kernels(genotypes.bits, dtype) if isinstance(genotypes, PackedGenotypes) else None
+    return CpuProducts(genotypes, dtype) if kernels is None else IntegerProducts(genotypes, dtype, kernels=kernels)
 
 
 def make_products(

@@ -144,7 +144,7 @@ class CpuProducts:
 
     def _block_weighted(self, B: np.ndarray, weights: BlockWeights) -> np.ndarray:
         """Tiles are made of whole blocks of weights, so that one that was decoded serves both directions."""
-        _require_variants(weights, self.num_variants)
+        require_variants(weights, self.num_variants)
         if self._is_narrow(B):
             return fused_z(self.genotypes, self.table, weights.multiply(fused_zt(self.genotypes, self.table, B)))
         B = self._padded(B)
@@ -161,7 +161,7 @@ class CpuProducts:
     def multiply_blocks(self, F: np.ndarray, weights: BlockWeights) -> np.ndarray:
         """W F, (m, k) -> (m, k), of features F; no pass."""
         self._require_rows(F, self.num_variants, "F")
-        _require_variants(weights, self.num_variants)
+        require_variants(weights, self.num_variants)
         return weights.multiply(F)
 
     def block_core(self, B: np.ndarray, weights: BlockWeights, groups: Sequence[slice]) -> np.ndarray:
@@ -170,15 +170,19 @@ class CpuProducts:
         Z' B is never held whole.
         """
         self._require_rows(B, self.num_samples, "B")
-        _require_variants(weights, self.num_variants)
-        B, out = self._padded(B), np.zeros((len(groups), B.shape[1], B.shape[1]))
-        stretches = _Stretches(self, weights)
-        for stretch in stretches:
-            F = stretches.features(stretch, B)
-            WF = weights.multiply(F, stretch.start)
-            for g, rows in overlapping(groups, stretch.start, stretch.stop):
+        require_variants(weights, self.num_variants)
+        out = np.zeros((len(groups), B.shape[1], B.shape[1]))
+        for start, stop, F in self._stretch_features(B, weights):
+            WF = weights.multiply(F, start)
+            for g, rows in overlapping(groups, start, stop):
                 out[g] += F[rows].T @ WF[rows]
         return (out + out.transpose(0, 2, 1)) / 2
+
+    def _stretch_features(self, B: np.ndarray, weights: BlockWeights) -> Iterator[tuple[int, int, np.ndarray]]:
+        """(start, stop, Z' B (stop - start, k)) of consecutive variants that weights mix with no others."""
+        B, stretches = self._padded(B), _Stretches(self, weights)
+        for stretch in stretches:
+            yield stretch.start, stretch.stop, stretches.features(stretch, B)
 
     def grouped(self, U: np.ndarray, weights: sparse.spmatrix) -> np.ndarray:
         """Z diag(W_g) Z-side products for every column g of ``weights`` (m, G): (m, k) -> (G, n, k); half a pass.
@@ -431,7 +435,7 @@ class _Stretches:
         return U
 
 
-def _require_variants(weights: BlockWeights, num_variants: int) -> None:
+def require_variants(weights: BlockWeights, num_variants: int) -> None:
     if weights.num_variants != num_variants:
         raise ValueError(f"weights: expected blocks of {num_variants} variants in all, found {weights.num_variants}")
 

@@ -15,7 +15,8 @@ from numba.core import registry
 
 from .compile import parallel
 from .cpu_amx_tiles import PAIR, ROW
-from .cpu_sums import PIECE, Kernels, aligned_zeros, lay_group
+from .cpu_missing import PIECE
+from .cpu_sums import Kernels, aligned_zeros, lay_group
 from .integers import Integers
 
 FEATURES = {"+amx-tile", "+amx-int8"}

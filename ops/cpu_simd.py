@@ -130,7 +130,7 @@ def _bytes_of(context, builder, kind, array):
 
 @intrinsic
 def prefetch(typing, packed, place):
-    """Fetch the cache line with byte ``place`` of ``packed``, which may lie past its end, while other work is done."""
+    """Fetch the cache line with byte ``place`` of an array, which may lie past its end, while other work is done."""
 
     def codegen(context, builder, signature, args):
         pointer, _ = _bytes_of(context, builder, signature.args[0], args[0])

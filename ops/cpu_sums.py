@@ -1,4 +1,4 @@
-"""Sums of genotype counts times integers, for processors that multiply bytes, from packed calls.
+"""Sums of genotypes times integers, for processors that multiply bytes, from packed calls or bytes of dosages.
 
 Both directions decode a tile of packed bytes to bytes 0, 1, 2 once, for all columns, and then multiply: a 32-bit word
 of the tile holds four genotypes along the direction that is summed, and meets words of four digits.  What multiplies
@@ -7,9 +7,8 @@ tile and digits is VNNI (:mod:`gpu_reml.ops.cpu_vnni`) or AMX (:mod:`gpu_reml.op
 Z'B: rows of a tile are variants; word (t, i) of a row holds samples 16 i + {t, 4 + t, 8 + t, 12 + t} of a piece, which
 two instructions take from sixteen packed genotypes.  Z V: rows are samples; a word holds four variants.
 
-A missing call is decoded as 1, and what it should not have added is taken off: the words that miss calls are noted in
-vectors while they are decoded, and the integers of the calls in them added up.  Where a variant misses many, a tile of
-0 and 1 is multiplied, as counts are.  Both sums are exact, so the choice changes no bit.
+A byte of a dosage takes the place of a count.  Missing genotypes: :mod:`gpu_reml.ops.cpu_missing`; those of dosages
+are few and always multiplied as masks.
 
 :mod:`gpu_reml.ops.integers` says what the sums are for.
 """
@@ -24,18 +23,19 @@ from numba import prange
 
 from .compile import compiled, parallel
 from .cpu_amx_tiles import PAIR, configuration, configure, multiply_columns, multiply_rows, release, turn
-from .cpu_decode import COUNTS, MASKS, NOTES, add_rows, decode_groups, decode_words, lowest_bit
+from .cpu_decode import COUNTS, MASKS, NOTES, decode_groups, decode_words
+from .cpu_decode_dosages import dosage_groups, dosage_words
+from .cpu_missing import PIECE, ROOM, add_found, add_noted, how_missing, note_variants
+from .cpu_simd import prefetch
 from .cpu_vnni_dot import multiply
-from .integers import MEAN_STEPS, SLAB, Integers
+from .integers import Integers, mean_rests
 
 HEIGHT = 96  # most variants of a tile of Z'B: a multiple of every kind's row step
-VECTORS = 3  # most vectors of 16 bytes of one variant, 64 samples, in a tile of Z V
+VECTORS = 3  # most vectors of 64 samples of a tile of Z V; ROOM is at least 16 of them
 SLACK = 32  # rows that a register tile may reach past the last one
-PIECE = 128  # most words of 16 packed genotypes of one tile's row: 2,048 samples
 DEPTH = 1024  # variants of one tile of Z V
-DENSE, OVERHEAD = 1 / 22, 4.5  # from what share of calls missing on masks are multiplied: see _how_missing
-ONE = np.uint64(1)
-ROOM = 64  # variants that are noted for a sample before their integers are added; at least 16 VECTORS
+ROWS_AHEAD, GROUPS_AHEAD = 2, 8  # variants, and groups of four, between what is decoded and what is fetched
+SPAN = 1 << 12  # words of 16 samples whose bytes times digits an int32 sums for certain: 65,536 times 255 times 128
 
 
 class Kernels(NamedTuple):
@@ -60,55 +60,72 @@ class SampleDigits:
         self.totals = integers.values.sum(axis=0, dtype=np.int64)
 
 
-class Calls(NamedTuple):
-    """Packed calls (b, nbytes) of variants, and of each (b,) its mean, 1/SD and how many calls are missing."""
+class Plane(NamedTuple):
+    """Packed calls, or a byte of every dosage, of variants (b, items), and what makes values of them.
 
-    packed: np.ndarray
-    mean: np.ndarray
+    A missing genotype is taken as ``fill``, and the mean is ``excess`` above that, in steps of the genotypes, whose
+    size is ``unit`` copies.
+    """
+
+    items: np.ndarray
+    fill: np.ndarray
+    excess: np.ndarray
     inv_sd: np.ndarray
     num_missing: np.ndarray
+    unit: float = 1.0
+    kind: tuple[int, int] | None = None  # of dosages: lowest bit of the byte, and the code of a missing one
+
+    def how_missing(self, n: int, columns: int, digits: int) -> np.ndarray:
+        """(b,) what is decoded of each variant for its missing genotypes."""
+        if self.kind is None:
+            return how_missing(self.num_missing, n, columns, digits)
+        return np.where(self.num_missing > 0, MASKS, COUNTS).astype(np.int8)
 
 
-def zt_sums(calls: Calls, samples: SampleDigits, out: np.ndarray) -> None:
-    """out (b, k) = Z'B of these variants."""
+def zt_sums(plane: Plane, samples: SampleDigits, out: np.ndarray) -> None:
+    """out (b, columns) = Z'B of these variants, of each column of the integers."""
     q, kernels = samples.integers, samples.kernels
     _zt(
-        _read_only(calls.packed),
-        calls.mean,
-        calls.inv_sd,
-        _how_missing(calls, samples.num_samples, q),
+        _read_only(plane.items),
+        plane.kind,
+        plane.fill,
+        plane.excess,
+        plane.inv_sd * plane.unit,
+        plane.how_missing(samples.num_samples, len(q.scale), q.digits),
         samples.values,
         q.scale,
         samples.totals,
         samples.digits,
         q.digits,
         samples.room,
-        _even_height(len(calls.packed), kernels.row_step),
+        _even_height(len(plane.items), kernels.row_step),
         _configuration(kernels),
         out,
     )
 
 
-def add_z_sums(calls: Calls, integers: Integers, kernels: Kernels, out: np.ndarray) -> None:
-    """out (n, k) float64 += Z V of a chunk's variants; ``integers`` (b, k) of s_j v_jk."""
-    b, k = integers.values.shape
-    rests, totals = np.zeros((b, -(-k // 16) * 16), np.int32), np.zeros((-(-b // SLAB), k))
-    _take_means(integers.values, calls.mean, rests, totals)
-    masks = Integers(rests[:, :k], integers.scale, integers.digits + 1)
-    how = _how_missing(calls, len(out), masks)
+def add_z_sums(plane: Plane, integers: Integers, kernels: Kernels, out: np.ndarray) -> None:
+    """out (n, columns) float64 += Z V of a chunk's variants; ``integers`` (b, columns) of s_j v_jk."""
+    b, columns = integers.values.shape
+    rests, totals = mean_rests(integers, plane.fill, plane.excess)
+    mask_digits = integers.digits + (integers.parts == 1)
+    how = plane.how_missing(len(out), columns, mask_digits)
     dense = np.flatnonzero(how == MASKS)
     _z(
-        _read_only(calls.packed),
+        _read_only(plane.items),
+        plane.kind,
+        plane.fill,
         _in_fours(np.arange(b)),
         _in_fours(dense),
         how,
         rests,
-        totals.sum(axis=0),
-        integers.scale,
+        totals,
+        integers.scale * plane.unit,
+        float(integers.mean_steps),
         kernels.lay_variants(integers),
-        kernels.lay_variants(masks._replace(values=masks.values[dense])),
-        integers.digits,
-        _shares(calls.packed.shape[1]),
+        kernels.lay_variants(Integers(rests[dense, :columns], integers.scale, mask_digits)),
+        (integers.digits, mask_digits),
+        _shares(len(out)),
         _configuration(kernels),
         out,
     )
@@ -117,17 +134,6 @@ def add_z_sums(calls: Calls, integers: Integers, kernels: Kernels, out: np.ndarr
 def _in_fours(rows: np.ndarray) -> np.ndarray:
     """The same rows, the last once more until they are a multiple of four."""
     return np.pad(rows, (0, -len(rows) % 4), "edge" if len(rows) else "constant")
-
-
-def _how_missing(calls: Calls, n: int, integers: Integers) -> np.ndarray:
-    """(b,) what is decoded of each variant for its missing calls: nothing, notes of them, or masks of all n calls.
-
-    Notes cost by the missing call, masks by the digit, and both by columns.
-    """
-    vectors = -(-integers.values.shape[1] // 16)
-    share = DENSE * integers.digits * vectors / (OVERHEAD + vectors)
-    few = np.where(calls.num_missing > 0, NOTES, COUNTS)
-    return np.where(calls.num_missing > share * n, MASKS, few).astype(np.int8)
 
 
 def _in_vectors(values: np.ndarray, more: int = 0) -> np.ndarray:
@@ -165,9 +171,9 @@ def _even_height(rows: int, step: int) -> int:
     return max(step, math.ceil(rows / tasks / step) * step)
 
 
-def _shares(nbytes: int) -> tuple[int, int]:
-    """(tasks, vectors) of a row's bytes in tiles of Z V, so that every thread has as many."""
-    vectors, threads = -(-nbytes // 16), numba.get_num_threads()
+def _shares(n: int) -> tuple[int, int]:
+    """(tasks, vectors of 64 samples) of tiles of Z V, so that every thread has as many."""
+    vectors, threads = -(-n // 64), numba.get_num_threads()
     return min(vectors, threads * math.ceil(vectors / (VECTORS * threads))), vectors
 
 
@@ -202,7 +208,7 @@ def _multiply_rows(config, tile, height, digits, place, words, sums):
 @compiled
 def _multiply_columns(config, tile, digits, start, groups, sums):
     """sums, as :func:`_room_across` has them, += counts of groups of four variants from ``start`` on times digits."""
-    height = 4 * tile.shape[2]
+    height = tile.shape[1] * tile.shape[2]
     if config is None:
         multiply(tile, 4, 4 * height, height, digits, start // 4, groups, sums)
     else:
@@ -234,19 +240,9 @@ def _turn(config, across, sums):
 
 
 @compiled
-def _totals(sums, digits, out):
-    """out (k,) float64 = the integers that a row's sums by digit (digits k,) make: below 2^53, so exact."""
+def _add_totals(sums, digits, out):
+    """``out``, int64, += the integers that a row's sums by digit (digits k and more,) make, for its k columns."""
     k = len(out)
-    out[:] = 0.0
-    for d in range(digits - 1, -1, -1):
-        part = sums[d * k : (d + 1) * k]
-        for c in range(k):
-            out[c] = 256.0 * out[c] + part[c]
-
-
-@compiled
-def _add_totals(sums, k, digits, out):
-    """The first k of ``out``, int64, += the integers that a row's sums by digit (digits k and more,) make."""
     for d in range(digits):
         for c in range(k):
             out[c] += np.int64(sums[d * k + c]) << (8 * d)
@@ -254,59 +250,91 @@ def _add_totals(sums, k, digits, out):
 
 @parallel
 def _zt(  # noqa: PLR0913 - a kernel takes arrays and numbers
-    packed, mean, inv_sd, how, values, scale, totals, digits, num_digits, room, height, config, out
+    items, kind, fill, excess, inv_sd, how, values, scale, totals, digits, num_digits, room, height, config, out
 ):
-    b, nbytes = packed.shape
-    columns = digits.shape[1] * digits.shape[2]
+    b, columns, k = len(items), digits.shape[1] * digits.shape[2], len(scale)
     for task in prange((b + height - 1) // height):
         first = task * height
         rows = np.arange(first, min(first + height, b))
         dense = rows[how[rows] == MASKS]
-        pitch = (
-            4 * min(PIECE, room) + 16
-        )  # an odd number of cache lines, so that rows do not share a few sets of a cache
+        # an odd number of cache lines, so that rows do not share a few sets of a cache
+        pitch = 4 * min(PIECE, room) + 16
         tile = _zeros(height * pitch).reshape((height, pitch))
         sums = _zeros(height * columns).view(np.int32).reshape((height, columns))
         mask_room = height if len(dense) else 0
         mask_sums = _zeros(mask_room * columns).view(np.int32).reshape((mask_room, columns))
-        missing = np.zeros((len(rows), values.shape[1]), np.int64)
+        counted, missing = np.zeros((len(rows), k), np.int64), np.zeros((len(rows), values.shape[1]), np.int64)
         lost = np.empty(height * PIECE + 16, np.uint32)
         configure(config)
         for word in range(0, room, PIECE):
-            part = (4 * word, min(4 * PIECE, nbytes - 4 * word), min(PIECE, room - word))
-            noted = _decode_rows(packed, rows, how, part, tile, lost, False)
-            _add_found(lost, noted, values, 16 * word, missing)
-            _multiply_rows(config, tile, height, digits, 4 * word, 4 * part[2], sums)
+            width = min(PIECE, room - word)
+            noted = _decode_rows(items, kind, fill, rows, how, (word, width), tile, lost, False)
+            add_found(lost, noted, values, 16 * word, missing)
+            _multiply_rows(config, tile, height, digits, 4 * word, 4 * width, sums)
             if len(dense):
-                _decode_rows(packed, dense, how, part, tile, lost, True)
-                _multiply_rows(config, tile, len(dense), digits, 4 * word, 4 * part[2], mask_sums)
+                _decode_rows(items, kind, fill, dense, how, (word, width), tile, lost, True)
+                _multiply_rows(config, tile, len(dense), digits, 4 * word, 4 * width, mask_sums)
+            if word + PIECE >= room or (word + PIECE) % SPAN == 0:
+                for r in range(len(rows)):
+                    _add_totals(sums[r], num_digits, counted[r])
+                for i in range(len(dense)):
+                    _add_totals(mask_sums[i], num_digits, missing[dense[i] - first, :k])
+                sums[:] = 0
+                mask_sums[:] = 0
         release(config)
-        for i in range(len(dense)):
-            _add_totals(mask_sums[i], out.shape[1], num_digits, missing[dense[i] - first])
-        _write_features(mean, inv_sd, scale, totals, rows, sums, missing, num_digits, out)
+        _write_features(fill, excess, inv_sd, scale, totals, rows, counted, missing, out)
 
 
 @compiled
-def _write_features(mean, inv_sd, scale, totals, rows, sums, missing, num_digits, out):  # noqa: PLR0913 - arrays and numbers
-    """Rows of Z'B from their sums over all samples, and over those that miss the call."""
-    counted = np.empty(len(scale))
+def _write_features(fill, excess, inv_sd, scale, totals, rows, counted, missing, out):  # noqa: PLR0913 - arrays and numbers
+    """Rows of Z'B from their sums over all samples, and over those that miss the genotype."""
     for r in range(len(rows)):
-        j, lost = rows[r], missing[r]
-        _totals(sums[r], num_digits, counted)
+        j = rows[r]
         for c in range(len(scale)):
-            called = np.float64(totals[c] - lost[c])
-            out[j, c] = (counted[c] - np.float64(lost[c]) - mean[j] * called) * inv_sd[j] * scale[c]
+            there = np.float64(totals[c] - missing[r, c])
+            above = np.float64(counted[r, c] - fill[j] * totals[c])
+            out[j, c] = (above - excess[j] * there) * inv_sd[j] * scale[c]
 
 
 @compiled
-def _decode_rows(packed, rows, how, part, tile, lost, masks):
-    """Counts, or masks, of variants ``rows`` as rows of the tile; ``part``: first byte, how many, their words.
+def _decode_rows(items, kind, fill, rows, how, part, tile, lost, masks):  # noqa: PLR0913 - arrays and numbers
+    """Genotypes, or masks, of variants ``rows`` as rows of the tile; ``part``: the first word of 16 samples, how many.
 
     Notes have the row times PIECE and the word in it in their upper half.  Returns how many there are.
     """
-    (start, length, width), nbytes, pitch, noted = part, packed.shape[1], tile.shape[1], 0
+    if kind is None:
+        return _call_rows(items, rows, how, part, tile, lost, masks)
+    (word, width), pitch, n = part, tile.shape[1], items.shape[1]
+    length = min(16 * width, n - 16 * word)
+    whole, end = length // 64, np.zeros(64, items.dtype)
+    for r in range(len(rows)):
+        j = rows[r]
+        _fetch_ahead(items, rows, r + ROWS_AHEAD, 16 * word, length)
+        dosage_words(items, j * n + 16 * word, tile, (r * pitch, width), whole, fill[j], kind, masks)
+        if length % 64:
+            for i in range(length % 64):
+                end[i] = items[j, 16 * word + 64 * whole + i]
+            dosage_words(end, 0, tile, (r * pitch + 4 * whole, width), 1, fill[j], kind, masks)
+    return 0
+
+
+@compiled
+def _fetch_ahead(items, rows, place, first, length):
+    """Fetch items of row ``place`` of ``rows``: its strip is too short for the processor to foresee it."""
+    if place < len(rows):
+        start = (rows[place] * items.shape[1] + first) * items.itemsize
+        for line in range(start, start + length * items.itemsize + 63, 64):
+            prefetch(items, line)
+
+
+@compiled
+def _call_rows(packed, rows, how, part, tile, lost, masks):
+    (word, width), nbytes, pitch, noted = part, packed.shape[1], tile.shape[1], 0
+    start = 4 * word
+    length = min(4 * width, nbytes - start)
     whole, end = length // 64, np.full(64, 0xFF, np.uint8)
     for r in range(len(rows)):
+        _fetch_ahead(packed, rows, r + ROWS_AHEAD, start, length)
         what = MASKS if masks else NOTES if how[rows[r]] == NOTES else COUNTS
         where, place = (r * pitch, width, r * PIECE), rows[r] * nbytes + start
         noted = decode_words(packed, place, tile, where, whole, lost, noted, what)
@@ -318,110 +346,59 @@ def _decode_rows(packed, rows, how, part, tile, lost, masks):
     return noted
 
 
-@compiled
-def _add_found(lost, noted, values, first, missing):
-    """missing[r] += the sum of values[first + i] over the calls i that row r's notes say are missing."""
-    found = np.empty(16 * PIECE, np.uint16)
-    entry, columns = 0, values.shape[1]
-    while entry < noted:
-        r, count = lost[entry] // np.uint32(PIECE << 16), 0
-        while entry < noted and lost[entry] // np.uint32(PIECE << 16) == r:
-            word, bits = np.int64(lost[entry] >> np.uint32(16)) % PIECE, np.uint64(lost[entry] & np.uint32(0xFFFF))
-            while bits:
-                found[count] = 16 * word + _genotype(lowest_bit(bits))
-                count += 1
-                bits &= bits - ONE
-            entry += 1
-        _add_rows(values, first, found, 0, count, missing, r * columns)
-
-
-@compiled
-def _genotype(bit):
-    """Which genotype of a word a bit of a note stands for."""
-    return (bit >> 1) + 8 * (bit & 1)
-
-
-@compiled
-def _add_rows(values, first, found, place, count, out, target):
-    """out.flat[target :] += the sum of ``count`` rows of ``values``, ``found`` from ``place`` on, counted from
-    ``first``."""
-    columns = values.shape[1]
-    c = 0
-    while c + 64 <= columns:
-        add_rows(values, first * columns + c, found, place, count, out, target + c, 4)
-        c += 64
-    if c + 32 <= columns:
-        add_rows(values, first * columns + c, found, place, count, out, target + c, 2)
-        c += 32
-    if c < columns:
-        add_rows(values, first * columns + c, found, place, count, out, target + c, 1)
-
-
-@parallel
-def _take_means(values, mean, rests, totals):
-    """What a called genotype takes off, round(MEAN_STEPS mu_j q_jk), less what a missing one adds, MEAN_STEPS q_jk, in
-    ``rests``; ``totals``: sums of the former, a slab of variants apart.  All are integers.
-    """
-    for task in prange(len(totals)):
-        for j in range(task * SLAB, min(task * SLAB + SLAB, len(values))):
-            factor = MEAN_STEPS * mean[j]
-            for c in range(values.shape[1]):
-                taken = np.rint(values[j, c] * factor)
-                totals[task, c] += taken
-                rests[j, c] = np.int32(taken - np.float64(MEAN_STEPS * np.int64(values[j, c])))
-
-
 @parallel
 def _z(  # noqa: PLR0913 - a kernel takes arrays and numbers
-    packed, rows, dense, how, rests, total_means, scale, digits, mask_digits, num_digits, shares, config, out
+    items, kind, fill, rows, dense, how, rests, totals, scale, steps, digits, mask_digits, counts, shares, config, out
 ):
-    nbytes, (tasks, vectors) = packed.shape[1], shares
+    (tasks, vectors), (num_digits, num_mask_digits) = shares, counts
+    per_item, k = 4 if kind is None else 1, len(scale)
+    wide = 64 // per_item
     for task in prange(tasks):
-        first, last = 16 * (vectors * task // tasks), 16 * (vectors * (task + 1) // tasks)
-        quarter, length = last - first, min(last, nbytes) - first
-        samples = 4 * quarter
-        tile = _zeros(DEPTH * quarter + SLACK)[: DEPTH * quarter].reshape((DEPTH // 4, 4, quarter))
-        lost = np.empty(DEPTH // 4 * quarter + 16, np.uint32)
-        missing = np.zeros((samples, rests.shape[1]), np.int64)
-        noted, counts = np.empty((samples, ROOM), np.uint16), np.zeros(samples, np.int64)
+        first, last = wide * (vectors * task // tasks), wide * (vectors * (task + 1) // tasks)
+        width = last - first
+        samples = per_item * width
+        tile = _zeros(DEPTH * samples // 4 + SLACK)[: DEPTH * samples // 4].reshape((DEPTH // 4, per_item, width))
+        lost = np.empty(DEPTH // 4 * width + 16, np.uint32)
+        counted, missing = np.zeros((samples, k), np.int64), np.zeros((samples, rests.shape[1]), np.int64)
+        noted, num_noted = np.empty((samples, ROOM), np.uint16), np.zeros(samples, np.int64)
         sums = _sums_room(samples, digits)
         across = _room_across(config, sums)
         configure(config)
         for start in range(0, len(rows), DEPTH):
             groups = min(DEPTH, len(rows) - start) // 4
-            number = _decode_columns(packed, rows, how, start, first, length, tile, lost, False)
-            _note_variants(start, how, lost, number, noted, counts, rests, missing)
+            number = _decode_columns(items, kind, fill, rows, how, (start, first), tile, lost, False)
+            note_variants(start, how, lost, number, noted, num_noted, rests, missing)
             _multiply_columns(config, tile, digits, start, groups, across)
         release(config)
         _turn(config, across, sums)
+        add_noted(rests, noted, num_noted, missing)
         for r in range(samples):
-            _add_rows(rests, 0, noted, r * ROOM, counts[r], missing, r * rests.shape[1])
+            _add_totals(sums[r], num_digits, counted[r])
         if len(dense):
             mask_sums = _sums_room(samples, mask_digits)
             across = _room_across(config, mask_sums)
             configure(config)
             for start in range(0, len(dense), DEPTH):
                 groups = min(DEPTH, len(dense) - start) // 4
-                _decode_columns(packed, dense, how, start, first, length, tile, lost, True)
+                _decode_columns(items, kind, fill, dense, how, (start, first), tile, lost, True)
                 _multiply_columns(config, tile, mask_digits, start, groups, across)
             release(config)
             _turn(config, across, mask_sums)
             for r in range(samples):
-                _add_totals(mask_sums[r], out.shape[1], num_digits + 1, missing[r])
-        _add_samples(total_means, scale, first, sums, missing, num_digits, out)
+                _add_totals(mask_sums[r], num_mask_digits, missing[r, :k])
+        _add_samples(totals, scale, steps, (per_item, per_item * first, width), counted, missing, out)
 
 
 @compiled
-def _add_samples(total_means, scale, first, sums, missing, num_digits, out):
-    """Add to rows of Z V what a chunk of variants sums to, for the samples of a tile from byte ``first`` on."""
-    counted, quarter = np.empty(len(scale)), len(sums) // 4
-    for r in range(len(sums)):
-        sample = 4 * (first + r % quarter) + r // quarter
+def _add_samples(totals, scale, steps, where, counted, missing, out):
+    """Add to rows of Z V what a chunk of variants sums to; ``where``: samples an item, the tile's first, its items."""
+    per_item, first, width = where
+    for r in range(len(counted)):
+        sample = first + per_item * (r % width) + r // width
         if sample < len(out):
-            _totals(sums[r], num_digits, counted)
             for c in range(len(scale)):
-                taken = total_means[c] - np.float64(missing[r, c])
-                out[sample, c] += (MEAN_STEPS * counted[c] - taken) / MEAN_STEPS * scale[c]
+                taken = totals[c] - np.float64(missing[r, c])
+                out[sample, c] += (steps * np.float64(counted[r, c]) - taken) / steps * scale[c]
 
 
 @compiled
@@ -432,35 +409,40 @@ def _sums_room(samples, digits):
 
 
 @compiled
-def _note_variants(start, how, lost, number, noted, counts, rests, missing):
-    """Note which variants each sample of ``lost`` misses; where no room is left, add what is noted."""
-    quarter, columns = len(noted) // 4, rests.shape[1]
-    for entry in range(number):
-        place, bits = np.int64(lost[entry] >> np.uint32(16)), np.uint64(lost[entry] & np.uint32(0xFFFF))
-        first, i = start + place // ROOM * 4, place % ROOM
-        while bits:
-            genotype = _genotype(lowest_bit(bits))
-            bits &= bits - ONE
-            variant, row = first + (genotype >> 2), (genotype & 3) * quarter + i
-            if variant < len(how) and how[variant] == NOTES:
-                count = counts[row]
-                if count == ROOM:
-                    _add_rows(rests, 0, noted, row * ROOM, ROOM, missing, row * columns)
-                    count = 0
-                noted[row, count] = variant
-                counts[row] = count + 1
-
-
-@compiled
-def _decode_columns(packed, rows, how, start, first, length, tile, lost, masks):  # noqa: PLR0913 - arrays and numbers
-    """Counts of ``length`` bytes of samples from byte ``first`` on, or masks, as the tile's groups of four variants.
+def _decode_columns(items, kind, fill, rows, how, part, tile, lost, masks):  # noqa: PLR0913 - arrays and numbers
+    """Genotypes, or masks, as the tile's groups of four variants; ``part``: the first of ``rows``, and of their items.
 
     Notes have the group times ROOM and the word in it in their upper half.  Returns how many there are.
     """
-    nbytes, quarter, whole, noted = packed.shape[1], tile.shape[2], length // 16, 0
-    ends = np.full(64, 0xFF, np.uint8)
+    if kind is None:
+        return _call_columns(items, rows, how, part, tile, lost, masks)
+    (start, first), n, width = part, items.shape[1], tile.shape[2]
+    length = min(first + width, n) - first
+    whole, left, ends = length // 64, length % 64, np.zeros((4, 64), items.dtype)
     for g in range(min(DEPTH, len(rows) - start) // 4):
         i, j, k, m = rows[start + 4 * g], rows[start + 4 * g + 1], rows[start + 4 * g + 2], rows[start + 4 * g + 3]
+        for v in range(4):
+            _fetch_ahead(items, rows, start + 4 * (g + GROUPS_AHEAD) + v, first, length)
+        fills = (fill[i], fill[j], fill[k], fill[m])
+        places = (i * n + first, j * n + first, k * n + first, m * n + first)
+        dosage_groups(items, places, tile, g * width, whole, fills, kind, masks)
+        if left:
+            for v in range(4):
+                for s in range(left):
+                    ends[v, s] = items[rows[start + 4 * g + v], first + 64 * whole + s]
+            dosage_groups(ends, (0, 64, 128, 192), tile, g * width + 64 * whole, 1, fills, kind, masks)
+    return 0
+
+
+@compiled
+def _call_columns(packed, rows, how, part, tile, lost, masks):
+    (start, first), nbytes, quarter, noted = part, packed.shape[1], tile.shape[2], 0
+    length = min(first + quarter, nbytes) - first
+    whole, ends = length // 16, np.full(64, 0xFF, np.uint8)
+    for g in range(min(DEPTH, len(rows) - start) // 4):
+        i, j, k, m = rows[start + 4 * g], rows[start + 4 * g + 1], rows[start + 4 * g + 2], rows[start + 4 * g + 3]
+        for v in range(4):
+            _fetch_ahead(packed, rows, start + 4 * (g + GROUPS_AHEAD) + v, first, length)
         some = how[i] == NOTES or how[j] == NOTES or how[k] == NOTES or how[m] == NOTES
         what = MASKS if masks else NOTES if some else COUNTS
         where = (4 * g * quarter, quarter, g * ROOM)

@@ -8,7 +8,8 @@ import numpy as np
 from numba import prange
 
 from .compile import parallel
-from .cpu_sums import PIECE, Kernels, aligned_zeros, lay_group
+from .cpu_missing import PIECE
+from .cpu_sums import Kernels, aligned_zeros, lay_group
 from .cpu_vnni_dot import lanes
 from .integers import Integers
 

@@ -2,19 +2,24 @@
 
 A block's columns become integers q with one scale a column, b ~ scale q, and counts of the allele are 0, 1, 2.  Sums of
 counts times integers are exact, so a product has the same bits for any block size, any number of threads and any
-processor that forms the same sums.  Rounding b to scale q is the only error: at most scale / 2 an entry, where
-scale = max |b| / LIMIT[digits].  Two base-256 digits carry 15 bits and three 23, which is as many as float32:
-3e-5 and 1e-7 of a normal column's norm, and more in a column whose largest entry is far above the others.
+processor that forms the same sums.  Rounding b to scale q is the only error: at most scale / 2 an entry.
 
-For variant j with mean mu_j and 1/SD s_j, where a missing call is a standardised genotype of 0:
+Two base-256 digits carry 15 bits and three 23, which is as many as float32, with scale = max |b| / LIMIT[digits]: 3e-5
+and 1e-7 of a normal column's norm, and more in a column whose largest entry is far above the others.  Eight digits
+are for float64: 59 bits below the power of two next above max |b|, so a number above 2^-6 of the largest is exact.
+They are two columns of four digits, q = 2^30 h + l.
 
-    (Z'B)_jk = s_j scale_k (sum_i g_ij q_ik - mu_j (sum_i q_ik - sum_{i missing} q_ik))
-    (Z V)_ik = scale_k (sum_j g_ij q_jk - sum_{j called} c_jk / MEAN_STEPS),  q of the columns of s_j v_jk,
-               c_jk = round(MEAN_STEPS mu_j q_jk)
+A variant's genotypes are whole steps of ``unit`` copies: g is 0, 1, 2 for calls, or the code of a dosage.  A missing
+one has a standardised value of 0 and is taken as g = fill_j, 1 for calls and the code next to the mean for dosages, so
+that only e_j = mean_j / unit - fill_j is left to take off for those that are there.  For variant j with 1/SD s_j:
 
-with g = 0 where a call is missing.  All sums are of integers; what is around them is float64, an entry at a time.
-Z V takes a chunk of variants (:func:`gpu_reml.ops.genotypes.chunks`) at a time, each with its own scales, and adds the
-chunks in order.
+    (Z'B)_jk = unit s_j scale_k (sum_i g_ij q_ik - fill_j sum_i q_ik - e_j (sum_i q_ik - sum_{i missing} q_ik))
+    (Z V)_ik = unit scale_k (sum_j g_ij q_jk - sum_j fill_j q_jk - sum_{j there} r_jk / steps),  q of the columns of
+               s_j v_jk,  r_jk = round(steps e_j q_jk)
+
+The steps are 256, and 1 with eight digits.  All sums are of integers; what is around them is float64, an entry at a
+time, and for h and l apart.  Dosages of 16 bits are summed a byte at a time.  Z V takes a chunk of variants
+(:func:`gpu_reml.ops.genotypes.chunks`) at a time, each with its own scales, and adds the chunks in order.
 """
 
 from typing import NamedTuple
@@ -22,27 +27,59 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
-from .compile import parallel
+from .compile import compiled, parallel
 
-DIGITS = 3  # of a column: as exact as float32
 SLAB = 1 << 7  # rows that one thread takes at a time
 MEAN_STEPS = 256  # steps of a mean times an integer: its rounding is 1/256 of the integers' own
-MOST_SAMPLES = (2**31 - 1) // (2 * 128)  # whose counts times digits an int32 sums for certain: 8.4 million
 LIMIT = {digits: 127 * (256**digits - 1) // 255 for digits in (2, 3)}  # the largest integer of balanced digits
+DOUBLE = 8  # digits of float64, in two columns
+DOUBLE_BITS = 59  # of its integers, beside the sign
+LOW_BITS = 30  # of them in the second column
+CHOICES = (*LIMIT, DOUBLE)
+SMALLEST = 1e-289  # number of a column whose step has an inverse
+
+
+def digits_for(dtype: type) -> int:
+    """Digits that make products as exact as those of this type in floating point."""
+    return 3 if np.dtype(dtype) == np.float32 else DOUBLE
+
+
+def parts_of(digits: int) -> int:
+    """Columns that one column of numbers becomes."""
+    return 2 if digits == DOUBLE else 1
 
 
 class Integers(NamedTuple):
-    """Columns as integers: ``values`` (rows, k) int32 times ``scale`` (k,) float64, of ``digits`` base-256 digits."""
+    """Columns as integers: ``values`` (rows, columns) int32 times ``scale`` (columns,) float64, of ``digits`` each.
+
+    ``parts``: 1, or 2 where the first half of the columns are h and the second half l of the same numbers.
+    """
 
     values: np.ndarray
     scale: np.ndarray
     digits: int
+    parts: int = 1
+
+    @property
+    def mean_steps(self) -> int:
+        return MEAN_STEPS if self.parts == 1 else 1
+
+    def joined(self, sums: np.ndarray) -> np.ndarray:
+        """Results (rows, k) from those of every column (rows, columns)."""
+        return joined(sums, self.parts)
 
 
-def as_integers(B: np.ndarray, digits: int = DIGITS, factors: np.ndarray | None = None) -> Integers:
+def joined(sums: np.ndarray, parts: int) -> np.ndarray:
+    """The sum of the parts, each a block of columns."""
+    k = sums.shape[1] // parts
+    return sums if parts == 1 else sums[:, :k] + sums[:, k:]
+
+
+def as_integers(B: np.ndarray, digits: int = 3, factors: np.ndarray | None = None) -> Integers:
     """The nearest integers of the columns of B (rows, k), or of diag(factors) B; an entry is off by at most scale / 2.
 
-    A column with an entry that is not finite has the scale NaN, so that its products are NaN.
+    A column with an entry that is not finite has the scale NaN, so that its products are NaN; one without an entry
+    above 1e-289 is 0.
     """
     B = np.ascontiguousarray(B)
     factors = np.ones(len(B)) if factors is None else np.ascontiguousarray(factors, np.float64)
@@ -50,11 +87,17 @@ def as_integers(B: np.ndarray, digits: int = DIGITS, factors: np.ndarray | None 
     largest, strange = np.zeros((tasks, B.shape[1])), np.zeros((tasks, B.shape[1]))
     _largest(B, factors, largest, strange)
     largest, finite = largest.max(axis=0, initial=0), (strange == 0).all(axis=0)
-    scale = np.where(finite, largest / LIMIT[digits], np.nan)
+    scale = np.ldexp(1.0, np.frexp(largest)[1] - DOUBLE_BITS) if digits == DOUBLE else largest / LIMIT[digits]
+    scale = np.where(largest > SMALLEST, scale, 0.0)
     steps = np.divide(1, scale, out=np.zeros_like(scale), where=finite & (scale > 0))
-    values = np.empty(B.shape, np.int32)
-    _round(B, factors, steps, finite, values)
-    return Integers(values, scale, digits)
+    scale[~finite] = np.nan
+    if digits != DOUBLE:
+        values = np.empty(B.shape, np.int32)
+        _round(B, factors, steps, finite, values)
+        return Integers(values, scale, digits)
+    values = np.empty((len(B), 2 * B.shape[1]), np.int32)
+    _round_double(B, factors, steps, finite, values)
+    return Integers(values, np.concatenate([scale * 2.0**LOW_BITS, scale]), DOUBLE // 2, 2)
 
 
 @parallel
@@ -78,7 +121,57 @@ def _round(B, factors, steps, finite, values):
                 values[row, c] = np.int32(np.rint((number if finite[c] else 0.0) * steps[c]))
 
 
-def times_means(integers: Integers, mean: np.ndarray) -> np.ndarray:
-    """(b, k) round(MEAN_STEPS mu_j q_jk) of variants with these means (b,): integers below 2^33, as float64."""
-    products = integers.values * (MEAN_STEPS * mean)[:, None]
-    return np.rint(products, out=products)
+@parallel
+def _round_double(B, factors, steps, finite, values):
+    """The same in two columns: 2^30 values[:, c] + values[:, k + c]."""
+    k = B.shape[1]
+    for task in prange((len(B) + SLAB - 1) // SLAB):
+        for row in range(task * SLAB, min(task * SLAB + SLAB, len(B))):
+            for c in range(k):
+                number = np.float64(B[row, c]) * factors[row]
+                values[row, c], values[row, k + c] = halves(np.rint((number if finite[c] else 0.0) * steps[c]))
+
+
+@compiled
+def halves(number):
+    """(h, l) with 2^30 h + l = number, a whole one below 2^60, and -2^29 <= l < 2^29."""
+    whole = np.int64(number)
+    high = (whole + (1 << LOW_BITS - 1)) >> LOW_BITS
+    return np.int32(high), np.int32(whole - (high << LOW_BITS))
+
+
+def mean_rests(q: Integers, fill: np.ndarray, excess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rests, totals) of variants: r (b, columns) int32 with zeros up to a multiple of 16 columns, and the sums over
+    variants of steps fill q + r (columns,).
+
+    fill, excess: (b,) what a missing genotype is taken as, and what the mean is above that.
+    """
+    b, columns = q.values.shape
+    rests, totals = np.zeros((b, -(-columns // 16) * 16), np.int32), np.zeros((-(-b // SLAB), columns))
+    fill, excess = np.ascontiguousarray(fill, np.float64), np.ascontiguousarray(excess, np.float64)
+    take = _rests if q.parts == 1 else _rests_double
+    take(q.values, fill, excess, rests, totals)
+    return rests, totals.sum(axis=0)
+
+
+@parallel
+def _rests(values, fill, excess, rests, totals):
+    """Totals are of a slab of variants each, and exact."""
+    for task in prange(len(totals)):
+        for j in range(task * SLAB, min(task * SLAB + SLAB, len(values))):
+            for c in range(values.shape[1]):
+                rest = np.rint(values[j, c] * (MEAN_STEPS * excess[j]))
+                totals[task, c] += MEAN_STEPS * (fill[j] * values[j, c]) + rest
+                rests[j, c] = np.int32(rest)
+
+
+@parallel
+def _rests_double(values, fill, excess, rests, totals):
+    k = values.shape[1] // 2
+    for task in prange(len(totals)):
+        for j in range(task * SLAB, min(task * SLAB + SLAB, len(values))):
+            for c in range(k):
+                whole = (np.int64(values[j, c]) << LOW_BITS) + values[j, k + c]
+                rests[j, c], rests[j, k + c] = halves(np.rint(np.float64(whole) * excess[j]))
+                totals[task, c] += fill[j] * values[j, c] + rests[j, c]
+                totals[task, k + c] += fill[j] * values[j, k + c] + rests[j, k + c]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from ..genotypes import CALL_BITS, PackedGenotypes
+from ..cpu_integers import have_integers
+from ..genotypes import PackedGenotypes
 from ..loco import LeaveOut
 from ..weights import BlockWeights
 from . import tasks
@@ -371,5 +372,5 @@ def make_cluster_products(
         edges = shard_edges(genotypes.num_variants, len(genotypes.sources), cuts)
         genotypes = read_shards(genotypes.cluster, genotypes.cut, edges, genotypes.parts)
     integers = all(genotypes.cluster.ask(tasks.have_integer_kernels).values())
-    whole = genotypes.bits == CALL_BITS and np.dtype(dtype) == np.float32
-    return ClusterProducts(genotypes, How(device, np.dtype(dtype).name, integers and whole))
+    chosen = integers and have_integers(genotypes.bits, dtype)
+    return ClusterProducts(genotypes, How(device, np.dtype(dtype).name, chosen))
