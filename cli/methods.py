@@ -56,14 +56,22 @@ def choose_method(inputs: Inputs, asked: str) -> str:
     """The method asked for; "auto" is "exact" or "stochastic" by sizes alone (:func:`exact_is_cheap`)."""
     if asked != "auto":
         return asked
-    if inputs.products is None:
-        return "exact"
     covariance = inputs.covariance
+    if inputs.products is None:
+        few = without_genotypes_is_cheap(covariance.num_samples, covariance.num_components)
+        return "exact" if inputs.model.matrices or few else "stochastic"
     m = inputs.products.num_variants * inputs.planned.sizes.num_scales
     sizes = (covariance.num_samples, m, covariance.num_components)
     t, sets = len(inputs.phenotypes), max(1, len(inputs.members))
     cheap = covariance.backend == "cpu" and exact_is_cheap(*sizes, covariance.overlap, t, sets)
     return "exact" if cheap else "stochastic"
+
+
+def without_genotypes_is_cheap(n: int, num_components: int) -> bool:
+    """Whether ``auto`` takes the exact method for n samples without genotypes and dense matrices: pedigrees, groups and
+    records, whose products are fast."""
+    small = exact_memory(n, num_components, FLOAT32) <= EXACT_BYTES
+    return small and exact_seconds(n, 0, num_components) <= EXACT_SECONDS
 
 
 def exact_is_cheap(

@@ -234,13 +234,14 @@ def caution_lines(result: FitResult | HEResult) -> list[str]:
 
 
 def reference_lines(result: FitResult | HEResult, inputs: Inputs, phenotype: str) -> list[str]:
-    """What GPU_REML prints of a fit, for scripts that read it there: theta of the phenotype over its SD, and h2."""
+    """What GPU_REML prints of a fit, for scripts that read it there: theta of the phenotype over its SD, and h2, of
+    relationships where there are groups and others too."""
     if not isinstance(result, FitResult):
         return []
     variance = np.nanvar(inputs.Y[:, inputs.phenotypes.index(phenotype)])
     thetas = " ".join(f"{value:.8f}" for value in result.theta / variance)
     told = "as GPU_REML prints it (theta of the phenotype divided by its SD):"
-    return [told, f"var_components: [{thetas}]", f"h2: {result.h2.estimate[-1]:.6f}"]
+    return [told, f"var_components: [{thetas}]", f"h2: {result.heritabilities[0][1].estimate[0]:.6f}"]
 
 
 def genotype_record(inputs: Inputs, standardize: str) -> dict[str, Any]:

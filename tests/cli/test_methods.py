@@ -51,6 +51,16 @@ def test_an_answer_that_takes_longer_is_worth_it_where_the_stochastic_one_does_t
     assert chosen(3_000, 10**7, 1) == chosen(9_000, 10**7, 22) == "stochastic"
 
 
+def test_models_without_genotypes_are_exact_where_they_are_small_or_their_matrices_are_there():
+    def chosen_without(n, matrices=()):
+        covariance = SimpleNamespace(num_samples=n, num_components=3)
+        inputs = SimpleNamespace(covariance=covariance, products=None, model=SimpleNamespace(matrices=matrices))
+        return choose_method(inputs, "auto")
+
+    assert [chosen_without(n) for n in (2_000, 20_000, 10**6)] == ["exact", "stochastic", "stochastic"]
+    assert chosen_without(6_000, {"grm": None}) == "exact"
+
+
 def test_what_is_asked_for_is_taken_and_a_device_answers_stochastically():
     assert chosen(10**6, 10**6, 1, method="exact") == "exact"
     assert chosen(100, 100, 1, method="he") == "he"

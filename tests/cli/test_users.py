@@ -157,7 +157,7 @@ def test_a_developer_of_methods(study):
     assert reml.as_covariance(people).names == ("component_000", "pedigree", "sex")
 
 
-def test_a_breeder(study):
+def test_a_breeder(study, capsys):
     herds = f"iid,{study.folder}/herds.txt"
     line = f"--pedigree @pedigree.txt --pheno @milk.txt --pheno-name milk --random {herds} --out @cows"
     study.run("gpu-reml", f"{line} --compute-effects --reliability 130")
@@ -176,5 +176,7 @@ def test_a_breeder(study):
     certain = 1 - pev / (found[0] * np.diag(A))
     np.testing.assert_allclose(values.set_index("animal").loc[study.ids["IID"], "reliability"], certain, atol=1e-3)
     assert len(values) == N and (values["n_samples"] == 0).sum() >= 20
+    printed = re.search(r"^h2: (.*)$", capsys.readouterr().out, re.MULTILINE)[1]  # of animals, without herds
+    assert float(printed) == pytest.approx(study.json("cows")["h2"]["estimate"], abs=1e-6)
     study.run("gpu-reml", "--bfile @test --pedigree @pedigree.txt --single-step --pheno @test.phen --out @hybrid")
     assert [row["name"] for row in study.json("hybrid")["components"]] == ["single_step"]
