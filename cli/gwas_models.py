@@ -238,12 +238,14 @@ def refined_line(name: str, again: Refined, trait: int, asked: Association) -> l
     if not (p > 0 and most):
         return []
     some = f"; --refine-most {wanted} for all" if wanted > done else ""
-    strongest = f", the {done} most significant" if wanted > done else ""
-    heritability = "h2" if asked.model == "lmm" else "h2 of the whole genome (--loco-refit: without each chromosome)"
+    strongest = f", of which the {done} most significant" if wanted > done else ""
+    heritability = "h2"
+    if asked.model != "lmm":
+        heritability = "h2 of the whole genome (--loco-refit takes h2 without each chromosome)"
     if asked.loco_refit:
         heritability = "h2 without each chromosome"
     return [
-        f"{name}: {wanted} variants with p <= {p:g} by score{strongest} refined by generalised least squares at "
+        f"{name}: {wanted} variants with p <= {p:g} by score{strongest} were tested again by generalised least squares at "
         f"{heritability}{some} ({again.column_passes} matrix-vector products for all traits"
     ]
 
