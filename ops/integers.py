@@ -32,6 +32,7 @@ from .compile import compiled, parallel
 SLAB = 1 << 7  # rows that one thread takes at a time
 MEAN_STEPS = 256  # steps of a mean times an integer: its rounding is 1/256 of the integers' own
 LIMIT = {digits: 127 * (256**digits - 1) // 255 for digits in (2, 3)}  # the largest integer of balanced digits
+DIGITS = 3  # of float32
 DOUBLE = 8  # digits of float64, in two columns
 DOUBLE_BITS = 59  # of its integers, beside the sign
 LOW_BITS = 30  # of them in the second column
@@ -75,7 +76,7 @@ def joined(sums: np.ndarray, parts: int) -> np.ndarray:
     return sums if parts == 1 else sums[:, :k] + sums[:, k:]
 
 
-def as_integers(B: np.ndarray, digits: int = 3, factors: np.ndarray | None = None) -> Integers:
+def as_integers(B: np.ndarray, digits: int = DIGITS, factors: np.ndarray | None = None) -> Integers:
     """The nearest integers of the columns of B (rows, k), or of diag(factors) B; an entry is off by at most scale / 2.
 
     A column with an entry that is not finite has the scale NaN, so that its products are NaN; one without an entry
