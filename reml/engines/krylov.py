@@ -42,6 +42,8 @@ SETTLED_DECREMENT = 0.0625
 LOGLIK_SETTLED = 0.01
 # A run takes at most so many Lanczos steps.
 MOST_STEPS = 400
+# Up to so many steps the estimates are looked at after each, then after every fourth.
+EVERY_STEP = 24
 # So many times the probes that errors ask for are taken, since few probes know their errors by chance.
 MARGIN = 1.15
 # Probes are added at most so many times.
@@ -212,7 +214,7 @@ def advance(cohort: Cohort, run: LanczosRun, image: Block | None = None) -> Lanc
 
     def apply(B):
         W = cohort.covariance.apply(np.ones(1), B) if image is None else image
-        if not run.edges and B.shape[1] > 1:
+        if not run.edges:
             check_symmetric(cohort.covariance.names[0], B, W, cohort.trace / cohort.dimension)
         edges.append(gram(cohort.Q, W))
         return W - cohort.Q @ edges[-1].astype(W.dtype)
@@ -261,7 +263,7 @@ def judged(cohort: Cohort, traits: Traits, at: Settling, settings: FitSettings) 
     k, t = at.run.num_steps, traits.Y.shape[1]
     at = at._replace(column_passes=cohort.covariance.column_passes)
     limit = min(cohort.dimension, MOST_STEPS)
-    if k > 24 and k % 4 and k < limit:
+    if not is_judged(k, limit):
         return at, None
     num_lead = t + cohort.F.shape[1]
     trace = calibrate(probe_spectra(at.run, num_lead, at.moments), cohort.dimension, cohort.trace).measure
@@ -270,6 +272,11 @@ def judged(cohort: Cohort, traits: Traits, at: Settling, settings: FitSettings) 
     if settled or k >= limit:
         status = Status.CONVERGED if settled or limit == cohort.dimension else Status.SOLVER_STALLED
     return at, status
+
+
+def is_judged(step: int, limit: int) -> bool:
+    """Whether estimates are made after a step, which takes eigendecompositions that cost the step's square."""
+    return step <= EVERY_STEP or not step % 4 or step >= limit
 
 
 def moved(traits: Traits, at: Settling, trace: Measure, dimension: int, settings: FitSettings) -> tuple[Settling, bool]:
@@ -435,8 +442,7 @@ def edge_forms(run: LanczosRun, theta: np.ndarray) -> np.ndarray:
 def inverse_of(cohort: Cohort, fixed: LanczosRun, theta: np.ndarray) -> np.ndarray:
     """(c, c) :func:`~gpu_reml.reml.least_squares.fixed_inverse` from the run of F; no product."""
     FPF = np.zeros_like(cohort.inner)
-    if cohort.moved.any():
-        FPF[:, cohort.moved] = edge_forms(fixed, theta)
+    FPF[:, cohort.moved] = edge_forms(fixed, theta)
     FPF[~cohort.moved] = 0
     return fixed_inverse(theta[0] * cohort.inner + theta[1] * np.eye(len(FPF)), theta[0] ** 2 * FPF)
 

@@ -32,6 +32,7 @@ from .krylov import (
     first_steps,
     further,
     inverse_of,
+    is_judged,
     krylov_fits,
     moved,
     result_of,
@@ -155,7 +156,7 @@ def settle(whole: Gathering, probes: np.ndarray, settings: FitSettings, hooks: H
     limit, going = min(MOST_STEPS, *(cohort.dimension for cohort in cohorts)), True
     while True:
         k = ats[0].run.num_steps
-        if k <= 24 or not k % 4 or k >= limit:
+        if is_judged(k, limit):
             calibrations = calibrated(whole, watched.spectra(moments))
             passes = whole.counting.column_passes
             looks = [

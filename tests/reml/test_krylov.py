@@ -189,6 +189,23 @@ def test_a_fit_resumed_from_any_checkpoint_is_the_same_to_the_last_bit(num_compo
         assert resumed.history == whole.history
 
 
+def test_symmetry_is_looked_at_in_the_first_step_alone(cohorts, monkeypatch):
+    looked, real = [], krylov.check_symmetric
+    monkeypatch.setattr(krylov, "check_symmetric", lambda *given: looked.append(given) or real(*given))
+    cohort = cohorts[1]
+    found = fit(cohort.y, cohort.X, covariance_of(cohort), draw_probes(cohort.n, 16), FitSettings(engine="krylov"))
+    assert found.num_probes == 16 and found.history[-1].iteration > 3 and len(looked) == 1
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e4])
+def test_intervals_of_variances_are_in_the_square_of_any_unit_of_y(cohorts, unit):
+    cohort, settings = cohorts[1], FitSettings(engine="krylov", profile=True)
+    covariance, probes = covariance_of(cohort), exact_probes(cohort.n)
+    plain, other = (fit(y, cohort.X, covariance, probes, settings) for y in (cohort.y, unit * cohort.y))
+    ends = [np.array([[curve.lower, curve.upper] for curve in found.profiles[:1]]) for found in (plain, other)]
+    np.testing.assert_allclose(ends[1], unit**2 * ends[0], rtol=1e-6)
+
+
 def test_a_long_run_reports_every_record_once():
     rng = np.random.default_rng(3)
     vectors = np.linalg.qr(rng.standard_normal((400, 400)))[0]

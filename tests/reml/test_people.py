@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gpu_reml.ops import make_covariance
 from gpu_reml.ops.device.products import make_device_products
-from gpu_reml.reml import FitSettings, exact_probes, fit, fit_traits, with_residuals
+from gpu_reml.reml import FitSettings, Status, draw_probes, exact_probes, fit, fit_traits, with_residuals
 from gpu_reml.reml.covariance import FunctionCovariance
 from gpu_reml.reml.covariance.subset import SubsetCovariance
 from gpu_reml.reml.engines import krylov_people
@@ -171,3 +171,39 @@ def test_the_runs_of_fixed_effects_end_where_no_variance_moves_by_three_in_a_tho
     monkeypatch.setattr(krylov_people, "inverse_of", lambda *_: np.diag([next(moving), 1.0]))
     (run,) = krylov_people.settled_fixed(whole, [crowd], [[None]])
     assert run.num_steps == 8  # all that there are
+
+
+@pytest.fixture(scope="module")
+def gathering():
+    """Two traits of far-spread eigenvalues, which take many steps, each measured in 0.9 of 400 people; and K."""
+    rng = np.random.default_rng(3)
+    vectors = np.linalg.qr(rng.standard_normal((400, 400)))[0]
+    values = np.logspace(-3, 3, 400)
+    K = (vectors * values) @ vectors.T
+    Y = vectors @ (np.sqrt(values + 0.3)[:, None] * rng.standard_normal((400, 2)))
+    return np.where(np.column_stack(patterns_of(400, [0.9, 0.9])), Y, np.nan), K
+
+
+def test_traits_of_different_people_are_judged_at_every_step_and_later_at_every_fourth(gathering):
+    Y, K = gathering
+    for result in fit_traits(Y, np.ones((400, 1)), [K], draw_probes(400, 64)):
+        steps = np.array([record.iteration for record in result.history])
+        assert steps[-1] > 28 and set(range(2, 25)) <= set(steps) and not (steps[steps > 24] % 4).any()
+        assert result.history[-1].decrement < result.history[2].decrement
+
+
+def test_probes_of_all_that_have_settled_take_no_more_products(gathering):
+    Y, K = gathering
+    first, second = fit_traits(Y, np.ones((400, 1)), [K], draw_probes(400, 64))
+    passes = np.array([record.column_passes for record in first.history])
+    steps = np.array([record.iteration for record in first.history])
+    a_step = np.diff(passes) / np.diff(steps)
+    assert a_step[0] == 32 + 2 and a_step[-1] == 2  # probes and traits, and traits alone
+    assert first.column_passes == second.column_passes > passes[-1]
+
+
+def test_runs_of_different_people_that_are_cut_off_have_not_converged(gathering, monkeypatch):
+    Y, K = gathering
+    monkeypatch.setattr(krylov_people, "MOST_STEPS", 6)
+    found = fit_traits(Y, np.ones((400, 1)), [K], draw_probes(400, 64), strict=False)
+    assert [(result.status, result.history[-1].iteration) for result in found] == [(Status.SOLVER_STALLED, 6)] * 2
