@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import special
 
 from gpu_reml.ops import CpuProducts, make_covariance, standardise
 from gpu_reml.ops import pack as packed_counts
@@ -187,6 +188,22 @@ def test_a_fit_resumed_from_any_checkpoint_is_the_same_to_the_last_bit(num_compo
         assert (resumed.theta == whole.theta).all() and (resumed.mc_covariance == whole.mc_covariance).all()
         assert resumed.loglik == whole.loglik and resumed.column_passes == whole.column_passes
         assert resumed.history == whole.history
+
+
+def test_a_component_at_zero_is_at_its_bound_and_its_chance_is_half(cohorts):
+    cohort = cohorts[1]
+    K = cohort.Ks[0]
+    values, vectors = np.linalg.eigh(K)
+    y = vectors @ (np.random.default_rng(0).standard_normal(cohort.n) / (1 + values))  # little where K is large
+    bounded, free = (
+        fit(y, cohort.X, [K], exact_probes(cohort.n), FitSettings(engine="krylov", constrain=constrain))
+        for constrain in (True, False)
+    )
+    assert bounded.theta[0] == 0 and bounded.at_bound.tolist() == [True, False]
+    assert (bounded.lrt.statistic, bounded.lrt.p) == (pytest.approx(0, abs=1e-8), 1)
+    assert free.theta[0] < 0 and not free.at_bound.any()
+    assert free.lrt.statistic > 1
+    np.testing.assert_allclose(free.lrt.p, special.chdtrc(1, free.lrt.statistic), rtol=1e-12)
 
 
 def test_symmetry_is_looked_at_in_the_first_step_alone(cohorts, monkeypatch):
