@@ -245,8 +245,8 @@ def refined_line(name: str, again: Refined, trait: int, asked: Association) -> l
     if asked.loco_refit:
         heritability = "h2 without each chromosome"
     return [
-        f"{name}: {wanted} variants with p <= {p:g} by score{strongest} were tested again by generalised least squares at "
-        f"{heritability}{some} ({again.column_passes} matrix-vector products for all traits"
+        f"{name}: {wanted} variants with p <= {p:g} by score{strongest} were tested again by generalised least squares "
+        f"at {heritability}{some} ({again.column_passes} matrix-vector products for all traits"
     ]
 
 
