@@ -90,14 +90,12 @@ def path_table(result: SparseResult, inputs: Inputs) -> PathTable:
 def round_line(record: RoundRecord, inputs: Inputs) -> str:
     """One round as a person reads it."""
     theta = " ".join(f"{value:.5g}" for value in record.theta)
-    certified = (
-        f"optimal to {record.kkt_violation:.1e} of lambda (KKT)"
-        if record.kkt_rounds
-        else "optimality (KKT) not checked"
-    )
-    moved = (
-        "" if record.change != record.change else f" and moved variances by {record.change:.2%} of the phenotypic one"
-    )
+    certified = "optimality (KKT) not checked"
+    if record.kkt_rounds:
+        certified = f"optimal to {record.kkt_violation:.1e} of lambda (KKT)"
+    moved = ""
+    if record.change == record.change:
+        moved = f" and moved variances by {record.change:.2%} of the phenotypic one"
     return (
         f"round {record.round}: theta {theta}; {len(record.support)} variants of {record.num_candidates} "
         f"candidates at lambda {record.lam:.5g}, {certified}; REML {record.fit_status}{moved}"
