@@ -194,14 +194,16 @@ def planes(genotypes: PackedGenotypes, items: np.ndarray, rows: slice) -> list[P
     mean, inv_sd = genotypes.mean[rows], genotypes.inv_sd[rows]
     num_missing = genotypes.num_samples - genotypes.num_called[rows]
     if genotypes.bits == CALL_BITS:
-        return [Plane(items, np.ones(len(mean), np.int64), mean - 1, inv_sd, num_missing)]
+        one = np.ones(len(mean), np.int64)
+        return [Plane(items, one, 0 * one, mean, inv_sd, num_missing)]
     unit, missing = DOSAGE_UNIT[genotypes.bits], DOSAGE_MISSING[genotypes.bits]
     centre = np.rint(mean / unit).astype(np.int64)
-    lowest = Plane(items, centre & 255, mean / unit - centre, inv_sd, num_missing, unit, (0, missing))
+    low, high, above = centre & 255, centre >> 8, mean / unit - centre
+    lowest = Plane(items, low, low, above, inv_sd, num_missing, unit, (0, missing))
     if genotypes.bits == 8:
         return [lowest]
     none = np.zeros(len(mean))
-    return [lowest, Plane(items, centre >> 8, none, inv_sd, none, 256 * unit, (8, missing))]
+    return [lowest, Plane(items, high, high, none, inv_sd, none, 256 * unit, (8, missing))]
 
 
 def fused_columns(n: int, bits: int = CALL_BITS, dtype: type = np.float32) -> int:

@@ -63,13 +63,13 @@ class SampleDigits:
 class Plane(NamedTuple):
     """Packed calls, or a byte of every dosage, of variants (b, items), and what makes values of them.
 
-    A missing genotype is taken as ``fill``, and the mean is ``excess`` above that, in steps of the genotypes, whose
-    size is ``unit`` copies.
+    A missing genotype is taken as ``fill``, and the mean is ``above`` the ``base``: all in steps of ``unit`` copies.
     """
 
     items: np.ndarray
     fill: np.ndarray
-    excess: np.ndarray
+    base: np.ndarray
+    above: np.ndarray
     inv_sd: np.ndarray
     num_missing: np.ndarray
     unit: float = 1.0
@@ -89,7 +89,8 @@ def zt_sums(plane: Plane, samples: SampleDigits, out: np.ndarray) -> None:
         _read_only(plane.items),
         plane.kind,
         plane.fill,
-        plane.excess,
+        plane.base,
+        plane.above,
         plane.inv_sd * plane.unit,
         plane.how_missing(samples.num_samples, len(q.scale), q.digits),
         samples.values,
@@ -107,7 +108,7 @@ def zt_sums(plane: Plane, samples: SampleDigits, out: np.ndarray) -> None:
 def add_z_sums(plane: Plane, integers: Integers, kernels: Kernels, out: np.ndarray) -> None:
     """out (n, columns) float64 += Z V of a chunk's variants; ``integers`` (b, columns) of s_j v_jk."""
     b, columns = integers.values.shape
-    rests, totals = mean_rests(integers, plane.fill, plane.excess)
+    rests, totals = mean_rests(integers, plane.fill, plane.base, plane.above)
     mask_digits = integers.digits + (integers.parts == 1)
     how = plane.how_missing(len(out), columns, mask_digits)
     dense = np.flatnonzero(how == MASKS)
@@ -250,7 +251,7 @@ def _add_totals(sums, digits, out):
 
 @parallel
 def _zt(  # noqa: PLR0913 - a kernel takes arrays and numbers
-    items, kind, fill, excess, inv_sd, how, values, scale, totals, digits, num_digits, room, height, config, out
+    items, kind, fill, base, above, inv_sd, how, values, scale, totals, digits, num_digits, room, height, config, out
 ):
     b, columns, k = len(items), digits.shape[1] * digits.shape[2], len(scale)
     for task in prange((b + height - 1) // height):
@@ -282,18 +283,19 @@ def _zt(  # noqa: PLR0913 - a kernel takes arrays and numbers
                 sums[:] = 0
                 mask_sums[:] = 0
         release(config)
-        _write_features(fill, excess, inv_sd, scale, totals, rows, counted, missing, out)
+        _write_features((fill, base), above, inv_sd, scale, totals, rows, counted, missing, out)
 
 
 @compiled
-def _write_features(fill, excess, inv_sd, scale, totals, rows, counted, missing, out):  # noqa: PLR0913 - arrays and numbers
+def _write_features(steps, above, inv_sd, scale, totals, rows, counted, missing, out):  # noqa: PLR0913 - arrays and numbers
     """Rows of Z'B from their sums over all samples, and over those that miss the genotype."""
+    fill, base = steps
     for r in range(len(rows)):
         j = rows[r]
         for c in range(len(scale)):
-            there = np.float64(totals[c] - missing[r, c])
-            above = np.float64(counted[r, c] - fill[j] * totals[c])
-            out[j, c] = (above - excess[j] * there) * inv_sd[j] * scale[c]
+            there = totals[c] - missing[r, c]
+            total = counted[r, c] - fill[j] * missing[r, c] - base[j] * there
+            out[j, c] = (np.float64(total) - above[j] * np.float64(there)) * inv_sd[j] * scale[c]
 
 
 @compiled

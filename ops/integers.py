@@ -10,12 +10,13 @@ are for float64: 59 bits below the power of two next above max |b|, so a number 
 They are two columns of four digits, q = 2^30 h + l.
 
 A variant's genotypes are whole steps of ``unit`` copies: g is 0, 1, 2 for calls, or the code of a dosage.  A missing
-one has a standardised value of 0 and is taken as g = fill_j, 1 for calls and the code next to the mean for dosages, so
-that only e_j = mean_j / unit - fill_j is left to take off for those that are there.  For variant j with 1/SD s_j:
+one has a standardised value of 0 and is taken as g = fill_j: 1 for calls, the code next to the mean for dosages.
+With a base_j of 0 for calls and of fill_j for dosages, only a_j = mean_j / unit - base_j is left to take off for those
+that are there.  For variant j with 1/SD s_j, and n_jk = sum_i q_ik - sum_{i missing} q_ik:
 
-    (Z'B)_jk = unit s_j scale_k (sum_i g_ij q_ik - fill_j sum_i q_ik - e_j (sum_i q_ik - sum_{i missing} q_ik))
+    (Z'B)_jk = unit s_j scale_k (sum_i g_ij q_ik - fill_j sum_{i missing} q_ik - base_j n_jk - a_j n_jk)
     (Z V)_ik = unit scale_k (sum_j g_ij q_jk - sum_j fill_j q_jk - sum_{j there} r_jk / steps),  q of the columns of
-               s_j v_jk,  r_jk = round(steps e_j q_jk)
+               s_j v_jk,  r_jk = round(steps a_j q_jk) - steps (fill_j - base_j) q_jk
 
 The steps are 256, and 1 with eight digits.  All sums are of integers; what is around them is float64, an entry at a
 time, and for h and l apart.  Dosages of 16 bits are summed a byte at a time.  Z V takes a chunk of variants
@@ -29,6 +30,7 @@ from numba import prange
 
 from .compile import compiled, parallel
 
+DIGITS = 3  # of a column of float32: as exact
 SLAB = 1 << 7  # rows that one thread takes at a time
 MEAN_STEPS = 256  # steps of a mean times an integer: its rounding is 1/256 of the integers' own
 LIMIT = {digits: 127 * (256**digits - 1) // 255 for digits in (2, 3)}  # the largest integer of balanced digits
@@ -42,7 +44,7 @@ SMALLEST = 1e-289  # number of a column whose step has an inverse
 
 def digits_for(dtype: type) -> int:
     """Digits that make products as exact as those of this type in floating point."""
-    return 3 if np.dtype(dtype) == np.float32 else DOUBLE
+    return DIGITS if np.dtype(dtype) == np.float32 else DOUBLE
 
 
 def parts_of(digits: int) -> int:
@@ -141,38 +143,39 @@ def halves(number):
     return np.int32(high), np.int32(whole - (high << LOW_BITS))
 
 
-def mean_rests(q: Integers, fill: np.ndarray, excess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_rests(q: Integers, fill: np.ndarray, base: np.ndarray, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(rests, totals) of variants: r (b, columns) int32 with zeros up to a multiple of 16 columns, and the sums over
     variants of steps fill q + r (columns,).
 
-    fill, excess: (b,) what a missing genotype is taken as, and what the mean is above that.
+    fill, base, above: (b,) what a missing genotype is taken as, and the base and what the mean is above it.
     """
     b, columns = q.values.shape
     rests, totals = np.zeros((b, -(-columns // 16) * 16), np.int32), np.zeros((-(-b // SLAB), columns))
-    fill, excess = np.ascontiguousarray(fill, np.float64), np.ascontiguousarray(excess, np.float64)
+    beyond, fill = np.asarray(fill - base, np.float64), np.asarray(fill, np.float64)
     take = _rests if q.parts == 1 else _rests_double
-    take(q.values, fill, excess, rests, totals)
+    take(q.values, fill, beyond, np.ascontiguousarray(above), rests, totals)
     return rests, totals.sum(axis=0)
 
 
 @parallel
-def _rests(values, fill, excess, rests, totals):
+def _rests(values, fill, beyond, above, rests, totals):
     """Totals are of a slab of variants each, and exact."""
     for task in prange(len(totals)):
         for j in range(task * SLAB, min(task * SLAB + SLAB, len(values))):
             for c in range(values.shape[1]):
-                rest = np.rint(values[j, c] * (MEAN_STEPS * excess[j]))
+                rest = np.rint(values[j, c] * (MEAN_STEPS * above[j])) - MEAN_STEPS * (beyond[j] * values[j, c])
                 totals[task, c] += MEAN_STEPS * (fill[j] * values[j, c]) + rest
                 rests[j, c] = np.int32(rest)
 
 
 @parallel
-def _rests_double(values, fill, excess, rests, totals):
+def _rests_double(values, fill, beyond, above, rests, totals):
     k = values.shape[1] // 2
     for task in prange(len(totals)):
         for j in range(task * SLAB, min(task * SLAB + SLAB, len(values))):
             for c in range(k):
                 whole = (np.int64(values[j, c]) << LOW_BITS) + values[j, k + c]
-                rests[j, c], rests[j, k + c] = halves(np.rint(np.float64(whole) * excess[j]))
+                rest = np.int64(np.rint(np.float64(whole) * above[j])) - np.int64(beyond[j]) * whole
+                rests[j, c], rests[j, k + c] = halves(rest)
                 totals[task, c] += fill[j] * values[j, c] + rests[j, c]
                 totals[task, k + c] += fill[j] * values[j, k + c] + rests[j, k + c]

@@ -69,10 +69,14 @@ def by_formula(genotypes, B, digits):
     """Z'B as the docstring of the integers writes it, with NumPy's own integers."""
     q = as_integers(B, digits)
     values, out = q.values.astype(np.int64), 0
-    for G, there, fill, excess, unit in _planes(genotypes):
-        above = (G.T @ values - fill[:, None] * values.sum(axis=0)).astype(float)
-        seen = (there.T.astype(np.int64) @ values).astype(float)
-        out = out + (above - excess[:, None] * seen) * (genotypes.inv_sd * unit)[:, None] * q.scale
+    for G, there, fill, base, above, unit in _planes(genotypes):
+        seen = there.T.astype(np.int64) @ values
+        lost = values.sum(axis=0) - seen
+        total = G.T @ values - fill[:, None] * lost - base[:, None] * seen
+        out = (
+            out
+            + (total.astype(float) - above[:, None] * seen.astype(float)) * (genotypes.inv_sd * unit)[:, None] * q.scale
+        )
     return sums_of(q, out)
 
 
@@ -83,37 +87,47 @@ def by_formula_back(genotypes, V, digits, chunk):
         rows = slice(first, first + chunk)
         q = as_integers(V[rows] * genotypes.inv_sd[rows, None], digits)
         values, steps = q.values.astype(np.int64), q.mean_steps
-        for G, there, fill, excess, unit in planes:
-            rests = rests_by_formula(q, excess[rows])
+        for G, there, fill, base, above, unit in planes:
+            rests = rests_by_formula(q, (fill - base)[rows, None], above[rows, None])
             taken = steps * (fill[rows] @ values) + there[:, rows].astype(np.int64) @ rests
             out = out + (steps * (G[:, rows] @ values) - taken) / steps * (q.scale * unit)
     return sums_of(q, out)
 
 
-def rests_by_formula(q, excess):
-    """The part of the mean above what missing genotypes are taken as, as integers of the same columns."""
+def rests_by_formula(q, beyond, above):
+    """What a genotype that is there takes off beside the fill, as integers of the same columns."""
     if q.parts == 1:
-        return np.rint(q.values * (q.mean_steps * excess)[:, None]).astype(np.int64)
+        return (np.rint(q.values * (q.mean_steps * above)) - q.mean_steps * beyond * q.values).astype(np.int64)
     k = q.values.shape[1] // 2
     whole = (q.values[:, :k].astype(np.int64) << 30) + q.values[:, k:]
-    rest = np.rint(whole.astype(float) * excess[:, None]).astype(np.int64)
+    rest = np.rint(whole.astype(float) * above).astype(np.int64) - beyond * whole
     high = (rest + (1 << 29)) >> 30
     return np.hstack([high, rest - (high << 30)])
 
 
 def _planes(genotypes):
     """Of calls, or of each byte of the dosages: genotypes (n, m) with the fill where they are missing, whether they are
-    there, fill, mean above it, and the size of a step."""
+    there, fill, base, mean above the base, and the size of a step."""
     items, mean = np.concatenate(genotypes.parts), genotypes.mean
     if genotypes.bits == 2:
         codes = (items[:, :, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3
         codes = codes.reshape(len(items), -1)[:, : genotypes.num_samples].T
-        return [(np.array([2, 1, 1, 0])[codes], codes != 1, np.ones(len(mean), np.int64), mean - 1, 1.0)]
+        return [
+            (
+                np.array([2, 1, 1, 0])[codes],
+                codes != 1,
+                np.ones(len(mean), np.int64),
+                np.zeros(len(mean), np.int64),
+                mean,
+                1.0,
+            )
+        ]
     unit, there = DOSAGE_UNIT[genotypes.bits], (items != 2**genotypes.bits - 1).T
     centre = np.rint(mean / unit).astype(np.int64)
     G = np.where(there, items.T.astype(np.int64), centre)
-    low = (G & 255, there, centre & 255, mean / unit - centre, unit)
-    return [low] if genotypes.bits == 8 else [low, (G >> 8, there, centre >> 8, 0 * mean, 256 * unit)]
+    low, high = centre & 255, centre >> 8
+    lowest = (G & 255, there, low, low, mean / unit - centre, unit)
+    return [lowest] if genotypes.bits == 8 else [lowest, (G >> 8, there, high, high, 0 * mean, 256 * unit)]
 
 
 def assert_columns_within(found, expected, limit):
@@ -375,8 +389,8 @@ def test_eight_digits_are_as_exact_as_float64(bits, missing):
     rng = np.random.default_rng(2)
     B, U, w = rng.standard_normal((n, 5)), rng.standard_normal((m, 5)), rng.random(m)
     Z = 0
-    for G, there, fill, excess, unit in _planes(genotypes):
-        Z = Z + ((G - fill).astype(np.longdouble) - excess) * there * (genotypes.inv_sd * np.longdouble(unit))
+    for G, there, _, base, above, unit in _planes(genotypes):
+        Z = Z + ((G - base).astype(np.longdouble) - above) * there * (genotypes.inv_sd * np.longdouble(unit))
     exact = (Z.T @ B, Z @ U, Z @ (w[:, None] * (Z.T @ B)))
     worst = []
     for products in (CpuProducts(genotypes, np.float64), IntegerProducts(genotypes, np.float64)):
