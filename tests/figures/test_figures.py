@@ -187,3 +187,27 @@ def test_results_draw_themselves():
     (mark,) = [line for line in result.plot().axes[0].lines if line.get_marker() == "D"]
     assert mark.get_xdata()[0] == pytest.approx(result.h2.estimate[-1])
     assert gpu_reml.plot_profile(result).axes[0].lines[0].get_ydata().max() == pytest.approx(0, abs=1e-3)
+
+
+def test_predictions_stand_beside_phenotypes_that_are_known_or_else_alone():
+    predicted, y = np.array([1.0, 2.0, 3.0]), np.array([1.5, np.nan, 2.5])
+    figure = figures.plot_prediction(predicted, y)
+    np.testing.assert_array_equal(points(figure), [[1, 1.5], [3, 2.5]])
+    (line,) = [line for line in figure.axes[0].lines if line.get_marker() == "None"]
+    np.testing.assert_array_equal(np.column_stack(line.get_data()), [[1, 1], [3, 3]])
+    for nobody in (None, np.full(3, np.nan)):
+        alone = figures.plot_prediction(predicted, nobody, "genetic value").axes[0]
+        assert not alone.lines and sum(patch.get_height() for patch in alone.patches) == 3
+        assert (alone.get_xlabel(), alone.get_ylabel()) == ("genetic value", "people")
+
+
+def test_a_search_is_drawn_above_its_start_and_refused_steps_are_hollow():
+    rows = [(1, -10.0, None, True), (2, -7.0, 0.5, True), (3, -8.0, 0.25, False), (4, None, None, False)]
+    keys = ("outer", "loglik", "gain_mc_se", "accepted")
+    axes = figures.plot_search([dict(zip(keys, row, strict=True)) for row in rows]).axes[0]
+    filled, hollow = [line for line in axes.lines if line.get_marker() == "o"]
+    np.testing.assert_array_equal(np.column_stack(filled.get_data()), [[1, 0], [2, 3]])
+    np.testing.assert_array_equal(np.column_stack(hollow.get_data()), [[3, 2]])
+    assert hollow.get_markerfacecolor() == "white" != filled.get_markerfacecolor()
+    bars = axes.collections[0].get_segments()
+    np.testing.assert_allclose([np.ptp(bar[:, 1]) for bar in bars], [0, 2, 1])
