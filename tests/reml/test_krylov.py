@@ -26,7 +26,8 @@ from gpu_reml.reml import (
     unpack,
 )
 from gpu_reml.reml.engines import krylov
-from gpu_reml.reml.engines.calibration import calibrate, spectra_of
+from gpu_reml.reml.engines.calibration import ProbeSpectra, calibrate, spectra_of
+from gpu_reml.reml.engines.krylov_profile import krylov_curves
 from gpu_reml.reml.engines.spectral import (
     Measure,
     Spectrum,
@@ -107,6 +108,41 @@ def test_the_monte_carlo_error_is_the_spread_over_seeds():
     logliks = [f.loglik for f in fits]
     claimed = np.sqrt(np.mean([f.loglik_mc_se**2 for f in fits]))
     assert 1 / 1.6 < claimed / np.std(logliks, ddof=1) < 1.6
+
+
+def test_stated_monte_carlo_errors_are_those_of_leaving_out_one_probe_at_a_time():
+    """The jackknife knows no formula: of theta, of the log-likelihood, and of the ends of intervals."""
+    cohort, settings, steps, s = make_cohort(300, 800, 1, seed=5), FitSettings(profile=True), 25, 200
+    trait = one_trait(cohort.y, cohort.X, covariance_of(cohort))
+    space = krylov.prepare(CountingCovariance(covariance_of(cohort)), trait.Q)
+    run = krylov.LanczosRun(krylov.lanczos_start(trait.scaled), ())
+    while run.num_steps < steps:
+        run = krylov.advance(space, run)
+    (measure,) = run.measures(slice(None))
+    spectra = krylov.spectra_of_probes(space, draw_probes(cohort.n, s, seed=1).trace, s, steps)
+
+    def found(without=()):
+        """theta and the log-likelihood, and their errors; and a function that tells the same of ends."""
+        kept = np.delete(np.arange(s), without)
+        part = ProbeSpectra(spectra.nodes[kept], spectra.weights[kept], spectra.moments[:, kept])
+        calibration = calibrate(part, space.dimension, space.trace)
+        at = krylov.estimate(space, measure, calibration, settings, exact=False)
+
+        def ends():
+            covariance = np.linalg.inv(at.ai)
+            given = at.spectrum, calibration, at.theta, at.layout, settings, covariance
+            curves = krylov_curves(*given, exact=False)
+            errors = [(curve.lower_mc_se, curve.upper_mc_se) for curve in curves]
+            return np.ravel([(curve.lower, curve.upper) for curve in curves]), np.ravel(errors)
+
+        values = np.append(at.theta, loglik(at.spectrum, at.theta))
+        return values, np.append(np.sqrt(np.diag(at.mc)), at.loglik_mc_se), ends
+
+    _, stated, ends = found()
+    spread = np.std([found([i])[0] for i in range(s)], axis=0)
+    np.testing.assert_allclose(stated, np.sqrt(s - 1) * spread, rtol=0.05)
+    parts = np.std([found(part)[2]()[0] for part in np.array_split(np.arange(s), 20)], axis=0)
+    np.testing.assert_allclose(ends()[1], np.sqrt(19) * parts, rtol=0.4)
 
 
 def test_a_calibrated_measure_has_the_known_moments_and_integrates_quadratics_of_all_probes():
