@@ -29,6 +29,11 @@ def available() -> bool:
     return FEATURES <= compiled_for() and permitted()
 
 
+def refused() -> bool:
+    """Whether the processor has int8 tiles that the system does not let this process use."""
+    return FEATURES <= compiled_for() and not available()
+
+
 def compiled_for() -> set[str]:
     """Features of the processor that numba compiles for."""
     return set(registry.cpu_target.target_context.codegen().magic_tuple()[2].split(","))

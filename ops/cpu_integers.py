@@ -56,7 +56,8 @@ class IntegerProducts(CpuProducts):
     @property
     def arithmetic(self) -> str:
         """What multiplies, in words for a log."""
-        kind = f"in integers ({self.kernels.instruction}, {self.digits} digits)"
+        why = ", since the system refuses AMX" if cpu_amx.refused() else ""
+        kind = f"in integers ({self.kernels.instruction}{why}, {self.digits} digits)"
         if self.fused_columns == 0:
             return f"products {kind}"
         return f"products of more than {self.fused_columns} columns {kind}, of fewer in float32"

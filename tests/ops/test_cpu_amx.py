@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from llvmlite import binding
 
-from gpu_reml.ops import cpu_amx
+from gpu_reml.ops import cpu_amx, cpu_integers, cpu_vnni, pack, standardise
 
 SUPPORT = Path(__file__).parents[1] / "support" / "amx"
 TILES = {"amx-tile": True, "amx-int8": True}
@@ -75,6 +76,24 @@ def test_the_inner_loop_has_four_products_for_four_loads_and_nothing_is_spilled(
     assert not re.findall(r"tile(?:load|store)d+\t.*\(%rsp", assembler)
 
 
+CROSS = """
+import re
+from gpu_reml.ops.cpu_amx_tiles import multiply_columns, multiply_rows
+for kernel, calls in ((multiply_rows, "uint32[:, ::1]"), (multiply_columns, "uint32[:, :, ::1]")):
+    kernel.compile(f"void({calls}, int8[:, :, :, ::1], int64, int64, int32[:, ::1])")
+    (text,) = kernel.inspect_asm().values()
+    print(*sorted(set(re.findall(r"\\b(tdpb\\w+|tile\\w+)\\t", text))))
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="machine code of x86-64")
+def test_any_machine_compiles_tile_instructions_for_a_processor_that_has_them(tmp_path):
+    target = {"NUMBA_CPU_NAME": "sapphirerapids", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", CROSS], env=os.environ | target, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == ["tdpbusd tileloadd tilestored", "tdpbsud tileloadd tilestored"]
+
+
 def test_a_processor_without_tiles_is_not_asked_for_permission(monkeypatch):
     asked = []
     monkeypatch.setattr(cpu_amx, "compiled_for", lambda: {"+avx512f", "+amx-tile"})
@@ -88,6 +107,19 @@ def test_tiles_are_used_where_the_system_permits_them(monkeypatch, answer):
     monkeypatch.setattr(cpu_amx, "compiled_for", lambda: {"+avx512f", "+amx-tile", "+amx-int8"})
     monkeypatch.setattr(cpu_amx, "permitted", lambda: answer)
     assert cpu_amx.available.__wrapped__() == answer
+
+
+@pytest.mark.parametrize(
+    ("has", "answer", "refused"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_a_log_says_that_the_system_refuses_the_tiles_that_the_processor_has(monkeypatch, has, answer, refused):
+    monkeypatch.setattr(cpu_amx, "compiled_for", lambda: cpu_amx.FEATURES if has else set())
+    monkeypatch.setattr(cpu_amx, "permitted", lambda: answer)
+    monkeypatch.setattr(cpu_amx, "available", cpu_amx.available.__wrapped__)
+    genotypes = standardise([pack(np.random.default_rng(0).binomial(2, 0.3, (70, 9)).astype(np.int8))], 70)
+    vnni = cpu_vnni.KERNELS._replace(instruction="AVX-VNNI", available=lambda: True)
+    said = cpu_integers.IntegerProducts(genotypes, np.float64, kernels=vnni).arithmetic
+    assert said == f"products in integers (AVX-VNNI{', since the system refuses AMX' * refused}, 8 digits)"
 
 
 @pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="only x86-64 Linux is asked")
