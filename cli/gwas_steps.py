@@ -154,7 +154,8 @@ def test_all(models: io.NullModels, asked: Asked, context: dict[str, Any]) -> bo
         asked.say("\n".join(lines), flush=True)
         found = tests_of(group, inputs, models, asked)
         told = [*found.lines, *found.warnings]
-        asked.say("\n".join(told), flush=True)
+        if told:
+            asked.say("\n".join(told), flush=True)
         inputs.check_unchanged()
         for i, name in enumerate(inputs.phenotypes):
             prefix = trait_prefix(output.out, name, context["several"])
