@@ -242,6 +242,20 @@ def test_a_component_at_zero_is_at_its_bound_and_its_chance_is_half(cohorts):
     np.testing.assert_allclose(free.lrt.p, special.chdtrc(1, free.lrt.statistic), rtol=1e-12)
 
 
+@pytest.mark.parametrize("constrain", [True, False])
+def test_ends_of_intervals_are_those_of_the_dense_likelihood_with_and_without_bounds(cohorts, constrain):
+    cohort = cohorts[1]
+    K = cohort.Ks[0]
+    values, vectors = np.linalg.eigh(K)
+    y = vectors @ (np.random.default_rng(0).standard_normal(cohort.n) / np.sqrt(1 + values / 4))
+    settings = FitSettings(engine="krylov", profile=True, constrain=constrain)
+    found = fit(y, cohort.X, [K], exact_probes(cohort.n), settings)
+    exact = fit_exact(y, cohort.X, [K], settings)
+    ends, expected = ([(curve.lower, curve.upper) for curve in each.profiles] for each in (found, exact))
+    np.testing.assert_allclose(ends, expected, rtol=1e-3, atol=1e-3)
+    assert (np.array(ends)[:, 0] < 0).all() or constrain
+
+
 def test_symmetry_is_looked_at_in_the_first_step_alone(cohorts, monkeypatch):
     looked, real = [], krylov.check_symmetric
     monkeypatch.setattr(krylov, "check_symmetric", lambda *given: looked.append(given) or real(*given))
