@@ -68,6 +68,7 @@ def _given(table: SampleTable | None) -> tuple:
 
 
 NOTHING_MATCHED = Matching(*(np.zeros(0, np.int64),) * 2, np.zeros(0, bool), 0, (), ())
+SHARE_TOLD = 1e-3  # of the genetic variance: less than this is not worth a note
 KNOWN = {"person": "its people", "animal": "the animals of its pedigree", "group": "its levels"}
 
 
@@ -242,7 +243,7 @@ def predict(model: Model, data: NewData, scoring: Scoring) -> Prediction:
     notes = [*(note for file in data.files for note in file.notes), *tables.notes]
     notes += sample_notes(people, [*tables.tables, *_given(data.phenotype)], data.keep, data.remove)
     notes += told
-    notes += ancestry_notes(model, tables.ancestries, samples)
+    notes += [*ancestry_notes(model, tables.ancestries, samples), *absent_notes(model, matching)]
     if data.phenotype is not None:
         y, measured, more = measure(model, data.phenotype, samples, fixed, random, X)
         notes += more
@@ -308,6 +309,17 @@ def reliabilities(model: Model, parts: list[ScoredPart]) -> dict[str, Reliabilit
             if len(part.names) == 1:
                 found[part.names[0]] = reliability_of_values(part.replicates, part.variances, complete=complete)
     return found
+
+
+def absent_notes(model: Model, matching: Matching) -> list[str]:
+    """What part of the genetic variance reliabilities leave out, as variants are not there."""
+    if not model.spreads:
+        return []
+    variances = sum(spread.variances for spread in model.spreads) / model.inv_sd**2
+    share = 1 - variances[matching.model].sum() / variances.sum() if variances.any() else 0.0
+    if share < SHARE_TOLD:
+        return []
+    return [f"variants that are not there have {share:.1%} of the genetic variance, which reliabilities leave out"]
 
 
 def ancestry_notes(model: Model, ancestries: io.Covariates | None, samples: pd.DataFrame) -> list[str]:

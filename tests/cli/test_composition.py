@@ -97,6 +97,12 @@ def test_every_operator_works_with_every_study_or_is_refused_in_one_line(cohort,
         assert code in (0, 3) and "Traceback" not in error, error  # so few people may not tell all components
 
 
+def test_a_model_of_blocks_of_weights_is_saved_without_reliabilities_and_says_so(cohort, capsys):
+    assert run(cohort, OPERATORS["blocks of weights"], STUDIES["a model"], "smile", "--pheno-name", "a") in (0, 3)
+    assert "reliabilities of predictions: none, as components have blocks of weights" in capsys.readouterr().out
+    assert not io.read_model(cohort["folder"] / "model.npz").has_reliabilities
+
+
 def relationships(cohort):
     """H of the pedigree and the genotypes of all."""
     pedigree = make_pedigree(cohort["sire"], cohort["dam"])

@@ -349,6 +349,9 @@ def test_absent_variants_count_as_the_mean(study, fitted, truth, tmp_path, capsy
         f"{there.sum()} of the model's {M} found" in out
         and f"not there (as if all had the model's mean): {M // 4}" in out
     )
+    weights = np.where(study.first, truth.theta[0] / study.first.sum(), truth.theta[1] / (~study.first).sum())
+    share = weights[~there].sum() / weights.sum()
+    assert f"variants that are not there have {share:.1%} of the genetic variance, which reliabilities leave out" in out
     counts = people.counts.astype(float)
     counts[counts == dense.MISSING] = np.nan
     centred = np.nan_to_num((counts - truth.mean) / truth.sd) * there
