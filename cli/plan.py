@@ -140,13 +140,14 @@ def budget_of(compute: Compute) -> int:
     return int(FREE_SHARE * min(device.free for device in list_devices()[: compute.num_gpus]))
 
 
-def phase_bytes(blocks: Blocks, n: int, m: int, rows: int, copies: int) -> int:
+def phase_bytes(blocks: Blocks, sizes: Sizes, m: int, rows: int, copies: int) -> int:
     """Bytes of a phase of a fit on a device with m variants, pieces of ``rows`` and ``copies`` of a product's block."""
+    n, bits = sizes.num_samples, sizes.bits
     samples = sum(count * size_class(4 * n * k) for count, k in blocks.samples if k)
     variants = sum(count * size_class(4 * m * k) for count, k in blocks.variants if k)
     product, half = (min(k, PRODUCT_COLUMNS) for k in (blocks.product, blocks.half))
-    whole = layout.product_bytes(n, rows, product) + size_class(4 * rows * blocks.product) if product else 0
-    half = layout.half_product_bytes(n, rows, half) if half else 0
+    whole = layout.product_bytes(n, rows, product, bits) + size_class(4 * rows * blocks.product) if product else 0
+    half = layout.half_product_bytes(n, rows, half, bits) if half else 0
     return samples + variants + max(whole, half) + copies * size_class(4 * n * blocks.product) + SMALL_BYTES
 
 
@@ -181,7 +182,7 @@ def device_shape(sizes: Sizes, num_gpus: int) -> Shape:
     """An equal share of the cohort on every device."""
     share = tuple(-(-variants // num_gpus) for variants in sizes.parts)
     weights = -(-sizes.num_weights // num_gpus)
-    per_variant = [*(layout.CONSTANTS if sizes.bits == 2 else layout.DOSAGE_CONSTANTS), 8]
+    per_variant = [*layout.CONSTANTS, 8]
     constants = [*(size * sum(share) for size in per_variant), *(size * weights for size in WEIGHT_BYTES)]
     if sizes.num_weights > sizes.num_variants:  # components that overlap may be multiplied side by side
         constants += [4 * sum(share) * sizes.num_components, 8 * sum(share)]
@@ -200,7 +201,7 @@ def fit_phases(
     phases = he_blocks(work) if by_moments else fit_blocks(work)
     if sizes.scanned:
         phases = {**phases, "scan": scan_blocks(sizes, work.columns)}
-    return {name: phase_bytes(blocks, sizes.num_samples, m, rows, copies) for name, blocks in phases.items()}
+    return {name: phase_bytes(blocks, sizes, m, rows, copies) for name, blocks in phases.items()}
 
 
 def scan_blocks(sizes: Sizes, columns: int | None) -> Blocks:

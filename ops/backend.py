@@ -9,7 +9,7 @@ from .cpu import CpuProducts
 from .cpu_integers import KINDS, IntegerProducts, best_kernels, have_integers
 from .cpu_sums import Kernels
 from .device.products import Residency, make_device_products
-from .genotypes import CALL_BITS, PackedGenotypes
+from .genotypes import PackedGenotypes
 
 DEVICES = ("auto", "cpu", "cuda")
 ARITHMETIC = {"auto": KINDS, "float": (), "vnni": (cpu_vnni.KERNELS,), "amx": (cpu_amx.KERNELS,)}
@@ -68,9 +68,8 @@ def make_products(
 
     On CUDA devices: ``residency`` says what of the genotypes stays there (all by default), ``limit`` the bytes that may
     be held on each device, ``num_devices`` how many share the variants, ``cuts`` where pieces may end, which block
-    weights (:class:`~gpu_reml.ops.weights.BlockWeights`) say.  Dosages take the portable kernels: those for
-    tensor cores multiply calls.  Raises ValueError for a backend or type that there is not, RuntimeError where a device
-    is wanted and missing.
+    weights (:class:`~gpu_reml.ops.weights.BlockWeights`) say.  Raises ValueError for a backend or type that there is
+    not, RuntimeError where a device is wanted and missing.
 
     >>> import numpy as np
     >>> from gpu_reml.ops import make_products, pack, standardise
@@ -93,6 +92,5 @@ def make_products(
     found = len(list_devices())
     if not 1 <= num_devices <= found:
         raise ValueError(f"num_devices: expected 1 to {found}, the CUDA devices that are visible; found {num_devices}")
-    kernels = "auto" if genotypes.bits == CALL_BITS else "portable"
-    devices = [CudaDevice(i, limit, kernels) for i in range(num_devices)]
+    devices = [CudaDevice(i, limit) for i in range(num_devices)]
     return make_device_products(genotypes, devices, residency, cuts)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..device.interface import Array, Variants, WeightedRows
-from ..dosages import dosage_table
+from ..dosages import DOSAGE_UNIT, dosage_table
 from ..genotypes import CALL_BITS, COUNT_OF_CODE
 from . import portable
 
@@ -65,9 +65,8 @@ class TensorKernels:
         self._allocate, self._stream = allocate, stream
 
     def constants(self, mean: np.ndarray, inv_sd: np.ndarray, bits: int = CALL_BITS) -> tuple[np.ndarray, ...]:
-        if bits != CALL_BITS:
-            raise ValueError(f"kernels: tensor cores multiply calls; dosages of {bits} bits need kernels='portable'")
-        return (np.stack([mean, inv_sd], axis=1),)
+        unit = 1.0 if bits == CALL_BITS else DOSAGE_UNIT[bits]
+        return (np.stack([mean / unit, inv_sd * unit], axis=1),)
 
     def factor(self, w: np.ndarray) -> np.ndarray:
         return w.astype(np.float64)
@@ -88,4 +87,7 @@ class TensorKernels:
         self._tensor.launch_z(self._block(variants), weighted, out, self._allocate, self._stream)
 
     def _block(self, variants: Variants):
-        return self._tensor.TensorBlock(variants.packed, *variants.constants, variants.start, variants.complete)
+        packed = variants.packed.view(np.uint8) if variants.bits == 16 else variants.packed
+        return self._tensor.TensorBlock(
+            packed, *variants.constants, variants.start, variants.complete, bits=variants.bits
+        )

@@ -7,12 +7,11 @@ from itertools import pairwise
 from math import isqrt
 
 from ..device.pool import size_class
-from ..genotypes import CHUNK
-from ..integers import DIGITS
+from ..genotypes import CALL_BITS, CHUNK
+from ..integers import DIGITS, MEAN_STEPS
 
 PITCH = 64  # bytes of which a row of packed genotypes has a multiple: a tile of 256 samples
 ROWS = 64  # variants of which a piece has a multiple
-DOSAGE_CONSTANTS = (12,)  # the same for dosages: centre, slope and offset
 CONSTANTS = (16,)  # bytes for every variant: mean and reciprocal SD
 
 TILE_COLUMNS = 8  # columns of one mma
@@ -25,13 +24,20 @@ CHUNK_PARTS = 128  # partial results of a column of a chunk of variants
 MAX_PARTIALS = 1024
 
 MIN_STAGES = 16  # of one sum where it is divided, or writing the parts would cost more than it gains
-MAX_STAGES = 1 << 14  # of one sum: no int32 overflows
 MAX_PARTS = 64
 MAX_CHUNKS = 32  # of one launch of Z V
 ENOUGH_BLOCKS = 512  # thread blocks that fill any device twice
-ZT_ROWS = 256  # variants of a thread block of Z' B
+# what a sum of means times integers is kept in, by bits of a genotype, whose unit is a count or a step of a dosage
+STEPS = {2: float(MEAN_STEPS), 8: 1.0, 16: 1 / 256}
+MISSING_VALUE = {2: 1.0, 8: 255.0, 16: 0.0}  # what is multiplied of a missing genotype
+MOST_TERMS = {2: 1 << 22, 8: 1 << 16, 16: 1 << 16}  # of a sum: an int32 holds it
 ZT_SLICE = 8192  # variants whose sums are kept before they are standardised
-TILE_SAMPLES = 256  # of a thread block of Z V: 64 bytes of every variant
+TILE_SAMPLES = {2: 256, 8: 64, 16: 32}  # of a thread block of Z V: 64 bytes of every variant
+
+
+def zt_rows(bits: int = CALL_BITS) -> int:
+    """Variants of a thread block of Z' B: a row of dosages takes more registers."""
+    return 256 if bits == CALL_BITS else 128
 
 
 def padded_columns(num_columns: int) -> int:
@@ -91,13 +97,13 @@ def padded_slots(num_slots: int) -> int:
     return -(-num_slots // SLOTS) * SLOTS
 
 
-def divide(num_blocks: int, num_stages: int) -> tuple[int, int]:
+def divide(num_blocks: int, num_stages: int, most_stages: int) -> tuple[int, int]:
     """(parts, stages of a part) of a sum.
 
-    Enough parts for ``ENOUGH_BLOCKS`` thread blocks, but of MIN_STAGES or more, and of MAX_STAGES at most.
+    Enough parts for ``ENOUGH_BLOCKS`` thread blocks, but of MIN_STAGES or more, and of ``most_stages`` at most.
     """
     parts = min(-(-ENOUGH_BLOCKS // num_blocks), -(-num_stages // MIN_STAGES), MAX_PARTS)
-    parts = max(parts, -(-num_stages // MAX_STAGES))
+    parts = max(parts, -(-num_stages // most_stages))
     stages = -(-num_stages // parts)
     return -(-num_stages // stages), stages
 
@@ -114,12 +120,19 @@ def operand_making_bytes(num_samples: int, num_columns: int) -> int:
     return (24 + 4 * rows + max(DIGITS * rows, 16 * num_partials(num_samples))) * width
 
 
-def zt_scratch_bytes(num_samples: int, num_variants: int, num_columns: int) -> int:
+def sample_division(num_samples: int, num_variants: int, digit_tiles: int, bits: int) -> tuple[int, int, int]:
+    """(parts, stages of a part, stages) of the sums of Z' B."""
+    terms = STEP_TERMS * sample_stage_steps(digit_tiles)
+    num_stages = -(-num_samples // terms)
+    return *divide(-(-num_variants // zt_rows(bits)), num_stages, MOST_TERMS[bits] // terms), num_stages
+
+
+def zt_scratch_bytes(num_samples: int, num_variants: int, num_columns: int, bits: int = CALL_BITS) -> int:
     """At most what :func:`launch_zt` holds at a time beside the operand, where calls are missing."""
-    steps = sample_stage_steps(DIGITS * panels(num_columns)[0][1])
-    num_stages = -(-num_samples // (STEP_TERMS * steps))
+    digit_tiles, products = DIGITS * panels(num_columns)[0][1], 3 if bits == 16 else 2
     slices = {min(num_variants, ZT_SLICE), num_variants % ZT_SLICE} - {0}
-    return max(16 * rows * divide(-(-rows // ZT_ROWS), num_stages)[0] * num_columns for rows in slices)
+    parts = [rows * sample_division(num_samples, rows, digit_tiles, bits)[0] for rows in slices]
+    return 8 * products * max(parts) * num_columns
 
 
 def z_scratch_bytes(num_samples: int, num_variants: int, num_columns: int) -> int:
@@ -139,18 +152,18 @@ def z_scratch_bytes(num_samples: int, num_variants: int, num_columns: int) -> in
 def chunks_at_once(num_samples: int, num_variants: int) -> int:
     """Chunks of variants that a launch of Z V takes: as many as ``ENOUGH_BLOCKS`` thread blocks do."""
     most = -(-num_variants // CHUNK)
-    return min(max(1, ENOUGH_BLOCKS // -(-num_samples // TILE_SAMPLES)), MAX_CHUNKS, most)
+    return min(max(1, ENOUGH_BLOCKS // -(-num_samples // TILE_SAMPLES[CALL_BITS])), MAX_CHUNKS, most)
 
 
-def product_bytes(num_samples: int, num_variants: int, num_columns: int) -> int:
+def product_bytes(num_samples: int, num_variants: int, num_columns: int, bits: int = CALL_BITS) -> int:
     """Memory of Z W Z' B with ``num_variants`` at a time, beside B and the result: Z' B and sums in float64, operands
     and partial sums."""
     features, sums = size_class(8 * num_variants * num_columns), size_class(8 * num_samples * num_columns)
     second = operand_bytes(num_samples, num_columns) + z_scratch_bytes(num_samples, num_variants, num_columns)
-    return features + sums + max(half_product_bytes(num_samples, num_variants, num_columns), second * 17 // 16)
+    return features + sums + max(half_product_bytes(num_samples, num_variants, num_columns, bits), second * 17 // 16)
 
 
-def half_product_bytes(num_samples: int, num_variants: int, num_columns: int) -> int:
+def half_product_bytes(num_samples: int, num_variants: int, num_columns: int, bits: int = CALL_BITS) -> int:
     """Memory of Z' B beside B and the result, in size classes (a sixteenth more than what is asked for)."""
-    running = operand_bytes(num_samples, num_columns) + zt_scratch_bytes(num_samples, num_variants, num_columns)
+    running = operand_bytes(num_samples, num_columns) + zt_scratch_bytes(num_samples, num_variants, num_columns, bits)
     return max(operand_making_bytes(num_samples, num_columns), running) * 17 // 16

@@ -16,14 +16,16 @@ import numpy as np
 from numba import cuda
 from numba.cuda.types import Tuple, UniTuple, float32, float64, int32, int64, uint32
 
-from ..genotypes import CHUNK
-from ..integers import DIGITS, LIMIT, MEAN_STEPS
+from ..genotypes import CALL_BITS, CHUNK
+from ..integers import DIGITS, LIMIT
 from .intrinsics import nearest, traced, words_result
 from .launch import cuda_kernel, launch
 from .layout import (
     CHUNK_PARTS,
     FRAGMENT_WORDS,
+    MISSING_VALUE,
     STEP_TERMS,
+    STEPS,
     TILE_COLUMNS,
     fragment_words,
     num_partials,
@@ -35,7 +37,6 @@ from .layout import (
 
 _THREADS = 64
 _LIMIT = float(LIMIT[DIGITS])
-_STEPS = float(MEAN_STEPS)
 
 _MATRIX, _WIDE, _INTEGERS, _WORDS = float32[:, ::1], float64[:, ::1], int32[:, ::1], uint32[::1]
 SOURCES = {
@@ -173,12 +174,14 @@ def scales_kernel(peaks, strange, num_parts, columns):
 
 
 @cache
-def make_round_kernel(weighted: bool, missing: bool):
+def make_round_kernel(weighted: bool, missing: bool, bits: int = CALL_BITS):
     """Kernel: integers of the numbers, and partial sums of them, or of what counts and means leave of them.
 
-    weighted: a sum is of 2 MEAN_STEPS q - c with c the nearest integer to MEAN_STEPS mean q; where calls are missing,
-    ``rests`` is c - MEAN_STEPS q.
+    weighted: with c the nearest integer to STEPS mean q, a sum is of 2 STEPS q - c for calls, whose complements are
+    multiplied, and of -c for dosages; where some are missing, ``rests`` is c - STEPS MISSING_VALUE q.
     """
+    steps_of_mean = STEPS[bits]
+    offset, of_missing = 2 * steps_of_mean * (bits == CALL_BITS), steps_of_mean * MISSING_VALUE[bits]
 
     @cuda_kernel()
     def round_kernel(source, where, columns, values, rests, totals):
@@ -197,10 +200,10 @@ def make_round_kernel(weighted: bool, missing: bool):
             values[slot, column] = int32(q)
             if weighted:
                 _, _, moments, listed, _, _ = source
-                c = nearest(q * (_STEPS * moments[int64(listed[slot]), 0]))
-                total += float64(2) * _STEPS * q - c
+                c = nearest(q * (steps_of_mean * moments[int64(listed[slot]), 0]))
+                total += offset * q - c
                 if missing:
-                    rests[slot, column] = int32(c - _STEPS * q)
+                    rests[slot, column] = int32(c - of_missing * q)
             else:
                 total += q
         totals[part, column] = total
@@ -272,7 +275,7 @@ def launch_sample_operand(B, allocate, stream) -> SampleOperand:
     num_samples, num_columns = B.shape
     num_rows = padded_samples(num_samples)
     where = (num_rows, num_rows, 0, num_partials(num_samples))
-    values, _, columns = _launch_integers((B,), where, num_columns, False, allocate, stream)
+    values, _, columns = _launch_integers((B,), where, num_columns, (False, CALL_BITS), allocate, stream)
     made = []
     for first_column, num_tiles in panels(num_columns):
         steps = sample_stage_steps(DIGITS * num_tiles)
@@ -298,10 +301,11 @@ class Span:
         return -(-(self.lacking + self.num_slots) // CHUNK)
 
 
-def launch_variant_integers(weighted, moments, span: Span, missing: bool, allocate, stream) -> VariantIntegers:
+def launch_variant_integers(weighted, moments, span: Span, how, allocate, stream) -> VariantIntegers:
     """Integers of diag(inv_sd w) U for the variants of a span.
 
     weighted: U (b, k), factor (q,) float64 = w, int32 rows (q,) of U or None for all.  moments (b, 2): means and 1/SDs.
+    how: (whether genotypes are missing, bits of a genotype).
     """
     U, factor, rows = weighted
     num_slots = span.num_slots
@@ -310,11 +314,12 @@ def launch_variant_integers(weighted, moments, span: Span, missing: bool, alloca
     _launch_threads(kernel, num_slots, stream, *given, span.shift, factor.shape[0], listed)
     source = (U, factor, moments, listed, span.shift, factor.shape[0])
     where = (num_slots, CHUNK, span.lacking, CHUNK_PARTS)
-    return VariantIntegers(*_launch_integers(source, where, U.shape[1], missing, allocate, stream), listed)
+    return VariantIntegers(*_launch_integers(source, where, U.shape[1], how, allocate, stream), listed)
 
 
-def _launch_integers(source, where, num_columns: int, missing: bool, allocate, stream):
+def _launch_integers(source, where, num_columns: int, how, allocate, stream):
     """(integers, rests or None, columns) of a source of numbers."""
+    missing, bits = how
     num_slots, chunk_slots, lacking, num_parts = where
     weighted, width = len(source) > 1, padded_columns(num_columns)
     chunks = -(-(lacking + num_slots) // chunk_slots)
@@ -325,7 +330,7 @@ def _launch_integers(source, where, num_columns: int, missing: bool, allocate, s
     _launch_threads(scales_kernel, chunks * width, stream, peaks, strange, num_parts, columns)
     values = allocate((num_slots, width), np.int32)
     rests = allocate((num_slots, width), np.int32) if missing else None
-    kernel = make_round_kernel(weighted, missing)
+    kernel = make_round_kernel(weighted, missing, bits)
     into = (values, values if rests is None else rests, peaks)
     _launch_threads(kernel, num_threads, stream, source, where, columns, *into)
     _launch_threads(totals_kernel, chunks * width, stream, peaks, num_parts, columns)

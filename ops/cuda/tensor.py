@@ -15,23 +15,27 @@ from functools import cache
 from numba import cuda
 from numba.cuda.types import UniTuple, float64, int32, int64, uint8, uint32
 
-from ..genotypes import CHUNK
-from ..integers import DIGITS, MEAN_STEPS
+from ..genotypes import CALL_BITS, CHUNK
+from ..integers import DIGITS
 from .intrinsics import indices_result, no_result, traced, wait_async, words_result, zeros
 from .launch import cuda_kernel
 from .layout import (
     FRAGMENT_WORDS,
     MASK_DIGITS,
     STEP_TERMS,
+    STEPS,
     TILE_COLUMNS,
-    TILE_SAMPLES,
-    ZT_ROWS,
     sample_stage_steps,
     variant_stage_steps,
+    zt_rows,
 )
 
 ZT_WARPS = 8
-ROW_WORDS = TILE_SAMPLES // 16
+ROW_WORDS = 16  # of a variant in a thread block of Z V
+# what the bytes are that are multiplied
+COUNTS, CALL_MASKS, BYTES, BYTE_MASKS, LOW_BYTES, HIGH_BYTES, WORD_MASKS = range(7)
+BITS_OF = (2, 2, 8, 8, 16, 16, 16)  # of a genotype
+MASKS = (CALL_MASKS, BYTE_MASKS, WORD_MASKS)
 
 _WIDE, _WORDS = float64[:, ::1], uint32[::1]
 SIG_ZT = (uint8[:, ::1], int64, _WORDS, _WIDE, UniTuple(int64, 4))
@@ -40,10 +44,10 @@ SIG_Z = (uint8[:, ::1], int32[::1], _WORDS, _WIDE, _WIDE, _WIDE, UniTuple(int64,
 # Register algorithms
 
 
-def fields(op, word, masks: int):
+def fields(op, word, plane: int):
     """2 - count of 16 genotypes, two bits each, with 1 for a missing one; or 1 for a missing one and 0 for others."""
     high = op.shift_right(word, 1)
-    if masks:
+    if plane == CALL_MASKS:
         return op.without(op.mask(word, 0x55555555), high)
     return op.minus(word, op.mask(high, 0x55555555))
 
@@ -51,6 +55,50 @@ def fields(op, word, masks: int):
 def spread(op, word):
     """Fields s = 0..3 of the four bytes of a word, as bytes of a word each."""
     return [op.mask(op.shift_right(word, 2 * s) if s else word, 0x03030303) for s in range(4)]
+
+
+def across(op, words):
+    """Four words whose bytes are those of the same place in ``words``: a 4 x 4 matrix of bytes, transposed."""
+    found = []
+    for selector in (0x5140, 0x7362):
+        low, high = (op.permute(*pair, selector) for pair in (words[:2], words[2:]))
+        found += [op.permute(low, high, 0x5410), op.permute(low, high, 0x7632)]
+    return found
+
+
+def byte_masks(op, word):
+    """1 in each byte that is 255, 0 in others."""
+    carried = op.plus(op.mask(word, 0x7F7F7F7F), 0x01010101)
+    return op.shift_right(op.mask(op.both(carried, word), 0x80808080), 7)
+
+
+def sixteens(op, word, plane: int):
+    """Two 16-bit dosages with 0 for a missing one, or their masks: of codes up to 2^15 only 65535 has both end bits."""
+    masks = op.mask(op.both(op.shift_right(word, 15), word), 0x00010001)
+    return masks if plane == WORD_MASKS else op.minus(word, op.times(masks, 0xFFFF))
+
+
+def lane_bytes(op, words, plane: int):
+    """Bytes of a lane's 16 genotypes of one row in ``words``: byte e of word t is of genotype 4 e + t."""
+    if BITS_OF[plane] == 2:
+        return spread(op, fields(op, words[0], plane))
+    if BITS_OF[plane] == 16:
+        found, selector = [sixteens(op, word, plane) for word in words], 0x7531 if plane == HIGH_BYTES else 0x6420
+        return across(op, [op.permute(*found[i : i + 2], selector) for i in range(0, 8, 2)])
+    return across(op, [byte_masks(op, word) for word in words] if plane == BYTE_MASKS else words)
+
+
+def variant_bytes(op, words, selector, m_tiles: int, plane: int):
+    """For each sample of a lane, in order, a word of its bytes of four variants, from a word of each."""
+    if BITS_OF[plane] == 8:
+        return across(op, [byte_masks(op, word) for word in words] if plane == BYTE_MASKS else words)
+    if BITS_OF[plane] == 16:
+        words, selector = [sixteens(op, word, plane) for word in words], 0x7351 if plane == HIGH_BYTES else 0x6240
+    low, high = (op.permute(*pair, selector) for pair in (words[:2], words[2:]))
+    found = [op.permute(low, high, four) for four in (0x5410, 0x7632)]
+    if BITS_OF[plane] == 16:
+        return found
+    return [each for byte in found[: m_tiles // 2] for each in spread(op, fields(op, byte, plane))]
 
 
 def multiply_step(op, sums, rows, shared, index, offset):
@@ -67,26 +115,28 @@ def multiply_step(op, sums, rows, shared, index, offset):
 
 
 @traced(lambda sums, *kinds: sums)
-def add_samples(op, sums, words, shared, index, num_rows: int, masks: int):
+def add_samples(op, sums, words, shared, index, num_rows: int, plane: int):
     """sums + A B of one stage: the words of each row, fragments from shared[index].
 
     Rows g and g + 8 of m-tile i of a warp are rows 2 i and 2 i + 1 of a lane.
     """
-    steps = len(words) // num_rows
+    size = BITS_OF[plane] // 2
+    of_row = len(words) // num_rows
     digit_tiles = len(sums) // (2 * num_rows)
-    for step in range(steps):
-        rows = [spread(op, fields(op, words[row * steps + step], masks)) for row in range(num_rows)]
+    for step in range(of_row // size):
+        begin = [row * of_row + step * size for row in range(num_rows)]
+        rows = [lane_bytes(op, words[first : first + size], plane) for first in begin]
         sums = multiply_step(op, sums, rows, shared, index, step * digit_tiles * FRAGMENT_WORDS)
     return sums
 
 
 @traced(lambda sums, *kinds: sums)
-def add_variants(op, sums, shared, place, selector, steps: int, m_tiles: int, masks: int):
+def add_variants(op, sums, shared, place, selector, steps: int, m_tiles: int, plane: int):
     """sums + A B of one stage of ``steps`` steps, for ``m_tiles`` m-tiles of a warp.
 
     place: where the lane's fragments and genotypes begin in shared memory.  Lane q holds variants q + 4 j of a step,
-    j < 16, and from each the word of its 16 samples, of which it takes one or two bytes: ``selector`` picks them from
-    two words.  Rows g and g + 8 of an m-tile are fields 2 i and 2 i + 1 of a byte.
+    j < 16, and from each the word of its samples; of calls it takes one or two bytes, which ``selector`` picks from two
+    words.  Rows g and g + 8 of an m-tile are samples 2 i and 2 i + 1 of the lane.
     """
     fragments, genotypes = place
     digit_tiles = len(sums) // (4 * m_tiles)
@@ -95,11 +145,8 @@ def add_variants(op, sums, shared, place, selector, steps: int, m_tiles: int, ma
         for four in range(4):
             at = [ROW_WORDS * (STEP_TERMS * step + 4 * (4 * four + e)) for e in range(4)]
             words = [op.load_shared(shared, genotypes, row, 1)[0] for row in at]
-            low, high = (op.permute(*pair, selector) for pair in (words[:2], words[2:]))
-            for byte, bytes_of_four in enumerate((0x5410, 0x7632)[: m_tiles // 2]):
-                spread_out = spread(op, fields(op, op.permute(low, high, bytes_of_four), masks))
-                for s, each in enumerate(spread_out):
-                    rows[4 * byte + s].append(each)
+            for row, each in zip(rows, variant_bytes(op, words, selector, m_tiles, plane), strict=True):
+                row.append(each)
         sums = multiply_step(op, sums, rows, shared, fragments, step * digit_tiles * FRAGMENT_WORDS)
     return sums
 
@@ -110,10 +157,14 @@ def every(op, first, stride: int, count: int):
     return [op.plus(op.short(first), stride * i) for i in range(count)]
 
 
-@traced(lambda packed, row, byte, count, words: words_result(count, words))
-def load_genotypes(op, packed, row, byte, count: int, words: int):
-    """``words`` words from ``byte`` on of rows row + 8 i, i < count."""
-    return [word for i in range(count) for word in op.stream_words(packed, op.plus(row, 8 * i), byte, words)]
+@traced(lambda packed, row, byte, last, count, words: words_result(count, words))
+def load_genotypes(op, packed, row, byte, last, count: int, words: int):
+    """``words`` words from ``byte`` on of rows row + 8 i, i < count; what begins after byte ``last`` may be any."""
+    if words <= 4:
+        return [word for i in range(count) for word in op.stream_words(packed, op.plus(row, 8 * i), byte, words)]
+    places = [op.smaller(op.plus(byte, 4 * first), last) for first in range(0, words, 4)]
+    rows = [op.plus(row, 8 * i) for i in range(count)]
+    return [word for each in rows for place in places for word in op.stream_words(packed, each, place, 4)]
 
 
 @traced(lambda rows, first, count, stride: indices_result(count))
@@ -169,28 +220,32 @@ def store_integers(op, sums, out, place, rows, digits: int):
 
 
 @traced(no_result)
-def add_samples_to(op, sums, arrays, source, place, rows, some, digits: int):
-    """out += scale (total - MEAN_STEPS sum + missing) / MEAN_STEPS for a lane's sums.
+def add_samples_to(op, sums, arrays, source, place, rows, some, plane: int):
+    """out += scale (total + STEPS sum + missing) / STEPS for a lane's sums, with - STEPS for calls.
 
     arrays: out; columns, where row ``3 chunk`` has scales and the second after it totals; what missing calls add, of
     the panel's columns, where there are some (1, else 0).  source: (chunk, the panel's first column among
-    ``columns``); place as in :func:`store_integers`.
+    ``columns``); place as in :func:`store_integers`.  Of high bytes 256 sums are added, and nothing else.
     """
     out, columns, missing = arrays
     num_rows, num_columns, first_row, first_column, lane_column = place
     chunk, panel_column = source
-    top = op.times(chunk, 3)
-    for column, totals in _columns(op, sums, len(rows), digits):
+    top, steps = op.times(chunk, 3), STEPS[BITS_OF[plane]]
+    factor = {COUNTS: -steps, HIGH_BYTES: 256 * steps}.get(plane, steps)
+    for column, totals in _columns(op, sums, len(rows), DIGITS):
         here = op.plus(lane_column, column)
         known, at, target = op.below(here, num_columns), op.plus(panel_column, here), op.plus(first_column, here)
         scale, whole = (op.load_number(columns, op.plus(top, i), at) for i in (0, 2))
         for row, total in zip(rows, totals, strict=True):
-            left = op.subtract(whole, op.multiply(total, op.number(float(MEAN_STEPS))))
+            left = op.multiply(total, op.number(factor))
+            if plane != HIGH_BYTES:
+                left = op.add(whole, left)
             row_there = op.plus(first_row, row)
             with op.where(op.both(op.below(row, num_rows), known)):
-                lost = op.load_number(missing, op.times(row_there, some), op.times(here, some))
-                left = op.add(left, op.select(op.below(0, some), lost, op.number(0.0)))
-                value = op.multiply(op.multiply(left, op.number(1 / MEAN_STEPS)), scale)
+                if plane != HIGH_BYTES:
+                    lost = op.load_number(missing, op.times(row_there, some), op.times(here, some))
+                    left = op.add(left, op.select(op.below(0, some), lost, op.number(0.0)))
+                value = op.multiply(op.multiply(left, op.number(1 / steps)), scale)
                 op.store(out, row_there, target, op.add(op.load_number(out, row_there, target), value))
 
 
@@ -198,16 +253,18 @@ def add_samples_to(op, sums, arrays, source, place, rows, some, digits: int):
 
 
 @cache
-def make_zt_kernel(num_tiles: int, masks: bool):
+def make_zt_kernel(num_tiles: int, plane: int):
     """Kernel of A' q for a panel of ``num_tiles`` column tiles; grid (variants, parts of the samples)."""
-    threads, lane_rows = 32 * ZT_WARPS, ZT_ROWS // (8 * ZT_WARPS)
+    bits = BITS_OF[plane]
+    threads, block_rows = 32 * ZT_WARPS, zt_rows(bits)
+    lane_rows = block_rows // (8 * ZT_WARPS)
     warp_rows, digit_tiles = 8 * lane_rows, DIGITS * num_tiles
     steps = sample_stage_steps(digit_tiles)
-    stage_bytes = STEP_TERMS * steps // 4
+    stage_bytes, lane_words = STEP_TERMS * steps * bits // 8, steps * bits // 2
     size = steps * digit_tiles * FRAGMENT_WORDS
-    shared_words, num_sums, code = 2 * size, 2 * lane_rows * digit_tiles, int(masks)
+    shared_words, num_sums = 2 * size, 2 * lane_rows * digit_tiles
 
-    @cuda_kernel(launch_bounds=(threads, 2 if num_tiles <= 2 else 1))
+    @cuda_kernel(launch_bounds=(threads, 2 if num_tiles <= 2 and bits == CALL_BITS else 1))
     def zt_kernel(packed, num_variants, fragments, out, where):
         """out (parts num_variants, k) = integer sums over each part of the samples, of a slice of ``packed``.
 
@@ -216,25 +273,25 @@ def make_zt_kernel(num_tiles: int, masks: bool):
         first_column, num_columns, part_stages, num_stages = where
         thread, part = cuda.threadIdx.x, cuda.blockIdx.y
         lane = thread & 31
-        warp_row = cuda.blockIdx.x * ZT_ROWS + (thread >> 5) * warp_rows
+        warp_row = cuda.blockIdx.x * block_rows + (thread >> 5) * warp_rows
         packed_row = min(warp_row, (num_variants - 1) & ~(warp_rows - 1)) + (lane >> 2)
         begin = part * part_stages
         end = min(begin + part_stages, num_stages)
-        byte = (lane & 3) * (4 * steps)
+        byte, last = (lane & 3) * (4 * lane_words), packed.shape[1] - 16
 
         shared = cuda.shared.array(shared_words, uint32, alignment=16)
         copy_fragments(shared, 0, fragments, begin, thread, size, threads)
-        words = load_genotypes(packed, packed_row, begin * stage_bytes + byte, lane_rows, steps)
+        words = load_genotypes(packed, packed_row, begin * stage_bytes + byte, last, lane_rows, lane_words)
         sums = zeros(num_sums)
         for stage in range(begin, end):
             buffer = (stage - begin & 1) * size
             following = min(stage + 1, end - 1) * stage_bytes + byte
-            next_words = load_genotypes(packed, packed_row, following, lane_rows, steps)  # long before their use
+            next_words = load_genotypes(packed, packed_row, following, last, lane_rows, lane_words)  # early
             wait_async()
             cuda.syncthreads()  # the fragments of this stage are there, and nobody reads the other buffer any more
             if stage + 1 < end:
                 copy_fragments(shared, size - buffer, fragments, stage + 1, thread, size, threads)
-            sums = add_samples(sums, words, shared, buffer + 4 * lane, lane_rows, code)
+            sums = add_samples(sums, words, shared, buffer + 4 * lane, lane_rows, plane)
             words = next_words
 
         rows = every(warp_row + (lane >> 2), 8, lane_rows)
@@ -244,30 +301,31 @@ def make_zt_kernel(num_tiles: int, masks: bool):
     return zt_kernel
 
 
-def z_warps(digit_tiles: int) -> int:
+def z_warps(digit_tiles: int, bits: int = CALL_BITS) -> int:
     """Warps of a thread block of Z V.
 
-    Two groups of warps have 128 samples each, and the warps of a group share the m-tiles of the same words, so that the
-    sums fit their registers.
+    Two groups of warps have half of the samples each, and the warps of a group share the m-tiles of the same words, so
+    that the sums fit their registers.
     """
-    return 4 if digit_tiles <= 6 else 8
+    return 2 if bits != CALL_BITS else 4 if digit_tiles <= 6 else 8
 
 
 @cache
-def make_z_kernel(num_tiles: int, masks: bool):
-    """Kernel of A q for a panel of ``num_tiles`` column tiles; grid (tiles of 256 samples, chunks of the variants)."""
+def make_z_kernel(num_tiles: int, plane: int):
+    """Kernel of A q for a panel of ``num_tiles`` column tiles; grid (tiles of samples, chunks of the variants)."""
+    masks, bits = plane in MASKS, BITS_OF[plane]
     digits = MASK_DIGITS if masks else DIGITS
     digit_tiles = digits * num_tiles
-    warps, steps = z_warps(digit_tiles), variant_stage_steps(digit_tiles)
+    warps, steps = z_warps(digit_tiles, bits), variant_stage_steps(digit_tiles)
     threads, siblings = 32 * warps, warps // 2
-    m_tiles, variants = 8 // siblings, STEP_TERMS * steps
-    stride = threads // 4  # from one variant that a thread copies to the next
-    lane_copies = variants // stride
+    word_samples, variants = 32 // bits, STEP_TERMS * steps
+    m_tiles = word_samples // (2 * siblings)
+    stride, lane_copies = threads // 4, 4 * variants // threads  # from one variant that a thread copies to the next
     # a stage in shared memory: fragments, genotypes
     size = steps * digit_tiles * FRAGMENT_WORDS
     buffer_words = size + ROW_WORDS * variants
     shared_words, num_sums = 2 * buffer_words, 4 * m_tiles * digit_tiles
-    lane_rows, code, chunk_stages = 2 * m_tiles, int(masks), CHUNK // variants
+    lane_rows, chunk_stages, tile_samples = 2 * m_tiles, CHUNK // variants, ROW_WORDS * word_samples
 
     @cuda_kernel(launch_bounds=(threads, {3: 3, 4: 3, 6: 2}.get(digit_tiles, 1)))
     def z_kernel(packed, listed, fragments, columns, missing, out, where):
@@ -286,7 +344,7 @@ def make_z_kernel(num_tiles: int, masks: bool):
 
         # a thread copies quarter ``piece`` of the 64 bytes of variants ``variant``, ``variant + stride``, ...
         variant, piece = thread >> 2, thread & 3
-        byte = cuda.blockIdx.x * (TILE_SAMPLES // 4) + 16 * piece
+        byte = cuda.blockIdx.x * (4 * ROW_WORDS) + 16 * piece
         # rows 2 and 3 of every four are turned by half a row, so that the four lanes of a quad read other banks
         to_genotypes = size + ROW_WORDS * variant + 4 * (piece + (variant & 2) & 3)
         from_genotypes = size + ROW_WORDS * quad + (word + 4 * (quad & 2) & 15)
@@ -308,14 +366,14 @@ def make_z_kernel(num_tiles: int, masks: bool):
                 copy_variants(shared, other + to_genotypes, packed, rows, byte, stride)
             rows = load_listed(listed, min(stage + 2, end - 1) * variants + variant, lane_copies, stride)
             place = (buffer + 4 * lane, buffer + from_genotypes)
-            sums = add_variants(sums, shared, place, selector, steps, m_tiles, code)
+            sums = add_variants(sums, shared, place, selector, steps, m_tiles, plane)
 
-        samples = every(cuda.blockIdx.x * TILE_SAMPLES + 16 * word + 4 * first_byte, 1, lane_rows)
+        samples = every(cuda.blockIdx.x * tile_samples + word_samples * word + 4 * first_byte, 1, lane_rows)
         limits = (num_samples, num_columns, chunk * num_samples, out_column, 2 * quad)
         if masks:
             store_integers(sums, out, limits, samples, digits)
         else:
             arrays, source = (out, columns, missing), (chunk, panel_column)
-            add_samples_to(sums, arrays, source, limits, samples, some, digits)
+            add_samples_to(sums, arrays, source, limits, samples, some, plane)
 
     return z_kernel

@@ -9,33 +9,49 @@ import numpy as np
 from numba import cuda
 from numba.cuda.types import float32, float64, int64
 
-from ..genotypes import CHUNK
+from ..genotypes import CALL_BITS, CHUNK
 from ..integers import DIGITS
 from .algebra import launch_fill
 from .intrinsics import traced
 from .launch import cuda_kernel, launch
 from .layout import (
     MASK_DIGITS,
+    MISSING_VALUE,
     SLOTS,
     STEP_TERMS,
     TILE_SAMPLES,
-    ZT_ROWS,
     ZT_SLICE,
     chunks_at_once,
-    divide,
     padded_slots,
     panel_columns,
     panels,
-    sample_stage_steps,
+    sample_division,
     variant_stage_steps,
+    zt_rows,
 )
 from .operands import SampleOperand, Span, VariantIntegers, launch_fragments, launch_variant_integers
-from .tensor import ZT_WARPS, make_z_kernel, make_zt_kernel, z_warps
+from .tensor import (
+    BITS_OF,
+    BYTE_MASKS,
+    BYTES,
+    CALL_MASKS,
+    COUNTS,
+    HIGH_BYTES,
+    LOW_BYTES,
+    MASKS,
+    WORD_MASKS,
+    ZT_WARPS,
+    make_z_kernel,
+    make_zt_kernel,
+    z_warps,
+)
 
 _THREADS = 128
+PLANES = {2: (COUNTS,), 8: (BYTES,), 16: (LOW_BYTES, HIGH_BYTES)}
+MASK_OF = {2: CALL_MASKS, 8: BYTE_MASKS, 16: WORD_MASKS}
 
 _WIDE = float64[:, ::1]
-SIG_STANDARDISE = {dtype: (_WIDE, _WIDE, int64, _WIDE, _WIDE, dtype[:, ::1]) for dtype in (float32, float64)}
+SIG_STANDARDISE = {dtype: (_WIDE, _WIDE, _WIDE, int64, _WIDE, _WIDE, dtype[:, ::1]) for dtype in (float32, float64)}
 SIG_ADD_CHUNKS = {dtype: (_WIDE, int64, dtype[:, ::1], int64) for dtype in (float32, float64)}
 SIG_ROUND_SUMS = (_WIDE, float32[:, ::1])
 
@@ -44,28 +60,34 @@ SIG_ROUND_SUMS = (_WIDE, float32[:, ::1])
 
 @traced(lambda *kinds: float64)
 def standardised(op, counted, lost, total, mean, inv_sd, scale):
-    """(counted - lost - mean (total - lost)) inv_sd scale, in the order of the CPU's roundings."""
-    centred = op.subtract(op.subtract(counted, lost), op.multiply(mean, op.subtract(total, lost)))
+    """(counted - mean (total - lost)) inv_sd scale, in the order of the CPU's roundings."""
+    centred = op.subtract(counted, op.multiply(mean, op.subtract(total, lost)))
     return op.multiply(op.multiply(centred, inv_sd), scale)
 
 
 @cache
-def make_standardise_kernel(missing: bool):
-    """Kernel: Z' B of a slice of the variants from integer sums of 2 - count and, with ``missing``, of masks."""
+def make_standardise_kernel(missing: bool, bits: int = CALL_BITS):
+    """Kernel: Z' B of a slice of the variants from integer sums of what is multiplied, its high bytes and masks."""
+    calls, wide, of_missing = bits == CALL_BITS, bits == 16, MISSING_VALUE[bits]
 
     @cuda_kernel()
-    def standardise_kernel(sums, lost_sums, num_parts, columns, moments, out):
+    def standardise_kernel(sums, high_sums, lost_sums, num_parts, columns, moments, out):
         """out (rows, k) from sums (parts rows, k); columns of the operand, moments (rows, 2): means and 1/SDs."""
         thread = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
         row, column = thread // out.shape[1], thread % out.shape[1]
         if row >= out.shape[0]:
             return
         total = columns[2, column]
-        counted, lost = float64(2) * total, float64(0)
+        counted, lost = float64(0), float64(0)
         for part in range(num_parts):
-            counted -= sums[part * out.shape[0] + row, column]
+            counted += sums[part * out.shape[0] + row, column]
+            if wide:
+                counted += float64(256) * high_sums[part * out.shape[0] + row, column]
             if missing:
                 lost += lost_sums[part * out.shape[0] + row, column]
+        if calls:
+            counted = float64(2) * total - counted
+        counted -= of_missing * lost
         out[row, column] = standardised(counted, lost, total, moments[row, 0], moments[row, 1], columns[0, column])
 
     return standardise_kernel
@@ -97,17 +119,19 @@ def round_sums_kernel(sums, out):
 
 @dataclass(frozen=True)
 class TensorBlock:
-    """b variants on the device: packed uint8 rows and moments (b, 2) float64, means and 1/SDs.
+    """b variants on the device: rows of genotypes of so many bits as uint8, and moments (b, 2) float64.
 
-    A row of ``packed`` is a multiple of 64 bytes, and rows exist up to a multiple of 64; what follows sample n in a
-    row, and the rows from b on, may hold anything.  ``start``: the first variant's place among all, which decides with
-    which others it is summed; ``complete``: whether no call is missing.
+    Moments are means and 1/SDs, of counts or of codes of dosages.  A row of ``packed`` is a multiple of 64 bytes, and
+    rows exist up to a multiple of 64; what follows sample n in a row, and the rows from b on, may hold anything.
+    ``start``: the first variant's place among all, which decides with which others it is summed; ``complete``: whether
+    no genotype is missing.
     """
 
     packed: Any
     moments: Any
     start: int = 0
     complete: bool = False
+    bits: int = CALL_BITS
 
 
 def launch_zt(block: TensorBlock, operand: SampleOperand, out, allocate, stream) -> None:
@@ -121,24 +145,24 @@ def launch_zt(block: TensorBlock, operand: SampleOperand, out, allocate, stream)
 
 def _launch_zt_slice(block: TensorBlock, operand: SampleOperand, rows: slice, out, allocate, stream) -> None:
     packed, target = block.packed[rows.start : rows.start + ZT_SLICE], out[rows]
-    sums, parts = _launch_zt_sums(packed, operand, len(target), False, allocate, stream)
-    lost = sums if block.complete else _launch_zt_sums(packed, operand, len(target), True, allocate, stream)[0]
-    arguments = (sums, lost, parts, operand.columns, block.moments[rows], target)
-    _launch_threads(make_standardise_kernel(not block.complete), target.size, stream, *arguments)
+    planes = PLANES[block.bits] if block.complete else (*PLANES[block.bits], MASK_OF[block.bits])
+    found = [_launch_zt_sums(packed, operand, len(target), plane, allocate, stream) for plane in planes]
+    (sums, parts), high, lost = found[0], found[len(PLANES[block.bits]) - 1][0], found[-1][0]
+    arguments = (sums, high, lost, parts, operand.columns, block.moments[rows], target)
+    _launch_threads(make_standardise_kernel(not block.complete, block.bits), target.size, stream, *arguments)
 
 
-def _launch_zt_sums(packed, operand: SampleOperand, num_variants: int, masks: bool, allocate, stream):
+def _launch_zt_sums(packed, operand: SampleOperand, num_variants: int, plane: int, allocate, stream):
     """(integer sums (parts variants, k) float64, parts)."""
-    num_blocks = -(-num_variants // ZT_ROWS)
-    steps = sample_stage_steps(DIGITS * operand.panels[0].num_tiles)  # the same for all panels
-    num_stages = -(-operand.num_samples // (STEP_TERMS * steps))
-    parts, part_stages = divide(num_blocks, num_stages)
+    bits, digit_tiles = BITS_OF[plane], DIGITS * operand.panels[0].num_tiles  # as many steps in all panels
+    parts, part_stages, num_stages = sample_division(operand.num_samples, num_variants, digit_tiles, bits)
+    num_blocks = -(-num_variants // zt_rows(bits))
     sums = allocate((parts * num_variants, operand.num_columns), np.float64)
     for panel in operand.panels:
         num_columns = panel_columns(panel.first_column, panel.num_tiles, operand.num_columns)
         where = (panel.first_column, num_columns, part_stages, num_stages)
         arguments = (packed, num_variants, panel.fragments, sums, where)
-        launch(make_zt_kernel(panel.num_tiles, masks), (num_blocks, parts), 32 * ZT_WARPS, stream, *arguments)
+        launch(make_zt_kernel(panel.num_tiles, plane), (num_blocks, parts), 32 * ZT_WARPS, stream, *arguments)
     return sums, parts
 
 
@@ -169,7 +193,7 @@ def _spans(start: int, count: int, most_chunks: int) -> Iterator[Span]:
 def _launch_z_chunks(block: TensorBlock, weighted, span, out, allocate, stream) -> None:
     """Some chunks of the variants."""
     missing = not block.complete
-    made = launch_variant_integers(weighted, block.moments, span, missing, allocate, stream)
+    made = launch_variant_integers(weighted, block.moments, span, (missing, block.bits), allocate, stream)
     for panel in panels(out.shape[1], MASK_DIGITS if missing else DIGITS):
         _launch_z_panel(block, made, panel, span, out, allocate, stream)
 
@@ -183,27 +207,29 @@ def _launch_z_panel(block: TensorBlock, made: VariantIntegers, panel, span, out,
     if not block.complete:
         lost = allocate(shape, np.float64)
         where = (num_samples, 0, shape[1], first_column)
-        _launch_z_product(block, made, num_tiles, (span, where), (lost, lost), True, allocate, stream)
+        _launch_z_product(block, made, num_tiles, (span, where), (lost, lost), MASK_OF[block.bits], allocate, stream)
     if num_chunks > 1 or out.dtype == np.float32:
         parts = allocate(shape, np.float64)
         launch_fill(parts, 0.0, stream)
     where = (num_samples, first_column if parts is out else 0, shape[1], first_column)
-    _launch_z_product(block, made, num_tiles, (span, where), (lost, parts), False, allocate, stream)
+    for plane in PLANES[block.bits]:
+        _launch_z_product(block, made, num_tiles, (span, where), (lost, parts), plane, allocate, stream)
     if parts is not out:
         count = num_samples * shape[1]
         _launch_threads(add_chunks_kernel, count, stream, parts, num_chunks, out, first_column)
 
 
-def _launch_z_product(block, made, num_tiles: int, place, to, masks: bool, allocate, stream) -> None:
+def _launch_z_product(block, made, num_tiles: int, place, to, plane: int, allocate, stream) -> None:
     """A product of masks with the rests, or of counts with the integers; to: (what is lost, ``out``)."""
     span, where = place
-    digits, values = (MASK_DIGITS, made.rests) if masks else (DIGITS, made.values)
+    digits, values = (MASK_DIGITS, made.rests) if plane in MASKS else (DIGITS, made.values)
     fragments = launch_fragments(values, (where[-1], num_tiles, digits, 0), allocate, stream)
     variants = STEP_TERMS * variant_stage_steps(digits * num_tiles)
     stages = (span.lacking // variants, span.num_slots // variants)
     arguments = (block.packed, made.listed, fragments, made.columns, *to, (*where, *stages, int(not block.complete)))
-    grid = (-(-where[0] // TILE_SAMPLES), span.num_chunks)
-    launch(make_z_kernel(num_tiles, masks), grid, 32 * z_warps(digits * num_tiles), stream, *arguments)
+    grid = (-(-where[0] // TILE_SAMPLES[block.bits]), span.num_chunks)
+    threads = 32 * z_warps(digits * num_tiles, block.bits)
+    launch(make_z_kernel(num_tiles, plane), grid, threads, stream, *arguments)
 
 
 def launch_round_sums(sums, out, stream) -> None:

@@ -5,7 +5,6 @@ import pytest
 from scipy import sparse
 
 from gpu_reml.ops import CpuProducts, code_values, make_covariance, make_products, pack, standardise, to_dense
-from gpu_reml.ops.cuda.driver import missing_toolkit_libraries
 from gpu_reml.ops.device.plan import Shape
 from gpu_reml.ops.device.pool import size_class
 from gpu_reml.ops.device.products import Residency, make_device_products
@@ -141,28 +140,20 @@ def test_products_on_a_device_equal_those_of_the_dense_matrix(cohort, rng, resid
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("kernels", ["portable", pytest.param("tensor", marks=pytest.mark.device)])
 @pytest.mark.parametrize("bits", [8, 16])
-def test_portable_kernels_multiply_the_dosages_that_a_device_holds(rng, bits):
+def test_both_sets_of_kernels_multiply_the_dosages_that_a_device_holds(rng, bits, kernels):
     from gpu_reml.ops.cuda.device import CudaDevice
 
     n, m = 37, 70
     codes, copies = draw_dosages(bits, n, 310)
     codes, Z = codes[:m], dense_z(copies)[:, :m]
-    products = make_device_products(standardise([codes], n, bits), [CudaDevice(kernels="portable")])
+    products = make_device_products(standardise([codes], n, bits), [CudaDevice(kernels=kernels)])
     B, w = rng.standard_normal((n, 2)), rng.random(m)
     assert_close(products.zt(B), Z.T @ B, 1e-6)
     assert_close(products.weighted(B, w), Z @ (w[:, None] * (Z.T @ B)), 1e-6)
     W = sparse.csr_array(np.ones((m, 1)))
     assert_close(products.squared_norms_by_sample(W), Z**2 @ W.toarray(), 1e-6)
-
-
-@pytest.mark.skipif(missing_toolkit_libraries(), reason="numba.cuda cannot be imported without cudart")
-def test_tensor_core_kernels_refuse_dosages():
-    from gpu_reml.ops.cuda.kernels import TensorKernels
-
-    kernels = TensorKernels.__new__(TensorKernels)  # its modules need no device for this
-    with pytest.raises(ValueError, match="dosages of 16 bits need kernels='portable'"):
-        kernels.constants(np.ones(1), np.ones(1), 16)
 
 
 def test_a_plan_counts_the_bytes_that_dosages_take():

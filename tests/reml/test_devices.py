@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pytest
 
-from gpu_reml.cli.plan import phase_bytes
+from gpu_reml.cli.plan import Sizes, phase_bytes
 from gpu_reml.ops import CpuProducts, make_covariance
 from gpu_reml.ops.device import pool
 from gpu_reml.ops.device.pool import size_class
@@ -107,8 +107,8 @@ def test_memory_on_cuda_stays_within_what_was_planned():
         FitSettings(probes=ProbeSettings(first=s)),
         strict=False,
     )
-    phases = fit_blocks(Work(4, 1, 3, s, 0))
-    planned = max(phase_bytes(blocks, 2000, 4000, 4000, 0) for blocks in phases.values()) + 24 * 4000
+    phases, sizes = fit_blocks(Work(4, 1, 3, s, 0)), Sizes(2000, (4000,), 4, 1, 3, 4000)
+    planned = max(phase_bytes(blocks, sizes, 4000, 4000, 0) for blocks in phases.values()) + 24 * 4000
     assert device.pool.peak_in_use - before <= planned
 
 

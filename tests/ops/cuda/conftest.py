@@ -51,7 +51,7 @@ def device():
     return Device()
 
 
-PARTS = {"tensor": ["test_tensor.py"], "portable": ["../device", "."]}
+PARTS = {"tensor": ["test_tensor.py"], "portable": ["../device", "../test_dosages.py", "."]}
 
 
 @pytest.fixture(scope="session")

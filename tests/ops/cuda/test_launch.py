@@ -62,7 +62,7 @@ def test_every_kernel_of_the_package_and_of_the_benchmark_is_kept_by_the_sources
     from benchmarks.gpu import kernels
     from gpu_reml.ops.cuda import algebra, operands, portable, tensor, tensor_products, weights
 
-    made = [algebra.make_gram_kernel(False, False), portable.make_zt_kernel(2, False), tensor.make_zt_kernel(2, False)]
+    made = [algebra.make_gram_kernel(False, False), portable.make_zt_kernel(2, False), tensor.make_zt_kernel(2, 0)]
     plain = [
         v
         for m in (algebra, kernels, operands, tensor_products, weights)

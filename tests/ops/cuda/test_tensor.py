@@ -6,15 +6,18 @@ All goes through the launchers, so grids, divided sums and operands are tested t
 import re
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gpu_reml.ops import MISSING, pack, standardise
+from gpu_reml.ops.cpu import to_dense
 from gpu_reml.ops.cpu_integers import IntegerProducts, best_kernels
 from gpu_reml.ops.cuda.driver import missing_toolkit_libraries, simulating
 from gpu_reml.ops.device.products import make_device_products
+from gpu_reml.ops.dosages import DOSAGE_MISSING, DOSAGE_TYPE, DOSAGE_UNIT
 from gpu_reml.ops.integers import DIGITS, LIMIT, MEAN_STEPS
 
 MISSING_LIBRARIES = missing_toolkit_libraries()
@@ -251,6 +254,44 @@ def test_missing_calls_and_variants_that_do_not_vary_contribute_nothing(device):
     assert not z_product(device, cohort, np.ones((4, k), np.float32)).any()
 
 
+def dosage_errors(device, bits, n, b, k, missing):
+    """Errors of both products with dosages against float64, in what rounding a right-hand side may at most add."""
+    rng, type_, unit = np.random.default_rng([n, b, k]), DOSAGE_TYPE[bits], DOSAGE_UNIT[bits]
+    codes = rng.integers(0, round(2 / unit) + 1, (b, n)).astype(type_)
+    codes[rng.random((b, n)) < missing], codes[2] = DOSAGE_MISSING[bits], 100
+    codes[3] = round(2 / unit)
+    codes[3, 7] -= 1
+    genotypes = standardise([codes], n, bits)
+    per_line = 64 // type_().itemsize
+    packed = rng.integers(0, 2**bits, (64 * -(-b // 64), per_line * -(-n // per_line))).astype(type_)
+    packed[:b, :n] = codes
+    moments = np.stack([genotypes.mean / unit, genotypes.inv_sd * unit], axis=1)
+    complete = bool((genotypes.num_called == n).all())
+    there = device.put(packed.view(np.uint8), np.uint8), device.put(moments, np.float64)
+    block = tensor_products.TensorBlock(*there, complete=complete, bits=bits)
+    Z, B, U, w = to_dense(genotypes), normal(rng, n, k), normal(rng, b, k), rng.uniform(0, 2, b)
+    zt, read_zt = device.guarded(np.full((b, k), np.nan), np.float64)
+    operand = operands.launch_sample_operand(device.put(B), device.allocate, device.stream)
+    tensor_products.launch_zt(block, operand, zt, device.allocate, device.stream)
+    z, read_z = device.guarded(np.zeros((n, k)), np.float64)
+    weighted = device.put(U), device.put(w, np.float64), None
+    tensor_products.launch_z(block, weighted, z, device.allocate, device.stream)
+    numbers = U * (genotypes.inv_sd * w)[:, None]
+    copies = np.where(genotypes.inv_sd > 0, Z / np.where(genotypes.inv_sd > 0, genotypes.inv_sd, 1), 0)
+    zt_unit = np.abs(Z).sum(axis=0)[:, None] * np.abs(B).max(axis=0) / (2 * LIMIT[DIGITS])
+    z_unit = (np.abs(copies).sum(axis=1) + b / 100)[:, None] * np.abs(numbers).max(axis=0) / (2 * LIMIT[DIGITS])
+    zt_error, z_error = np.abs(read_zt() - Z.T @ B.astype(np.float64)), np.abs(read_z() - copies @ numbers)
+    assert not read_zt()[2].any()  # does not vary
+    return max((zt_error / np.where(zt_unit > 0, zt_unit, np.inf)).max(), (z_error / z_unit).max())
+
+
+@on_device
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(("n", "b", "k", "missing"), [(300, 70, 3, 0.1), (517, 131, 17, 0), large(70_000, 40, 9, 0.01)])
+def test_products_of_dosages_are_as_near_as_integers_of_a_column_are(device, bits, n, b, k, missing):
+    assert dosage_errors(device, bits, n, b, k, missing) <= 1.001
+
+
 @pytest.fixture
 def launches(monkeypatch):
     """(name, grid) of every kernel of a product that is launched."""
@@ -315,8 +356,9 @@ class CountedMemory:
         self.held -= size
 
 
+@pytest.mark.parametrize("bits", [2, 16])
 @pytest.mark.parametrize(("n", "b", "k"), [(20, 3000, 1), (20, 9000, 70), (2500, 20, 12), (2500, 20, 70)])
-def test_scratch_memory_is_what_was_promised(monkeypatch, n, b, k):
+def test_scratch_memory_is_what_was_promised(monkeypatch, n, b, k, bits):
     """Where calls are missing and a sum in float32 is divided, which takes most."""
     cohort = Cohort(n, b)
     for module in (operands, tensor_products):
@@ -327,9 +369,9 @@ def test_scratch_memory_is_what_was_promised(monkeypatch, n, b, k):
     assert memory.most <= layout.operand_making_bytes(n, k) <= 1.1 * memory.most + 2**14
     assert memory.held <= layout.operand_bytes(n, k) <= 1.1 * memory.held
     held, memory.most = memory.held, memory.held
-    tensor_products.launch_zt(cohort.block(), operand, np.zeros((b, k), np.float32), memory, None)
+    tensor_products.launch_zt(replace(cohort.block(), bits=bits), operand, np.zeros((b, k), np.float32), memory, None)
     most, memory.most = memory.most - held, held
-    assert most <= layout.zt_scratch_bytes(n, b, k) <= 1.1 * most + 2**14
+    assert most <= layout.zt_scratch_bytes(n, b, k, bits) <= 1.1 * most + 2**14
     weighted, out = (np.ones((b, k), np.float32), np.ones(b), None), np.zeros((n, k), np.float32)
     tensor_products.launch_z(cohort.block(start=layout.CHUNK - 1), weighted, out, memory, None)
     most = memory.most - held
@@ -346,17 +388,18 @@ def test_scratch_memory_stays_bounded_for_a_biobank():
 def test_sums_are_divided_completely_and_no_finer_than_they_should():
     for num_blocks in (1, 3, 100, 5000):
         for num_stages in (1, 15, 16, 17, 500, 100_000):
-            parts, stages = layout.divide(num_blocks, num_stages)
+            parts, stages = layout.divide(num_blocks, num_stages, 10_000)
             assert (parts - 1) * stages < num_stages <= parts * stages  # no part is empty
-            assert stages <= layout.MAX_STAGES and parts <= max(layout.MAX_PARTS, num_stages / layout.MAX_STAGES + 1)
-            assert num_blocks < layout.ENOUGH_BLOCKS or parts == 1 or num_stages > layout.MAX_STAGES
+            assert stages <= 10_000 and parts <= layout.MAX_PARTS
+            assert num_blocks < layout.ENOUGH_BLOCKS or parts == -(-num_stages // 10_000)
 
 
 def test_no_sum_passes_an_int32():
-    for tiles in range(1, 6):
-        terms = layout.MAX_STAGES * layout.STEP_TERMS * layout.sample_stage_steps(DIGITS * tiles)
-        assert terms * 2 * 128 < 2**31
-    assert layout.CHUNK * 2 * 128 < 2**31
+    for bits, largest in ((2, 2), (8, 255), (16, 255)):
+        for tiles in range(1, 6):
+            _, stages, _ = layout.sample_division(10**8, 8192, DIGITS * tiles, bits)
+            assert stages * layout.STEP_TERMS * layout.sample_stage_steps(DIGITS * tiles) * largest * 128 < 2**31
+        assert layout.CHUNK * largest * 128 < 2**31
 
 
 def test_panels_cover_the_columns_evenly():
@@ -463,6 +506,15 @@ FAULTS = {  # kernel, what is replaced in its PTX and by what, and how that show
 }
 
 
+DOSAGE_FAULTS = {  # bits, kernel, what is replaced
+    "missing dosages are not masked": (8, "zt_kernel", "-2139062144", "0"),
+    "a missing dosage is worth 254": (8, "standardise_kernel", r"0d([4C])06FE", r"0d\g<1>06FC"),
+    "a missing dosage stays": (16, "z_kernel", "65537", "1"),
+    "high bytes are worth 128": (16, "standardise_kernel", "0d4070000000000000", "0d4060000000000000"),
+    "means are in other steps": (16, "round_kernel", "0d3F70000000000000", "0d3F80000000000000"),
+}
+
+
 class Fault:
     """A change of PTX: every place in ``kernel``, of counts or of masks, that has the pattern."""
 
@@ -493,3 +545,12 @@ def test_a_fault_in_the_code_is_noticed(interpreted, device, monkeypatch, fault)
     noticed += [what for what, *_ in found.machine.issues]
     assert change.made, "the code has nothing to change"
     assert re.search(shows, "; ".join(noticed)), noticed
+
+
+@pytest.mark.parametrize("fault", DOSAGE_FAULTS)
+def test_a_fault_in_the_code_of_dosages_is_noticed(interpreted, device, monkeypatch, fault):
+    bits, *change = DOSAGE_FAULTS[fault]
+    change = Fault(*change)
+    interpreted(monkeypatch, change=change)
+    assert dosage_errors(device, bits, 300, 70, 3, 0.1) > 2
+    assert change.made, "the code has nothing to change"

@@ -43,7 +43,7 @@ def assert_tensor_kernel(resources, threads, blocks, num_registers):
 @pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize(("tiles", "cc"), CASES)
 def test_zt_fits_the_device(tiles, cc, masks):
-    resources = compile_kernel(tensor.make_zt_kernel(tiles, masks), tensor.SIG_ZT, cc)
+    resources = compile_kernel(tensor.make_zt_kernel(tiles, int(masks)), tensor.SIG_ZT, cc)
     assert_tensor_kernel(resources, 32 * tensor.ZT_WARPS, 2 if tiles <= 2 else 1, ZT_REGISTERS[tiles])
     steps = layout.sample_stage_steps(DIGITS * tiles)
     assert_instructions(resources, num_mma=2 * 2 * steps * DIGITS * tiles, genotypes=16 * 4 * steps)
@@ -60,12 +60,29 @@ def test_z_of_masks_fits_the_device(tiles):
 
 
 def assert_z_fits(tiles, cc, digits, registers):
-    resources = compile_kernel(tensor.make_z_kernel(tiles, digits > DIGITS), tensor.SIG_Z, cc)
+    resources = compile_kernel(tensor.make_z_kernel(tiles, int(digits > DIGITS)), tensor.SIG_Z, cc)
     warps, steps = tensor.z_warps(digits * tiles), layout.variant_stage_steps(digits * tiles)
     blocks = {3: 3, 4: 3, 6: 2}.get(digits * tiles, 1)
     assert_tensor_kernel(resources, 32 * warps, blocks, registers[tiles])
     m_tiles = 16 // warps
     assert_instructions(resources, 2 * m_tiles * steps * digits * tiles, genotypes=32 * m_tiles * steps)
+
+
+@pytest.mark.parametrize("plane", ["BYTES", "HIGH_BYTES", "WORD_MASKS"])
+@pytest.mark.parametrize("tiles", [1, 4])
+def test_kernels_of_dosages_fit_the_device(tiles, plane):
+    plane = getattr(tensor, plane)
+    steps = layout.sample_stage_steps(DIGITS * tiles)
+    made = [(tensor.make_zt_kernel(tiles, plane), tensor.SIG_ZT, 32 * tensor.ZT_WARPS, 2 * steps * DIGITS * tiles)]
+    digit_tiles = (layout.MASK_DIGITS if plane in tensor.MASKS else DIGITS) * tiles
+    m_tiles = 16 // tensor.BITS_OF[plane]
+    steps = layout.variant_stage_steps(digit_tiles)
+    made.append((tensor.make_z_kernel(tiles, plane), tensor.SIG_Z, 64, 2 * m_tiles * steps * digit_tiles))
+    for kernel, signature, threads, num_mma in made:
+        resources = compile_kernel(kernel, signature, SM_90A)
+        assert_tensor_kernel(resources, threads, 1, 240)
+        if pathfinder.find_nvidia_binary_utility("nvdisasm") is not None:
+            assert count_instructions(disassemble(resources.cubin))["IMMA"] == num_mma
 
 
 MOST_OPERATIONS = 0.75  # on integers for each genotype, those that find addresses included
