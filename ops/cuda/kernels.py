@@ -65,7 +65,9 @@ class TensorKernels:
         self._allocate, self._stream = allocate, stream
 
     def constants(self, mean: np.ndarray, inv_sd: np.ndarray, bits: int = CALL_BITS) -> tuple[np.ndarray, ...]:
-        unit = 1.0 if bits == CALL_BITS else DOSAGE_UNIT[bits]
+        if bits == CALL_BITS:  # a missing call is taken as one copy
+            return (np.stack([mean - 1, inv_sd], axis=1),)
+        unit = DOSAGE_UNIT[bits]
         return (np.stack([mean / unit, inv_sd * unit], axis=1),)
 
     def factor(self, w: np.ndarray) -> np.ndarray:

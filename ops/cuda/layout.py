@@ -29,7 +29,11 @@ MAX_CHUNKS = 32  # of one launch of Z V
 ENOUGH_BLOCKS = 512  # thread blocks that fill any device twice
 # what a sum of means times integers is kept in, by bits of a genotype, whose unit is a count or a step of a dosage
 STEPS = {2: float(MEAN_STEPS), 8: 1.0, 16: 1 / 256}
-MISSING_VALUE = {2: 1.0, 8: 255.0, 16: 0.0}  # what is multiplied of a missing genotype
+MISSING_VALUE = {
+    2: 0.0,
+    8: 255.0,
+    16: 0.0,
+}  # what is multiplied of a missing genotype, beyond what means are counted from
 MOST_TERMS = {2: 1 << 22, 8: 1 << 16, 16: 1 << 16}  # of a sum: an int32 holds it
 ZT_SLICE = 8192  # variants whose sums are kept before they are standardised
 TILE_SAMPLES = {2: 256, 8: 64, 16: 32}  # of a thread block of Z V: 64 bytes of every variant

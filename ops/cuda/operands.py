@@ -17,7 +17,7 @@ from numba import cuda
 from numba.cuda.types import Tuple, UniTuple, float32, float64, int32, int64, uint32
 
 from ..genotypes import CALL_BITS, CHUNK
-from ..integers import DIGITS, LIMIT
+from ..integers import DIGITS, LIMIT, SMALLEST
 from .intrinsics import nearest, traced, words_result
 from .launch import cuda_kernel, launch
 from .layout import (
@@ -168,7 +168,7 @@ def scales_kernel(peaks, strange, num_parts, columns):
     for part in range(chunk * num_parts, (chunk + 1) * num_parts):
         largest = max(largest, peaks[part, column])
         odd += strange[part, column]
-    scale = largest / _LIMIT + odd
+    scale = (largest / _LIMIT if largest > SMALLEST else float64(0)) + odd
     columns[3 * chunk, column] = scale
     columns[3 * chunk + 1, column] = float64(1) / scale if scale > 0 else float64(0)
 
@@ -177,11 +177,11 @@ def scales_kernel(peaks, strange, num_parts, columns):
 def make_round_kernel(weighted: bool, missing: bool, bits: int = CALL_BITS):
     """Kernel: integers of the numbers, and partial sums of them, or of what counts and means leave of them.
 
-    weighted: with c the nearest integer to STEPS mean q, a sum is of 2 STEPS q - c for calls, whose complements are
+    weighted: with c the nearest integer to STEPS mean q, a sum is of STEPS q - c for calls, whose complements are
     multiplied, and of -c for dosages; where some are missing, ``rests`` is c - STEPS MISSING_VALUE q.
     """
     steps_of_mean = STEPS[bits]
-    offset, of_missing = 2 * steps_of_mean * (bits == CALL_BITS), steps_of_mean * MISSING_VALUE[bits]
+    offset, of_missing = steps_of_mean * (bits == CALL_BITS), steps_of_mean * MISSING_VALUE[bits]
 
     @cuda_kernel()
     def round_kernel(source, where, columns, values, rests, totals):

@@ -86,7 +86,7 @@ def make_standardise_kernel(missing: bool, bits: int = CALL_BITS):
             if missing:
                 lost += lost_sums[part * out.shape[0] + row, column]
         if calls:
-            counted = float64(2) * total - counted
+            counted = total - counted
         counted -= of_missing * lost
         out[row, column] = standardised(counted, lost, total, moments[row, 0], moments[row, 1], columns[0, column])
 
@@ -121,10 +121,10 @@ def round_sums_kernel(sums, out):
 class TensorBlock:
     """b variants on the device: rows of genotypes of so many bits as uint8, and moments (b, 2) float64.
 
-    Moments are means and 1/SDs, of counts or of codes of dosages.  A row of ``packed`` is a multiple of 64 bytes, and
-    rows exist up to a multiple of 64; what follows sample n in a row, and the rows from b on, may hold anything.
-    ``start``: the first variant's place among all, which decides with which others it is summed; ``complete``: whether
-    no genotype is missing.
+    Moments are means, of calls beyond one copy, and 1/SDs, in counts or in codes of dosages.  A row of ``packed`` is a
+    multiple of 64 bytes, and rows exist up to a multiple of 64; what follows sample n in a row, and the rows from b on,
+    may hold anything.  ``start``: the first variant's place among all, which decides with which others it is summed;
+    ``complete``: whether no genotype is missing.
     """
 
     packed: Any

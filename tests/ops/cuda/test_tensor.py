@@ -59,11 +59,16 @@ class Cohort:
         self.counts, self.called = filled.astype(np.int64), called
 
     @property
+    def above(self):
+        """Counts less 1, and 0 for a missing call."""
+        return self.counts - self.called
+
+    @property
     def complete(self):
         return bool(self.called.all())
 
     def block(self, put=lambda array, dtype: array, start=0):
-        moments = np.stack([self.mean, self.inv_sd], axis=1)
+        moments = np.stack([self.mean - 1, self.inv_sd], axis=1)
         return tensor_products.TensorBlock(put(self.packed, np.uint8), put(moments, np.float64), start, self.complete)
 
 
@@ -78,8 +83,8 @@ def integers_of(X):
 def exact_zt(cohort, B):
     """Z' B from sums of integers."""
     q, scale = integers_of(B)
-    counted, called = (cohort.counts @ q).astype(np.float64), (cohort.called @ q).astype(np.float64)
-    return (counted - cohort.mean[:, None] * called) * cohort.inv_sd[:, None] * scale
+    above = (cohort.above @ q).astype(np.float64)
+    return (above - (cohort.mean - 1)[:, None] * (cohort.called @ q)) * cohort.inv_sd[:, None] * scale
 
 
 def exact_z(cohort, U, w, rows=None, start=0, there=0.0):
@@ -93,8 +98,8 @@ def exact_z(cohort, U, w, rows=None, start=0, there=0.0):
         last = min(len(listed), first + layout.CHUNK - (start + first) % layout.CHUNK)
         chunk = listed[first:last]
         q, scale = integers_of(numbers[first:last])
-        taken = np.rint(q * (MEAN_STEPS * cohort.mean[chunk])[:, None]).astype(np.int64)
-        sums = MEAN_STEPS * cohort.counts[chunk].T @ q - cohort.called[chunk].T @ taken
+        rests = np.rint(q * (MEAN_STEPS * (cohort.mean[chunk] - 1))[:, None]).astype(np.int64)
+        sums = MEAN_STEPS * cohort.above[chunk].T @ q - cohort.called[chunk].T @ rests
         total += sums.astype(np.float64) / MEAN_STEPS * scale
         first = last
     return total
