@@ -7,9 +7,10 @@ from scipy import optimize, special, stats
 from gpu_reml.ops import CpuProducts, make_covariance
 from gpu_reml.ops.device.products import make_device_products
 from gpu_reml.reml import alpha_law, draw_probes, exact_fits, exact_probes, fit_exact, fit_weights, scan, with_residuals
-from gpu_reml.reml.studies.scan import ScanSettings
+from gpu_reml.reml.studies.scan import STRONG, ScanSettings
 from gpu_reml.reml.studies.scan_law import log10_p, log_tail
 from gpu_reml.reml.studies.scan_refit import refit
+from gpu_reml.reml.studies.scan_replicates import moments_of
 from gpu_reml.reml.studies.scan_result import bonferroni, false_discovery
 from gpu_reml.validation import dense
 from gpu_reml.validation.host_device import HostDevice
@@ -158,6 +159,25 @@ def test_a_scale_that_is_estimated_from_replicates_gives_the_tail_of_an_f_law():
     found = log10_p(*values, np.zeros(1), np.array([error]))
     assert abs(found[0] - 4) < 0.15
     assert log10_p(*values, np.zeros(1), np.zeros(1))[0] > 4.2
+
+
+def test_solving_for_strong_sets_alone_leaves_the_size_at_a_thousandth():
+    # sets that replicates put on the wrong side of 0.001 are solved for on both of its sides
+    rng, num, grid, one = np.random.default_rng(1), 10, np.linspace(0.5, 20, 300), np.ones(300)
+    q = rng.chisquare(num, 300_000)
+    unit = np.sqrt(2 * num)
+    exact = np.interp((q - num) / unit, grid, log10_p(grid, one / unit, np.sqrt(8 / num) * one, 0 * one, 0 * one))
+    sizes = []
+    for _ in range(20):
+        x = rng.standard_normal((200, num))
+        E = x @ x.T
+        found, means = moments_of(E, E, complete=False), np.diag(E)
+        scale = np.sqrt(found.variance)
+        errors = means.var() / 200 / found.variance, found.variance_error / (2 * found.variance)
+        law = log10_p(grid, *(value * one for value in (found.lead / scale, found.third / scale**3, *errors)))
+        first = np.interp((q - means.mean()) / scale, grid, law)
+        sizes.append(np.mean(np.where(first >= STRONG, exact, first) >= 3) / 1e-3)
+    assert 0.88 < np.mean(sizes) < 1.1  # 0.8 where they are solved for from 0.001 on
 
 
 def test_strong_sets_of_few_variants_have_the_exact_law_of_their_statistic(cohort):
