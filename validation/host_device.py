@@ -47,7 +47,7 @@ class HostDevice:
 
     pitch_alignment = 64
     row_alignment = 64
-    accumulator = np.dtype(np.float64)
+    accumulator, arithmetic = np.dtype(np.float64), "float64 products"
 
     def __init__(self, memory: int | None = None, limit: int | None = None, label: str = "host device"):
         self.label, self._memory, self._given = label, memory, 0

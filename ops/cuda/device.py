@@ -191,6 +191,10 @@ class CudaDevice:
         return self._products.constants(mean, inv_sd, bits)
 
     @property
+    def arithmetic(self) -> str:
+        return self._products.arithmetic
+
+    @property
     def accumulator(self) -> np.dtype:
         return self._products.accumulator
 

@@ -8,6 +8,7 @@ import numpy as np
 from ..device.interface import Array, Variants, WeightedRows
 from ..dosages import DOSAGE_UNIT, dosage_table
 from ..genotypes import CALL_BITS, COUNT_OF_CODE
+from ..integers import DIGITS
 from . import portable
 
 
@@ -32,7 +33,7 @@ class PortableKernels:
         values = (COUNT_OF_CODE - mean[:, None]) * inv_sd[:, None]
         return (np.nan_to_num(values).astype(np.float32),)
 
-    accumulator = np.dtype(np.float32)
+    accumulator, arithmetic = np.dtype(np.float32), "float32 products"
 
     def factor(self, w: np.ndarray) -> np.ndarray:
         return w.astype(np.float32)
@@ -56,7 +57,7 @@ class PortableKernels:
 class TensorKernels:
     """Tensor cores, in exact integers, from means and 1/SDs (b, 2); see :mod:`.tensor_products`."""
 
-    accumulator = np.dtype(np.float64)
+    accumulator, arithmetic = np.dtype(np.float64), f"products in integers (tensor cores, {DIGITS} digits)"
 
     def __init__(self, allocate, stream):
         from . import operands, tensor_products  # inline PTX: not in the simulator

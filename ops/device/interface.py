@@ -53,6 +53,7 @@ class Device(Protocol):
     """
 
     label: str
+    arithmetic: str  # what multiplies, in words for a log
     pool: Pool
     accumulator: np.dtype
     pitch_alignment: int  # bytes; rows of packed genotypes start on its multiples

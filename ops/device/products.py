@@ -58,7 +58,11 @@ class DeviceProducts(BlockProducts):
     _placed: dict = field(default_factory=dict, repr=False)
 
     dtype = np.float32
-    arithmetic = "float32 products"
+
+    @property
+    def arithmetic(self) -> str:
+        """What multiplies, in words for a log."""
+        return self.lead.arithmetic
 
     @property
     def num_samples(self) -> int:

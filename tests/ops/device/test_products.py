@@ -152,6 +152,7 @@ def test_products_on_cuda_equal_those_of_the_dense_matrix(rng, kernels):
         standardise([pack(counts)], n), [CudaDevice(kernels=kernels)], residency, weights.starts
     )
     assert products.shards[0].store.num_streamed == 1
+    assert ("integers" in products.arithmetic) == (kernels == "tensor")
     B, U, w = (rng.standard_normal(shape) for shape in ((n, 2), (m, 2), m))
     W = rng.random((m, 2)) * (rng.random((m, 2)) < 0.5)
     assert_close(products.zt(B), Z.T @ B)
