@@ -6,7 +6,7 @@ The counts are those of blocks alive at once in fits whose memory was counted (t
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# The log-determinant of so many probes of each of two folds is checked by Lanczos quadrature.
+# The log-determinant of so many probes of each fold is checked by Lanczos quadrature.
 CHECKED = 2
 
 
@@ -88,7 +88,7 @@ def _reduced_blocks(work: Work) -> dict[str, Blocks]:
         "basis": Blocks((*kept, U, (10, k)), (F, (3 * S, k), (more, w)), half=w),
         "off the basis": Blocks((*kept, U, (3, k), (6, G)), (F, (3 * S, k), (more, 1)), half=G),
         "information": Blocks((*kept, U, (1, k), (8, G + 1)), (F, (2 * S + more, G + 1)), half=G + 1),
-        "log-determinant": Blocks((*kept, (2, d), (9, 2 * CHECKED)), held, 2 * CHECKED),
+        "log-determinant": Blocks((*kept, (2, d), (9, CHECKED)), held, CHECKED),
         "solves": Blocks((*kept, (1, d), (13, c + 1)), (*held, (S + more, 1)), c + 1),
     }
 

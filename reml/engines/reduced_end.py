@@ -243,7 +243,7 @@ def log_determinant(problem: Problem, model: Model, theta: np.ndarray) -> tuple[
     if model.num_probes < 2 * FOLDS:
         found = quadrature_of_trace(apply_a, Z, np.log, limit, **options)
         return found.estimate, found.mc_se
-    values, controls, few, preconditioners = np.empty(model.num_probes), np.empty(model.num_probes), [], []
+    values, controls, off = np.empty(model.num_probes), np.empty(model.num_probes), []
     for fold in range(FOLDS):
         mine = np.flatnonzero(folds == fold)
         preconditioner = preconditioner_on(problem, model.basis, theta, model.chains[1 - fold])
@@ -252,24 +252,13 @@ def log_determinant(problem: Problem, model: Model, theta: np.ndarray) -> tuple[
         z = model.probes[:, mine]
         controls[mine] = np.einsum("az,az->z", z, balanced @ z) - problem.dimension
         values[mine] = quadratic_logs(balanced, z) + preconditioner.logdet
-        few.extend(mine[:CHECKED])
-        preconditioners.append(preconditioner)
-    balanced = balanced_by_fold(preconditioners, apply_a)
-    found = quadrature_of_trace(balanced, take_columns(Z, np.array(few)), np.log, limit, tol=options["tol"])
-    off = found.per_probe + np.repeat([M.logdet for M in preconditioners], CHECKED) - values[few]
+        few = mine[:CHECKED]
+        checked = quadrature_of_trace(preconditioner.balanced(apply_a), take_columns(Z, few), np.log, limit, **options)
+        off.append(checked.per_probe + preconditioner.logdet - values[few])
     values = values - regression_slope(values, controls) * controls
+    off = np.concatenate(off)
     checked = off.std(ddof=1) / np.sqrt(len(off))
     return float(values.mean() + off.mean()), float(np.hypot(error_of_mean(values, 1), checked))
-
-
-def balanced_by_fold(preconditioners: list[Preconditioner], apply_v: likelihood.Apply) -> likelihood.Apply:
-    """B -> M^-1/2 V M^-1/2 B with an M of its own for each fold's columns, ``CHECKED`` of each, and one product."""
-
-    def half_of_each(B: Block) -> Block:
-        parts = (take_columns(B, slice(f * CHECKED, (f + 1) * CHECKED)) for f in range(FOLDS))
-        return columns(*(M.apply_power(part, -0.5) for M, part in zip(preconditioners, parts, strict=True)))
-
-    return lambda B: half_of_each(apply_v(half_of_each(B)))
 
 
 def half_power(preconditioner: Preconditioner, S: np.ndarray) -> np.ndarray:
