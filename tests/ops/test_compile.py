@@ -198,6 +198,7 @@ def answer():
 def one(i):
     answers[i] = answer()
 
+answer()  # compiles everything: numba's lock, held by a thread that compiles, does not survive a fork
 threads = [threading.Thread(target=one, args=(i,)) for i in range(8)]
 [t.start() for t in threads]
 if not (child := os.fork()):  # while kernels run
