@@ -173,7 +173,7 @@ def boundary_weights(information: np.ndarray, *, num_residuals: int = 1) -> np.n
 
     information (G + J, G + J): Fisher's at the null, the J residuals last and profiled out.  Exact for one component
     and two; otherwise the share of normal vectors whose projection on the orthant has i positive parts, over a fixed
-    set (no seed), which errs by less than 0.01 a weight.
+    set (no seed), which errs by about 0.01 a weight.
     Source: Self & Liang 1987, JASA 82:605; Silvapulle & Sen 2005, Constrained Statistical Inference, 3.5.
     """
     G = len(information) - num_residuals
